@@ -1,0 +1,43 @@
+# Two commands matter: `make demo` and `make test`. Both install first.
+PYTHON ?= python3.11
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+DEMO   ?= demo
+
+.PHONY: demo test quick check format install bench clean
+
+install: $(VENV)/.installed
+
+# uv where it is present, else put into the virtual environment: it installs everything in under a minute.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@UV=$$(command -v uv || echo $(BIN)/uv); \
+	 test -x "$$UV" || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; \
+	 "$$UV" pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install
+	@PATH="$(CURDIR)/$(BIN):$$PATH" mtl demo $(DEMO)
+
+test: install
+	$(BIN)/python -m pytest -n 2 -q
+
+quick: install
+	$(BIN)/python -m pytest -n 2 -q -m "not slow"
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -n 2 -q
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install
+	$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY))
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info

@@ -1,0 +1,50 @@
+"""What a backbone is and how its faces are prepared: plain data, no torch, no timm.
+
+Filled from the sections `[backbones.NAME]` of mtl.toml; read by `extract.backbones`.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """How a face becomes the backbone's input; the fields are timm's own.
+
+    `size_px` is the side of the square input; a face is resized to `size_px / crop_pct` and the centre is cut out.
+    """
+
+    size_px: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
+    crop_pct: float = 1.0
+    crop_mode: Literal["center", "squash", "border"] = "center"
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackboneConfig:
+    """One section `[backbones.NAME]`.
+
+    `model` is a timm name (`vit_base_patch16_224`, `vit_base_patch16_224.augreg_in21k`) or `hf-hub:OWNER/NAME`.
+    `weights` is a file (`.safetensors`, or `.pt`/`.pth` read with weights_only), `"pretrained"` (timm or the hub
+    fetches them) or `"random"` (untrained, from `seed`; a baseline).
+    `tasks` names what the backbone was trained for: the streams called "own". Empty means: the task of the same name
+    as the section, if there is one.
+    `size_px` .. `crop_mode` override the weights' own preprocessing.
+    """
+
+    model: str
+    weights: str = "pretrained"
+    tasks: tuple[str, ...] = ()
+    seed: int = 0
+    size_px: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    interpolation: Literal["bicubic", "bilinear", "nearest"] | None = None
+    crop_pct: float | None = None
+    crop_mode: Literal["center", "squash", "border"] | None = None
+    licence: str = ""

@@ -1,0 +1,1 @@
+"""The pipelines: configuration, windows, training, metrics, search, reports and the command line."""

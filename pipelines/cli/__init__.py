@@ -1,0 +1,55 @@
+"""The command `mtl`: one file a command; a command parses, calls one function, prints.
+
+Nothing here imports torch or timm: commands import what they call when they are called.
+"""
+
+import os
+import sys
+
+import typer
+
+from pipelines.cli import (
+    cache,
+    demo,
+    demo_data,
+    evaluate,
+    extract,
+    finetune,
+    init,
+    prepare,
+    score,
+    search,
+    train_head,
+)
+
+app = typer.Typer(
+    name="mtl",
+    help="Multi-task affect from video: valence-arousal, 8 expressions and 12 action units, per frame.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+for command in (demo, demo_data, init, prepare, finetune, extract, train_head, evaluate, score, search):
+    command.register(app)
+app.add_typer(cache.app, name="cache")
+
+
+def main() -> None:
+    """Runs a command. A `ValueError` or `OSError` becomes one line on standard error and exit code 2."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        if os.environ.get("MTL_DEBUG"):
+            raise
+        sys.stderr.write(f"mtl: error: {one_line(error)}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("mtl: stopped; nothing finished is lost, the same command goes on from here\n")
+        sys.exit(130)
+
+
+def one_line(error: Exception) -> str:
+    """The error's text on one line; an `OSError` keeps the file it concerns."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())

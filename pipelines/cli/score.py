@@ -1,0 +1,35 @@
+"""`mtl score`: the challenge's metrics for any table of predictions."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.options import JsonOption
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="score")(score)
+
+
+def score(
+    predictions: Annotated[Path, typer.Argument(help="Parquet, CSV or the challenge's text format.")],
+    labels: Annotated[Path, typer.Argument(help="The same; -5 and -1 mean: no label.")],
+    tasks: Annotated[str, typer.Option(help="va, expr, au or several, comma separated; default: all predicted.")] = "",
+    split: Annotated[str, typer.Option(help="Only rows of LABELS in this split.")] = "",
+    json_output: JsonOption = False,
+) -> None:
+    """Score predictions, whoever made them, by P, CCC, macro F1 and AU F1.
+
+    Every labelled frame of LABELS needs a prediction; frames that only PREDICTIONS has are not counted.
+
+    Examples:
+
+        mtl score predictions.txt val_set.txt
+
+        mtl score runs/NAME/predictions.parquet frames.parquet --split val --json
+    """
+    from pipelines.score import score_tables
+    from pipelines.tables import print_metrics
+
+    print_metrics(score_tables(predictions, labels, tasks, split), as_json=json_output)

@@ -1,0 +1,287 @@
+"""mtl.toml as frozen dataclasses: read, check, override, write back.
+
+Every field of `[head]`, `[loss]` and `[train]` has a name of its own across the three, so a grid can name it alone.
+"""
+
+import dataclasses
+import difflib
+import tomllib
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from extract.config import BackboneConfig
+from heads.config import HeadConfig, LossConfig, Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """Where the faces and the frames table are."""
+
+    faces: Path = Path("cropped_aligned")
+    frames: Path = Path("frames.parquet")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheConfig:
+    """Where embeddings are kept; `shard_rows` rows are written, marked and resumed as one."""
+
+    path: Path = Path("cache.zarr")
+    shard_rows: int = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputConfig:
+    """Where runs and studies go."""
+
+    runs: Path = Path("runs")
+    studies: Path = Path("studies")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitConfig:
+    """Who trains, who chooses, who is scored.
+
+    `select` is the split on which epochs and strategies are chosen, `report` the one scored once at the end. "auto"
+    reports on test where test has labels, else on one half of the videos of `select`, the other half choosing.
+    With `[train] fold` set, train and val are pooled and cut by subject or video into `num_folds` folds instead.
+    """
+
+    select: Literal["val", "test"] = "val"
+    report: Literal["auto", "val", "test"] = "auto"
+    num_folds: int = 5
+    fold_seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """How a head is trained. `window` and `stride` count steps; `max_gap` counts real frames: a window never spans a
+    longer gap. `frozen_epochs` concerns the method "progressive": epochs of its joint part with the trunks frozen.
+    `fold` -1 means the splits of the frames table."""
+
+    method: Literal["separate", "joint", "progressive"] = "joint"
+    window: int = 64
+    stride: int = 32
+    max_gap: int = 300
+    batch_windows: int = 32
+    epochs: int = 20
+    patience: int = 5
+    frozen_epochs: int = 3
+    lr: float = 1e-3
+    weight_decay: float = 1e-2
+    warmup_epochs: float = 1.0
+    schedule: Literal["cosine", "constant"] = "cosine"
+    grad_clip: float = 1.0
+    view: str = "base"
+    seed: int = 0
+    fold: int = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneConfig:
+    """How `mtl finetune` trains a backbone; `size_px` 0 keeps the model's own input size."""
+
+    size_px: int = 0
+    epochs: int = 10
+    batch_size: int = 64
+    lr: float = 3e-4
+    weight_decay: float = 0.05
+    warmup_epochs: float = 0.5
+    max_faces_per_epoch: int = 0
+    flip: float = 0.5
+    brightness: float = 0.2
+    contrast: float = 0.2
+    patience: int = 4
+    seed: int = 0
+    init: Literal["pretrained", "random"] | str = "pretrained"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All of mtl.toml. `folder` is the folder it was read from; relative paths in it start there."""
+
+    folder: Path = Path()
+    data: DataConfig = DataConfig()
+    cache: CacheConfig = CacheConfig()
+    output: OutputConfig = OutputConfig()
+    split: SplitConfig = SplitConfig()
+    head: HeadConfig = HeadConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    backbones: Mapping[str, BackboneConfig] = field(default_factory=dict)
+
+    def at(self, path: Path | str) -> Path:
+        """`path` seen from the folder of mtl.toml."""
+        return self.folder / path
+
+    def own_streams(self, tasks: Sequence[str]) -> tuple[str, ...]:
+        """Names of the backbones made for any of `tasks`, in the order of mtl.toml."""
+        return tuple(name for name, backbone in self.backbones.items() if set(backbone.tasks or (name,)) & set(tasks))
+
+
+SECTIONS: dict[str, type] = {
+    "data": DataConfig,
+    "cache": CacheConfig,
+    "output": OutputConfig,
+    "split": SplitConfig,
+    "head": HeadConfig,
+    "loss": LossConfig,
+    "train": TrainConfig,
+    "finetune": FinetuneConfig,
+}
+STRATEGY_SECTIONS = ("head", "loss", "train")
+
+
+def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """mtl.toml with `section.key=value` overrides applied.
+
+    Raises:
+        ValueError: the file is missing or not TOML, or a section, key or value is not known; says which and where.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; `mtl init` writes one")
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid TOML: {error}") from None
+    for override in overrides:
+        apply_override(document, override)
+    return parse_config(document, path.parent, str(path))
+
+
+def parse_config(document: Mapping[str, Any], folder: Path, where: str) -> Config:
+    """The parsed TOML `document` as a `Config`; `where` names it in errors."""
+    known = [*SECTIONS, "backbones"]
+    for name in document:
+        if name not in known:
+            raise ValueError(f"{where}: unknown section [{name}]{nearest(name, known)}; known: {', '.join(known)}")
+    sections = {
+        name: from_mapping(cls, _table(document.get(name, {}), f"{where}: [{name}]"), f"{where}: [{name}]")
+        for name, cls in SECTIONS.items()
+    }
+    backbones = {
+        name: from_mapping(
+            BackboneConfig, _table(table, f"{where}: [backbones.{name}]"), f"{where}: [backbones.{name}]"
+        )
+        for name, table in _table(document.get("backbones", {}), f"{where}: [backbones]").items()
+    }
+    return Config(folder=folder, backbones=backbones, **sections)
+
+
+def apply_override(document: dict[str, Any], override: str) -> None:
+    """Sets `section.key=value` in `document`; the value is TOML, or else taken as a string."""
+    dotted, equals, text = override.partition("=")
+    keys = [part.strip() for part in dotted.split(".")]
+    if not equals or len(keys) < 2 or not all(keys):
+        raise ValueError(f"--set {override}: expected section.key=value, as in --set train.lr=0.001")
+    table = document
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise ValueError(f"--set {override}: {key} is a value, not a section")
+    table[keys[-1]] = _toml_value(text)
+
+
+def from_mapping(cls: type, values: Mapping[str, Any], where: str) -> Any:
+    """`values` as the dataclass `cls`, every value checked against its annotation.
+
+    Raises:
+        ValueError: an unknown or missing key, or a value of the wrong type; says `where`.
+    """
+    hints = get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            raise ValueError(f"{where}: unknown key {key!r}{nearest(key, hints)}; known: {', '.join(hints)}")
+    required = [f.name for f in dataclasses.fields(cls) if _is_required(f)]
+    for key in required:
+        if key not in values:
+            raise ValueError(f"{where}: missing key {key!r}")
+    return cls(**{key: convert(value, hints[key], f"{where} {key}") for key, value in values.items()})
+
+
+def convert(value: Any, annotation: Any, where: str) -> Any:
+    """`value` from TOML or JSON as `annotation` asks, or a `ValueError` that says what was expected."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        for option in args:
+            try:
+                return convert(value, option, where)
+            except ValueError:
+                continue
+        raise ValueError(f"{where}: expected {describe(annotation)}, found {value!r}")
+    if origin is Literal and value in args and type(value) in {type(arg) for arg in args}:
+        return value
+    if origin is tuple and isinstance(value, list | tuple):
+        inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        if len(inner) == len(value):
+            return tuple(convert(item, kind, where) for item, kind in zip(value, inner, strict=True))
+    if annotation is Path and isinstance(value, str | Path):
+        return Path(value)
+    if annotation is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if annotation in (int, str, bool) and type(value) is annotation:
+        return value
+    if annotation is type(None) and value is None:
+        return None
+    raise ValueError(f"{where}: expected {describe(annotation)}, found {value!r}")
+
+
+def describe(annotation: Any) -> str:
+    """An annotation in the user's words."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return "one of " + ", ".join(repr(arg) for arg in args)
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe(arg) for arg in args if arg is not type(None))
+    if origin is tuple:
+        return "a list of " + describe(args[0])
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path"}
+    return names.get(annotation, str(annotation))
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """A dataclass as TOML/JSON values: tuples as lists, paths as text, None left out."""
+    return {
+        f.name: _plain(getattr(config, f.name))
+        for f in dataclasses.fields(config)
+        if getattr(config, f.name) is not None
+    }
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_mapping(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _is_required(f: "dataclasses.Field[Any]") -> bool:
+    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+
+
+def _table(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: expected a section, found {value!r}")
+    return value
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+
+
+def nearest(name: str, known: Any) -> str:
+    """A hint " (did you mean ...?)" when one of `known` is close to `name`, else nothing."""
+    match = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+__all__ = ["Config", "Task", "convert", "from_mapping", "parse_config", "read_config", "to_mapping"]

@@ -1,0 +1,69 @@
+"""Labels of a frames table as arrays with masks. N frames.
+
+Nulls of the table become masks here; the value under a mask is 0 and means nothing.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from cache.names import ACTION_UNITS, TASKS, VA_COLUMNS
+
+if TYPE_CHECKING:
+    from heads.losses import Targets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """`va` [N, 2] float32 in [-1, 1], `expr` [N] int64 in 0..7, `au` [N, 12] float32 in {0, 1}, each with a mask."""
+
+    va: np.ndarray
+    va_mask: np.ndarray
+    expr: np.ndarray
+    expr_mask: np.ndarray
+    au: np.ndarray
+    au_mask: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.expr)
+
+    def rows(self, chosen: np.ndarray) -> "Labels":
+        """The labels of the rows `chosen` (a mask [N] or row numbers)."""
+        return Labels(**{name: getattr(self, name)[chosen] for name in self.__dataclass_fields__})
+
+    def labelled(self, task: str) -> np.ndarray:
+        """[N] bool: rows with at least one label of `task`."""
+        masks = {"va": self.va_mask.any(axis=1), "expr": self.expr_mask, "au": self.au_mask.any(axis=1)}
+        return masks[task]
+
+    @property
+    def labelled_any(self) -> np.ndarray:
+        """[N] bool: rows with a label of any task."""
+        return np.logical_or.reduce([self.labelled(task) for task in TASKS])
+
+
+def labels_of(frames: pl.DataFrame) -> Labels:
+    """The labels of a frames table, row for row."""
+    va, va_mask = _columns(frames, VA_COLUMNS, np.float32)
+    expr, expr_mask = _columns(frames, ("expression",), np.int64)
+    au, au_mask = _columns(frames, ACTION_UNITS, np.float32)
+    return Labels(va=va, va_mask=va_mask, expr=expr[:, 0], expr_mask=expr_mask[:, 0], au=au, au_mask=au_mask)
+
+
+def targets_of(frames: pl.DataFrame) -> "Targets":
+    """The labels of a frames table as CPU tensors, for the losses."""
+    import torch
+
+    from heads.losses import Targets
+
+    labels = labels_of(frames)
+    return Targets(**{name: torch.from_numpy(getattr(labels, name)) for name in labels.__dataclass_fields__})
+
+
+def _columns(frames: pl.DataFrame, names: tuple[str, ...], dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    """Columns [N, len(names)] with nulls as 0, and where they were not null."""
+    table = frames.select(names)
+    values = table.fill_null(0).to_numpy().astype(dtype)
+    return values, table.select(pl.all().is_not_null()).to_numpy()

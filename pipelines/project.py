@@ -1,0 +1,71 @@
+"""The working folder: mtl.toml and the grids, as `mtl init` writes them."""
+
+import json
+import shutil
+from importlib import resources
+from pathlib import Path
+
+from pipelines.files import write_text
+
+TEMPLATE = """\
+# mtl.toml: what the commands read when they are given nothing else.
+# Every key has a default; `mtl train-head --set train.lr=0.0003` overrides one for one run.
+
+[data]
+faces  = {faces}        # VIDEO/00001.jpg, aligned face crops
+frames = "frames.parquet"        # written by `mtl prepare`
+
+[cache]
+path = "cache.zarr"              # written by `mtl extract`
+
+[split]
+select = "val"                   # where epochs and strategies are chosen
+report = "auto"                  # scored once: test where it has labels, else half the videos of val
+
+# A backbone is any timm model. `mtl finetune --task expr --model NAME` adds its section itself.
+# [backbones.expr]
+# model   = "vit_base_patch16_224"
+# weights = "backbones/expr.safetensors"   # a file, or "pretrained" (timm or the hub fetches them)
+# tasks   = ["expr"]                       # what it was trained for: streams = "own" goes by this
+
+[head]
+tasks    = ["va", "expr", "au"]
+streams  = "all"                 # "all", "own" (backbones made for the task) or a list of names
+fusion   = "attention"           # concat, sum, gated, attention
+temporal = "tcn"                 # none, gru, lstm, tcn, transformer
+
+[train]
+method = "joint"                 # separate, joint, progressive
+window = 64                      # steps
+stride = 32
+epochs = 20
+seed   = 0
+"""
+
+
+def write_project(folder: Path, faces: str, *, force: bool = False) -> None:
+    """mtl.toml and grids/ in `folder`; a grid that is there stays as it is.
+
+    Raises:
+        ValueError: there is an mtl.toml already and not `force`.
+    """
+    path = folder / "mtl.toml"
+    if path.exists() and not force:
+        raise ValueError(f"{path} is there already; --force writes over it")
+    (folder / "grids").mkdir(parents=True, exist_ok=True)
+    for grid in packaged_grids():
+        if not (folder / "grids" / grid.name).exists():
+            shutil.copyfile(grid, folder / "grids" / grid.name)
+    write_text(path, TEMPLATE.format(faces=toml_text(faces)))
+
+
+def packaged_grids() -> list[Path]:
+    """The grids that ship with the program: inside the package once installed, beside it in a checkout."""
+    package = Path(str(resources.files("pipelines")))
+    folder = package / "grids"
+    return sorted((folder if folder.is_dir() else package.parent / "grids").glob("*.toml"))
+
+
+def toml_text(text: str) -> str:
+    """`text` as a TOML string."""
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,96 @@
+"""A strategy: one full choice of tasks, streams, fusion, temporal encoder, losses, method, seed and fold."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+from heads.config import HeadConfig, LossConfig
+from pipelines.config import Config, TrainConfig, convert, nearest, to_mapping
+
+PARTS: dict[str, type] = {"head": HeadConfig, "loss": LossConfig, "train": TrainConfig}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strategy:
+    """`head`, `loss` and `train` of one training; its fields can be named without the section, as grids do."""
+
+    head: HeadConfig = HeadConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits over every value: the same choice has the same digest on every machine."""
+        text = json.dumps(to_mapping(self), sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    def replace(self, values: Mapping[str, Any], where: str) -> "Strategy":
+        """This strategy with the fields `values`, named flat (`{"fusion": "sum", "lr": 0.01}`).
+
+        Raises:
+            ValueError: a name that no part has, or a value of the wrong type; says `where`.
+        """
+        parts: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
+        for key, value in values.items():
+            part, annotation = field_of(key, where)
+            parts[part][key] = convert(value, annotation, f"{where} {key}")
+        return Strategy(
+            head=dataclasses.replace(self.head, **parts["head"]),
+            loss=dataclasses.replace(self.loss, **parts["loss"]),
+            train=dataclasses.replace(self.train, **parts["train"]),
+        )
+
+    def flat(self) -> dict[str, Any]:
+        """Every field by its flat name, as TOML/JSON values."""
+        return {key: value for part in to_mapping(self).values() for key, value in part.items()}
+
+
+def strategy_of(config: Config) -> Strategy:
+    """The strategy that mtl.toml itself describes."""
+    return Strategy(head=config.head, loss=config.loss, train=config.train)
+
+
+def flat_fields() -> dict[str, tuple[str, Any]]:
+    """Flat field name -> (part, annotation)."""
+    return {key: (part, hint) for part, cls in PARTS.items() for key, hint in get_type_hints(cls).items()}
+
+
+def field_of(key: str, where: str) -> tuple[str, Any]:
+    """(part, annotation) of a flat field name, or a `ValueError` with the nearest right name."""
+    fields = flat_fields()
+    if key not in fields:
+        raise ValueError(f"{where}: unknown key {key!r}{nearest(key, fields)}; known: {', '.join(fields)}")
+    return fields[key]
+
+
+def streams_of(strategy: Strategy, config: Config) -> dict[str, tuple[str, ...]]:
+    """The streams each model of `strategy` reads: key "joint", or one key a task for the method "separate".
+
+    "all" is every backbone of mtl.toml; "own" the backbones made for the model's tasks.
+
+    Raises:
+        ValueError: an unknown stream, or no stream at all.
+    """
+    tasks = strategy.head.tasks
+    groups = {"joint": tasks} if strategy.train.method == "joint" else {task: (task,) for task in tasks}
+    return {name: _choose(strategy.head.streams, group, config) for name, group in groups.items()}
+
+
+def _choose(choice: str | tuple[str, ...], tasks: tuple[str, ...], config: Config) -> tuple[str, ...]:
+    known = tuple(config.backbones)
+    if not known:
+        raise ValueError("mtl.toml names no backbone; add a section [backbones.NAME] or run `mtl finetune`")
+    if choice == "all":
+        return known
+    chosen = config.own_streams(tasks) if choice == "own" else tuple(choice)
+    unknown = [name for name in chosen if name not in known]
+    if unknown:
+        raise ValueError(f"streams: unknown stream {unknown[0]!r}; mtl.toml has {', '.join(known)}")
+    if not chosen:
+        raise ValueError(
+            f"streams = {choice!r}: no backbone is made for {', '.join(tasks)}; write tasks = [...] in its section"
+        )
+    return chosen

@@ -1,0 +1,103 @@
+"""Splits: nobody on two sides, groups whole, labels even, the same every time."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from cache.names import ACTION_UNITS
+from pipelines.config import SplitConfig
+from pipelines.labels import labels_of
+from pipelines.splits import assign_groups, groups_of, resolve_split
+
+
+def frames_of(videos: dict[str, str], per_video: int = 12, subjects: dict[str, str] | None = None) -> pl.DataFrame:
+    random = np.random.default_rng(3)
+    rows = []
+    for number, (video, split) in enumerate(videos.items()):
+        for frame in range(1, per_video + 1):
+            row = {"video": video, "frame": frame, "path": f"{video}/{frame:05d}.jpg", "split": split}
+            row |= {"valence": 0.1, "arousal": 0.2, "expression": int((number + frame) % 8)}
+            row |= {name: int(random.random() < 0.3) for name in ACTION_UNITS}
+            rows.append(row | ({"subject": subjects.get(video)} if subjects else {}))
+    return pl.DataFrame(rows)
+
+
+VIDEOS = {f"t{i}": "train" for i in range(9)} | {f"v{i}": "val" for i in range(6)} | {f"e{i}": "test" for i in range(4)}
+
+
+def masks(split):
+    return [split.train, split.select, split.report]
+
+
+def test_test_is_reported_where_it_has_labels() -> None:
+    frames = frames_of(VIDEOS)
+    split = resolve_split(frames, SplitConfig())
+    assert [set(frames.filter(mask)["split"]) for mask in masks(split)] == [{"train"}, {"val"}, {"test"}]
+
+
+def test_without_test_labels_val_is_halved_by_video() -> None:
+    frames = frames_of({video: split for video, split in VIDEOS.items() if split != "test"})
+    split = resolve_split(frames, SplitConfig())
+    chosen, scored = set(frames.filter(split.select)["video"]), set(frames.filter(split.report)["video"])
+    assert chosen
+    assert scored
+    assert not chosen & scored
+    assert chosen | scored == {f"v{i}" for i in range(6)}
+    assert "half" in split.description["select"]["of"]
+
+
+def test_choosing_and_reporting_on_the_same_split_is_refused() -> None:
+    with pytest.raises(ValueError, match="never scored"):
+        resolve_split(frames_of(VIDEOS), SplitConfig(report="val"))
+
+
+def test_one_video_cannot_be_halved() -> None:
+    with pytest.raises(ValueError, match="one video or subject"):
+        resolve_split(frames_of({"a": "train", "b": "val"}), SplitConfig())
+
+
+def test_folds_cover_train_and_val_once_and_leave_test_alone() -> None:
+    frames = frames_of(VIDEOS)
+    reports = np.stack([resolve_split(frames, SplitConfig(), fold).report for fold in range(5)])
+    pool = frames["split"].is_in(["train", "val"]).to_numpy()
+    assert (reports.sum(axis=0) == pool).all()
+    for fold in range(5):
+        split = resolve_split(frames, SplitConfig(), fold)
+        assert (sum(mask.astype(int) for mask in masks(split)) == pool).all()
+
+
+def test_subjects_are_never_cut() -> None:
+    subjects = {video: f"s{index // 3}" for index, video in enumerate(VIDEOS)}
+    frames = frames_of(VIDEOS, subjects=subjects)
+    for fold in range(4):
+        split = resolve_split(frames, SplitConfig(num_folds=4), fold)
+        sides = [set(groups_of(frames)[mask]) for mask in masks(split)]
+        assert not sides[0] & sides[1]
+        assert not sides[0] & sides[2]
+        assert not sides[1] & sides[2]
+
+
+def test_a_video_without_subject_is_its_own_group_and_ids_are_compared_whole() -> None:
+    frames = frames_of({"10": "train", "100": "train", "1": "train"}, subjects={"10": "10"})
+    assert set(groups_of(frames)) == {"subject 10", "video 100", "video 1"}
+
+
+def test_folds_spread_labels_evenly() -> None:
+    frames = frames_of({f"v{i}": "train" for i in range(40)})
+    part = assign_groups(frames, 5, seed=0)
+    positives = [labels_of(frames.filter(part == index)).au.sum() for index in range(5)]
+    assert np.ptp(positives) / np.mean(positives) < 0.15
+    assert (np.bincount(part) == 96).all()
+
+
+def test_the_same_seed_gives_the_same_hash_and_another_another() -> None:
+    frames = frames_of(VIDEOS)
+    first, again = (resolve_split(frames, SplitConfig(), 0).description["hash"] for _ in range(2))
+    other = resolve_split(frames, SplitConfig(fold_seed=1), 0).description["hash"]
+    assert first == again != other
+
+
+@pytest.mark.parametrize(("num_folds", "fold"), [(5, 5), (2, 0), (40, 0)])
+def test_impossible_folds_are_refused(num_folds: int, fold: int) -> None:
+    with pytest.raises(ValueError, match="fold"):
+        resolve_split(frames_of(VIDEOS), SplitConfig(num_folds=num_folds), fold)
