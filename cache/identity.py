@@ -1,0 +1,87 @@
+"""What a stream was made from: two streams are interchangeable exactly when their identities are equal.
+
+Labels are no part of it, so relabelling never costs an extraction. Letters: N frames, D width.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+FACE_DIGEST_BYTES = 16
+
+
+def bytes_digest(data: bytes) -> bytes:
+    """The digest [FACE_DIGEST_BYTES] of a face file's bytes, by which a face that changed since is noticed."""
+    return hashlib.blake2b(data, digest_size=FACE_DIGEST_BYTES).digest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamIdentity:
+    """Backbone, weights, preprocessing and frame list of a stream.
+
+    `weights` is the digest of the backbone's weights, `frames` that of the frame list (`cache.frames.frames_digest`),
+    `preprocessing` plain JSON values, `dtype` the stored one, `width` D and `num_frames` N.
+    """
+
+    backbone: str
+    weights: str
+    preprocessing: Mapping[str, Any]
+    pooling: str
+    dtype: str
+    view: str
+    frames: str
+    num_frames: int
+    width: int
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal; equal exactly for equal identities."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: what JSON makes of it, so tuples are lists."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return json.loads(json.dumps(values | {"preprocessing": dict(self.preprocessing)}))
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "StreamIdentity":
+        """Raises ValueError where a field is missing, unknown or of the wrong type."""
+        kinds = {field.name: field.type if field.type in (str, int) else dict for field in dataclasses.fields(cls)}
+        odd = sorted(set(values) ^ set(kinds))
+        if odd:
+            raise ValueError(f"the stream's identity has missing or unknown fields: {', '.join(odd)}")
+        for name, kind in kinds.items():
+            if type(values[name]) is not kind:
+                raise ValueError(f"the stream's identity has {name} = {values[name]!r}")
+        return cls(**values)
+
+    def differences(self, wanted: "StreamIdentity") -> list[str]:
+        """What sets this cached identity apart from the `wanted` one, in the user's words; empty when equal."""
+        old, new = _flat(self), _flat(wanted)
+        found = []
+        for key in dict.fromkeys([*old, *new]):
+            if key in ("frames", "num_frames") or old.get(key) == new.get(key):
+                continue
+            found.append(f"{key} (cached {_short(old.get(key))}, wanted {_short(new.get(key))})")
+        if self.num_frames != wanted.num_frames:
+            found.append(f"frame list (cached {self.num_frames} frames, wanted {wanted.num_frames})")
+        elif self.frames != wanted.frames:
+            found.append(f"frame list ({self.num_frames} frames in both, but other videos, frame numbers or paths)")
+        return found
+
+
+def _flat(identity: StreamIdentity) -> dict[str, Any]:
+    values = identity.to_json()
+    preprocessing = values.pop("preprocessing")
+    return values | {f"preprocessing {key}": value for key, value in preprocessing.items()}
+
+
+def _short(value: Any) -> str:
+    """A value for one line; digests are cut to 12 characters."""
+    if value is None:
+        return "nothing"
+    return value[:12] if isinstance(value, str) and len(value) >= 32 and " " not in value else str(value)

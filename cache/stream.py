@@ -1,0 +1,267 @@
+"""A stream: one backbone's embeddings [N, D] of one view, written a whole shard at a time, read as a whole.
+
+Letters: N frames, D width, R rows of a shard.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache import marks, shards
+from cache.identity import FACE_DIGEST_BYTES, StreamIdentity
+from cache.writer import ShardWriter
+
+SCHEMA = 1
+BASE_VIEW = "base"
+
+
+class Stream:
+    """The stream in `folder`; opened by `Cache.stream` and `Cache.create`."""
+
+    def __init__(self, folder: Path, name: str, view: str, read_only: bool = False) -> None:
+        """Reads the metadata, no rows.
+
+        Raises:
+            ValueError: the metadata is damaged, or of another version of the format; says what to type.
+        """
+        self.folder, self.name, self.view, self.read_only = folder, name, view, read_only
+        attributes = self._read_attributes()
+        self._check_schema(attributes.get("schema"))
+        try:
+            self.identity = StreamIdentity.from_json(attributes["identity"])
+            self.provenance: dict[str, Any] = dict(attributes["provenance"])
+            self.layout = shards.read_layout(folder)
+            if (self.layout.num_rows, self.layout.width) != (self.identity.num_frames, self.identity.width):
+                raise ValueError("the embedding array has another shape than its identity")
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{self.where}: damaged metadata: {error}; type {self.remake_hint}") from None
+        self._writer = ShardWriter(folder, self.where)
+
+    @property
+    def where(self) -> str:
+        """Cache and stream, for errors."""
+        return f"{self.folder.parent.parent}: stream {title(self.name, self.view)}"
+
+    @property
+    def extract_hint(self) -> str:
+        """What to type to fill the stream."""
+        return f"`mtl extract --backbone {self.name}{self._view_option}`"
+
+    @property
+    def remake_hint(self) -> str:
+        """What to type to make the stream anew."""
+        return f"`mtl cache rm {self.name}{self._view_option}`, then {self.extract_hint}"
+
+    @property
+    def repair_hint(self) -> str:
+        """What to type to redo damaged shards and nothing else."""
+        return f"`mtl cache verify {self.name}{self._view_option} --repair`, then {self.extract_hint}"
+
+    @property
+    def _view_option(self) -> str:
+        return "" if self.view == BASE_VIEW else f" --view {self.view}"
+
+    @property
+    def num_rows(self) -> int:
+        return self.layout.num_rows
+
+    @property
+    def width(self) -> int:
+        return self.layout.width
+
+    @property
+    def shard_rows(self) -> int:
+        return self.layout.shard_rows
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.num_rows // self.shard_rows)
+
+    def rows(self, shard: int) -> tuple[int, int]:
+        """[start, stop) of a shard's rows."""
+        assert 0 <= shard < self.num_shards, f"shard {shard} of {self.num_shards}"
+        return shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows)
+
+    def done_shards(self) -> list[int]:
+        """Shards with a mark, in order."""
+        return sorted(marks.marked_shards(marks.marks_folder(self.folder)) & set(range(self.num_shards)))
+
+    def missing_shards(self) -> list[int]:
+        """Shards without a mark, in order."""
+        return sorted(set(range(self.num_shards)) - set(self.done_shards()))
+
+    @property
+    def is_complete(self) -> bool:
+        return not self.missing_shards()
+
+    def mark(self, shard: int) -> marks.Mark:
+        """Raises ValueError where the shard's mark is missing or damaged; says what to type."""
+        folder = marks.marks_folder(self.folder)
+        try:
+            mark = marks.read_mark(folder, shard)
+            if mark.rows != self.rows(shard) or set(mark.files) != set(shards.shard_files(shard)):
+                raise ValueError(f"{marks.mark_path(folder, shard)}: the mark is of another shard")
+        except ValueError as error:
+            raise ValueError(f"{error}; type {self.repair_hint}") from None
+        return mark
+
+    @contextlib.contextmanager
+    def writer_lock(self) -> Iterator[None]:
+        """Makes this process the stream's only writer.
+
+        Raises:
+            ValueError: another process is writing (names it), or the cache was opened for reading only.
+        """
+        self._check_writable()
+        with self._writer.lock():
+            yield
+
+    def write_shard(
+        self, shard: int, embeddings: np.ndarray, face_digests: np.ndarray, failed: Mapping[int, str]
+    ) -> None:
+        """Writes a whole shard and marks it done; durable on return. An earlier version of it is replaced.
+
+        Args:
+            shard: its number.
+            embeddings: [R, D] float16.
+            face_digests: [R, 16] uint8, `bytes_digest` of each face file, zeros where there is none.
+            failed: row in the shard -> why its face could not be used; its embedding is stored as zeros.
+
+        Raises:
+            ValueError: another process is writing, or an embedding is not finite.
+            OSError: the disk; the shard is not marked and other shards stay as they were.
+        """
+        self._check_writable()
+        start, stop = self.rows(shard)
+        assert embeddings.shape == (stop - start, self.width), embeddings.shape
+        assert embeddings.dtype == np.float16, embeddings.dtype
+        assert face_digests.shape == (stop - start, FACE_DIGEST_BYTES), face_digests.shape
+        assert all(0 <= row < stop - start for row in failed), failed
+        embeddings, state = embeddings.copy(), np.full(stop - start, shards.DONE, np.uint8)
+        embeddings[list(failed)] = 0
+        state[list(failed)] = shards.FAILED
+        self._check_finite(start, embeddings)
+        arrays = {
+            shards.EMBEDDING: embeddings,
+            shards.FACE_DIGEST: face_digests[:, : shards.KEPT_DIGEST_BYTES],
+            shards.STATE: state,
+        }
+        reasons = {start + row: reason for row, reason in failed.items()}
+        self._writer.write(shard, (start, stop), arrays, reasons)
+
+    def forget(self, shard: int) -> None:
+        """Removes a shard's mark, so that the next extraction redoes the shard."""
+        self._check_writable()
+        self._writer.forget(shard)
+
+    def read(self, out: np.ndarray | None = None, check: bool = True) -> np.ndarray:
+        """All embeddings [N, D] float16, into `out` where given; rows of failed faces are zero (see `valid`).
+
+        With `check`, every shard is compared with the checksum in its mark, for about a fifth more time.
+
+        Raises:
+            ValueError: the stream is incomplete, or a shard is missing, short or (with `check`) altered.
+        """
+        self.require_complete()
+        if out is None:
+            out = np.empty((self.num_rows, self.width), np.float16)
+        assert out.shape == (self.num_rows, self.width), out.shape
+        assert out.dtype == np.float16, out.dtype
+        assert out.flags.c_contiguous
+        checksums = [self._whole(shard).checksum for shard in range(self.num_shards)] if check else []
+        for shard in range(self.num_shards):
+            start, stop = self.rows(shard)
+            self._read_shard(shard, out[start:stop])
+            if check and marks.checksum(out[start:stop]) != checksums[shard]:
+                path = self.folder / shards.shard_file(shards.EMBEDDING, shard)
+                raise ValueError(f"{path}: the shard has changed since extraction; type {self.repair_hint}")
+        return out
+
+    def _read_shard(self, shard: int, out: np.ndarray) -> None:
+        if shards.copy_rows(self.folder, self.layout, shard, out):
+            return
+        self._whole(shard)  # zarr gives zeros for a file that is not there
+        try:
+            out[:] = shards.read_through_zarr(self.folder, shards.EMBEDDING, *self.rows(shard))
+        except ValueError as error:
+            raise ValueError(f"{error}; type {self.repair_hint}") from None
+
+    def _whole(self, shard: int) -> marks.Mark:
+        """The shard's mark. Raises ValueError where the embeddings' file is not there or not of its recorded size."""
+        mark, name = self.mark(shard), shards.shard_file(shards.EMBEDDING, shard)
+        fault = mark.files[name].size_fault(self.folder / name)
+        if fault:
+            raise ValueError(f"{self.folder / name}: the shard {fault}; type {self.repair_hint}")
+        return mark
+
+    def require_complete(self) -> None:
+        """Raises ValueError where rows are missing: says how many, and what to type."""
+        missing = self.missing_shards()
+        if missing:
+            rows = sum(stop - start for start, stop in map(self.rows, missing))
+            raise ValueError(
+                f"{self.where}: {rows} of {self.num_rows} rows are not extracted yet; type {self.extract_hint}"
+            )
+
+    def valid(self) -> np.ndarray:
+        """[N] bool: rows that are done and whose face could be used."""
+        valid = np.zeros(self.num_rows, bool)
+        for mark in map(self.mark, self.done_shards()):
+            valid[slice(*mark.rows)] = True
+            valid[list(mark.failed)] = False
+        return valid
+
+    def failed(self) -> dict[int, str]:
+        """Row -> why its face could not be used, of the shards done so far."""
+        return {row: reason for shard in self.done_shards() for row, reason in self.mark(shard).failed.items()}
+
+    def face_digests(self) -> np.ndarray:
+        """[N, 8] uint8: the first half of each face's `bytes_digest`; zeros where there was no file or no row yet."""
+        digests = np.zeros((self.num_rows, shards.KEPT_DIGEST_BYTES), np.uint8)
+        for shard in self.done_shards():
+            start, stop = self.rows(shard)
+            digests[start:stop] = self.shard_face_digests(shard)
+        return digests
+
+    def shard_face_digests(self, shard: int) -> np.ndarray:
+        """[R, 8] uint8, as `face_digests`, of one shard that is done."""
+        path = self.folder / shards.shard_file(shards.FACE_DIGEST, shard)
+        if not path.is_file():  # zarr would give zeros
+            raise ValueError(f"{path}: the shard is missing; type {self.repair_hint}")
+        return shards.read_through_zarr(self.folder, shards.FACE_DIGEST, *self.rows(shard))
+
+    def _read_attributes(self) -> dict[str, Any]:
+        """The attributes of the stream's Zarr group."""
+        try:
+            attributes = json.loads((self.folder / "zarr.json").read_bytes())["attributes"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            attributes = None
+        if not isinstance(attributes, dict):
+            raise ValueError(f"{self.where}: damaged metadata: zarr.json; type {self.remake_hint}")
+        return attributes
+
+    def _check_schema(self, schema: Any) -> None:
+        if schema == SCHEMA:
+            return
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise ValueError(f"{self.where} has format {schema}, this mtl knows formats up to {SCHEMA}; update mtl")
+        raise ValueError(f"{self.where} has the old format {schema}, this mtl's is {SCHEMA}; type {self.remake_hint}")
+
+    def _check_writable(self) -> None:
+        if self.read_only:
+            raise ValueError(f"{self.where}: the cache was opened for reading only")
+
+    def _check_finite(self, start: int, embeddings: np.ndarray) -> None:
+        bad = (embeddings.view(np.uint16) & 0x7C00 == 0x7C00).any(axis=1)  # exponent all ones: infinite or NaN
+        if bad.any():
+            row = start + int(bad.argmax())
+            raise ValueError(f"{self.where}: the embedding of row {row} is not finite in float16; check the weights")
+
+
+def title(name: str, view: str) -> str:
+    """A stream's name for errors; the view only where it is not the base."""
+    return repr(name) if view == BASE_VIEW else f"{name!r} (view {view!r})"

@@ -1,0 +1,169 @@
+"""Finding damage: shards against the digests in their marks, faces against the digests kept beside their embeddings.
+
+Nothing is changed but by `repair`. Letters: N frames, R rows of a shard.
+"""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from cache import shards
+from cache.frames import frames_digest
+from cache.identity import bytes_digest
+from cache.store import Cache
+from cache.stream import Stream
+
+Kind = Literal["metadata", "frames", "incomplete", "mark", "shard", "face"]
+Advance = Callable[[int], None]
+# Reading small files waits for the disk; digests let go of the interpreter.
+NUM_THREADS = 8
+NO_FACE = bytes(shards.KEPT_DIGEST_BYTES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """One thing that is wrong: `what` in a line, `remedy` what to type.
+
+    `shard` is the damaged shard, None for the stream as a whole; `row` the row whose face has changed.
+    """
+
+    stream: str
+    view: str
+    kind: Kind
+    what: str
+    remedy: str
+    shard: int | None = None
+    row: int | None = None
+
+
+def verify_named(
+    cache: Cache, name: str, view: str, frames: pl.DataFrame | None, faces: Path | None, advance: Advance
+) -> list[Damage]:
+    """`verify` of one stream of `cache`; metadata too damaged for it to open are a damage of their own."""
+    try:
+        stream = cache.stream(name, view)
+    except ValueError as error:
+        what, remedy = _what_and_remedy(error)
+        return [Damage(stream=name, view=view, kind="metadata", what=what, remedy=remedy)]
+    return verify(stream, frames, faces, advance)
+
+
+def verify(stream: Stream, frames: pl.DataFrame | None, faces: Path | None, advance: Advance) -> list[Damage]:
+    """All damage of `stream`.
+
+    Args:
+        stream: read, never changed.
+        frames: [N rows] the frames table, or None to leave it unchecked.
+        faces: the faces folder, or None to leave the faces unchecked; needs `frames`.
+        advance: called with numbers of rows: N for the shards and, where they are checked, N for the faces.
+    """
+    found = _check_shards(stream, advance)
+    if frames is None:
+        return found
+    if frames_digest(frames) != stream.identity.frames:
+        what = f"made for another frame list ({stream.num_rows} frames, the table has {len(frames)})"
+        return [*found, _damage(stream, "frames", what, stream.remake_hint)]
+    return found if faces is None else found + _check_faces(stream, frames, faces, advance)
+
+
+def repair(stream: Stream, damages: Iterable[Damage]) -> list[int]:
+    """Removes the marks of the damaged shards of `stream`, so that the next extraction redoes just these.
+
+    Returns:
+        The shards whose marks it removed.
+    """
+    mine = [each for each in damages if (each.stream, each.view) == (stream.name, stream.view)]
+    done = set(stream.done_shards())
+    damaged = sorted({each.shard for each in mine if each.shard is not None and each.shard in done})
+    with stream.writer_lock():
+        for shard in damaged:
+            stream.forget(shard)
+    return damaged
+
+
+def num_rows_to_check(cache: Cache, name: str, view: str, with_faces: bool) -> int:
+    """What `advance` counts up to; 0 where the stream cannot be opened."""
+    try:
+        return cache.stream(name, view).num_rows * (2 if with_faces else 1)
+    except ValueError:
+        return 0
+
+
+def _check_shards(stream: Stream, advance: Advance) -> list[Damage]:
+    found = []
+    done = set(stream.done_shards())
+    for shard in range(stream.num_shards):
+        start, stop = stream.rows(shard)
+        if shard in done:
+            found += _check_shard(stream, shard)
+        else:
+            what = f"rows {start} to {stop - 1} are not extracted yet"
+            found.append(_damage(stream, "incomplete", what, stream.extract_hint, shard))
+        advance(stop - start)
+    return found
+
+
+def _check_shard(stream: Stream, shard: int) -> list[Damage]:
+    try:
+        mark = stream.mark(shard)
+    except ValueError as error:
+        return [_damage(stream, "mark", *_what_and_remedy(error), shard)]
+    faults = {name: record.fault(stream.folder / name) for name, record in mark.files.items()}
+    return [
+        _damage(stream, "shard", f"{stream.folder / name} {fault}", stream.repair_hint, shard)
+        for name, fault in faults.items()
+        if fault
+    ]
+
+
+def _check_faces(stream: Stream, frames: pl.DataFrame, faces: Path, advance: Advance) -> list[Damage]:
+    """Faces of the shards that are done, read by several threads."""
+    found = []
+    paths = frames["path"]
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        for shard in stream.done_shards():
+            start, stop = stream.rows(shard)
+            try:
+                kept = stream.shard_face_digests(shard)
+            except ValueError:  # `_check_shards` has said so
+                continue
+            now = pool.map(lambda path: _digest_of(faces / path), paths[start:stop])
+            for row, digest in enumerate(now, start):
+                fault = _face_fault(kept[row - start].tobytes(), digest)
+                if fault:
+                    what = f"face {paths[row]} {fault}"
+                    found.append(_damage(stream, "face", what, stream.repair_hint, shard, row))
+            advance(stop - start)
+    return found
+
+
+def _digest_of(path: Path) -> bytes:
+    """[8] as a stream keeps it; NO_FACE where the file cannot be read, which extraction stores too."""
+    try:
+        return bytes_digest(path.read_bytes())[: shards.KEPT_DIGEST_BYTES]
+    except OSError:
+        return NO_FACE
+
+
+def _face_fault(kept: bytes, now: bytes) -> str | None:
+    if kept == now:
+        return None
+    if now == NO_FACE:
+        return "is missing or cannot be read"
+    return "could not be read at extraction and now can" if kept == NO_FACE else "has changed since extraction"
+
+
+def _what_and_remedy(error: ValueError) -> tuple[str, str]:
+    """The two parts of "what; type what to do"."""
+    what, _, remedy = str(error).rpartition("; ")
+    return what, remedy.removeprefix("type ")
+
+
+def _damage(
+    stream: Stream, kind: Kind, what: str, remedy: str, shard: int | None = None, row: int | None = None
+) -> Damage:
+    return Damage(stream=stream.name, view=stream.view, kind=kind, what=what, remedy=remedy, shard=shard, row=row)

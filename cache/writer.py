@@ -1,0 +1,93 @@
+"""Writing a shard: arrays through zarr, fsync of their files and folders, then the mark.
+
+So a mark means that all the shard's rows are on the disk (zarr itself never syncs), and killing the writer at any
+moment costs the shard in hand and nothing else. Letters: R rows of a shard, D width.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache import marks, shards
+from cache.files import locked, remove_leftovers, sync
+
+LOCK_FILE = "writer.lock"
+
+
+class ShardWriter:
+    """Writes shards of the stream in `folder`, which `where` names in errors."""
+
+    def __init__(self, folder: Path, where: str) -> None:
+        self.folder, self.where = folder, where
+        self.marks_folder = marks.marks_folder(folder)
+        self._depth = 0
+        self._arrays: dict[str, Any] = {}
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other writers out; clears away what a killed one left half-written. May be nested.
+
+        Raises:
+            ValueError: another process is writing; names it.
+        """
+        if self._depth:
+            yield
+            return
+        self.marks_folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.marks_folder / LOCK_FILE, self.where):
+            remove_leftovers(self.marks_folder)
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+
+    def write(
+        self, shard: int, rows: tuple[int, int], arrays: Mapping[str, np.ndarray], failed: dict[int, str]
+    ) -> None:
+        """Writes `arrays` (name -> [R, ...]) as rows [start, stop) and marks the shard; durable on return.
+
+        Raises:
+            OSError: the disk; the shard is not marked, its files are removed, and other shards stay as they were.
+        """
+        with self.lock():
+            marks.remove_mark(self.marks_folder, shard)
+            try:
+                self._write_arrays(shard, rows, arrays)
+                files = {name: marks.FileRecord.of(self.folder / name) for name in shards.shard_files(shard)}
+                checksum = marks.checksum(arrays[shards.EMBEDDING])
+                mark = marks.Mark(rows=rows, checksum=checksum, files=files, failed=failed)
+                marks.write_mark(self.marks_folder, shard, mark)
+            except BaseException:
+                with contextlib.suppress(OSError):  # written already, where only its folder's sync failed
+                    marks.remove_mark(self.marks_folder, shard)
+                with contextlib.suppress(OSError):
+                    self._remove_files(shard)
+                raise
+
+    def forget(self, shard: int) -> None:
+        """Removes a shard's mark, so that the next extraction redoes the shard."""
+        with self.lock():
+            marks.remove_mark(self.marks_folder, shard)
+
+    def _write_arrays(self, shard: int, rows: tuple[int, int], arrays: Mapping[str, np.ndarray]) -> None:
+        self._remove_files(shard)  # zarr would merge a part-filled last shard into what it finds, whole or not
+        for name, values in arrays.items():
+            if name not in self._arrays:
+                self._arrays[name] = shards.open_for_writing(self.folder, name)
+            self._arrays[name][slice(*rows)] = values
+        files = [Path(name) for name in shards.shard_files(shard)]
+        folders = {parent for file in files for parent in file.parents if shards.CHUNKS in parent.parts}
+        for path in (*files, *sorted(folders, reverse=True)):
+            sync(self.folder / path)
+
+    def _remove_files(self, shard: int) -> None:
+        """Removes a shard's files and zarr's temporaries beside them."""
+        for name in shards.shard_files(shard):
+            path = self.folder / name
+            for leftover in path.parent.glob(f"{path.name}.*.partial"):
+                leftover.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)

@@ -1,0 +1,52 @@
+"""Task outputs: valence-arousal, 8 expressions, 12 action units; `output(x [..., D]) -> [..., K]`.
+
+Letters: D width, K outputs of a task.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from heads.layers import look_up
+
+
+def as_logits(x: Tensor) -> Tensor:
+    return x
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOutput:
+    """`num_outputs` K; `activation` turns the raw outputs [..., K] into the task's."""
+
+    num_outputs: int
+    activation: Callable[[Tensor], Tensor]
+
+
+class Output(nn.Module):
+    """One linear map, then the task's activation."""
+
+    def __init__(self, task: TaskOutput, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, task.num_outputs)
+        self.activation = task.activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.linear(x))
+
+
+def build_output(task: str, width: int) -> Output:
+    """The output of `task` over a trunk of `width` D.
+
+    Raises:
+        ValueError: unknown task.
+    """
+    return Output(look_up(TASK_OUTPUTS, task, "task"), width)
+
+
+TASK_OUTPUTS: dict[str, TaskOutput] = {
+    "va": TaskOutput(2, torch.tanh),  # valence, arousal in [-1, 1]
+    "expr": TaskOutput(8, as_logits),
+    "au": TaskOutput(12, as_logits),
+}

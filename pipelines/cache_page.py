@@ -1,0 +1,90 @@
+"""What `mtl cache` prints: streams as a table, one stream in full, damage with its remedy."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cache.summary import StreamSummary
+from cache.verify import Damage
+
+# Failed faces and changed faces printed before the rest is only counted; --json gives all.
+MAX_LINES = 20
+
+
+def print_streams(streams: Iterable[StreamSummary], console: Console) -> None:
+    table = Table()
+    for column in ("stream", "view"):
+        table.add_column(column, no_wrap=True)
+    for column in ("rows", "done", "failed", "width", "dtype", "on disk"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("usable rows of each split")
+    for each in streams:
+        if each.fault:
+            table.add_row(
+                each.name, each.view, *[""] * 5, bytes_text(each.num_bytes), f"[red]{escape(each.fault)}[/red]"
+            )
+            continue
+        done = f"{each.num_done / each.num_rows:.1%}" if each.num_rows else "-"
+        numbers = (f"{each.num_rows:,}", done, f"{each.num_failed:,}", str(each.width), each.dtype)
+        table.add_row(each.name, each.view, *numbers, bytes_text(each.num_bytes), _coverage(each))
+    console.print(table)
+
+
+def print_stream(stream: Mapping[str, Any], console: Console) -> None:
+    """`stream` as `cache.summary.describe` gives it."""
+    identity, failed = dict(stream["identity"]), stream["failed"]
+    preprocessing = identity.pop("preprocessing")
+    rows = f"{stream['num_done']:,} of {stream['num_rows']:,} done, {len(failed):,} of them failed"
+    shards = f"{stream['num_shards'] - len(stream['missing_shards'])} of {stream['num_shards']} done"
+    facts = {
+        "rows": rows,
+        "shards": f"{shards}, {stream['shard_rows']:,} rows each",
+        "on disk": bytes_text(stream["num_bytes"]),
+        **identity,
+        **{f"preprocessing {key}": value for key, value in preprocessing.items()},
+        **{f"provenance {key}": value for key, value in stream["provenance"].items()},
+    }
+    table = Table(title=f"{stream['name']} (view {stream['view']})", title_justify="left", show_header=False)
+    for key, value in facts.items():
+        table.add_row(key, escape(str(value)))
+    console.print(table)
+    _print_some([f"row {row}: {reason}" for row, reason in failed.items()], "failed faces", console)
+
+
+def print_damages(damages: Iterable[Damage], console: Console) -> None:
+    """Grouped by stream and remedy, so that the remedy is read once."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for each in damages:
+        place = f"shard {each.shard}: " if each.shard is not None and each.row is None else ""
+        groups.setdefault((each.stream, each.view, each.remedy), []).append(f"{each.kind}: {place}{each.what}")
+    for (stream, view, remedy), lines in groups.items():
+        console.print(f"[bold]{stream}[/bold] (view {view}): {len(lines)} found", highlight=False)
+        _print_some(lines, "", console)
+        console.print(f"  type {remedy}", highlight=False, markup=False, soft_wrap=True)
+
+
+def bytes_text(num_bytes: float) -> str:
+    """In the largest unit that keeps it at 1 or more."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"
+
+
+def _coverage(stream: StreamSummary) -> str:
+    if stream.coverage is None:
+        return "-"
+    return ", ".join(f"{split} {usable / rows:.1%}" for split, (usable, rows) in stream.coverage.items())
+
+
+def _print_some(lines: list[str], title: str, console: Console) -> None:
+    if title and lines:
+        console.print(f"{title}:")
+    for line in lines[:MAX_LINES]:
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    if len(lines) > MAX_LINES:
+        console.print(f"  and {len(lines) - MAX_LINES:,} more; --json names them all", highlight=False)

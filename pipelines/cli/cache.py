@@ -1,0 +1,206 @@
+"""`mtl cache`: what is cached, whether it is whole, and how to be rid of it."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.cli.options import CONFIG, ConfigOption, JsonOption, SetOption
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from cache.store import Cache
+    from cache.stream import Stream
+    from cache.verify import Damage
+    from pipelines.config import Config
+
+app = typer.Typer(
+    help="List, describe, verify and remove cached embeddings.", no_args_is_help=True, rich_markup_mode="rich"
+)
+NameArgument = Annotated[str, typer.Argument(help="A stream: the name of its backbone.")]
+ViewOption = Annotated[str | None, typer.Option(help="Only this view; default: all.")]
+
+
+@app.command(name="ls")
+def list_streams(config: ConfigOption = CONFIG, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+    """List the streams of the cache: rows, how many are done, size, and coverage of each split.
+
+    \b
+    Examples:
+      mtl cache ls
+      mtl cache ls --json
+    """
+    from rich.console import Console
+
+    from cache.summary import summarise
+    from pipelines.cache_page import print_streams
+
+    settings, cache = _open(config, overrides, read_only=True)
+    streams = summarise(cache, _frames(settings))
+    if as_json:
+        typer.echo(json.dumps([asdict(each) for each in streams], indent=2))
+    elif streams:
+        print_streams(streams, Console())
+    else:
+        typer.echo(f"{cache.path}: no streams yet; `mtl extract` makes them")
+
+
+@app.command()
+def info(
+    name: NameArgument,
+    view: ViewOption = None,
+    config: ConfigOption = CONFIG,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show all that is recorded about a stream: its identity, where it came from, failed faces.
+
+    \b
+    Examples:
+      mtl cache info expr
+      mtl cache info expr --view base --json
+    """
+    from rich.console import Console
+
+    from cache.summary import describe
+    from pipelines.cache_page import print_stream
+
+    _, cache = _open(config, overrides, read_only=True)
+    found = [describe(cache.stream(*key)) for key in _chosen(cache, name, view)]
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for stream in found:
+        print_stream(stream, Console())
+
+
+@app.command()
+def verify(
+    name: Annotated[str | None, typer.Argument(help="A stream; default: all.")] = None,
+    view: ViewOption = None,
+    faces: Annotated[
+        bool | None, typer.Option(help="Compare face files too; default: where the faces folder is there.")
+    ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Unmark damaged shards, so that `mtl extract` redoes just these.")
+    ] = False,
+    config: ConfigOption = CONFIG,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare every byte of the cache, and every face, with the digests taken at extraction.
+
+    Exit code 1 where anything is damaged or incomplete; without --repair nothing is changed.
+
+    \b
+    Examples:
+      mtl cache verify
+      mtl cache verify expr --no-faces --json
+      mtl cache verify expr --repair
+    """
+    from rich.console import Console
+
+    from pipelines.cache_page import print_damages
+
+    settings, cache = _open(config, overrides, read_only=not repair)
+    keys = _chosen(cache, name, view)
+    damages = _verify(settings, cache, keys, faces)
+    repaired = _repair(cache, keys, damages) if repair else 0
+    if as_json:
+        streams = [{"name": each, "view": found} for each, found in keys]
+        document = {"streams": streams, "damages": [asdict(each) for each in damages], "repaired_shards": repaired}
+        typer.echo(json.dumps(document, indent=2))
+    elif damages:
+        print_damages(damages, Console())
+        if repair:
+            typer.echo(f"{repaired} shards unmarked; `mtl extract` redoes them")
+    else:
+        typer.echo(f"{cache.path}: {len(keys)} streams, all whole")
+    if damages:
+        raise typer.Exit(1)
+
+
+@app.command()
+def rm(
+    name: NameArgument,
+    view: ViewOption = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    config: ConfigOption = CONFIG,
+    overrides: SetOption = None,
+) -> None:
+    """Remove a stream from the cache. Asks first.
+
+    \b
+    Examples:
+      mtl cache rm expr
+      mtl cache rm expr --view hflip --yes
+    """
+    _, cache = _open(config, overrides, read_only=False)
+    keys = _chosen(cache, name, view)
+    if not yes:
+        if not _is_terminal():
+            raise ValueError(f"mtl cache rm {name}: there is no terminal to ask on; add --yes")
+        typer.confirm(f"Remove {', '.join(f'{each} (view {found})' for each, found in keys)}?", abort=True)
+    cache.remove(name, view)
+    typer.echo(f"{cache.path}: removed {name}" + (f" (view {view})" if view else ""))
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+def _open(config: Path, overrides: list[str] | None, *, read_only: bool) -> "tuple[Config, Cache]":
+    from cache.store import Cache
+    from pipelines.config import read_config
+
+    settings = read_config(config, overrides or ())
+    return settings, Cache.open(settings.at(settings.cache.path), read_only=read_only)
+
+
+def _frames(settings: "Config") -> "pl.DataFrame | None":
+    """The frames table, None where there is none yet."""
+    from cache.frames import read_frames
+
+    path = settings.at(settings.data.frames)
+    return read_frames(path) if path.exists() else None
+
+
+def _chosen(cache: "Cache", name: str | None, view: str | None) -> list[tuple[str, str]]:
+    """(name, view) of the streams meant; raises ValueError where there are none of that name."""
+    streams = cache.streams()
+    keys = [key for key in streams if name in (None, key[0]) and view in (None, key[1])]
+    if not keys and name is not None:
+        known = ", ".join(f"{each} (view {found})" for each, found in streams) or "none"
+        raise ValueError(f"{cache.path}: no stream {name}{f' (view {view})' if view else ''}; there: {known}")
+    return keys
+
+
+def _verify(settings: "Config", cache: "Cache", keys: list[tuple[str, str]], faces: bool | None) -> "list[Damage]":
+    from cache.verify import num_rows_to_check, verify_named
+    from pipelines.progress import progress
+
+    frames, folder = _frames(settings), settings.at(settings.data.faces)
+    if faces and (frames is None or not folder.is_dir()):
+        raise ValueError(f"{folder if frames is not None else settings.data.frames}: not there; leave out --faces")
+    with_faces = frames is not None and folder.is_dir() if faces is None else faces
+    if not with_faces and faces is None:
+        typer.echo("faces are not checked: no frames table or no faces folder", err=True)
+    found: list[Damage] = []
+    for name, view in keys:
+        total = num_rows_to_check(cache, name, view, with_faces)
+        with progress(f"Verifying {name}", total, "rows") as advance:
+            found += verify_named(cache, name, view, frames, folder if with_faces else None, advance)
+    return found
+
+
+def _repair(cache: "Cache", keys: list[tuple[str, str]], damages: "list[Damage]") -> int:
+    """Unmarks the damaged shards; their number. A stream whose metadata is damaged is left as it is."""
+    from cache.verify import repair
+
+    whole = {(each.stream, each.view) for each in damages if each.kind == "metadata"}
+    streams: list[Stream] = [cache.stream(*key) for key in keys if key not in whole]
+    return sum(len(repair(stream, damages)) for stream in streams)

@@ -1,0 +1,82 @@
+"""Windows made by hand for the tests of heads. Letters as there: B windows, T steps, D width, S streams."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from heads.config import HeadConfig
+from heads.layers import initialise
+
+WIDTHS = {"expr": 6, "va": 10, "au.b16": 3}
+JUNK = (float("nan"), float("inf"), -float("inf"), 1e30)
+
+
+def make_config(**values: object) -> HeadConfig:
+    return HeadConfig(**{"width": 16, "depth": 2, "num_heads": 2, "kernel": 3, "dropout": 0.0, **values})
+
+
+def make_windows(num_windows: int = 3, num_steps: int = 9, seed: int = 0) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """streams {name: [B, T, Di]}, valid [B, T], times [B, T]: gaps of 1 to 199, each window with valid steps."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (num_windows, num_steps)
+    streams = {name: torch.randn(*shape, width, generator=generator) for name, width in WIDTHS.items()}
+    valid = torch.rand(shape, generator=generator) > 0.3
+    valid[:, 0] = True
+    times = torch.randint(1, 200, shape, generator=generator).cumsum(dim=1)
+    return streams, valid, times
+
+
+def spoil(x: Tensor, valid: Tensor, junk: float) -> Tensor:
+    """`x` [B, T, D] with `junk` at every invalid step."""
+    return x.masked_fill(~valid.unsqueeze(-1), junk)
+
+
+def draw(module: nn.Module, seed: int) -> nn.Module:
+    """`module` initialised, then moved a little everywhere, as training does: no bias is 0 and no gain 1."""
+    generator = torch.Generator().manual_seed(seed)
+    initialise(module, generator)
+    for parameter in module.parameters():
+        parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return module
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """The windows here are tiny: threads would only wait for each other, the longer the busier the machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def config_of() -> Callable[..., HeadConfig]:
+    return make_config
+
+
+@pytest.fixture
+def windows() -> Callable[..., tuple[dict[str, Tensor], Tensor, Tensor]]:
+    return make_windows
+
+
+@pytest.fixture
+def drawn() -> Callable[[nn.Module, int], nn.Module]:
+    return draw
+
+
+@pytest.fixture
+def spoiled() -> Callable[[Tensor, Tensor, float], Tensor]:
+    return spoil
+
+
+@pytest.fixture
+def widths() -> dict[str, int]:
+    return dict(WIDTHS)
+
+
+@pytest.fixture(params=JUNK, ids=str)
+def junk(request: pytest.FixtureRequest) -> float:
+    """What may stand at an invalid step or an unlabelled entry."""
+    return request.param

@@ -1,0 +1,460 @@
+"""Losses: hand-worked numbers, agreement with torch, and nothing unlabelled ever inside."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from heads.config import LossConfig
+from heads.losses import (
+    AU_LOSSES,
+    EXPR_LOSSES,
+    VA_LOSSES,
+    MultiTaskLoss,
+    Targets,
+    asymmetric_loss,
+    binary_loss,
+    class_weights,
+    concordance_loss,
+    cross_entropy_loss,
+    focal_loss,
+    positive_weights,
+    squared_loss,
+)
+from heads.tasks import TASK_OUTPUTS
+
+TASKS = tuple(TASK_OUTPUTS)
+CONFIGS = {
+    **{f"va_{name}": LossConfig(va_loss=name) for name in VA_LOSSES},
+    **{f"expr_{name}": LossConfig(expr_loss=name, label_smoothing=0.1) for name in EXPR_LOSSES},
+    **{f"au_{name}": LossConfig(au_loss=name) for name in AU_LOSSES},
+    "learned": LossConfig(task_weights="learned"),
+}
+
+
+@pytest.fixture(params=CONFIGS)
+def config(request):
+    return CONFIGS[request.param]
+
+
+def make_targets(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def chance(*sizes):
+        return torch.rand(*shape, *sizes, generator=generator)
+
+    return Targets(
+        va=2 * chance(2) - 1,
+        va_mask=chance(2) > 0.3,
+        expr=(8 * chance()).long(),
+        expr_mask=chance() > 0.4,
+        au=(chance(12) > 0.7).float(),
+        au_mask=chance(12) > 0.2,
+    )
+
+
+def make_outputs(*shape, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    outputs = {
+        task: torch.randn(*shape, output.num_outputs, generator=generator) for task, output in TASK_OUTPUTS.items()
+    }
+    outputs["va"] = outputs["va"].tanh()
+    return {task: output.requires_grad_() for task, output in outputs.items()}
+
+
+def without_labels(targets, *tasks):
+    masks = {f"{task}_mask": torch.zeros_like(getattr(targets, f"{task}_mask")) for task in tasks}
+    return dataclasses.replace(targets, **masks)
+
+
+def run(config, outputs, targets, tasks=TASKS):
+    """(total, losses, gradient of each task's outputs) of fresh copies of `outputs`."""
+    outputs = {task: output.detach().clone().requires_grad_() for task, output in outputs.items()}
+    loss = MultiTaskLoss(tasks, config, class_weights(targets), positive_weights(targets))
+    total, losses = loss(outputs, targets)
+    total.backward()
+    return total, losses, {task: outputs[task].grad for task in tasks}
+
+
+# What is not labelled never counts.
+
+
+def test_unlabelled_entries_may_hold_anything(config, junk):
+    targets, outputs = make_targets(4, 9), make_outputs(4, 9)
+    spoilt = Targets(
+        va=targets.va.masked_fill(~targets.va_mask, junk),
+        va_mask=targets.va_mask,
+        expr=targets.expr.masked_fill(~targets.expr_mask, -1),
+        expr_mask=targets.expr_mask,
+        au=targets.au.masked_fill(~targets.au_mask, junk),
+        au_mask=targets.au_mask,
+    )
+    total, losses, gradients = run(config, outputs, targets)
+    spoilt_total, spoilt_losses, spoilt_gradients = run(config, outputs, spoilt)
+    assert total.isfinite()
+    assert torch.equal(total, spoilt_total)
+    for task in TASKS:
+        assert torch.equal(losses[task], spoilt_losses[task])
+        assert torch.equal(gradients[task], spoilt_gradients[task])
+
+
+def test_minus_one_never_enters_the_au_loss():
+    """A row with some AUs missing counts those it has: -1 as a target would push the logit down for ever."""
+    targets = make_targets(6)
+    au = targets.au.masked_fill(~targets.au_mask, -1)
+    outputs = make_outputs(6)
+    _, _, gradients = run(LossConfig(), outputs, dataclasses.replace(targets, au=au), tasks=("au",))
+    assert torch.equal(gradients["au"] == 0, ~targets.au_mask)
+
+
+def test_outputs_at_unlabelled_entries_may_hold_anything(config, junk):
+    targets, outputs = make_targets(4, 9), make_outputs(4, 9)
+    hidden = {"va": ~targets.va_mask, "expr": ~targets.expr_mask.unsqueeze(-1), "au": ~targets.au_mask}
+    spoilt = {task: output.masked_fill(hidden[task], junk) for task, output in outputs.items()}
+    total, _, gradients = run(config, outputs, targets)
+    spoilt_total, _, spoilt_gradients = run(config, spoilt, targets)
+    assert torch.equal(total, spoilt_total)
+    assert all(torch.equal(gradients[task], spoilt_gradients[task]) for task in TASKS)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_without_labels_adds_exactly_zero(config, task):
+    targets, outputs = make_targets(4, 9), make_outputs(4, 9)
+    others = tuple(other for other in TASKS if other != task)
+    total, losses, gradients = run(config, outputs, without_labels(targets, task))
+    expected, _, expected_gradients = run(config, outputs, targets, tasks=others)
+    assert losses[task] == 0
+    assert not gradients[task].any()
+    torch.testing.assert_close(total, expected)
+    assert all(torch.equal(gradients[other], expected_gradients[other]) for other in others)
+
+
+def test_a_batch_without_any_label(config):
+    outputs = make_outputs(4, 9)
+    loss = MultiTaskLoss(TASKS, config)
+    total, _ = loss(outputs, without_labels(make_targets(4, 9), *TASKS))
+    total.backward()
+    assert total == 0
+    assert not any(output.grad.any() for output in outputs.values())
+    assert not any(parameter.grad.any() for parameter in loss.parameters())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_batch_whose_only_labelled_row_is_row_0_is_used(config, task):
+    targets = make_targets(5, seed=3)
+    mask = torch.zeros_like(getattr(targets, f"{task}_mask"))
+    mask[0] = True
+    if task == "va":
+        mask[1] = True  # the CCC of one row is 0 whatever is predicted
+    total, _, gradients = run(config, make_outputs(5), dataclasses.replace(targets, **{f"{task}_mask": mask}))
+    assert total.isfinite()
+    assert (gradients[task][0] != 0).all()
+    assert not gradients[task][2:].any()
+
+
+def test_order_of_frames_does_not_matter(config):
+    targets, outputs = make_targets(36), make_outputs(36)
+    order = torch.randperm(36, generator=torch.Generator().manual_seed(0))
+    shuffled = Targets(*(getattr(targets, field.name)[order] for field in dataclasses.fields(targets)))
+    total, _, _ = run(config, outputs, targets)
+    torch.testing.assert_close(run(config, {k: x[order] for k, x in outputs.items()}, shuffled)[0], total)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e3, 1e6])
+def test_logits_of_any_size_stay_finite(config, size):
+    targets, outputs = make_targets(4, 9), make_outputs(4, 9)
+    outputs = {task: output if task == "va" else output * size for task, output in outputs.items()}
+    total, _, gradients = run(config, outputs, targets)
+    assert total.isfinite()
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 4.0])
+@pytest.mark.parametrize("clip", [0.0, 0.05])
+def test_focusing_of_any_strength_stays_finite(gamma, clip):
+    config = LossConfig(
+        expr_loss="focal",
+        au_loss="asymmetric",
+        focal_gamma=gamma,
+        asymmetric_gamma_positive=gamma,
+        asymmetric_gamma_negative=gamma,
+        asymmetric_clip=clip,
+    )
+    outputs = {task: output if task == "va" else output * 200 for task, output in make_outputs(4, 9).items()}
+    total, _, gradients = run(config, outputs, make_targets(4, 9))
+    assert total.isfinite()
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+
+
+# Valence and arousal.
+
+
+def column(*values):
+    return torch.tensor(values, dtype=torch.float32).unsqueeze(1).repeat(1, 2)
+
+
+def everywhere(x):
+    return torch.ones_like(x, dtype=torch.bool)
+
+
+def test_ccc_by_hand():
+    """x = 0, 1, 2 and y = 0, 1, 5: population covariance 5/3, variances 2/3 and 14/3, means 1 and 2.
+
+    CCC = 2 * 5/3 / (2/3 + 14/3 + 1) = 10/19; with moments over n - 1 it would be 10/17.5.
+    """
+    x, y = column(0, 1, 2), column(0, 1, 5)
+    assert float(concordance_loss(x, y, everywhere(x))) == pytest.approx(1 - 10 / 19)
+
+
+def test_ccc_leaves_masked_rows_out():
+    x, y = column(0, 9, 1, 2), column(0, -9, 1, 5)
+    mask = torch.tensor([True, False, True, True]).unsqueeze(1).repeat(1, 2)
+    assert float(concordance_loss(x, y, mask)) == pytest.approx(1 - 10 / 19)
+
+
+def test_ccc_averages_the_labelled_columns():
+    x, y = column(0, 1, 2), column(0, 1, 5)
+    y[:, 1] = x[:, 1]
+    assert float(concordance_loss(x, y, everywhere(x))) == pytest.approx((1 - 10 / 19) / 2)
+    mask = torch.tensor([True, False]).expand(3, 2)
+    assert float(concordance_loss(x, y, mask)) == pytest.approx(1 - 10 / 19)
+
+
+def test_ccc_runs_over_all_windows_at_once():
+    """Not a mean over windows: inside each window here the label is constant, which alone would be worth nothing."""
+    label = torch.tensor([[-0.5] * 4, [0.5] * 4]).unsqueeze(-1).repeat(1, 1, 2)
+    targets = dataclasses.replace(make_targets(2, 4), va=label, va_mask=everywhere(label))
+    _, losses = MultiTaskLoss(("va",), LossConfig())({"va": label.clone()}, targets)
+    assert float(losses["va"]) == pytest.approx(0, abs=1e-6)
+
+
+def test_ccc_gradient_agrees_with_differences():
+    x, y = make_outputs(9)["va"].double(), make_targets(9).va.double()
+    mask = make_targets(9).va_mask
+    assert torch.autograd.gradcheck(lambda x: concordance_loss(x, y, mask), x.detach().requires_grad_())
+
+
+@pytest.mark.parametrize(("x", "y"), [((0.3,) * 5, (0.1, 0.2, 0.3, 0.4, 0.5)), ((0.1, 0.2, 0.3, 0.4, 0.5), (0.3,) * 5)])
+def test_ccc_of_a_constant_is_zero(x, y):
+    x = column(*x).requires_grad_()
+    loss = concordance_loss(x, column(*y), everywhere(x))
+    loss.backward()
+    assert loss.item() == pytest.approx(1, abs=1e-5)
+    assert x.grad.isfinite().all()
+
+
+def test_ccc_of_equal_constants_and_of_one_row_is_finite():
+    for x in (column(0.3, 0.3, 0.3), column(0.3)):
+        x.requires_grad_()
+        loss = concordance_loss(x, x.detach().clone(), everywhere(x))
+        loss.backward()
+        assert loss.item() == pytest.approx(1)
+        assert x.grad.isfinite().all()
+
+
+def test_ccc_keeps_its_digits_far_from_zero():
+    """Sums of squares minus squared means would cancel in float32."""
+    generator = torch.Generator().manual_seed(0)
+    x = 0.9 + 1e-3 * torch.randn(5000, 2, generator=generator)
+    y = 0.9 + 1e-3 * torch.randn(5000, 2, generator=generator) + (x - 0.9)
+    exact = concordance_loss(x.double(), y.double(), everywhere(x))
+    assert float(concordance_loss(x, y, everywhere(x))) == pytest.approx(float(exact), rel=1e-4)
+
+
+def test_squared_loss_by_hand():
+    x, y = column(0, 1, 2), column(0, 3, 2)
+    mask = torch.tensor([[True, True], [True, False], [False, True]])
+    assert float(squared_loss(x, y, mask)) == pytest.approx((4 / 2 + 0) / 2)
+
+
+def test_combined_va_loss_is_the_sum():
+    targets, outputs = make_targets(4, 9), make_outputs(4, 9)
+    single = [run(LossConfig(va_loss=name), outputs, targets)[1]["va"] for name in ("ccc", "mse")]
+    torch.testing.assert_close(run(LossConfig(va_loss="ccc+mse"), outputs, targets)[1]["va"], sum(single))
+
+
+# Expressions.
+
+
+def test_cross_entropy_agrees_with_torch():
+    logits, targets = make_outputs(40)["expr"], make_targets(40)
+    weight = torch.rand(8, generator=torch.Generator().manual_seed(2)) + 0.1
+    ours = cross_entropy_loss(logits, targets.expr, targets.expr_mask, weight, LossConfig())
+    labelled = targets.expr_mask
+    torch.testing.assert_close(ours, functional.cross_entropy(logits[labelled], targets.expr[labelled], weight))
+
+
+def test_label_smoothing_agrees_with_torch():
+    logits, targets = make_outputs(40)["expr"], make_targets(40)
+    labelled = targets.expr_mask
+    config = LossConfig(label_smoothing=0.2)
+    ours = cross_entropy_loss(logits, targets.expr, labelled, torch.ones(8), config)
+    theirs = functional.cross_entropy(logits[labelled], targets.expr[labelled], label_smoothing=0.2)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_focal_loss_by_hand():
+    """p = 1/4 for the label: (3/4)^2 * ln 4."""
+    logits = torch.full((1, 8), math.log(3 / 7))
+    logits[0, 2] = 0.0
+    loss = focal_loss(logits, torch.tensor([2]), torch.tensor([True]), torch.ones(8), LossConfig(focal_gamma=2.0))
+    assert float(logits.softmax(-1)[0, 2]) == pytest.approx(1 / 4)
+    assert float(loss) == pytest.approx((3 / 4) ** 2 * math.log(4))
+
+
+def test_focal_loss_without_focus_is_cross_entropy():
+    targets, outputs = make_targets(4, 9), make_outputs(4, 9)
+    focal = run(LossConfig(expr_loss="focal", focal_gamma=0.0), outputs, targets)[1]
+    torch.testing.assert_close(focal["expr"], run(LossConfig(), outputs, targets)[1]["expr"])
+
+
+# Action units.
+
+
+def test_binary_loss_agrees_with_torch():
+    logits, targets = make_outputs(40)["au"], make_targets(40)
+    weight = torch.rand(12, generator=torch.Generator().manual_seed(2)) + 0.1
+    expected = [
+        functional.binary_cross_entropy_with_logits(logits[m, k], targets.au[m, k], pos_weight=weight[k])
+        for k, m in enumerate(targets.au_mask.unbind(dim=1))
+    ]
+    ours = binary_loss(logits, targets.au, targets.au_mask, weight, LossConfig())
+    torch.testing.assert_close(ours, torch.stack(expected).mean())
+
+
+def test_asymmetric_loss_by_hand():
+    """p = 3/4 and 1/4, gammas 1 and 2, clip 0.05: a positive costs (1 - p) ln 1/p, a negative p_m^2 ln 1/(1 - p_m)."""
+    config = LossConfig(asymmetric_gamma_positive=1.0, asymmetric_gamma_negative=2.0, asymmetric_clip=0.05)
+    logits = torch.tensor([[math.log(3.0)] * 12, [-math.log(3.0)] * 12])
+    mask = torch.ones(2, 12, dtype=torch.bool)
+    label = torch.tensor([[1.0] * 12, [0.0] * 12])
+    loss = asymmetric_loss(logits, label, mask, torch.ones(12), config)
+    assert float(loss) == pytest.approx((0.25 * math.log(4 / 3) - 0.2**2 * math.log(0.8)) / 2)
+    doubled = asymmetric_loss(logits, label, mask, torch.full((12,), 2.0), config)
+    assert float(doubled) == pytest.approx((2 * 0.25 * math.log(4 / 3) - 0.2**2 * math.log(0.8)) / 2)
+
+
+def test_asymmetric_loss_without_asymmetry_is_binary():
+    config = LossConfig(asymmetric_gamma_positive=0.0, asymmetric_gamma_negative=0.0, asymmetric_clip=0.0)
+    logits, targets = make_outputs(40)["au"] * 20, make_targets(40)
+    weight = positive_weights(targets)
+    ours = asymmetric_loss(logits, targets.au, targets.au_mask, weight, config)
+    torch.testing.assert_close(ours, binary_loss(logits, targets.au, targets.au_mask, weight, config))
+
+
+def test_negatives_below_the_clip_count_nothing():
+    logits = torch.full((1, 12), -4.0).requires_grad_()
+    loss = asymmetric_loss(logits, torch.zeros(1, 12), everywhere(logits), torch.ones(12), LossConfig())
+    loss.backward()
+    assert loss == 0
+    assert not logits.grad.any()
+
+
+# Weighing the tasks.
+
+
+def test_fixed_task_weights_are_applied():
+    targets, outputs = make_targets(4, 9), make_outputs(4, 9)
+    weights = {"va": 0.5, "expr": 3.0, "au": 0.0}
+    config = LossConfig(va_weight=0.5, expr_weight=3.0, au_weight=0.0)
+    total, losses, gradients = run(config, outputs, targets)
+    plain_total, plain_losses, plain_gradients = run(LossConfig(), outputs, targets)
+    torch.testing.assert_close(total, sum(weights[task] * losses[task] for task in TASKS))
+    torch.testing.assert_close(plain_total, sum(plain_losses.values()))
+    for task in TASKS:
+        torch.testing.assert_close(gradients[task], weights[task] * plain_gradients[task])
+
+
+def test_learned_task_weights_follow_their_formula():
+    """2 * (exp(-s) * loss + s / 2); the best s is ln(2 loss)."""
+    targets, outputs = make_targets(4, 9), make_outputs(4, 9)
+    loss = MultiTaskLoss(TASKS, LossConfig(task_weights="learned", expr_weight=2.0))
+    assert sum(parameter.numel() for parameter in loss.parameters()) == 3
+    assert set(loss.state_dict()) == {f"log_variance.{task}" for task in TASKS}
+    _, losses = loss(outputs, targets)
+    for task, value in (("va", 0.3), ("expr", -0.7), ("au", 0.0)):
+        loss.log_variance[task].data.fill_(value)
+    total, _ = loss(outputs, targets)
+    expected = math.exp(-0.3) * losses["va"] + 0.15 + 2 * (math.exp(0.7) * losses["expr"] - 0.35) + losses["au"]
+    torch.testing.assert_close(total, expected)
+    loss.log_variance["expr"].data.copy_((2 * losses["expr"]).log())
+    loss(outputs, targets)[0].backward()
+    assert float(loss.log_variance["expr"].grad) == pytest.approx(0, abs=1e-5)
+    assert float(loss.log_variance["va"].grad) != 0
+
+
+def test_fixed_weights_are_no_parameters():
+    assert not list(MultiTaskLoss(TASKS, LossConfig()).parameters())
+
+
+def test_reported_losses_hold_no_graph():
+    _, losses = MultiTaskLoss(TASKS, LossConfig())(make_outputs(4, 9), make_targets(4, 9))
+    assert not any(loss.requires_grad for loss in losses.values())
+
+
+@pytest.mark.parametrize(("switch", "task"), [("class_weights", "expr"), ("positive_weights", "au")])
+def test_class_and_positive_weights_are_used_only_when_asked_for(switch, task):
+    targets, outputs = make_targets(4, 9), make_outputs(4, 9)
+    unweighted = MultiTaskLoss(TASKS, LossConfig())(outputs, targets)[1][task]
+    assert run(LossConfig(**{switch: True}), outputs, targets)[1][task] != unweighted
+    assert run(LossConfig(**{switch: False}), outputs, targets)[1][task] == unweighted
+
+
+def test_unknown_task_and_bad_values_are_named():
+    with pytest.raises(ValueError, match="task: unknown name 'emotion'; known: va, expr, au"):
+        MultiTaskLoss(("emotion",), LossConfig())
+    with pytest.raises(ValueError, match="va_loss: unknown name 'huber'; known: ccc, mse"):
+        MultiTaskLoss(("va",), LossConfig(va_loss="huber"))
+    with pytest.raises(ValueError, match=r"label_smoothing 1\.5 must be at least 0 and below 1"):
+        MultiTaskLoss(("expr",), LossConfig(label_smoothing=1.5))
+    with pytest.raises(ValueError, match=r"au_weight -1\.0 must not be negative"):
+        MultiTaskLoss(("au",), LossConfig(au_weight=-1.0))
+
+
+# Weights from labels.
+
+
+def test_class_weights_by_hand():
+    expr = torch.tensor([0] * 6 + [1] * 2 + [7] * 8 + [3])
+    mask = torch.ones(17, dtype=torch.bool)
+    mask[-1] = False
+    targets = dataclasses.replace(make_targets(17), expr=expr, expr_mask=mask)
+    raw = torch.tensor([16 / 48, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 0.25])  # absent classes as if seen once
+    torch.testing.assert_close(class_weights(targets), raw / raw.mean())
+
+
+def test_class_weights_are_capped_and_finite():
+    expr = torch.zeros(100_000, dtype=torch.int64)
+    expr[0] = 1
+    weights = class_weights(dataclasses.replace(make_targets(100_000), expr=expr, expr_mask=expr >= 0))
+    assert float(weights[1] / weights[0]) == pytest.approx(10 / 0.125, rel=1e-3)
+    assert float(weights.mean()) == pytest.approx(1)
+    assert class_weights(without_labels(make_targets(5), "expr")).tolist() == [1.0] * 8
+
+
+def test_positive_weights_by_hand():
+    au = torch.zeros(20, 12)
+    au[:5, 0] = 1  # 15 negatives to 5 positives
+    au[:, 1] = 1  # only positives
+    mask = torch.ones(20, 12, dtype=torch.bool)
+    mask[:, 3] = False
+    au[:, 3] = float("nan")
+    weights = positive_weights(dataclasses.replace(make_targets(20), au=au, au_mask=mask))
+    assert weights.tolist() == pytest.approx([3.0, 0.1, 10.0, 1.0] + [10.0] * 8)
+
+
+def test_gather_takes_labels_of_rows_and_none_of_padding():
+    targets = make_targets(6)
+    rows = torch.tensor([[4, 0, -1], [-1, 5, 5]])
+    gathered = targets.gather(rows)
+    assert gathered.va.shape == (2, 3, 2)
+    assert torch.equal(gathered.va[0, 0], targets.va[4])
+    assert torch.equal(gathered.au_mask[1, 1], targets.au_mask[5])
+    assert torch.equal(gathered.expr[0, :2], targets.expr[[4, 0]])
+    masks = {name: torch.ones_like(getattr(targets, name)) for name in ("va_mask", "expr_mask", "au_mask")}
+    gathered = dataclasses.replace(targets, **masks).gather(rows)
+    assert torch.equal(gathered.expr_mask, rows >= 0)
+    for mask in (gathered.va_mask, gathered.au_mask):
+        assert torch.equal(mask, (rows >= 0).unsqueeze(-1).expand_as(mask))

@@ -1,0 +1,235 @@
+"""The assembled head over every fusion and temporal encoder, and heads joined progressively."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from heads.config import LossConfig
+from heads.fusion import FUSIONS
+from heads.losses import MultiTaskLoss, Targets
+from heads.model import ProgressiveHead, build_head, build_progressive
+from heads.tasks import TASK_OUTPUTS
+from heads.temporal import TEMPORALS
+
+TASKS = tuple(TASK_OUTPUTS)
+
+
+@pytest.fixture(params=FUSIONS)
+def fusion(request):
+    return request.param
+
+
+@pytest.fixture(params=TEMPORALS)
+def temporal(request):
+    return request.param
+
+
+@pytest.fixture
+def targets():
+    """Labels of windows [3, 9] at every step."""
+    generator = torch.Generator().manual_seed(0)
+    va = torch.rand(3, 9, 2, generator=generator)
+    au = torch.rand(3, 9, 12, generator=generator).round()
+    expr = torch.randint(0, 8, (3, 9), generator=generator)
+    return Targets(va, va > -1, expr, expr > -1, au, au > -1)
+
+
+@pytest.fixture
+def separate(config_of, widths):
+    """A head a task, with different streams and different numbers."""
+    tasks = {"va": ("va",), "expr": ("expr", "va"), "au": tuple(widths)}
+    return {
+        task: build_head(config_of(tasks=(task,), dropout=0.2), {name: widths[name] for name in names}, seed)
+        for seed, (task, names) in enumerate(tasks.items())
+    }
+
+
+def same(first, second):
+    return all(torch.equal(first[task], second[task]) for task in second) and set(first) == set(second)
+
+
+@pytest.mark.parametrize("tasks", [TASKS, ("au",), ("au", "va")])
+def test_shapes_and_ranges(fusion, temporal, config_of, widths, windows, tasks):
+    streams, valid, times = windows()
+    outputs = build_head(config_of(fusion=fusion, temporal=temporal, tasks=tasks), widths)(streams, valid, times)
+    assert {task: output.shape for task, output in outputs.items()} == {
+        task: (3, 9, TASK_OUTPUTS[task].num_outputs) for task in tasks
+    }
+    assert "va" not in tasks or outputs["va"].abs().max() <= 1
+
+
+def test_invalid_steps_never_reach_loss_or_gradient(fusion, temporal, config_of, widths, windows, spoiled, targets):
+    streams, valid, times = windows()
+    valid[1] = False
+    results = []
+    for junk in (0.0, float("nan")):
+        head = build_head(config_of(fusion=fusion, temporal=temporal), widths)
+        outputs = head({name: spoiled(x, valid, junk) for name, x in streams.items()}, valid, times)
+        loss, _ = MultiTaskLoss(TASKS, LossConfig())(outputs, targets)
+        loss.backward()
+        results.append([loss, *(parameter.grad for parameter in head.parameters())])
+    for clean, spoilt in zip(*results, strict=True):
+        assert clean.isfinite().all()
+        torch.testing.assert_close(clean, spoilt, rtol=0, atol=0)
+
+
+def test_every_parameter_moves_in_one_step(fusion, temporal, config_of, widths, windows, targets):
+    streams, valid, times = windows()
+    head = build_head(config_of(fusion=fusion, temporal=temporal, dropout=0.1), widths)
+    before = {name: parameter.detach().clone() for name, parameter in head.named_parameters()}
+    optimiser = torch.optim.SGD(head.parameters(), lr=10.0)
+    MultiTaskLoss(TASKS, LossConfig())(head(streams, valid, times), targets)[0].backward()
+    optimiser.step()
+    for name, parameter in head.named_parameters():
+        assert not torch.equal(parameter, before[name]), name
+
+
+def test_state_dict_round_trip(fusion, temporal, config_of, widths, windows):
+    config = config_of(fusion=fusion, temporal=temporal)
+    first, second = build_head(config, widths, seed=0), build_head(config, widths, seed=1)
+    assert not same(first(*windows()), second(*windows()))
+    second.load_state_dict(first.state_dict())
+    assert same(first(*windows()), second(*windows()))
+
+
+def test_seed_alone_decides(fusion, temporal, config_of, widths, windows):
+    """Same seed, same numbers, also through dropout; and the caller's random state is left alone."""
+    config = config_of(fusion=fusion, temporal=temporal, dropout=0.3)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = build_head(config, widths, seed=7)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    second = build_head(config, dict(reversed(widths.items())), seed=7)
+    noisy = []
+    for head in (first, second):
+        torch.manual_seed(3)
+        noisy.append(head(*windows()))
+    assert same(*noisy)
+    assert not same(first(*windows()), first(*windows()))
+    assert same(first.eval()(*windows()), first(*windows()))
+
+
+def test_seed_may_be_a_generator(config_of, widths, windows):
+    generator = torch.Generator().manual_seed(7)
+    expected = build_head(config_of(), widths, seed=7)(*windows())
+    assert same(build_head(config_of(), widths, generator)(*windows()), expected)
+    assert not same(build_head(config_of(), widths, generator)(*windows()), expected)
+
+
+def test_bfloat16_autocast(fusion, temporal, config_of, widths, windows, targets):
+    streams, valid, times = windows()
+    head = build_head(config_of(fusion=fusion, temporal=temporal), widths)
+    exact = head(streams, valid, times)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = head(streams, valid, times)
+    loss, _ = MultiTaskLoss(TASKS, LossConfig())(outputs, targets)
+    loss.backward()
+    assert loss.isfinite()
+    for task in TASKS:
+        torch.testing.assert_close(outputs[task].float(), exact[task], rtol=0.1, atol=0.1)
+
+
+def test_dropout_keeps_one_mask_a_window(config_of, widths, windows):
+    streams, _, times = windows()
+    valid = torch.ones_like(times, dtype=torch.bool)
+    head = build_head(config_of(fusion="concat", dropout=0.5), widths)
+    dropped = head.fusion(streams, valid) == 0
+    assert torch.equal(dropped, dropped[:, :1].expand_as(dropped))
+    assert 0 < dropped[:, 0].float().mean() < 1
+    assert not torch.equal(dropped[0], dropped[1])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"fusion": "sun"}, "fusion: unknown name 'sun'; known: concat"),
+        ({"temporal": "rnn"}, "temporal encoder: unknown name 'rnn'; known: none"),
+        ({"tasks": ("emotion",)}, "task: unknown name 'emotion'; known: va"),
+        ({"tasks": ()}, "name at least one task"),
+        ({"fusion": "attention", "num_heads": 3}, "attention fusion: width 16 is not divisible by num_heads 3"),
+        ({"temporal": "transformer", "num_heads": 3}, "transformer: width 16 is not divisible by 2 x num_heads 3"),
+        ({"temporal": "transformer", "num_heads": 16}, "transformer: width 16 is not divisible by 2 x num_heads 16"),
+        ({"temporal": "tcn", "kernel": 4}, "tcn: kernel 4 must be odd"),
+        ({"width": 0}, "width 0, depth 2 and num_heads 2 must be at least 1"),
+        ({"dropout": 1.0}, "dropout 1.0 must be at least 0 and below 1"),
+    ],
+)
+def test_what_does_not_go_together_is_one_clear_line(config_of, widths, values, message):
+    config = config_of(**{"fusion": "concat", "temporal": "none", **values})
+    with pytest.raises(ValueError, match=message) as caught:
+        build_head(config, widths)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_stream_at_all(config_of):
+    with pytest.raises(ValueError, match="no stream to read"):
+        build_head(config_of(), {})
+
+
+# Heads joined.
+
+
+def test_joined_head_predicts_what_the_separate_heads_predict(separate, windows):
+    joined = ProgressiveHead.from_separate(separate).eval()
+    expected = {task: head.eval()(*windows())[task] for task, head in separate.items()}
+    assert same(joined(*windows()), expected)
+
+
+def test_joined_head_holds_copies(separate, windows):
+    before = separate["va"].eval()(*windows())
+    joined = ProgressiveHead.from_separate(separate)
+    for parameter in joined.parameters():
+        parameter.data.add_(1.0)
+    assert same(separate["va"](*windows()), before)
+
+
+def test_trunks_learn_from_each_other(separate, windows, targets):
+    """The exchange moves in the first step, and after it each task's loss reaches every trunk."""
+    joined = ProgressiveHead.from_separate(separate)
+    loss = MultiTaskLoss(TASKS, LossConfig())
+    optimiser = torch.optim.SGD(joined.parameters(), lr=0.5)
+    loss(joined(*windows()), targets)[0].backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in joined.exchange.parameters())
+    optimiser.step()
+    optimiser.zero_grad()
+    joined(*windows())["va"].sum().backward()
+    for head in joined.heads.values():
+        assert any(parameter.grad.abs().max() > 0 for parameter in head.fusion.parameters())
+
+
+def test_frozen_trunks_do_not_learn(separate, windows, targets):
+    joined = ProgressiveHead.from_separate(separate)
+    loss = MultiTaskLoss(TASKS, LossConfig())
+    for frozen in (True, False):
+        joined.set_trunks_frozen(frozen)
+        joined.zero_grad()
+        loss(joined(*windows()), targets)[0].backward()
+        for name, parameter in joined.named_parameters():
+            trunk = ".fusion." in name or ".temporal." in name
+            assert (parameter.grad is None) == (frozen and trunk), name
+
+
+def test_joined_state_dict_round_trip(separate, windows, config_of, widths):
+    joined = ProgressiveHead.from_separate(separate).eval()
+    for parameter in joined.exchange.parameters():
+        parameter.data.normal_(generator=torch.Generator().manual_seed(0))
+    tasks = {"va": ("va",), "expr": ("expr", "va"), "au": tuple(widths)}
+    stream_widths = {task: {name: widths[name] for name in names} for task, names in tasks.items()}
+    other = build_progressive(config_of(dropout=0.2), stream_widths, seed=9).eval()
+    assert not same(other(*windows()), joined(*windows()))
+    other.load_state_dict(joined.state_dict())
+    assert same(other(*windows()), joined(*windows()))
+
+
+def test_one_task_joined_is_itself(separate, windows):
+    joined = ProgressiveHead.from_separate({"au": separate["au"]}).eval()
+    assert same(joined(*windows()), separate["au"].eval()(*windows()))
+
+
+def test_joined_heads_may_differ_in_width(separate, windows, config_of, widths):
+    config = dataclasses.replace(config_of(tasks=("au",)), width=24, temporal="gru")
+    heads = {"va": separate["va"], "au": build_head(config, widths)}
+    joined = ProgressiveHead.from_separate(heads).eval()
+    assert same(joined(*windows()), {task: head.eval()(*windows())[task] for task, head in heads.items()})

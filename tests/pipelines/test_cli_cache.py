@@ -1,0 +1,190 @@
+"""`mtl cache`: what it prints, its exit codes, and that it works without torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from typer.testing import CliRunner, Result
+
+from cache.frames import conform, frames_digest, write_frames
+from cache.identity import StreamIdentity, bytes_digest
+from cache.store import Cache
+from pipelines.cli.cache import app
+
+NUM_ROWS = 24
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with mtl.toml, faces, frames and a cache with the stream `expr`, row 3 failed."""
+    (tmp_path / "mtl.toml").write_text('[data]\nfaces = "faces"\n[backbones.expr]\nmodel = "vit_tiny"\n')
+    paths = [f"v/{row:05d}.jpg" for row in range(NUM_ROWS)]
+    frames = conform(pl.DataFrame({"video": "v", "frame": range(NUM_ROWS), "path": paths, "split": "train"}), "t")
+    write_frames(frames, tmp_path / "frames.parquet")
+    (tmp_path / "faces/v").mkdir(parents=True)
+    for row, path in enumerate(paths):
+        (tmp_path / "faces" / path).write_bytes(bytes([row]))
+    identity = StreamIdentity(
+        backbone="vit_tiny",
+        weights="0123456789abcdef" * 2,
+        preprocessing={"size_px": 112, "mean": [0.5, 0.5, 0.5]},
+        pooling="token",
+        dtype="float16",
+        view="base",
+        frames=frames_digest(frames),
+        num_frames=NUM_ROWS,
+        width=4,
+    )
+    stream = Cache.open(tmp_path / "cache.zarr", create=True).create("expr", identity, 10, {"precision": "bfloat16"})
+    digests = np.stack([np.frombuffer(bytes_digest(bytes([row])), np.uint8) for row in range(NUM_ROWS)])
+    for shard in range(stream.num_shards):
+        start, stop = stream.rows(shard)
+        failed = {3: "[red] not an image"} if shard == 0 else {}
+        stream.write_shard(shard, np.ones((stop - start, 4), np.float16), digests[start:stop], failed)
+    return tmp_path
+
+
+def mtl_cache(project: Path, *words: str, **options: str) -> Result:
+    return CliRunner().invoke(app, [*words, "--config", str(project / "mtl.toml")], **options)
+
+
+def flip(project: Path, shard: int) -> Path:
+    path = project / f"cache.zarr/expr/base/embedding/c/{shard}/0"
+    data = bytearray(path.read_bytes())
+    data[1] ^= 1
+    path.write_bytes(data)
+    return path
+
+
+def mark(project: Path, shard: int) -> Path:
+    return project / f"cache.zarr/expr/base/embedding/marks/{shard:08d}.json"
+
+
+def test_ls(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    printed = mtl_cache(project, "ls").stdout
+    assert all(word in printed for word in ("expr", "base", "24", "100.0%", "float16", "train 95.8%"))
+    (stream,) = json.loads(mtl_cache(project, "ls", "--json").stdout)
+    assert stream["coverage"] == {"train": [23, 24]}
+    assert (stream["num_rows"], stream["num_done"], stream["num_failed"]) == (24, 24, 1)
+    (project / "frames.parquet").unlink()
+    assert json.loads(mtl_cache(project, "ls", "--json").stdout)[0]["coverage"] is None
+
+
+def test_ls_of_an_empty_cache(project: Path) -> None:
+    Cache.open(project / "cache.zarr").remove("expr")
+    assert "no streams yet; `mtl extract` makes them" in mtl_cache(project, "ls").stdout
+
+
+def test_ls_names_a_damaged_stream(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    (project / "cache.zarr/expr/base/zarr.json").write_text("{")
+    assert "damaged metadata" in mtl_cache(project, "ls").stdout
+
+
+def test_info(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    printed = mtl_cache(project, "info", "expr").stdout
+    for text in ("vit_tiny", "0123456789abcdef" * 2, "size_px", "[0.5, 0.5, 0.5]", "bfloat16", "row 3: [red] not an"):
+        assert text in printed
+    (stream,) = json.loads(mtl_cache(project, "info", "expr", "--json").stdout)
+    assert stream["failed"] == {"3": "[red] not an image"}
+
+
+def test_verify_whole(project: Path) -> None:
+    result = mtl_cache(project, "verify")
+    assert result.exit_code == 0
+    assert "1 streams, all whole" in result.stdout
+
+
+def test_verify_finds_and_changes_nothing(project: Path) -> None:
+    flip(project, 1)
+    (project / "faces/v/00020.jpg").write_bytes(b"new")
+    result = mtl_cache(project, "verify", "expr")
+    assert result.exit_code == 1
+    assert "shard: shard 1: " in result.stdout
+    assert "face: face v/00020.jpg has changed since extraction" in result.stdout
+    assert result.stdout.count("type `mtl cache verify expr --repair`, then `mtl extract --backbone expr`") == 1
+    assert all(mark(project, shard).exists() for shard in range(3))
+    document = json.loads(mtl_cache(project, "verify", "--no-faces", "--json").stdout)
+    assert [(each["kind"], each["shard"]) for each in document["damages"]] == [("shard", 1)]
+
+
+def test_verify_repairs(project: Path) -> None:
+    flip(project, 1)
+    result = mtl_cache(project, "verify", "--repair")
+    assert result.exit_code == 1
+    assert "1 shards unmarked; `mtl extract` redoes them" in result.stdout
+    assert [mark(project, shard).exists() for shard in range(3)] == [True, False, True]
+    again = mtl_cache(project, "verify", "--repair", "--json")
+    assert again.exit_code == 1  # still incomplete
+    assert json.loads(again.stdout)["repaired_shards"] == 0
+
+
+def test_verify_without_faces_says_so(project: Path) -> None:
+    (project / "faces").rename(project / "moved")
+    result = mtl_cache(project, "verify")
+    assert result.exit_code == 0
+    assert "faces are not checked" in result.stderr
+    result = mtl_cache(project, "verify", "--faces")
+    assert isinstance(result.exception, ValueError)
+    assert "leave out --faces" in str(result.exception)
+
+
+def test_repair_leaves_streams_with_damaged_metadata_alone(project: Path) -> None:
+    (project / "cache.zarr/expr/base/zarr.json").write_text("{")
+    result = mtl_cache(project, "verify", "--repair")
+    assert result.exit_code == 1
+    assert "type `mtl cache rm expr`, then `mtl extract --backbone expr`" in result.stdout
+
+
+def test_rm(project: Path) -> None:
+    result = mtl_cache(project, "rm", "expr")
+    assert isinstance(result.exception, ValueError)
+    assert "add --yes" in str(result.exception)
+    assert Cache.open(project / "cache.zarr").streams() == [("expr", "base")]
+    assert mtl_cache(project, "rm", "expr", "--yes").exit_code == 0
+    assert Cache.open(project / "cache.zarr").streams() == []
+
+
+def test_rm_asks_at_a_terminal(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.cli.cache._is_terminal", lambda: True)
+    assert mtl_cache(project, "rm", "expr", input="n\n").exit_code == 1
+    assert Cache.open(project / "cache.zarr").streams() == [("expr", "base")]
+    assert mtl_cache(project, "rm", "expr", input="y\n").exit_code == 0
+    assert Cache.open(project / "cache.zarr").streams() == []
+
+
+@pytest.mark.parametrize(
+    "command", [("info", "va"), ("verify", "va"), ("rm", "va", "--yes"), ("info", "expr", "--view", "x")]
+)
+def test_a_stream_that_is_not_there(project: Path, command: tuple[str, ...]) -> None:
+    result = mtl_cache(project, *command)
+    assert isinstance(result.exception, ValueError)
+    assert r"there: expr (view base)" in str(result.exception)
+
+
+def test_the_configuration_is_read_with_overrides(project: Path) -> None:
+    result = mtl_cache(project, "ls", "--set", "cache.path=other.zarr")
+    assert "other.zarr: there is no cache here" in str(result.exception)
+
+
+def test_no_torch_is_imported(project: Path) -> None:
+    code = (
+        "import sys\nfrom pipelines.cli.cache import app\n"
+        f"app(['verify', '--config', {str(project / 'mtl.toml')!r}], standalone_mode=False)\n"
+        "sys.exit('torch' in sys.modules or 'timm' in sys.modules)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("command", ["ls", "info", "verify", "rm"])
+def test_help_has_examples(command: str) -> None:
+    assert f"mtl cache {command}" in CliRunner().invoke(app, [command, "--help"]).stdout
