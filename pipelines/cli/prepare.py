@@ -1,0 +1,81 @@
+"""`mtl prepare`: annotations and faces become the frames table, with one page of findings."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.options import CONFIG, ConfigOption, JsonOption
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(prepare)
+
+
+def prepare(
+    train: Annotated[Path | None, typer.Option(help="Annotation of the training rows (s-Aff-Wild2 file).")] = None,
+    val: Annotated[Path | None, typer.Option(help="Annotation of the validation rows.")] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="Annotation of the test rows, or the challenge's test list.")
+    ] = None,
+    tracks: Annotated[Path | None, typer.Option(help="Folder of VA_..., EXPR_... and AU_... (Aff-Wild2).")] = None,
+    table: Annotated[Path | None, typer.Option(help="CSV or Parquet with image, split and label columns.")] = None,
+    faces: Annotated[
+        Path | None, typer.Option(help="Folder of face crops; default: \\[data] faces of mtl.toml.")
+    ] = None,
+    subjects: Annotated[Path | None, typer.Option(help="CSV with the header video,subject.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Table to write; default: \\[data] frames of mtl.toml.")] = None,
+    context: Annotated[bool, typer.Option(help="Add faces that no annotation names, as temporal context.")] = False,
+    check_faces: Annotated[bool, typer.Option(help="Decode every face, or only look whether it is there.")] = True,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on errors or warnings.")] = False,
+    config: ConfigOption = CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Read annotations, check them and the faces, write the frames table.
+
+    Without any annotation the faces alone become rows, for prediction. The
+    table is written even when there are findings; a bad row in an annotation
+    stops with exit code 2 and writes nothing.
+
+    \b
+    Examples:
+      mtl prepare --train train_set.txt --val val_set.txt --test test_set.txt
+      mtl prepare --tracks "6th ABAW Annotations" --faces cropped_aligned
+      mtl prepare --table labels.csv --subjects subjects.csv --out frames.parquet
+      mtl prepare --faces my_faces --out my_faces.parquet --json
+    """
+    from rich.console import Console
+
+    from cache.frames import write_frames
+    from extract.findings import examine
+    from extract.gather import Sources, check_replaced, gather
+    from pipelines.findings_page import print_findings
+    from pipelines.progress import progress
+
+    faces, out = _places(config, faces, out)
+    given = {"train": train, "val": val, "test": test}
+    annotations = {split: path for split, path in given.items() if path is not None}
+    frames, about = gather(
+        Sources(faces=faces, annotations=annotations, tracks=tracks, table=table, subjects=subjects, context=context)
+    )
+    with progress("Checking faces", frames.height, "faces") as advance:
+        findings = examine(frames, faces, advance, open_faces=check_faces, extra=(*about, *check_replaced(frames, out)))
+    write_frames(frames, out)
+    if as_json:
+        typer.echo(json.dumps({"frames": str(out), **findings.to_json()}, indent=2))
+    else:
+        print_findings(findings, Console(highlight=False))
+        typer.echo(f"\n{out}: {frames.height:,} rows written")
+    if strict and findings.num_of("error") + findings.num_of("warning"):
+        raise typer.Exit(1)
+
+
+def _places(config: Path, faces: Path | None, out: Path | None) -> tuple[Path, Path]:
+    """Faces folder and frames table; mtl.toml is read only for what was not given."""
+    if faces is not None and out is not None:
+        return faces, out
+    from pipelines.config import read_config
+
+    settings = read_config(config)
+    return faces or settings.at(settings.data.faces), out or settings.at(settings.data.frames)
