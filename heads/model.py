@@ -65,7 +65,8 @@ class ProgressiveHead(nn.Module):
         """Joins copies of `heads`, {task: a head with that task}; the heads themselves stay as they are."""
         for task, head in heads.items():
             assert set(head.outputs) == {task}, f"head {task!r} has the outputs {list(head.outputs)}"
-        return cls({task: copy.deepcopy(head) for task, head in heads.items()})
+        with torch.random.fork_rng(devices=[]):
+            return cls({task: copy.deepcopy(head) for task, head in heads.items()})
 
     def set_trunks_frozen(self, frozen: bool) -> None:
         """Frozen trunks get no gradient; outputs and exchange always learn."""
@@ -92,9 +93,10 @@ def build_head(config: HeadConfig, stream_widths: Mapping[str, int], seed: int |
         ValueError: an unknown name, or sizes that do not go together.
     """
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
-    with torch.device("meta"):  # no draw from the global generator, and none made in vain
+    # Torch's own draws are thrown away. Building on the device "meta" would spare them, but imports torch's compiler:
+    # 5 s of CPU time, longer than many a head trains.
+    with torch.random.fork_rng(devices=[]):
         head = Head(config, stream_widths)
-    head.to_empty(device="cpu")
     initialise(head, generator)
     return head
 
@@ -105,9 +107,10 @@ def build_progressive(
     """A joined head for {task: {stream: Di}}, to load a state dict into; `config` is that of the separate heads."""
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
     configs = {task: replace(config, tasks=(cast(Task, task),)) for task in stream_widths}
-    return ProgressiveHead(
-        {task: build_head(configs[task], widths, generator) for task, widths in stream_widths.items()}
-    )
+    with torch.random.fork_rng(devices=[]):
+        return ProgressiveHead(
+            {task: build_head(configs[task], widths, generator) for task, widths in stream_widths.items()}
+        )
 
 
 def check(config: HeadConfig, stream_widths: Mapping[str, int]) -> None:

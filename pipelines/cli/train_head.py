@@ -1,0 +1,70 @@
+"""`mtl train-head`: trains one strategy on cached embeddings."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="train-head")(train_head)
+
+
+def train_head(
+    fusion: Annotated[str, typer.Option(help="concat, sum, gated or attention.")] = "",
+    temporal: Annotated[str, typer.Option(help="none, gru, lstm, tcn or transformer.")] = "",
+    tasks: Annotated[str, typer.Option(help="va, expr, au or several, comma separated.")] = "",
+    streams: Annotated[str, typer.Option(help="all, own (backbones made for the task), or names.")] = "",
+    method: Annotated[str, typer.Option(help="separate, joint or progressive.")] = "",
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, data order and dropout.")] = None,
+    fold: Annotated[int | None, typer.Option(help="Train and val pooled, cut by video; scored on this fold.")] = None,
+    name: Annotated[str, typer.Option(help="Name of the run folder; default: from the strategy.")] = "",
+    runs: Annotated[Path | None, typer.Option(help="Where run folders go; default: from mtl.toml.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Train again although the run is there.")] = False,
+    config: ConfigOption = CONFIG,
+    set_: SetOption = None,
+    device: DeviceOption = "auto",
+    json_output: JsonOption = False,
+) -> None:
+    """Train one head on cached embeddings, and write a run folder.
+
+    What is not given comes from mtl.toml. The best epoch is chosen on one set of rows and scored once on another; both
+    scores are shown. The same strategy on the same data is not trained twice.
+
+    Examples:
+
+        mtl train-head --fusion attention --temporal tcn
+
+        mtl train-head --tasks expr,au --streams own --method progressive --seed 1
+
+        mtl train-head --set train.lr=0.0003 --set loss.au_loss=asymmetric --name asymmetric
+    """
+    from pipelines.config import read_config
+    from pipelines.run import train_or_find
+    from pipelines.strategy import strategy_of
+    from pipelines.training_view import print_result, training_progress
+
+    given: dict[str, Any] = {
+        "fusion": fusion or None,
+        "temporal": temporal or None,
+        "tasks": words(tasks),
+        "streams": streams if streams in ("all", "own") else words(streams),
+        "method": method or None,
+        "seed": seed,
+        "fold": fold,
+    }
+    settings = read_config(config, set_ or ())
+    chosen = {key: value for key, value in given.items() if value is not None}
+    strategy = strategy_of(settings).replace(chosen, "mtl train-head")
+    with training_progress() as watch:
+        run = train_or_find(settings, strategy, device, folder=runs, name=name, force=force, watch=watch)
+    if run.found and not json_output:
+        typer.echo("this strategy was trained on these data before; --force trains it again", err=True)
+    print_result(run.folder, run.manifest, run.metrics, as_json=json_output)
+
+
+def words(text: str) -> list[str] | None:
+    """The comma separated words of an option; None where it was not given."""
+    return [word.strip() for word in text.split(",") if word.strip()] or None

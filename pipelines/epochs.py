@@ -1,0 +1,87 @@
+"""Epochs of one training: what each one said, and the keeper of the best. N frames.
+
+The best epoch's weights are copied the moment they earn their score: what is saved is what was measured.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from pipelines.predict import Predictions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """One epoch of one model: mean training losses, and the score of each task on the rows that choose.
+
+    `epoch` 0 is the model before its first step. `best` says that it is the best so far.
+    """
+
+    model: str
+    epoch: int
+    num_epochs: int
+    lr: float
+    losses: dict[str, float]
+    scores: dict[str, float]
+    best: bool
+    duration_s: float
+
+    @property
+    def p(self) -> float:
+        """Sum of the tasks' scores: P where the model has all three."""
+        return sum(self.scores.values())
+
+
+Watch = Callable[[Epoch], None]
+ShouldStop = Callable[[Epoch], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """The best epoch, what it predicted of the rows that choose, and all epochs."""
+
+    epoch: int
+    predictions: Predictions
+    history: tuple[Epoch, ...]
+
+
+class Keeper:
+    """Holds the best epoch: its weights as of its evaluation, and its predictions."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.history: list[Epoch] = []
+        self.best: Epoch | None = None
+        self.num_since_best = 0
+        self._state: dict[str, Tensor] = {}
+        self._predictions: Predictions | None = None
+
+    def offer(self, note: Epoch, predictions: Predictions, *, patient: bool) -> Epoch:
+        """Records an epoch; copies the weights now, before another step can change them, if it is the best.
+
+        A `patient` epoch does not count against the patience.
+        """
+        self.num_since_best += 0 if patient else 1
+        if self.best is None or note.p > self.best.p:
+            note = dataclasses.replace(note, best=True)
+            self.best, self.num_since_best, self._predictions = note, 0, predictions
+            self._state = {key: value.detach().clone() for key, value in self.model.state_dict().items()}
+        self.history.append(note)
+        return note
+
+    def diverged(self, name: str, epoch: int, lr: float) -> None:
+        """Training broke down; that is an error only if nothing was scored before."""
+        if self.best is None:
+            raise ValueError(
+                f"{name}: the loss or the predictions are no finite numbers in epoch {epoch}; lower train.lr (now {lr})"
+            )
+
+    def restore(self) -> Fitted:
+        """Puts the best epoch's weights back into the model."""
+        assert self.best is not None
+        assert self._predictions is not None
+        self.model.load_state_dict(self._state)
+        self.model.eval()
+        return Fitted(epoch=self.best.epoch, predictions=self._predictions, history=tuple(self.history))

@@ -1,0 +1,150 @@
+"""`mtl train-head` and `mtl evaluate`: what they print, their JSON, and their one-line errors."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS
+from cache.store import Cache
+from pipelines.cli import app, main
+
+KEYS = {
+    "P",
+    "va.ccc_valence",
+    "va.ccc_arousal",
+    "va.ccc_mean",
+    "expr.f1_macro",
+    "au.f1_mean",
+    *(f"expr.f1.{name}" for name in EXPRESSIONS),
+    *(f"au.f1.{name}" for name in ACTION_UNITS),
+    *(f"num_frames.{task}" for task in TASKS),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(made, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("project")
+    made.write(folder)
+    return folder
+
+
+@pytest.fixture
+def mtl(folder, monkeypatch):
+    """Runs `mtl` in the project's folder; a user's error comes back as it is."""
+    monkeypatch.chdir(folder)
+
+    def call(*words: str):
+        result = CliRunner().invoke(app, list(words), env={"COLUMNS": "200"})
+        if isinstance(result.exception, ValueError):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    return call
+
+
+def test_train_head_prints_both_scores_apart_and_the_run(mtl, folder):
+    said = mtl("train-head", "--name", "plain")
+    assert "selection" in said
+    assert "held out" in said
+    assert "run: runs/plain" in said
+    assert (folder / "runs" / "plain" / "run.json").exists()
+    again = mtl("train-head", "--name", "plain")
+    assert said.splitlines()[:8] == again.splitlines()[:8]
+
+
+def test_train_head_takes_its_choices_from_options(mtl, folder):
+    options = {"fusion": "gated", "temporal": "gru", "tasks": "va,au", "streams": "va,au", "method": "progressive"}
+    words = [word for key, value in options.items() for word in (f"--{key}", value)]
+    said = json.loads(mtl("train-head", *words, "--seed", "4", "--set", "train.epochs=1", "--runs", "other", "--json"))
+    manifest = json.loads((folder / said["run"] / "run.json").read_text())
+    chosen = {key: manifest["strategy"][key] for key in (*options, "seed", "epochs")}
+    expected = options | {"tasks": ["va", "au"], "streams": ["va", "au"], "seed": 4, "epochs": 1}
+    assert chosen == expected
+    assert said["run"].startswith("other/gated-gru-progressive-va-au-s4-")
+    assert said["select"]["P"] == said["select"]["va.ccc_mean"] + said["select"]["au.f1_mean"]
+    assert said["epoch"].keys() == {"joint"}
+
+
+def test_train_head_json_has_the_stable_keys(mtl):
+    said = json.loads(mtl("train-head", "--json"))
+    assert set(said["select"]) >= KEYS
+    assert set(said["report"]) >= KEYS
+
+
+def test_evaluate_prints_and_repeats_the_scores(mtl):
+    trained = json.loads(mtl("train-head", "--name", "first", "--json"))
+    evaluated = json.loads(mtl("evaluate", "runs/first", "--split", "val", "--json"))
+    assert set(evaluated) >= KEYS
+    assert {key: evaluated[key] for key in KEYS} == {key: trained["select"][key] for key in KEYS}
+    said = mtl("evaluate", "first", "--split", "val")
+    assert f"{evaluated['P']:.4f}" in said
+    assert "AU26" in said
+    assert "Surprise" in said
+    assert "no held-out score: 120 of these frames" in said
+    assert "no held-out score" not in mtl("evaluate", "first", "--split", "test")
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["train-head", "--fusion", "sums"], "fusion: unknown name 'sums'; known: concat"),
+        (["train-head", "--method", "jiont"], "mtl train-head method: expected one of"),
+        (["train-head", "--tasks", "va,emotion"], "mtl train-head tasks"),
+        (["train-head", "--streams", "va,clip"], "unknown stream 'clip'"),
+        (["train-head", "--set", "train.lrr=1"], "unknown key 'lrr' .did you mean 'lr'"),
+        (["train-head", "--set", "train.epochs=0"], "epochs = 0 must be at least 1"),
+        (["train-head", "--fold", "9"], "fold 9 of 5"),
+        (["train-head", "--device", "gpu"], "--device gpu"),
+        (["train-head", "--config", "none.toml"], "mtl init"),
+        (["evaluate", "nothing"], "no finished run"),
+        (["evaluate", "first", "--split", "dev"], "unknown split"),
+    ],
+)
+def test_errors_are_one_line(mtl, words, error):
+    mtl("train-head", "--name", "first")
+    with pytest.raises(ValueError, match=error) as caught:
+        mtl(*words)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_stream_names_the_command(mtl, made, tmp_path):
+    made.write(tmp_path)
+    Cache.open(tmp_path / "cache.zarr").remove("au")
+    with pytest.raises(ValueError, match="mtl extract --backbone au"):
+        mtl("train-head", "--config", str(tmp_path / "mtl.toml"))
+
+
+def test_an_error_is_exit_code_2_and_no_traceback(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["mtl", "evaluate", "nothing"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("mtl: error: ")
+
+
+@pytest.mark.parametrize("command", ["train-head", "evaluate"])
+def test_help_has_examples(command):
+    said = CliRunner().invoke(app, [command, "--help"]).stdout
+    assert "Examples" in said
+    assert f"mtl {command}" in said
+
+
+@pytest.mark.slow
+def test_training_does_not_import_the_compiler(folder):
+    """torch.optim and modules on the device meta import torch._dynamo and sympy: 5 s of CPU before the first step."""
+    code = """
+import sys
+from pipelines.cli import app
+app(["train-head", "--name", "lean", "--json"], standalone_mode=False)
+assert "torch" in sys.modules
+print([name for name in ("torch._dynamo", "sympy", "timm", "optuna") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
