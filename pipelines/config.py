@@ -81,7 +81,10 @@ class TrainConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneConfig:
-    """How `mtl finetune` trains a backbone; `size_px` 0 keeps the model's own input size."""
+    """How `mtl finetune` trains a backbone; `size_px` 0 keeps the model's own input size.
+
+    `precision` "auto" measures, on a CPU, whether bfloat16 pays; name one where a run must repeat another's numbers.
+    """
 
     size_px: int = 0
     epochs: int = 10
@@ -96,6 +99,7 @@ class FinetuneConfig:
     patience: int = 4
     seed: int = 0
     init: Literal["pretrained", "random"] | str = "pretrained"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,50 @@
+"""`mtl search`: every strategy of a grid, trained over the cache, ranked, and reported."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="search")(search)
+
+
+def search(
+    grid: Annotated[Path, typer.Option("--grid", help="The grid of strategies; `mtl init` writes examples to grids/.")],
+    study: Annotated[Path | None, typer.Option(help="The study's folder; default: studies/NAME OF THE GRID.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show trials, time and memory; run nothing.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed trials again.")] = False,
+    limit: Annotated[int | None, typer.Option(min=0, help="Run at most so many trials now.")] = None,
+    config: ConfigOption = CONFIG,
+    set_: SetOption = None,
+    device: DeviceOption = "auto",
+    json_output: JsonOption = False,
+) -> None:
+    """Train every strategy of a grid, rank them, and write a leaderboard and a report page.
+
+    Finished trials are never run again: the same command goes on where it was stopped, and a grid that has grown runs
+    only what is new. Strategies are ranked by the score they were chosen on; the held-out score stands apart.
+    Exit code 1 when a trial failed.
+
+    Examples:
+
+        mtl search --grid grids/joint.toml --dry-run
+
+        mtl search --grid grids/joint.toml
+
+        mtl search --grid grids/temporal.toml --study studies/windows --set train.epochs=40
+    """
+    from pipelines.config import read_config
+    from pipelines.search_command import dry_run as preview
+    from pipelines.search_command import run_search
+
+    settings = read_config(config, set_ or ())
+    if dry_run:
+        preview(settings, grid, study, device, retry_failed=retry_failed, limit=limit, as_json=json_output)
+        return
+    code = run_search(settings, grid, study, device, retry_failed=retry_failed, limit=limit, as_json=json_output)
+    if code:
+        raise typer.Exit(code)

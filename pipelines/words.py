@@ -1,0 +1,128 @@
+"""How fields, values, tasks and splits are called in tables and reports: words for readers, not names from the code."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+FIELD_WORDS = {
+    "tasks": "tasks",
+    "streams": "streams",
+    "temporal": "temporal encoder",
+    "num_heads": "attention heads",
+    "kernel": "kernel (steps)",
+    "va_loss": "VA loss",
+    "expr_loss": "EXPR loss",
+    "au_loss": "AU loss",
+    "va_weight": "VA weight",
+    "expr_weight": "EXPR weight",
+    "au_weight": "AU weight",
+    "window": "window (steps)",
+    "stride": "stride (steps)",
+    "max_gap": "longest gap (frames)",
+    "batch_windows": "windows a batch",
+    "lr": "learning rate",
+    "focal_gamma": "focal γ",
+    "asymmetric_gamma_positive": "asymmetric γ, positives",
+    "asymmetric_gamma_negative": "asymmetric γ, negatives",
+    "asymmetric_clip": "asymmetric margin",
+    "grad_clip": "gradient clip",
+}
+SHORT_WORDS = {"temporal": "temporal", "num_heads": "heads", "window": "window", "stride": "stride", "kernel": "kernel"}
+VALUE_WORDS = {
+    "gru": "GRU",
+    "lstm": "LSTM",
+    "tcn": "TCN",
+    "ccc": "CCC",
+    "mse": "MSE",
+    "ccc+mse": "CCC + MSE",
+    "bce": "cross-entropy",
+    "cross_entropy": "cross-entropy",
+}
+# Fields that say something only beside certain values of others: shown as "–" elsewhere.
+CONCERNS: dict[str, tuple[tuple[str, tuple[Any, ...]], ...]] = {
+    "num_heads": (("temporal", ("transformer",)), ("fusion", ("attention",))),
+    "kernel": (("temporal", ("tcn",)),),
+    "depth": (("temporal", ("gru", "lstm", "tcn", "transformer")),),
+    "frozen_epochs": (("method", ("progressive",)),),
+    "focal_gamma": (("expr_loss", ("focal",)),),
+    "asymmetric_gamma_positive": (("au_loss", ("asymmetric",)),),
+    "asymmetric_gamma_negative": (("au_loss", ("asymmetric",)),),
+    "asymmetric_clip": (("au_loss", ("asymmetric",)),),
+}
+TASK_WORDS = {"va": "VA", "expr": "EXPR", "au": "AU"}
+SCORE_WORDS = {
+    "P": "P",
+    "va.ccc_mean": "VA (mean CCC)",
+    "expr.f1_macro": "EXPR (macro F1)",
+    "au.f1_mean": "AU (mean F1)",
+}
+
+
+def field_words(name: str, short: bool = False) -> str:
+    """A strategy field's name for readers."""
+    if short and name in SHORT_WORDS:
+        return SHORT_WORDS[name]
+    return FIELD_WORDS.get(name, name.replace("_", " "))
+
+
+def value_words(field: str, value: Any) -> str:
+    """A strategy field's value for readers."""
+    if field == "tasks":
+        return task_words(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return " + ".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return VALUE_WORDS.get(value, str(value))
+
+
+def concerns(field: str, values: Mapping[str, Any]) -> bool:
+    """Whether `field` makes a difference to the strategy with these `values`."""
+    return field not in CONCERNS or any(values[other] in wanted for other, wanted in CONCERNS[field])
+
+
+def value_in(field: str, values: Mapping[str, Any]) -> str:
+    """The value of `field` among a strategy's `values`, or "–" where it makes no difference."""
+    return value_words(field, values[field]) if concerns(field, values) else "–"
+
+
+def task_words(tasks: Sequence[str]) -> str:
+    """ "VA + EXPR + AU"."""
+    return " + ".join(TASK_WORDS[task] for task in tasks)
+
+
+def strategy_words(values: Mapping[str, Any], varied: Sequence[str]) -> str:
+    """What sets a strategy apart: "fusion attention, temporal TCN"."""
+    told = [name for name in varied if concerns(name, values)]
+    named = [f"{field_words(name, short=True)} {value_words(name, values[name])}" for name in told]
+    return ", ".join(named) or "the strategy of mtl.toml"
+
+
+def split_words(split: Mapping[str, Any]) -> str:
+    """Who trained, who chose, who was scored, in one sentence a part."""
+    parts = {name: f"{split[name]['of']} ({_size(split[name])})" for name in ("train", "select", "report")}
+    return (
+        f"Heads were trained on {parts['train']}. Epochs and strategies were chosen on {parts['select']}. "
+        f"The held-out score is from {parts['report']}, which chose nothing."
+    )
+
+
+def _size(part: Mapping[str, Any]) -> str:
+    return f"{part['videos']:,} videos, {part['frames']:,} frames"
+
+
+def counted(number: int, thing: str) -> str:
+    """ "1 trial", "1,204 trials"."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def duration_words(seconds: float) -> str:
+    """ "40 s", "3 min 20 s", "2 h 5 min"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    hours, minutes_left = divmod(minutes, 60)
+    return f"{hours} h {minutes_left} min" if hours else f"{minutes} min {rest} s"

@@ -1,0 +1,144 @@
+"""Made frames and a trainer that only pretends, for tests of the search; run as a script it searches until killed."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from cache.frames import conform, frames_digest, labels_digest
+from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS
+from extract.config import BackboneConfig
+from pipelines.config import Config
+from pipelines.grid import expand, parse_grid
+from pipelines.labels import labels_of
+from pipelines.metrics import Decisions, score
+from pipelines.splits import resolve_split
+from pipelines.strategy import Strategy, strategy_of
+from pipelines.study import Material, open_study, plan
+
+QUALITY = {"none": 0.9, "gru": 0.6, "lstm": 0.6, "tcn": 0.5, "transformer": 0.55}
+
+
+def make_config(**changes: Any) -> Config:
+    backbones = {name: BackboneConfig(model="test_vit2", tasks=(name,)) for name in TASKS}
+    return Config(backbones=backbones, **changes)
+
+
+def make_frames(num_videos: int = 12, num_frames: int = 60, seed: int = 0, prefix: str = "video ") -> pl.DataFrame:
+    """Videos in thirds of train, val and test; slow valence and arousal, expression and AUs that follow from them."""
+    generator = np.random.default_rng(seed)
+    tables = []
+    for index in range(num_videos):
+        number = np.cumsum(generator.integers(1, 6, num_frames))
+        steps = generator.normal(0, 0.12, (num_frames, 2)).cumsum(axis=0)
+        va = np.tanh(steps + generator.normal(0, 0.4, 2)).astype(np.float32)
+        angle = np.floor((np.arctan2(va[:, 1], va[:, 0]) + np.pi) / (2 * np.pi) * 7.999).astype(np.int8)
+        units = {name: (np.sin(va[:, 0] * (3 + k) + k) > 0.4).astype(np.int8) for k, name in enumerate(ACTION_UNITS)}
+        video = f"{prefix}{index:02d}"
+        table = pl.DataFrame(
+            {
+                "video": [video] * num_frames,
+                "frame": number,
+                "path": [f"{video}/{n:05d}.jpg" for n in number],
+                "split": [("train", "val", "test")[index % 3]] * num_frames,
+                "valence": va[:, 0],
+                "arousal": va[:, 1],
+                "expression": angle,
+                **units,
+            }
+        )
+        unlabelled = pl.Series(generator.random(num_frames) < 0.4)
+        tables.append(
+            table.with_columns(pl.when(unlabelled).then(None).otherwise(pl.col("expression")).alias("expression"))
+        )
+    return conform(pl.concat(tables), "made frames")
+
+
+def make_material(frames: pl.DataFrame, config: Config, folds: tuple[int, ...] = (-1,)) -> Material:
+    streams = {name: {"identity": f"identity of {name}", "width": 64, "backbone": "test_vit2"} for name in TASKS}
+    return Material(
+        frames=frames_digest(frames),
+        labels=labels_digest(frames),
+        num_rows=len(frames),
+        streams=streams,
+        splits={fold: resolve_split(frames, config.split, fold).description for fold in folds},
+    )
+
+
+def make_grid(document: dict[str, Any], path: str = "grids/made.toml") -> Any:
+    return parse_grid(document, Path(path), text="# a grid\n")
+
+
+def make_trainer(
+    frames: pl.DataFrame, config: Config, before: Callable[[Strategy], None] = lambda strategy: None
+) -> Any:
+    """A trainer whose runs have predictions as good as `QUALITY` of the temporal encoder says."""
+
+    def trainer(strategy: Strategy, folder: Path, advance: Callable[[int], None]) -> None:
+        before(strategy)
+        advance(1)
+        write_run(folder, strategy, frames, config)
+
+    return trainer
+
+
+def write_run(folder: Path, strategy: Strategy, frames: pl.DataFrame, config: Config) -> None:
+    split = resolve_split(frames, config.split, strategy.train.fold)
+    generator = np.random.default_rng([int(strategy.digest, 16) % 2**32, strategy.train.seed])
+    tables, metrics = [], {}
+    for part in ("select", "report"):
+        rows = frames.filter(getattr(split, part))
+        decisions = pretend(rows, QUALITY[strategy.head.temporal], generator)
+        metrics[part] = score(decisions, labels_of(rows), strategy.head.tasks)
+        tables.append(as_table(rows, decisions, part, strategy.head.tasks))
+    folder.mkdir(parents=True)
+    pl.concat(tables).write_parquet(folder / "predictions.parquet")
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "run.json").write_text(json.dumps({"seconds": 1.5}))
+
+
+def pretend(rows: pl.DataFrame, noise: float, generator: np.random.Generator) -> Decisions:
+    labels = labels_of(rows)
+    va = labels.va + generator.normal(0, noise * 0.5, labels.va.shape)
+    wrong = generator.random(len(rows)) < noise * 0.6
+    expression = np.where(wrong, generator.integers(0, len(EXPRESSIONS), len(rows)), labels.expr)
+    flipped = generator.random(labels.au.shape) < noise * 0.35
+    return Decisions(va=va, expression=expression, action_units=np.where(flipped, 1 - labels.au, labels.au).astype(int))
+
+
+def as_table(rows: pl.DataFrame, said: Decisions, part: str, tasks: tuple[str, ...]) -> pl.DataFrame:
+    columns: dict[str, Any] = {"part": [part] * len(rows)}
+    if "va" in tasks:
+        columns |= {"valence": said.va[:, 0], "arousal": said.va[:, 1]}
+    if "expr" in tasks:
+        columns["expression"] = said.expression.astype(np.int8)
+    if "au" in tasks:
+        columns |= {name: said.action_units[:, k].astype(np.int8) for k, name in enumerate(ACTION_UNITS)}
+    return rows.select("video", "frame").with_columns(**{name: pl.Series(values) for name, values in columns.items()})
+
+
+def main(folder: Path, seconds: float) -> None:
+    """Searches 12 trials in `folder`, each taking `seconds`, printing a line at the start of each."""
+    from pipelines.record import Record
+    from pipelines.search import run_trials
+
+    frames, config = make_frames(), make_config()
+    grid = make_grid({"product": {"seed": list(range(12))}})
+    material = make_material(frames, config)
+    trials = plan(expand(grid, strategy_of(config)), config, material)
+
+    def before(strategy: Strategy) -> None:
+        print(f"{strategy.head.temporal} {strategy.train.seed}", flush=True)
+        time.sleep(seconds)
+
+    with open_study(folder, grid, material, trials) as study:
+        run_trials(study, trials, make_trainer(frames, config, before), Record(study, grid.fields))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), float(sys.argv[2]))

@@ -1,0 +1,244 @@
+"""`mtl extract` from the outside: what it fills, prints and returns; and the names of devices."""
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import simplejpeg
+import torch
+
+from cache.frames import conform, write_frames
+from cache.store import Cache
+from cache.stream import Stream
+from extract.backbones import build_trainable, save_backbone
+from pipelines.cli import main
+from pipelines.device import resolve_device
+
+NUM_FACES = 30
+TOML = """
+[data]
+faces = "faces"
+[cache]
+shard_rows = 8
+[backbones.expr]
+model = "test_resnet"
+weights = "random"
+size_px = 32
+[backbones.va]
+model = "test_vit"
+weights = "backbones/va.safetensors"
+"""
+Result = tuple[int, str, str]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def mtl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], project: Path) -> Callable[..., Result]:
+    """Runs `mtl extract ARGUMENTS` in the project; gives the exit code, standard output and standard error."""
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*arguments: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["mtl", "extract", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        return int(stop.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """30 faces of 32 px, their frames table, and two backbones: one random, one from a file of ours."""
+    generator = np.random.default_rng(0)
+    rows = [(f"v{index % 2}", index, f"v{index % 2}/{index:05d}.jpg") for index in range(NUM_FACES)]
+    for _, _, path in rows:
+        face = tmp_path / "faces" / path
+        face.parent.mkdir(parents=True, exist_ok=True)
+        face.write_bytes(simplejpeg.encode_jpeg(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)))
+    frames = conform(pl.DataFrame(rows, schema=["video", "frame", "path"], orient="row"), "test")
+    write_frames(frames, tmp_path / "frames.parquet")
+    (tmp_path / "mtl.toml").write_text(TOML)
+    module, preprocessing = build_trainable("test_vit", 2, 32, "random", seed=4)
+    save_backbone(tmp_path / "backbones/va.safetensors", module.backbone, "test_vit", preprocessing, {})
+    return tmp_path
+
+
+def streams(project: Path) -> list[str]:
+    return [name for name, _ in Cache.open(project / "cache.zarr").streams()]
+
+
+def one_error(result: Result) -> str:
+    """The text of a run that must have failed with one line and nothing else."""
+    code, out, err = result
+    assert (code, out) == (2, "")
+    assert err.startswith("mtl: error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_all_backbones(mtl: Callable[..., Result], project: Path) -> None:
+    code, out, err = mtl()
+    assert (code, err) == (0, "")
+    assert out.startswith("30 faces into 2 streams (expr, va) in ")
+    assert "faces/s" in out
+    cache = Cache.open(project / "cache.zarr")
+    assert cache.stream("expr").read().shape == (NUM_FACES, 96)
+    assert cache.stream("va").read().shape == (NUM_FACES, 64)
+    assert cache.stream("va").identity.preprocessing["size_px"] == 32
+    assert mtl() == (0, "30 faces were in 2 streams (expr, va) already\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["--backbone", "va"], ["va"]),
+        (["--backbone", "va,expr"], ["expr", "va"]),
+        (["--backbone", "va", "--backbone", "expr", "--backbone", "va"], ["expr", "va"]),
+    ],
+)
+def test_some_backbones(mtl: Callable[..., Result], project: Path, arguments: list[str], wanted: list[str]) -> None:
+    assert mtl(*arguments, "--batch-size", "7", "--threads", "1", "--precision", "bfloat16", "--device", "cpu")[0] == 0
+    assert streams(project) == wanted
+    assert Cache.open(project / "cache.zarr").stream(wanted[0]).provenance["precision"] == "bfloat16"
+
+
+def test_json(mtl: Callable[..., Result], project: Path) -> None:
+    (project / "faces/v0/00004.jpg").write_bytes(b"")
+    code, out, err = mtl("--json", "--backbone", "expr")
+    assert (code, err) == (1, "")
+    document = json.loads(out)
+    assert document.pop("seconds") > 0
+    assert document.pop("faces_per_s") > 0
+    failed = [{"video": "v0", "frame": 4, "path": "v0/00004.jpg", "reason": "empty file"}]
+    assert document == {"streams": ["expr"], "num_done": 30, "num_skipped": 0, "failed": failed}
+
+
+def test_failed_faces(mtl: Callable[..., Result], project: Path) -> None:
+    """Listed up to 20, exit code 1 unless allowed, told again, and redone once put right."""
+    whole = (project / "faces/v0/00000.jpg").read_bytes()
+    for index in range(25):
+        (project / f"faces/v{index % 2}/{index:05d}.jpg").write_bytes(whole[:-50] if index else b"GIF89a")
+    code, _, err = mtl("--backbone", "expr")
+    assert code == 1
+    assert err.startswith("25 faces failed:\n  v0/00000.jpg (video v0, frame 0): not an image\n")
+    assert err.count("damaged JPEG") == 19
+    assert "and 5 more" in err
+    assert "--allow-failed" in err
+    code, out, err = mtl("--backbone", "expr", "--allow-failed")
+    assert (code, out) == (0, "30 faces were in 1 stream (expr) already\n")
+    assert "25 faces failed" in err
+    for index in range(25):
+        (project / f"faces/v{index % 2}/{index:05d}.jpg").write_bytes(whole)
+    code, out, err = mtl("--backbone", "expr")
+    assert (code, err) == (0, "")
+    assert Cache.open(project / "cache.zarr").stream("expr").valid().all()
+
+
+def test_another_frame_list(mtl: Callable[..., Result], project: Path) -> None:
+    assert mtl("--backbone", "expr")[0] == 0
+    frames = pl.read_parquet(project / "frames.parquet")
+    write_frames(frames[:-1], project / "frames.parquet")
+    error = one_error(mtl("--backbone", "expr"))
+    assert "frame list (cached 30 frames, wanted 29)" in error
+    assert "mtl cache rm expr" in error
+
+
+def test_other_weights(mtl: Callable[..., Result], project: Path) -> None:
+    assert mtl("--backbone", "expr")[0] == 0
+    assert "differs in: weights" in one_error(mtl("--backbone", "expr", "--set", "backbones.expr.seed=1"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--backbone", "expt"], "--backbone expt: not in mtl.toml (did you mean 'expr'?); there: expr, va"),
+        (["--device", "tpu"], "--device tpu: expected auto, cpu, cuda or cuda:N"),
+        (["--config", "none.toml"], "none.toml: no such file"),
+        (["--set", "data.faces=none"], "none: no such folder of faces; set faces under [data]"),
+        (["--set", "data.frames=none.parquet"], "no frames table"),
+        (["--set", "backbones.expr.model=test_resnt"], "[backbones.expr]: timm has no model 'test_resnt'"),
+        (["--set", "backbones.va.weights=none.pt"], "none.pt: no such weights file"),
+        (["--set", "backbones.va.model=test_vit2"], "tensors match test_vit2"),
+        (["--set", "cache.path=faces"], "this is not an embedding cache"),
+    ],
+)
+def test_one_line_errors(mtl: Callable[..., Result], arguments: list[str], says: str) -> None:
+    assert says in one_error(mtl(*arguments))
+
+
+def test_no_backbones(mtl: Callable[..., Result], project: Path) -> None:
+    (project / "mtl.toml").write_text("")
+    assert "add a section [backbones.NAME]" in one_error(mtl())
+
+
+def test_a_pickle_that_would_run_code(mtl: Callable[..., Result], project: Path) -> None:
+    torch.save(Trap(str(project / "run")), project / "va.pt")
+    assert "could run code" in one_error(mtl("--set", "backbones.va.weights=va.pt"))
+    assert not (project / "run").exists()
+
+
+class Trap:
+    """Its pickle makes a folder when it is read."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (self.path,)
+
+
+def test_disk_full(mtl: Callable[..., Result], project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Stream.write_shard
+
+    def write_shard(stream: Stream, shard: int, *args: object) -> None:
+        if shard == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(stream.folder))
+        real(stream, shard, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stream, "write_shard", write_shard)
+        assert "No space left on device" in one_error(mtl("--backbone", "expr"))
+    code, out, _ = mtl("--backbone", "expr")
+    assert code == 0
+    assert out.startswith("14 faces into 1 stream (expr)")
+    assert "16 faces were in 1 stream (expr) already" in out
+
+
+def test_help_has_examples(mtl: Callable[..., Result]) -> None:
+    code, out, _ = mtl("--help")
+    assert code == 0
+    assert "Examples" in out
+    assert "mtl extract --backbone" in out
+
+
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_device("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto") == torch.device("cpu")
+    for name in ("cuda", "cuda:1"):
+        with pytest.raises(ValueError, match=f"--device {name}: PyTorch finds no CUDA GPU"):
+            resolve_device(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("auto") == resolve_device("cuda") == torch.device("cuda", 0)
+    assert resolve_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(ValueError, match="there are 2 GPUs here, cuda:0 to cuda:1"):
+        resolve_device("cuda:2")
+    for name in ("gpu", "cuda:", "cuda:x", "", "cpu:0"):
+        with pytest.raises(ValueError, match="expected auto, cpu, cuda or cuda:N"):
+            resolve_device(name)

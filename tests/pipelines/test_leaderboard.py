@@ -1,0 +1,231 @@
+"""The leaderboard: numbers worked by hand, ranks by the selection score alone, intervals over videos."""
+
+import json
+import math
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+from rich.console import Console
+
+from cache.names import ACTION_UNITS
+from pipelines.effects import field_effects, task_effects
+from pipelines.intervals import interval, scores, video_sums
+from pipelines.labels import labels_of
+from pipelines.leaderboard import (
+    Spread,
+    make_leaderboard,
+    read_part,
+    true_labels,
+    with_intervals,
+    write_leaderboard,
+)
+from pipelines.leaderboard_table import leaderboard_tables
+from pipelines.metrics import score
+from pipelines.strategy import Strategy
+from pipelines.study import Result, Trial
+
+stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_study.py"))))
+
+
+def result(select: float, report: float | None, seconds: float = 1.0, **values) -> Result:
+    strategy = Strategy().replace(values, "here")
+    trial = Trial(strategy, {"joint": ("va",)}, strategy.digest)
+    metrics = {
+        part: {"P": p, "va.ccc_mean": p, "expr.f1_macro": 0.0, "au.f1_mean": 0.0, "num_frames.va": 10, "undefined": []}
+        for part, p in (("select", select), ("report", report))
+    }
+    return Result(trial, metrics, seconds, Path("runs") / trial.digest)
+
+
+def shown(board, width: int = 120) -> str:
+    console = Console(width=width, height=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(leaderboard_tables(board, width))
+    console.file.close()
+    return console.export_text()
+
+
+def test_seeds_are_put_together_by_mean_and_sample_deviation() -> None:
+    results = [
+        result(p, q, 2.0, fusion="sum", seed=seed) for seed, (p, q) in enumerate([(1.0, 0.7), (1.2, 0.8), (1.4, 1.2)])
+    ]
+    (row,) = make_leaderboard(results).rows
+    assert row.select["P"] == Spread(pytest.approx(1.2), pytest.approx(0.2))
+    assert row.report["P"] == Spread(pytest.approx(0.9), pytest.approx(math.sqrt(0.07)))
+    assert row.drop == pytest.approx(0.3)
+    assert (row.seeds, row.folds, row.seconds) == ((0, 1, 2), (-1,), 6.0)
+
+
+def test_folds_are_averaged_within_a_seed_first() -> None:
+    values = {(0, 0): 1.0, (0, 1): 2.0, (1, 0): 2.0, (1, 1): 3.0}
+    results = [result(p, p, seed=seed, fold=fold) for (seed, fold), p in values.items()]
+    (row,) = make_leaderboard(results).rows
+    assert row.select["P"] == Spread(2.0, pytest.approx(math.sqrt(0.5)))
+    (row,) = make_leaderboard(results[:2]).rows
+    assert row.select["P"] == Spread(1.5, pytest.approx(math.sqrt(0.5)))
+
+
+def test_one_run_has_no_spread_and_says_so() -> None:
+    board = make_leaderboard([result(1.0, 0.9)])
+    assert board.rows[0].select["P"].sd is None
+    assert "1.000     –" in shown(board)
+
+
+def test_ranks_go_by_the_selection_score_never_by_the_held_out_one() -> None:
+    board = make_leaderboard([result(1.0, 3.0, fusion="sum"), result(1.1, 0.1, fusion="gated")])
+    assert [(row.rank, row.values["fusion"]) for row in board.rows] == [(1, "gated"), (2, "sum")]
+
+
+def test_only_equal_tasks_compare_and_the_largest_set_comes_first() -> None:
+    results = [
+        result(9.0, 9.0, tasks=["va"]),
+        result(1.0, 1.0, fusion="sum"),
+        result(2.0, 2.0, tasks=["va", "au"]),
+        result(5.0, 5.0, fusion="gated"),
+    ]
+    board = make_leaderboard(results)
+    assert [group.tasks for group in board.groups] == [("va", "expr", "au"), ("va", "au"), ("va",)]
+    assert [row.rank for row in board.rows] == [1, 2, 1, 1]
+    assert board.varied == ("fusion",)
+    text = shown(board)
+    assert "compare within a table" in text
+    assert text.count("not the official P") == 2
+
+
+def test_other_streams_behind_the_same_word_are_another_row() -> None:
+    first, second = result(1.0, 1.0, seed=0), result(1.2, 1.2, seed=1)
+    grown = Trial(second.trial.strategy, {"joint": ("va", "expr")}, "other")
+    board = make_leaderboard([first, Result(grown, second.metrics, 1.0, second.folder)])
+    assert [row.streams for row in board.rows] == [("va", "expr"), ("va",)]
+
+
+def test_a_held_out_score_that_does_not_exist_is_a_dash() -> None:
+    board = make_leaderboard([result(1.0, None, fusion="sum"), result(0.5, 0.4, fusion="gated")])
+    assert board.rows[0].drop is None
+    assert "P" not in board.rows[0].report
+    assert "–" in shown(board)
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_the_table_fits_the_terminal_and_shows_only_what_varies(width: int) -> None:
+    results = [
+        result(1.0 + 0.01 * seed, 1.0, fusion=fusion, temporal=temporal, seed=seed)
+        for fusion in ("sum", "attention")
+        for temporal in ("none", "transformer")
+        for seed in (0, 1)
+    ]
+    text = shown(make_leaderboard(results), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "transformer" in text
+    assert "attention" in text
+    assert "width" not in text
+
+
+def test_a_field_is_compared_where_it_alone_differs() -> None:
+    results = [
+        result(1.0, 0.0, temporal="gru", num_heads=4),
+        result(2.0, 1.0, temporal="transformer", num_heads=4),
+        result(4.0, 3.0, temporal="transformer", num_heads=8),
+    ]
+    (group,) = make_leaderboard(results).groups
+    heads = {effect.label: effect.report for effect in field_effects(group, "num_heads")}
+    assert heads == {"8": (3.0,), "4": (1.0,)}
+
+
+def test_each_tasks_score_is_compared_over_what_it_was_learnt_with() -> None:
+    alone = result(1.2, 0.1, tasks=["va"], fusion="gated")
+    board = make_leaderboard([result(1.0, 0.9), result(1.1, 0.8, tasks=["va"]), alone])
+    assert [(one.label, one.report) for one in task_effects(board, "va")] == [
+        ("VA + EXPR + AU", (0.9,)),
+        ("VA", (0.8,)),
+    ]
+
+
+def finished(folder: Path, num_videos: int = 12, num_frames: int = 60, **values) -> tuple[pl.DataFrame, Result]:
+    frames, config = stub.make_frames(num_videos, num_frames), stub.make_config()
+    strategy = Strategy().replace(values, "here")
+    run = folder / "runs" / strategy.digest
+    stub.write_run(run, strategy, frames, config)
+    return frames, Result(
+        Trial(strategy, {"joint": ("va",)}, strategy.digest), json.loads((run / "metrics.json").read_text()), 1.0, run
+    )
+
+
+@pytest.mark.parametrize("tasks", [["va", "expr", "au"], ["va"], ["expr", "au"]])
+def test_sums_over_videos_give_the_metrics_of_the_run(tmp_path: Path, tasks: list[str]) -> None:
+    frames, run = finished(tmp_path, tasks=tasks)
+    table = read_part(run, frames, "report")
+    sums = video_sums(table, labels_of(true_labels(table)))
+    whole = scores(sums.moments.sum(0), sums.expr.sum(0), sums.au.sum(0), tasks)
+    assert float(whole) == pytest.approx(run.metrics["report"]["P"], abs=1e-9)
+    assert set(sums.videos) == set(frames.filter(pl.col("split") == "test")["video"])
+
+
+def test_the_interval_resamples_videos_not_frames(tmp_path: Path) -> None:
+    frames, run = finished(tmp_path, num_videos=12)
+    board = with_intervals(make_leaderboard([run]), frames)
+    between = board.rows[0].interval
+    assert between is not None
+    assert between.num_videos == 4
+    table = read_part(run, frames, "report")
+    # The same frames, each called a video of its own: far more evidence than there is.
+    frame_wise = table.with_columns(video=pl.concat_str("video", pl.lit("/"), "frame"))
+    sums = video_sums(frame_wise, labels_of(true_labels(frame_wise)))
+    narrow = interval({-1: [sums]}, ("va", "expr", "au"))
+    assert narrow is not None
+    assert narrow.high - narrow.low < between.high - between.low
+    assert between.low <= board.rows[0].report["P"].mean <= between.high
+
+
+def test_the_interval_is_that_of_each_video_alone_when_there_are_two() -> None:
+    """Two videos: a resample is one of them twice, or both; its P is one of three values."""
+    table = pl.DataFrame(
+        {
+            "video": ["a"] * 4 + ["b"] * 4,
+            "frame": [1, 2, 3, 4] * 2,
+            "valence": [0.0, 0.5, 1.0, -1.0, 0.3, 0.3, -0.4, 0.9],
+            "arousal": [0.1, 0.2, -0.5, 0.0, 1.0, -1.0, 0.5, 0.2],
+        }
+    )
+    truth = table.select(valence=pl.col("arousal"), arousal=pl.col("valence"), expression=pl.lit(None, pl.Int8))
+    truth = truth.with_columns(pl.lit(None, pl.Int8).alias(name) for name in ACTION_UNITS)
+    sums = video_sums(table, labels_of(truth))
+
+    def p(rows: pl.Series) -> float:
+        said = stub.Decisions(va=table.filter(rows).select("valence", "arousal").to_numpy())
+        return score(said, labels_of(truth.filter(rows)), ["va"])["P"]
+
+    alone = [p(table["video"] == name) for name in ("a", "b")] + [p(table["video"] != "")]
+    found = interval({-1: [sums]}, ["va"])
+    assert found is not None
+    assert (found.low, found.high) == (pytest.approx(min(alone)), pytest.approx(max(alone)))
+
+
+def test_one_video_gives_no_interval_and_the_same_seed_the_same_one(tmp_path: Path) -> None:
+    frames, run = finished(tmp_path)
+    table = read_part(run, frames, "report")
+    sums = video_sums(table, labels_of(true_labels(table)))
+    assert interval({-1: [sums]}, ("va",)) == interval({-1: [sums]}, ("va",))
+    one = table.filter(pl.col("video") == table["video"][0])
+    assert interval({-1: [video_sums(one, labels_of(true_labels(one)))]}, ("va",)) is None
+
+
+def test_csv_and_json_keep_selection_and_held_out_apart(tmp_path: Path) -> None:
+    frames, run = finished(tmp_path)
+    board = with_intervals(make_leaderboard([run, result(0.1, 0.1, fusion="sum")]), frames, top=1)
+    write_leaderboard(board, tmp_path, {"study": "s"})
+    table = pl.read_csv(tmp_path / "leaderboard.csv")
+    assert {"rank", "tasks", "fusion", "num_seeds", "drop", "seconds", "report.P.low", "runs"} < set(table.columns)
+    assert table["select.P"][0] == pytest.approx(run.metrics["select"]["P"])
+    assert table["report.P"][0] == pytest.approx(run.metrics["report"]["P"])
+    document = json.loads((tmp_path / "leaderboard.json").read_text())
+    first = document["groups"][0]["rows"][0]
+    assert document["study"] == "s"
+    assert first["report"]["P"] == {"mean": pytest.approx(run.metrics["report"]["P"]), "sd": None}
+    assert first["interval"]["num_videos"] == 4
+    assert (tmp_path / first["runs"][0] / "run.json").exists()
+    assert document["groups"][0]["rows"][1]["interval"] is None
+    assert np.isfinite(first["drop"])

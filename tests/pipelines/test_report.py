@@ -1,0 +1,163 @@
+"""The report page: complete, offline, honest about what chose, and safe from what users call their files."""
+
+import re
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pipelines.grid import expand
+from pipelines.leaderboard import make_leaderboard, with_intervals
+from pipelines.plots import _broken
+from pipelines.record import Record
+from pipelines.report import make_report, write_report
+from pipelines.report_figures import best_run, compared_row, shown_videos
+from pipelines.report_page import Cell, Markup, safe, table, tag
+from pipelines.search import run_trials
+from pipelines.strategy import strategy_of
+from pipelines.study import open_study, plan
+from pipelines.words import concerns, duration_words, strategy_words
+
+stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_study.py"))))
+NASTY = "<script>alert(1)</script>&"
+GRID = {
+    "product": {"tasks": [["va", "expr", "au"], ["va"]], "temporal": ["none", "tcn"], "fusion": ["sum", "gated"]},
+    "set": {"seed": 3},
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A study with a failed trial and videos of nasty names; its page with the drawing library cut out."""
+    frames, config = stub.make_frames(prefix=NASTY), stub.make_config()
+    grid = stub.make_grid(GRID, path=f"grids/{NASTY.replace('/', '')}.toml")
+    material = stub.make_material(frames, config)
+    trials = plan(expand(grid, strategy_of(config)), config, material)
+
+    def fail(strategy) -> None:
+        if strategy.head.tasks == ("va",) and strategy.head.fusion == "sum":
+            raise ValueError(f"no luck {NASTY}")
+
+    folder = tmp_path_factory.mktemp("study") / "first study"
+    with open_study(folder, grid, material, trials) as study:
+        run_trials(study, trials, stub.make_trainer(frames, config, fail), Record(study, grid.fields))
+        board = with_intervals(make_leaderboard(study.results()), frames)
+        page = write_report(study, board, frames).read_text(encoding="utf-8")
+    start, end = page.index("/**\n* plotly.js"), page.index("</script></head>")
+    return SimpleNamespace(page=page, own=page[:start] + page[end:], board=board, study=study, frames=frames)
+
+
+def test_the_page_says_what_was_done_and_what_came_out(made: SimpleNamespace) -> None:
+    text = re.sub(r"<[^>]+>", " ", made.own)
+    best = made.board.rows[0]
+    for words in (
+        "Strategy search: first study",
+        "Heads were trained on train (4 videos, 240 frames)",
+        "chosen on val (4 videos",
+        "from test (4 videos, 240 frames), which chose nothing",
+        "Ranked by the selection score, never by the held-out one",
+        "strategies compare within a table",
+        "not the official P",
+        f"{best.select['P'].mean:.3f}",
+        f"{best.report['P'].mean:.3f}",
+        f"{best.interval.low:.2f} – {best.interval.high:.2f}",
+        "EXPR: macro F1",
+        "AU: mean F1",
+        "valence CCC",
+        "What helped",
+        "Which tasks help each other",
+        "seed 3",
+        "Failed trials",
+    ):
+        assert words in text, words
+
+
+def test_there_is_a_figure_a_task_and_the_library_once(made: SimpleNamespace) -> None:
+    for name in ("va", "expr", "au", "what-helped", "tasks-together", "seeds", "selection-held-out"):
+        assert made.own.count(f'id="{name}"') == 1, name
+    assert made.page.count("* plotly.js v") == 1
+
+
+def test_the_page_needs_no_network(made: SimpleNamespace) -> None:
+    assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)\s*=", made.own)
+    assert "@import" not in made.own
+    assert "cdn" not in made.own.lower()
+
+
+def test_nothing_a_user_named_becomes_markup(made: SimpleNamespace) -> None:
+    assert "alert(1)" in made.own
+    assert "<script>alert" not in made.own
+    assert not re.search(r"<script[^>]*>[^<]*<script>", made.own)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;&amp;" in made.own
+
+
+def test_the_page_is_the_same_every_time(made: SimpleNamespace) -> None:
+    assert make_report(made.study, made.board, made.frames) == made.page
+
+
+def test_no_raw_names_of_the_code_are_shown(made: SimpleNamespace) -> None:
+    text = re.sub(r"<script.*?</script>|<pre>.*?</pre>", "", made.own, flags=re.S)
+    for word in ("num_heads", "ccc_mean", "f1_macro", "va.ccc", "report.P", "None", "nan"):
+        assert word not in re.sub(r"<[^>]+>", " ", text), word
+
+
+def test_the_run_shown_is_chosen_without_a_look_at_held_out_rows(made: SimpleNamespace) -> None:
+    row = made.board.rows[0]
+    assert best_run(row).metrics["select"]["P"] == max(one.metrics["select"]["P"] for one in row.results)
+    other = compared_row(made.board.groups[0])
+    assert other is not None
+    assert other.values["temporal"] == "none"
+
+
+def test_good_middle_and_bad_videos_are_shown(made: SimpleNamespace) -> None:
+    from pipelines.leaderboard import read_part
+
+    remarks = [remark for _, remark in shown_videos(read_part(best_run(made.board.rows[0]), made.frames, "report"))]
+    assert remarks == ["smallest error", "middle", "largest error"]
+
+
+def test_traces_break_at_gaps() -> None:
+    import numpy as np
+
+    x, y = _broken(np.array([1, 2, 200, 201]), np.array([0.1, 0.2, 0.3, 0.4]))
+    assert x == [1, 2, None, 200, 201]
+    assert y == [0.1, 0.2, None, 0.3, 0.4]
+
+
+def test_text_is_escaped_and_markup_is_not() -> None:
+    assert safe("<b>") == "&lt;b&gt;"
+    assert safe(Markup("<b>")) == "<b>"
+    assert tag("p", "a < b", tag("b", '"')) == "<p>a &lt; b<b>&quot;</b></p>"
+    assert "&lt;i&gt;" in table([[Cell("<i>")]], [])
+
+
+def test_a_study_of_one_run_has_a_report_too(tmp_path: Path) -> None:
+    frames, config = stub.make_frames(6), stub.make_config()
+    grid = stub.make_grid({"set": {"tasks": ["au"]}})
+    material = stub.make_material(frames, config)
+    trials = plan(expand(grid, strategy_of(config)), config, material)
+    with open_study(tmp_path / "s", grid, material, trials) as study:
+        run_trials(study, trials, stub.make_trainer(frames, config), Record(study, grid.fields))
+        page = make_report(study, with_intervals(make_leaderboard(study.results()), frames), frames)
+    assert 'id="au"' in page
+    assert 'id="va"' not in page
+    assert "the strategy of mtl.toml" in page
+
+
+def test_words_for_readers() -> None:
+    assert [duration_words(s) for s in (1.24, 42, 200, 7500)] == ["1.2 s", "42 s", "3 min 20 s", "2 h 5 min"]
+    values = {"temporal": "gru", "fusion": "sum", "num_heads": 8, "lr": 0.001}
+    assert not concerns("num_heads", values)
+    assert strategy_words(values, list(values)) == "temporal GRU, fusion sum, learning rate 0.001"
+
+
+def test_names_in_figures_are_shown_as_written_not_as_markup(made: SimpleNamespace) -> None:
+    from pipelines.leaderboard import read_part
+    from pipelines.plots import au_bars, va_traces
+
+    part = read_part(best_run(made.board.rows[0]), made.frames, "report")
+    titles = [note.text for note in va_traces(part, shown_videos(part)).layout.annotations]
+    assert len(titles) == 6
+    assert all(title.startswith("&lt;script&gt;alert(1)&lt;/script&gt;&amp;") for title in titles)
+    assert au_bars({"<b>": {"AU1": 0.5}}).data[0].name == "&lt;b&gt;"

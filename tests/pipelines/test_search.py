@@ -1,0 +1,251 @@
+"""The search: resumes after a kill, never repeats, records failures, and keeps Optuna's record in step."""
+
+import errno
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from pipelines.estimate import from_results, measure, work
+from pipelines.files import read_json
+from pipelines.grid import expand
+from pipelines.record import Record
+from pipelines.search import Outcome, pending, run_trials
+from pipelines.strategy import Strategy, strategy_of
+from pipelines.study import Material, Study, open_study, plan, read_study
+
+STUB = Path(__file__).with_name("stub_study.py")
+stub = SimpleNamespace(**runpy.run_path(str(STUB)))
+GRID = {"product": {"temporal": ["gru", "tcn"], "seed": [0, 1, 2]}}
+FRAMES, CONFIG = stub.make_frames(), stub.make_config()
+MATERIAL = stub.make_material(FRAMES, CONFIG)
+
+
+class Calls(list):
+    """Remembers which strategies were trained; `fail` says which raise."""
+
+    def __init__(self, fail=lambda strategy: False) -> None:
+        super().__init__()
+        self.fail = fail
+
+    def __call__(self, strategy: Strategy) -> None:
+        self.append((strategy.head.temporal, strategy.train.seed))
+        if self.fail(strategy):
+            raise RuntimeError("the loss\nis not finite")
+
+
+def search(folder: Path, calls, document=GRID, material: Material = MATERIAL, **options) -> tuple[Study, Outcome]:
+    grid = stub.make_grid(document)
+    trials = plan(expand(grid, strategy_of(CONFIG)), CONFIG, material)
+    trainer = stub.make_trainer(FRAMES, CONFIG, calls)
+    with open_study(folder, grid, material, trials) as study:
+        return study, run_trials(study, trials, trainer, Record(study, grid.fields), **options)
+
+
+def recorded(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    storage = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+    (summary,) = optuna.get_all_study_summaries(storage)
+    return optuna.load_study(study_name=summary.study_name, storage=storage).trials
+
+
+def test_every_trial_runs_once_and_a_second_search_runs_none(tmp_path: Path) -> None:
+    study, outcome = search(tmp_path / "s", calls := Calls())
+    assert (outcome.num_done, outcome.num_left, outcome.failed) == (6, 0, ())
+    assert calls == [(temporal, seed) for temporal in ("gru", "tcn") for seed in (0, 1, 2)]
+    assert len(study.results()) == 6
+    _, again = search(tmp_path / "s", calls := Calls())
+    assert (again.num_done, again.num_before, calls) == (0, 6, [])
+    assert len(recorded(tmp_path / "s")) == 6
+
+
+def test_a_grown_grid_runs_only_what_is_new(tmp_path: Path) -> None:
+    search(tmp_path / "s", Calls())
+    grown = {"product": {"temporal": ["none", "gru", "tcn"], "seed": [0, 1, 2]}}
+    study, _ = search(tmp_path / "s", calls := Calls(), grown)
+    assert calls == [("none", 0), ("none", 1), ("none", 2)]
+    assert len(study.results()) == len(recorded(tmp_path / "s")) == 9
+
+
+def test_an_unfinished_run_folder_is_done_again(tmp_path: Path) -> None:
+    study, _ = search(tmp_path / "s", Calls())
+    folder = next((tmp_path / "s" / "runs").iterdir())
+    (folder / "run.json").unlink()
+    (folder / "left.txt").write_text("by a killed search")
+    study, outcome = search(tmp_path / "s", calls := Calls())
+    assert (len(calls), outcome.num_before, len(study.results())) == (1, 5, 6)
+    assert not (folder / "left.txt").exists()
+    assert len(recorded(tmp_path / "s")) == 6
+
+
+def test_a_failed_trial_is_recorded_and_the_next_one_begins(tmp_path: Path) -> None:
+    calls = Calls(fail=lambda one: (one.head.temporal, one.train.seed) == ("gru", 1))
+    study, outcome = search(tmp_path / "s", calls)
+    assert (len(calls), outcome.num_done, outcome.num_left) == (6, 5, 0)
+    ((trial, reason),) = outcome.failed
+    assert (trial.strategy.train.seed, reason) == (1, "the loss is not finite")
+    assert not study.run_folder(trial).exists()
+    _, outcome = search(tmp_path / "s", calls := Calls())
+    assert (calls, len(outcome.failed)) == ([], 1)
+    _, outcome = search(tmp_path / "s", calls := Calls(), retry_failed=True)
+    assert (calls, outcome.failed) == ([("gru", 1)], ())
+    assert read_json(tmp_path / "s" / "failed.json") == {}
+    states = [(one.user_attrs["digest"], one.state.name) for one in recorded(tmp_path / "s")]
+    assert len(states) == len(set(states)) == 7
+    assert sum(state == "FAIL" for _, state in states) == 1
+
+
+def test_a_full_disk_stops_the_search_and_marks_no_trial(tmp_path: Path) -> None:
+    def fill(strategy: Strategy) -> None:
+        if strategy.train.seed == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "weights")
+
+    with pytest.raises(OSError, match="No space left"):
+        search(tmp_path / "s", fill)
+    _, outcome = search(tmp_path / "s", calls := Calls())
+    assert (len(calls), outcome.failed) == (5, ())
+
+
+def test_limits_end_a_search_between_trials(tmp_path: Path) -> None:
+    _, outcome = search(tmp_path / "s", calls := Calls(), limit=2)
+    assert (len(calls), outcome.num_left, outcome.stopped) == (2, 4, "")
+    _, outcome = search(tmp_path / "s", lambda one: time.sleep(0.02), time_limit_s=0.01)
+    assert (outcome.num_done, outcome.num_left) == (1, 3)
+    assert "time limit" in outcome.stopped
+
+
+def test_ctrl_c_ends_the_epoch_and_leaves_the_trial_to_be_done_again(tmp_path: Path) -> None:
+    def interrupt(strategy: Strategy) -> None:
+        if strategy.train.seed == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    _, outcome = search(tmp_path / "s", interrupt)
+    assert (outcome.num_done, outcome.num_left, outcome.stopped, outcome.failed) == (2, 4, "Ctrl-C", ())
+    _, outcome = search(tmp_path / "s", calls := Calls())
+    assert calls[0] == ("gru", 2)
+    assert outcome.num_left == 0
+
+
+@pytest.mark.parametrize("kills", [2])
+def test_after_sigkill_only_the_trial_in_flight_is_done_again(tmp_path: Path, kills: int) -> None:
+    folder, begun = tmp_path / "s", []
+    environment = os.environ | {"PYTHONPATH": str(STUB.parents[2])}
+    for number in range(kills):
+        command = [sys.executable, str(STUB), str(folder), "0.2"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            assert process.stdout is not None
+            begun += [process.stdout.readline().strip() for _ in range(3)]
+            process.send_signal(signal.SIGKILL)
+        (folder / "study.journal.lock").symlink_to("left by a killed writer")
+        with (folder / "study.journal").open("a") as journal:
+            journal.write('{"op_code":4,"wor')
+        assert len(read_study(folder).results()) <= 2 * (number + 1)
+    grid = stub.make_grid({"product": {"seed": list(range(12))}})
+    trials = plan(expand(grid, strategy_of(CONFIG)), CONFIG, MATERIAL)
+    started = time.monotonic()
+    with open_study(folder, grid, MATERIAL, trials) as study:
+        finished = [trial for trial in trials if study.is_finished(trial)]
+        calls = Calls()
+        run_trials(study, trials, stub.make_trainer(FRAMES, CONFIG, calls), Record(study, grid.fields))
+    assert time.monotonic() - started < 20, "waited for a dead writer's lock"
+    assert len(finished) >= 2 * kills
+    assert len(calls) == 12 - len(finished)
+    digests = [one.user_attrs["digest"] for one in recorded(folder)]
+    assert sorted(digests) == sorted(trial.digest for trial in trials)
+
+
+def test_the_record_is_written_again_from_the_run_folders(tmp_path: Path) -> None:
+    search(tmp_path / "s", Calls())
+    (tmp_path / "s" / "study.journal").unlink()
+    study, _ = search(tmp_path / "s", Calls())
+    found = recorded(tmp_path / "s")
+    assert {one.user_attrs["digest"] for one in found} == set(study.trials)
+    for one in found:
+        metrics = study.result(study.trials[one.user_attrs["digest"]]).metrics
+        assert one.value == metrics["select"]["P"]
+        assert one.user_attrs["held_out_P"] == metrics["report"]["P"]
+        assert set(one.params) == {"temporal", "seed"}
+        assert (tmp_path / "s" / one.user_attrs["run"] / "run.json").exists()
+
+
+@pytest.mark.parametrize("what", ["frames", "labels", "streams", "splits"])
+def test_other_data_are_refused_with_the_command_for_a_new_study(tmp_path: Path, what: str) -> None:
+    search(tmp_path / "s", Calls())
+    changes = {
+        "frames": {"frames": "others"},
+        "labels": {"labels": "others"},
+        "streams": {"streams": {**MATERIAL.streams, "va": {**MATERIAL.streams["va"], "identity": "other"}}},
+        "splits": {"splits": {-1: {**MATERIAL.splits[-1], "hash": "other"}}},
+    }
+    values = {name: getattr(MATERIAL, name) for name in Material.__dataclass_fields__}
+    with pytest.raises(ValueError, match=r"other data .*--study \S+s-2`"):
+        search(tmp_path / "s", Calls(), material=Material(**values | changes[what]))
+    study, _ = search(tmp_path / "s-2", calls := Calls(), material=Material(**values | changes[what]))
+    assert len(calls) == 6
+    assert not set(study.trials) & set(read_study(tmp_path / "s").trials)
+
+
+def test_a_study_is_searched_by_one_process(tmp_path: Path) -> None:
+    grid = stub.make_grid(GRID)
+    with open_study(tmp_path / "s", grid, MATERIAL, ()), pytest.raises(ValueError, match="another search"):  # noqa: SIM117
+        with open_study(tmp_path / "s", grid, MATERIAL, ()):
+            pass
+
+
+def test_a_folder_that_is_no_study_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="not a study"):
+        search(tmp_path, Calls())
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_trial_is_told_by_strategy_streams_and_data() -> None:
+    strategies = expand(stub.make_grid(GRID), strategy_of(CONFIG))
+    digests = {trial.digest for trial in plan(strategies, CONFIG, MATERIAL)}
+    assert len(digests) == len(strategies)
+    assert digests == {trial.digest for trial in plan(strategies, CONFIG, MATERIAL)}
+
+
+def test_pending_counts_what_a_dry_run_shows(tmp_path: Path) -> None:
+    study, _ = search(tmp_path / "s", Calls(fail=lambda one: one.train.seed == 0), limit=4)
+    trials = tuple(study.trials.values())
+    assert len(pending(study, trials, retry_failed=False)) == 2
+    assert len(pending(study, trials, retry_failed=True)) == 4
+
+
+def test_time_is_estimated_from_finished_trials_by_their_work(tmp_path: Path) -> None:
+    study, _ = search(tmp_path / "s", Calls())
+    left = [trial for trial in study.trials.values() if trial.strategy.train.seed == 0]
+    estimate = from_results(study.results(), left)
+    assert estimate.seconds == pytest.approx(2 * 1.5)
+    assert "6 trials finished" in estimate.how
+
+
+def test_time_is_measured_from_short_trainings_when_nothing_is_finished(tmp_path: Path) -> None:
+    trials = plan(expand(stub.make_grid(GRID), strategy_of(CONFIG)), CONFIG, MATERIAL)
+    asked = []
+
+    def trainer(strategy: Strategy, folder: Path, advance) -> None:
+        asked.append((strategy.head.temporal, strategy.train.epochs))
+        time.sleep(0.01 + 0.02 * strategy.train.epochs)
+
+    estimate = measure(trials, trainer)
+    assert asked == [("gru", 1), ("gru", 1), ("gru", 3), ("tcn", 1), ("tcn", 3)]
+    assert estimate.seconds == pytest.approx(6 * (0.01 + 0.02 * CONFIG.train.epochs), rel=0.4)
+    assert "gru, tcn" in estimate.how
+
+
+def test_methods_are_counted_by_their_models() -> None:
+    counts = [work(Strategy().replace({"method": name, "epochs": 10}, "here")) for name in METHODS]
+    assert counts == [10, 30, 40]
+
+
+METHODS = ("joint", "separate", "progressive")
