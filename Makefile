@@ -13,24 +13,24 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@UV=$$(command -v uv || echo $(BIN)/uv); \
 	 test -x "$$UV" || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; \
-	 "$$UV" pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable '.[dev]'
+	 "$$UV" pip install --quiet --compile-bytecode --python $(BIN)/python --constraints constraints.txt --editable '.[dev]'
 	@touch $@
 
 demo: install
 	@PATH="$(CURDIR)/$(BIN):$$PATH" mtl demo $(DEMO)
 
 test: install
-	$(BIN)/python -m pytest -n 2 -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
 
 quick: install
-	$(BIN)/python -m pytest -n 2 -q -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m "not slow"
 
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n 2 -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
 
 format: install
 	$(BIN)/ruff format .

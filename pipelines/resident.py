@@ -69,20 +69,3 @@ def load_resident(path: Path, frames: pl.DataFrame, wanted: Iterable[Key], devic
         valid[name, view] = stream.valid()
         identities[name, view] = stream.identity
     return Resident(streams=streams, valid=valid, identities=identities, device=device)
-
-
-def pick_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is CUDA where there is one.
-
-    Raises:
-        ValueError: a device that this machine does not have.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"--device {name}: expected auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise ValueError(f"--device {name}: this machine has no such device; type --device cpu")
-    return device

@@ -23,12 +23,12 @@ from cache.files import remove_leftovers, sync, sync_tree, temporary_beside
 from cache.identity import StreamIdentity
 from pipelines.config import Config
 from pipelines.dataset import Dataset, load_dataset
+from pipelines.device import resolve_device
 from pipelines.epochs import Watch
 from pipelines.files import read_json
 from pipelines.manifest import FORMAT, config_toml, history_table, manifest_of, run_digest, run_name, weights_file
 from pipelines.methods import Spec, build_model
 from pipelines.predict import Predictions, merge, predict, table
-from pipelines.resident import pick_device
 from pipelines.strategy import Strategy, streams_of
 from pipelines.train import Trained, train_strategy
 
@@ -95,7 +95,7 @@ def train_or_find(
         ValueError: the run `name` is there and was made from something else; or as `load_dataset`, `train_strategy`.
     """
     wanted = [(stream, strategy.train.view) for names in streams_of(strategy, config).values() for stream in names]
-    dataset = load_dataset(config, wanted, pick_device(device))
+    dataset = load_dataset(config, wanted, resolve_device(device))
     digest = run_digest(config, dataset, strategy)
     path = (folder or config.at(config.output.runs)) / (name or run_name(strategy, digest))
     found = path.exists() and not force

@@ -78,10 +78,10 @@ def make_plan(config: Config, grid: Grid, strategies: Sequence[Strategy], study:
 def make_trainer(search: SearchPlan, device: str) -> Trainer:
     """Reads the streams once; the trainer returned trains any number of strategies over them."""
     from pipelines.dataset import load_dataset
-    from pipelines.resident import pick_device
+    from pipelines.device import resolve_device
     from pipelines.run import train_run
 
-    dataset = load_dataset(search.config, search.keys, pick_device(device))
+    dataset = load_dataset(search.config, search.keys, resolve_device(device))
 
     def trainer(strategy: Strategy, run: Path, advance: Advance) -> None:
         def watch(_: Epoch) -> None:

@@ -29,13 +29,13 @@ def evaluate(
         mtl evaluate attention-tcn-joint-s0-1a2b3c4d --split report --json
     """
     from pipelines.config import read_config
+    from pipelines.device import resolve_device
     from pipelines.evaluate import evaluate_run, scored_tasks
-    from pipelines.resident import pick_device
     from pipelines.tables import print_metrics
 
     settings = read_config(config, set_ or ())
     folder = run if run.exists() else settings.at(settings.output.runs) / run
-    metrics = evaluate_run(folder, settings, split, pick_device(device))
+    metrics = evaluate_run(folder, settings, split, resolve_device(device))
     if json_output:
         print_metrics(metrics, as_json=True)
         return

@@ -1,0 +1,101 @@
+"""Face files: bytes from the faces folder, pixels from bytes, and the digest by which a changed file is found.
+
+A face is [H, W, 3] uint8 RGB, the same pixels as Pillow gives. Every reason why a face cannot be had is a short
+`ValueError`; a picture that is only partly there is never taken for a whole one.
+"""
+
+import errno
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from PIL import Image, UnidentifiedImageError
+
+from cache.identity import bytes_digest
+
+MAX_PIXELS = 64_000_000
+JPEG_START = b"\xff\xd8\xff"
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP")  # not EPS and its like, whose decoders start other programs
+# Not the face's fault: going on would mark every face behind it as failed.
+MACHINE_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN}
+
+
+def read_face_bytes(folder: Path | str, path: str) -> bytes:
+    """The bytes of the face `path`, given relative to the faces folder.
+
+    Raises:
+        ValueError: `path` leaves the folder, or there is no such file, or it cannot be read.
+        OSError: the faces folder itself is gone, or the machine is out of memory or open files.
+    """
+    if path.startswith("/") or ".." in path.split("/") or "\\" in path or "\0" in path:
+        raise ValueError("the path leaves the faces folder")
+    try:
+        with open(f"{folder}/{path}", "rb", buffering=0) as file:
+            return file.read()
+    except OSError as error:
+        if error.errno in MACHINE_ERRORS:
+            raise
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(errno.ENOENT, "the faces folder is gone", str(folder)) from None
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        raise ValueError("no such file" if missing else f"cannot be read: {error.strerror}") from None
+
+
+def face_digest(data: bytes) -> bytes:
+    """16 bytes that change with any byte of the file; the cache keeps them."""
+    return bytes_digest(data)
+
+
+def decode(data: bytes, out: np.ndarray | None = None) -> np.ndarray:
+    """Pixels [H, W, 3] uint8 RGB of an image file's bytes.
+
+    A face of exactly the shape of `out` (C-contiguous uint8) is decoded into it and `out` is returned; this saves a
+    third of the time of a small JPEG. On an error `out` may hold anything.
+
+    Raises:
+        ValueError: the bytes are not a whole image; says why in a few words.
+    """
+    if not data:
+        raise ValueError("empty file")
+    if not data.startswith(JPEG_START):
+        return _decode_with_pillow(data)
+    try:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:  # a form turbojpeg does not know (arithmetic coding, rare subsampling), or no JPEG at all
+        return _decode_with_pillow(data)
+    _check_size(width, height)
+    if space in ("CMYK", "YCCK"):
+        # Only Pillow turns these into RGB as everyone else does, but only turbojpeg notices damage inside.
+        _decode_jpeg(data, "CMYK", None)
+        return _decode_with_pillow(data)
+    return _decode_jpeg(data, "RGB", out if out is not None and out.shape == (height, width, 3) else None)
+
+
+def _decode_jpeg(data: bytes, space: str, out: np.ndarray | None) -> np.ndarray:
+    try:
+        # The fast variants of DCT and upsampling would change pixels; `strict` turns warnings of damage into errors.
+        return simplejpeg.decode_jpeg(data, space, fastdct=False, fastupsample=False, buffer=out, strict=True)
+    except ValueError as error:
+        raise ValueError(f"damaged JPEG: {error}") from None
+
+
+def _decode_with_pillow(data: bytes) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_size(*image.size)
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"a picture of mode {image.mode} is not 8 bits a channel")
+            return np.asarray(image.convert("RGB"))
+    except UnidentifiedImageError:
+        raise ValueError("not an image") from None
+    except (ValueError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error, zlib.error and others
+        raise ValueError(f"damaged image: {error}") from None
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} px is no face crop")

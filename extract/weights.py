@@ -1,0 +1,182 @@
+"""Checkpoints: read without ever running code from them, fitted to a model, digested, written durably.
+
+A checkpoint is a state dict {tensor name: tensor}; training programs wrap it in keys and prefixes of their own.
+"""
+
+import argparse
+import hashlib
+import json
+import pickle
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from cache.files import write_durably
+from extract.config import Preprocessing
+
+StateDict = dict[str, Tensor]
+
+PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".tar")
+CHECKPOINT_STARTS = (b"PK", b"\x80")  # zip archive, plain pickle
+# In the order timm looks for them: averaged weights first.
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+PREFIXES = ("", "module.", "model.", "backbone.", "encoder.", "_orig_mod.", "module.backbone.", "model.backbone.")
+# Buffers that some versions save and others compute or leave unused.
+INERT = ("num_batches_tracked", "relative_position_index", "attn_mask")
+
+
+def read_weights(path: Path) -> tuple[StateDict, dict[str, str]]:
+    """The tensors of a checkpoint and, for safetensors, its metadata.
+
+    Raises:
+        ValueError: no such file, not a checkpoint, damaged, or a pickle that would run code when read.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such weights file")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix in PICKLED:
+        return _tensors_of(_read_pickle(path), path), {}
+    raise ValueError(f"{path}: weights are read from .safetensors or {', '.join(PICKLED)}; convert the file to one")
+
+
+def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error}); copy or save it again") from None
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            # Namespace only holds values; training programs keep their arguments in one.
+            warnings.simplefilter("ignore")  # of pickle protocols, where an error follows anyhow
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        with open(path, "rb") as file:
+            readable = file.read(2).startswith(CHECKPOINT_STARTS)
+        if readable:
+            raise ValueError(
+                f"{path}: holds more than tensors and could run code when read, so it is refused; "
+                "save its state_dict() as .safetensors where you trust it, and name that file"
+            ) from None
+        raise ValueError(f"{path}: not a PyTorch checkpoint, or damaged; copy or save it again") from None
+    except Exception as error:  # of many kinds, by where the file is damaged
+        raise ValueError(f"{path}: not a PyTorch checkpoint, or damaged ({_first_line(error)})") from None
+
+
+def _tensors_of(checkpoint: Any, path: Path) -> StateDict:
+    for key in WRAPPERS:
+        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(key), Mapping):
+            checkpoint = checkpoint[key]
+            break
+    tensors = checkpoint.items() if isinstance(checkpoint, Mapping) else ()
+    state = {name: value for name, value in tensors if isinstance(name, str) and isinstance(value, Tensor)}
+    if not state:
+        raise ValueError(f"{path}: no tensors by name in it; save the model's state_dict()")
+    return state
+
+
+def load_into(module: nn.Module, state: StateDict, path: Path, model: str) -> None:
+    """Loads `state` into a headless timm `module`, which must find every one of its tensors there.
+
+    The checkpoint may have a classifier besides. Where names or shapes differ, timm's own conversion for the model
+    is tried (original releases, position embeddings of another input size).
+
+    Raises:
+        ValueError: weights of another model; says how many tensors match.
+    """
+    state = _without_prefix(state, module)
+    if _complaint(module, state) is not None:
+        state = _converted(module, state) or state
+    complaint = _complaint(module, state)
+    if complaint is not None:
+        raise ValueError(f"{path}: {_matches(module, state)} match {model} ({complaint}); weights of another model?")
+    module.load_state_dict(state, strict=False)  # `_complaint` was stricter where it matters
+
+
+def _without_prefix(state: StateDict, module: nn.Module) -> StateDict:
+    """`state` without the prefix by whose removal most of the module's tensors are found."""
+    wanted = set(module.state_dict())
+    best = max(PREFIXES, key=lambda prefix: sum(prefix + name in state for name in wanted))
+    return {name.removeprefix(best): value for name, value in state.items() if name.startswith(best)}
+
+
+def _converted(module: nn.Module, state: StateDict) -> StateDict | None:
+    """`state` through the conversion that timm keeps in the model's own file, if it has one and that succeeds."""
+    convert: Callable[..., StateDict] | None = getattr(
+        sys.modules[type(module).__module__], "checkpoint_filter_fn", None
+    )
+    if convert is None:
+        return None
+    try:
+        return dict(convert(dict(state), module))
+    except Exception:  # it was written for this model's checkpoints and may fail anyhow on another's
+        return None
+
+
+def _complaint(module: nn.Module, state: StateDict) -> str | None:
+    """Why `state` is not this module's, or None: a tensor lacking, of another shape, or left over inside a block."""
+    wanted = {name: value for name, value in module.state_dict().items() if not name.endswith(INERT)}
+    for name, value in wanted.items():
+        if name not in state:
+            return f"{name} is missing"
+        if state[name].shape != value.shape:
+            return f"{name} is {list(state[name].shape)} instead of {list(value.shape)}"
+    blocks = {name.partition(".")[0] for name in wanted}
+    heads = _classifiers(module)
+    for name in state:
+        known = name in wanted or name.endswith(INERT) or name.startswith(heads)
+        if not known and name.partition(".")[0] in blocks:
+            return f"{name} has no place"
+    return None
+
+
+def _classifiers(module: nn.Module) -> tuple[str, ...]:
+    names = getattr(module, "pretrained_cfg", {}).get("classifier") or ()
+    return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
+
+
+def _matches(module: nn.Module, state: StateDict) -> str:
+    wanted = module.state_dict()
+    count = sum(name in state and state[name].shape == value.shape for name, value in wanted.items())
+    return f"{count} of {len(wanted)} tensors"
+
+
+def weights_digest(module: nn.Module) -> str:
+    """32 hex digits over every tensor of the module that can change its output: name, dtype, shape and bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(module.state_dict().items()):
+        if name.endswith("num_batches_tracked"):  # counts training steps; old checkpoints lack it
+            continue
+        value = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def save_backbone(
+    path: Path, module: nn.Module, model: str, preprocessing: Preprocessing, extra: Mapping[str, Any]
+) -> None:
+    """Writes a headless `module` as safetensors; `path` either holds all of it or is left as it was.
+
+    The metadata keep `model`, `preprocessing` and every entry of `extra`, as JSON where they are not text.
+    """
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
+    entries = {"model": model, "preprocessing": preprocessing.to_json(), **extra}
+    metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in entries.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(path, safetensors.torch.save(tensors, {"format": "pt", **metadata}))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

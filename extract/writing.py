@@ -1,0 +1,95 @@
+"""Embeddings gathered into whole shards and written by a thread of their own, one shard behind the backbones.
+
+Letters: B faces, D width, R rows of a shard.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from cache.identity import FACE_DIGEST_BYTES
+from cache.stream import Stream
+from extract.loading import Batch
+
+NOT_FINITE = "its embedding by {name} is not finite in float16"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenShard:
+    """A shard being filled: `embeddings[stream]` [R, D], `digests` [R, 16], `failed[stream]` row in shard -> reason."""
+
+    number: int
+    start: int
+    stop: int
+    embeddings: dict[str, np.ndarray]
+    digests: np.ndarray
+    failed: dict[str, dict[int, str]]
+
+
+class ShardWriter:
+    """Takes batches in order; `streams` share their shards' bounds.
+
+    At most one shard is being written while another fills. `finish` waits until all is durable; `close` ends the
+    thread, also after an error, and lets a shard in its hands come to an end.
+    """
+
+    def __init__(self, streams: Sequence[Stream]) -> None:
+        self._streams = {stream.name: stream for stream in streams}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="shards")
+        self._writing: Future[None] | None = None
+        self._open: OpenShard | None = None
+
+    def add(
+        self, batch: Batch, digests: np.ndarray, failed: Mapping[int, str], embeddings: Mapping[str, np.ndarray]
+    ) -> None:
+        """Adds a batch: `digests` [B, 16], `failed` row in batch -> reason, `embeddings[stream]` [B, D] float16.
+
+        Raises:
+            OSError: an earlier shard could not be written.
+        """
+        if self._writing is not None and self._writing.done():
+            self._writing.result()
+        if self._open is None or self._open.number != batch.shard:
+            self._open = self._new_shard(batch.shard, embeddings)
+        shard = self._open
+        first, count = batch.start - shard.start, batch.stop - batch.start
+        shard.digests[first : first + count] = digests[:count]
+        for name, rows in embeddings.items():
+            shard.embeddings[name][first : first + count] = rows
+            reasons = {int(row): NOT_FINITE.format(name=name) for row in np.flatnonzero(~_finite(rows))} | dict(failed)
+            shard.failed[name].update({first + row: reason for row, reason in reasons.items()})
+        if batch.stop == shard.stop:
+            self._open = None
+            self.finish()
+            self._writing = self._thread.submit(self._write, shard)
+
+    def finish(self) -> None:
+        """Waits for the shard being written. Raises OSError where it could not be."""
+        if self._writing is not None:
+            self._writing.result()
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True)
+
+    def _new_shard(self, number: int, embeddings: Mapping[str, np.ndarray]) -> OpenShard:
+        start, stop = next(iter(self._streams.values())).rows(number)
+        return OpenShard(
+            number=number,
+            start=start,
+            stop=stop,
+            embeddings={name: np.empty((stop - start, rows.shape[1]), np.float16) for name, rows in embeddings.items()},
+            digests=np.zeros((stop - start, FACE_DIGEST_BYTES), np.uint8),
+            failed={name: {} for name in embeddings},
+        )
+
+    def _write(self, shard: OpenShard) -> None:
+        for name, embeddings in shard.embeddings.items():
+            embeddings[list(shard.failed[name])] = 0
+            self._streams[name].write_shard(shard.number, embeddings, shard.digests, shard.failed[name])
+
+
+def _finite(embeddings: np.ndarray) -> np.ndarray:
+    """[B] bool: every value of the row is finite; numpy's isfinite takes ten times as long on float16."""
+    return (embeddings.view(np.uint16) & 0x7C00 != 0x7C00).all(axis=1)

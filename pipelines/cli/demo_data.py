@@ -1,0 +1,45 @@
+"""`mtl demo-data`: draws the made data set, in the layout of the official one."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="demo-data")(demo_data)
+
+
+def demo_data(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder, or one made before.")],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
+    videos: Annotated[int, typer.Option(help="Number of videos, 3 or more.")] = 120,
+    frames: Annotated[int, typer.Option(help="Faces of a video on average, 4 or more.")] = 80,
+) -> None:
+    """Draw face videos with labels, in the layout of s-Aff-Wild2.
+
+    Faces, movements and labels are made by the program, so that everything
+    can be tried without the official data. What an earlier call has finished
+    is kept.
+
+    \b
+    Examples:
+      mtl demo-data data
+      mtl demo-data small --videos 8 --frames 20 --seed 1
+    """
+    from extract.made import MadeParameters, make_data, make_plan
+    from pipelines.progress import progress
+
+    total = sum(plan.num_frames for plan in make_plan(MadeParameters(seed, videos, frames)))
+    with progress("Drawing faces", total, "faces") as advance:
+        made = make_data(folder, seed=seed, num_videos=videos, frames_per_video=frames, advance=advance)
+    splits = ", ".join(f"{split} {count:,}" for split, count in made.num_faces.items())
+    typer.echo(
+        f"{folder}: {sum(made.num_faces.values()):,} faces ({splits}), {made.num_videos} videos, "
+        f"{made.num_subjects} subjects{'; made before, nothing to do' if made.reused else ''}"
+    )
+    where = shlex.quote(str(folder))
+    files = " ".join(f"--{split} {where}/{split}_set.txt" for split in made.num_faces)
+    typer.echo(f"next: mtl init --faces {where}/cropped_aligned")
+    typer.echo(f"      mtl prepare {files} --subjects {where}/subjects.csv")

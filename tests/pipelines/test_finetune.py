@@ -1,0 +1,465 @@
+"""Training a backbone on faces whose labels are plain to see."""
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from PIL import Image
+
+from cache.frames import conform
+from cache.names import ACTION_UNITS
+from cache.store import Cache
+from extract.backbones import load_backbone
+from extract.config import Preprocessing
+from extract.engine import extract
+from extract.transforms import normalise
+from extract.weights import read_weights, weights_digest
+from pipelines import finetune as job
+from pipelines import finetune_loop as loop
+from pipelines import finetune_precision as precision
+from pipelines.config import Config, FinetuneConfig, read_config
+from pipelines.epochs import Epoch
+from pipelines.finetune import Finetuned, Order, choose_rows, finetune, make_order, parse_tasks
+from pipelines.finetune_data import Changes, Faces, epoch_batches, in_chunks, mirror, relight
+from pipelines.finetune_files import load_trained
+from pipelines.labels import labels_of, targets_of
+from pipelines.metrics import score
+from pipelines.splits import resolve_split
+
+MODEL, SIDE = "test_vit2", 32
+COLOURS = [(v, w, x) for v, w, x in itertools.product((40, 210), repeat=3)]
+SETTINGS = FinetuneConfig(
+    size_px=SIDE, epochs=6, batch_size=32, lr=2e-3, patience=10, init="random", precision="float32", warmup_epochs=0.5
+)
+PREPROCESSING = Preprocessing(size_px=8, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+
+
+def draw(expression: int, smile: int, height: float, rng: np.random.Generator) -> np.ndarray:
+    """A face [S, S, 3] for children: colour is expression, a white bar AU12, the height of a black bar valence."""
+    face = np.full((SIDE, SIDE, 3), COLOURS[expression], dtype=np.float64) + rng.normal(0, 8, (SIDE, SIDE, 3))
+    top = round((1 - height) / 2 * 12)
+    face[top : top + 4, 8:24] = 0
+    if smile:
+        face[24:30, 4:28] = 255
+    return face.clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pl.DataFrame]:
+    """A folder of 24 videos of 16 frames and their frames table; a third of each label is missing."""
+    folder, rng = tmp_path_factory.mktemp("faces"), np.random.default_rng(0)
+    rows: list[dict[str, Any]] = []
+    for video, frame in itertools.product(range(24), range(16)):
+        path = f"v{video}/{frame:05d}.jpg"
+        (folder / path).parent.mkdir(exist_ok=True)
+        expression, smile, height = int(rng.integers(8)), int(rng.integers(2)), float(rng.uniform(-1, 1))
+        Image.fromarray(draw(expression, smile, height, rng)).save(folder / path, quality=95)
+        given = rng.random(3) > 1 / 3
+        rows.append(
+            {
+                "video": f"v{video}",
+                "frame": frame,
+                "path": path,
+                "split": ("train", "train", "val", "test")[video % 4],
+                "expression": expression if given[0] else None,
+                "AU12": smile if given[1] else None,
+                "valence": height if given[2] else None,
+                "arousal": -height if given[2] else None,
+            }
+        )
+    return folder, conform(pl.DataFrame(rows, infer_schema_length=None), "test")
+
+
+@pytest.fixture
+def project(tmp_path: Path, faces: tuple[Path, pl.DataFrame]) -> Config:
+    """A working folder with an mtl.toml of the user's."""
+    (tmp_path / "mtl.toml").write_text(f"# mine\n[data]\nfaces = {json.dumps(str(faces[0]))}\n")
+    return dataclasses.replace(read_config(tmp_path / "mtl.toml"), finetune=SETTINGS)
+
+
+def run(config: Config, frames: pl.DataFrame, task: str = "expr", *, watch: Any = None, **settings: Any) -> Finetuned:
+    config = dataclasses.replace(config, finetune=dataclasses.replace(config.finetune, **settings))
+    order = make_order(config, config.folder / "mtl.toml", task, model=MODEL, device="cpu")
+    return finetune(config, frames, order, watch)
+
+
+def digest(config: Config, section: str = "expr") -> str:
+    """Digest of the registered weights, outputs included."""
+    return weights_digest(load_trained(read_config(config.folder / "mtl.toml"), section)[0])
+
+
+def hide(frames: pl.DataFrame, column: str, condition: pl.Expr) -> pl.DataFrame:
+    return frames.with_columns(pl.when(condition).then(None).otherwise(pl.col(column)).alias(column))
+
+
+def test_it_learns_all_tasks_at_once(project: Config, faces: tuple[Path, pl.DataFrame]) -> None:
+    result = run(project, faces[1], "va,expr,au", epochs=12)
+    assert result.metrics["expr.f1_macro"] > 0.5  # 0.125 by chance
+    assert result.metrics["au.f1.AU12"] > 0.8
+    assert result.metrics["va.ccc_valence"] > 0.4
+    section = read_config(project.folder / "mtl.toml").backbones["joint"]
+    assert (section.model, section.weights, section.size_px) == (MODEL, "backbones/joint.safetensors", SIDE)
+    assert section.tasks == ("va", "expr", "au")
+    json.dumps(result.to_json(), allow_nan=False)
+
+
+def test_the_file_scores_what_was_measured(project: Config, faces: tuple[Path, pl.DataFrame]) -> None:
+    frames = faces[1]
+    result = run(project, frames, "va,expr,au", epochs=3)
+    model, preprocessing = load_trained(read_config(project.folder / "mtl.toml"), "joint")
+    rows = np.flatnonzero(resolve_split(frames, project.split).select & labels_of(frames).labelled_any)
+    used = frames[rows]
+    with Faces(faces[0], used["path"].to_list(), preprocessing) as reader:
+        course = loop.Course(
+            model=model,
+            loss=None,  # type: ignore[arg-type]
+            faces=reader,
+            targets=targets_of(used),
+            labels=labels_of(used),
+            train=rows,
+            select=np.arange(len(rows)),
+            tasks=model.tasks,
+            config=dataclasses.replace(SETTINGS, batch_size=7),
+            device=torch.device("cpu"),
+            precision="float32",
+            name="again",
+        )
+        again = loop.predict_faces(course, course.select, lambda count: None)
+    rescored, measured = score(again.decide(), labels_of(used), model.tasks), dict(result.metrics)
+    assert rescored.pop("undefined") == measured.pop("undefined")
+    assert rescored == pytest.approx(measured, abs=1e-5)
+
+
+def test_best_are_the_weights_that_earned_the_score(
+    project: Config, faces: tuple[Path, pl.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    wished = iter([0.1, 0.9, 0.3, 0.2])
+    judged = loop.judge
+
+    def judge(course: loop.Course, predictions: Any) -> dict[str, Any]:
+        seen.append(weights_digest(course.model))
+        return judged(course, predictions) | {"expr.f1_macro": next(wished)}
+
+    monkeypatch.setattr(loop, "judge", judge)
+    result = run(project, faces[1], epochs=4)
+    assert result.epoch == 2
+    assert len(set(seen)) == 4
+    assert digest(project) == seen[1]
+    saved = read_weights(project.folder / result.weights)[1]
+    assert json.loads(saved["epoch"]) == 2
+    assert json.loads(saved["select"]) == result.metrics
+
+
+def test_same_seed_same_weights(project: Config, faces: tuple[Path, pl.DataFrame]) -> None:
+    digests = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(len(digests))  # the caller's own random numbers must not matter
+        run(project, faces[1], "expr,au", epochs=1, seed=seed)
+        digests.append(digest(project, "joint"))
+    assert digests[0] == digests[1]
+    assert digests[0] != digests[2]
+
+
+def test_faces_decoded_ahead_give_the_same(
+    project: Config, faces: tuple[Path, pl.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[int] = []
+    load = Faces.load
+    monkeypatch.setattr(Faces, "load", lambda self, advance: (loads.append(1), load(self, advance)))
+    run(project, faces[1], epochs=1)
+    resident = digest(project)
+    monkeypatch.setattr(job, "memory_for_faces", lambda: 0)
+    run(project, faces[1], epochs=1)
+    assert digest(project) == resident
+    assert loads == [1]
+
+
+def test_no_other_row_is_looked_at(project: Config, faces: tuple[Path, pl.DataFrame], tmp_path: Path) -> None:
+    frames = faces[1]
+    run(project, frames, epochs=1)
+    before = digest(project)
+    unused = pl.col("expression").is_null() | ~pl.col("split").is_in(["train", "val"])
+    elsewhere = frames.with_columns(
+        pl.when(unused).then(pl.lit("no/such.jpg")).otherwise(pl.col("path")).alias("path"),
+        # An AU is no label for a backbone of the expression, and test rows choose nothing.
+        pl.lit(1, pl.Int8).alias("AU1"),
+        pl.when(pl.col("split") == "test").then(0).otherwise(pl.col("expression")).cast(pl.Int8).alias("expression"),
+    )
+    result = run(project, elsewhere, epochs=1)
+    assert digest(project) == before
+    assert result.unreadable == ()
+
+
+def test_a_task_learns_nothing_from_rows_of_another(project: Config, faces: tuple[Path, pl.DataFrame]) -> None:
+    """An AU that is labelled nowhere gets no gradient: its bias stays where it was drawn."""
+    result = run(project, faces[1], "expr,au", epochs=1)
+    after = read_weights(project.folder / result.output)[0]
+    order = make_order(project, project.folder / "mtl.toml", "expr,au", model=MODEL)
+    start = job.build(project, order)[0].trainable.output.bias.detach().split([8, 12])[1]
+    labelled = [name == "AU12" for name in ACTION_UNITS]
+    assert ((after["au.bias"] != start).tolist()) == labelled
+
+
+def test_an_unreadable_face_is_a_row_without_labels(project: Config, faces: tuple[Path, pl.DataFrame]) -> None:
+    frames = faces[1]
+    bad = frames.filter(pl.col("expression").is_not_null(), pl.col("split") == "train")["path"][3]
+    data = (faces[0] / bad).read_bytes()
+    try:
+        (faces[0] / bad).write_bytes(data[:200])
+        result = run(project, frames, epochs=1)
+    finally:
+        (faces[0] / bad).write_bytes(data)
+    assert [path for path, _ in result.unreadable] == [bad]
+    assert "damaged" in result.unreadable[0][1]
+    without = digest(project)
+    assert run(project, frames, epochs=1).unreadable == ()
+    assert digest(project) != without
+
+
+def test_weights_of_classes_come_from_training_rows(
+    project: Config, faces: tuple[Path, pl.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let every AU12 be a positive on the rows that choose: the loss must not know."""
+    frames = faces[1]
+    chosen = frames.with_columns(
+        pl.when((pl.col("split") == "val") & pl.col("AU12").is_not_null())
+        .then(1)
+        .otherwise(pl.col("AU12"))
+        .alias("AU12")
+    )
+    seen: list[loop.Course] = []
+
+    def train_epoch(course: loop.Course, *rest: Any) -> dict[str, float]:
+        seen.append(course)
+        return {"loss": 0.0}
+
+    monkeypatch.setattr(loop, "train_epoch", train_epoch)
+    for table in (frames, chosen):
+        run(project, conform(table, "test"), "expr,au", epochs=1)
+    labels, smile = labels_of(frames.filter(pl.col("split") == "train")), ACTION_UNITS.index("AU12")
+    positives = (labels.au * labels.au_mask)[:, smile].sum()
+    wanted = (labels.au_mask[:, smile].sum() - positives) / positives
+    for course in seen:
+        assert course.loss.positive_weight[smile].item() == pytest.approx(wanted)
+    assert torch.equal(seen[0].loss.class_weight, seen[1].loss.class_weight)
+
+
+@pytest.mark.parametrize(
+    ("split", "says"), [("train", "fewer than two faces to train on"), ("val", "choose the epoch")]
+)
+def test_no_readable_face(project: Config, faces: tuple[Path, pl.DataFrame], split: str, says: str) -> None:
+    lost = faces[1].with_columns(
+        pl.when(pl.col("split") == split).then(pl.lit("no/such.jpg")).otherwise(pl.col("path")).alias("path")
+    )
+    with pytest.raises(ValueError, match=rf"{says}.*no/such\.jpg: no such file"):
+        run(project, lost)
+    assert sorted(path.name for path in project.folder.iterdir()) == ["mtl.toml"]
+
+
+def test_interrupted_it_leaves_what_was_there(project: Config, faces: tuple[Path, pl.DataFrame]) -> None:
+    def interrupt(epoch: Epoch) -> None:
+        raise KeyboardInterrupt
+
+    toml = (project.folder / "mtl.toml").read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        run(project, faces[1], watch=interrupt)
+    assert sorted(path.name for path in project.folder.iterdir()) == ["mtl.toml"]
+    assert (project.folder / "mtl.toml").read_bytes() == toml
+    run(project, faces[1], epochs=1)
+    before = {path: path.read_bytes() for path in project.folder.rglob("*.*")}
+    with pytest.raises(KeyboardInterrupt):
+        run(project, faces[1], watch=interrupt, seed=5)
+    assert {path: path.read_bytes() for path in project.folder.rglob("*.*")} == before
+
+
+@pytest.mark.parametrize(("split", "where"), [("train", "no labelled frame in train"), ("val", "in val, whose frames")])
+def test_no_label_of_a_task(project: Config, faces: tuple[Path, pl.DataFrame], split: str, where: str) -> None:
+    frames = hide(faces[1], "AU12", pl.col("split") == split)
+    with pytest.raises(ValueError, match=f"task au: .*{where}"):
+        run(project, frames, "expr,au")
+
+
+def test_patience_and_divergence(
+    project: Config, faces: tuple[Path, pl.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epochs: list[Epoch] = []
+    run(project, faces[1], lr=0.0, epochs=9, patience=2, watch=epochs.append)
+    assert [epoch.epoch for epoch in epochs] == [1, 2, 3]
+    with pytest.raises(ValueError, match=r"epoch 1; lower finetune\.lr"):
+        run(project, faces[1], lr=float("nan"), epochs=2)
+    epochs.clear()
+    finite = iter([True, True, False])
+    monkeypatch.setattr(loop, "is_finite", lambda predictions: next(finite))
+    assert run(project, faces[1], epochs=9, watch=epochs.append).epoch <= 2
+    assert len(epochs) == 2
+
+
+def test_init_from_a_file(project: Config, faces: tuple[Path, pl.DataFrame]) -> None:
+    first = run(project, faces[1], epochs=2)
+    weights = project.folder / first.weights
+    start = weights_digest(load_trained(read_config(project.folder / "mtl.toml"), "expr")[0].trainable.backbone)
+    run(project, faces[1], "au", init=str(first.weights), lr=0.0, epochs=1)
+    again = load_trained(read_config(project.folder / "mtl.toml"), "au")[0].trainable.backbone
+    assert weights_digest(again) == start
+    order = Order(
+        tasks=("expr",),
+        model="test_convnext",
+        section="other",
+        init=str(weights),
+        config_path=project.folder / "mtl.toml",
+    )
+    with pytest.raises(ValueError, match="match test_convnext"):
+        finetune(project, faces[1], order)
+
+
+def test_the_engine_extracts_what_was_trained(
+    project: Config, faces: tuple[Path, pl.DataFrame], tmp_path: Path
+) -> None:
+    folder, frames = faces
+    run(project, frames, epochs=1)
+    config = read_config(project.folder / "mtl.toml")
+    backbone = load_backbone("expr", config.backbones["expr"], config.folder)
+    cache = Cache.open(tmp_path / "cache.zarr", create=True)
+    report = extract(
+        frames, folder, cache, [backbone], device=torch.device("cpu"), batch_size=64, num_threads=1, shard_rows=128
+    )
+    assert report.failed == []
+    embeddings = torch.from_numpy(cache.stream("expr").read().astype(np.float32))
+    model, preprocessing = load_trained(config, "expr")
+    with Faces(folder, frames["path"].to_list(), preprocessing) as reader, torch.no_grad():
+        batch = next(iter(reader.batches([np.arange(5, 12)])))
+        wanted = model.trainable.backbone(normalise(batch.faces, preprocessing, torch.float32))
+    torch.testing.assert_close(embeddings[5:12], wanted, atol=2e-3, rtol=2e-3)
+
+
+def test_outputs_of_other_weights_are_refused(project: Config, faces: tuple[Path, pl.DataFrame]) -> None:
+    run(project, faces[1], epochs=1)
+    result = run(project, faces[1], "au", epochs=1)
+    (project.folder / result.output).replace(project.folder / "backbones" / "expr.output.safetensors")
+    with pytest.raises(ValueError, match=r"belong to other weights than \[backbones\.expr\]"):
+        digest(project)
+
+
+@pytest.mark.parametrize("model", ["test_efficientnet", "test_convnext3"])
+def test_other_architectures(project: Config, faces: tuple[Path, pl.DataFrame], model: str) -> None:
+    """Batch normalisation has its running means, and an epoch may end in a small batch."""
+    settings = dataclasses.replace(SETTINGS, epochs=1, batch_size=16, max_faces_per_epoch=33)
+    config = dataclasses.replace(project, finetune=settings)
+    result = finetune(config, faces[1], make_order(config, config.folder / "mtl.toml", "expr", model=model))
+    assert len(result.history) == 1
+    digest(project)
+
+
+@pytest.mark.parametrize(
+    ("given", "tasks"), [("au", ("au",)), ("expr,va", ("va", "expr")), (" au , va,expr", ("va", "expr", "au"))]
+)
+def test_tasks_come_in_one_order(given: str, tasks: tuple[str, ...]) -> None:
+    assert parse_tasks(given) == tasks
+
+
+@pytest.mark.parametrize("given", ["", ",", "expression", "va;au"])
+def test_unknown_tasks(given: str) -> None:
+    with pytest.raises(ValueError, match=r"--task .*va, expr, au"):
+        parse_tasks(given)
+
+
+def test_what_the_order_takes_from_the_config(tmp_path: Path) -> None:
+    path = tmp_path / "mtl.toml"
+    path.write_text('[backbones.au]\nmodel = "test_resnet"\n[finetune]\ninit = "start/mae.safetensors"\n')
+    config = read_config(path)
+    order = make_order(config, path, "au")
+    assert (order.model, order.section, order.init) == ("test_resnet", "au", str(tmp_path / "start/mae.safetensors"))
+    assert make_order(config, path, "au,va", model="m").section == "joint"
+    assert make_order(config, path, "au", init="here.pt", name="x", model="m").init == "here.pt"
+    with pytest.raises(ValueError, match=r"--model: .*no \[backbones\.expr\]"):
+        make_order(config, path, "expr")
+
+
+def test_rows_of_the_two_sides_never_meet(faces: tuple[Path, pl.DataFrame], project: Config) -> None:
+    frames = faces[1]
+    split = resolve_split(frames, project.split)
+    sides = choose_rows(labels_of(frames), split, ("expr",))
+    assert set(frames[sides.rows[sides.train]]["split"]) == {"train"}
+    assert set(frames[sides.rows[sides.select]]["split"]) == {"val"}
+    assert not set(sides.train) & set(sides.select)
+    assert frames[sides.rows]["expression"].null_count() == 0
+
+
+def test_relight_is_what_the_words_say() -> None:
+    faces = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8))
+    changes = Changes.draw(FinetuneConfig(brightness=0.3, contrast=0.4), 4, np.random.default_rng(1))
+    p = faces.permute(0, 3, 1, 2).float() / 255
+    bright = p * changes.brightness[:, None, None, None]
+    level = bright.mean(dim=(1, 2, 3), keepdim=True)
+    wanted = level + (bright - level) * changes.contrast[:, None, None, None]
+    mean, std = (torch.tensor(v)[:, None, None] for v in (PREPROCESSING.mean, PREPROCESSING.std))
+    got = relight(normalise(faces, PREPROCESSING, torch.float32), changes, PREPROCESSING)
+    torch.testing.assert_close(got, (wanted - mean) / std, atol=2e-6, rtol=1e-5)
+
+
+def test_mirror_turns_the_drawn_ones_alone() -> None:
+    faces = torch.arange(2 * 2 * 3 * 3, dtype=torch.uint8).view(2, 2, 3, 3)
+    ones = torch.ones(2)
+    out = mirror(faces, Changes(flip=torch.tensor([True, False]), brightness=ones, contrast=ones))
+    assert out[0].tolist() == faces[0].flip(1).tolist()
+    assert out[1].tolist() == faces[1].tolist()
+
+
+def test_changes_keep_to_their_ranges() -> None:
+    changes = Changes.draw(FinetuneConfig(flip=0.25, brightness=0.1, contrast=0.0), 4000, np.random.default_rng(0))
+    assert changes.flip.float().mean() == pytest.approx(0.25, abs=0.03)
+    assert 0.9 <= changes.brightness.min() < 0.91
+    assert 1.09 < changes.brightness.max() <= 1.1
+    assert (changes.contrast == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("num", "limit", "sizes"), [(65, 0, [33, 32]), (64, 0, [64]), (300, 100, [50, 50]), (1, 0, [1])]
+)
+def test_an_epoch_has_even_batches(num: int, limit: int, sizes: list[int]) -> None:
+    config = FinetuneConfig(batch_size=64, max_faces_per_epoch=limit)
+    rows = np.arange(1000, 1000 + num)
+    batches = epoch_batches(rows, config, np.random.default_rng(0))
+    assert [len(batch) for batch in batches] == sizes
+    drawn = np.concatenate(batches)
+    assert len(set(drawn)) == len(drawn)
+    assert set(drawn) <= set(rows)
+    if num > 1:
+        assert drawn.tolist() != epoch_batches(rows, config, np.random.default_rng(1))[0].tolist()
+
+
+def test_no_rows_no_chunks() -> None:
+    assert in_chunks(np.arange(0), 4) == []
+
+
+@pytest.mark.parametrize(
+    ("native", "slow", "wanted"), [(True, 3.0, "bfloat16"), (True, 1.2, "float32"), (False, 3.0, "float32")]
+)
+def test_bfloat16_only_where_it_pays(monkeypatch: pytest.MonkeyPatch, native: bool, slow: float, wanted: str) -> None:
+    monkeypatch.setattr(precision, "native_bfloat16", lambda: native)
+    monkeypatch.setattr(precision, "_step_s", lambda model, pixels, kind: slow if kind == "float32" else 1.0)
+    assert precision.choose_precision(torch.nn.Identity(), PREPROCESSING, torch.device("cpu")) == wanted
+
+
+def test_measuring_leaves_the_model_alone() -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"expr": self.layers(x)}
+
+    model = Model().eval()
+    before, state = weights_digest(model), torch.random.get_rng_state()
+    precision.choose_precision(model, PREPROCESSING, torch.device("cpu"))
+    assert weights_digest(model) == before
+    assert not model.training
+    assert torch.equal(torch.random.get_rng_state(), state)
