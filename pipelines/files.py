@@ -1,28 +1,16 @@
-"""Files that are whole or absent: written beside their place, made durable, then renamed."""
+"""JSON and text files that are whole or absent: the old file or the new one, never a part."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """`data` at `path`; a kill or a full disk leaves what was there before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+from cache.files import write_durably
 
 
 def write_text(path: Path, text: str) -> None:
-    """`text` at `path` in UTF-8, as `write_bytes`."""
-    write_bytes(path, text.encode())
+    """`text` at `path` in UTF-8, in a folder that is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:

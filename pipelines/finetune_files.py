@@ -11,12 +11,12 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from cache.files import write_durably
 from extract.backbones import TrainableBackbone, load_backbone
 from extract.config import Preprocessing
 from extract.weights import read_weights, save_backbone, weights_digest
 from heads.tasks import TASK_OUTPUTS
 from pipelines.config import Config
-from pipelines.files import write_bytes
 from pipelines.finetune_loop import Trainee
 
 FOLDER = Path("backbones")
@@ -33,7 +33,7 @@ def save_trained(
     backbone = model.trainable.backbone
     save_backbone(folder / weights, backbone, architecture, preprocessing, {"tasks": list(model.tasks), **about})
     metadata = {"tasks": ",".join(model.tasks), "model": architecture, "backbone": weights_digest(backbone)}
-    write_bytes(folder / output, safetensors.torch.save(output_tensors(model), metadata))
+    write_durably(folder / output, safetensors.torch.save(output_tensors(model), metadata))
     return weights, output
 
 
