@@ -25,7 +25,7 @@ def write_durably(path: Path, data: bytes) -> None:
     """Replaces `path` by `data` in one step: after a crash there is the old file or the new one, never a part."""
     temporary = temporary_beside(path)
     try:
-        with open(temporary, "xb") as file:
+        with naming(path), open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -34,6 +34,17 @@ def write_durably(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError from inside that names no file, as a full disk's does, names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def sync(path: Path) -> None:
@@ -102,7 +113,9 @@ def locked(path: Path, what: str) -> Iterator[None]:
                 raise ValueError(f"{what} is being written by process {pid}; wait until it ends or stop it") from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode())
-        yield
-        os.ftruncate(descriptor, 0)
+        try:
+            yield
+        finally:
+            os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cache import marks, shards
-from cache.files import locked, remove_leftovers, sync
+from cache.files import locked, naming, remove_leftovers, sync
 
 LOCK_FILE = "writer.lock"
 
@@ -56,7 +56,8 @@ class ShardWriter:
         with self.lock():
             marks.remove_mark(self.marks_folder, shard)
             try:
-                self._write_arrays(shard, rows, arrays)
+                with naming(self.folder):
+                    self._write_arrays(shard, rows, arrays)
                 files = {name: marks.FileRecord.of(self.folder / name) for name in shards.shard_files(shard)}
                 checksum = marks.checksum(arrays[shards.EMBEDDING])
                 mark = marks.Mark(rows=rows, checksum=checksum, files=files, failed=failed)

@@ -94,10 +94,13 @@ def finetune(config: Config, frames: pl.DataFrame, order: Order, watch: Watch | 
     split = resolve_split(frames, config.split)
     sides = choose_rows(labels_of(frames), split, order.tasks)
     device = resolve_device(order.device)
+    folder = config.at(config.data.faces)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder of faces; set faces under [data] in mtl.toml")
     model, preprocessing = build(config, order)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     used = frames[sides.rows]
-    with Faces(config.at(config.data.faces), used["path"].to_list(), preprocessing) as faces:
+    with Faces(folder, used["path"].to_list(), preprocessing) as faces:
         if faces.fit_in(memory_for_faces()):
             with progress("decode", len(used), "faces") as advance:
                 faces.load(advance)

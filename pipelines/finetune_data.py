@@ -86,7 +86,7 @@ class Faces:
             try:
                 faces.append(self._transform(decode(read_face_bytes(self.folder, self.paths[row]))))
                 found.append(row)
-            except (ValueError, OSError) as error:
+            except ValueError as error:  # an OSError is the machine's or the folder's, not one face's
                 self.unreadable[row] = str(error)
         block = np.stack(faces) if faces else np.empty((0, self.side, self.side, 3), dtype=np.uint8)
         return FaceBatch(rows=np.array(found, dtype=np.int64), faces=torch.from_numpy(block), num_asked=len(rows))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
+from numpy.typing import DTypeLike
 
 from cache.names import ACTION_UNITS, TASKS, VA_COLUMNS
 
@@ -35,13 +36,13 @@ class Labels:
 
     def labelled(self, task: str) -> np.ndarray:
         """[N] bool: rows with at least one label of `task`."""
-        masks = {"va": self.va_mask.any(axis=1), "expr": self.expr_mask, "au": self.au_mask.any(axis=1)}
-        return masks[task]
+        mask: np.ndarray = {"va": self.va_mask, "expr": self.expr_mask[:, None], "au": self.au_mask}[task]
+        return np.asarray(mask.any(axis=1))
 
     @property
     def labelled_any(self) -> np.ndarray:
         """[N] bool: rows with a label of any task."""
-        return np.logical_or.reduce([self.labelled(task) for task in TASKS])
+        return np.asarray(np.stack([self.labelled(task) for task in TASKS]).any(axis=0))
 
 
 def labels_of(frames: pl.DataFrame) -> Labels:
@@ -62,8 +63,8 @@ def targets_of(frames: pl.DataFrame) -> "Targets":
     return Targets(**{name: torch.from_numpy(getattr(labels, name)) for name in labels.__dataclass_fields__})
 
 
-def _columns(frames: pl.DataFrame, names: tuple[str, ...], dtype: type) -> tuple[np.ndarray, np.ndarray]:
+def _columns(frames: pl.DataFrame, names: tuple[str, ...], dtype: DTypeLike) -> tuple[np.ndarray, np.ndarray]:
     """Columns [N, len(names)] with nulls as 0, and where they were not null."""
     table = frames.select(names)
-    values = table.fill_null(0).to_numpy().astype(dtype)
+    values: np.ndarray = table.fill_null(0).to_numpy().astype(dtype)
     return values, table.select(pl.all().is_not_null()).to_numpy()

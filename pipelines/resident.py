@@ -60,8 +60,8 @@ def load_resident(path: Path, frames: pl.DataFrame, wanted: Iterable[Key], devic
         stream = cache.stream(name, view)
         if stream.identity.frames != digest:
             raise ValueError(
-                f"stream {name} was extracted for another frames table ({stream.identity.num_frames} frames, now "
-                f"{len(frames)}); type {stream.remake_hint}"
+                f"stream {name} was extracted for another frame list (cached {stream.identity.num_frames} frames, "
+                f"wanted {len(frames)}); type {stream.remake_hint}"
             )
         host = torch.empty(stream.num_rows, stream.width, dtype=torch.float16)
         stream.read(out=host.numpy())

@@ -5,6 +5,7 @@ history.csv          every epoch of every model         predictions.parquet     
 metrics.json         both scores, apart                 run.json                   the manifest, written last
 """
 
+import io
 import json
 import shutil
 from collections.abc import Mapping
@@ -16,10 +17,10 @@ import numpy as np
 import polars as pl
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
-from cache.files import remove_leftovers, sync, sync_tree, temporary_beside
+from cache.files import naming, remove_leftovers, sync, sync_tree, temporary_beside
 from cache.identity import StreamIdentity
 from pipelines.config import Config
 from pipelines.dataset import Dataset, load_dataset
@@ -118,7 +119,8 @@ def write_run(folder: Path, trained: Trained, config: Config, dataset: Dataset, 
     remove_leftovers(folder.parent)
     made = temporary_beside(folder)
     try:
-        _fill(made, folder.name, trained, config, dataset)
+        with naming(folder):
+            _fill(made, folder.name, trained, config, dataset)
         old = temporary_beside(folder)
         if folder.exists():
             folder.rename(old)
@@ -209,10 +211,13 @@ def _fill(made: Path, name: str, trained: Trained, config: Config, dataset: Data
     (made / "config.toml").write_text(config_toml(config, trained.strategy), encoding="utf-8")
     for model in trained.models:
         state = {key: value.detach().cpu().contiguous() for key, value in model.module.state_dict().items()}
-        save_file(state, made / weights_file(model.spec))
+        # As bytes, here and below: on a full disk save_file and write_parquet raise errors that are no OSError.
+        (made / weights_file(model.spec)).write_bytes(save(state))
     history_table(trained.history).write_csv(made / "history.csv")
     parts = [table(said, dataset, part) for part, said in trained.predictions.items()]
-    pl.concat(parts).sort("video", "frame").write_parquet(made / "predictions.parquet")
+    predictions = io.BytesIO()
+    pl.concat(parts).sort("video", "frame").write_parquet(predictions)
+    (made / "predictions.parquet").write_bytes(predictions.getvalue())
     _dump(made / "metrics.json", dict(trained.metrics))
     sync_tree(made)
     _dump(made / "run.json", manifest_of(name, trained, config, dataset))

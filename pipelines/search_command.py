@@ -69,6 +69,7 @@ def run_search(
     """Runs what is left of the search, writes the results, prints them; the exit code."""
     config, grid, strategies = read_strategies(config, grid_path)
     search = make_plan(config, grid, strategies, folder)
+    _check_device(search, device, retry_failed=retry_failed)
     console = _console(stderr=as_json)
     with open_study(search.folder, grid, search.material, search.trials) as study:
         outcome = _run(search, study, device, console, retry_failed=retry_failed, limit=limit)
@@ -115,6 +116,15 @@ def _run(
             time_limit_s=search.grid.study.time_limit_s,
             advance=advance,
         )
+
+
+def _check_device(search: SearchPlan, device: str, *, retry_failed: bool) -> None:
+    """Raises `ValueError` for a device that is not there, before the study's folder is made; with nothing to run, any
+    device will do."""
+    if pending(read_study(search.folder), search.trials, retry_failed=retry_failed):
+        from pipelines.device import resolve_device
+
+        resolve_device(device)
 
 
 def _estimate(search: SearchPlan, study: Study, left: Sequence[Trial], device: str) -> Estimate:

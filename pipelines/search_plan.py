@@ -104,12 +104,12 @@ def _material(
         frames=digest,
         labels=labels_digest(frames),
         num_rows=len(frames),
-        streams=_streams(Cache.open(config.at(config.cache.path), read_only=True), keys, digest),
+        streams=_streams(Cache.open(config.at(config.cache.path), read_only=True), keys, digest, len(frames)),
         splits=splits,
     )
 
 
-def _streams(cache: Cache, keys: Sequence[tuple[str, str]], digest: str) -> dict[str, dict[str, Any]]:
+def _streams(cache: Cache, keys: Sequence[tuple[str, str]], digest: str, num_rows: int) -> dict[str, dict[str, Any]]:
     """What each stream is; refuses one that is missing, incomplete or of other frames than those of `digest`."""
     found = {}
     for name, view in keys:
@@ -117,7 +117,10 @@ def _streams(cache: Cache, keys: Sequence[tuple[str, str]], digest: str) -> dict
         stream.require_complete()
         identity = stream.identity
         if identity.frames != digest:
-            raise ValueError(f"stream {name} was extracted for another frames table; type {stream.remake_hint}")
+            raise ValueError(
+                f"stream {name} was extracted for another frame list (cached {identity.num_frames} frames, wanted "
+                f"{num_rows}); type {stream.remake_hint}"
+            )
         about = {"identity": identity.digest, "backbone": identity.backbone, "width": identity.width}
         found[stream_label(name, view)] = about
     return found

@@ -3,6 +3,7 @@
 Nothing here imports torch or timm: commands import what they call when they are called.
 """
 
+import errno
 import os
 import sys
 
@@ -53,7 +54,10 @@ def main() -> None:
 
 
 def one_line(error: Exception) -> str:
-    """The error's text on one line; an `OSError` keeps the file it concerns."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+    """The error's text on one line; an `OSError` keeps the file it concerns, a full disk says what helps."""
+    if isinstance(error, OSError) and error.strerror is not None:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "; make room and type the same command again, nothing finished is lost" if full else ""
+        return f"{where}{error.strerror}{hint}"
     return " ".join(str(error).split())

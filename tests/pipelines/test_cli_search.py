@@ -164,7 +164,7 @@ def test_a_missing_stream_and_a_task_without_labels_are_found_at_once(
         mtl("--grid", "small.toml")
     renamed = made.frames.with_columns(path=pl.concat_str(pl.lit("new/"), "path"))
     renamed.write_parquet(project / "frames.parquet")
-    with pytest.raises(ValueError, match=r"another frames table; type .*mtl extract"):
+    with pytest.raises(ValueError, match=r"another frame list .*; type .*mtl extract"):
         mtl("--grid", "small.toml", "--set", 'head.streams=["va"]')
     assert not (project / "studies").exists()
 

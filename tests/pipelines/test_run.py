@@ -227,7 +227,7 @@ def test_a_missing_stream_says_what_to_type(project, made, tmp_path):
 
 def test_streams_of_another_frames_table_are_refused(made, make_made, tmp_path):
     made.write(tmp_path)
-    with pytest.raises(ValueError, match=r"another frames table \(360 frames, now 240\)"):
+    with pytest.raises(ValueError, match=r"another frame list \(cached 360 frames, wanted 240\)"):
         load_resident(tmp_path / "cache.zarr", make_made(6, 40).frames, [("va", "base")], CPU)
 
 
