@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 BACKBONES = {"mobilenet": "mobilenetv2_100", "efficientnet": "tf_efficientnet_lite0"}
 GRID = """\
@@ -36,10 +37,13 @@ def main() -> None:
         print(line, flush=True)
 
 
-def run(data: Path, work: Path, size_px: int = 112, grid: str = GRID) -> list[str]:
-    """Runs the commands in `work` and returns what each took and the leaderboard's first rows."""
+def run(data: Path, work: Path, size_px: int = 112, grid: str = GRID, every: int = 1) -> list[str]:
+    """Runs the commands in `work` and returns what each took and the leaderboard; `every` thins the frames."""
     work.mkdir(parents=True, exist_ok=True)
     talking, lines = data / "talking", []
+    for split in ("train", "val", "test"):
+        header, *rows = (talking / f"{split}_set.txt").read_text().splitlines()
+        (work / f"{split}_set.txt").write_text("\n".join([header, *rows[::every]]) + "\n")
     sections = "".join(
         section(name, data / "weights" / f"{model}.imagenet.safetensors", size_px) for name, model in BACKBONES.items()
     )
@@ -47,7 +51,7 @@ def run(data: Path, work: Path, size_px: int = 112, grid: str = GRID) -> list[st
         "init": ["init", "--faces", str(talking / "cropped_aligned"), "--force"],
         "prepare": [
             "prepare",
-            *(f"--{split}={talking / f'{split}_set.txt'}" for split in ("train", "val", "test")),
+            *(f"--{split}={split}_set.txt" for split in ("train", "val", "test")),
             f"--subjects={talking / 'subjects.csv'}",
         ],
         "extract": ["extract", "--backbone", ",".join(BACKBONES)],
@@ -61,8 +65,18 @@ def run(data: Path, work: Path, size_px: int = 112, grid: str = GRID) -> list[st
             with (work / "mtl.toml").open("a") as file:
                 file.write(sections)
             (work / "grids" / "real.toml").write_text(grid)
-    leaderboard = (work / "studies" / "real" / "leaderboard.csv").read_text().splitlines()
-    return [*lines, *leaderboard[:6]]
+    rows = json.loads((work / "studies" / "real" / "leaderboard.json").read_text())
+    return [*lines, *leaderboard(rows)]
+
+
+def leaderboard(board: dict[str, Any]) -> list[str]:
+    """A line a strategy, best selection score first: streams, temporal encoder, selection and held-out P."""
+    lines = [f"{'streams':24} {'temporal':12} {'selection P':>15} {'held-out P':>15}"]
+    for row in board["groups"][0]["rows"]:
+        scores = [f"{row[part]['P']['mean']:.3f} ± {row[part]['P']['sd'] or 0:.3f}" for part in ("select", "report")]
+        streams, temporal = ", ".join(row["streams_used"]), row["strategy"]["temporal"]
+        lines.append(f"{streams:24} {temporal:12} {scores[0]:>15} {scores[1]:>15}")
+    return lines
 
 
 def section(name: str, weights: Path, size_px: int) -> str:

@@ -1,0 +1,49 @@
+"""The main job on real faces with real pretrained backbones; skips where those are absent.
+
+Every fourth frame, small inputs, four trials: whether the path works on real pixels, not how well.
+"""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import polars as pl
+import pytest
+
+BENCH = Path(__file__).resolve().parents[2] / "bench" / "real_faces.py"
+GRID = """\
+[study]
+name = "real"
+
+[set]
+epochs = 3
+width = 32
+
+[product]
+streams = [["mobilenet"], ["mobilenet", "efficientnet"]]
+temporal = ["none", "gru"]
+"""
+
+
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("real_faces", BENCH)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_the_main_job_on_real_faces(real_data: Path, bench: ModuleType, tmp_path: Path) -> None:
+    lines = bench.run(real_data, tmp_path, size_px=64, grid=GRID, every=4)
+    assert [line.split()[0] for line in lines[:4]] == ["init", "prepare", "extract", "search"]
+    assert len(lines) == 4 + 1 + 4
+    study = tmp_path / "studies" / "real"
+    assert (study / "report.html").stat().st_size > 100_000
+    said = pl.concat(pl.read_parquet(path) for path in study.glob("runs/*/predictions.parquet"))
+    assert set(said["part"]) == {"select", "report"}
+    assert said["valence"].is_between(-1, 1).all()
+    assert said["expression"].n_unique() > 1
