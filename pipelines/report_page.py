@@ -26,7 +26,7 @@ figcaption { max-width: 88ch; }
 .tile span { color: var(--muted); font-size: 13px; }
 .scroll { overflow-x: auto; margin: 10px 0 6px; }
 table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; }
-th, td { padding: 5px 8px; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: 5px 6px; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; vertical-align: bottom; }
 td.n, th.n { text-align: right; }
 th.group { text-align: center; border-bottom: 2px solid; }
