@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 DEMO   ?= demo
 
-.PHONY: demo test quick check format install bench clean
+.PHONY: demo test quick lint check format install bench clean
 
 install: $(VENV)/.installed
 
@@ -25,12 +25,13 @@ test: install
 quick: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m "not slow"
 
-check: install
+lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
+
+check: lint test
 
 format: install
 	$(BIN)/ruff format .
