@@ -34,7 +34,8 @@ def evaluate(
     from pipelines.tables import print_metrics
 
     settings = read_config(config, set_ or ())
-    folder = run if run.exists() else settings.at(settings.output.runs) / run
+    # A bare name is a run of this project; anything with a folder in it is a path.
+    folder = run if run.exists() or run.parent != Path() else settings.at(settings.output.runs) / run
     metrics = evaluate_run(folder, settings, split, resolve_device(device))
     if json_output:
         print_metrics(metrics, as_json=True)
