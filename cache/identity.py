@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 FACE_DIGEST_BYTES = 16
+# The pooling of a stream whose vectors others made: nothing is known of how, and no face was seen.
+IMPORTED = "imported"
 
 
 def bytes_digest(data: bytes) -> bytes:
@@ -41,6 +43,11 @@ class StreamIdentity:
         """Hexadecimal; equal exactly for equal identities."""
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether the embeddings came from a file, so that no face digests were taken."""
+        return self.pooling == IMPORTED
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: what JSON makes of it, so tuples are lists."""

@@ -29,10 +29,12 @@ class Stream:
             ValueError: the metadata is damaged, or of another version of the format; says what to type.
         """
         self.folder, self.name, self.view, self.read_only = folder, name, view, read_only
+        self._imported = False
         attributes = self._read_attributes()
         self._check_schema(attributes.get("schema"))
         try:
             self.identity = StreamIdentity.from_json(attributes["identity"])
+            self._imported = self.identity.is_imported
             self.provenance: dict[str, Any] = dict(attributes["provenance"])
             self.layout = shards.read_layout(folder)
             if (self.layout.num_rows, self.layout.width) != (self.identity.num_frames, self.identity.width):
@@ -49,6 +51,8 @@ class Stream:
     @property
     def extract_hint(self) -> str:
         """What to type to fill the stream."""
+        if self._imported:
+            return f"`mtl cache import {self.name} FILE`"
         return f"`mtl extract --backbone {self.name}{self._view_option}`"
 
     @property
@@ -175,15 +179,25 @@ class Stream:
         checksums = [self._whole(shard).checksum for shard in range(self.num_shards)] if check else []
         for shard in range(self.num_shards):
             start, stop = self.rows(shard)
-            self._read_shard(shard, out[start:stop])
-            if check and marks.checksum(out[start:stop]) != checksums[shard]:
-                path = self.folder / shards.shard_file(shards.EMBEDDING, shard)
-                raise ValueError(f"{path}: the shard has changed since extraction; type {self.repair_hint}")
+            self._read_shard(shard, out[start:stop], checksums[shard] if check else None)
         return out
 
-    def _read_shard(self, shard: int, out: np.ndarray) -> None:
-        if shards.copy_rows(self.folder, self.layout, shard, out):
-            return
+    def read_shard(self, shard: int) -> np.ndarray:
+        """[R, D] float16 of one shard, checked; raises as `read`."""
+        start, stop = self.rows(shard)
+        out = np.empty((stop - start, self.width), np.float16)
+        self._read_shard(shard, out, self._whole(shard).checksum)
+        return out
+
+    def _read_shard(self, shard: int, out: np.ndarray, checksum: int | None = None) -> None:
+        """A shard's rows into `out` [R, D], compared with `checksum` where given."""
+        if not shards.copy_rows(self.folder, self.layout, shard, out):
+            self._read_slowly(shard, out)
+        if checksum is not None and marks.checksum(out) != checksum:
+            path = self.folder / shards.shard_file(shards.EMBEDDING, shard)
+            raise ValueError(f"{path}: the shard has changed since extraction; type {self.repair_hint}")
+
+    def _read_slowly(self, shard: int, out: np.ndarray) -> None:
         self._whole(shard)  # zarr gives zeros for a file that is not there
         try:
             out[:] = shards.read_through_zarr(self.folder, shards.EMBEDDING, *self.rows(shard))

@@ -122,6 +122,8 @@ def build_trainable(
 
 def _load(config: BackboneConfig, folder: Path, where: str) -> tuple[Any, Preprocessing]:
     """The headless module in evaluation mode, its weights loaded, and its preprocessing."""
+    if config.is_imported:
+        raise ValueError(f"{where}: {config.model} was imported and cannot be run; `mtl cache import` fills its stream")
     path = None if config.weights in FETCHED else folder / config.weights
     state, saved = _saved(path)
     module = _create(config, config.size_px or saved.get("size_px"), where)

@@ -6,6 +6,8 @@ Filled from the sections `[backbones.NAME]` of mtl.toml; read by `extract.backbo
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+IMPORTED_MODEL = "imported:"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
@@ -30,6 +32,7 @@ class BackboneConfig:
     """One section `[backbones.NAME]`.
 
     `model` is a timm name (`vit_base_patch16_224`, `vit_base_patch16_224.augreg_in21k`) or `hf-hub:OWNER/NAME`.
+    `imported:FILE` stands for a stream that `mtl cache import` filled: heads read it, nothing can extract it.
     `weights` is a file (`.safetensors`, or `.pt`/`.pth` read with weights_only), `"pretrained"` (timm or the hub
     fetches them) or `"random"` (untrained, from `seed`; a baseline).
     `tasks` names what the backbone was trained for: the streams called "own". Empty means: the task of the same name
@@ -48,3 +51,7 @@ class BackboneConfig:
     crop_pct: float | None = None
     crop_mode: Literal["center", "squash", "border"] | None = None
     licence: str = ""
+
+    @property
+    def is_imported(self) -> bool:
+        return self.model.startswith(IMPORTED_MODEL)

@@ -52,10 +52,10 @@ def run_extraction(
 
 
 def choose(config: Config, names: Sequence[str]) -> list[str]:
-    """`names` once each, or every backbone of `config` where there are none.
+    """`names` once each, or every backbone of `config` that was not imported where there are none.
 
     Raises:
-        ValueError: mtl.toml has no such backbone, or none at all.
+        ValueError: mtl.toml has no such backbone, or none to extract.
     """
     known = list(config.backbones)
     if not known:
@@ -65,4 +65,9 @@ def choose(config: Config, names: Sequence[str]) -> list[str]:
     for name in names:
         if name not in known:
             raise ValueError(f"--backbone {name}: not in mtl.toml{nearest(name, known)}; there: {', '.join(known)}")
-    return list(dict.fromkeys(names)) or known
+    runnable = [name for name in known if not config.backbones[name].is_imported]
+    if not names and not runnable:
+        raise ValueError(
+            f"{config.folder / 'mtl.toml'}: all streams were imported ({', '.join(known)}); none to extract"
+        )
+    return list(dict.fromkeys(names)) or runnable

@@ -1,4 +1,4 @@
-"""`mtl cache`: what is cached, whether it is whole, and how to be rid of it."""
+"""`mtl cache`: what is cached, whether it is whole, and how to be rid of it; `cache_exchange` adds to it."""
 
 import json
 import sys
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines.cli import cache_exchange
 from pipelines.cli.options import CONFIG, ConfigOption, JsonOption, SetOption
 
 if TYPE_CHECKING:
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
     from pipelines.config import Config
 
 app = typer.Typer(
-    help="List, describe, verify and remove cached embeddings.", no_args_is_help=True, rich_markup_mode="rich"
+    help="List, describe, verify, remove, import and export cached embeddings.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
 )
+cache_exchange.register(app)
 NameArgument = Annotated[str, typer.Argument(help="A stream: the name of its backbone.")]
 ViewOption = Annotated[str | None, typer.Option(help="Only this view; default: all.")]
 

@@ -1,0 +1,207 @@
+"""Embeddings that others made, put into the cache as a stream: shard by shard, in the frames table's order.
+
+A frame without a vector becomes a failed row. Letters: N frames, V vectors of the source, D width, R rows of a shard.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from cache.frames import frames_digest
+from cache.identity import FACE_DIGEST_BYTES, IMPORTED, StreamIdentity
+from cache.sources import Source, SourceOptions
+from cache.sources_arrays import open_folder, open_matrix, open_parquet, open_pickle
+from cache.sources_hdf5 import open_hdf5
+from cache.store import Cache
+from cache.stream import BASE_VIEW, Stream
+
+MISSING, INVALID = -1, -2
+REASONS = {MISSING: "not in the imported file", INVALID: "marked invalid in the imported file"}
+NOT_FINITE, TOO_LARGE = "not finite in the imported file", "too large for float16"
+# Options that change which vector a frame gets: they are part of the stream's identity.
+NUMBERING = ("dataset", "suffix", "first_frame", "step")
+FOLDER_ONLY = ("suffix", "first_frame", "step")
+DIGEST_BYTES, READ_BYTES = 16, 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportReport:
+    """What an import did; `failed` counts the rows of each reason, `example_extra` is a key no frame asked for."""
+
+    stream: str
+    num_rows: int
+    num_valid: int
+    width: int
+    failed: dict[str, int]
+    num_extra: int
+    example_extra: str
+    in_order: bool
+
+
+def import_stream(
+    cache: Cache,
+    name: str,
+    path: Path,
+    frames: pl.DataFrame,
+    *,
+    backbone: str = IMPORTED,
+    options: SourceOptions | None = None,
+    shard_rows: int,
+    advance: Callable[[int], None] = lambda count: None,
+) -> ImportReport:
+    """Fills the stream `name` from the file or folder `path`; one that was begun from the same bytes is finished.
+
+    Raises:
+        ValueError: the source cannot be read, names a frame twice, has not one width or nothing for the frames table;
+            or the stream there was made from something else. A stream that was made here is removed again.
+    """
+    options = options or SourceOptions()
+    source = open_source(path, frames, options)
+    rows = match(source.keys, frames, path)
+    identity = StreamIdentity(
+        backbone=backbone,
+        weights=_digest(source.files),
+        preprocessing=_numbering(options),
+        pooling=IMPORTED,
+        dtype="float16",
+        view=BASE_VIEW,
+        frames=frames_digest(frames),
+        num_frames=len(frames),
+        width=source.width,
+    )
+    is_new = (name, BASE_VIEW) not in cache.streams()
+    stream = cache.create(name, identity, shard_rows, {"imported": path.name})
+    try:
+        _fill(stream, source, rows, advance)
+    except ValueError:
+        if is_new:
+            cache.remove(name, BASE_VIEW)
+        raise
+    return _report(stream, source, rows)
+
+
+def open_source(path: Path, frames: pl.DataFrame, options: SourceOptions) -> Source:
+    """Raises ValueError where `path` is not there, of no known kind, or an option does not belong to its kind."""
+    if not path.exists():
+        raise ValueError(f"{path}: no such file or folder")
+    kind = "" if path.is_dir() else path.suffix.lower()
+    if kind not in SOURCES:
+        raise ValueError(f"{path}: unknown kind of file; known: a folder, {', '.join(filter(None, SOURCES))}")
+    default, is_set = SourceOptions(), []
+    for option, kinds in {"dataset": (".h5", ".hdf5"), "keys": (".npy",), **dict.fromkeys(FOLDER_ONLY, ("",))}.items():
+        if getattr(options, option) != getattr(default, option) and kind not in kinds:
+            is_set.append(f"--{option.replace('_', '-')}")
+    if is_set:
+        raise ValueError(f"{path}: {', '.join(is_set)} does not go with this kind of source")
+    if options.step != 1 and options.first_frame is None:
+        raise ValueError("--step needs --first-frame, the number of the first row's frame")
+    return SOURCES[kind](path, frames, options)
+
+
+def match(keys: pl.DataFrame, frames: pl.DataFrame, path: Path) -> np.ndarray:
+    """[N] int64: for each frame the index of its vector, MISSING or INVALID.
+
+    Raises:
+        ValueError: a frame has two vectors, or no frame has any; names an example.
+    """
+    twice = keys.select("video", "frame").is_duplicated() & keys["frame"].is_not_null()
+    if twice.any():
+        video, frame = keys.filter(twice).select("video", "frame").row(0)
+        raise ValueError(f"{path}: two vectors for video {video!r} frame {frame}; keep one of them")
+    index = np.arange(len(keys))
+    if "valid" in keys.columns:
+        index = np.where(keys["valid"].fill_null(False).to_numpy(), index, INVALID)
+    numbered = keys.select("video", "frame").with_columns(pl.Series("vector", index, pl.Int64))
+    found = frames.select("video", "frame").join(numbered, on=["video", "frame"], how="left", maintain_order="left")
+    rows = found["vector"].fill_null(MISSING).to_numpy()
+    if not (rows >= 0).any():
+        raise ValueError(f"{path}: has nothing for the frames table; {_examples(keys, frames)}")
+    return rows
+
+
+def _examples(keys: pl.DataFrame, frames: pl.DataFrame) -> str:
+    texts = [
+        f"{what} has video {table['video'][0]!r} frame {table['frame'][0]}" if len(table) else f"{what} is empty"
+        for what, table in (("the file", keys), ("the table", frames))
+    ]
+    return ", ".join(texts)
+
+
+def _numbering(options: SourceOptions) -> Mapping[str, Any]:
+    """The options that were set and decide which vector a frame gets."""
+    default = asdict(SourceOptions())
+    return {key: value for key, value in asdict(options).items() if key in NUMBERING and value != default[key]}
+
+
+def _digest(files: tuple[Path, ...]) -> str:
+    """Hexadecimal digest of the files' bytes; of several, also of their names and sizes."""
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for path in files:
+        if len(files) > 1:
+            digest.update(f"{path.name};{path.stat().st_size};".encode())
+        with open(path, "rb") as file:
+            while block := file.read(READ_BYTES):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _fill(stream: Stream, source: Source, rows: np.ndarray, advance: Callable[[int], None]) -> None:
+    with stream.writer_lock():
+        missing = set(stream.missing_shards())
+        for shard in range(stream.num_shards):
+            start, stop = stream.rows(shard)
+            if shard in missing:
+                embeddings, failed = _gather(source, rows[start:stop])
+                stream.write_shard(shard, embeddings, np.zeros((stop - start, FACE_DIGEST_BYTES), np.uint8), failed)
+            advance(stop - start)
+
+
+def _gather(source: Source, rows: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+    """[R, D] float16 of the vectors `rows` [R], and why rows have none."""
+    embeddings = np.zeros((len(rows), source.width), np.float16)
+    failed = {int(row): REASONS[int(rows[row])] for row in np.flatnonzero(rows < 0)}
+    there = np.flatnonzero(rows >= 0)
+    vectors = source.read(rows[there])
+    with np.errstate(over="ignore"):
+        embeddings[there] = vectors
+    for row, finite in zip(there, np.atleast_1d(np.isfinite(vectors).all(axis=1)), strict=True):
+        if not np.isfinite(embeddings[row]).all():
+            failed[int(row)] = TOO_LARGE if finite else NOT_FINITE
+    return embeddings, failed
+
+
+def _report(stream: Stream, source: Source, rows: np.ndarray) -> ImportReport:
+    failed = stream.failed()
+    used = np.zeros(len(source.keys), bool)
+    used[rows[rows >= 0]] = True
+    if "valid" in source.keys.columns:  # a vector that does not count is no extra one
+        used |= ~source.keys["valid"].fill_null(False).to_numpy()
+    extra = np.flatnonzero(~used)
+    example = source.keys.select("video", "frame").row(int(extra[0])) if len(extra) else None
+    return ImportReport(
+        stream=stream.name,
+        num_rows=stream.num_rows,
+        num_valid=stream.num_rows - len(failed),
+        width=stream.width,
+        failed=dict(Counter(failed.values())),
+        num_extra=len(extra),
+        example_extra=f"video {example[0]!r} frame {example[1]}" if example else "",
+        in_order=source.in_order,
+    )
+
+
+SOURCES: dict[str, Callable[[Path, pl.DataFrame, SourceOptions], Source]] = {
+    "": open_folder,
+    ".h5": open_hdf5,
+    ".hdf5": open_hdf5,
+    ".npy": open_matrix,
+    ".parquet": open_parquet,
+    ".pkl": open_pickle,
+    ".pickle": open_pickle,
+}

@@ -1,0 +1,167 @@
+"""`mtl cache import` and `mtl cache export`: embeddings from and for other programs."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.cli.options import CONFIG, ConfigOption, JsonOption, SetOption
+
+if TYPE_CHECKING:
+    from cache.importing import ImportReport
+    from pipelines.config import Config
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="import")(import_)
+    app.command(name="export")(export)
+
+
+def import_(
+    name: Annotated[str, typer.Argument(help="The stream to make; heads call it by this name.")],
+    source: Annotated[Path, typer.Argument(help="A .h5, .npy, .parquet or .pkl file, or a folder of VIDEO.npy.")],
+    backbone_name: Annotated[str, typer.Option(help="What made the embeddings; kept in the identity.")] = "imported",
+    task: Annotated[list[str] | None, typer.Option(help="What it was trained for: va, expr or au; repeatable.")] = None,
+    keys: Annotated[
+        Path | None, typer.Option(help="Parquet naming a .npy matrix's rows: video, frame; or path.")
+    ] = None,
+    dataset: Annotated[str, typer.Option(help="The matrix in an HDF5 file that has several.")] = "",
+    suffix: Annotated[str, typer.Option(help="In a folder: what follows the video's name, before .npy.")] = "",
+    first_frame: Annotated[int | None, typer.Option(help="In a folder: the frame of each file's first row.")] = None,
+    step: Annotated[int, typer.Option(min=1, help="In a folder: frames from one row to the next.")] = 1,
+    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Load a pickle: runs code from it.")] = False,
+    config: ConfigOption = CONFIG,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take embeddings others made into the cache, as a stream that heads read like any other.
+
+    HDF5: a matrix whose rows are the frames table's, or named by datasets video and frame beside it; or one dataset a
+    frame, /FRAME/VIDEO. A .npy matrix: rows named by a Parquet file of the same name or --keys. Frames without a
+    vector become missing steps.
+
+    \b
+    Examples:
+      mtl cache import vit features.h5
+      mtl cache import clip img_emb.npy --keys metadata.parquet --backbone-name ViT-B-32
+      mtl cache import i3d features/ --suffix _rgb --first-frame 1 --step 16
+      mtl cache import expr features.pkl --allow-pickle --task expr
+    """
+    from cache.frames import read_frames
+    from cache.importing import import_stream
+    from cache.sources import SourceOptions
+    from cache.store import Cache
+    from pipelines.config import read_config
+    from pipelines.progress import progress
+
+    settings = read_config(config, set_ or ())
+    section = _section(settings, name, source, task or [])
+    frames = read_frames(settings.at(settings.data.frames))
+    if allow_pickle:
+        typer.echo(f"{source}: loading a pickle runs code from the file", err=True)
+    options = SourceOptions(
+        dataset=dataset, keys=keys, suffix=suffix, first_frame=first_frame, step=step, allow_pickle=allow_pickle
+    )
+    cache = Cache.open(settings.at(settings.cache.path), create=True)
+    with progress(f"import {name}", len(frames), "rows") as advance:
+        report = import_stream(
+            cache,
+            name,
+            source,
+            frames,
+            backbone=backbone_name,
+            options=options,
+            shard_rows=settings.cache.shard_rows,
+            advance=advance,
+        )
+    _register(config, name, section)
+    if as_json:
+        typer.echo(json.dumps(asdict(report), indent=2))
+    else:
+        _show(report)
+
+
+def export(
+    name: Annotated[str, typer.Argument(help="A stream: the name of its backbone.")],
+    to: Annotated[Path, typer.Option("--to", help="FILE.h5, FILE.npy or FILE.parquet; a folder with --per-video.")],
+    view: Annotated[str, typer.Option(help="Which view.")] = "base",
+    per_video: Annotated[bool, typer.Option("--per-video", help="A folder with one VIDEO.npy a video.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    config: ConfigOption = CONFIG,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a stream as a file for other programs, with video, frame and valid beside the embeddings.
+
+    FILE.npy comes with its keys in FILE.parquet. In a folder of one .npy a video, rows without an embedding are NaN.
+
+    \b
+    Examples:
+      mtl cache export expr --to expr.h5
+      mtl cache export expr --to expr.parquet --view hflip
+      mtl cache export expr --to features --per-video --force
+    """
+    from cache.exporting import export_stream
+    from cache.frames import read_frames
+    from cache.store import Cache
+    from pipelines.config import read_config
+    from pipelines.progress import progress
+
+    settings = read_config(config, set_ or ())
+    stream = Cache.open(settings.at(settings.cache.path), read_only=True).stream(name, view)
+    frames = read_frames(settings.at(settings.data.frames))
+    with progress(f"export {name}", stream.num_rows, "rows") as advance:
+        files = export_stream(stream, frames, to, per_video=per_video, force=force, advance=advance)
+    num_valid = int(stream.valid().sum())
+    if as_json:
+        document = {"stream": name, "view": view, "files": [str(path) for path in files]}
+        numbers = {"num_rows": stream.num_rows, "num_valid": num_valid, "width": stream.width}
+        typer.echo(json.dumps(document | numbers, indent=2))
+    else:
+        typer.echo(f"{', '.join(map(str, files))}: {stream.num_rows:,} rows of {name}, {num_valid:,} valid")
+
+
+def _section(settings: "Config", name: str, source: Path, tasks: list[str]) -> dict[str, str | list[str]]:
+    """What [backbones.NAME] will say, so that heads find the stream and `mtl extract` leaves it alone.
+
+    Raises:
+        ValueError: the name cannot be a section's, a task is unknown, or the section is a backbone's that runs.
+    """
+    from cache.names import TASKS
+    from extract.config import IMPORTED_MODEL
+    from pipelines.register import SECTION_NAME
+
+    if not SECTION_NAME.fullmatch(name):
+        raise ValueError(f"{name!r}: a stream's name is made of letters, digits, - and _")
+    unknown = [each for each in tasks if each not in TASKS]
+    if unknown:
+        raise ValueError(f"--task {unknown[0]}: unknown; known: {', '.join(TASKS)}")
+    there = settings.backbones.get(name)
+    if there is not None and not there.is_imported:
+        raise ValueError(f"{name}: [backbones.{name}] in mtl.toml is a model ({there.model}); choose another name")
+    section: dict[str, str | list[str]] = {"model": f"{IMPORTED_MODEL}{source.resolve().name}", "weights": "none"}
+    if not tasks and there is not None:
+        tasks = list(there.tasks)
+    return section | ({"tasks": tasks} if tasks else {})
+
+
+def _register(config: Path, name: str, section: dict[str, str | list[str]]) -> None:
+    from pipelines.register import register_backbone
+
+    register_backbone(config, name, section)
+
+
+def _show(report: "ImportReport") -> None:
+    """Prints what was imported and, to standard error, what was lacking or left over."""
+    typer.echo(
+        f"{report.num_valid:,} of {report.num_rows:,} frames into stream {report.stream}, {report.width} wide; "
+        f"[backbones.{report.stream}] in mtl.toml names it"
+    )
+    if report.in_order:
+        typer.echo("the file names no frames: its rows were taken in the order of the frames table", err=True)
+    for reason, count in report.failed.items():
+        typer.echo(f"{count:,} frames are missing steps: {reason}", err=True)
+    if report.num_extra:
+        typer.echo(f"{report.num_extra:,} vectors belong to no frame, such as {report.example_extra}", err=True)
