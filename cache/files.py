@@ -1,4 +1,4 @@
-"""Files that outlive a power cut: durable writing, temporary names, one writer at a time."""
+"""Files that outlive a power cut: durable writing and temporary names."""
 
 import contextlib
 import os
@@ -8,11 +8,6 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-
-try:
-    import fcntl
-except ImportError:  # Windows has no flock; writers are not kept apart there
-    fcntl = None  # type: ignore[assignment]
 
 TEMPORARY = ".tmp-"
 # Nothing here takes minutes between making a temporary and renaming it, so an older one is left over. A younger one is
@@ -94,28 +89,3 @@ def _is_maker_dead(name: str) -> bool:
     except (OSError, ValueError):
         return False
     return False
-
-
-@contextlib.contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
-    """Holds the lock file `path`; the system lets go of it when the process dies.
-
-    Raises:
-        ValueError: another process holds it; says `what` it is busy with and the process.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        if fcntl is not None:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                pid = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
-                raise ValueError(f"{what} is being written by process {pid}; wait until it ends or stop it") from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
-        try:
-            yield
-        finally:
-            os.ftruncate(descriptor, 0)
-    finally:
-        os.close(descriptor)

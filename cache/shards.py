@@ -1,16 +1,17 @@
 """The Zarr v3 arrays of a stream: embedding [N, D] float16, face_digest [N, 8] uint8, state [N] uint8.
 
 All are cut into the same shards of `shard_rows` rows. An embedding shard is the raw rows, then an index; it is written
-by zarr, so every Zarr v3 reader reads it, and read here through mmap wherever its layout is found to be exactly that.
+by zarr, so every Zarr v3 reader reads it, and read here as a plain file where its layout is found to be exactly that.
 Letters: N frames, D width, R rows of a shard.
 """
 
 import json
-import mmap
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,6 @@ NOT_DONE, DONE, FAILED = 0, 1, 2
 # Rows of an inner chunk at most: what another Zarr reader loads for one row, and what the last shard is padded to.
 INNER_ROWS, SMALL_INNER_ROWS = 64, 512
 INDEX_ENTRY_BYTES, INDEX_CHECKSUM_BYTES, ITEM_BYTES = 16, 4, 2
-# Mapping all pages at once saves the page faults: 0.97 instead of 0.93 of a plain copy. Linux only.
-POPULATE = getattr(mmap, "MAP_POPULATE", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +91,32 @@ def read_layout(folder: Path) -> Layout:
     """
     path = folder / EMBEDDING / "zarr.json"
     try:
-        metadata = json.loads(path.read_bytes())
-        num_rows, width = metadata["shape"]
-        shard_rows, shard_width = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+        metadata, (num_rows, width), (shard_rows, shard_width) = _read_array(path)
         if metadata["data_type"] != "float16" or shard_width != width or shard_rows < 1:
             raise ValueError("not [N, D] float16 in shards of whole rows")
         inner_rows = _inner_rows(metadata, shard_rows, width)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: the array's metadata cannot be read ({error})") from None
     return Layout(num_rows, width, shard_rows, inner_rows)
+
+
+def check_small_arrays(folder: Path, layout: Layout) -> None:
+    """Raises ValueError where face_digest or state does not lie in the shards of the embeddings."""
+    for name, inner_shape in ((FACE_DIGEST, [KEPT_DIGEST_BYTES]), (STATE, [])):
+        path = folder / name / "zarr.json"
+        try:
+            metadata, shape, shard_shape = _read_array(path)
+            found = (metadata["data_type"], shape, shard_shape)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: the array's metadata cannot be read ({error})") from None
+        if found != ("uint8", [layout.num_rows, *inner_shape], [layout.shard_rows, *inner_shape]):
+            raise ValueError(f"{path}: the array has other shards than the embeddings")
+
+
+def _read_array(path: Path) -> tuple[dict[str, Any], list[int], list[int]]:
+    """An array's metadata, its shape, and that of a shard."""
+    metadata = json.loads(path.read_bytes())
+    return metadata, metadata["shape"], metadata["chunk_grid"]["configuration"]["chunk_shape"]
 
 
 def _inner_rows(metadata: dict[str, Any], shard_rows: int, width: int) -> int | None:
@@ -130,24 +146,42 @@ def _names(codecs: Sequence[dict[str, Any]]) -> list[str]:
 def copy_rows(folder: Path, layout: Layout, shard: int, out: np.ndarray) -> bool:
     """Copies the rows of one embedding shard into `out` [R, D] float16, if they lie in line in a whole file.
 
-    False, with nothing copied, where the file is not there or short, or the rows lie otherwise: only zarr can tell.
+    False where the file is not there or short, or the rows lie otherwise: only zarr can tell, and `out` holds
+    anything.
     """
     if layout.inner_rows is None:
         return False
     try:
+        # Read, not mapped: threads that map wait for one another, and a file cut short meanwhile would end the process.
         with open(folder / shard_file(EMBEDDING, shard), "rb", buffering=0) as file:
-            mapped = _map(file.fileno())
-    except (FileNotFoundError, ValueError):  # ValueError: an empty file cannot be mapped
+            return _is_in_line(file, layout, len(out)) and _read_into(file, out)
+    except FileNotFoundError:
         return False
+
+
+def _is_in_line(file: FileIO, layout: Layout, num_rows: int) -> bool:
+    """Whether the shard's own index says that its first `num_rows` rows lie one after the other from its start."""
+    assert layout.inner_rows is not None
     chunk_bytes = layout.inner_rows * layout.width * ITEM_BYTES
-    num_chunks, num_used = layout.shard_rows // layout.inner_rows, -(-len(out) // layout.inner_rows)
-    index_start = len(mapped) - num_chunks * INDEX_ENTRY_BYTES - INDEX_CHECKSUM_BYTES
+    num_chunks, num_used = layout.shard_rows // layout.inner_rows, -(-num_rows // layout.inner_rows)
+    index_start = os.fstat(file.fileno()).st_size - num_chunks * INDEX_ENTRY_BYTES - INDEX_CHECKSUM_BYTES
     if index_start < num_used * chunk_bytes:
         return False
-    index = np.frombuffer(mapped, "<u8", 2 * num_used, index_start)
-    if not np.array_equal(index, _index_in_line(num_used, chunk_bytes)):
-        return False
-    out[:] = np.frombuffer(mapped, np.float16, out.size).reshape(out.shape)
+    index = np.zeros(2 * num_used, "<u8")
+    file.seek(index_start)
+    whole = _read_into(file, index)
+    file.seek(0)
+    return whole and np.array_equal(index, _index_in_line(num_used, chunk_bytes))
+
+
+def _read_into(file: FileIO, values: np.ndarray) -> bool:
+    """Fills `values` (contiguous) from where the file stands; False where the file ends before."""
+    flat, done = values.reshape(-1).view(np.uint8), 0
+    while done < len(flat):  # Linux reads 2 GiB at most at a time
+        count = file.readinto(flat.data[done:])
+        if not count:
+            return False
+        done += count
     return True
 
 
@@ -161,13 +195,6 @@ def read_through_zarr(folder: Path, name: str, start: int, stop: int) -> np.ndar
         return np.asarray(zarr.open_array(LocalStore(folder / name, read_only=True), mode="r")[start:stop])
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ValueError(f"{folder / name}: zarr cannot read rows {start} to {stop - 1} ({error})") from None
-
-
-def _map(descriptor: int) -> mmap.mmap:
-    """The whole file, read-only."""
-    if sys.platform == "win32":
-        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-    return mmap.mmap(descriptor, 0, flags=mmap.MAP_SHARED | POPULATE, prot=mmap.PROT_READ)
 
 
 @lru_cache(maxsize=4)

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,14 @@ from zarr.storage import LocalStore
 from cache import shards
 from cache.files import TEMPORARY, remove_leftovers, sync, sync_tree, temporary_beside, write_durably
 from cache.identity import StreamIdentity
-from cache.stream import BASE_VIEW, SCHEMA, Stream, title
+from cache.marks import EMBEDDING
+from cache.metadata import BASE_VIEW, SCHEMA, title
+from cache.stream import Stream
 from cache.writer import ShardWriter
 
 KIND = "mtl embedding cache"
 GROUP = {"zarr_format": 3, "node_type": "group", "attributes": {"kind": KIND}}
+STREAM_GROUP = {"attributes": {}, "zarr_format": 3, "node_type": "group"}
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
@@ -33,10 +36,10 @@ class Cache:
 
     @classmethod
     def open(cls, path: Path, create: bool = False, read_only: bool = False) -> "Cache":
-        """Opens the cache at `path`, making an empty one where there is none and `create` is True.
+        """Opens the cache at `path`; with `create`, makes an empty one where there is none, and lost files of groups.
 
         Raises:
-            ValueError: there is no cache, or something else is there.
+            ValueError: there is no cache, or something else is there, or a group's file is lost.
         """
         path = Path(path)
         if _is_vacant(path):
@@ -45,11 +48,11 @@ class Cache:
             path.mkdir(parents=True, exist_ok=True)
             write_durably(path / "zarr.json", json.dumps(GROUP, indent=2).encode())
             sync(path.parent)
-        try:
-            kind = json.loads((path / "zarr.json").read_bytes())["attributes"]["kind"]
-        except (OSError, ValueError, KeyError, TypeError):
-            kind = None
-        if kind != KIND:
+        for file, group in _lost_groups(path):
+            if not create:
+                raise ValueError(f"{file}: is missing or damaged, the streams below it are there; type `mtl extract`")
+            write_durably(file, json.dumps(group, indent=2).encode())
+        if (_read_group(path / "zarr.json") or {}).get("kind") != KIND:
             raise ValueError(f"{path}: this is not an embedding cache; name another path in mtl.toml under [cache]")
         return cls(path, read_only)
 
@@ -104,7 +107,8 @@ class Cache:
         stream stays."""
         temporary = temporary_beside(self.path / name)
         try:
-            zarr.create_group(LocalStore(temporary), zarr_format=3)
+            temporary.mkdir()
+            (temporary / "zarr.json").write_text(json.dumps(STREAM_GROUP, indent=2))
             attributes = {"schema": SCHEMA, "identity": identity.to_json(), "provenance": dict(provenance)}
             zarr.create_group(LocalStore(temporary / identity.view), zarr_format=3, attributes=attributes)
             shards.create_arrays(temporary / identity.view, identity.num_frames, identity.width, shard_rows)
@@ -112,6 +116,8 @@ class Cache:
             target = self.path / name
             _rename_if_absent(temporary, target)
             _rename_if_absent(temporary / identity.view, target / identity.view)
+            if temporary.exists():  # beside what a killed removal left of the folder
+                _rename_if_absent(temporary / "zarr.json", target / "zarr.json")
             sync(target)
             sync(self.path)
         finally:
@@ -153,6 +159,24 @@ def _rename_if_absent(source: Path, target: Path) -> None:
     except OSError:
         if not target.exists():
             raise
+
+
+def _lost_groups(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Files of groups above a stream that are missing or no group's, and what belongs there."""
+    names = {file.parents[2] for file in path.glob(f"*/*/{EMBEDDING}/zarr.json") if not file.parts[-4].startswith(".")}
+    groups = dict.fromkeys(sorted(names), STREAM_GROUP) | ({path: GROUP} if names else {})
+    for folder, group in groups.items():
+        if _read_group(folder / "zarr.json") is None:
+            yield folder / "zarr.json", group
+
+
+def _read_group(file: Path) -> dict[str, Any] | None:
+    """The attributes of a Zarr group; None where `file` is not there or not a group's."""
+    try:
+        document = json.loads(file.read_bytes())
+        return dict(document["attributes"]) if document["node_type"] == "group" else None
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _folders(path: Path) -> list[Path]:

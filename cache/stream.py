@@ -4,19 +4,23 @@ Letters: N frames, D width, R rows of a shard.
 """
 
 import contextlib
-import json
+import os
+import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cache import marks, shards
-from cache.identity import FACE_DIGEST_BYTES, StreamIdentity
+from cache.identity import FACE_DIGEST_BYTES
+from cache.locks import WHOLE, Part
+from cache.metadata import BASE_VIEW as BASE_VIEW
+from cache.metadata import SCHEMA as SCHEMA
+from cache.metadata import read_metadata
 from cache.writer import ShardWriter
 
-SCHEMA = 1
-BASE_VIEW = "base"
+MAX_READERS = 4  # more threads than that wait for memory
 
 
 class Stream:
@@ -29,45 +33,13 @@ class Stream:
             ValueError: the metadata is damaged, or of another version of the format; says what to type.
         """
         self.folder, self.name, self.view, self.read_only = folder, name, view, read_only
-        self._imported = False
-        attributes = self._read_attributes()
-        self._check_schema(attributes.get("schema"))
-        try:
-            self.identity = StreamIdentity.from_json(attributes["identity"])
-            self._imported = self.identity.is_imported
-            self.provenance: dict[str, Any] = dict(attributes["provenance"])
-            self.layout = shards.read_layout(folder)
-            if (self.layout.num_rows, self.layout.width) != (self.identity.num_frames, self.identity.width):
-                raise ValueError("the embedding array has another shape than its identity")
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{self.where}: damaged metadata: {error}; type {self.remake_hint}") from None
+        found = read_metadata(folder, name, view)
+        self.identity, self.provenance, self.layout = found.identity, found.provenance, found.layout
+        # Cache and stream, for errors; and what to type to fill the stream, to make it anew, and to redo damaged
+        # shards and nothing else.
+        self.where, self.extract_hint = found.wording.where, found.wording.extract
+        self.remake_hint, self.repair_hint = found.wording.remake, found.wording.repair
         self._writer = ShardWriter(folder, self.where)
-
-    @property
-    def where(self) -> str:
-        """Cache and stream, for errors."""
-        return f"{self.folder.parent.parent}: stream {title(self.name, self.view)}"
-
-    @property
-    def extract_hint(self) -> str:
-        """What to type to fill the stream."""
-        if self._imported:
-            return f"`mtl cache import {self.name} FILE`"
-        return f"`mtl extract --backbone {self.name}{self._view_option}`"
-
-    @property
-    def remake_hint(self) -> str:
-        """What to type to make the stream anew."""
-        return f"`mtl cache rm {self.name}{self._view_option}`, then {self.extract_hint}"
-
-    @property
-    def repair_hint(self) -> str:
-        """What to type to redo damaged shards and nothing else."""
-        return f"`mtl cache verify {self.name}{self._view_option} --repair`, then {self.extract_hint}"
-
-    @property
-    def _view_option(self) -> str:
-        return "" if self.view == BASE_VIEW else f" --view {self.view}"
 
     @property
     def num_rows(self) -> int:
@@ -114,14 +86,14 @@ class Stream:
         return mark
 
     @contextlib.contextmanager
-    def writer_lock(self) -> Iterator[None]:
-        """Makes this process the stream's only writer.
+    def writer_lock(self, part: Part = WHOLE) -> Iterator[None]:
+        """Makes this process the stream's only writer, or the only one of a `part` of it (`cache.locks`).
 
         Raises:
             ValueError: another process is writing (names it), or the cache was opened for reading only.
         """
         self._check_writable()
-        with self._writer.lock():
+        with self._writer.lock(part):
             yield
 
     def write_shard(
@@ -176,10 +148,15 @@ class Stream:
         assert out.shape == (self.num_rows, self.width), out.shape
         assert out.dtype == np.float16, out.dtype
         assert out.flags.c_contiguous
-        checksums = [self._whole(shard).checksum for shard in range(self.num_shards)] if check else []
-        for shard in range(self.num_shards):
-            start, stop = self.rows(shard)
-            self._read_shard(shard, out[start:stop], checksums[shard] if check else None)
+        checksums = [self._whole(shard).checksum if check else None for shard in range(self.num_shards)]
+
+        def read(shard: int) -> None:
+            self._read_shard(shard, out[slice(*self.rows(shard))], checksums[shard])
+
+        # Reading and summing let go of Python's lock. An error is that of the first faulty shard, as one thread's.
+        with ThreadPoolExecutor(_num_readers(), thread_name_prefix="readers") as pool:
+            for _ in pool.map(read, range(self.num_shards)):
+                pass
         return out
 
     def read_shard(self, shard: int) -> np.ndarray:
@@ -224,14 +201,18 @@ class Stream:
     def valid(self) -> np.ndarray:
         """[N] bool: rows that are done and whose face could be used."""
         valid = np.zeros(self.num_rows, bool)
-        for mark in map(self.mark, self.done_shards()):
+        for mark in self.done_marks():
             valid[slice(*mark.rows)] = True
             valid[list(mark.failed)] = False
         return valid
 
     def failed(self) -> dict[int, str]:
         """Row -> why its face could not be used, of the shards done so far."""
-        return {row: reason for shard in self.done_shards() for row, reason in self.mark(shard).failed.items()}
+        return {row: reason for mark in self.done_marks() for row, reason in mark.failed.items()}
+
+    def done_marks(self) -> Iterator[marks.Mark]:
+        """Marks of the shards done so far, in order. Raises ValueError where one is damaged; says what to type."""
+        return map(self.mark, self.done_shards())
 
     def face_digests(self) -> np.ndarray:
         """[N, 8] uint8: the first half of each face's `bytes_digest`; zeros where there was no file or no row yet."""
@@ -248,23 +229,6 @@ class Stream:
             raise ValueError(f"{path}: the shard is missing; type {self.repair_hint}")
         return shards.read_through_zarr(self.folder, shards.FACE_DIGEST, *self.rows(shard))
 
-    def _read_attributes(self) -> dict[str, Any]:
-        """The attributes of the stream's Zarr group."""
-        try:
-            attributes = json.loads((self.folder / "zarr.json").read_bytes())["attributes"]
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            attributes = None
-        if not isinstance(attributes, dict):
-            raise ValueError(f"{self.where}: damaged metadata: zarr.json; type {self.remake_hint}")
-        return attributes
-
-    def _check_schema(self, schema: Any) -> None:
-        if schema == SCHEMA:
-            return
-        if isinstance(schema, int) and schema > SCHEMA:
-            raise ValueError(f"{self.where} has format {schema}, this mtl knows formats up to {SCHEMA}; update mtl")
-        raise ValueError(f"{self.where} has the old format {schema}, this mtl's is {SCHEMA}; type {self.remake_hint}")
-
     def _check_writable(self) -> None:
         if self.read_only:
             raise ValueError(f"{self.where}: the cache was opened for reading only")
@@ -276,6 +240,7 @@ class Stream:
             raise ValueError(f"{self.where}: the embedding of row {row} is not finite in float16; check the weights")
 
 
-def title(name: str, view: str) -> str:
-    """A stream's name for errors; the view only where it is not the base."""
-    return repr(name) if view == BASE_VIEW else f"{name!r} (view {view!r})"
+def _num_readers() -> int:
+    """Threads that copy shards: the processor cores this process may use, a few at most."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return min(MAX_READERS, cores)

@@ -1,12 +1,16 @@
 """What a cache holds, stream by stream, without reading rows: for `mtl cache ls` and `mtl cache info`."""
 
+import contextlib
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from cache.frames import frames_digest
+from cache.marks import Mark
 from cache.names import SPLITS
 from cache.store import Cache
 from cache.stream import Stream
@@ -58,29 +62,46 @@ def describe(stream: Stream) -> dict[str, Any]:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Sum of the sizes of all files below `folder`."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """Sum of the sizes of all files below `folder`; those that vanish meanwhile are a writer's temporaries."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            status = path.stat()
+            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return total
 
 
 def _summary(cache: Cache, name: str, view: str, frames: pl.DataFrame | None, digest: str | None) -> StreamSummary:
     num_bytes = folder_bytes(cache.path / name / view)
     try:
         stream = cache.stream(name, view)
-        valid, num_failed = stream.valid(), len(stream.failed())
+        marks = list(stream.done_marks())
     except ValueError as error:
         return StreamSummary(name=name, view=view, num_bytes=num_bytes, fault=str(error))
     coverage = None
     if frames is not None and digest == stream.identity.frames:
-        splits = frames["split"].to_numpy()
-        coverage = {split: (int(valid[splits == split].sum()), int((splits == split).sum())) for split in SPLITS}
+        coverage = _coverage(frames["split"], marks)
     return StreamSummary(
         name=name,
         view=view,
         num_rows=stream.num_rows,
-        num_done=int(valid.sum()) + num_failed,
-        num_failed=num_failed,
+        num_done=sum(mark.rows[1] - mark.rows[0] for mark in marks),
+        num_failed=sum(len(mark.failed) for mark in marks),
         width=stream.width,
         dtype=stream.identity.dtype,
         num_bytes=num_bytes,
-        coverage={split: counts for split, counts in coverage.items() if counts[1]} if coverage else None,
+        coverage=coverage,
     )
+
+
+def _coverage(splits: pl.Series, marks: list[Mark]) -> dict[str, tuple[int, int]]:
+    """Split -> (usable rows, rows) of those that have rows; `splits` [N]."""
+    usable = np.zeros(len(splits), bool)
+    for mark in marks:
+        usable[slice(*mark.rows)] = True
+        usable[list(mark.failed)] = False
+    table = (
+        pl.DataFrame({"split": splits, "usable": usable}).group_by("split").agg(pl.col("usable").sum(), rows=pl.len())
+    )
+    found = {split: (num_usable, rows) for split, num_usable, rows in table.iter_rows()}
+    return {split: found[split] for split in SPLITS if split in found}

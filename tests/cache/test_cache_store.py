@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 import zarr
 
-from cache import files, marks, shards, store, writer
+from cache import files, locks, marks, shards, store, writer
 from cache.identity import StreamIdentity
 from cache.store import Cache
 from cache.stream import SCHEMA, Stream
@@ -334,7 +334,7 @@ def test_creating_again_opens_what_is_there(
 def test_views_of_one_stream(made: ModuleType, stream: Stream, cache: Cache, frames: pl.DataFrame) -> None:
     flipped = cache.create("expr", made.make_identity(frames, view="hflip"), made.SHARD_ROWS, {})
     assert cache.streams() == [("expr", "base"), ("expr", "hflip")]
-    with pytest.raises(ValueError, match="`mtl extract --backbone expr --view hflip`"):
+    with pytest.raises(ValueError, match="`mtl extract --backbone expr --views hflip`"):
         flipped.read()
     cache.remove("expr", "hflip")
     assert cache.streams() == [("expr", "base")]
@@ -583,6 +583,6 @@ def test_the_second_writer_is_told_of_the_first(made: ModuleType, empty: Stream,
 
 
 def test_without_flock_writing_still_works(made: ModuleType, empty: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "fcntl", None)
+    monkeypatch.setattr(locks, "fcntl", None)
     made.fill(empty)
     assert np.array_equal(empty.read(), made.expected_rows())
