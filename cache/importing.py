@@ -18,6 +18,7 @@ from cache.identity import FACE_DIGEST_BYTES, IMPORTED, StreamIdentity
 from cache.sources import Source, SourceOptions
 from cache.sources_arrays import open_folder, open_matrix, open_parquet, open_pickle
 from cache.sources_hdf5 import open_hdf5
+from cache.sources_parts import has_parts, open_parts
 from cache.store import Cache
 from cache.stream import BASE_VIEW, Stream
 
@@ -26,7 +27,12 @@ REASONS = {MISSING: "not in the imported file", INVALID: "marked invalid in the 
 NOT_FINITE, TOO_LARGE = "not finite in the imported file", "too large for float16"
 # Options that change which vector a frame gets: they are part of the stream's identity.
 NUMBERING = ("dataset", "suffix", "first_frame", "step")
-FOLDER_ONLY = ("suffix", "first_frame", "step")
+FOLDER, PARTS = "folder", "parts"  # kinds of source that are no file
+OPTION_KINDS = {
+    "dataset": (".h5", ".hdf5", PARTS),
+    "keys": (".npy",),
+    **dict.fromkeys(("suffix", "first_frame", "step"), (FOLDER,)),
+}
 DIGEST_BYTES, READ_BYTES = 16, 1 << 20
 
 
@@ -35,6 +41,7 @@ class ImportReport:
     """What an import did; `failed` counts the rows of each reason, `example_extra` is a key no frame asked for."""
 
     stream: str
+    view: str
     num_rows: int
     num_valid: int
     width: int
@@ -50,16 +57,18 @@ def import_stream(
     path: Path,
     frames: pl.DataFrame,
     *,
+    view: str = BASE_VIEW,
     backbone: str = IMPORTED,
     options: SourceOptions | None = None,
     shard_rows: int,
     advance: Callable[[int], None] = lambda count: None,
 ) -> ImportReport:
-    """Fills the stream `name` from the file or folder `path`; one that was begun from the same bytes is finished.
+    """Fills a view of the stream `name` from the file or folder `path`; one begun from the same bytes is finished.
 
     Raises:
         ValueError: the source cannot be read, names a frame twice, has not one width or nothing for the frames table;
-            or the stream there was made from something else. A stream that was made here is removed again.
+            or the stream there was made from something else, or its views are of another width. A view that was made
+            here is removed again.
     """
     options = options or SourceOptions()
     source = open_source(path, frames, options)
@@ -70,31 +79,52 @@ def import_stream(
         preprocessing=_numbering(options),
         pooling=IMPORTED,
         dtype="float16",
-        view=BASE_VIEW,
+        view=view,
         frames=frames_digest(frames),
         num_frames=len(frames),
         width=source.width,
     )
-    is_new = (name, BASE_VIEW) not in cache.streams()
+    is_new = (name, view) not in cache.streams()
+    _check_views(cache, name, identity, path)
     stream = cache.create(name, identity, shard_rows, {"imported": path.name})
     try:
         _fill(stream, source, rows, advance)
     except ValueError:
         if is_new:
-            cache.remove(name, BASE_VIEW)
+            cache.remove(name, view)
         raise
     return _report(stream, source, rows)
+
+
+def _check_views(cache: Cache, name: str, identity: StreamIdentity, path: Path) -> None:
+    """Raises ValueError where a view of the stream that is there is of other width or not imported: no head could take
+    one for the other."""
+    for there, view in cache.streams():
+        if there != name or view == identity.view:
+            continue
+        other = cache.stream(name, view).identity
+        if not other.is_imported:
+            raise ValueError(f"{cache.path}: stream {name} (view {view}) was extracted; import under another name")
+        if other.width != identity.width:
+            raise ValueError(
+                f"{path}: its vectors are {identity.width} wide, those of {name} (view {view}) {other.width}; "
+                "views of one stream have one width, so import it under another name"
+            )
 
 
 def open_source(path: Path, frames: pl.DataFrame, options: SourceOptions) -> Source:
     """Raises ValueError where `path` is not there, of no known kind, or an option does not belong to its kind."""
     if not path.exists():
         raise ValueError(f"{path}: no such file or folder")
-    kind = "" if path.is_dir() else path.suffix.lower()
+    kind = path.suffix.lower()
+    if path.is_dir():
+        kind = PARTS if has_parts(path) else FOLDER
     if kind not in SOURCES:
-        raise ValueError(f"{path}: unknown kind of file; known: a folder, {', '.join(filter(None, SOURCES))}")
+        raise ValueError(
+            f"{path}: unknown kind of file; known: a folder, {', '.join(each for each in SOURCES if each[:1] == '.')}"
+        )
     default, is_set = SourceOptions(), []
-    for option, kinds in {"dataset": (".h5", ".hdf5"), "keys": (".npy",), **dict.fromkeys(FOLDER_ONLY, ("",))}.items():
+    for option, kinds in OPTION_KINDS.items():
         if getattr(options, option) != getattr(default, option) and kind not in kinds:
             is_set.append(f"--{option.replace('_', '-')}")
     if is_set:
@@ -170,9 +200,9 @@ def _gather(source: Source, rows: np.ndarray) -> tuple[np.ndarray, dict[int, str
     vectors = source.read(rows[there])
     with np.errstate(over="ignore"):
         embeddings[there] = vectors
-    for row, finite in zip(there, np.atleast_1d(np.isfinite(vectors).all(axis=1)), strict=True):
-        if not np.isfinite(embeddings[row]).all():
-            failed[int(row)] = TOO_LARGE if finite else NOT_FINITE
+    lost = np.flatnonzero(~np.isfinite(embeddings[there]).all(axis=1))
+    for index, finite in zip(lost, np.atleast_1d(np.isfinite(vectors[lost]).all(axis=1)), strict=True):
+        failed[int(there[index])] = TOO_LARGE if finite else NOT_FINITE
     return embeddings, failed
 
 
@@ -186,6 +216,7 @@ def _report(stream: Stream, source: Source, rows: np.ndarray) -> ImportReport:
     example = source.keys.select("video", "frame").row(int(extra[0])) if len(extra) else None
     return ImportReport(
         stream=stream.name,
+        view=stream.view,
         num_rows=stream.num_rows,
         num_valid=stream.num_rows - len(failed),
         width=stream.width,
@@ -197,7 +228,8 @@ def _report(stream: Stream, source: Source, rows: np.ndarray) -> ImportReport:
 
 
 SOURCES: dict[str, Callable[[Path, pl.DataFrame, SourceOptions], Source]] = {
-    "": open_folder,
+    FOLDER: open_folder,
+    PARTS: open_parts,
     ".h5": open_hdf5,
     ".hdf5": open_hdf5,
     ".npy": open_matrix,

@@ -23,8 +23,9 @@ Read = Callable[[np.ndarray], np.ndarray]
 class SourceOptions:
     """How to read a source.
 
-    `dataset` is the matrix of an HDF5 file, `keys` the Parquet file that names the rows of a .npy matrix, `suffix` what
-    follows the video's name in a folder's file names; `first_frame` and `step` number a folder's rows.
+    `dataset` is the matrix of an HDF5 file or of numbered parts, `keys` the Parquet file that names the rows of a .npy
+    matrix, `suffix` what follows the video's name in a folder's file names; `first_frame` and `step` number a folder's
+    rows.
     """
 
     dataset: str = ""
@@ -90,6 +91,23 @@ def in_blocks(read_range: Callable[[int, int], np.ndarray], num_vectors: int, wi
         for block in np.unique(blocks):
             mine, start = blocks == block, int(block) * BLOCK_ROWS
             out[mine] = read_range(start, min(start + BLOCK_ROWS, num_vectors))[indices[mine] - start]
+        return out
+
+    return read
+
+
+def in_files(load: Callable[[int], np.ndarray], starts: np.ndarray, width: int) -> Read:
+    """A `Read` from a function that gives a file's whole array, mapped; `starts` [files] is the first vector of each.
+
+    A file is mapped while it is read from and then let go, so that neither its pages nor its handle are held.
+    """
+
+    def read(indices: np.ndarray) -> np.ndarray:
+        out = np.empty((len(indices), width), np.float64)
+        owner = np.searchsorted(starts, indices, side="right") - 1
+        for file in np.unique(owner):
+            mine = owner == file
+            out[mine] = load(int(file))[indices[mine] - starts[file]]
         return out
 
     return read

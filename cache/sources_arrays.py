@@ -11,8 +11,18 @@ import numpy as np
 import polars as pl
 from polars.exceptions import PolarsError
 
-from cache.sources import Source, SourceOptions, check_matrix, check_width, frame_number, in_blocks, keys_in_order
+from cache.sources import (
+    Source,
+    SourceOptions,
+    check_matrix,
+    check_width,
+    frame_number,
+    in_blocks,
+    in_files,
+    keys_in_order,
+)
 
+MAX_ENDS = 8  # more than that are other videos' names
 PATH_COLUMNS = ("image_path", "path")
 # The end of VIDEO/00001.jpg, whatever folder comes before.
 PATH_KEY = r"([^/]+)/(\d+)(?:\.\w+)?$"
@@ -22,20 +32,21 @@ def open_matrix(path: Path, frames: pl.DataFrame, options: SourceOptions) -> Sou
     """A .npy matrix; its rows are named by `options.keys`, else by the Parquet file of the same name, else in order."""
     matrix = load_array(path)
     width = check_matrix(matrix.shape, matrix.dtype, str(path))
+    read = in_files(lambda file: load_array(path), np.zeros(1, np.int64), width)
     beside = options.keys or path.with_suffix(".parquet")
     if options.keys is None and not beside.is_file():
         hint = "name its rows by --keys FILE.parquet with the columns video and frame"
         keys = keys_in_order(len(matrix), frames, str(path), hint)
-        return Source(files=(path,), keys=keys, width=width, read=lambda at: _floats(matrix[at]), in_order=True)
-    keys = _read_keys(beside)
+        return Source(files=(path,), keys=keys, width=width, read=read, in_order=True)
+    keys = read_keys(beside)
     if len(keys) != len(matrix):
         raise ValueError(f"{beside}: names {len(keys)} rows, {path} has {len(matrix)}")
-    return Source(files=(path, beside), keys=keys, width=width, read=lambda at: _floats(matrix[at]))
+    return Source(files=(path, beside), keys=keys, width=width, read=read)
 
 
 def open_parquet(path: Path, frames: pl.DataFrame, options: SourceOptions) -> Source:
     """A Parquet table with keys and the column `embedding`, a list of numbers of one length."""
-    keys = _read_keys(path)
+    keys = read_keys(path)
     try:
         first = pl.scan_parquet(path).select("embedding").head(1).collect()["embedding"]
     except PolarsError:
@@ -64,28 +75,29 @@ def open_folder(path: Path, frames: pl.DataFrame, options: SourceOptions) -> Sou
         raise ValueError(f"{path}: no files *{end}")
     rows = {key[0]: part["frame"] for key, part in frames.group_by("video", maintain_order=True)}
     width, lengths = 0, {}
-    for video in sorted(
-        rows.keys() & files.keys()
-    ):  # mapped and let go: 100,000 videos are more than may be open at once
+    for video in sorted(rows.keys() & files.keys()):
+        # Mapped and let go: 100,000 videos are more than may be open at once.
         array = load_array(files[video])
         lengths[video] = len(array) if array.ndim else 0
         found = check_matrix(array.shape, array.dtype, str(files[video]))
         width = width or found
         check_width(found, width, str(files[video]))
+    if not lengths:
+        raise ValueError(
+            f"{path}: no video of the frames table has a file; {_ends(list(files), {str(video) for video in rows})}"
+        )
     parts = [_numbered(video, lengths.get(video), rows, options, file) for video, file in files.items()]
-    keys = pl.concat(parts)
-    starts = np.cumsum([0, *map(len, parts)])
-    order, names = list(files), starts[:-1]
+    starts, order = np.cumsum([0, *map(len, parts)])[:-1], list(files.values())
+    read = in_files(lambda file: load_array(order[file]), starts, width)
+    return Source(files=tuple(order), keys=pl.concat(parts), width=width, read=read)
 
-    def read(indices: np.ndarray) -> np.ndarray:
-        out = np.empty((len(indices), width), np.float64)
-        owner = np.searchsorted(names, indices, side="right") - 1
-        for each in np.unique(owner):
-            mine = owner == each
-            out[mine] = load_array(files[order[each]])[indices[mine] - names[each]]
-        return out
 
-    return Source(files=tuple(files.values()), keys=keys, width=width, read=read)
+def _ends(names: list[str], videos: set[str]) -> str:
+    """What follows the videos' names in the names of the files, for an error; else an example of both."""
+    ends = {name[cut:] for name in names for cut in range(1, len(name)) if name[:cut] in videos}
+    if ends and len(ends) <= MAX_ENDS:
+        return f"after a video's name its files have {', '.join(sorted(ends))}; choose with --suffix"
+    return f"there is {names[0]}.npy, and the table has video {min(videos)!r}"
 
 
 def _numbered(
@@ -160,7 +172,7 @@ def _floats(vectors: np.ndarray) -> np.ndarray:
         raise ValueError(f"a vector is not made of numbers but of {vectors.dtype}") from None
 
 
-def _read_keys(path: Path) -> pl.DataFrame:
+def read_keys(path: Path) -> pl.DataFrame:
     """video and frame of a Parquet file, and valid where it has it; or both from a column of paths."""
     try:
         columns = pl.read_parquet_schema(path)

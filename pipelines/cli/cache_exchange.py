@@ -21,13 +21,14 @@ def register(app: typer.Typer) -> None:
 
 def import_(
     name: Annotated[str, typer.Argument(help="The stream to make; heads call it by this name.")],
-    source: Annotated[Path, typer.Argument(help="A .h5, .npy, .parquet or .pkl file, or a folder of VIDEO.npy.")],
+    source: Annotated[Path, typer.Argument(help="A .h5, .npy, .parquet or .pkl file, or a folder of .npy files.")],
+    view: Annotated[str, typer.Option(help="Which view of the faces these are; hflip, say.")] = "base",
     backbone_name: Annotated[str, typer.Option(help="What made the embeddings; kept in the identity.")] = "imported",
     task: Annotated[list[str] | None, typer.Option(help="What it was trained for: va, expr or au; repeatable.")] = None,
     keys: Annotated[
         Path | None, typer.Option(help="Parquet naming a .npy matrix's rows: video, frame; or path.")
     ] = None,
-    dataset: Annotated[str, typer.Option(help="The matrix in an HDF5 file that has several.")] = "",
+    dataset: Annotated[str, typer.Option(help="The matrix, where an HDF5 file or a folder of parts has several.")] = "",
     suffix: Annotated[str, typer.Option(help="In a folder: what follows the video's name, before .npy.")] = "",
     first_frame: Annotated[int | None, typer.Option(help="In a folder: the frame of each file's first row.")] = None,
     step: Annotated[int, typer.Option(min=1, help="In a folder: frames from one row to the next.")] = 1,
@@ -39,13 +40,16 @@ def import_(
     """Take embeddings others made into the cache, as a stream that heads read like any other.
 
     HDF5: a matrix whose rows are the frames table's, or named by datasets video and frame beside it; or one dataset a
-    frame, /FRAME/VIDEO. A .npy matrix: rows named by a Parquet file of the same name or --keys. Frames without a
-    vector become missing steps.
+    frame, /FRAME/VIDEO. A .npy matrix: rows named by a Parquet file of the same name or --keys. A folder: one
+    VIDEO.npy a video; or numbered parts, NAME_0.npy with a Parquet file of the same number that names its rows. Frames
+    without a vector become missing steps.
 
     \b
     Examples:
       mtl cache import vit features.h5
+      mtl cache import vit flipped.h5 --view hflip
       mtl cache import clip img_emb.npy --keys metadata.parquet --backbone-name ViT-B-32
+      mtl cache import clip embeddings/ --dataset img_emb
       mtl cache import i3d features/ --suffix _rgb --first-frame 1 --step 16
       mtl cache import expr features.pkl --allow-pickle --task expr
     """
@@ -57,7 +61,7 @@ def import_(
     from pipelines.progress import progress
 
     settings = read_config(config, set_ or ())
-    section = _section(settings, name, source, task or [])
+    section = _section(settings, name, view, source, task or [])
     frames = read_frames(settings.at(settings.data.frames))
     if allow_pickle:
         typer.echo(f"{source}: loading a pickle runs code from the file", err=True)
@@ -71,6 +75,7 @@ def import_(
             name,
             source,
             frames,
+            view=view,
             backbone=backbone_name,
             options=options,
             shard_rows=settings.cache.shard_rows,
@@ -123,8 +128,9 @@ def export(
         typer.echo(f"{', '.join(map(str, files))}: {stream.num_rows:,} rows of {name}, {num_valid:,} valid")
 
 
-def _section(settings: "Config", name: str, source: Path, tasks: list[str]) -> dict[str, str | list[str]]:
-    """What [backbones.NAME] will say, so that heads find the stream and `mtl extract` leaves it alone.
+def _section(settings: "Config", name: str, view: str, source: Path, tasks: list[str]) -> dict[str, str | list[str]]:
+    """What [backbones.NAME] will say, so that heads find the stream and `mtl extract` leaves it alone: the file of the
+    base, which further views join.
 
     Raises:
         ValueError: the name cannot be a section's, a task is unknown, or the section is a backbone's that runs.
@@ -141,7 +147,8 @@ def _section(settings: "Config", name: str, source: Path, tasks: list[str]) -> d
     there = settings.backbones.get(name)
     if there is not None and not there.is_imported:
         raise ValueError(f"{name}: [backbones.{name}] in mtl.toml is a model ({there.model}); choose another name")
-    section: dict[str, str | list[str]] = {"model": f"{IMPORTED_MODEL}{source.resolve().name}", "weights": "none"}
+    model = there.model if there and view != "base" else f"{IMPORTED_MODEL}{source.resolve().name}"
+    section: dict[str, str | list[str]] = {"model": model, "weights": "none"}
     if not tasks and there is not None:
         tasks = list(there.tasks)
     return section | ({"tasks": tasks} if tasks else {})
@@ -155,8 +162,9 @@ def _register(config: Path, name: str, section: dict[str, str | list[str]]) -> N
 
 def _show(report: "ImportReport") -> None:
     """Prints what was imported and, to standard error, what was lacking or left over."""
+    view = "" if report.view == "base" else f" (view {report.view})"
     typer.echo(
-        f"{report.num_valid:,} of {report.num_rows:,} frames into stream {report.stream}, {report.width} wide; "
+        f"{report.num_valid:,} of {report.num_rows:,} frames into stream {report.stream}{view}, {report.width} wide; "
         f"[backbones.{report.stream}] in mtl.toml names it"
     )
     if report.in_order:

@@ -1,7 +1,11 @@
 """Import and export: every format there and back, every kind of source, and each way in which one can be wrong."""
 
+import json
 import os
 import pickle
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +21,7 @@ from cache.store import Cache
 from cache.stream import Stream
 from cache.verify import verify
 
+ROOT = Path(__file__).resolve().parents[2]
 MISSING = "not in the imported file"
 VIDEOS = ("v0", "v1", "v2")
 
@@ -31,10 +36,10 @@ def vectors() -> np.ndarray:
 def bring(cache: Cache, frames: pl.DataFrame) -> Callable[..., tuple]:
     """Imports a path as the stream `new`: the report, and the stream."""
 
-    def call(path: Path, shard_rows: int = 40, **options: object) -> tuple:
+    def call(path: Path, shard_rows: int = 40, view: str = "base", **options: object) -> tuple:
         chosen = SourceOptions(**options)  # type: ignore[arg-type]
-        report = import_stream(cache, "new", path, frames, options=chosen, shard_rows=shard_rows)
-        return report, cache.stream("new")
+        report = import_stream(cache, "new", path, frames, view=view, options=chosen, shard_rows=shard_rows)
+        return report, cache.stream("new", view)
 
     return call
 
@@ -125,6 +130,8 @@ def test_export_of_another_frames_table_or_format(stream: Stream, frames: pl.Dat
         export_stream(stream, frames[:-1], tmp_path / "out.h5")
     with pytest.raises(ValueError, match=r"known: .h5, .hdf5, .npy, .parquet, and a folder"):
         export_stream(stream, frames, tmp_path / "out.csv")
+    with pytest.raises(ValueError, match="and a folder with --per-video"):
+        export_stream(stream, frames, tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
 
 
@@ -302,15 +309,12 @@ def test_verify_asks_no_faces_of_an_imported_stream(
 ) -> None:
     np.save(tmp_path / "a.npy", vectors)
     _, stream = bring(tmp_path / "a.npy")
-    for path in frames["path"]:
-        (tmp_path / "faces" / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "faces" / path).write_bytes(b"a face")
     counted: list[int] = []
-    assert verify(stream, frames, tmp_path / "faces", counted.append) == []
+    assert verify(stream, frames, lambda paths: [bytes(16)] * len(paths), counted.append) == []
     assert sum(counted) == 300
 
 
-@pytest.mark.parametrize("kind", [kind for kind in SOURCES if kind])
+@pytest.mark.parametrize("kind", [kind for kind in SOURCES if kind.startswith(".")])
 def test_a_file_of_another_kind_is_one_line(kind: str, bring: Callable[..., tuple], tmp_path: Path) -> None:
     (tmp_path / f"a{kind}").write_bytes(b"neither this nor that")
     with pytest.raises(ValueError, match=f"a{kind}: ") as caught:
@@ -322,7 +326,9 @@ def test_a_file_of_another_kind_is_one_line(kind: str, bring: Callable[..., tupl
     ("name", "options", "message"),
     [
         ("gone.h5", {}, "no such file or folder"),
-        ("a.csv", {}, "unknown kind of file"),
+        ("a.csv", {}, r"unknown kind of file; known: a folder, \.h5, \.hdf5, \.npy, \.parquet, \.pkl, \.pickle$"),
+        ("noend", {}, "unknown kind of file"),
+        ("", {"dataset": "x"}, "--dataset does not go with"),
         ("a.npy", {"suffix": "_rgb"}, "--suffix does not go with"),
         ("", {"step": 2}, "--step needs --first-frame"),
     ],
@@ -331,6 +337,7 @@ def test_options_and_paths(
     name: str, options: dict[str, object], message: str, bring: Callable[..., tuple], tmp_path: Path
 ) -> None:
     (tmp_path / "a.csv").touch()
+    (tmp_path / "noend").touch()
     (tmp_path / "a.npy").touch()
     with pytest.raises(ValueError, match=message):
         bring(tmp_path / name, **options)
@@ -347,3 +354,194 @@ def test_blocks_are_read_once_each_and_no_more(monkeypatch: pytest.MonkeyPatch) 
     indices = np.array([34, 3, 5, 31, 3])
     np.testing.assert_array_equal(in_blocks(read_range, 35, 1)(indices), matrix[indices])
     assert asked == [(0, 10), (30, 35)]
+
+
+# Views
+
+
+def test_a_view_comes_in_and_goes_out(
+    bring: Callable[..., tuple], cache: Cache, frames: pl.DataFrame, vectors: np.ndarray, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "a.npy", vectors)
+    np.save(tmp_path / "b.npy", -vectors)
+    bring(tmp_path / "a.npy")
+    report, flipped = bring(tmp_path / "b.npy", view="hflip")
+    assert (report.stream, report.view, flipped.identity.view) == ("new", "hflip", "hflip")
+    assert cache.streams() == [("new", "base"), ("new", "hflip")]
+    np.testing.assert_array_equal(flipped.read(), -vectors)
+    np.testing.assert_array_equal(cache.stream("new").read(), vectors)
+    export_stream(flipped, frames, tmp_path / "out.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), -vectors)
+    with flipped.writer_lock():
+        flipped.forget(1)
+    with pytest.raises(ValueError, match="type `mtl cache import new FILE --view hflip`"):
+        export_stream(flipped, frames, tmp_path / "again.npy")
+    with pytest.raises(ValueError, match="rm new --view hflip`, then `mtl cache import new FILE --view hflip`"):
+        bring(tmp_path / "a.npy", view="hflip")
+
+
+def test_a_view_that_fails_leaves_the_others(
+    bring: Callable[..., tuple], cache: Cache, vectors: np.ndarray, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "a.npy", vectors)
+    bring(tmp_path / "a.npy")
+    np.save(tmp_path / "b.npy", vectors[:, :2])
+    with pytest.raises(ValueError, match=r"b.npy: its vectors are 2 wide, those of new \(view base\) 3"):
+        bring(tmp_path / "b.npy", view="hflip")
+    with pytest.raises(ValueError, match=r"view '\.\./up': a name has letters"):
+        bring(tmp_path / "a.npy", view="../up")
+    assert cache.streams() == [("new", "base")]
+
+
+def test_a_view_that_fails_half_way_is_removed_alone(
+    bring: Callable[..., tuple], cache: Cache, frames: pl.DataFrame, vectors: np.ndarray, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "a.npy", vectors)
+    bring(tmp_path / "a.npy")
+    path = write_frames_hdf5(tmp_path / "b.h5", frames, vectors)
+    with h5py.File(path, "a") as file:
+        del file["00140/v2"]
+        file["00140/v2"] = np.zeros(4)
+    with pytest.raises(ValueError, match="/00140/v2: is 4 wide, the first vector 3"):
+        bring(path, view="hflip")
+    assert cache.streams() == [("new", "base")]
+
+
+def test_a_view_of_an_extracted_stream_is_refused(
+    stream: Stream, cache: Cache, frames: pl.DataFrame, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "a.npy", stream.read())
+    with pytest.raises(ValueError, match=r"stream expr \(view base\) was extracted; import under another name"):
+        import_stream(cache, "expr", tmp_path / "a.npy", frames, view="hflip", shard_rows=40)
+    assert cache.streams() == [("expr", "base")]
+
+
+# What other programs write
+
+
+def test_a_folder_without_the_suffix_says_which_there_are(
+    bring: Callable[..., tuple], vectors: np.ndarray, tmp_path: Path
+) -> None:
+    """As video_features leaves it: features, frame rate and times of each video."""
+    folder = write_folder(tmp_path / "out", vectors, "_rgb")
+    for video in VIDEOS:
+        np.save(folder / f"{video}_fps.npy", np.float64(25))
+        np.save(folder / f"{video}_timestamps_ms.npy", np.arange(50) * 40.0)
+    with pytest.raises(ValueError, match="its files have _fps, _rgb, _timestamps_ms; choose with --suffix"):
+        bring(folder)
+    with pytest.raises(ValueError, match=r"v0_fps.npy: not a matrix \[rows, width\] of numbers"):
+        bring(folder, suffix="_fps")
+    np.testing.assert_array_equal(bring(folder, suffix="_rgb")[1].read(), vectors)
+
+
+def test_a_folder_of_other_videos_gives_an_example(bring: Callable[..., tuple], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    np.save(tmp_path / "out/w7.npy", np.zeros((5, 3)))
+    with pytest.raises(ValueError, match=r"there is w7.npy, and the table has video 'v0'"):
+        bring(tmp_path / "out")
+    with pytest.raises(ValueError, match=r"no files \*_rgb.npy"):
+        bring(tmp_path / "out", suffix="_rgb")
+
+
+def write_parts(folder: Path, frames: pl.DataFrame, vectors: np.ndarray, name: str = "img_emb") -> Path:
+    """As clip-retrieval leaves it: parts of 60, 60 and 30 rows, in another order than the frames table's."""
+    order = np.random.default_rng(0).permutation(150)
+    for each in (name, "metadata"):
+        (folder / each).mkdir(parents=True, exist_ok=True)
+    for part, start in enumerate(range(0, 150, 60)):
+        rows = order[start : start + 60]
+        np.save(folder / f"{name}/{name}_{part:02d}.npy", vectors[rows].astype(np.float16))
+        keys = frames[rows].select(image_path="/data/faces/" + pl.col("path"), caption=pl.lit("a face"))
+        keys.write_parquet(folder / f"metadata/metadata_{part:02d}.parquet")
+    return folder
+
+
+def test_numbered_parts(bring: Callable[..., tuple], frames: pl.DataFrame, vectors: np.ndarray, tmp_path: Path) -> None:
+    report, stream = bring(write_parts(tmp_path / "out", frames, vectors))
+    np.testing.assert_array_equal(stream.read(), vectors)
+    assert (report.num_extra, report.in_order) == (0, False)
+
+
+def test_numbered_parts_of_two_names(
+    bring: Callable[..., tuple], frames: pl.DataFrame, vectors: np.ndarray, tmp_path: Path
+) -> None:
+    folder = write_parts(tmp_path / "out", frames, vectors)
+    write_parts(folder, frames, vectors * 2, "text_emb")
+    with pytest.raises(ValueError, match="names there: img_emb, text_emb; choose with --dataset"):
+        bring(folder)
+    with pytest.raises(ValueError, match="arrays clip_NUMBER: not there; names there: img_emb, text_emb"):
+        bring(folder, dataset="clip")
+    with pytest.raises(ValueError, match="--suffix does not go with"):
+        bring(folder, suffix="_rgb")
+    np.testing.assert_array_equal(bring(folder, dataset="img_emb")[1].read(), vectors)
+    with pytest.raises(ValueError, match=r"differs in: weights .*preprocessing dataset"):
+        bring(folder, dataset="text_emb")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (
+            lambda out: (out / "img_emb/img_emb_01.npy").unlink(),
+            r"part 1 is among metadata_\*.parquet and not among img_",
+        ),
+        (
+            lambda out: (out / "metadata/metadata_02.parquet").unlink(),
+            r"part 2 is among img_emb_\*.npy and not among me",
+        ),
+        (
+            lambda out: np.save(out / "img_emb/img_emb_02.npy", np.zeros((9, 3))),
+            "names 30 rows, .*img_emb_02.npy has 9",
+        ),
+        (
+            lambda out: np.save(out / "img_emb/img_emb_01.npy", np.zeros((60, 4))),
+            "img_emb_01.npy: is 4 wide, the first",
+        ),
+        (lambda out: np.save(out / "img_emb_2.npy", np.zeros((30, 3))), "is part 2 already; keep one of them"),
+        (
+            lambda out: shutil.copy(out / "metadata/metadata_00.parquet", out / "x_0.parquet"),
+            "there: metadata, x; keep",
+        ),
+    ],
+)
+def test_numbered_parts_that_do_not_fit(
+    spoil: Callable[[Path], object],
+    says: str,
+    bring: Callable[..., tuple],
+    cache: Cache,
+    frames: pl.DataFrame,
+    vectors: np.ndarray,
+    tmp_path: Path,
+) -> None:
+    spoil(write_parts(tmp_path / "out", frames, vectors))
+    with pytest.raises(ValueError, match=says):
+        bring(tmp_path / "out")
+    assert cache.streams() == []
+
+
+# Size
+
+
+def big_exchange(folder: Path, *words: str) -> dict[str, float]:
+    """What `big_exchange.py` prints, run in a process of its own."""
+    command = [sys.executable, str(Path(__file__).with_name("big_exchange.py")), str(folder), *words]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, env=environment, capture_output=True, check=False, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout or "{}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
+@pytest.mark.parametrize("kind", [".h5", "", ".npy"])
+def test_memory_does_not_grow_with_the_file(kind: str, tmp_path: Path) -> None:
+    """419 MB of embeddings: the way in takes a few shards of 4096 rows as float64, 34 MB each, the way out fewer."""
+    try:
+        big_exchange(tmp_path, "make", kind)
+        assert big_exchange(tmp_path, "import", kind)["grown_bytes"] < 180e6
+        assert big_exchange(tmp_path, "export", kind)["grown_bytes"] < 100e6
+        if kind == ".h5":
+            assert big_exchange(tmp_path, "export", ".parquet")["grown_bytes"] < 180e6
+    finally:
+        for path in tmp_path.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()

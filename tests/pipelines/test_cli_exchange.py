@@ -92,6 +92,25 @@ def test_a_failed_import_leaves_mtl_toml(project: Path) -> None:
     assert Cache.open(project / "cache.zarr").streams() == []
 
 
+def test_a_view_joins_its_base(project: Path) -> None:
+    np.save(project / "flipped.npy", -vectors())
+    mtl_cache(project, "import", "clip", str(project / "m.npy"), "--task", "va")
+    before = (project / "mtl.toml").read_text()
+    words = ("import", "clip", str(project / "flipped.npy"), "--view", "hflip")
+    result = mtl_cache(project, *words)
+    assert "12 of 12 frames into stream clip (view hflip), 2 wide" in result.stdout
+    assert (project / "mtl.toml").read_text() == before
+    cache = Cache.open(project / "cache.zarr")
+    assert cache.streams() == [("clip", "base"), ("clip", "hflip")]
+    np.testing.assert_array_equal(cache.stream("clip", "hflip").read(), -vectors())
+    assert json.loads(mtl_cache(project, *words, "--json").stdout)["view"] == "hflip"
+    out = ("export", "clip", "--view", "hflip", "--to", str(project / "out.npy"))
+    assert mtl_cache(project, *out).exit_code == 0
+    np.testing.assert_array_equal(np.load(project / "out.npy"), -vectors())
+    assert mtl_cache(project, "rm", "clip", "--view", "hflip", "--yes").exit_code == 0
+    assert cache.streams() == [("clip", "base")]
+
+
 @pytest.mark.parametrize("words", [("import", "a b", "m.npy"), ("import", "clip", "m.npy", "--task", "emotion")])
 def test_names_and_tasks_are_checked(project: Path, words: tuple[str, ...]) -> None:
     assert isinstance(mtl_cache(project, *words).exception, ValueError)
