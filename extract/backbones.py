@@ -1,4 +1,4 @@
-"""Backbones: a timm model without its classifier, its weights, and how a face becomes its input.
+"""Backbones: a timm model without its classifier, or an ONNX model; its weights; how a face becomes its input.
 
 Letters: B faces, D width, K outputs, S side of the input in pixels.
 """
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from cache.identity import StreamIdentity
 from extract.config import BackboneConfig, Preprocessing
+from extract.onnx_model import ARCHITECTURE, POOLING, load_onnx
 from extract.transforms import face_transform, normalise
 from extract.weights import StateDict, load_into, read_weights, save_backbone, weights_digest
 
@@ -53,6 +54,11 @@ class Backbone:
     width: int
     weights_digest: str
 
+    @property
+    def is_torch(self) -> bool:
+        """Whether torch runs `module`; else the precision is the model's own: no autocast, and no compiling."""
+        return not self.config.is_onnx
+
     def identity(self, frames_digest: str, num_frames: int, view: str = "base") -> StreamIdentity:
         """The identity of this backbone's stream over a frame list. The section's name is no part of it."""
         return StreamIdentity(
@@ -81,12 +87,14 @@ class TrainableBackbone(nn.Module):
 
 
 def load_backbone(name: str, config: BackboneConfig, folder: Path) -> Backbone:
-    """The backbone of section `[backbones.NAME]`; a relative `weights` file starts at `folder`.
+    """The backbone of section `[backbones.NAME]`; a relative file of weights or of ONNX starts at `folder`.
 
     Raises:
         ValueError: unknown model, weights missing, unreadable or of another model, or an input size it cannot take.
     """
     where = f"[backbones.{name}]"
+    if config.is_onnx:
+        return _onnx_backbone(name, config, folder, where)
     module, preprocessing = _load(config, folder, where)
     return Backbone(
         name=name,
@@ -97,6 +105,21 @@ def load_backbone(name: str, config: BackboneConfig, folder: Path) -> Backbone:
         pooling=_pooling(module),
         width=_width(module, preprocessing.size_px, config.model, where),
         weights_digest=weights_digest(module),
+    )
+
+
+def _onnx_backbone(name: str, config: BackboneConfig, folder: Path, where: str) -> Backbone:
+    """The file's name is no part of what identifies it: its digest is."""
+    loaded = load_onnx(config, folder, where)
+    return Backbone(
+        name=name,
+        config=config,
+        module=loaded.module,
+        architecture=ARCHITECTURE,
+        preprocessing=loaded.preprocessing,
+        pooling=POOLING,
+        width=loaded.width,
+        weights_digest=loaded.digest,
     )
 
 
@@ -124,6 +147,10 @@ def _load(config: BackboneConfig, folder: Path, where: str) -> tuple[Any, Prepro
     """The headless module in evaluation mode, its weights loaded, and its preprocessing."""
     if config.is_imported:
         raise ValueError(f"{where}: {config.model} was imported and cannot be run; `mtl cache import` fills its stream")
+    if config.is_onnx:
+        raise ValueError(f"{where}: an ONNX model cannot be trained, only extracted; name a timm model")
+    if config.output:
+        raise ValueError(f'{where}: output goes with model = "onnx:FILE"; take it out')
     path = None if config.weights in FETCHED else folder / config.weights
     state, saved = _saved(path)
     module = _create(config, config.size_px or saved.get("size_px"), where)

@@ -6,7 +6,7 @@ Filled from the sections `[backbones.NAME]` of mtl.toml; read by `extract.backbo
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-IMPORTED_MODEL = "imported:"
+IMPORTED_MODEL, ONNX_MODEL = "imported:", "onnx:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +32,9 @@ class BackboneConfig:
     """One section `[backbones.NAME]`.
 
     `model` is a timm name (`vit_base_patch16_224`, `vit_base_patch16_224.augreg_in21k`) or `hf-hub:OWNER/NAME`.
+    `onnx:FILE` is a model that onnxruntime runs, its weights inside. It takes RGB faces, and `mean` and `std` must say
+    how they are scaled: the input is (pixel / 255 - mean) / std, so for 0 to 255 the mean is 0 and the std 1 / 255.
+    `output` names which of its outputs is the embedding, where several give one vector a face.
     `imported:FILE` stands for a stream that `mtl cache import` filled: heads read it, nothing can extract it.
     `weights` is a file (`.safetensors`, or `.pt`/`.pth` read with weights_only), `"pretrained"` (timm or the hub
     fetches them) or `"random"` (untrained, from `seed`; a baseline).
@@ -50,8 +53,13 @@ class BackboneConfig:
     interpolation: Literal["bicubic", "bilinear", "nearest"] | None = None
     crop_pct: float | None = None
     crop_mode: Literal["center", "squash", "border"] | None = None
+    output: str = ""
     licence: str = ""
 
     @property
     def is_imported(self) -> bool:
         return self.model.startswith(IMPORTED_MODEL)
+
+    @property
+    def is_onnx(self) -> bool:
+        return self.model.startswith(ONNX_MODEL)
