@@ -3,24 +3,21 @@
 Nothing is changed but by `repair`. Letters: N frames, R rows of a shard.
 """
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import polars as pl
 
 from cache import shards
 from cache.frames import frames_digest
-from cache.identity import bytes_digest
 from cache.store import Cache
 from cache.stream import Stream
 
 Kind = Literal["metadata", "frames", "incomplete", "mark", "shard", "face"]
 Advance = Callable[[int], None]
-# Reading small files waits for the disk; digests let go of the interpreter.
-NUM_THREADS = 8
+# The digests of faces as they are now, in the order of their paths; None where there is no face to be had.
+FaceDigests = Callable[[Sequence[str]], Iterable[bytes | None]]
 NO_FACE = bytes(shards.KEPT_DIGEST_BYTES)
 
 
@@ -41,7 +38,7 @@ class Damage:
 
 
 def verify_named(
-    cache: Cache, name: str, view: str, frames: pl.DataFrame | None, faces: Path | None, advance: Advance
+    cache: Cache, name: str, view: str, frames: pl.DataFrame | None, faces: FaceDigests | None, advance: Advance
 ) -> list[Damage]:
     """`verify` of one stream of `cache`; metadata too damaged for it to open are a damage of their own."""
     try:
@@ -52,13 +49,13 @@ def verify_named(
     return verify(stream, frames, faces, advance)
 
 
-def verify(stream: Stream, frames: pl.DataFrame | None, faces: Path | None, advance: Advance) -> list[Damage]:
+def verify(stream: Stream, frames: pl.DataFrame | None, faces: FaceDigests | None, advance: Advance) -> list[Damage]:
     """All damage of `stream`.
 
     Args:
         stream: read, never changed.
         frames: [N rows] the frames table, or None to leave it unchecked.
-        faces: the faces folder, or None to leave the faces unchecked; needs `frames`.
+        faces: asked for the digests of a shard's faces at a time, None to leave the faces unchecked; needs `frames`.
         advance: called with numbers of rows: N for the shards and, where they are checked, N for the faces.
     """
     found = _check_shards(stream, advance)
@@ -123,33 +120,27 @@ def _check_shard(stream: Stream, shard: int) -> list[Damage]:
     ]
 
 
-def _check_faces(stream: Stream, frames: pl.DataFrame, faces: Path, advance: Advance) -> list[Damage]:
-    """Faces of the shards that are done, read by several threads."""
+def _check_faces(stream: Stream, frames: pl.DataFrame, faces: FaceDigests, advance: Advance) -> list[Damage]:
+    """Faces of the shards that are done."""
     found = []
     paths = frames["path"]
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
-        for shard in stream.done_shards():
-            start, stop = stream.rows(shard)
-            try:
-                kept = stream.shard_face_digests(shard)
-            except ValueError:  # `_check_shards` has said so
-                continue
-            now = pool.map(lambda path: _digest_of(faces / path), paths[start:stop])
-            for row, digest in enumerate(now, start):
-                fault = _face_fault(kept[row - start].tobytes(), digest)
-                if fault:
-                    what = f"face {paths[row]} {fault}"
-                    found.append(_damage(stream, "face", what, stream.repair_hint, shard, row))
-            advance(stop - start)
+    for shard in stream.done_shards():
+        start, stop = stream.rows(shard)
+        try:
+            kept = stream.shard_face_digests(shard)
+        except ValueError:  # `_check_shards` has said so
+            continue
+        for row, digest in enumerate(faces(paths[start:stop].to_list()), start):
+            fault = _face_fault(kept[row - start].tobytes(), _as_kept(digest))
+            if fault:
+                found.append(_damage(stream, "face", f"face {paths[row]} {fault}", stream.repair_hint, shard, row))
+        advance(stop - start)
     return found
 
 
-def _digest_of(path: Path) -> bytes:
-    """[8] as a stream keeps it; NO_FACE where the file cannot be read, which extraction stores too."""
-    try:
-        return bytes_digest(path.read_bytes())[: shards.KEPT_DIGEST_BYTES]
-    except OSError:
-        return NO_FACE
+def _as_kept(digest: bytes | None) -> bytes:
+    """[8] as a stream keeps it; NO_FACE where there is none, which extraction stores too."""
+    return NO_FACE if digest is None else digest[: shards.KEPT_DIGEST_BYTES]
 
 
 def _face_fault(kept: bytes, now: bytes) -> str | None:

@@ -1,4 +1,4 @@
-"""Whether the face files of a frames table are there and can be decoded.
+"""Whether the faces of a frames table are there, as files or packed, and can be decoded.
 
 Place: beside `extract.checks`, called by `extract.findings`. Letters: N frames.
 """
@@ -14,6 +14,8 @@ import numpy as np
 import polars as pl
 
 from extract.checks import Finding, plural, report
+from extract.faces import MissingFace
+from extract.source import FaceSource
 
 Advance = Callable[[int], None]
 CHUNK_ROWS = 256
@@ -42,24 +44,38 @@ def check_faces(
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such faces folder; name it with --faces or in mtl.toml under [data] faces")
-    look = _open_chunk if open_faces else _find_chunk
-    starts = range(0, len(paths), CHUNK_ROWS)
+    look = _open_faces if open_faces else _find_faces
     missing: list[int] = []
     unreadable: list[tuple[int, str]] = []
     sizes: Counter[tuple[int, int]] = Counter()
     digests = np.zeros((len(paths), 2), dtype=np.uint64)
+    source = FaceSource(folder)
     pool = ThreadPoolExecutor(num_threads or min(16, os.cpu_count() or 1))
     try:
-        chunks = pool.map(lambda start: look(paths[start : start + CHUNK_ROWS], folder), starts)
-        for start, chunk in zip(starts, chunks, strict=True):
-            missing += [start + row for row in chunk.missing]
-            unreadable += [(start + row, reason) for row, reason in chunk.unreadable]
-            digests[start : start + len(chunk.digests)] = chunk.digests
+        tasks = _tasks(source.groups(paths))
+        found = pool.map(lambda rows: look([paths[row] for row in rows], source), tasks)
+        for rows, chunk in zip(tasks, found, strict=True):
+            missing += [rows[index] for index in chunk.missing]
+            unreadable += [(rows[index], reason) for index, reason in chunk.unreadable]
+            digests[rows] = chunk.digests
             sizes += chunk.sizes
-            advance(len(chunk.digests))
+            advance(len(rows))
     finally:
         pool.shutdown(cancel_futures=True)
-    return FaceCheck(missing=tuple(missing), unreadable=tuple(unreadable), digests=digests, sizes=sizes)
+        source.close()
+    return FaceCheck(missing=tuple(sorted(missing)), unreadable=tuple(sorted(unreadable)), digests=digests, sizes=sizes)
+
+
+def _tasks(groups: Sequence[tuple[str | None, range]]) -> list[Sequence[int]]:
+    """Rows to look at by one thread, in order: a chunk, or all rows of a video file, which is decoded once."""
+    chunks: list[Sequence[int]] = []
+    videos: dict[str, list[int]] = {}
+    for video, rows in groups:
+        if video is not None:
+            videos.setdefault(video, []).extend(rows)
+        else:
+            chunks += [rows[start : start + CHUNK_ROWS] for start in range(0, len(rows), CHUNK_ROWS)]
+    return [*videos.values(), *chunks]
 
 
 def equal_faces(check: FaceCheck) -> pl.DataFrame:
@@ -129,29 +145,28 @@ def _equal_findings(frames: pl.DataFrame, files: FaceCheck) -> list[Finding]:
     ]
 
 
-def _find_chunk(paths: Sequence[str], folder: Path) -> FaceCheck:
-    missing = tuple(row for row, path in enumerate(paths) if not os.path.isfile(folder / path))
+def _find_faces(paths: Sequence[str], source: FaceSource) -> FaceCheck:
+    missing = tuple(row for row, path in enumerate(paths) if not source.exists(path))
     empty = np.zeros((len(paths), 2), dtype=np.uint64)
     return FaceCheck(missing=missing, unreadable=(), digests=empty, sizes=Counter())
 
 
-def _open_chunk(paths: Sequence[str], folder: Path) -> FaceCheck:
-    from extract.faces import decode, face_digest, read_face_bytes
-
+def _open_faces(paths: Sequence[str], source: FaceSource) -> FaceCheck:
     missing: list[int] = []
     unreadable: list[tuple[int, str]] = []
     sizes: Counter[tuple[int, int]] = Counter()
     digests = np.zeros((len(paths), 2), dtype=np.uint64)
-    for row, path in enumerate(paths):
-        if not os.path.isfile(folder / path):
+    for row, face in enumerate(source.read(paths)):
+        if isinstance(face, MissingFace):
             missing.append(row)
             continue
         try:
-            data = read_face_bytes(folder, path)
-            height, width, _ = decode(data).shape
+            if isinstance(face, ValueError):
+                raise face
+            height, width, _ = face.pixels().shape
         except ValueError as error:
             unreadable.append((row, str(error)))
             continue
-        digests[row] = np.frombuffer(face_digest(data), dtype=np.uint64)
+        digests[row] = np.frombuffer(face.digest, dtype=np.uint64)
         sizes[height, width] += 1
     return FaceCheck(missing=tuple(missing), unreadable=tuple(unreadable), digests=digests, sizes=sizes)

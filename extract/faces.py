@@ -1,4 +1,4 @@
-"""Face files: bytes from the faces folder, pixels from bytes, and the digest by which a changed file is found.
+"""Faces: bytes of a file in the faces folder, pixels from bytes, and the digest by which a changed face is found.
 
 A face is [H, W, 3] uint8 RGB, the same pixels as Pillow gives. Every reason why a face cannot be had is a short
 `ValueError`; a picture that is only partly there is never taken for a whole one.
@@ -7,7 +7,9 @@ A face is [H, W, 3] uint8 RGB, the same pixels as Pillow gives. Every reason why
 import errno
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -22,25 +24,59 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP")  # not EPS and its like, whose decoders
 MACHINE_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN}
 
 
+class MissingFace(ValueError):
+    """There is no such face; any other `ValueError` says why one that is there cannot be had."""
+
+
+class Face(NamedTuple):
+    """A face that was found, not yet decoded; `digest` is [16] bytes that change whenever its pixels may.
+
+    A tuple, since one is made for every face, and a frozen dataclass takes three times as long.
+    """
+
+    digest: bytes
+    load: Callable[[np.ndarray | None], np.ndarray]
+
+    def pixels(self, out: np.ndarray | None = None) -> np.ndarray:
+        """[H, W, 3] uint8 RGB; a face of the shape of `out` is put there, as `decode` does it.
+
+        Raises:
+            ValueError: the face is damaged; says why in a few words.
+        """
+        return self.load(out)
+
+
+def is_inside(path: str) -> bool:
+    """Whether a path relative to the faces folder stays in it."""
+    return not (path.startswith("/") or ".." in path.split("/") or "\\" in path or "\0" in path)
+
+
+def is_machines(error: Exception) -> bool:
+    """Whether an error is the machine's trouble and no face's fault."""
+    return isinstance(error, OSError) and error.errno in MACHINE_ERRORS
+
+
 def read_face_bytes(folder: Path | str, path: str) -> bytes:
     """The bytes of the face `path`, given relative to the faces folder.
 
     Raises:
-        ValueError: `path` leaves the folder, or there is no such file, or it cannot be read.
+        MissingFace: there is no such file.
+        ValueError: `path` leaves the folder, or the file cannot be read.
         OSError: the faces folder itself is gone, or the machine is out of memory or open files.
     """
-    if path.startswith("/") or ".." in path.split("/") or "\\" in path or "\0" in path:
+    if not is_inside(path):
         raise ValueError("the path leaves the faces folder")
     try:
         with open(f"{folder}/{path}", "rb", buffering=0) as file:
             return file.read()
     except OSError as error:
-        if error.errno in MACHINE_ERRORS:
+        if is_machines(error):
             raise
         if not os.path.isdir(folder):
             raise FileNotFoundError(errno.ENOENT, "the faces folder is gone", str(folder)) from None
-        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
-        raise ValueError("no such file" if missing else f"cannot be read: {error.strerror}") from None
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise MissingFace("no such file") from None
+        raise ValueError(f"cannot be read: {error.strerror}") from None
 
 
 def face_digest(data: bytes) -> bytes:
@@ -65,7 +101,7 @@ def decode(data: bytes, out: np.ndarray | None = None) -> np.ndarray:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:  # a form turbojpeg does not know (arithmetic coding, rare subsampling), or no JPEG at all
         return _decode_with_pillow(data)
-    _check_size(width, height)
+    check_size(width, height)
     if space in ("CMYK", "YCCK"):
         # Only Pillow turns these into RGB as everyone else does, but only turbojpeg notices damage inside.
         _decode_jpeg(data, "CMYK", None)
@@ -84,7 +120,7 @@ def _decode_jpeg(data: bytes, space: str, out: np.ndarray | None) -> np.ndarray:
 def _decode_with_pillow(data: bytes) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(*image.size)
+            check_size(*image.size)
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"a picture of mode {image.mode} is not 8 bits a channel")
             return np.asarray(image.convert("RGB"))
@@ -96,6 +132,7 @@ def _decode_with_pillow(data: bytes) -> np.ndarray:
         raise ValueError(f"damaged image: {error}") from None
 
 
-def _check_size(width: int, height: int) -> None:
+def check_size(width: int, height: int) -> None:
+    """Raises ValueError for a picture too large to be a face: decoding it would take the memory of many."""
     if width * height > MAX_PIXELS:
         raise ValueError(f"{width} x {height} px is no face crop")

@@ -11,7 +11,8 @@ import polars as pl
 
 from cache.frames import frames_digest, read_frames
 from extract.checks import Finding, plural, report
-from extract.readers import add_context, list_faces, merge, read_annotations, read_subjects, read_table, scan_faces
+from extract.listing import Listing, list_faces
+from extract.readers import add_context, merge, read_annotations, read_subjects, read_table, scan_faces
 from extract.tracks import list_tracks, read_per_track, settle
 
 
@@ -40,14 +41,18 @@ def gather(sources: Sources) -> tuple[pl.DataFrame, tuple[Finding, ...]]:
         )
     found: list[Finding] = []
     named = dict(_read_files(sources))
-    if sources.tracks is not None:
-        named[str(sources.tracks)], about = _with_faces(read_per_track(sources.tracks), sources.tracks, sources.faces)
+    tracks = None if sources.tracks is None else read_per_track(sources.tracks)
+    is_listed = tracks is not None or sources.context or not named
+    listing = list_faces(sources.faces) if is_listed else Listing([], ())
+    found += _not_listed(listing)
+    if sources.tracks is not None and tracks is not None:
+        named[str(sources.tracks)], about = _with_faces(tracks, sources.tracks, sources.faces, listing)
         found += about + _left_out(sources.tracks)
     if not named:
-        named = {str(sources.faces): scan_faces(sources.faces)}
+        named = {str(sources.faces): scan_faces(sources.faces, listing)}
     frames = merge(list(named.values()), names=list(named))
     if sources.context:
-        frames = add_context(frames, scan_faces(sources.faces))
+        frames = add_context(frames, scan_faces(sources.faces, listing))
     if sources.subjects is not None:
         subjects = read_subjects(sources.subjects)
         found += _strangers(frames, subjects)
@@ -62,9 +67,15 @@ def _read_files(sources: Sources) -> Iterator[tuple[str, pl.DataFrame]]:
         yield str(sources.table), read_table(sources.table)
 
 
-def _with_faces(frames: pl.DataFrame, root: Path, faces: Path) -> tuple[pl.DataFrame, list[Finding]]:
+def _not_listed(listing: Listing) -> list[Finding]:
+    message = f"{plural(len(listing.faults), 'packed video')} not read whole"
+    remedy = "put them right and type `mtl prepare` again; until then faces are missing from the table"
+    return report("packed_faces_not_listed", "error", listing.faults, message, remedy)
+
+
+def _with_faces(frames: pl.DataFrame, root: Path, faces: Path, listing: Listing) -> tuple[pl.DataFrame, list[Finding]]:
     """The rows that have a face: per-track files have a row for every frame, also where no face was found."""
-    on_disk = frames.join(pl.DataFrame({"path": list_faces(faces)}, schema={"path": pl.String}), on="path", how="semi")
+    on_disk = frames.join(pl.DataFrame({"path": listing.paths}, schema={"path": pl.String}), on="path", how="semi")
     if on_disk.is_empty():
         raise ValueError(
             f"{faces}: none of the {frames.height:,} frames of {root} has a face here; check the faces folder"

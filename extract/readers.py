@@ -4,7 +4,6 @@ Place: above `extract.sheets` (a file's cells) and below the command `mtl prepar
 are in `extract.tracks`. Every table here has the columns of `cache.frames`; a missing label is null.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,12 +12,12 @@ import polars as pl
 from cache.frames import conform
 from cache.names import LABEL_COLUMNS
 from extract.columns import RULES, frame_in, video_in
+from extract.listing import Listing, list_faces
 from extract.sheets import Sheet, check_distinct, parse_sheet, read_sheet
 
 # A file without a header is the whole s-Aff-Wild2 row or a bare list of faces.
 HEADERLESS = (("path", *LABEL_COLUMNS), ("path",))
 RUN_COLUMNS = r"part|p_\w+"
-FACE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 def read_annotations(path: Path, split: str) -> pl.DataFrame:
@@ -84,31 +83,16 @@ def face_path(video: pl.Expr, frame: pl.Expr) -> pl.Expr:
     return pl.concat_str(video, pl.lit("/"), frame.cast(pl.String).str.zfill(5), pl.lit(".jpg"))
 
 
-def list_faces(folder: Path) -> list[str]:
-    """Paths of all image files below `folder`, relative to it, with forward slashes; hidden files are left out.
-
-    Raises:
-        ValueError: there is no such folder.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such faces folder; name it with --faces or in mtl.toml under [data] faces")
-    found: list[str] = []
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        prefix = os.path.relpath(place, folder).replace(os.sep, "/") + "/"
-        prefix = "" if prefix == "./" else prefix
-        faces = (name for name in files if name.lower().endswith(FACE_SUFFIXES) and not name.startswith("."))
-        found += [prefix + name for name in faces]
-    return sorted(found)
-
-
-def scan_faces(folder: Path) -> pl.DataFrame:
-    """All faces below `folder` as rows without labels, split "none".
+def scan_faces(folder: Path, listing: Listing | None = None) -> pl.DataFrame:
+    """All faces below `folder` as rows without labels, split "none"; `listing` where they are listed already.
 
     Raises:
         ValueError: no such folder, no face in it, a face without a frame number, or two faces of one frame.
     """
-    table = pl.DataFrame({"path": list_faces(folder)}, schema={"path": pl.String})
+    listing = listing or list_faces(folder)
+    table = pl.DataFrame({"path": listing.paths}, schema={"path": pl.String})
+    if table.is_empty() and listing.faults:
+        raise ValueError(f"{folder}/{listing.faults[0]}")
     if table.is_empty():
         raise ValueError(f"{folder}: no faces in this folder; expected files such as video/00001.jpg")
     rule = RULES["path"]

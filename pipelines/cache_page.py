@@ -18,17 +18,17 @@ def print_streams(streams: Iterable[StreamSummary], console: Console) -> None:
     table = Table()
     for column in ("stream", "view"):
         table.add_column(column, no_wrap=True)
-    for column in ("rows", "done", "failed", "width", "dtype", "on disk"):
+    for column in ("rows", "done", "failed", "width", "on disk"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("usable rows of each split")
+    table.add_column("usable")
     for each in streams:
         if each.fault:
             table.add_row(
-                each.name, each.view, *[""] * 5, bytes_text(each.num_bytes), f"[red]{escape(each.fault)}[/red]"
+                each.name, each.view, *[""] * 4, bytes_text(each.num_bytes), f"[red]{escape(each.fault)}[/red]"
             )
             continue
-        done = f"{each.num_done / each.num_rows:.1%}" if each.num_rows else "-"
-        numbers = (f"{each.num_rows:,}", done, f"{each.num_failed:,}", str(each.width), each.dtype)
+        done = _share(each.num_done, each.num_rows) if each.num_rows else "-"
+        numbers = (f"{each.num_rows:,}", done, f"{each.num_failed:,}", str(each.width))
         table.add_row(each.name, each.view, *numbers, bytes_text(each.num_bytes), _coverage(each))
     console.print(table)
 
@@ -78,7 +78,15 @@ def bytes_text(num_bytes: float) -> str:
 def _coverage(stream: StreamSummary) -> str:
     if stream.coverage is None:
         return "-"
-    return ", ".join(f"{split} {usable / rows:.1%}" for split, (usable, rows) in stream.coverage.items())
+    shares = {split: _share(usable, rows) for split, (usable, rows) in stream.coverage.items()}
+    if len(set(shares.values())) == 1:
+        return next(iter(shares.values()))
+    return ", ".join(f"{split} {share}" for split, share in shares.items())
+
+
+def _share(part: int, whole: int) -> str:
+    """100 % is said of the whole alone."""
+    return "100%" if part == whole else f"{min(part / whole, 0.999):.1%}"
 
 
 def _print_some(lines: list[str], title: str, console: Console) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -130,27 +131,30 @@ def verify(
 
 @app.command()
 def rm(
-    name: NameArgument,
+    names: Annotated[list[str], typer.Argument(help="Streams: the names of their backbones.")],
     view: ViewOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     config: ConfigOption = CONFIG,
     overrides: SetOption = None,
 ) -> None:
-    """Remove a stream from the cache. Asks first.
+    """Remove streams from the cache. Asks first; where one of them is not there, none is removed.
 
     \b
     Examples:
       mtl cache rm expr
+      mtl cache rm expr va --yes
       mtl cache rm expr --view hflip --yes
     """
     _, cache = _open(config, overrides, read_only=False)
-    keys = _chosen(cache, name, view)
+    names = list(dict.fromkeys(names))
+    keys = [key for name in names for key in _chosen(cache, name, view)]
     if not yes:
         if not _is_terminal():
-            raise ValueError(f"mtl cache rm {name}: there is no terminal to ask on; add --yes")
+            raise ValueError(f"mtl cache rm {' '.join(names)}: there is no terminal to ask on; add --yes")
         typer.confirm(f"Remove {', '.join(f'{each} (view {found})' for each, found in keys)}?", abort=True)
-    cache.remove(name, view)
-    typer.echo(f"{cache.path}: removed {name}" + (f" (view {view})" if view else ""))
+    for name in names:
+        cache.remove(name, view)
+        typer.echo(f"{cache.path}: removed {name}" + (f" (view {view})" if view else ""))
 
 
 def _is_terminal() -> bool:
@@ -185,6 +189,7 @@ def _chosen(cache: "Cache", name: str | None, view: str | None) -> list[tuple[st
 
 def _verify(settings: "Config", cache: "Cache", keys: list[tuple[str, str]], faces: bool | None) -> "list[Damage]":
     from cache.verify import num_rows_to_check, verify_named
+    from extract.source import FaceSource
     from pipelines.progress import progress
 
     frames, folder = _frames(settings), settings.at(settings.data.faces)
@@ -194,10 +199,12 @@ def _verify(settings: "Config", cache: "Cache", keys: list[tuple[str, str]], fac
     if not with_faces and faces is None:
         typer.echo("faces are not checked: no frames table or no faces folder", err=True)
     found: list[Damage] = []
-    for name, view in keys:
-        total = num_rows_to_check(cache, name, view, with_faces)
-        with progress(f"Verifying {name}", total, "rows") as advance:
-            found += verify_named(cache, name, view, frames, folder if with_faces else None, advance)
+    with closing(FaceSource(folder)) as source:
+        digests = source.digests if with_faces else None
+        for name, view in keys:
+            total = num_rows_to_check(cache, name, view, with_faces)
+            with progress(f"Verifying {name}", total, "rows") as advance:
+                found += verify_named(cache, name, view, frames, digests, advance)
     return found
 
 

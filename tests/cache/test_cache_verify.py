@@ -1,7 +1,7 @@
 """Verification: every kind of damage is found and named, repair unmarks just the damaged shards."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -29,13 +29,23 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
+def digests_in(folder: Path) -> Callable[[Sequence[str]], Iterator[bytes | None]]:
+    """What `verify` asks for the faces of `folder`, all of them plain files."""
+
+    def of(paths: Sequence[str]) -> Iterator[bytes | None]:
+        for path in paths:
+            yield bytes_digest((folder / path).read_bytes()) if (folder / path).exists() else None
+
+    return of
+
+
 def kinds(damages: list[Damage]) -> list[tuple]:
     return [(each.kind, each.shard, each.row) for each in damages]
 
 
 def test_a_whole_stream_has_no_damage(stream: Stream, cache: Cache, frames: pl.DataFrame, faces: Path) -> None:
     counted: list[int] = []
-    assert verify(stream, frames, faces, counted.append) == []
+    assert verify(stream, frames, digests_in(faces), counted.append) == []
     assert sum(counted) == num_rows_to_check(cache, "expr", "base", with_faces=True) == 2 * stream.num_rows
 
 
@@ -53,7 +63,7 @@ def test_damaged_shards(
     stream: Stream, frames: pl.DataFrame, faces: Path, name: str, harm: Callable[[Path], None], said: str
 ) -> None:
     harm(stream.folder / shards.shard_file(name, 2))
-    found = [each for each in verify(stream, frames, faces, ignore) if each.kind != "face"]
+    found = [each for each in verify(stream, frames, digests_in(faces), ignore) if each.kind != "face"]
     assert kinds(found) == [("shard", 2, None)]
     assert said in found[0].what
     assert found[0].remedy == REPAIR
@@ -85,7 +95,7 @@ def test_changed_faces(stream: Stream, frames: pl.DataFrame, faces: Path) -> Non
     (faces / paths[60]).unlink()
     (faces / paths[61]).write_bytes((faces / paths[61]).read_bytes()[:-1])
     (faces / paths[130]).write_bytes(b"")
-    found = verify(stream, frames, faces, ignore)
+    found = verify(stream, frames, digests_in(faces), ignore)
     assert kinds(found) == [("face", 0, 5), ("face", 1, 60), ("face", 1, 61), ("face", 3, 130)]
     assert found[0].what == f"face {paths[5]} has changed since extraction"
     assert found[1].what == f"face {paths[60]} is missing or cannot be read"
@@ -102,10 +112,10 @@ def test_a_face_that_was_missing_and_still_is(
     digests[2] = 0
     stream.write_shard(1, made.embeddings_of(start, stop), digests, {2: "no such file"})
     path = faces / frames["path"][start + 2]
-    found = verify(stream, frames, faces, ignore)
+    found = verify(stream, frames, digests_in(faces), ignore)
     assert [each.what for each in found] == [f"face {frames['path'][42]} could not be read at extraction and now can"]
     path.unlink()
-    assert verify(stream, frames, faces, ignore) == []
+    assert verify(stream, frames, digests_in(faces), ignore) == []
 
 
 def test_two_frames_with_equal_pixels(made: ModuleType, stream: Stream, frames: pl.DataFrame, faces: Path) -> None:
@@ -118,13 +128,13 @@ def test_two_frames_with_equal_pixels(made: ModuleType, stream: Stream, frames: 
     digests[[10, 11]] = np.frombuffer(bytes_digest(b"the same face"), np.uint8)
     embeddings[11] = embeddings[10]
     stream.write_shard(0, embeddings, digests, {})
-    assert verify(stream, frames, faces, ignore) == []
+    assert verify(stream, frames, digests_in(faces), ignore) == []
     (faces / paths[11]).write_bytes(b"another face")
-    assert kinds(verify(stream, frames, faces, ignore)) == [("face", 0, 11)]
+    assert kinds(verify(stream, frames, digests_in(faces), ignore)) == [("face", 0, 11)]
 
 
 def test_another_frames_table(made: ModuleType, stream: Stream, faces: Path) -> None:
-    found = verify(stream, made.make_frames(149), faces, ignore)
+    found = verify(stream, made.make_frames(149), digests_in(faces), ignore)
     assert kinds(found) == [("frames", None, None)]
     assert "150 frames, the table has 149" in found[0].what
     assert found[0].remedy.startswith("`mtl cache rm expr`")

@@ -1,10 +1,15 @@
 """`mtl prepare` from the outside: what it writes, prints and returns."""
 
 import json
+import os
+import shutil
 import sys
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import simplejpeg
@@ -113,6 +118,65 @@ def test_faces_alone_need_no_configuration(mtl: Callable[..., Result], project: 
     assert set(read_frames(project / "x.parquet")["split"]) == {"none"}
     code, _, err = mtl("--faces", "crops")
     assert (code, err) == (2, "mtl: error: mtl.toml: no such file; `mtl init` writes one\n")
+
+
+def packed(project: Path) -> None:
+    """Video a as a tar, video b as a zip with a folder inside; the files are gone."""
+    with tarfile.open(project / "crops/a.tar", "w") as archive:
+        for face in sorted((project / "crops/a").iterdir()):
+            archive.add(face, face.name)
+    with zipfile.ZipFile(project / "crops/b.zip", "w") as archive:
+        archive.write(project / "crops/b/00001.jpg", "b/00001.jpg")
+    for video in "ab":
+        shutil.rmtree(project / "crops" / video)
+
+
+def test_packed_faces_give_the_table_of_the_files(mtl: Callable[..., Result], project: Path) -> None:
+    arguments = {"alone": (), "annotated": ("--train", "train.txt", "--val", "val.txt"), "context": ()}
+    arguments["context"] = (*arguments["annotated"], "--context")
+    as_files = {name: mtl(*words, "--json", "--out", f"{name}.parquet") for name, words in arguments.items()}
+    tables = {name: read_frames(project / f"{name}.parquet") for name in arguments}
+    packed(project)
+    for name, words in arguments.items():
+        assert mtl(*words, "--json", "--out", f"{name}.parquet") == as_files[name]
+        assert read_frames(project / f"{name}.parquet").equals(tables[name])
+        assert json.loads(as_files[name][1])["faces"]["num_missing"] == 0
+
+
+def test_packed_faces_that_cannot_be_had(mtl: Callable[..., Result], project: Path) -> None:
+    packed(project)
+    with tarfile.open(project / "crops/a.tar") as archive:
+        end = archive.getmember("00002.jpg").offset_data + 10
+    os.truncate(project / "crops/a.tar", end)
+    (project / "crops/b.zip").write_bytes(b"")
+    code, out, err = mtl("--train", "train.txt", "--val", "val.txt", "--json")
+    faces = json.loads(out)["faces"]
+    assert (code, err, faces["num_missing"], faces["num_unreadable"]) == (0, "", 0, 2)
+    code, out, _ = mtl("--out", "x.parquet", "--strict")
+    assert code == 1
+    assert "2 packed videos not read whole: a.tar: the archive is cut off or damaged" in " ".join(out.split())
+    (project / "crops/a.tar").unlink()
+    code, out, err = mtl()
+    assert (code, out, err) == (2, "", "mtl: error: crops/b.zip: the archive is cut off or damaged\n")
+
+
+def test_a_video_is_listed_and_checked(mtl: Callable[..., Result], project: Path) -> None:
+    with av.open(str(project / "crops/c.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "bgr0"
+        for shade in range(3):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), shade, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    code, out, err = mtl("--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["faces"]["sizes"] == {"16x16": 4, "32x32": 3}
+    paths = read_frames(project / "made/frames.parquet")["path"].to_list()
+    assert paths[-3:] == ["c/00001.jpg", "c/00002.jpg", "c/00003.jpg"]
+    (project / "val.txt").write_text(f"{HEADER}\nc/00003.jpg,{LABELS}\nc/00004.jpg,{LABELS}\n")
+    _, out, _ = mtl("--train", "train.txt", "--val", "val.txt")
+    assert "1 face of 4 cannot be decoded: c/00004.jpg: the video has only 3 frames" in " ".join(out.split())
 
 
 def test_a_changed_frame_list_is_told(mtl: Callable[..., Result], project: Path) -> None:
