@@ -20,7 +20,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from bench.measure import Row
 
-IDS = ("A1", "A4", "A6", "A7", "A8", "C1", "C2", "C3", "C6", "R1", "R2")
+IDS = ("A1", "A2", "A3", "A4", "A6", "A7", "A8", "C1", "C2", "C3", "C6", "R1", "R2")
 LATEST = Path(__file__).parent / "latest.json"
 VERSIONS = ("torch", "timm", "zarr", "numpy", "h5py", "simplejpeg", "pillow")
 
@@ -47,10 +47,10 @@ def measure(wanted: Iterable[str], console: Console) -> list["Row"]:
     """Rows of the ids `wanted`, on the CPU and then, those for which it matters, on a CUDA device if there is one."""
     import torch
 
-    from bench import cache_reading, extraction
+    from bench import cache_reading, extraction, runtimes
 
-    functions = {**extraction.ROWS, **cache_reading.ROWS}
-    on_cuda = {*extraction.ON_CUDA, *cache_reading.ON_CUDA}
+    functions = {**extraction.ROWS, **runtimes.ROWS, **cache_reading.ROWS}
+    on_cuda = {*extraction.ON_CUDA, *runtimes.ON_CUDA, *cache_reading.ON_CUDA}
     todo = [(functions[each], torch.device("cpu")) for each in IDS if each in wanted]
     if torch.cuda.is_available():
         todo += [(functions[each], torch.device("cuda")) for each in IDS if each in wanted and each in on_cuda]

@@ -21,17 +21,20 @@ from bench.rivals import usual_loop, usual_model
 from cache.store import Cache
 from extract.backbones import Backbone, load_backbone
 from extract.config import BackboneConfig
-from extract.engine import NUM_SLOTS, Report, default_batch_size, default_num_threads, extract
+from extract.engine import NUM_SLOTS, Hooks, default_batch_size, default_num_threads, extract
 from extract.faces import decode, read_face_bytes
+from extract.jobs import Settings
 from extract.loading import Batch, FaceLoader
-from extract.runtime import Precision, one_pass, prepared
+from extract.report import Report
+from extract.runtime import Runtime, embedder, one_pass
+from extract.source import FaceSource
 
 MODELS = {"cpu": "efficientnet_b0", "cuda": "vit_base_patch16_224"}
 NUM_FACES = {"cpu": 1536, "cuda": 65_536}
 LIGHT_MODEL, NUM_TOGETHER = "mobilenetv3_small_050", 3  # A8
 SHARD_ROWS = 64  # a 24th of the faces, as mtl.toml's 4,096 are of 98,000: what a kill may lose
 KILLED_AT = (0.31, 0.43, 0.52, 0.64, 0.77)
-PRECISION: Precision = "bfloat16"
+RUNTIME = Runtime(precision="bfloat16", mode="eager")
 
 
 def end_to_end(device: torch.device) -> list[Row]:
@@ -50,7 +53,7 @@ def end_to_end(device: torch.device) -> list[Row]:
         together, target = max, Target(0.97 if all(a > b for a, b in bare) else 0.92)
     bound = [together(pair) for pair in bare]
     busy = [sum(pair) for pair in zip(cpus(costs["backbone"]), cpus(costs["decode"]), strict=True)]
-    what, model = "extraction, faces/s ÷ bound", f"{chosen.config.model}, {PRECISION}"
+    what, model = "extraction, faces/s ÷ bound", f"{chosen.config.model}, {RUNTIME}"
     rows = [Row(id="A1", what=what, values=ratios(bound, total), target=target, device=device.type, note=model)]
     if device.type == "cpu":
         used = ratios(busy, cpus(costs["extract"]))
@@ -149,16 +152,24 @@ def backbone(device: torch.device, model: str = "", name: str = "bare", seed: in
 
 
 def run(
-    frames: pl.DataFrame, cache: Path, backbones: Sequence[Backbone], device: torch.device, **options: Any
+    frames: pl.DataFrame,
+    cache: Path,
+    backbones: Sequence[Backbone],
+    device: torch.device,
+    advance: Callable[[int], None] = lambda count: None,
+    **options: Any,
 ) -> Report:
-    """An extraction with the settings of `mtl extract`, but for small shards and a precision that is given."""
+    """An extraction with the settings of `mtl extract`, but for small shards and a runtime that is given."""
     settings = {
+        "device": device,
         "batch_size": default_batch_size(device),
         "num_threads": default_num_threads(),
         "shard_rows": SHARD_ROWS if device.type == "cpu" else 4096,
-        "precision": PRECISION,
+        "precision": RUNTIME.precision,
+        "runtime": RUNTIME.mode,
     }
-    return extract(frames, FACES, Cache.open(cache, create=True), backbones, device=device, **(settings | options))
+    opened = Cache.open(cache, create=True)
+    return extract(frames, FACES, opened, backbones, Settings(**(settings | options)), Hooks(advance=advance))
 
 
 def fresh(name: str) -> Path:
@@ -172,8 +183,8 @@ def _bare_backbone(chosen: Backbone, num_faces: int, device: torch.device) -> No
     """As many forward passes as the faces need, always of the same batch, which is on the device."""
     size = default_batch_size(device)
     faces = torch.zeros(size, SIZE_PX, SIZE_PX, 3, dtype=torch.uint8, device=device).random_(0, 256)
-    embed = prepared(chosen, PRECISION, device)
     with one_pass(device):
+        embed = embedder(chosen, RUNTIME, device, size)
         for _ in range(num_faces // size):
             last = embed(faces)
         last.cpu()
@@ -204,10 +215,13 @@ def _decode_all(data: Sequence[bytes]) -> None:
 def _load_all(frames: pl.DataFrame, chosen: Backbone) -> None:
     """The faces through the engine's loader: digests, threads and the ring of buffers as in an extraction."""
     size, inputs = default_batch_size(torch.device("cpu")), (chosen.preprocessing,)
+    source = FaceSource(FACES)
     loader = FaceLoader(
-        FACES,
+        source,
         frames["path"],
+        (),
         inputs,
+        native_size=(SIZE_PX, SIZE_PX),
         batch_size=size,
         num_threads=default_num_threads(),
         num_slots=NUM_SLOTS,
@@ -222,6 +236,7 @@ def _load_all(frames: pl.DataFrame, chosen: Backbone) -> None:
             loader.release(slot)
     finally:
         loader.close()
+        source.close()
 
 
 def _kill_at(cache: Path, death: int, num_faces: int, device: torch.device) -> None:
@@ -236,7 +251,7 @@ def _require_same(left: Path, right: Path) -> None:
     """Every file, locks aside, byte for byte."""
 
     def files(root: Path) -> dict[str, bytes]:
-        paths = [path for path in root.rglob("*") if path.is_file() and path.name != "writer.lock"]
+        paths = [path for path in root.rglob("*") if path.is_file() and path.suffix != ".lock"]
         return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
 
     one, other = files(left), files(right)

@@ -1,4 +1,4 @@
-"""The extraction engine: faces in, whole shards of embeddings out, for several backbones in one pass over the faces.
+"""The extraction engine: faces in, whole shards of embeddings out, for several backbones and views in one pass.
 
 Three things overlap: threads decode the batches ahead, the main thread runs the backbones, one thread writes shards.
 Batches are cut at the shards' starts, so an embedding does not depend on where an earlier run was stopped.
@@ -13,32 +13,44 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
+from cache.locks import Part
 from cache.store import Cache
+from cache.stream import Stream
+from extract import jobs as planning
 from extract.backbones import Backbone
-from extract.jobs import Failure, Job, count_rows, failures_of, forget_repaired, job_of, open_stream
+from extract.config import Preprocessing
+from extract.inputs import Inputs
+from extract.jobs import Job, Settings
 from extract.loading import Batch, FaceLoader, Slot
-from extract.runtime import Ticket, one_pass, prepared, to_device
-from extract.writing import ShardWriter
+from extract.report import Report, failures_of
+from extract.resize import MAX_PIXELS, Resizer, batch_resizer
+from extract.runtime import Embedder, Ticket, embedder, one_pass
+from extract.source import FaceSource
+from extract.upkeep import damaged_shards, repaired_shards
+from extract.writing import ShardWriter, StreamKey
 
 NUM_SLOTS = 4  # one or two with the backbones, the others being filled
 BATCH_SIZES = {"cuda": 256, "cpu": 64}
+Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What an extraction did: faces done by it, faces every stream had already, all failed faces, wall time."""
+class Hooks:
+    """What an extraction tells whoever waits for it.
 
-    num_done: int
-    num_skipped: int
-    failed: list[Failure]
-    seconds: float
+    `opened`: all streams are there, so other processes can open them too. `begin`: the number of faces to do here.
+    `advance`: so many of them are done.
+    """
+
+    opened: Callable[[], None] = lambda: None
+    begin: Advance = lambda count: None
+    advance: Advance = lambda count: None
 
 
 def extract(
@@ -46,18 +58,11 @@ def extract(
     faces: Path,
     cache: Cache,
     backbones: Sequence[Backbone],
-    *,
-    device: torch.device,
-    batch_size: int,
-    num_threads: int,
-    shard_rows: int,
-    precision: Literal["auto", "float32", "bfloat16"] = "auto",
-    advance: Callable[[int], None] = lambda count: None,
+    settings: Settings,
+    hooks: Hooks = Hooks(),
 ) -> Report:
-    """Fills the streams of `backbones` over `frames`; shards that are there stay, except where a failed face changed.
-
-    `shard_rows` and `precision` hold for streams made now; a stream that was begun keeps its own. `advance` is told
-    the number of faces done, those every stream had already first.
+    """Fills the streams of `backbones` over `frames`; shards that are there stay, but for those that lost a file and
+    those where a failed face changed.
 
     Raises:
         ValueError: no faces folder, a stream of that name made from something else, or one being written by another
@@ -67,23 +72,30 @@ def extract(
     start = time.monotonic()
     if not len(frames):
         raise ValueError("the frames table has no rows; `mtl prepare` fills it")
-    streams = [open_stream(cache, each, frames, faces, device, batch_size, shard_rows, precision) for each in backbones]
+    there = set(cache.streams())
+    if any((each.name, view) not in there for each in backbones for view in settings.views):
+        planning.require_folder(faces)
+    opened = [planning.open_streams(cache, each, frames, settings) for each in backbones]
+    streams = [(each, stream) for each, (found, _) in zip(backbones, opened, strict=True) for stream in found]
+    hooks.opened()
     with contextlib.ExitStack() as stack:
-        for stream in streams:
-            stack.enter_context(stream.writer_lock())
-            forget_repaired(stream, frames, faces)
-        jobs = [job_of(*each, precision) for each in zip(backbones, streams, strict=True)]
-        num_done = count_rows(jobs, frames, faces)
-        if num_done < len(frames):
-            advance(len(frames) - num_done)
-        for rows in sorted({job.stream.shard_rows for job in jobs if job.missing}):
-            group = [job for job in jobs if job.missing and job.stream.shard_rows == rows]
-            _run(group, frames, faces, device, batch_size, num_threads, advance)
+        source = stack.enter_context(contextlib.closing(FaceSource(faces)))
+        for _, stream in streams:
+            stack.enter_context(stream.writer_lock(settings.part))
+        num_redone = sum(_forget_bad(stream, frames, faces, source, settings.part) for _, stream in streams)
+        jobs = [planning.job_of(each, stream, settings) for each, stream in streams]
+        todo = planning.todo_of(jobs, len(frames), settings.part)
+        found = planning.sample_of(todo.missing, frames, faces, source)
+        hooks.begin(todo.num_missing)
+        notes = _run_all(jobs, frames, source, planning.native_size(found, source), settings, hooks.advance)
     return Report(
-        num_done=num_done,
-        num_skipped=len(frames) - num_done,
-        failed=failures_of(streams, frames),
+        num_done=todo.num_missing,
+        num_skipped=len(frames) - todo.num_missing - todo.num_elsewhere,
+        failed=failures_of([stream for _, stream in streams], frames),
         seconds=time.monotonic() - start,
+        num_elsewhere=todo.num_elsewhere,
+        num_redone=num_redone,
+        notes=(*(note for _, about in opened for note in about), *notes),
     )
 
 
@@ -97,68 +109,129 @@ def default_num_threads() -> int:
     return min(16, len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
 
 
-def _run(
+def _forget_bad(stream: Stream, frames: pl.DataFrame, faces: Path, source: FaceSource, part: Part) -> int:
+    """Unmarks, within `part`, shards that lost a file or hold a failed face put right; the number of the former."""
+    damaged = damaged_shards(stream, part)
+    for shard in damaged:
+        stream.forget(shard)
+    if faces.is_dir():
+        for shard in repaired_shards(stream, part, frames, source):
+            stream.forget(shard)
+    return len(damaged)
+
+
+def _run_all(
     jobs: Sequence[Job],
     frames: pl.DataFrame,
-    faces: Path,
-    device: torch.device,
-    batch_size: int,
-    num_threads: int,
-    advance: Callable[[int], None],
-) -> None:
-    """One pass over the faces for `jobs`, whose streams have equal shards."""
-    loader = FaceLoader(
-        faces,
-        frames["path"],
-        tuple(dict.fromkeys(job.backbone.preprocessing for job in jobs)),
-        batch_size=batch_size,
-        num_threads=num_threads,
-        num_slots=NUM_SLOTS,
-        pin_memory=device.type == "cuda",
-    )
-    writer = ShardWriter([job.stream for job in jobs])
-    try:
-        with one_pass(device):
-            for batch, slot, embeddings in _embedded(jobs, loader, _batches(jobs, batch_size), device):
+    source: FaceSource,
+    size: tuple[int, int] | None,
+    settings: Settings,
+    advance: Advance,
+) -> list[str]:
+    """A pass over the faces for all streams with equal shards and faces resized alike; returns notes for the user."""
+    groups: dict[tuple[int, str], list[Job]] = {}
+    for job in jobs:
+        if job.missing:
+            groups.setdefault((job.stream.shard_rows, job.transform), []).append(job)
+    notes: dict[str, None] = {}
+    with one_pass(settings.device):
+        for _, group in sorted(groups.items()):
+            notes |= dict.fromkeys(Pass(group, frames, source, size, settings).run(advance))
+    return list(notes)
+
+
+class Pass:
+    """One pass over the faces for `jobs`, whose streams have equal shards and want their faces resized alike."""
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        frames: pl.DataFrame,
+        source: FaceSource,
+        size: tuple[int, int] | None,
+        settings: Settings,
+    ) -> None:
+        """`size` (H, W) is that of most faces, where it is known."""
+        self._jobs, self._frames, self._device = jobs, frames, settings.device
+        self._batch_size = settings.batch_size
+        resizers = _resizers(jobs)
+        every = dict.fromkeys(job.backbone.preprocessing for job in jobs)
+        self._loader = FaceLoader(
+            source,
+            frames["path"],
+            [each for each in every if each not in resizers],
+            list(resizers),
+            native_size=size if size is not None and size[0] * size[1] <= MAX_PIXELS else None,
+            batch_size=settings.batch_size,
+            num_threads=settings.num_threads,
+            num_slots=NUM_SLOTS,
+            pin_memory=settings.device.type == "cuda",
+        )
+        self._inputs = Inputs(resizers, settings.device)
+
+    def run(self, advance: Advance) -> list[str]:
+        """Fills the missing shards; returns notes for the user."""
+        writer = ShardWriter([job.stream for job in self._jobs])
+        try:
+            embed = self._embedders()
+            for batch, slot, embeddings in self._embedded(embed):
                 writer.add(batch, slot.digests, slot.failed, embeddings)
-                loader.release(slot)
+                self._loader.release(slot)
                 advance(batch.stop - batch.start)
-        writer.finish()
-    finally:
-        loader.close()
-        writer.close()
+            writer.finish()
+        finally:
+            self._loader.close()
+            writer.close()
+        return [
+            f"{name}: memory holds no more than {each.limit} faces at once, of batches of {self._batch_size}"
+            for (name, _), each in embed.items()
+            if each.limit < self._batch_size
+        ]
 
+    def _embedders(self) -> dict[StreamKey, Embedder]:
+        """One a backbone and runtime, shared by its views."""
+        made: dict[object, Embedder] = {}
+        found = {}
+        for job in self._jobs:
+            key = (job.backbone.name, job.runtime)
+            if key not in made:
+                made[key] = embedder(job.backbone, job.runtime, self._device, self._batch_size)
+            found[job.key] = made[key]
+        return found
 
-def _batches(jobs: Sequence[Job], batch_size: int) -> Iterator[Batch]:
-    for shard in sorted(frozenset().union(*(job.missing for job in jobs))):
-        start, stop = jobs[0].stream.rows(shard)
-        inputs = tuple(dict.fromkeys(job.backbone.preprocessing for job in jobs if shard in job.missing))
-        for begin in range(start, stop, batch_size):
-            yield Batch(shard=shard, start=begin, stop=min(begin + batch_size, stop), inputs=inputs)
+    def _batches(self) -> Iterator[Batch]:
+        for shard in sorted(frozenset().union(*(job.missing for job in self._jobs))):
+            start, stop = self._jobs[0].stream.rows(shard)
+            inputs = tuple(dict.fromkeys(job.backbone.preprocessing for job in self._jobs if shard in job.missing))
+            for begin in range(start, stop, self._batch_size):
+                yield Batch(shard=shard, start=begin, stop=min(begin + self._batch_size, stop), inputs=inputs)
 
-
-def _embedded(
-    jobs: Sequence[Job], loader: FaceLoader, batches: Iterator[Batch], device: torch.device
-) -> Iterator[tuple[Batch, Slot, dict[str, np.ndarray]]]:
-    """Yields each batch with its embeddings {stream: [B, D]}; a GPU has the next batch while one is yielded."""
-    embed = {job.stream.name: prepared(job.backbone, job.precision, device) for job in jobs}
-    depth = 1 if device.type == "cuda" else 0
-    under_way: deque[tuple[Batch, Slot, Ticket]] = deque()
-    for batch, slot in loader.load(batches):
-        wanted = {each: slot.faces[each] for each in batch.inputs}
-        inputs = to_device(wanted, batch.stop - batch.start, device)
-        outputs: dict[str, Tensor] = {
-            job.stream.name: embed[job.stream.name](inputs[job.backbone.preprocessing])
-            for job in jobs
-            if batch.shard in job.missing
-        }
-        under_way.append((batch, slot, Ticket(outputs, device)))
-        if len(under_way) > depth:
+    def _embedded(self, embed: dict[StreamKey, Embedder]) -> Iterator[tuple[Batch, Slot, dict[StreamKey, np.ndarray]]]:
+        """Yields each batch with its embeddings [B, D]; a GPU has the next batch while one is yielded."""
+        depth = 1 if self._device.type == "cuda" else 0
+        under_way: deque[tuple[Batch, Slot, Ticket]] = deque()
+        for batch, slot in self._loader.load(self._batches()):
+            jobs = [job for job in self._jobs if batch.shard in job.missing]
+            videos = self._frames["video"].slice(batch.start, batch.stop - batch.start).to_list()
+            wanted = [(job.backbone.preprocessing, job.stream.view) for job in jobs]
+            inputs = self._inputs.of(batch, slot, wanted, videos)
+            outputs: dict[StreamKey, Tensor] = {
+                job.key: embed[job.key](inputs[each]) for job, each in zip(jobs, wanted, strict=True)
+            }
+            under_way.append((batch, slot, Ticket(outputs, self._device)))
+            if len(under_way) > depth:
+                yield _landed(under_way.popleft())
+        while under_way:
             yield _landed(under_way.popleft())
-    while under_way:
-        yield _landed(under_way.popleft())
 
 
-def _landed(flight: tuple[Batch, Slot, Ticket]) -> tuple[Batch, Slot, dict[str, np.ndarray]]:
+def _resizers(jobs: Sequence[Job]) -> dict[Preprocessing, Resizer]:
+    """Of the inputs that the device resizes."""
+    inputs = dict.fromkeys(job.backbone.preprocessing for job in jobs if job.transform == "device")
+    found = {each: batch_resizer(each) for each in inputs}
+    return {each: resizer for each, resizer in found.items() if resizer is not None}
+
+
+def _landed(flight: tuple[Batch, Slot, Ticket]) -> tuple[Batch, Slot, dict[StreamKey, np.ndarray]]:
     batch, slot, ticket = flight
     return batch, slot, ticket.embeddings()

@@ -1,147 +1,236 @@
-"""What an extraction has to do: streams opened or made, precision settled, shards missing, faces that failed.
+"""What an extraction has to do: streams opened or made, their runtime settled, shards missing, faces that failed.
 
 Letters: N frames, R rows of a shard.
 """
 
+import contextlib
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, get_args
 
 import numpy as np
 import polars as pl
 import torch
 
 from cache.frames import frames_digest
+from cache.identity import StreamIdentity
+from cache.locks import WHOLE, Part, part_of
 from cache.store import Cache
-from cache.stream import BASE_VIEW, Stream
+from cache.stream import Stream
 from extract.backbones import Backbone
-from extract.faces import face_digest, read_face_bytes
-from extract.runtime import Precision, choose_precision
+from extract.calibration import choose_runtime
+from extract.origin import origin_of
+from extract.runtime import Runtime
+from extract.source import FaceSource
+from extract.view_names import BASE, recipe
 
 SAMPLE = 64  # faces looked for before the first is decoded
 VERSIONS = ("torch", "timm", "simplejpeg", "pillow", "zarr")
+ONNX_VERSIONS = (*VERSIONS, "onnxruntime")
+Transform = Literal["device", "timm"]
+Precisions = Literal["auto", "float32", "bfloat16"]
+Modes = Literal["auto", "eager", "compiled", "graph"]
 
 
-class Failure(NamedTuple):
-    """A face without an embedding."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How to extract. `precision`, `runtime` and `exact` hold for streams made now; one that was begun keeps its own.
 
-    video: str
-    frame: int
-    path: str
-    reason: str
+    `batch_size` counts faces. `exact` resizes with timm's own transform instead of on the device. `part` (i, n) leaves
+    all but the i-th of n runs of shards to others. `folder` is where the backbones' relative paths start.
+    """
+
+    device: torch.device
+    batch_size: int
+    num_threads: int
+    shard_rows: int
+    precision: Precisions = "auto"
+    runtime: Modes = "auto"
+    exact: bool = False
+    views: tuple[str, ...] = (BASE,)
+    part: Part = WHOLE
+    folder: Path = Path()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Job:
-    """One backbone, its stream and the shards to do."""
+    """One view of one backbone: its stream, how it is made, and the shards to do."""
 
     backbone: Backbone
     stream: Stream
-    precision: Precision
+    runtime: Runtime
+    transform: Transform
     missing: frozenset[int]
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """(name, view)"""
+        return self.stream.name, self.stream.view
 
-def open_stream(
-    cache: Cache,
-    backbone: Backbone,
-    frames: pl.DataFrame,
-    faces: Path,
-    device: torch.device,
-    batch_size: int,
-    shard_rows: int,
-    precision: Literal["auto", "float32", "bfloat16"],
-) -> Stream:
-    """The backbone's stream; made, with its precision settled for good, where there is none.
+
+def identity_of(backbone: Backbone, view: str, digest: str, num_frames: int) -> StreamIdentity:
+    """The identity of a view over the frame list with that `digest`; of an augmented one the recipe is a part."""
+    identity = backbone.identity(digest, num_frames, view)
+    added = recipe(view)
+    if not added:
+        return identity
+    return dataclasses.replace(identity, preprocessing={**identity.preprocessing, "augmentation": added})
+
+
+def open_streams(
+    cache: Cache, backbone: Backbone, frames: pl.DataFrame, settings: Settings
+) -> tuple[list[Stream], list[str]]:
+    """The backbone's streams, one a view; those that are not there are made, with the runtime settled for good.
+
+    Returns:
+        The streams, and notes for the user: what a trial of runtimes measured. These are not kept in the stream, whose
+        bytes would else differ from one extraction to the next.
 
     Raises:
-        ValueError: the stream there was made from something else; or there is none, and no faces folder either.
+        ValueError: a stream there was made from something else, or the runtime asked for cannot be had here.
     """
-    identity = backbone.identity(frames_digest(frames), len(frames))
-    if (backbone.name, BASE_VIEW) in cache.streams():
-        return cache.stream(backbone.name, expected=identity)
-    _require_folder(faces)
-    chosen = choose_precision(backbone, len(frames), device) if precision == "auto" else precision
-    provenance = {
+    digest, there = frames_digest(frames), set(cache.streams())
+    identities = {view: identity_of(backbone, view, digest, len(frames)) for view in settings.views}
+    made = {view for view in identities if (backbone.name, view) not in there}
+    for view in identities.keys() - made:  # refused before anything is made or measured
+        cache.stream(backbone.name, view, expected=identities[view])
+    runtime, notes = _chosen_runtime(backbone, len(frames), settings) if made else (Runtime(), [])
+    provenance = _provenance(backbone, runtime, settings)
+    streams = [
+        cache.create(backbone.name, identity, settings.shard_rows, provenance)
+        if view in made
+        else cache.stream(backbone.name, view, expected=identity)
+        for view, identity in identities.items()
+    ]
+    return streams, notes
+
+
+def _chosen_runtime(backbone: Backbone, num_frames: int, settings: Settings) -> tuple[Runtime, list[str]]:
+    runtime, measured = choose_runtime(
+        backbone,
+        num_frames * len(settings.views),
+        settings.batch_size,
+        settings.device,
+        settings.precision,
+        settings.runtime,
+    )
+    if not measured["faces_per_s"]:
+        return runtime, []
+    rates = ", ".join(f"{name} {rate:g} faces/s" for name, rate in measured["faces_per_s"].items())
+    return runtime, [f"{backbone.name}: {runtime}, after a trial ({rates})"]
+
+
+def _provenance(backbone: Backbone, runtime: Runtime, settings: Settings) -> dict[str, Any]:
+    device = settings.device
+    return {
         "model": backbone.config.model,
         "weights": backbone.config.weights,
-        "precision": chosen,
+        **runtime.to_json(),
+        "transform": "timm" if settings.exact else "device",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "batch_size": batch_size,
-        "versions": {name: version(name) for name in VERSIONS},
+        "batch_size": settings.batch_size,
+        "versions": {name: version(name) for name in (VERSIONS if backbone.is_torch else ONNX_VERSIONS)},
+        "origin": origin_of(backbone.config, settings.folder),
     }
-    return cache.create(backbone.name, identity, shard_rows, provenance)
 
 
-def _require_folder(faces: Path) -> None:
+def require_folder(faces: Path) -> None:
     if not faces.is_dir():
         raise ValueError(f"{faces}: no such folder of faces; set faces under [data] in mtl.toml")
 
 
-def forget_repaired(stream: Stream, frames: pl.DataFrame, faces: Path) -> None:
-    """Unmarks shards with a failed face whose file has changed since: put right, it is extracted like any other."""
-    failed = stream.failed()
-    if not failed or not faces.is_dir():
-        return
-    digests, paths = stream.face_digests(), frames["path"]
-    forgotten = set()
-    for row in sorted(failed):
-        shard = row // stream.shard_rows
-        if shard not in forgotten and _digest_now(faces, paths[row], digests.shape[1]) != digests[row].tobytes():
-            stream.forget(shard)
-            forgotten.add(shard)
-
-
-def _digest_now(faces: Path, path: str, num_bytes: int) -> bytes:
-    """The digest of the face's file as it is, zeros where it cannot be read: as streams keep it."""
-    try:
-        return face_digest(read_face_bytes(faces, path))[:num_bytes]
-    except ValueError:
-        return bytes(num_bytes)
-
-
-def job_of(backbone: Backbone, stream: Stream, asked: str) -> Job:
-    """What is left to do of a stream, in the precision it was begun with.
+def job_of(backbone: Backbone, stream: Stream, settings: Settings) -> Job:
+    """What is left to do of a stream, in the way it was begun.
 
     Raises:
-        ValueError: another precision is `asked` for ("auto" is not).
+        ValueError: another precision, runtime or transform is asked for.
     """
-    precision = stream.provenance.get("precision", "float32")
-    missing = frozenset(stream.missing_shards())
-    if missing and asked not in ("auto", precision):
+    kept = stream.provenance
+    runtime = _kept_runtime(stream)
+    transform: Transform = kept.get("transform", "timm")
+    if transform not in get_args(Transform):
+        raise ValueError(f"{stream.where}: damaged metadata: transform {transform!r}; type {stream.remake_hint}")
+    missing = frozenset(stream.missing_shards()).intersection(part_of(settings.part, stream.num_shards))
+    if missing:
+        _refuse_change(stream, "precision", runtime.precision, settings.precision)
+        _refuse_change(stream, "runtime", runtime.mode, settings.runtime)
+        if settings.exact and transform != "timm":
+            raise ValueError(
+                f"{stream.where} was begun with faces resized on the device, not by timm's own transform; go on "
+                f"without --exact, or type {stream.remake_hint}"
+            )
+    return Job(backbone=backbone, stream=stream, runtime=runtime, transform=transform, missing=missing)
+
+
+def _kept_runtime(stream: Stream) -> Runtime:
+    try:
+        return Runtime.from_json(stream.provenance)
+    except ValueError as error:
+        raise ValueError(f"{stream.where}: damaged metadata: {error}; type {stream.remake_hint}") from None
+
+
+def _refuse_change(stream: Stream, what: str, kept: str, asked: str) -> None:
+    if asked not in ("auto", kept):
         raise ValueError(
-            f"{stream.where} was begun with precision {precision}, not {asked}; go on without --precision, "
+            f"{stream.where} was begun with {what} {kept}, not {asked}; go on without --{what}, "
             f"or type {stream.remake_hint}"
         )
-    return Job(backbone=backbone, stream=stream, precision=precision, missing=missing)
 
 
-def count_rows(jobs: Sequence[Job], frames: pl.DataFrame, faces: Path) -> int:
-    """Number of frames that some stream lacks.
+@dataclass(frozen=True, slots=True)
+class Todo:
+    """Rows of the frames table: `missing` [N] bool lack an embedding here, `elsewhere` are left to other parts."""
+
+    missing: np.ndarray
+    elsewhere: np.ndarray
+
+    @property
+    def num_missing(self) -> int:
+        return int(self.missing.sum())
+
+    @property
+    def num_elsewhere(self) -> int:
+        return int(self.elsewhere.sum())
+
+
+def todo_of(jobs: Sequence[Job], num_frames: int, part: Part) -> Todo:
+    missing, elsewhere = np.zeros((2, num_frames), bool)
+    for job in jobs:
+        own = part_of(part, job.stream.num_shards)
+        for shard in job.stream.missing_shards():
+            (missing if shard in own else elsewhere)[slice(*job.stream.rows(shard))] = True
+    return Todo(missing, elsewhere & ~missing)
+
+
+def sample_of(missing: np.ndarray, frames: pl.DataFrame, faces: Path, source: FaceSource) -> list[str]:
+    """Paths of some of the `missing` rows whose faces are there, from all over the table.
 
     Raises:
-        ValueError: there is no faces folder, or of a sample of those frames not one face is in it.
+        ValueError: there is no faces folder, or not one face of the sample is in it.
     """
-    missing = np.zeros(len(frames), bool)
-    for job in jobs:
-        for shard in job.missing:
-            missing[slice(*job.stream.rows(shard))] = True
     rows = np.flatnonzero(missing)
     if not len(rows):
-        return 0
-    _require_folder(faces)
+        return []
+    require_folder(faces)
     paths = frames["path"][rows[:: -(-len(rows) // SAMPLE)]].to_list()
-    if not any((faces / path).exists() for path in paths):
+    found = [path for path in paths if source.exists(path)]
+    if not found:
         raise ValueError(
             f"{faces}: has none of {len(paths)} faces looked for, such as {paths[0]}; "
             "set faces under [data] in mtl.toml to the folder that the paths of the frames table start from"
         )
-    return len(rows)
+    return found
 
 
-def failures_of(streams: Sequence[Stream], frames: pl.DataFrame) -> list[Failure]:
-    """Every failed face of the streams, in the frames table's order; one entry a reason."""
-    reasons = sorted({(row, reason) for stream in streams for row, reason in stream.failed().items()})
-    rows = frames[[row for row, _ in reasons]].select("video", "frame", "path").rows() if reasons else []
-    return [Failure._make((*key, reason)) for key, (_, reason) in zip(rows, reasons, strict=True)]
+def native_size(paths: Sequence[str], source: FaceSource) -> tuple[int, int] | None:
+    """(H, W) of the first face among `paths` that decodes; None where none does."""
+    for path in paths:
+        for face in source.read([path]):
+            with contextlib.suppress(ValueError):
+                if not isinstance(face, ValueError):
+                    height, width, _ = face.pixels().shape
+                    return height, width
+    return None

@@ -1,14 +1,13 @@
 """Faces read and decoded ahead of the backbones: threads fill a ring of buffers, batch after batch in order.
 
 simplejpeg, Pillow and the digests let go of Python's lock, so threads do. Each face is read and decoded once, whatever
-the number of backbones. Letters: B faces, S side of the input in pixels.
+the number of backbones and views. Letters: B faces, H and W of most face files, S side of an input in pixels.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -17,7 +16,8 @@ from torch import Tensor
 
 from cache.identity import FACE_DIGEST_BYTES
 from extract.config import Preprocessing
-from extract.faces import decode, face_digest, read_face_bytes
+from extract.resize import MAX_PIXELS
+from extract.source import FaceSource
 from extract.transforms import face_transform
 
 CHUNK = 8  # faces a task: enough to make handing it over cheap, few enough to share a batch among threads
@@ -35,11 +35,23 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Slot:
-    """Buffers for one batch. `faces[input]` is [B, S, S, 3] uint8; rows in `failed` hold anything, and it says why."""
+    """Buffers for one batch; rows in `failed` hold anything, and it says why.
 
-    faces: dict[Preprocessing, Tensor]
+    `ready[input]` is [B, S, S, 3] uint8, resized by the loader's threads. Inputs that the device resizes find their
+    faces in `native` [B, H, W, 3] uint8; in `odd` where they are of another size; in `shrunk`, resized for each input,
+    where they are too large to take along.
+    """
+
     digests: np.ndarray
+    ready: dict[Preprocessing, Tensor]
+    native: Tensor | None
     failed: dict[int, str] = field(default_factory=dict)
+    odd: dict[int, np.ndarray] = field(default_factory=dict)
+    shrunk: dict[int, dict[Preprocessing, np.ndarray]] = field(default_factory=dict)
+
+    def clear(self) -> None:
+        for each in (self.failed, self.odd, self.shrunk):
+            each.clear()
 
 
 class FaceLoader:
@@ -51,19 +63,35 @@ class FaceLoader:
 
     def __init__(
         self,
-        folder: Path,
+        source: FaceSource,
         paths: pl.Series,
-        inputs: Sequence[Preprocessing],
+        on_host: Collection[Preprocessing],
+        on_device: Collection[Preprocessing] = (),
         *,
+        native_size: tuple[int, int] | None = None,
         batch_size: int,
         num_threads: int,
         num_slots: int,
         pin_memory: bool,
     ) -> None:
-        self._folder, self._paths = str(folder), paths
-        self._transforms = {each: face_transform(each) for each in inputs}
-        self._free = deque(_new_slot(inputs, batch_size, pin_memory) for _ in range(num_slots))
+        """`on_host` inputs are resized here, `on_device` ones later; `native_size` (H, W) is that of most faces."""
+        self._source, self._paths = source, paths
+        self._on_device = frozenset(on_device)
+        self._transforms = {each: face_transform(each) for each in (*on_host, *on_device)}
+
+        def buffer(height: int, width: int) -> Tensor:
+            return torch.zeros(batch_size, height, width, 3, dtype=torch.uint8, pin_memory=pin_memory)
+
+        def slot() -> Slot:
+            return Slot(
+                digests=np.zeros((batch_size, FACE_DIGEST_BYTES), np.uint8),
+                ready={each: buffer(each.size_px, each.size_px) for each in on_host},
+                native=buffer(*native_size) if on_device and native_size else None,
+            )
+
+        self._free = deque(slot() for _ in range(num_slots))
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="faces")
+        self._last_of: dict[str, Future[None]] = {}
 
     def load(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Slot]]:
         """Yields each batch in order when all its faces are there.
@@ -91,32 +119,67 @@ class FaceLoader:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _submit(self, batch: Batch, slot: Slot) -> list["Future[None]"]:
-        slot.failed.clear()
+        slot.clear()
         paths = self._paths.slice(batch.start, batch.stop - batch.start).to_list()
-        return [
-            self._threads.submit(self._fill, slot, batch.inputs, first, paths[first : first + CHUNK])
-            for first in range(0, len(paths), CHUNK)
-        ]
+        futures = []
+        for key, rows in self._source.groups(paths):
+            if key is None:
+                for first in range(rows.start, rows.stop, CHUNK):
+                    chunk = paths[first : min(first + CHUNK, rows.stop)]
+                    futures.append(self._threads.submit(self._fill, slot, batch.inputs, first, chunk))
+            else:
+                futures.append(
+                    self._submit_in_order(key, slot, batch.inputs, rows.start, paths[rows.start : rows.stop])
+                )
+        return futures
+
+    def _submit_in_order(
+        self, key: str, slot: Slot, inputs: Sequence[Preprocessing], first: int, paths: Sequence[str]
+    ) -> "Future[None]":
+        """Behind the last task of the same video: begun earlier, so waiting for it cannot lock up the threads."""
+        before = self._last_of.get(key)
+
+        def fill() -> None:
+            if before is not None:
+                before.result()
+            self._fill(slot, inputs, first, paths)
+
+        future = self._threads.submit(fill)
+        if before is None:
+            self._last_of.clear()  # another video: the tables list one after the other
+        self._last_of[key] = future
+        return future
 
     def _fill(self, slot: Slot, inputs: Sequence[Preprocessing], first: int, paths: Sequence[str]) -> None:
         """Loads `paths` into the rows from `first` on."""
-        views = [(self._transforms[each], slot.faces[each].numpy()) for each in inputs]
-        for row, path in enumerate(paths, first):
+        ready = {each: slot.ready[each].numpy() for each in inputs if each in slot.ready}
+        native = None if slot.native is None else slot.native.numpy()
+        for row, face in enumerate(self._source.read(paths), first):
             slot.digests[row] = 0
             try:
-                data = read_face_bytes(self._folder, path)
-                slot.digests[row] = np.frombuffer(face_digest(data), np.uint8)
-                # A face that needs no resizing is decoded where it is wanted.
-                face = decode(data, out=views[0][1][row])
-                for transform, faces in views:
-                    faces[row] = transform(face)
+                if isinstance(face, ValueError):
+                    raise face
+                slot.digests[row] = np.frombuffer(face.digest, np.uint8)
+                outs = {each: buffer[row] for each, buffer in ready.items()}
+                # Decoded where it is wanted, if it is of that size; this saves a third of a small face's time.
+                place = native[row] if native is not None else next(iter(outs.values()), None)
+                pixels = face.pixels(out=place)
+                self._resize(pixels, outs)
+                if native is None or pixels is not place:
+                    self._set_aside(slot, inputs, row, pixels)
             except ValueError as error:
                 slot.failed[row] = str(error)
 
+    def _resize(self, pixels: np.ndarray, outs: Mapping[Preprocessing, np.ndarray]) -> None:
+        for each, out in outs.items():
+            made = self._transforms[each](pixels)
+            if made is not out:
+                out[:] = made
 
-def _new_slot(inputs: Sequence[Preprocessing], batch_size: int, pin_memory: bool) -> Slot:
-    faces = {
-        each: torch.zeros(batch_size, each.size_px, each.size_px, 3, dtype=torch.uint8, pin_memory=pin_memory)
-        for each in inputs
-    }
-    return Slot(faces=faces, digests=np.zeros((batch_size, FACE_DIGEST_BYTES), np.uint8))
+    def _set_aside(self, slot: Slot, inputs: Sequence[Preprocessing], row: int, pixels: np.ndarray) -> None:
+        """Keeps a face for the device that has no place in the slot's buffer."""
+        wanted = [each for each in inputs if each in self._on_device]
+        if wanted and pixels.shape[0] * pixels.shape[1] <= MAX_PIXELS:
+            slot.odd[row] = pixels
+        elif wanted:
+            slot.shrunk[row] = {each: self._transforms[each](pixels) for each in wanted}

@@ -1,70 +1,155 @@
-"""Backbones on a device: which precision pays, and the forward pass from uint8 faces to float16 embeddings.
+"""Backbones on a device: the runtime they were given, and the forward pass from uint8 faces to float16 embeddings.
 
 Letters: B faces, D width, S side of the input in pixels.
 """
 
 import contextlib
-import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Literal
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from extract import passes
 from extract.backbones import Backbone
-from extract.config import Preprocessing
-from extract.transforms import normalise
+from extract.passes import DTYPES, Pass, Precision
 
-Precision = Literal["float32", "bfloat16"]
-
-DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# Below this many faces the trial costs more than it saves; above, bfloat16 must save this much to be worth its
-# rounding, and enough for the answer to be the same each time.
-CALIBRATION_FACES, CALIBRATION_BATCH, CALIBRATION_GAIN = 2000, 8, 1.3
+Mode = Literal["eager", "compiled", "graph"]
+Key = TypeVar("Key", bound=Hashable)
+Result = TypeVar("Result")
 
 
-def choose_precision(backbone: Backbone, num_faces: int, device: torch.device) -> Precision:
-    """bfloat16 where it pays: on GPUs made for it, and on CPUs where a short trial shows it."""
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
-    if num_faces < CALIBRATION_FACES:
-        return "float32"
-    gain = _seconds(backbone, "float32", device) / _seconds(backbone, "bfloat16", device)
-    return "bfloat16" if gain >= CALIBRATION_GAIN else "float32"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """How a backbone runs; part of a stream's provenance, because each way rounds in its own way."""
+
+    precision: Precision = "float32"
+    mode: Mode = "eager"
+
+    def __post_init__(self) -> None:
+        for value, known, what in ((self.precision, DTYPES, "precision"), (self.mode, MODES, "runtime")):
+            if not isinstance(value, str) or value not in known:
+                raise ValueError(f"{what} {value!r} is unknown; known: {', '.join(known)}")
+
+    def __str__(self) -> str:
+        return f"{self.precision} {self.mode}"
+
+    def to_json(self) -> dict[str, str]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Runtime":
+        """From a stream's provenance; what older streams do not say was eager, and float32.
+
+        Raises:
+            ValueError: an unknown precision or mode.
+        """
+        return cls(precision=values.get("precision", "float32"), mode=values.get("mode", "eager"))
 
 
-def _seconds(backbone: Backbone, precision: Precision, device: torch.device) -> float:
-    """The shortest of three forward passes after one to warm up."""
-    size_px = backbone.preprocessing.size_px
-    embed = prepared(backbone, precision, device)
-    faces = torch.zeros(CALIBRATION_BATCH, size_px, size_px, 3, dtype=torch.uint8)
-    times = []
-    for _ in range(4):
-        start = time.perf_counter()
-        embed(faces)
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+class Embedder:
+    """Faces [B, S, S, 3] uint8 on the device -> embeddings [B, D] float16 there; any B.
+
+    `limit` is the number of faces of one forward pass: the batch size, halved each time the device's memory did not
+    hold a pass, for good.
+    """
+
+    def __init__(self, backbone: Backbone, runtime: Runtime, device: torch.device, batch_size: int) -> None:
+        self.limit = batch_size
+        self._backbone, self._runtime, self._device = backbone, runtime, device
+        self._forward: Pass | None = None
+        while self._forward is None:
+            self._forward = self._tried(self._build)
+
+    def __call__(self, faces: Tensor) -> Tensor:
+        parts: list[Tensor] = []
+        done = 0
+        while done < len(faces) or not parts:
+            part = self._tried(lambda: self._embed(faces[done : done + self.limit]))  # noqa: B023 (called at once)
+            if part is not None:
+                parts.append(part)
+                done += len(part)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _build(self) -> Pass:
+        return MODES[self._runtime.mode](self._backbone, self._runtime.precision, self._device, self.limit)
+
+    def _embed(self, faces: Tensor) -> Tensor:
+        if self._forward is None:  # compiled or recorded for more faces than there is memory for
+            self._forward = self._build()
+        return self._forward(faces)
+
+    def _tried(self, action: Callable[[], Result]) -> Result | None:
+        """The action's result; None if it ran out of memory, the limit being halved."""
+        try:
+            return action()
+        except (RuntimeError, MemoryError) as error:
+            if not passes.is_out_of_memory(error):
+                raise
+        # Not inside the except clause, where the traceback still holds the tensors of the failed pass.
+        self._halve()
+        return None
+
+    def _halve(self) -> None:
+        if self.limit == 1:
+            raise OSError(
+                f"{self._backbone.name}: the memory of {self._device} does not hold one face of "
+                f"{self._backbone.preprocessing.size_px} px; end other programs, lower --batch-size, or take a smaller "
+                "model or size_px"
+            )
+        self.limit //= 2
+        self._forward = None
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
-def prepared(backbone: Backbone, precision: Precision, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Moves the backbone to the device; returns faces [B, S, S, 3] uint8 there -> embeddings [B, D] float16."""
-    # Faces come as [B, S, S, 3], which is channels-last already: convolutions on it need no reordering.
-    module: nn.Module = backbone.module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    mixed = precision != "float32"
+# What was compiled or recorded, from its calibration to the end of the extraction: doing it again takes a minute.
+_KEPT: dict[tuple[Backbone, Runtime, torch.device, int], Embedder] = {}
 
-    def embed(faces: Tensor) -> Tensor:
-        x = normalise(faces, backbone.preprocessing, torch.float32)
-        with torch.inference_mode(), torch.autocast(device.type, DTYPES[precision], enabled=mixed):
-            return module(x).to(torch.float16)
 
-    return embed
+def embedder(backbone: Backbone, runtime: Runtime, device: torch.device, batch_size: int) -> Embedder:
+    """Moves the backbone to the device and makes it ready, which compiles or records it where the runtime says so.
+
+    Raises:
+        ValueError: it cannot be compiled or recorded.
+        OSError: the device's memory does not hold it.
+    """
+    if runtime.mode == "eager":
+        return Embedder(backbone, runtime, device, batch_size)
+    key = (backbone, runtime, device, batch_size)
+    if key not in _KEPT:
+        _KEPT[key] = Embedder(*key)
+    return _KEPT[key]
+
+
+def forget(backbone: Backbone, runtime: Runtime, device: torch.device) -> None:
+    """Lets go what was compiled or recorded for this backbone in this way."""
+    for key in [key for key in _KEPT if key[:3] == (backbone, runtime, device)]:
+        _KEPT.pop(key, None)
+
+
+def release(device: torch.device) -> None:
+    """Lets go all that was compiled or recorded for the device."""
+    for key in [key for key in _KEPT if key[2] == device]:
+        _KEPT.pop(key, None)
 
 
 @contextlib.contextmanager
 def one_pass(device: torch.device) -> Iterator[None]:
-    """Around all forward passes of an extraction: weights are cast once and not each batch; on CUDA the kernels are
-    the same every time, and there is no TF32 behind the name float32."""
+    """Around all forward passes of an extraction; what was compiled or recorded for it is released behind it."""
+    try:
+        with steady(device):
+            yield
+    finally:
+        release(device)
+
+
+@contextlib.contextmanager
+def steady(device: torch.device) -> Iterator[None]:
+    """Weights are cast once and not each batch; on CUDA the kernels are the same every time, and there is no TF32
+    behind the name float32."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.autocast(device.type, enabled=False))  # autocast forgets its casts at the outermost
         if device.type == "cuda":
@@ -73,10 +158,10 @@ def one_pass(device: torch.device) -> Iterator[None]:
         yield
 
 
-class Ticket:
+class Ticket(Generic[Key]):
     """Embeddings on their way back to the host; on a GPU the work goes on while the next batch is handed over."""
 
-    def __init__(self, outputs: Mapping[str, Tensor], device: torch.device) -> None:
+    def __init__(self, outputs: Mapping[Key, Tensor], device: torch.device) -> None:
         pin_memory = device.type == "cuda"
         self._host = {
             name: torch.empty(output.shape, dtype=output.dtype, pin_memory=pin_memory).copy_(output, non_blocking=True)
@@ -84,13 +169,15 @@ class Ticket:
         }
         self._event = torch.cuda.current_stream(device).record_event() if pin_memory else None
 
-    def embeddings(self) -> dict[str, np.ndarray]:
-        """Waits; name of the backbone -> [B, D] float16. From here on the batch's buffers may be filled again."""
+    def embeddings(self) -> dict[Key, np.ndarray]:
+        """Waits; key of the outputs -> [B, D] float16. From here on the batch's buffers may be filled again."""
         if self._event is not None:
             self._event.synchronize()
         return {name: host.numpy() for name, host in self._host.items()}
 
 
-def to_device(faces: Mapping[Preprocessing, Tensor], count: int, device: torch.device) -> dict[Preprocessing, Tensor]:
-    """The first `count` faces of each input on the device; on the CPU without copying."""
-    return {key: tensor[:count].to(device, non_blocking=True) for key, tensor in faces.items()}
+MODES: dict[Mode, Callable[[Backbone, Precision, torch.device, int], Pass]] = {
+    "eager": passes.eager,
+    "compiled": passes.compiled,
+    "graph": passes.graph,
+}

@@ -6,6 +6,7 @@ Letters: B faces, S side of the input in pixels, H and W those of the face file.
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,21 @@ from extract.config import Preprocessing
 
 def face_transform(preprocessing: Preprocessing) -> Callable[[np.ndarray], np.ndarray]:
     """timm's own evaluation transform up to the tensor: [H, W, 3] uint8 to [S, S, 3] uint8."""
+    steps = timm_steps(preprocessing)
+
+    def transform(face: np.ndarray) -> np.ndarray:
+        if is_untouched(preprocessing, face.shape[:2]):
+            return face
+        image = Image.fromarray(face)
+        for step in steps:
+            image = step(image)
+        return np.asarray(image)
+
+    return transform
+
+
+def timm_steps(preprocessing: Preprocessing) -> list[Any]:
+    """The steps of timm's evaluation transform before the picture becomes a tensor."""
     size_px = preprocessing.size_px
     compose = create_transform(
         input_size=(3, size_px, size_px),
@@ -29,18 +45,13 @@ def face_transform(preprocessing: Preprocessing) -> Callable[[np.ndarray], np.nd
         crop_pct=preprocessing.crop_pct,
         crop_mode=preprocessing.crop_mode,
     )
-    steps = compose.transforms[:-1]  # the last one only turns the picture into a tensor
-    untouched = (size_px, size_px) if math.floor(size_px / preprocessing.crop_pct) == size_px else None
+    return list(compose.transforms[:-1])
 
-    def transform(face: np.ndarray) -> np.ndarray:
-        if face.shape[:2] == untouched:
-            return face
-        image = Image.fromarray(face)
-        for step in steps:
-            image = step(image)
-        return np.asarray(image)
 
-    return transform
+def is_untouched(preprocessing: Preprocessing, size: tuple[int, int]) -> bool:
+    """Whether a face of `size` (H, W) goes through the transform as it is."""
+    side = preprocessing.size_px
+    return size == (side, side) and math.floor(side / preprocessing.crop_pct) == side
 
 
 def normalise(batch: Tensor, preprocessing: Preprocessing, dtype: torch.dtype) -> Tensor:

@@ -13,19 +13,20 @@ from cache.identity import FACE_DIGEST_BYTES
 from cache.stream import Stream
 from extract.loading import Batch
 
+StreamKey = tuple[str, str]  # (name, view)
 NOT_FINITE = "its embedding by {name} is not finite in float16"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OpenShard:
-    """A shard being filled: `embeddings[stream]` [R, D], `digests` [R, 16], `failed[stream]` row in shard -> reason."""
+    """A shard being filled: `embeddings[key]` [R, D], `digests` [R, 16], `failed[key]` row in shard -> reason."""
 
     number: int
     start: int
     stop: int
-    embeddings: dict[str, np.ndarray]
+    embeddings: dict[StreamKey, np.ndarray]
     digests: np.ndarray
-    failed: dict[str, dict[int, str]]
+    failed: dict[StreamKey, dict[int, str]]
 
 
 class ShardWriter:
@@ -36,15 +37,19 @@ class ShardWriter:
     """
 
     def __init__(self, streams: Sequence[Stream]) -> None:
-        self._streams = {stream.name: stream for stream in streams}
+        self._streams = {(stream.name, stream.view): stream for stream in streams}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shards")
         self._writing: Future[None] | None = None
         self._open: OpenShard | None = None
 
     def add(
-        self, batch: Batch, digests: np.ndarray, failed: Mapping[int, str], embeddings: Mapping[str, np.ndarray]
+        self,
+        batch: Batch,
+        digests: np.ndarray,
+        failed: Mapping[int, str],
+        embeddings: Mapping[StreamKey, np.ndarray],
     ) -> None:
-        """Adds a batch: `digests` [B, 16], `failed` row in batch -> reason, `embeddings[stream]` [B, D] float16.
+        """Adds a batch: `digests` [B, 16], `failed` row in batch -> reason, `embeddings[key]` [B, D] float16.
 
         Raises:
             OSError: an earlier shard could not be written.
@@ -56,10 +61,10 @@ class ShardWriter:
         shard = self._open
         first, count = batch.start - shard.start, batch.stop - batch.start
         shard.digests[first : first + count] = digests[:count]
-        for name, rows in embeddings.items():
-            shard.embeddings[name][first : first + count] = rows
-            reasons = {int(row): NOT_FINITE.format(name=name) for row in np.flatnonzero(~_finite(rows))} | dict(failed)
-            shard.failed[name].update({first + row: reason for row, reason in reasons.items()})
+        for key, rows in embeddings.items():
+            shard.embeddings[key][first : first + count] = rows
+            reasons = {int(row): NOT_FINITE.format(name=key[0]) for row in np.flatnonzero(~_finite(rows))}
+            shard.failed[key].update({first + row: reason for row, reason in (reasons | dict(failed)).items()})
         if batch.stop == shard.stop:
             self._open = None
             self.finish()
@@ -73,21 +78,21 @@ class ShardWriter:
     def close(self) -> None:
         self._thread.shutdown(wait=True)
 
-    def _new_shard(self, number: int, embeddings: Mapping[str, np.ndarray]) -> OpenShard:
+    def _new_shard(self, number: int, embeddings: Mapping[StreamKey, np.ndarray]) -> OpenShard:
         start, stop = next(iter(self._streams.values())).rows(number)
         return OpenShard(
             number=number,
             start=start,
             stop=stop,
-            embeddings={name: np.empty((stop - start, rows.shape[1]), np.float16) for name, rows in embeddings.items()},
+            embeddings={key: np.empty((stop - start, rows.shape[1]), np.float16) for key, rows in embeddings.items()},
             digests=np.zeros((stop - start, FACE_DIGEST_BYTES), np.uint8),
-            failed={name: {} for name in embeddings},
+            failed={key: {} for key in embeddings},
         )
 
     def _write(self, shard: OpenShard) -> None:
-        for name, embeddings in shard.embeddings.items():
-            embeddings[list(shard.failed[name])] = 0
-            self._streams[name].write_shard(shard.number, embeddings, shard.digests, shard.failed[name])
+        for key, embeddings in shard.embeddings.items():
+            embeddings[list(shard.failed[key])] = 0
+            self._streams[key].write_shard(shard.number, embeddings, shard.digests, shard.failed[key])
 
 
 def _finite(embeddings: np.ndarray) -> np.ndarray:

@@ -5,6 +5,23 @@ import re
 import torch
 
 
+def resolve_devices(names: str) -> list[str]:
+    """One device, several separated by commas, or `all` GPUs, as names for torch; naming a device twice gives it two
+    processes.
+
+    Raises:
+        ValueError: as `resolve_device`; or `all` where there is no GPU.
+    """
+    if names == "all":
+        if not torch.cuda.is_available():
+            raise ValueError("--device all: PyTorch finds no CUDA GPU here; use --device cpu, or check the driver")
+        return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    found = [str(resolve_device(name.strip())) for name in names.split(",") if name.strip()]
+    if not found:
+        raise ValueError(f"--device {names!r}: names no device")
+    return found
+
+
 def resolve_device(name: str) -> torch.device:
     """`auto` (the first GPU where there is one), `cpu`, `cuda` or `cuda:N` as a device.
 

@@ -1,54 +1,180 @@
-"""From mtl.toml to filled streams: what `mtl extract` and other programs call."""
+"""From mtl.toml to filled streams: what `mtl extract` and other programs call.
 
-from collections.abc import Sequence
-from typing import Literal
+A command that finds nothing to do loads neither torch nor a backbone, and writes nothing.
+"""
 
-from cache.frames import read_frames
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import polars as pl
+
+from cache.frames import frames_digest, read_frames
+from cache.locks import WHOLE, Part
 from cache.store import Cache
-from extract.backbones import load_backbone
-from extract.engine import Report, default_batch_size, default_num_threads
-from extract.engine import extract as extract_streams
+from cache.stream import Stream
+from extract.origin import origin_of
+from extract.report import Report, failures_of
+from extract.source import FaceSource
+from extract.upkeep import is_settled
+from extract.view_names import BASE, recipe
 from pipelines.config import Config, nearest
-from pipelines.device import resolve_device
-from pipelines.progress import progress
+from pipelines.progress import Advance, progress, waiting
+
+if TYPE_CHECKING:
+    from extract.engine import Hooks
 
 
-def run_extraction(
-    config: Config,
-    names: Sequence[str] = (),
-    *,
-    device: str = "auto",
-    batch_size: int = 0,
-    num_threads: int = 0,
-    precision: Literal["auto", "float32", "bfloat16"] = "auto",
-) -> tuple[list[str], Report]:
-    """Extracts the backbones `names` of `config`, or all of them, with a progress bar; returns their names as well.
+NEED_NO_CHECK = ("auto", "cpu")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """The options of `mtl extract`. `devices` is one name or several, separated by commas; 0 means a default."""
+
+    devices: str = "auto"
+    batch_size: int = 0
+    num_threads: int = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    runtime: Literal["auto", "eager", "compiled", "graph"] = "auto"
+    exact: bool = False
+    views: tuple[str, ...] = (BASE,)
+    part: Part = WHOLE
+
+
+def run_extraction(config: Config, names: Sequence[str] = (), choices: Choices = Choices()) -> tuple[list[str], Report]:
+    """Extracts the backbones `names` of `config`, or all of them, with a progress bar.
+
+    Returns:
+        The streams' titles, `name` or `name/view`, and what was done.
 
     Raises:
-        ValueError: a name, the frames table, the faces folder, weights, the device or a stream is not as it must be.
+        ValueError: a name, the frames table, the faces folder, weights, a device or a stream is not as it must be.
     """
     chosen = choose(config, names)
-    where = resolve_device(device)
+    if choices.devices not in NEED_NO_CHECK:
+        _resolved(choices.devices)
     frames = read_frames(config.at(config.data.frames))
+    settled = _settled(config, chosen, frames, choices)
+    titles = [name if view == BASE else f"{name}/{view}" for name in chosen for view in choices.views]
+    if settled is not None:
+        return titles, settled
     faces = config.at(config.data.faces)
     if not faces.is_dir():  # the engine would say so too, but after minutes of fetching weights
         raise ValueError(f"{faces}: no such folder of faces; set faces under [data] in mtl.toml")
-    backbones = [load_backbone(name, config.backbones[name], config.folder) for name in chosen]
+    devices = _resolved(choices.devices)
+    with Bar(f"extract {', '.join(titles)}") as bar:
+        if len(devices) == 1:
+            report = extract_on(config, chosen, frames, choices, devices[0], bar.hooks())
+        else:
+            from pipelines.several import extract_on_each
+
+            report = extract_on_each(config, chosen, frames, choices, devices, bar)
+    return titles, report
+
+
+def _resolved(devices: str) -> list[str]:
+    from pipelines.device import resolve_devices
+
+    return resolve_devices(devices)
+
+
+def extract_on(
+    config: Config, names: Sequence[str], frames: pl.DataFrame, choices: Choices, device: str, hooks: "Hooks"
+) -> Report:
+    """Extracts on one device, in this process. Raises as `run_extraction`."""
+    import torch
+
+    from extract.backbones import load_backbone
+    from extract.engine import default_batch_size, default_num_threads, extract
+    from extract.jobs import Settings
+
+    where = torch.device(device)
+    backbones = [load_backbone(name, config.backbones[name], config.folder) for name in names]
+    settings = Settings(
+        device=where,
+        batch_size=choices.batch_size or default_batch_size(where),
+        num_threads=choices.num_threads or default_num_threads(),
+        shard_rows=config.cache.shard_rows,
+        precision=choices.precision,
+        runtime=choices.runtime,
+        exact=choices.exact,
+        views=choices.views,
+        part=choices.part,
+        folder=config.folder,
+    )
     cache = Cache.open(config.at(config.cache.path), create=True)
-    with progress(f"extract {', '.join(chosen)}", len(frames), "faces") as advance:
-        report = extract_streams(
-            frames,
-            faces,
-            cache,
-            backbones,
-            device=where,
-            batch_size=batch_size or default_batch_size(where),
-            num_threads=num_threads or default_num_threads(),
-            shard_rows=config.cache.shard_rows,
-            precision=precision,
-            advance=advance,
-        )
-    return chosen, report
+    return extract(frames, config.at(config.data.faces), cache, backbones, settings, hooks)
+
+
+class Bar:
+    """A note while backbones load, then a progress bar; silent where standard error is not a terminal."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._stack = contextlib.ExitStack()
+        self._advance: Advance = lambda count: None
+
+    def __enter__(self) -> "Bar":
+        self._stack.enter_context(waiting(f"{self._title}: loading, choosing the runtime"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def begin(self, total: int) -> None:
+        """From now on it counts to `total` faces."""
+        self._stack.close()
+        self._advance = self._stack.enter_context(progress(self._title, total, "faces"))
+
+    def advance(self, count: int) -> None:
+        self._advance(count)
+
+    def hooks(self, opened: Callable[[], None] = lambda: None) -> "Hooks":
+        from extract.engine import Hooks
+
+        return Hooks(opened=opened, begin=self.begin, advance=self.advance)
+
+
+def _settled(config: Config, names: Sequence[str], frames: pl.DataFrame, choices: Choices) -> Report | None:
+    """A report of nothing done, where that can be told from mtl.toml, files and cache alone; else None."""
+    start = time.monotonic()
+    path = config.at(config.cache.path)
+    if not path.is_dir() or not len(frames):
+        return None
+    try:
+        cache = Cache.open(path, read_only=True)
+    except ValueError:  # none yet, or a group's file is lost: the extraction makes it, or says what is wrong
+        return None
+    digest = frames_digest(frames)
+    streams = [_known(cache, config, name, view, digest) for name in names for view in choices.views]
+    whole = [stream for stream in streams if stream is not None]
+    if len(whole) < len(streams):
+        return None
+    faces = config.at(config.data.faces)
+    with contextlib.closing(FaceSource(faces)) as source:
+        if not all(is_settled(stream, choices.part, frames, faces, source) for stream in whole):
+            return None
+    left = max(sum(stop - start for start, stop in map(each.rows, each.missing_shards())) for each in whole)
+    return Report(
+        num_done=0,
+        num_skipped=len(frames) - left,
+        failed=failures_of(whole, frames),
+        seconds=time.monotonic() - start,
+        num_elsewhere=left,
+    )
+
+
+def _known(cache: Cache, config: Config, name: str, view: str, digest: str) -> Stream | None:
+    """The stream, if it is there and was certainly made from what mtl.toml says now."""
+    if (name, view) not in cache.streams():
+        return None
+    stream = cache.stream(name, view)
+    origin = origin_of(config.backbones[name], config.folder)
+    same = origin is not None and stream.provenance.get("origin") == origin and stream.identity.frames == digest
+    return stream if same and stream.identity.preprocessing.get("augmentation", {}) == recipe(view) else None
 
 
 def choose(config: Config, names: Sequence[str]) -> list[str]:

@@ -104,6 +104,11 @@ def finetune(config: Config, frames: pl.DataFrame, order: Order, watch: Watch | 
         if faces.fit_in(memory_for_faces()):
             with progress("decode", len(used), "faces") as advance:
                 faces.load(advance)
+        elif faces.are_in_videos:
+            raise ValueError(
+                f"{folder}: {faces.num_bytes / 2**30:.1f} GiB of faces do not fit in memory, and frames of video files "
+                "cannot be read in the random order of training; unpack the videos into images, or lower size_px"
+            )
         course = make_course(config, order, used, sides, model, faces, device)
         fitted = train_backbone(course, watch)
     metrics = judge(course, fitted.predictions)

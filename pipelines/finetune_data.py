@@ -17,7 +17,7 @@ import torch
 
 from extract.backbones import face_transform
 from extract.config import Preprocessing
-from extract.faces import decode, read_face_bytes
+from extract.source import FaceSource
 from pipelines.config import FinetuneConfig
 from pipelines.progress import Advance
 
@@ -37,6 +37,7 @@ class Faces:
         self.folder, self.paths, self.preprocessing = folder, paths, preprocessing
         self.side = preprocessing.size_px
         self.unreadable: dict[int, str] = {}
+        self._source = FaceSource(folder)
         self._transform = face_transform(preprocessing)
         self._resident: np.ndarray | None = None
         num_threads = num_threads or os.cpu_count() or 1
@@ -48,6 +49,7 @@ class Faces:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._pool.shutdown(cancel_futures=True)
+        self._source.close()
 
     @property
     def num_bytes(self) -> int:
@@ -57,6 +59,11 @@ class Faces:
     def fit_in(self, limit_bytes: int) -> bool:
         """Whether all faces together take at most `limit_bytes`."""
         return self.num_bytes <= limit_bytes
+
+    @property
+    def are_in_videos(self) -> bool:
+        """Whether some faces are frames of video files, which can only be decoded front to back."""
+        return any(key is not None for key, _ in self._source.groups(self.paths))
 
     def load(self, advance: Advance) -> None:
         """Decodes every face once and keeps it; from then on batches come from memory."""
@@ -82,9 +89,11 @@ class Faces:
             return FaceBatch(rows=readable, faces=torch.from_numpy(self._resident[readable]), num_asked=len(rows))
         faces: list[np.ndarray] = []
         found: list[int] = []
-        for row in rows.tolist():
+        for row, face in zip(rows.tolist(), self._source.read([self.paths[row] for row in rows]), strict=True):
             try:
-                faces.append(self._transform(decode(read_face_bytes(self.folder, self.paths[row]))))
+                if isinstance(face, ValueError):
+                    raise face
+                faces.append(self._transform(face.pixels()))
                 found.append(row)
             except ValueError as error:  # an OSError is the machine's or the folder's, not one face's
                 self.unreadable[row] = str(error)

@@ -44,3 +44,14 @@ def progress(description: str, total: int, unit: str, done: int = 0) -> Iterator
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(description, total=total, completed=done)
         yield lambda count: bar.update(task, advance=count)
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """Shows that something of unknown length goes on; silent where standard error is not a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(text):
+        yield

@@ -1,14 +1,15 @@
 """`mtl extract`: runs backbones over the faces, once, into the cache."""
 
 import json
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption
+from pipelines.cli.options import CONFIG, ConfigOption, JsonOption, SetOption
 
 if TYPE_CHECKING:
-    from extract.engine import Report
+    from extract.report import Report
 
 LISTED = 20
 
@@ -22,13 +23,27 @@ def extract(
         list[str] | None,
         typer.Option("--backbone", metavar="NAME", help="A backbone of mtl.toml; repeat it, or separate by commas."),
     ] = None,
+    views: Annotated[
+        str, typer.Option(metavar="VIEWS", help="base, hflip, aug:N (N numbered augmentations), by commas.")
+    ] = "base",
+    shard: Annotated[
+        str, typer.Option("--shard", metavar="I/N", help="Do the I-th of N parts; other processes do the others.")
+    ] = "1/1",
     batch_size: Annotated[int, typer.Option(min=0, help="Faces a batch; 0: 256 on a GPU, 64 on the CPU.")] = 0,
     threads: Annotated[int, typer.Option(min=0, help="Decoding threads; 0: one a processor core.")] = 0,
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], typer.Option(help="auto: bfloat16 where it pays.")
     ] = "auto",
+    runtime: Annotated[
+        Literal["auto", "eager", "compiled", "graph"], typer.Option(help="auto: measured, compiled where it pays.")
+    ] = "auto",
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Resize with timm's own transform, not on the device; slower.")
+    ] = False,
     allow_failed: Annotated[bool, typer.Option(help="Exit with 0 although faces failed.")] = False,
-    device: DeviceOption = "auto",
+    device: Annotated[
+        str, typer.Option("--device", help="auto, cpu, cuda, cuda:N, all GPUs, or several by commas.")
+    ] = "auto",
     config: ConfigOption = CONFIG,
     set_: SetOption = None,
     json_output: JsonOption = False,
@@ -44,16 +59,28 @@ def extract(
 
         mtl extract --backbone expr --backbone va
 
-        mtl extract --backbone expr,va,au --device cuda:0 --allow-failed
+        mtl extract --backbone expr --views base,hflip,aug:4
+
+        mtl extract --backbone expr,va,au --device all --allow-failed
+
+        mtl extract --shard 2/8        # the second of eight jobs of a cluster
     """
+    from extract.view_names import parse_views
     from pipelines.config import read_config
-    from pipelines.extraction import run_extraction
+    from pipelines.extraction import Choices, run_extraction
 
     names = [name.strip() for each in backbone or () for name in each.split(",") if name.strip()]
-    settings = read_config(config, set_ or ())
-    done, report = run_extraction(
-        settings, names, device=device, batch_size=batch_size, num_threads=threads, precision=precision
+    choices = Choices(
+        devices=device,
+        batch_size=batch_size,
+        num_threads=threads,
+        precision=precision,
+        runtime=runtime,
+        exact=exact,
+        views=parse_views(views),
+        part=parse_part(shard),
     )
+    done, report = run_extraction(read_config(config, set_ or ()), names, choices)
     if json_output:
         typer.echo(json.dumps(to_json(done, report)))
     else:
@@ -62,13 +89,24 @@ def extract(
         raise typer.Exit(1)
 
 
+def parse_part(text: str) -> tuple[int, int]:
+    """`2/8` as (2, 8). Raises ValueError where that is no part."""
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError(f"--shard {text}: expected I/N with 1 <= I <= N, as in --shard 2/8")
+    return int(found[1]), int(found[2])
+
+
 def to_json(names: list[str], report: "Report") -> dict[str, Any]:
     return {
         "streams": names,
         "num_done": report.num_done,
         "num_skipped": report.num_skipped,
+        "num_elsewhere": report.num_elsewhere,
+        "num_shards_redone": report.num_redone,
         "seconds": round(report.seconds, 3),
-        "faces_per_s": round(report.num_done / report.seconds, 1),
+        "faces_per_s": round(report.num_done / max(report.seconds, 1e-9), 1),
+        "notes": list(report.notes),
         "failed": [failure._asdict() for failure in report.failed],
     }
 
@@ -79,6 +117,12 @@ def show(names: list[str], report: "Report") -> None:
     if report.num_done:
         rate = report.num_done / report.seconds
         typer.echo(f"{report.num_done:,} faces into {streams} in {report.seconds:,.1f} s, {rate:,.0f} faces/s")
+    for note in report.notes:
+        typer.echo(note)
+    if report.num_redone:
+        typer.echo(f"{report.num_redone:,} damaged shards were made again")
+    if report.num_elsewhere:
+        typer.echo(f"{report.num_elsewhere:,} faces are left to the other parts")
     if report.num_skipped:
         typer.echo(f"{report.num_skipped:,} faces were in {streams} already")
     if not report.failed:

@@ -7,6 +7,7 @@ making of a file or folder (faces that are read included), at last not; prints h
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,9 @@ from cache.frames import conform
 from cache.store import Cache
 from extract.backbones import Backbone
 from extract.config import BackboneConfig, Preprocessing
-from extract.engine import Report, extract
+from extract.engine import Hooks, extract
+from extract.jobs import Settings
+from extract.report import Report
 from extract.weights import weights_digest
 
 NUM_FACES, SHARD_ROWS, SIZE_PX = 70, 16, 16
@@ -71,11 +74,19 @@ def make_faces(folder: Path, num_faces: int = NUM_FACES, size_px: int = SIZE_PX,
     return conform(pl.DataFrame(rows, schema=["video", "frame", "path"], orient="row"), "made faces")
 
 
-def run(frames: pl.DataFrame, folder: Path, *backbones: Backbone, **options: object) -> Report:
+def run(
+    frames: pl.DataFrame,
+    folder: Path,
+    *backbones: Backbone,
+    advance: Callable[[int], None] = lambda count: None,
+    **options: object,
+) -> Report:
     """Extracts from folder/faces into folder/cache.zarr."""
     cache = Cache.open(folder / "cache.zarr", create=True)
-    settings = {"batch_size": 5, "num_threads": 2, "shard_rows": SHARD_ROWS, "device": torch.device("cpu")}
-    return extract(frames, folder / "faces", cache, backbones, **{**settings, **options})
+    defaults = {"batch_size": 5, "num_threads": 2, "shard_rows": SHARD_ROWS, "device": torch.device("cpu")}
+    return extract(
+        frames, folder / "faces", cache, backbones, Settings(**{**defaults, **options}), Hooks(advance=advance)
+    )
 
 
 def kill_before(change: int, folder: str) -> None:

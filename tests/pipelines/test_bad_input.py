@@ -643,7 +643,7 @@ def test_an_unknown_device(refused: Refused, command: str) -> None:
         (PREPARE, "extract.gather.merge"),
         ([*FINETUNE, "va"], "pipelines.finetune.train_backbone"),
         ([*FINETUNE, "va"], "cache.frames.read_frames"),
-        (EXTRACT, "pipelines.extraction.extract_streams"),
+        (EXTRACT, "pipelines.extraction.read_frames"),
         (["train-head", "--seed", "1"], "pipelines.run.train_strategy"),
         (["evaluate", "one"], "pipelines.evaluate.predict_run"),
         (["cache", "verify"], "cache.verify.verify_named"),

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -125,7 +127,15 @@ def test_json(mtl: Callable[..., Result], project: Path) -> None:
     assert document.pop("seconds") > 0
     assert document.pop("faces_per_s") > 0
     failed = [{"video": "v0", "frame": 4, "path": "v0/00004.jpg", "reason": "empty file"}]
-    assert document == {"streams": ["expr"], "num_done": 30, "num_skipped": 0, "failed": failed}
+    assert document == {
+        "streams": ["expr"],
+        "num_done": 30,
+        "num_skipped": 0,
+        "num_elsewhere": 0,
+        "num_shards_redone": 0,
+        "notes": [],
+        "failed": failed,
+    }
 
 
 def test_failed_faces(mtl: Callable[..., Result], project: Path) -> None:
@@ -175,6 +185,13 @@ def test_other_weights(mtl: Callable[..., Result], project: Path) -> None:
         (["--set", "backbones.va.weights=none.pt"], "none.pt: no such weights file"),
         (["--set", "backbones.va.model=test_vit2"], "tensors match test_vit2"),
         (["--set", "cache.path=faces"], "this is not an embedding cache"),
+        (["--views", "flip"], "view 'flip': there are base, hflip and aug1 to aug100"),
+        (["--views", "aug:0"], "--views aug:0: 1 to 100 augmentations"),
+        (["--shard", "0/3"], "--shard 0/3: expected I/N with 1 <= I <= N"),
+        (["--shard", "2"], "--shard 2: expected I/N"),
+        (["--device", "cpu,tpu"], "--device tpu: expected auto, cpu, cuda or cuda:N"),
+        (["--device", "all"], "--device all: PyTorch finds no CUDA GPU here"),
+        (["--runtime", "graph"], "graph"),
     ],
 )
 def test_one_line_errors(mtl: Callable[..., Result], arguments: list[str], says: str) -> None:
@@ -242,3 +259,87 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("gpu", "cuda:", "cuda:x", "", "cpu:0"):
         with pytest.raises(ValueError, match="expected auto, cpu, cuda or cuda:N"):
             resolve_device(name)
+
+
+def files_of(project: Path) -> dict[str, bytes]:
+    root = project / "cache.zarr"
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.suffix != ".lock"
+    }
+
+
+def test_views(mtl: Callable[..., Result], project: Path) -> None:
+    code, out, err = mtl("--backbone", "expr", "--views", "base,hflip,aug:2")
+    assert (code, err) == (0, "")
+    assert out.startswith("30 faces into 4 streams (expr, expr/hflip, expr/aug1, expr/aug2) in ")
+    cache = Cache.open(project / "cache.zarr")
+    assert [view for _, view in cache.streams()] == ["aug1", "aug2", "base", "hflip"]
+    assert mtl("--backbone", "expr", "--views", "aug1")[1] == "30 faces were in 1 stream (expr/aug1) already\n"
+
+
+def test_shards(mtl: Callable[..., Result], project: Path) -> None:
+    code, out, _ = mtl("--backbone", "expr", "--shard", "2/2")
+    assert code == 0
+    assert out.splitlines()[0].startswith("14 faces into 1 stream (expr)")
+    assert out.splitlines()[1] == "16 faces are left to the other parts"
+    assert "16 faces into 1 stream" in mtl("--backbone", "expr", "--shard", "1/2")[1]
+    assert mtl("--backbone", "expr")[1] == "30 faces were in 1 stream (expr) already\n"
+
+
+@pytest.mark.slow
+def test_two_processes(mtl: Callable[..., Result], project: Path, tmp_path: Path) -> None:
+    """One process a device, here both on the CPU: the bytes of one process, and one report."""
+    (project / "faces/v1/00005.jpg").write_bytes(b"")
+    code, out, err = mtl("--device", "cpu,cpu", "--views", "base,hflip", "--json")
+    assert (code, err) == (1, "")
+    report = json.loads(out)
+    assert (report["num_done"], report["num_skipped"], report["num_elsewhere"]) == (30, 0, 0)
+    assert [failure["frame"] for failure in report["failed"]] == [5]
+    two = files_of(project)
+    shutil.rmtree(project / "cache.zarr")
+    assert mtl("--device", "cpu", "--views", "base,hflip", "--allow-failed")[0] == 0
+    assert files_of(project) == two
+
+
+@pytest.mark.slow
+def test_two_processes_fail_as_one(mtl: Callable[..., Result], project: Path) -> None:
+    error = one_error(mtl("--device", "cpu,cpu", "--set", "backbones.va.weights=none.pt"))
+    assert "none.pt: no such weights file" in error
+
+
+NOTHING_TO_DO = """
+import os, sys
+
+def watch(event, arguments):
+    if event == "open" and "cache.zarr" in str(arguments[0]) and (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR):
+        os._exit(77)
+    if event in ("os.mkdir", "os.rename", "os.remove") and "cache.zarr" in str(arguments[0]):
+        os._exit(78)
+
+sys.addaudithook(watch)
+sys.argv = ["mtl", "extract", "--allow-failed"]
+from pipelines.cli import main
+try:
+    main()
+finally:
+    print("torch" in sys.modules, "timm" in sys.modules)
+"""
+
+
+def test_nothing_to_do_loads_and_writes_nothing(mtl: Callable[..., Result], project: Path) -> None:
+    """A finished cache may be on a disk that can only be read, and on a machine without the backbone's time to load."""
+    (project / "faces/v1/00005.jpg").write_bytes(b"")
+    assert mtl()[0] == 1
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", NOTHING_TO_DO]
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()) == (
+        0,
+        ["30 faces were in 2 streams (expr, va) already", "False False"],
+    )
+    (project / "cache.zarr/va/base/state/c/1").unlink()
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode in (77, 78)  # it set about making the shard again

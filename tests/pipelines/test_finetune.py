@@ -18,6 +18,7 @@ from cache.store import Cache
 from extract.backbones import load_backbone
 from extract.config import Preprocessing
 from extract.engine import extract
+from extract.jobs import Settings
 from extract.transforms import normalise
 from extract.weights import read_weights, weights_digest
 from pipelines import finetune as job
@@ -327,9 +328,8 @@ def test_the_engine_extracts_what_was_trained(
     config = read_config(project.folder / "mtl.toml")
     backbone = load_backbone("expr", config.backbones["expr"], config.folder)
     cache = Cache.open(tmp_path / "cache.zarr", create=True)
-    report = extract(
-        frames, folder, cache, [backbone], device=torch.device("cpu"), batch_size=64, num_threads=1, shard_rows=128
-    )
+    settings = Settings(device=torch.device("cpu"), batch_size=64, num_threads=1, shard_rows=128)
+    report = extract(frames, folder, cache, [backbone], settings)
     assert report.failed == []
     embeddings = torch.from_numpy(cache.stream("expr").read().astype(np.float32))
     model, preprocessing = load_trained(config, "expr")

@@ -83,7 +83,7 @@ def test_the_walk_from_faces_to_a_leaderboard_runs(tmp_path: Path, monkeypatch: 
 
 def adapted(line: list[str]) -> list[list[str]]:
     """The README's command on the made data: its files, a small model, one trial, no question asked."""
-    names = {"FOLDER": "data/cropped_aligned", "vit_base_patch16_224": "test_vit2"}
+    names = {"FOLDER": "data/cropped_aligned", "vit_base_patch16_224": "test_vit2", "cuda:0,cuda:1": "cpu,cpu"}
     line = [names.get(word, f"data/{word}" if word.endswith("_set.txt") else word) for word in line]
     if line[0] == "finetune":
         small = ["--init", "random", "--set", "finetune.size_px=32", "--set", "finetune.epochs=1"]

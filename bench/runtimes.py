@@ -1,0 +1,163 @@
+"""A2 and A3: what the runtime that mtl chooses makes of a backbone, on faces that are on the device already.
+
+A2 sets its floating-point operations against those of one large matrix product, A3 its speed on a CPU against the loop
+that everyone writes: the model as timm makes it, float32, eager. Random weights, which changes no timing.
+Letters: B faces, S side of the input in pixels.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.measure import Row, Target, cpus, interleave, ratios, walls
+from bench.rivals import usual_model
+from extract.backbones import Backbone, load_backbone
+from extract.calibration import choose_runtime
+from extract.config import BackboneConfig
+from extract.passes import DTYPES
+from extract.runtime import Embedder, Runtime, embedder, release, steady
+
+NUM_FACES = 1_000_000  # so many that every mode is tried
+MATRIX = {"cpu": 2048, "cuda": 8192}
+
+
+class Case(NamedTuple):
+    """A model at S px, `batch` faces at a time, and the least ratio that is good enough."""
+
+    id: str
+    model: str
+    size_px: int
+    batch: int
+    target: float
+
+
+AGAINST_EAGER = (
+    Case("A3", "vit_base_patch16_224", 224, 16, 3.3),
+    Case("A3e", "efficientnet_b0", 112, 64, 6.0),
+)
+AGAINST_MATMUL = {
+    "cpu": (Case("A2", "vit_base_patch16_224", 224, 16, 0.72),),
+    "cuda": (
+        Case("A2", "vit_large_patch16_224", 224, 256, 0.60),
+        Case("A2b", "vit_base_patch16_224", 224, 256, 0.52),
+        Case("A2c", "convnext_base", 224, 256, 0.38),
+    ),
+}
+
+
+def against_matmul(device: torch.device) -> list[Row]:
+    """A2: FLOP/s of the backbone in its chosen runtime ÷ FLOP/s of a matrix product in the same precision."""
+    rows = []
+    for case in AGAINST_MATMUL[device.type]:
+        embed, runtime = _chosen(case, device)
+        faces, side = _faces(case, device), MATRIX[device.type]
+        left, right = (torch.randn(side, side, device=device).to(DTYPES[runtime.precision]) for _ in range(2))
+        work = _flop(case) * case.batch
+        repeats = max(1, round(work / (2 * side**3)))
+        costs = interleave(
+            {
+                "backbone": _steadily(partial(embed, faces), device),
+                "matmul": _steadily(partial(_products, left, right, repeats), device),
+            }
+        )
+        share = work / (2 * side**3 * repeats)
+        clock = cpus if device.type == "cpu" else walls
+        values = [share * ratio for ratio in ratios(clock(costs["matmul"]), clock(costs["backbone"]))]
+        what, note = "backbone FLOP/s ÷ matmul FLOP/s", f"{case.model}, {runtime}"
+        rows.append(
+            Row(id=case.id, what=what, values=values, target=Target(case.target), device=device.type, note=note)
+        )
+    return rows
+
+
+def against_eager(device: torch.device) -> list[Row]:
+    """A3: faces/s of the chosen runtime ÷ those of the plain loop in float32, in CPU time and in wall time."""
+    rows = []
+    for case in AGAINST_EAGER:
+        embed, runtime = _chosen(case, device)
+        faces, plain = _faces(case, device), _plain(case, device)
+        costs = interleave(
+            {
+                "plain": partial(plain, faces),
+                "chosen": _steadily(partial(embed, faces), device),
+            }
+        )
+        what, note = f"{case.model} at {case.size_px} px, chosen ÷ plain fp32 eager", str(runtime)
+        used, wall = (ratios(clock(costs["plain"]), clock(costs["chosen"])) for clock in (cpus, walls))
+        rows.append(Row(id=case.id, what=f"{what}, CPU time", values=used, target=Target(case.target), note=note))
+        rows.append(Row(id=f"{case.id}w", what=f"{what}, wall time", values=wall, note=note))
+    return rows
+
+
+@functools.cache
+def _ready(model: str, size_px: int, batch: int, device: torch.device) -> tuple[Embedder, Runtime]:
+    """The backbone in the runtime that mtl would choose for very many faces."""
+    chosen = _backbone(model, size_px)
+    runtime, _ = choose_runtime(chosen, NUM_FACES, batch, device)
+    with steady(device):
+        embed = embedder(chosen, runtime, device, batch)
+    release(device)
+    return embed, runtime
+
+
+def _backbone(model: str, size_px: int) -> Backbone:
+    config = BackboneConfig(model=model, weights="random", size_px=size_px, crop_pct=1.0)
+    return load_backbone("bare", config, Path())
+
+
+def _chosen(case: Case, device: torch.device) -> tuple[Embedder, Runtime]:
+    return _ready(case.model, case.size_px, case.batch, device)
+
+
+def _plain(case: Case, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """timm's model in the memory order torch gives it, after the usual normalisation."""
+    model, _ = usual_model(case.model, case.size_px, device)
+    mean, std = torch.full((3, 1, 1), 0.5), torch.full((3, 1, 1), 0.5)
+
+    @torch.inference_mode()
+    def run(faces: Tensor) -> Tensor:
+        return model(faces.permute(0, 3, 1, 2).contiguous().float().div(255).sub(mean).div(std))
+
+    return run
+
+
+def _products(left: Tensor, right: Tensor, repeats: int) -> Tensor:
+    for _ in range(repeats):
+        product = left @ right
+    return product
+
+
+def _steadily(action: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
+    """As inside an extraction; waits for the device."""
+
+    def run() -> Tensor:
+        with steady(device):
+            result = action()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return result
+
+    return run
+
+
+def _faces(case: Case, device: torch.device) -> Tensor:
+    shape = case.batch, case.size_px, case.size_px, 3
+    return torch.zeros(shape, dtype=torch.uint8, device=device).random_(0, 256)
+
+
+def _flop(case: Case) -> int:
+    """Of one face: a multiplication and an addition count two."""
+    module = _backbone(case.model, case.size_px).module
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        module(torch.zeros(1, 3, case.size_px, case.size_px))
+    return counter.get_total_flops()
+
+
+ROWS: Mapping[str, Callable[[torch.device], list[Row]]] = {"A2": against_matmul, "A3": against_eager}
+ON_CUDA = ("A2",)

@@ -1,0 +1,42 @@
+"""Where a backbone came from, told without loading it: enough to see that a finished stream is still the one asked for.
+
+Needs no torch and no timm: a command that has nothing to do starts and ends in a moment.
+"""
+
+import hashlib
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from extract.config import BackboneConfig
+
+FETCHED = ("pretrained", "random")
+ONNX = "onnx:"
+LIBRARIES = ("timm", "torch")  # another version may build, prepare or draw otherwise
+ONNX_LIBRARIES = ("onnxruntime",)
+
+
+def origin_of(config: BackboneConfig, folder: Path) -> dict[str, Any] | None:
+    """The section's choices, the digest of its weights file and the libraries' versions, as JSON values.
+
+    None where a stream cannot be told by them: a model of a hub may be another tomorrow, and an imported stream has no
+    backbone. `tasks` and `licence` change no embedding.
+    """
+    if config.is_imported or (":" in config.model and not config.model.startswith(ONNX)):
+        return None
+    is_onnx = config.model.startswith(ONNX)
+    file = config.model.removeprefix(ONNX) if is_onnx else config.weights
+    values = {key: value for key, value in asdict(config).items() if key not in ("tasks", "licence")}
+    known = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    try:
+        versions = {name: version(name) for name in (ONNX_LIBRARIES if is_onnx else LIBRARIES)}
+        digest = "" if file in FETCHED else _file_digest(folder / file)
+    except (OSError, PackageNotFoundError):
+        return None
+    return {"section": {key: value for key, value in known.items() if value is not None}, "file": digest, **versions}
+
+
+def _file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -1,0 +1,42 @@
+"""What an extraction did and which faces it could not use; needs no torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import polars as pl
+
+from cache.stream import Stream
+
+
+class Failure(NamedTuple):
+    """A face without an embedding."""
+
+    video: str
+    frame: int
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What an extraction did.
+
+    `num_done` faces went through it; `num_skipped` every stream had already; `num_elsewhere` are left to other parts.
+    `num_redone` shards had lost files and were made again; `notes` are lines for the user (a smaller batch, say).
+    """
+
+    num_done: int
+    num_skipped: int
+    failed: list[Failure]
+    seconds: float
+    num_elsewhere: int = 0
+    num_redone: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def failures_of(streams: Sequence[Stream], frames: pl.DataFrame) -> list[Failure]:
+    """Every failed face of the streams, in the frames table's order; one entry a reason."""
+    reasons = sorted({(row, reason) for stream in streams for row, reason in stream.failed().items()})
+    rows = frames[[row for row, _ in reasons]].select("video", "frame", "path").rows() if reasons else []
+    return [Failure._make((*key, reason)) for key, (_, reason) in zip(rows, reasons, strict=True)]

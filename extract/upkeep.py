@@ -1,0 +1,55 @@
+"""Finished shards that have to be made again: files lost or cut short, and failed faces that were put right.
+
+Needs no torch. What only a look at every byte shows, `mtl cache verify` finds.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import polars as pl
+
+from cache.locks import Part, part_of
+from cache.stream import Stream
+from extract.source import FaceSource
+
+
+def damaged_shards(stream: Stream, part: Part) -> list[int]:
+    """Shards of `part` whose files are missing or of another size than their mark says, or whose mark is damaged."""
+    return [shard for shard in _done(stream, part) if _is_damaged(stream, shard)]
+
+
+def repaired_shards(stream: Stream, part: Part, frames: pl.DataFrame, source: FaceSource) -> list[int]:
+    """Shards of `part`, none damaged, with a failed face whose file has changed since: it is like any other now."""
+    paths = frames["path"]
+    return [shard for shard in _done(stream, part) if _is_repaired(stream, shard, paths, source)]
+
+
+def is_settled(stream: Stream, part: Part, frames: pl.DataFrame, faces: Path, source: FaceSource) -> bool:
+    """Whether an extraction of `part` would find nothing to do."""
+    if set(part_of(part, stream.num_shards)).intersection(stream.missing_shards()) or damaged_shards(stream, part):
+        return False
+    return not faces.is_dir() or not repaired_shards(stream, part, frames, source)
+
+
+def _done(stream: Stream, part: Part) -> Iterable[int]:
+    own = part_of(part, stream.num_shards)
+    return [shard for shard in stream.done_shards() if shard in own]
+
+
+def _is_damaged(stream: Stream, shard: int) -> bool:
+    try:
+        files = stream.mark(shard).files
+    except ValueError:
+        return True
+    return any(record.size_fault(stream.folder / name) for name, record in files.items())
+
+
+def _is_repaired(stream: Stream, shard: int, paths: pl.Series, source: FaceSource) -> bool:
+    failed, start = stream.mark(shard).failed, stream.rows(shard)[0]
+    if not failed:
+        return False
+    kept = stream.shard_face_digests(shard)
+    num_bytes = kept.shape[1]
+    return any(
+        (source.digest(paths[row]) or bytes(num_bytes))[:num_bytes] != kept[row - start].tobytes() for row in failed
+    )

@@ -1,0 +1,201 @@
+"""Run as a script, extractions in child processes that are killed or get in each other's way; prints a JSON object.
+
+`killed_extraction.py kill FOLDER MIN_KILLS SEED STREAMS`: each child gets SIGKILL after a random part of the time that
+an undisturbed run takes. Where one gets to its end, the cache must be that of the undisturbed run, and the next child
+begins with none, until MIN_KILLS have hit an extraction that was not done.
+
+`killed_extraction.py twice FOLDER ROUNDS SEED STREAMS`: in each round two children extract into one cache, the second
+starting a random moment after the first.
+"""
+
+import json
+import mmap
+import os
+import random
+import runpy
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+
+from cache.frames import read_frames, write_frames
+
+MADE = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("made_extraction.py"))))
+BATCH_SIZE = 5
+# A forward pass as long as writing a part of a shard: kills fall into both.
+FORWARD_S = 0.01
+# One shard being filled and one being written.
+IN_FLIGHT = 2
+
+
+class Slow(MADE.Tiny):
+    """Takes `FORWARD_S` a forward pass, and counts the passes of all processes in `counter`."""
+
+    counter: mmap.mmap
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(FORWARD_S)
+        self.counter[:8] = (int.from_bytes(self.counter[:8], "little") + 1).to_bytes(8, "little")
+        return super().forward(x)
+
+
+@dataclass
+class Harness:
+    """Caches in `folder`; `counter` is shared with the children."""
+
+    folder: Path
+    num_streams: int
+    counter: mmap.mmap = field(default_factory=lambda: mmap.mmap(-1, 8))
+
+    def extract(self, cache: str) -> None:
+        """What a child does."""
+        backbones = [MADE.tiny(f"b{index}", seed=index, width=3 + index) for index in range(self.num_streams)]
+        for each in backbones:
+            each.module.__class__, each.module.counter = Slow, self.counter
+        (self.folder / cache).mkdir(exist_ok=True)
+        if not (self.folder / cache / "faces").exists():
+            (self.folder / cache / "faces").symlink_to(self.folder / "faces")
+        MADE.run(read_frames(self.folder / "frames.parquet"), self.folder / cache, *backbones, batch_size=BATCH_SIZE)
+
+    def extract_or_say(self, cache: str, errors: Path) -> None:
+        """Adds the line to `errors` where the extraction is refused."""
+        try:
+            self.extract(cache)
+        except ValueError as error:
+            with open(errors, "a") as file:
+                file.write(f"{error}\n")
+
+    def start(self, action: Callable[[], object]) -> int:
+        """A child's process id. A fresh interpreter would take seconds to import; no thread runs in this one."""
+        child = os.fork()
+        if child == 0:
+            try:
+                torch.set_num_threads(1)
+                action()
+            except BaseException as error:
+                print(repr(error), file=sys.stderr, flush=True)
+                os._exit(1)
+            os._exit(0)
+        return child
+
+    def run(self, action: Callable[[], object]) -> float:
+        """To the end; seconds."""
+        start = time.monotonic()
+        assert os.waitpid(self.start(action), 0)[1] == 0
+        return time.monotonic() - start
+
+    @property
+    def forwards(self) -> int:
+        return int.from_bytes(self.counter[:8], "little")
+
+    def marks(self, cache: str) -> dict[Path, tuple[int, int]]:
+        """Which file each mark is, and since when: another one where a shard was written again."""
+        found = (self.folder / cache).glob("cache.zarr/*/base/embedding/marks/*.json")
+        return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
+
+    def files(self, cache: str) -> dict[str, bytes]:
+        """Every file of a cache but the locks: path -> bytes."""
+        root = self.folder / cache / "cache.zarr"
+        paths = [path for path in sorted(root.rglob("*")) if path.is_file() and path.name != "writer.lock"]
+        return {str(path.relative_to(root)): path.read_bytes() for path in paths}
+
+
+def phase(harness: Harness, cache: str) -> str:
+    """Where a killed extraction was, by what it left."""
+    root = harness.folder / cache / "cache.zarr"
+    if not (root / "zarr.json").exists():
+        return "before the cache"
+    if len(list(root.glob("*/base/zarr.json"))) < harness.num_streams:
+        return "before the streams"
+    return "before a shard" if not harness.marks(cache) else "between shards"
+
+
+def killed_after(delay_s: float, child: int) -> int:
+    """The status of a child that gets SIGKILL after `delay_s` if it has not ended by then."""
+    end = time.monotonic() + delay_s
+    while (left := end - time.monotonic()) > 0:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return status
+        time.sleep(min(left, 0.001))
+    os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
+
+
+def kill_until(harness: Harness, min_kills: int, generator: random.Random) -> dict[str, object]:
+    """Kills and goes on; raises AssertionError where a cache differs or a whole shard was done again."""
+    duration = harness.run(lambda: harness.extract("whole"))
+    wanted, a_run = harness.files("whole"), harness.forwards
+    num_marks = len(harness.marks("whole"))
+    batches_a_shard = harness.num_streams * -(-MADE.SHARD_ROWS // BATCH_SIZE)
+    phases: dict[str, int] = {}
+    num_kills = num_caches = 0
+    while num_kills < min_kills or num_caches == 0:
+        shutil.rmtree(harness.folder / "killed", ignore_errors=True)
+        harness.counter[:8] = bytes(8)
+        kept: dict[Path, tuple[int, int]] = {}
+        kills = 0
+        while True:
+            # Short delays are the likelier ones: the making of cache and streams takes a tenth of the time.
+            delay_s = duration * generator.random() ** 2 if num_kills < min_kills else 60.0
+            status = killed_after(delay_s, harness.start(lambda: harness.extract("killed")))
+            marks = harness.marks("killed")
+            assert kept.items() <= marks.items(), f"done again: {sorted(kept.items() - marks.items())}"
+            kept = marks
+            if not os.WIFSIGNALED(status):
+                assert status == 0, status
+                break
+            if len(marks) < num_marks:
+                kills, num_kills = kills + 1, num_kills + 1
+                where = phase(harness, "killed")
+                phases[where] = phases.get(where, 0) + 1
+        found = harness.files("killed")
+        odd = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+        assert not odd, f"differ from an undisturbed run: {odd}"
+        assert harness.forwards <= a_run + kills * IN_FLIGHT * batches_a_shard, (harness.forwards, a_run, kills)
+        num_caches += 1
+    return {"kills": num_kills, "caches": num_caches, "phases": phases, "seconds": duration}
+
+
+def start_twice(harness: Harness, rounds: int, generator: random.Random) -> dict[str, object]:
+    """Two extractions into one cache; raises AssertionError where the bytes are not those of one alone."""
+    duration = harness.run(lambda: harness.extract("whole"))
+    wanted = harness.files("whole")
+    said: list[str] = []
+    both = 0
+    for number in range(rounds):
+        cache, errors = f"twice{number}", harness.folder / f"errors{number}"
+        children = []
+        for delay_s in (0.0, duration * generator.random() ** 2):
+            time.sleep(delay_s)
+            children.append(harness.start(lambda cache=cache, errors=errors: harness.extract_or_say(cache, errors)))
+        statuses = [os.waitpid(child, 0)[1] for child in children]
+        assert statuses == [0, 0], statuses
+        lines = errors.read_text().splitlines() if errors.exists() else []
+        assert len(lines) < 2, lines
+        said += lines
+        both += not lines
+        assert harness.files(cache) == wanted
+    return {"refused": len(said), "both": both, "said": said}
+
+
+ACTIONS = {"kill": kill_until, "twice": start_twice}
+
+
+def main() -> None:
+    action, folder, count, seed, num_streams = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:])
+    harness = Harness(folder, num_streams)
+    # Polars starts threads: in a child.
+    harness.run(lambda: write_frames(MADE.make_faces(folder / "faces"), folder / "frames.parquet"))
+    print(json.dumps(ACTIONS[action](harness, count, random.Random(seed))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Extractions killed at random moments, started twice, over very many frames: the bytes and memory of a calm run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+NEEDS_PROC = pytest.mark.skipif(sys.platform != "linux", reason="no /proc to read memory from")
+NEEDS_FORK = pytest.mark.skipif(sys.platform == "win32", reason="no fork, no SIGKILL")
+
+
+def run_script(name: str, *arguments: object) -> dict:
+    """What a script beside this file prints as JSON; it has a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    command = [sys.executable, str(HERE / name), *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout)
+
+
+# Killed at random moments
+
+
+@NEEDS_FORK
+def test_killed_at_five_moments(tmp_path: Path) -> None:
+    assert run_script("killed_extraction.py", "kill", tmp_path, 5, 11, 1)["kills"] >= 5
+
+
+@pytest.mark.slow
+@NEEDS_FORK
+@pytest.mark.parametrize("num_streams", [1, 2])
+def test_killed_at_fifty_moments(tmp_path: Path, num_streams: int) -> None:
+    found = run_script("killed_extraction.py", "kill", tmp_path, 50, 13, num_streams)
+    assert found["kills"] >= 50
+    assert len(found["phases"]) >= 3, "the moments are not spread"
+    assert found["phases"]["between shards"] >= 10
+
+
+# Started twice
+
+
+@NEEDS_FORK
+def test_two_at_once(tmp_path: Path) -> None:
+    """One gets through; the other is refused in one line, or finds all done. The bytes are those of one alone."""
+    found = run_script("killed_extraction.py", "twice", tmp_path, 6, 17, 2)
+    assert found["refused"] + found["both"] == 6
+    assert found["refused"] > 0
+    assert all("is being written by process" in line for line in found["said"])
+
+
+# Very many frames
+
+MB = 1_000_000
+
+
+def memory_of(folder: Path, num_frames: int, width: int, batch_size: int = 256) -> dict:
+    """`table` and `extraction` in bytes."""
+    folder.mkdir()
+    for _ in range(2):  # first the frames table
+        found = run_script("many_frames.py", folder, num_frames, width, batch_size)
+    return found
+
+
+@pytest.mark.slow
+@NEEDS_PROC
+def test_memory_of_millions(tmp_path: Path) -> None:
+    """2.6 million frames, table and all: 1.5 GB above the backbone at most. A width of 64 spares the disk 4 GB; what
+    grows with the width is a few shards, as the next test shows."""
+    found = memory_of(tmp_path / "many", 2_600_000, 64)
+    assert found["table"] + found["extraction"] < 1500 * MB
+    assert found["extraction"] < 300 * MB
+
+
+@pytest.mark.slow
+@NEEDS_PROC
+def test_memory_does_not_grow_with_the_frames(tmp_path: Path) -> None:
+    few, many = (memory_of(tmp_path / str(rows), rows, 64)["extraction"] for rows in (300_000, 1_200_000))
+    assert many - few < 40 * MB, (few, many)  # an embedding of 64 kept for each of them would be 115 MB
+
+
+@pytest.mark.slow
+@NEEDS_PROC
+def test_memory_of_wide_embeddings(tmp_path: Path) -> None:
+    """Shards of 4,096 rows of 768 are 6 MB each; a few are in memory, whatever the number of frames."""
+    few, many = (memory_of(tmp_path / str(rows), rows, 768)["extraction"] for rows in (50_000, 150_000))
+    assert many < 250 * MB
+    assert many - few < 40 * MB, (few, many)  # the rows themselves: 154 MB

@@ -1,0 +1,401 @@
+"""The runtime of a backbone: its modes agree, memory that runs out costs speed alone, and trials choose what pays."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._inductor.runtime import cache_dir_utils
+
+from extract import calibration, compiling, passes, runtime
+from extract.backbones import Backbone
+from extract.calibration import TRIALS, choose_runtime
+from extract.config import BackboneConfig, Preprocessing
+from extract.runtime import MODES, Runtime, embedder, one_pass, release
+from extract.transforms import normalise
+
+CPU = torch.device("cpu")
+SIZE_PX, WIDTH, MANY = 16, 6, 10**9
+ROOT = Path(__file__).resolve().parents[2]
+EAGER, COMPILED = Runtime(mode="eager"), Runtime(mode="compiled")
+
+
+class Tiny(nn.Module):
+    """[B, 3, S, S] -> [B, D]. Runs out of memory, in the CPU's words or CUDA's, for more than `most` faces."""
+
+    def __init__(self, most: int = 10**6, cuda: bool = False) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, WIDTH, 4, stride=4)
+        self.most, self.cuda_error, self.sizes = most, cuda, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            self.sizes.append(len(x))
+        if len(x) > self.most:
+            if self.cuda_error:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            raise RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+            )
+        return self.layer(x).mean((2, 3))
+
+
+def plainly(backbone: Backbone, precision: passes.Precision, device: torch.device) -> passes.Pass:
+    return passes.eager(backbone, precision, device, 0)
+
+
+def tiny(most: int = 10**6, cuda: bool = False, module: nn.Module | None = None) -> Backbone:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = (module or Tiny(most, cuda)).eval()
+    return Backbone(
+        name="expr",
+        config=BackboneConfig(model="tiny", weights="random"),
+        module=module,
+        architecture="tiny",
+        preprocessing=Preprocessing(size_px=SIZE_PX, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)),
+        pooling="avg",
+        width=WIDTH,
+        weights_digest="",
+    )
+
+
+def some_faces(count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (count, SIZE_PX, SIZE_PX, 3), dtype=torch.uint8, generator=generator)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Kernels go to the test's folder; nothing compiled stays behind."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    monkeypatch.setenv(compiling.CACHE_VARIABLE, "")  # so that the variable is taken away again at the end
+    monkeypatch.delenv(compiling.CACHE_VARIABLE)
+    yield
+    release(CPU)
+
+
+@pytest.fixture
+def speeds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Faces/s that trials are made to measure, by "precision mode"; what is not there fails to compile."""
+    speeds: dict[str, float] = {}
+
+    class Timed:
+        def __init__(self, backbone: Backbone, runtime: Runtime, device: torch.device, batch_size: int) -> None:
+            if str(runtime) not in speeds:
+                raise ValueError(f"{backbone.name} cannot be compiled")
+            self.rate = speeds[str(runtime)]
+
+    monkeypatch.setattr(calibration, "embedder", Timed)
+    monkeypatch.setattr(calibration, "_seconds", lambda embed, faces: len(faces) / embed.rate)
+    monkeypatch.setattr(calibration, "why_not_compiled", lambda device: None)
+    return speeds
+
+
+# Runtime
+
+
+def test_runtime_round_trip() -> None:
+    for mode in MODES:
+        chosen = Runtime(precision="bfloat16", mode=mode)
+        assert Runtime.from_json(json.loads(json.dumps({**chosen.to_json(), "model": "vit"}))) == chosen
+    assert Runtime.from_json({"precision": "bfloat16"}) == Runtime(precision="bfloat16", mode="eager")
+
+
+@pytest.mark.parametrize("wrong", [{"mode": "fast"}, {"mode": None}, {"precision": "float8"}, {"precision": ["a"]}])
+def test_damaged_runtime(wrong: dict) -> None:
+    known = "eager, compiled, graph" if "mode" in wrong else "float32, bfloat16"
+    with pytest.raises(ValueError, match=f"is unknown; known: {known}"):
+        Runtime.from_json({"precision": "float32", "mode": "eager", **wrong})
+
+
+# Modes
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_eager_is_the_plain_pass(precision: str) -> None:
+    """Bit for bit the module under autocast, whatever the batch."""
+    backbone, faces = tiny(), some_faces(7)
+    found = embedder(backbone, Runtime(precision=precision), CPU, 7)(faces)
+    x = normalise(faces, backbone.preprocessing, torch.float32)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        expected = backbone.module(x).to(torch.float16)
+    assert found.dtype == torch.float16
+    assert found.unique(dim=0).shape == (7, WIDTH)
+    assert torch.equal(found, expected)
+    assert torch.equal(embedder(backbone, Runtime(precision=precision), CPU, 7)(faces[:2]), expected[:2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_compiled_is_eager(precision: str, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Full and short batches within rounding, compiled once, frozen, silent, its kernels in the user's cache folder."""
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    backbone, faces = tiny(), some_faces(8)
+    embed = embedder(backbone, Runtime(precision=precision, mode="compiled"), CPU, 8)
+    expected = plainly(backbone, precision, CPU)(faces).float()
+    with one_pass(CPU):
+        for count in (8, 1, 5, 8):
+            torch.testing.assert_close(embed(faces[:count]).float(), expected[:count], rtol=2e-2, atol=5e-3)
+        with torch.inference_mode():
+            other = faces.transpose(1, 2).contiguous().transpose(1, 2)
+        assert torch.equal(embed(other)[:3], embed(faces[:3]))
+    assert counters["stats"]["unique_graphs"] == 1
+    assert counters["aot_autograd"]["autograd_cache_bypass"] == 1  # torch does not keep graphs that it froze this way
+    assert not torch._inductor.config.freezing
+    assert list((tmp_path / "user" / "mtl" / "kernels").rglob("*.so"))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+def test_compiled_in_another_process(tmp_path: Path) -> None:
+    """What a process compiled, the next finds; the weights are its own all the same."""
+    script = "\n".join(
+        [
+            "import importlib.util, sys, torch",
+            f"spec = importlib.util.spec_from_file_location('made', {str(Path(__file__))!r})",
+            "made = importlib.util.module_from_spec(spec); spec.loader.exec_module(made)",
+            "backbone = made.tiny()",
+            "backbone.module.layer.weight.data *= float(sys.argv[1])",
+            "found = made.embedder(backbone, made.COMPILED, made.CPU, 8)(made.some_faces(8)).float()",
+            "plain = made.plainly(backbone, 'float32', made.CPU)(made.some_faces(8)).float()",
+            "counters = torch._dynamo.utils.counters['inductor']",
+            "print(counters['fxgraph_cache_hit'], counters['fxgraph_cache_miss'], float((found - plain).abs().max()))",
+        ]
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    found = []
+    for scale in ("1", "1", "3"):
+        command = [sys.executable, "-c", script, scale]
+        ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env=environment)
+        assert ended.stderr == ""
+        hits, misses, difference = ended.stdout.split()
+        assert float(difference) < 5e-3
+        assert list((tmp_path / "user" / "mtl" / "kernels").rglob("*.so"))
+        found.append((int(hits), int(misses)))
+    assert found[:2] == [(0, 1), (1, 0)]
+
+
+@pytest.mark.slow
+def test_what_was_compiled_is_kept_until_the_end() -> None:
+    """Calibration's is the extraction's, for each backbone its own; behind the extraction it is gone."""
+    backbone = tiny()
+    embed = embedder(backbone, COMPILED, CPU, 4)
+    assert embedder(backbone, COMPILED, CPU, 4) is embed
+    assert embedder(tiny(), COMPILED, CPU, 4) is not embed
+    with one_pass(CPU):
+        assert embedder(backbone, COMPILED, CPU, 4) is embed
+    assert not runtime._KEPT
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "user").write_text("a file where the folder should be")
+    with compiling.compiling():
+        pass
+    assert compiling.CACHE_VARIABLE not in os.environ
+
+
+def test_the_folder_that_torch_chose(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """torch sets the variable when it is imported, before anything is compiled; that is not the user's choice."""
+    monkeypatch.setenv(compiling.CACHE_VARIABLE, cache_dir_utils.default_cache_dir())
+    with compiling.compiling():
+        pass
+    assert os.environ[compiling.CACHE_VARIABLE] == str(tmp_path / "user" / "mtl" / "kernels")
+
+
+def test_the_users_own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(compiling.CACHE_VARIABLE, str(tmp_path / "own"))
+    with compiling.compiling():
+        pass
+    assert os.environ[compiling.CACHE_VARIABLE] == str(tmp_path / "own")
+    assert not (tmp_path / "user").exists()
+
+
+def test_no_compiler() -> None:
+    with torch._inductor.config.patch({"cpp.cxx": ("/no/such/compiler",)}):
+        with pytest.raises(ValueError, match=r"expr cannot be compiled: there is no C\+\+ compiler; install g\+\+, or"):
+            choose_runtime(tiny(), 10, 4, CPU, mode="compiled")
+        assert "no C++ compiler" in str(compiling.why_not_compiled(CPU))
+    assert compiling.why_not_compiled(CPU) is None
+
+
+@pytest.mark.slow
+def test_what_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def broken(graph: object, inputs: object, **options: object) -> None:
+        raise NotImplementedError("no kernel for this\nand more")
+
+    monkeypatch.setattr(torch._inductor.compile_fx, "compile_fx", broken)
+    with pytest.raises(ValueError, match=r"expr cannot be compiled \(.*no kernel for this\); run it with") as caught:
+        choose_runtime(tiny(), MANY, 4, CPU, mode="compiled")
+    assert "\n" not in str(caught.value)
+    monkeypatch.setitem(TRIALS, "cpu", (TRIALS["cpu"][0]._replace(build_s=0),))
+    chosen, report = choose_runtime(tiny(), MANY, 4, CPU, precision="float32")
+    assert (chosen, any("no kernel for this" in why for why in report["why"])) == (EAGER, True)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_no_graph_on_a_cpu() -> None:
+    with pytest.raises(ValueError, match="a CUDA graph needs a CUDA device, and this is cpu; run with --runtime eager"):
+        choose_runtime(tiny(), 10, 4, CPU, mode="graph")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_graph_is_eager(precision: str) -> None:
+    """Bit for bit, over full and short batches, and after the memory around the graph was used for other things."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    backbone, faces = tiny(), some_faces(32).to(device)
+    with one_pass(device):
+        expected = plainly(backbone, precision, device)(faces)
+        embed = embedder(backbone, Runtime(precision=precision, mode="graph"), device, 32)
+        for count in (32, 1, 9, 32):
+            torch.cuda.empty_cache()
+            other = [torch.full((1 << size,), torch.nan, device=device) for size in range(20)]
+            assert torch.equal(embed(faces[:count]), expected[:count])
+            del other
+        first = embed(faces[:4])
+        embed(faces[4:])
+        assert torch.equal(first, expected[:4])
+
+
+# Memory
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+@pytest.mark.parametrize("count", [64, 50, 3, 1])
+def test_memory_that_runs_out(cuda: bool, count: int) -> None:
+    """Passes of at most seven faces fit: the same rows in the same order, by four from then on."""
+    faces = some_faces(count)
+    expected = embedder(tiny(), EAGER, CPU, 64)(faces)
+    backbone = tiny(most=7, cuda=cuda)
+    embed = embedder(backbone, EAGER, CPU, 64)
+    assert torch.allclose(embed(faces).float(), expected.float(), atol=2e-3)
+    assert embed.limit == (4 if count > 7 else 64)
+    backbone.module.sizes.clear()
+    assert embed(faces).shape == (count, WIDTH)
+    assert max(backbone.module.sizes) <= 7
+
+
+def test_no_memory_for_one_face() -> None:
+    embed = embedder(tiny(most=0), EAGER, CPU, 8)
+    with pytest.raises(
+        OSError, match=r"expr: the memory of cpu does not hold one face of 16 px; .*--batch-size"
+    ) as caught:
+        embed(some_faces(8))
+    assert "\n" not in str(caught.value)
+
+
+def test_other_errors_are_not_memory() -> None:
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        embedder(tiny(module=Broken()), EAGER, CPU, 8)(some_faces(8))
+
+
+def test_made_ready_again_for_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mode that is made for a number of faces runs out of memory while it is made, and once more in a pass."""
+    made: list[int] = []
+
+    def build(backbone: Backbone, precision: str, device: torch.device, num_faces: int) -> Callable[[Tensor], Tensor]:
+        made.append(num_faces)
+        if num_faces > 16:
+            raise MemoryError
+        return MODES["eager"](backbone, "float32", device, num_faces)
+
+    monkeypatch.setitem(MODES, "compiled", build)
+    embed = embedder(tiny(most=7), COMPILED, CPU, 64)
+    assert (embed.limit, made) == (16, [64, 32, 16])
+    assert len(embed(some_faces(20))) == 20
+    assert (embed.limit, made) == (4, [64, 32, 16, 8, 4])
+
+
+# Calibration
+
+
+def test_few_faces_without_a_trial() -> None:
+    """No forward pass at all."""
+    chosen, report = choose_runtime(tiny(most=0), 1999, 4, CPU)
+    assert (chosen, report["faces_per_s"]) == (EAGER, {})
+    assert json.loads(json.dumps(report)) == report
+
+
+def test_what_is_asked_for_is_not_tried() -> None:
+    chosen, report = choose_runtime(tiny(most=0), MANY, 4, CPU, precision="bfloat16", mode="eager")
+    assert (chosen, report["faces_per_s"]) == (Runtime(precision="bfloat16"), {})
+
+
+def test_a_model_that_torch_does_not_run() -> None:
+    backbone = dataclasses.replace(tiny(most=0), config=BackboneConfig(model="onnx:own.onnx"))
+    assert choose_runtime(backbone, MANY, 4, CPU)[0] == EAGER
+    for option, wrong in (("precision", {"precision": "bfloat16"}), ("runtime", {"mode": "compiled"})):
+        with pytest.raises(ValueError, match=f"expr is onnx:own.onnx, which runs as it is; leave out --{option}"):
+            choose_runtime(backbone, MANY, 4, CPU, **wrong)
+
+
+@pytest.mark.parametrize(("gain", "precision"), [(2.0, "bfloat16"), (1.1, "float32"), (0.2, "float32")])
+def test_precision_by_a_trial(speeds: dict[str, float], gain: float, precision: str) -> None:
+    speeds |= {"float32 eager": 1000.0, "bfloat16 eager": 1000 * gain}
+    chosen, report = choose_runtime(tiny(), 2000, 4, CPU)
+    assert chosen == Runtime(precision=precision)
+    assert report["faces_per_s"] == speeds
+
+
+@pytest.mark.parametrize(
+    ("num_faces", "rate", "mode", "why"),
+    [
+        (10_000, 2000.0, "eager", "compiled not tried: eager takes about 10 s"),
+        (449_000, 2000.0, "eager", "compiled not tried: eager takes about 449 s"),
+        (451_000, 2000.0, "compiled", "float32 compiled is 2.00 x as fast as float32 eager"),
+        (MANY, 1100.0, "eager", "float32 compiled is 1.10 x as fast"),
+        (MANY, None, "eager", "expr cannot be compiled"),
+    ],
+)
+def test_compiled_where_it_pays(
+    speeds: dict[str, float], num_faces: int, rate: float | None, mode: str, why: str
+) -> None:
+    speeds |= {"float32 eager": 1000.0, "bfloat16 eager": 500.0}
+    if rate is not None:
+        speeds["float32 compiled"] = rate
+    chosen, report = choose_runtime(tiny(), num_faces, 4, CPU)
+    assert chosen == Runtime(mode=mode)
+    assert report["why"][-1].startswith(why)
+
+
+def test_the_trial_has_batches_like_the_extraction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second's worth of faces, at most a batch and at least eight."""
+    sizes: list[int] = []
+    for seconds_a_face, batch_size, expected in ((1e-4, 64, 64), (1 / 32, 64, 32), (1.0, 64, 8), (1.0, 4, 4)):
+
+        def seconds(embed: object, faces: Tensor, each_s: float = seconds_a_face) -> float:
+            sizes.append(len(faces))
+            return each_s * len(faces)
+
+        monkeypatch.setattr(calibration, "_seconds", seconds)
+        choose_runtime(tiny(), 2000, batch_size, CPU, mode="eager")
+        assert sizes[-1] == expected
+
+
+def test_a_trial_of_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real clocks, a made-up compiler: the one kept is the extraction's, the one not kept is let go, others stay."""
+    monkeypatch.setitem(MODES, "compiled", MODES["eager"])
+    monkeypatch.setattr(calibration, "why_not_compiled", lambda device: None)
+    for kept, mode in ((0.0, "compiled"), (1000.0, "eager")):
+        monkeypatch.setitem(TRIALS, "cpu", (TRIALS["cpu"][0]._replace(kept=kept, build_s=0),))
+        backbone, other = tiny(), tiny()
+        embedder(other, COMPILED, CPU, 4)
+        embedder(other, Runtime(precision="bfloat16", mode="compiled"), CPU, 4)
+        chosen, report = choose_runtime(backbone, MANY, 4, CPU)
+        assert chosen.mode == mode
+        assert len(report["faces_per_s"]) == 3
+        assert [key[0] for key in runtime._KEPT] == [other, other] + [backbone] * (mode == "compiled")
+        release(CPU)
