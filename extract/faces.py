@@ -18,6 +18,8 @@ from PIL import Image, UnidentifiedImageError
 from cache.identity import bytes_digest
 
 MAX_PIXELS = 64_000_000
+READ_BYTES = 1 << 20  # more than nearly every face has
+READ_ONLY = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 JPEG_START = b"\xff\xd8\xff"
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")  # not EPS and its like, whose decoders start other programs
 # Not the face's fault: going on would mark every face behind it as failed.
@@ -67,8 +69,7 @@ def read_face_bytes(folder: Path | str, path: str) -> bytes:
     if not is_inside(path):
         raise ValueError("the path leaves the faces folder")
     try:
-        with open(f"{folder}/{path}", "rb", buffering=0) as file:
-            return file.read()
+        return _read(f"{folder}/{path}")
     except OSError as error:
         if is_machines(error):
             raise
@@ -77,6 +78,19 @@ def read_face_bytes(folder: Path | str, path: str) -> bytes:
         if isinstance(error, FileNotFoundError | NotADirectoryError):
             raise MissingFace("no such file") from None
         raise ValueError(f"cannot be read: {error.strerror}") from None
+
+
+def _read(path: str) -> bytes:
+    """A file's bytes; Python's own file object costs half as much again, 4 of 80 µs a small face."""
+    descriptor = os.open(path, READ_ONLY)
+    try:
+        data = part = os.read(descriptor, READ_BYTES)
+        while part:
+            part = os.read(descriptor, READ_BYTES)
+            data += part
+    finally:
+        os.close(descriptor)
+    return data
 
 
 def face_digest(data: bytes) -> bytes:

@@ -20,7 +20,7 @@ from extract.resize import MAX_PIXELS
 from extract.source import FaceSource
 from extract.transforms import face_transform
 
-CHUNK = 8  # faces a task: enough to make handing it over cheap, few enough to share a batch among threads
+CHUNK = 16  # faces a task: enough to make handing it over cheap, few enough to share a batch among threads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,11 +160,12 @@ class FaceLoader:
                 if isinstance(face, ValueError):
                     raise face
                 slot.digests[row] = np.frombuffer(face.digest, np.uint8)
-                outs = {each: buffer[row] for each, buffer in ready.items()}
+                outs = {each: buffer[row] for each, buffer in ready.items()} if ready else ready
                 # Decoded where it is wanted, if it is of that size; this saves a third of a small face's time.
                 place = native[row] if native is not None else next(iter(outs.values()), None)
-                pixels = face.pixels(out=place)
-                self._resize(pixels, outs)
+                pixels = face.load(place)
+                if outs:
+                    self._resize(pixels, outs)
                 if native is None or pixels is not place:
                     self._set_aside(slot, inputs, row, pixels)
             except ValueError as error:

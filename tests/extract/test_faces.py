@@ -138,7 +138,7 @@ def test_machine_trouble_is_not_the_faces(tmp_path: Path, monkeypatch: pytest.Mo
     def no_more_files(*args: object, **options: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr("builtins.open", no_more_files)
+    monkeypatch.setattr("os.open", no_more_files)
     with pytest.raises(OSError, match="Too many"):
         read_face_bytes(tmp_path, "v/1.jpg")
 
