@@ -1,9 +1,9 @@
-"""Fusions: the embeddings of S streams at a step become one vector, `fusion(streams, valid) -> [B, T, D]`.
+"""Fusions: the embeddings of S streams at a step become one vector, `fusion(streams, valid) -> [M, B, T, D]`.
 
-Each step is fused by itself; time is the temporal encoder's. `streams` maps a stream's name to [B, T, Di]; `valid`
-[B, T] is True at real steps, and what stands at the others never matters. The result is 0 there.
-Parameters follow the streams' names in sorted order, so the order of a dict never matters.
-Letters: B windows, T steps, D width, S streams.
+Each step is fused by itself; time is the temporal encoder's. `streams` maps a stream's name to [M, B, T, Di]; `valid`
+[M, B, T] is True at real steps, and what stands at the others never matters. The result is 0 there. Streams that all
+heads share have a leading 1 in place of M. Parameters follow the streams' names in sorted order, so the order of a dict
+never matters. Letters: M stacked heads, B windows, T steps, D width, S streams.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,33 +13,33 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from heads.config import HeadConfig
-from heads.layers import Perceptron, WindowDropout, look_up, mask_steps
+from heads.layers import Linear, Noise, Norm, Perceptron, WindowDropout, look_up, mask_steps
 
 # Embeddings come at any scale. With LayerNorm's default of 1e-5 a stream of size 1e-3 would arrive ten times too small.
 DOOR_EPS = 1e-12
 
 
 class Tokens(nn.Module):
-    """Every stream as a token of the common width: [B, T, S, D]."""
+    """Every stream as a token of the common width: [M, B, T, S, D]."""
 
-    def __init__(self, stream_widths: Mapping[str, int], width: int) -> None:
+    def __init__(self, stream_widths: Mapping[str, int], width: int, num_heads: int) -> None:
         super().__init__()
         self.names = tuple(sorted(stream_widths))
-        self.projections = nn.ModuleList(nn.Linear(stream_widths[name], width) for name in self.names)
+        self.projections = nn.ModuleList(Linear(num_heads, stream_widths[name], width) for name in self.names)
 
     def forward(self, streams: Mapping[str, Tensor], valid: Tensor) -> Tensor:
         inputs = normalised(streams, self.names, valid)
-        return torch.stack([project(x) for project, x in zip(self.projections, inputs, strict=True)], dim=2)
+        return torch.stack([project(x) for project, x in zip(self.projections, inputs, strict=True)], dim=3)
 
 
 class ConcatFusion(nn.Module):
     """One linear map over all streams side by side."""
 
-    def __init__(self, stream_widths: Mapping[str, int], config: HeadConfig) -> None:
+    def __init__(self, stream_widths: Mapping[str, int], config: HeadConfig, noise: Noise) -> None:
         super().__init__()
         self.names = tuple(sorted(stream_widths))
-        self.projection = nn.Linear(sum(stream_widths.values()), config.width)
-        self.dropout = WindowDropout(config.dropout)
+        self.projection = Linear(noise.num_heads, sum(stream_widths.values()), config.width)
+        self.dropout = WindowDropout(noise)
 
     def forward(self, streams: Mapping[str, Tensor], valid: Tensor) -> Tensor:
         x = torch.cat(normalised(streams, self.names, valid), dim=-1)
@@ -49,14 +49,14 @@ class ConcatFusion(nn.Module):
 class SumFusion(nn.Module):
     """The streams' projections added, then an MLP: the fusion of Liu et al., arXiv 2407.16945."""
 
-    def __init__(self, stream_widths: Mapping[str, int], config: HeadConfig) -> None:
+    def __init__(self, stream_widths: Mapping[str, int], config: HeadConfig, noise: Noise) -> None:
         super().__init__()
-        self.tokens = Tokens(stream_widths, config.width)
-        self.mlp = Perceptron(config.width, config.dropout)
-        self.dropout = WindowDropout(config.dropout)
+        self.tokens = Tokens(stream_widths, config.width, noise.num_heads)
+        self.mlp = Perceptron(config.width, noise)
+        self.dropout = WindowDropout(noise)
 
     def forward(self, streams: Mapping[str, Tensor], valid: Tensor) -> Tensor:
-        x = self.tokens(streams, valid).sum(dim=2)
+        x = self.tokens(streams, valid).sum(dim=3)
         return mask_steps(self.dropout(self.mlp(x)), valid)
 
 
@@ -67,17 +67,17 @@ class GatedFusion(nn.Module):
     be constant.
     """
 
-    def __init__(self, stream_widths: Mapping[str, int], config: HeadConfig) -> None:
+    def __init__(self, stream_widths: Mapping[str, int], config: HeadConfig, noise: Noise) -> None:
         super().__init__()
         num_streams = len(stream_widths)
-        self.tokens = Tokens(stream_widths, config.width)
-        self.gates = nn.Linear(num_streams * config.width, num_streams)
-        self.dropout = WindowDropout(config.dropout)
+        self.tokens = Tokens(stream_widths, config.width, noise.num_heads)
+        self.gates = Linear(noise.num_heads, num_streams * config.width, num_streams)
+        self.dropout = WindowDropout(noise)
 
     def forward(self, streams: Mapping[str, Tensor], valid: Tensor) -> Tensor:
         tokens = self.tokens(streams, valid)
-        gates = torch.sigmoid(self.gates(tokens.flatten(2)))
-        x = (tokens * gates.unsqueeze(-1)).sum(dim=2)
+        gates = torch.sigmoid(self.gates(tokens.flatten(3)))
+        x = (tokens * gates.unsqueeze(-1)).sum(dim=3)
         return mask_steps(self.dropout(x), valid)
 
 
@@ -88,36 +88,35 @@ class AttentionFusion(nn.Module):
     products along the width take about half the time of a call of scaled-dot-product attention.
     """
 
-    def __init__(self, stream_widths: Mapping[str, int], config: HeadConfig) -> None:
+    def __init__(self, stream_widths: Mapping[str, int], config: HeadConfig, noise: Noise) -> None:
         super().__init__()
         width = config.width
         self.num_heads = config.num_heads
-        self.tokens = Tokens(stream_widths, width)
-        self.stream_embedding = nn.Parameter(torch.empty(len(stream_widths), width))
-        self.norm = nn.LayerNorm(width)
-        self.query = nn.Linear(width, width, bias=False)
-        self.key_value = nn.Linear(width, 2 * width, bias=False)
-        self.output = nn.Linear(width, width)
-        self.dropout = WindowDropout(config.dropout)
-        nn.init.normal_(self.stream_embedding, std=width**-0.5)
+        self.tokens = Tokens(stream_widths, width, noise.num_heads)
+        self.stream_embedding = nn.Parameter(torch.empty(noise.num_heads, len(stream_widths), width))
+        self.norm = Norm(noise.num_heads, width)
+        self.query = Linear(noise.num_heads, width, width, bias=False)
+        self.key_value = Linear(noise.num_heads, width, 2 * width, bias=False)
+        self.output = Linear(noise.num_heads, width, width)
+        self.dropout = WindowDropout(noise)
 
     def forward(self, streams: Mapping[str, Tensor], valid: Tensor) -> Tensor:
-        tokens = self.tokens(streams, valid) + self.stream_embedding
-        mean = tokens.mean(dim=2)
+        tokens = self.tokens(streams, valid) + self.stream_embedding[:, None, None]
+        mean = tokens.mean(dim=3)
         x = self.output(self._attend(self.norm(mean), self.norm(tokens)))
         return mask_steps(mean + self.dropout(x), valid)
 
     def _attend(self, mean: Tensor, tokens: Tensor) -> Tensor:
-        """Query [B, T, D] over tokens [B, T, S, D] -> [B, T, D]."""
+        """Query [M, B, T, D] over tokens [M, B, T, S, D] -> [M, B, T, D]."""
         heads = (self.num_heads, -1)
-        query = self.query(mean).unflatten(-1, heads).unsqueeze(2)
-        key, value = self.key_value(tokens).unflatten(-1, (2, *heads)).unbind(dim=3)
+        query = self.query(mean).unflatten(-1, heads).unsqueeze(3)
+        key, value = self.key_value(tokens).unflatten(-1, (2, *heads)).unbind(dim=4)
         scores = (query * key).sum(dim=-1, keepdim=True) * key.shape[-1] ** -0.5
-        return (functional.softmax(scores, dim=2) * value).sum(dim=2).flatten(2)
+        return (functional.softmax(scores, dim=3) * value).sum(dim=3).flatten(3)
 
 
 def normalised(streams: Mapping[str, Tensor], names: Sequence[str], valid: Tensor) -> list[Tensor]:
-    """The streams `names`, masked, each embedding at mean 0 and variance 1: [B, T, Di] each.
+    """The streams `names`, masked, each embedding at mean 0 and variance 1: [M, B, T, Di] each.
 
     A LayerNorm without gain and bias: the projection that follows has its own, and those widest products then need no
     gradient of their input.
@@ -129,16 +128,16 @@ def normalised(streams: Mapping[str, Tensor], names: Sequence[str], valid: Tenso
     return [functional.layer_norm(x, x.shape[-1:], eps=DOOR_EPS) for x in inputs]
 
 
-def build_fusion(name: str, stream_widths: Mapping[str, int], config: HeadConfig) -> nn.Module:
+def build_fusion(name: str, stream_widths: Mapping[str, int], config: HeadConfig, noise: Noise) -> nn.Module:
     """The fusion `name` for streams of the widths Di.
 
     Raises:
         ValueError: unknown name.
     """
-    return look_up(FUSIONS, name, "fusion")(stream_widths, config)
+    return look_up(FUSIONS, name, "fusion")(stream_widths, config, noise)
 
 
-FUSIONS: dict[str, Callable[[Mapping[str, int], HeadConfig], nn.Module]] = {
+FUSIONS: dict[str, Callable[[Mapping[str, int], HeadConfig, Noise], nn.Module]] = {
     "concat": ConcatFusion,
     "sum": SumFusion,
     "gated": GatedFusion,

@@ -1,9 +1,11 @@
-"""Small pieces shared by fusions, temporal encoders and the assembled head.
+"""Small pieces shared by fusions, temporal encoders and the assembled head, each for M stacked heads at once.
 
-Letters: B windows, T steps, D width.
+Every parameter has a leading M: slice m of each is head m, and no slice ever sees another. A tensor that is the same
+for all heads, such as the streams, may have a leading 1 instead. Letters: M stacked heads, B windows, T steps, D width.
 """
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -11,60 +13,173 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Entry = TypeVar("Entry")
+# Multipliers of a 32-bit integer hash of full avalanche, found by search (C. Wellons, "hash-prospector", 2018).
+FIRST, SECOND, LOW = 0x7FEB352D, 0x846CA68B, 0xFFFFFFFF
+
+
+class Linear(nn.Module):
+    """M linear maps: [M, ..., I] or [1, ..., I] -> [M, ..., K]."""
+
+    def __init__(self, num_heads: int, num_inputs: int, num_outputs: int, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_heads, num_outputs, num_inputs))
+        self.bias = nn.Parameter(torch.empty(num_heads, num_outputs)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`x` [M or 1, ..., I], `weight` [M, K, I], `bias` [M, K] -> [M, ..., K]."""
+    if len(weight) == 1:
+        return functional.linear(x, weight[0], None if bias is None else bias[0])
+    rows = x.flatten(1, -2).expand(len(weight), -1, -1)
+    columns = weight.transpose(1, 2)
+    y = torch.bmm(rows, columns) if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, columns)
+    return y.unflatten(1, x.shape[1:-1])
+
+
+class Norm(nn.Module):
+    """M layer norms with gain and bias over the last dimension of [M, ..., D]."""
+
+    def __init__(self, num_heads: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_heads, width))
+        self.bias = nn.Parameter(torch.empty(num_heads, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        width = x.shape[-1:]
+        if len(self.weight) == 1:
+            return functional.layer_norm(x, width, self.weight[0], self.bias[0])
+        return torch.addcmul(by_head(self.bias, x), functional.layer_norm(x, width), by_head(self.weight, x))
+
+
+class Noise:
+    """Dropout masks of M heads, each drawn from its own seed, step and place alone: its neighbours never matter.
+
+    A hash instead of a generator: the same numbers on every device, and a CUDA graph draws anew at each replay. It is
+    shared by all the layers of a model, each of which asks once for a `place`.
+    """
+
+    def __init__(self, seeds: Sequence[int], rates: Sequence[float]) -> None:
+        assert len(seeds) == len(rates), (seeds, rates)
+        self.num_heads = len(seeds)
+        self.num_places = 0
+        self.is_silent = not any(rates)
+        self._seeds = torch.tensor([seed & LOW for seed in seeds])
+        self._rates = torch.tensor(list(rates), dtype=torch.float64)
+        self._steps = torch.zeros(len(seeds), dtype=torch.int64)
+
+    def place(self) -> int:
+        """A number of its own for every layer that draws."""
+        self.num_places += 1
+        return self.num_places
+
+    def advance(self, active: Tensor | None = None) -> None:
+        """To be called before each training step, with the heads [M] bool that take part; without it the masks stay."""
+        self._steps += 1 if active is None else active.to(self._steps)
+
+    def shift(self, index: int) -> None:
+        """From here on other masks, so that models with the same seeds do not drop the same units."""
+        self._seeds = _hash(self._seeds + index * FIRST) if index else self._seeds
+
+    def select(self, heads: Tensor) -> "Noise":
+        """The noise of some of the heads, going on where this one is."""
+        other = Noise([0] * len(heads), [0.0] * len(heads))
+        where = heads.to(self._seeds.device)
+        other._seeds, other._rates, other._steps = self._seeds[where], self._rates[where], self._steps[where]
+        other.num_places, other.is_silent = self.num_places, self.is_silent
+        return other
+
+    def to(self, device: torch.device) -> None:
+        self._seeds, self._rates, self._steps = (each.to(device) for each in (self._seeds, self._rates, self._steps))
+
+    def mask(self, place: int, num_windows: int, width: int) -> Tensor:
+        """[M, B, 1, D]: 0 with the head's rate, else 1 / (1 - rate)."""
+        index = torch.arange(num_windows * width, device=self._seeds.device)
+        key = _hash(_hash(self._seeds + place * 0x9E3779B9) + self._steps * 0x85EBCA6B)
+        bits = _hash(index + key.unsqueeze(1))
+        kept = (bits.double() >= self._rates.unsqueeze(1) * 2**32) / (1 - self._rates).unsqueeze(1)
+        return kept.float().view(self.num_heads, num_windows, 1, width)
+
+
+def join_noises(noises: Sequence[Noise]) -> Noise:
+    """That of all their heads, one behind the other."""
+    joined = copy.copy(noises[0])
+    joined.num_heads = sum(noise.num_heads for noise in noises)
+    joined.is_silent = all(noise.is_silent for noise in noises)
+    for name in ("_seeds", "_rates", "_steps"):
+        setattr(joined, name, torch.cat([getattr(noise, name) for noise in noises]))
+    return joined
+
+
+def _hash(x: Tensor) -> Tensor:
+    """Of int64, whose lower 32 bits count, to int64 in [0, 2^32)."""
+    x = x & LOW
+    x = ((x ^ (x >> 16)) * FIRST) & LOW
+    x = ((x ^ (x >> 15)) * SECOND) & LOW
+    return x ^ (x >> 16)
 
 
 class WindowDropout(nn.Module):
-    """Dropout of [B, T, D] with one mask a window, shared by its steps (Gal and Ghahramani, NeurIPS 2016).
+    """Dropout of [M, B, T, D] with one mask a window, shared by its steps (Gal and Ghahramani, NeurIPS 2016).
 
     A temporal encoder cannot average such noise away over neighbouring steps, and drawing it takes 1/T of the time:
     noise a step was a fifth of a training step on a CPU.
     """
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, noise: Noise) -> None:
         super().__init__()
-        self.rate = rate
+        self.noise, self.place = noise, noise.place()
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
+        if not self.training or self.noise.is_silent:
             return x
-        return x * functional.dropout(torch.ones_like(x[:, :1]), self.rate)
+        return x * self.noise.mask(self.place, x.shape[1], x.shape[-1])
 
 
 class Perceptron(nn.Module):
-    """[B, T, D] -> [B, T, D] through a hidden layer of 2 D; each step by itself."""
+    """[M, B, T, D] -> [M, B, T, D] through a hidden layer of 2 D; each step by itself."""
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, width: int, noise: Noise) -> None:
         super().__init__()
-        self.rise = nn.Linear(width, 2 * width)
-        self.fall = nn.Linear(2 * width, width)
-        self.dropout = WindowDropout(dropout)
+        self.rise = Linear(noise.num_heads, width, 2 * width)
+        self.fall = Linear(noise.num_heads, 2 * width, width)
+        self.dropout = WindowDropout(noise)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fall(self.dropout(functional.gelu(self.rise(x))))
 
 
+def by_head(values: Tensor, x: Tensor) -> Tensor:
+    """`values` [M, D] shaped to go with `x` [M, ..., D]."""
+    return values.view(len(values), *[1] * (x.ndim - 2), -1)
+
+
 def mask_steps(x: Tensor, valid: Tensor) -> Tensor:
-    """`x` [B, T, D] with zeros at invalid steps of `valid` [B, T], whatever stood there (NaN too).
+    """`x` [M, B, T, D] with zeros at invalid steps of `valid` [M, B, T], whatever stood there (NaN too).
 
     A product with the mask would not do: NaN times 0 is NaN, in the gradient as well.
     """
     return x.masked_fill(~valid.unsqueeze(-1), 0.0)
 
 
-def initialise(module: nn.Module, generator: torch.Generator) -> None:
-    """Draws every parameter anew, in the order of `named_parameters`, from `generator` alone.
+@torch.no_grad()
+def initialise(module: nn.Module, generators: Sequence[torch.Generator]) -> None:
+    """Draws every parameter anew, in the order of `named_parameters`: slice m from generator m alone.
 
     Biases become 0, gains (vectors named weight) 1, and matrices uniform within ±1/sqrt(columns), torch's own rule for
     `nn.Linear`. An LSTM's forget gates therefore start half open.
     """
     for name, parameter in module.named_parameters():
         if "bias" in name.rpartition(".")[2]:
-            nn.init.zeros_(parameter)
-        elif parameter.ndim == 1:
-            nn.init.ones_(parameter)
+            parameter.zero_()
+        elif parameter.ndim == 2:
+            parameter.fill_(1.0)
         else:
             bound = parameter.shape[-1] ** -0.5
-            nn.init.uniform_(parameter, -bound, bound, generator=generator)
+            for head, generator in zip(parameter, generators, strict=True):
+                head.uniform_(-bound, bound, generator=generator)
 
 
 def look_up(registry: Mapping[str, Entry], name: str, kind: str) -> Entry:

@@ -1,41 +1,42 @@
 """The assembled model: fusion, temporal encoder, one output a task; alone (`Head`) or joined (`ProgressiveHead`).
 
-Both are called `model(streams, valid, times) -> {task: [B, T, K]}` with streams {name: [B, T, Di]}, valid [B, T] bool
-and times [B, T] int64 (real frame numbers).
+Both are M heads of one shape, trained at once; one head is a stack of one. Both are called
+`model(streams, valid, times) -> {task: [M, B, T, K]}` with streams {name: [M, B, T, Di]}, valid [M, B, T] bool and
+times [M, B, T] int64 (real frame numbers); what all heads share has a leading 1 in place of M.
 
-Initialisation: parameters depend on (config, stream_widths, seed) alone, are drawn on the CPU from a generator of their
-own, and leave torch's global generator as it was. Dropout noise comes from torch's global generator, which the caller
-seeds. Letters: B windows, T steps, D width, K outputs of a task.
+A head's parameters depend on (config, stream_widths, seed) alone, are drawn on the CPU from a generator of their own,
+and its dropout on the seed and the number of steps (`Noise.advance`): neighbours in a stack never matter, and torch's
+global generator is left alone. Letters: M stacked heads, B windows, T steps, D width, K outputs of a task.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from heads.config import HeadConfig, Task
 from heads.fusion import build_fusion
-from heads.layers import initialise
+from heads.layers import Linear, Noise, initialise, join_noises
 from heads.tasks import build_output
 from heads.temporal import build_temporal
 
 
 class Head(nn.Module):
-    """One trunk (fusion, temporal encoder) and an output for each of `config.tasks`."""
+    """M heads of one shape: a trunk (fusion, temporal encoder) and an output for each of `config.tasks`."""
 
-    def __init__(self, config: HeadConfig, stream_widths: Mapping[str, int]) -> None:
+    def __init__(self, config: HeadConfig, stream_widths: Mapping[str, int], noise: Noise) -> None:
         super().__init__()
         check(config, stream_widths)
-        self.config = config
-        self.fusion = build_fusion(config.fusion, stream_widths, config)
-        self.temporal = build_temporal(config.temporal, config)
-        self.outputs = nn.ModuleDict({task: build_output(task, config.width) for task in config.tasks})
+        self.config, self.noise = config, noise
+        self.fusion = build_fusion(config.fusion, stream_widths, config, noise)
+        self.temporal = build_temporal(config.temporal, config, noise)
+        self.outputs = nn.ModuleDict({task: build_output(task, config.width, noise.num_heads) for task in config.tasks})
 
     def trunk(self, streams: Mapping[str, Tensor], valid: Tensor, times: Tensor) -> Tensor:
-        """[B, T, D]: everything before the outputs; 0 at invalid steps."""
+        """[M, B, T, D]: everything before the outputs; 0 at invalid steps."""
         return self.temporal(self.fusion(streams, valid), valid, times)
 
     def forward(self, streams: Mapping[str, Tensor], valid: Tensor, times: Tensor) -> dict[str, Tensor]:
@@ -53,9 +54,14 @@ class ProgressiveHead(nn.Module):
     def __init__(self, heads: Mapping[str, Head]) -> None:
         super().__init__()
         widths = {task: head.config.width for task, head in heads.items()}
+        num_heads = next(iter(heads.values())).noise.num_heads
         self.heads = nn.ModuleDict(dict(heads))
         self.exchange = nn.ModuleDict(
-            {task: nn.Linear(sum(widths.values()) - width, width) for task, width in widths.items() if len(widths) > 1}
+            {
+                task: Linear(num_heads, sum(widths.values()) - width, width)
+                for task, width in widths.items()
+                if len(widths) > 1
+            }
         )
         for parameter in self.exchange.parameters():
             nn.init.zeros_(parameter)
@@ -65,14 +71,21 @@ class ProgressiveHead(nn.Module):
         """Joins copies of `heads`, {task: a head with that task}; the heads themselves stay as they are."""
         for task, head in heads.items():
             assert set(head.outputs) == {task}, f"head {task!r} has the outputs {list(head.outputs)}"
-        with torch.random.fork_rng(devices=[]):
-            return cls({task: copy.deepcopy(head) for task, head in heads.items()})
+        joined = cls({task: copy.deepcopy(head) for task, head in heads.items()})
+        for index, noise in enumerate(noises_of(joined)):
+            noise.shift(index)
+        return joined
+
+    @property
+    def trunk_parameters(self) -> list[nn.Parameter]:
+        """Those that stand still while trunks are frozen; outputs and exchange always learn."""
+        heads = (cast(Head, head) for head in self.heads.values())
+        parts = (part for head in heads for part in (head.fusion, head.temporal))
+        return [parameter for part in parts for parameter in part.parameters()]
 
     def set_trunks_frozen(self, frozen: bool) -> None:
-        """Frozen trunks get no gradient; outputs and exchange always learn."""
-        for head in self.heads.values():
-            for part in (head.fusion, head.temporal):
-                part.requires_grad_(not frozen)
+        for parameter in self.trunk_parameters:
+            parameter.requires_grad_(not frozen)
 
     def forward(self, streams: Mapping[str, Tensor], valid: Tensor, times: Tensor) -> dict[str, Tensor]:
         heads = {task: cast(Head, head) for task, head in self.heads.items()}
@@ -86,31 +99,77 @@ class ProgressiveHead(nn.Module):
         return trunks[task] + self.exchange[task](others)
 
 
-def build_head(config: HeadConfig, stream_widths: Mapping[str, int], seed: int | torch.Generator = 0) -> Head:
-    """A head on the CPU for streams {name: Di}; the same seed gives the same parameters.
+def build_head(
+    config: HeadConfig, stream_widths: Mapping[str, int], seeds: Sequence[int] = (0,), rates: Sequence[float] = ()
+) -> Head:
+    """len(seeds) heads on the CPU for streams {name: Di}; the same seed gives the same parameters in any stack.
+
+    Args:
+        config: the shape of all; its `dropout` is that of all where no `rates` are given.
+        stream_widths: Di of each stream.
+        seeds: one a head, for its parameters and its dropout.
+        rates: dropout of each head.
 
     Raises:
         ValueError: an unknown name, or sizes that do not go together.
     """
-    generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
-    # Torch's own draws are thrown away. Building on the device "meta" would spare them, but imports torch's compiler:
-    # 5 s of CPU time, longer than many a head trains.
-    with torch.random.fork_rng(devices=[]):
-        head = Head(config, stream_widths)
-    initialise(head, generator)
+    head = Head(config, stream_widths, Noise(seeds, rates or [config.dropout] * len(seeds)))
+    initialise(head, [torch.Generator().manual_seed(seed) for seed in seeds])
     return head
 
 
 def build_progressive(
-    config: HeadConfig, stream_widths: Mapping[str, Mapping[str, int]], seed: int | torch.Generator = 0
+    config: HeadConfig,
+    stream_widths: Mapping[str, Mapping[str, int]],
+    seeds: Sequence[int] = (0,),
+    rates: Sequence[float] = (),
 ) -> ProgressiveHead:
-    """A joined head for {task: {stream: Di}}, to load a state dict into; `config` is that of the separate heads."""
-    generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+    """Joined heads for {task: {stream: Di}}, to load a state dict into; `config` is that of the separate heads."""
     configs = {task: replace(config, tasks=(cast(Task, task),)) for task in stream_widths}
-    with torch.random.fork_rng(devices=[]):
-        return ProgressiveHead(
-            {task: build_head(configs[task], widths, generator) for task, widths in stream_widths.items()}
-        )
+    return ProgressiveHead(
+        {task: build_head(configs[task], widths, seeds, rates) for task, widths in stream_widths.items()}
+    )
+
+
+def noises_of(model: nn.Module) -> list[Noise]:
+    """The noise of every head in `model`, each once."""
+    return list(dict.fromkeys(part.noise for part in model.modules() if isinstance(part, Head)))
+
+
+def take_heads(model: nn.Module, chosen: Sequence[int]) -> nn.Module:
+    """A model of some of the heads of `model`, in this order, that goes on exactly as they would have."""
+    index = torch.tensor(list(chosen))
+    memo: dict[int, Any] = {id(noise): noise.select(index) for noise in noises_of(model)}
+    for parameter in model.parameters():
+        taken = parameter.detach()[index.to(parameter.device)].clone()
+        memo[id(parameter)] = nn.Parameter(taken, requires_grad=parameter.requires_grad)
+    return copy.deepcopy(model, memo)
+
+
+def stack_heads(models: Sequence[nn.Module]) -> Head:
+    """One model of all the heads of `models`, which have one shape and one head each; copies."""
+    first = models[0]
+    noises = [noise for model in models for noise in noises_of(model)]
+    memo: dict[int, Any] = {id(noises_of(first)[0]): join_noises(noises)}
+    for parameter, *others in zip(*(model.parameters() for model in models), strict=True):
+        memo[id(parameter)] = nn.Parameter(torch.cat([parameter.detach(), *(each.detach() for each in others)]))
+    stacked = copy.deepcopy(first, memo)
+    assert isinstance(stacked, Head)
+    return stacked
+
+
+def single_state(model: nn.Module, head: int) -> dict[str, Tensor]:
+    """The state of one head as an ordinary state dict, without the leading M; copied."""
+    return {name: value.detach()[head].clone() for name, value in model.state_dict().items()}
+
+
+def load_single(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Loads what `single_state` gave into a model of one head.
+
+    Raises:
+        RuntimeError: names or shapes are of another head.
+    """
+    model.load_state_dict({name: value.unsqueeze(0) for name, value in state.items()})
 
 
 def check(config: HeadConfig, stream_widths: Mapping[str, int]) -> None:

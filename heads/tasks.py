@@ -1,6 +1,6 @@
-"""Task outputs: valence-arousal, 8 expressions, 12 action units; `output(x [..., D]) -> [..., K]`.
+"""Task outputs: valence-arousal, 8 expressions, 12 action units; `output(x [M, ..., D]) -> [M, ..., K]`.
 
-Letters: D width, K outputs of a task.
+Letters: M stacked heads, D width, K outputs of a task.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from heads.layers import look_up
+from heads.layers import Linear, look_up
 
 
 def as_logits(x: Tensor) -> Tensor:
@@ -27,22 +27,22 @@ class TaskOutput:
 class Output(nn.Module):
     """One linear map, then the task's activation."""
 
-    def __init__(self, task: TaskOutput, width: int) -> None:
+    def __init__(self, task: TaskOutput, width: int, num_heads: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(width, task.num_outputs)
+        self.linear = Linear(num_heads, width, task.num_outputs)
         self.activation = task.activation
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.linear(x))
 
 
-def build_output(task: str, width: int) -> Output:
+def build_output(task: str, width: int, num_heads: int) -> Output:
     """The output of `task` over a trunk of `width` D.
 
     Raises:
         ValueError: unknown task.
     """
-    return Output(look_up(TASK_OUTPUTS, task, "task"), width)
+    return Output(look_up(TASK_OUTPUTS, task, "task"), width, num_heads)
 
 
 TASK_OUTPUTS: dict[str, TaskOutput] = {

@@ -59,7 +59,8 @@ class SplitConfig:
 class TrainConfig:
     """How a head is trained. `window` and `stride` count steps; `max_gap` counts real frames: a window never spans a
     longer gap. `frozen_epochs` concerns the method "progressive": epochs of its joint part with the trunks frozen.
-    `fold` -1 means the splits of the frames table."""
+    `fold` -1 means the splits of the frames table. `augment` names further views (`mtl extract --views`) from which
+    training draws windows beside `view`; predictions and scores are always of `view`."""
 
     method: Literal["separate", "joint", "progressive"] = "joint"
     window: int = 64
@@ -75,8 +76,14 @@ class TrainConfig:
     schedule: Literal["cosine", "constant"] = "cosine"
     grad_clip: float = 1.0
     view: str = "base"
+    augment: tuple[str, ...] = ()
     seed: int = 0
     fold: int = -1
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Every view that training reads, that of the scores first."""
+        return tuple(dict.fromkeys((self.view, *self.augment)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

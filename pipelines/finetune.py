@@ -189,7 +189,7 @@ def make_course(
     """Everything the training loop needs, the loss's weights taken from training rows alone."""
     targets = targets_of(used)
     learnt = targets.gather(torch.from_numpy(sides.train))
-    loss = MultiTaskLoss(order.tasks, config.loss, class_weights(learnt), positive_weights(learnt))
+    loss = MultiTaskLoss(order.tasks, [config.loss], class_weights(learnt), positive_weights(learnt))
     precision = config.finetune.precision
     return Course(
         model=model,

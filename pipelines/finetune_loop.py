@@ -140,12 +140,14 @@ def train_epoch(
             continue
         changes = Changes.draw(course.config, len(batch.rows), rng).to(course.device)
         outputs = forward(course, batch, changes)
-        total, parts = course.loss(outputs, course.targets.gather(torch.from_numpy(batch.rows).to(course.device)))
+        labels = course.targets.gather(torch.from_numpy(batch.rows).to(course.device))
+        stacked = {task: output.unsqueeze(0) for task, output in outputs.items()}  # the losses are those of many heads
+        (total,), parts = course.loss(stacked, labels.stacked())
         optimiser.zero_grad()
         total.backward()
         nn.utils.clip_grad_norm_(optimiser.parameters, GRAD_CLIP, foreach=True)
         optimiser.step(lr_at(course.schedule, epoch - 1 + (index + 0.5) / len(batches)))
-        sums += torch.stack([total.detach(), *(parts[task] for task in course.tasks)])
+        sums += torch.stack([total.detach(), *(parts[task][0] for task in course.tasks)])
         num_steps += 1
     if not num_steps:
         raise ValueError(f"{course.name}: fewer than two faces to train on can be read; {first_reason(course.faces)}")

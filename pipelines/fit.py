@@ -1,31 +1,38 @@
-"""The training loop of one model on windows of resident streams. N frames, B windows, T steps.
+"""The training loop of M heads at once on windows of resident streams; one head is a stack of one.
 
-Reproducible: the order of data comes from one generator, dropout from a forked one, both seeded by `[train] seed`.
+A head's result does not depend on its neighbours: its order of data comes from a generator of its own and its dropout
+from its own seed; it stops when it would have stopped alone, and has its own best epoch.
+Letters: M stacked heads, N frames, B windows, T steps.
 """
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from heads.losses import MultiTaskLoss, Targets
-from heads.model import ProgressiveHead
+from heads.model import ProgressiveHead, noises_of, single_state, take_heads
 from pipelines.config import TrainConfig
-from pipelines.dataset import Dataset, Plan, Reader, restrict, take
-from pipelines.epochs import Epoch, Fitted, Keeper, ShouldStop, Watch
+from pipelines.dataset import Dataset, Plan, Reader, take
+from pipelines.epochs import Epoch, Fitted, HeadKeeper, ShouldStop, Watch
 from pipelines.metrics import main_scores, score
-from pipelines.optimise import AdamW, lr_at, seeded
-from pipelines.predict import Predictions, predict
+from pipelines.optimise import lr_at
+from pipelines.predict import Predictions, predict_heads
+from pipelines.stack_optimise import StackedAdamW
+
+SHRINK = 0.75  # heads still training, as a share of the stack, below which the others are taken out of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feed:
-    """Where a model's batches come from: windows over the rows `train` [N], labels `targets` of those alone.
+    """Where a head's batches come from: windows over the rows `train` [N], whose labels alone are shown.
 
-    `learnable` [N + 1] is True at the rows with an embedding and a label to learn from; the last is padding.
+    `learnable` [N + 1] is True at the rows with an embedding and a label to learn from; the last is padding. `hidden`
+    [N + 1] is True, on the device, at the rows whose labels are not to be seen. `key` tells feeds apart.
     """
 
     dataset: Dataset
@@ -34,7 +41,8 @@ class Feed:
     config: TrainConfig
     train: np.ndarray
     learnable: np.ndarray
-    targets: Targets
+    hidden: Tensor
+    key: bytes
 
     def batches(self, generator: torch.Generator) -> tuple[Tensor, ...]:
         """One epoch of row numbers [B, T]: windows moved by a drawn offset, in drawn order, those with labels."""
@@ -42,7 +50,11 @@ class Feed:
         windows = self.dataset.windows(self.train, self.config, offset)
         windows = windows[self.learnable[windows].any(axis=1)]
         order = torch.randperm(len(windows), generator=generator).numpy()
-        return self.dataset.on_device(windows[order]).split(self.config.batch_windows)
+        rows = self.dataset.on_device(windows[order])
+        if self.reader.others:  # each window from a drawn view
+            views = torch.randint(1 + len(self.reader.others), (len(rows), 1), generator=generator).to(rows.device)
+            rows = rows + views * len(self.hidden)
+        return rows.split(self.config.batch_windows)
 
 
 def make_feed(dataset: Dataset, reader: Reader, train: np.ndarray, tasks: tuple[str, ...], config: TrainConfig) -> Feed:
@@ -56,92 +68,240 @@ def make_feed(dataset: Dataset, reader: Reader, train: np.ndarray, tasks: tuple[
         config=config,
         train=train,
         learnable=np.append(real & labelled, False),
-        targets=restrict(dataset.targets, real),
+        hidden=torch.from_numpy(~np.append(real, False)).to(reader.valid.device),
+        key=train.tobytes(),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Halving:
+    """Successive halving (Jamieson and Talwalkar, AISTATS 2016): after `first`, first x `factor`, .. epochs, the best
+    1/`factor` of a stack's strategies go on."""
+
+    factor: int
+    first: int
+
+    def is_rung(self, epoch: int, num_epochs: int) -> bool:
+        rung = self.first
+        while rung < min(epoch, num_epochs):
+            rung *= self.factor
+        return rung == epoch < num_epochs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One head of a stack: where it learns, where its epochs are chosen, and who is told.
+
+    `should_stop` is asked after every epoch; True ends this head's training there, its best epoch so far stands.
+    Heads of one `arm` differ in seed and fold only, and rise or fall together in successive halving.
+    """
+
+    feed: Feed
+    plan: Plan
+    name: str
+    arm: str = ""
+    watch: Watch | None = None
+    should_stop: ShouldStop | None = None
+    keeper: HeadKeeper = field(default_factory=HeadKeeper)
+
+    @property
+    def config(self) -> TrainConfig:
+        return self.feed.config
 
 
 def fit(
     model: nn.Module,
     loss: MultiTaskLoss,
-    feed: Feed,
-    plan: Plan,
+    members: Sequence[Member],
     *,
-    name: str,
-    watch: Watch | None = None,
-    should_stop: ShouldStop | None = None,
     count_start: bool = False,
     frozen_epochs: int = 0,
-) -> Fitted:
-    """Trains `model` in place; it ends with the weights of its best epoch.
+    halving: Halving | None = None,
+) -> list[Fitted | ValueError]:
+    """Trains the heads of `model`, one a member, which share tasks, streams, windows' shape and number of epochs.
 
     Args:
-        model: `(streams, valid, times) -> {task: [B, T, K]}`, on the device.
+        model: `(streams, valid, times) -> {task: [M, B, T, K]}`, on the device.
         loss: what is minimised; may have parameters of its own.
-        feed: training batches.
-        plan: the rows on which epochs are chosen.
-        name: of the model, for the history.
-        watch: told of every epoch.
-        should_stop: asked after every epoch; True ends the training there, the best epoch so far stands.
-        count_start: the model before its first step is a candidate too.
+        members: head m's feed, plan, name and listeners.
+        count_start: the heads before their first step are candidates too.
         frozen_epochs: first epochs with the trunks of a `ProgressiveHead` frozen; patience counts from their end.
+        halving: ends the training of arms that are behind.
 
-    Raises:
-        ValueError: the loss or the predictions stop being finite numbers before any epoch was scored.
+    Returns:
+        For each member its best epoch with its weights, or what went wrong: the loss or the predictions were no finite
+        numbers before any epoch was scored.
     """
-    config = feed.config
-    generator = torch.Generator().manual_seed(config.seed)
-    optimiser = AdamW([*model.parameters(), *loss.parameters()], config.weight_decay)
-    keeper = Keeper(model)
-    with seeded(config.seed, feed.dataset.resident.device):
-        for epoch in range(0 if count_start else 1, config.epochs + 1):
-            begin = time.perf_counter()
-            if isinstance(model, ProgressiveHead):
-                model.set_trunks_frozen(epoch <= frozen_epochs)
-            losses = run_epoch(model, loss, optimiser, feed, generator, epoch) if epoch else {}
-            predictions = predict(model, feed.tasks, feed.reader, plan)
-            if not (is_finite(predictions) and all(map(math.isfinite, losses.values()))):
-                keeper.diverged(name, epoch, config.lr)
-                break
+    stack = _Stack(model, loss, members)
+    num_epochs = members[0].config.epochs
+    for epoch in range(0 if count_start else 1, num_epochs + 1):
+        begin = time.perf_counter()
+        if isinstance(stack.model, ProgressiveHead):
+            stack.model.set_trunks_frozen(epoch <= frozen_epochs)
+        losses = stack.run_epoch(epoch) if epoch else [{} for _ in stack.members]
+        said = stack.predict()
+        stack.judge(epoch, losses, said, time.perf_counter() - begin, patient=epoch <= frozen_epochs)
+        if halving is not None and halving.is_rung(epoch, num_epochs):
+            stack.halve(epoch, halving.factor)
+        if not stack.going:
+            break
+        stack.shrink()
+    return [member.keeper.result() for member in members]
+
+
+class _Stack:
+    """The heads that are still in training: model, loss and optimiser, and who they are."""
+
+    def __init__(self, model: nn.Module, loss: MultiTaskLoss, members: Sequence[Member]) -> None:
+        self.model, self.loss, self.members = model, loss, list(members)
+        self.going = set(range(len(members)))
+        for noise in noises_of(model):
+            noise.to(members[0].feed.hidden.device)
+        parameters = [*model.parameters(), *loss.parameters()]
+        self.optimiser = StackedAdamW(parameters, [member.config.weight_decay for member in members])
+        self._generators = {key: torch.Generator().manual_seed(key[1]) for key in map(_order_of, members)}
+
+    def run_epoch(self, epoch: int) -> list[dict[str, float]]:
+        """One pass over each head's training windows; the mean of its loss and of each task's. Waits for the device
+        once."""
+        self.model.train()
+        feed = self.members[0].feed
+        device, names = feed.hidden.device, ("loss", *(f"loss.{task}" for task in feed.tasks))
+        by_order = {key: self._feed_of(key).batches(generator) for key, generator in self._generators.items()}
+        orders = [by_order[_order_of(member)] for member in self.members]
+        sums = torch.zeros(len(names), len(orders), device=device)
+        for index in range(max(map(len, orders))):
+            active = [index < len(order) for order in orders]
+            rows = self._rows([order[index] if index < len(order) else None for order in orders])
+            mask = torch.tensor(active, device=device)
+            for noise in noises_of(self.model):
+                noise.advance(mask)
+            total, parts = self.loss(self.model(*feed.reader(rows)), self._targets(feed.reader.in_table(rows)))
+            self.optimiser.zero_grad()
+            total.sum().backward()
+            self.optimiser.clip([member.config.grad_clip for member in self.members])
+            pace = [epoch - 1 + (index + 0.5) / len(order) for order in orders]
+            rates = [lr_at(member.config, at) for member, at in zip(self.members, pace, strict=True)]
+            self.optimiser.step(rates, active)
+            sums += torch.stack([total.detach(), *(parts[task] for task in feed.tasks)]) * mask
+        means = (sums / torch.tensor([len(order) for order in orders], device=device)).T.tolist()
+        return [dict(zip(names, values, strict=True)) for values in means]
+
+    def predict(self) -> list[Predictions]:
+        """Each head's predictions of the rows that choose its epoch; heads that share these are run together."""
+        feed = self.members[0].feed
+        found: dict[int, Predictions] = {}
+        by_plan: dict[int, list[int]] = {}
+        for place, member in enumerate(self.members):
+            by_plan.setdefault(id(member.plan), []).append(place)
+        for places in by_plan.values():
+            model = self.model if len(places) == len(self.members) else take_heads(self.model, places)
+            said = predict_heads(model, feed.tasks, feed.reader, self.members[places[0]].plan)
+            found |= dict(zip(places, said, strict=True))
+        return [found[place] for place in range(len(self.members))]
+
+    def judge(
+        self,
+        epoch: int,
+        losses: Sequence[Mapping[str, float]],
+        said: Sequence[Predictions],
+        seconds: float,
+        *,
+        patient: bool,
+    ) -> None:
+        """Scores the epoch of every head that is still going, keeps the best weights, and ends those that are done."""
+        for place in sorted(self.going):
+            member, keeper = self.members[place], self.members[place].keeper
+            if not (is_finite(said[place]) and all(map(math.isfinite, losses[place].values()))):
+                keeper.diverged(member.name, epoch, member.config.lr)
+                self.going.discard(place)
+                continue
             note = Epoch(
-                model=name,
+                model=member.name,
                 epoch=epoch,
-                num_epochs=config.epochs,
-                lr=lr_at(config, epoch),
-                losses=losses,
-                scores=judge(predictions, feed),
+                num_epochs=member.config.epochs,
+                lr=lr_at(member.config, epoch),
+                losses=dict(losses[place]),
+                scores=judge(said[place], member.feed),
                 best=False,
-                duration_s=time.perf_counter() - begin,
+                duration_s=seconds / len(self.members),
             )
-            note = keeper.offer(note, predictions, patient=epoch <= frozen_epochs)
-            if watch is not None:
-                watch(note)
-            if keeper.num_since_best >= config.patience or (should_stop is not None and should_stop(note)):
-                break
-    return keeper.restore()
+            note = keeper.offer(note, said[place], patient=patient)
+            if note.best:
+                keeper.keep(single_state(self.model, place))
+            if member.watch is not None:
+                member.watch(note)
+            asked = member.should_stop is not None and member.should_stop(note)
+            if keeper.num_since_best >= member.config.patience or asked:
+                self.going.discard(place)
+
+    def halve(self, epoch: int, factor: int) -> None:
+        """Ends the training of all arms but the best 1/`factor`, by the mean of their heads' best scores."""
+        scores: dict[str, list[float]] = {}
+        for member in self.members:
+            if member.keeper.best is not None:
+                scores.setdefault(member.arm, []).append(member.keeper.best.p)
+        going = {self.members[place].arm for place in self.going}
+        ranked = sorted(going, key=lambda arm: (-float(np.mean(scores[arm])), arm))
+        behind = set(ranked[-(-len(ranked) // factor) :])
+        for place in [place for place in self.going if self.members[place].arm in behind]:
+            self.members[place].keeper.halted = epoch
+            self.going.discard(place)
+
+    def shrink(self) -> None:
+        """Takes heads that are done out of the stack once there are enough of them."""
+        if len(self.going) > SHRINK * len(self.members):
+            return
+        places = sorted(self.going)
+        self.model, self.loss = take_heads(self.model, places), self.loss.select(places)
+        self.optimiser = self.optimiser.select([*self.model.parameters(), *self.loss.parameters()], places)
+        self.members = [self.members[place] for place in places]
+        self.going = set(range(len(places)))
+        orders = set(map(_order_of, self.members))
+        self._generators = {key: generator for key, generator in self._generators.items() if key in orders}
+
+    def _feed_of(self, order: tuple[bytes, int]) -> Feed:
+        return next(member.feed for member in self.members if _order_of(member) == order)
+
+    def _rows(self, batches: Sequence[Tensor | None]) -> Tensor:
+        """[M, B, T] rows, or [1, B, T] where all heads see the same; None and what is short is filled with padding."""
+        first = next(batch for batch in batches if batch is not None)
+        if all(batch is first for batch in batches):
+            return first.unsqueeze(0)
+        shapes = [batch.shape for batch in batches if batch is not None]
+        size = (len(batches), max(shape[0] for shape in shapes), max(shape[1] for shape in shapes))
+        rows = first.new_full(size, len(self.members[0].feed.hidden) - 1)
+        for head, batch in enumerate(batches):
+            if batch is not None:
+                rows[head, : batch.shape[0], : batch.shape[1]] = batch
+        return rows
+
+    def _targets(self, rows: Tensor) -> Targets:
+        """Labels of `rows` [M or 1, B, T], each head's hidden ones masked."""
+        feeds = [member.feed for member in self.members][: len(rows)]
+        if len({feed.key for feed in feeds}) == 1:
+            shown = ~feeds[0].hidden[rows]
+        else:
+            shown = ~torch.stack([feed.hidden[each] for feed, each in zip(feeds, rows, strict=True)])
+        return masked(take(feeds[0].dataset.targets, rows), shown)
 
 
-def run_epoch(
-    model: nn.Module,
-    loss: MultiTaskLoss,
-    optimiser: AdamW,
-    feed: Feed,
-    generator: torch.Generator,
-    epoch: int,
-) -> dict[str, float]:
-    """One pass over the training windows; the mean of the loss and of each task's. Waits for the device once."""
-    model.train()
-    config, sums = feed.config, torch.zeros(1 + len(feed.tasks), device=feed.targets.va.device)
-    batches = feed.batches(generator)
-    for index, rows in enumerate(batches):
-        total, parts = loss(model(*feed.reader(rows)), take(feed.targets, rows))
-        optimiser.zero_grad()
-        total.backward()
-        if config.grad_clip > 0:
-            nn.utils.clip_grad_norm_(optimiser.parameters, config.grad_clip, foreach=True)
-        optimiser.step(lr_at(config, epoch - 1 + (index + 0.5) / len(batches)))
-        sums += torch.stack([total.detach(), *(parts[task] for task in feed.tasks)])
-    means = (sums / len(batches)).tolist()
-    return dict(zip(("loss", *(f"loss.{task}" for task in feed.tasks)), means, strict=True))
+def _order_of(member: Member) -> tuple[bytes, int]:
+    """Heads of one order of data share their batches."""
+    return member.feed.key, member.config.seed
+
+
+def masked(targets: Targets, shown: Tensor) -> Targets:
+    """`targets` [M, B, T, ..] without the labels of rows that are not `shown` [M, B, T]."""
+    column = shown.unsqueeze(-1)
+    return Targets(
+        va=targets.va,
+        va_mask=targets.va_mask & column,
+        expr=targets.expr,
+        expr_mask=targets.expr_mask & shown,
+        au=targets.au,
+        au_mask=targets.au_mask & column,
+    )
 
 
 def judge(predictions: Predictions, feed: Feed) -> dict[str, float]:

@@ -28,9 +28,10 @@ PACKAGES = ("mtl-affect", "torch", "numpy", "polars", "zarr", "safetensors")
 
 def run_digest(config: Config, dataset: Dataset, strategy: Strategy) -> str:
     """16 hex digits over the strategy and all it is trained and scored on: the same digest is the same run."""
-    streams, view = streams_of(strategy, config), strategy.train.view
+    streams, views = streams_of(strategy, config), strategy.train.views
     identities = {
-        model: [dataset.resident.identities[name, view].digest for name in names] for model, names in streams.items()
+        model: [dataset.resident.identities[name, view].digest for name in names for view in views]
+        for model, names in streams.items()
     }
     split = dataset.split(config.split, strategy.train.fold).description["hash"]
     values = [strategy.flat(), streams, identities, dataset.frames_digest, dataset.labels_digest, split]

@@ -1,6 +1,7 @@
-"""A model over windows: predictions of the windows a row is in are averaged. W windows, T steps, R rows, K outputs.
+"""A model over windows: predictions of the windows a row is in are averaged.
 
 What is averaged are valence and arousal themselves and the probabilities of expressions and AUs, not logits.
+Letters: M stacked heads, W windows, T steps, R rows, K outputs.
 """
 
 from dataclasses import dataclass
@@ -31,22 +32,40 @@ class Predictions:
         return self.probabilities.decide()
 
 
-@torch.no_grad()
 def predict(model: nn.Module, tasks: tuple[str, ...], reader: Reader, plan: Plan) -> Predictions:
-    """`model`'s predictions of the rows that `plan` covers; leaves the model in evaluation mode."""
+    """The predictions of a model of one head; as `predict_heads`."""
+    (predictions,) = predict_heads(model, tasks, reader, plan)
+    return predictions
+
+
+@torch.no_grad()
+def predict_heads(model: nn.Module, tasks: tuple[str, ...], reader: Reader, plan: Plan) -> list[Predictions]:
+    """What each head of `model` predicts of the rows that `plan` covers; leaves the model in evaluation mode."""
     model.eval()
+    if not len(plan.rows):  # no row asked for has a window
+        num_heads = len(next(model.parameters()))
+        return [_zeros(tasks, plan.covered) for _ in range(num_heads)]
     step = max(1, STEPS_AT_ONCE[plan.rows.device.type] // max(plan.rows.shape[1], 1))
-    flat = [_outputs(model(*reader(rows)), tasks) for rows in plan.rows.split(step)] if len(plan.rows) else []
-    widths = [TASK_OUTPUTS[task].num_outputs for task in tasks]
-    free = torch.zeros(1, sum(widths), device=plan.places.device)
-    values = torch.cat([*flat, free])
-    total = torch.zeros(len(plan.places), sum(widths), device=plan.places.device)
+    flat = [_outputs(model(*reader(rows.unsqueeze(0))), tasks) for rows in plan.rows.split(step)]
+    values = torch.cat(flat, dim=1)
+    values = torch.cat([values, torch.zeros_like(values[:, :1])], dim=1)  # a free place says 0
+    total = torch.zeros(len(values), len(plan.places), values.shape[2], device=values.device)
     for places in plan.places.unbind(1):
-        total += values.index_select(0, places)
-    count = (plan.places < len(values) - 1).sum(dim=1, keepdim=True)
-    mean = (total / count.clamp(min=1)).split(widths, dim=1)
+        total += values.index_select(1, places)
+    count = (plan.places < values.shape[1] - 1).sum(dim=1, keepdim=True)
+    mean = (total / count.clamp(min=1)).split([TASK_OUTPUTS[task].num_outputs for task in tasks], dim=2)
     parts = {task: value.cpu().numpy() for task, value in zip(tasks, mean, strict=True)}
-    return Predictions(rows=plan.covered, probabilities=Probabilities(**parts))
+    return [
+        Predictions(
+            rows=plan.covered, probabilities=Probabilities(**{task: part[head] for task, part in parts.items()})
+        )
+        for head in range(len(values))
+    ]
+
+
+def _zeros(tasks: tuple[str, ...], rows: np.ndarray) -> Predictions:
+    parts = {task: np.zeros((len(rows), TASK_OUTPUTS[task].num_outputs), np.float32) for task in tasks}
+    return Predictions(rows=rows, probabilities=Probabilities(**parts))
 
 
 def merge(parts: list[Predictions]) -> Predictions:
@@ -92,8 +111,8 @@ def table(predictions: Predictions, dataset: Dataset, part: str) -> pl.DataFrame
 
 
 def _outputs(outputs: dict[str, Tensor], tasks: tuple[str, ...]) -> Tensor:
-    """[B * T, K]: the outputs of `tasks` side by side, as values and probabilities."""
-    return torch.cat([ACTIVATIONS[task](outputs[task].float()) for task in tasks], dim=-1).flatten(0, 1)
+    """[M, B * T, K]: the outputs of `tasks` side by side, as values and probabilities."""
+    return torch.cat([ACTIVATIONS[task](outputs[task].float()) for task in tasks], dim=-1).flatten(1, 2)
 
 
 def _named(names: Any, values: np.ndarray) -> dict[str, np.ndarray]:

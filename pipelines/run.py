@@ -8,7 +8,7 @@ metrics.json         both scores, apart                 run.json                
 import io
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,18 @@ from torch import nn
 
 from cache.files import naming, remove_leftovers, sync, sync_tree, temporary_beside
 from cache.identity import StreamIdentity
+from heads.model import load_single, single_state
 from pipelines.config import Config
 from pipelines.dataset import Dataset, load_dataset
 from pipelines.device import resolve_device
 from pipelines.epochs import Watch
 from pipelines.files import read_json
+from pipelines.fit import Halving
 from pipelines.manifest import FORMAT, config_toml, history_table, manifest_of, run_digest, run_name, weights_file
 from pipelines.methods import Spec, build_model
 from pipelines.predict import Predictions, merge, predict, table
 from pipelines.strategy import Strategy, streams_of
-from pipelines.train import Trained, train_strategy
+from pipelines.train import Order, Trained, train_strategies, train_strategy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,30 @@ def train_run(
     return dict(trained.metrics)
 
 
+def train_runs(
+    config: Config,
+    dataset: Dataset,
+    stack: Sequence[tuple[Strategy, Path]],
+    *,
+    watch: Watch | None = None,
+    halving: Halving | None = None,
+) -> list[Exception | None]:
+    """Trains strategies of one shape at once and writes each one's run folder, replacing what is there.
+
+    Returns:
+        For each why there is no run, or None.
+    """
+    orders = [Order(strategy=strategy, watch=watch) for strategy, _ in stack]
+    found: list[Exception | None] = []
+    for (_, folder), trained in zip(stack, train_strategies(config, dataset, orders, halving), strict=True):
+        if isinstance(trained, ValueError):
+            found.append(trained)
+            continue
+        write_run(folder, trained, config, dataset, force=True)
+        found.append(None)
+    return found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
     """Where a run is and what it says of itself; `found` where it had been trained before."""
@@ -95,7 +121,8 @@ def train_or_find(
     Raises:
         ValueError: the run `name` is there and was made from something else; or as `load_dataset`, `train_strategy`.
     """
-    wanted = [(stream, strategy.train.view) for names in streams_of(strategy, config).values() for stream in names]
+    used = [stream for names in streams_of(strategy, config).values() for stream in names]
+    wanted = [(stream, view) for stream in used for view in strategy.train.views]
     dataset = load_dataset(config, wanted, resolve_device(device))
     digest = run_digest(config, dataset, strategy)
     path = (folder or config.at(config.output.runs)) / (name or run_name(strategy, digest))
@@ -142,7 +169,7 @@ def load_run(folder: Path, device: torch.device | None = None) -> Run:
     models = []
     for entry in manifest["models"]:
         spec = Spec(name=entry["name"], kind=entry["kind"], tasks=tuple(entry["tasks"]), parts=entry["parts"])
-        module = build_model(spec, strategy)
+        module = build_model(spec, [strategy])
         _load_weights(module, folder / entry["file"])
         models.append((spec, module.to(device or torch.device("cpu")).eval()))
     identities = {name: StreamIdentity.from_json(entry["identity"]) for name, entry in manifest["streams"].items()}
@@ -200,7 +227,7 @@ def check_streams(run: Run, dataset: Dataset) -> None:
 
 def _load_weights(module: nn.Module, path: Path) -> None:
     try:
-        module.load_state_dict(load_file(path))
+        load_single(module, load_file(path))
     except (SafetensorError, RuntimeError, FileNotFoundError) as error:
         raise ValueError(f"{path}: not the weights of this run ({type(error).__name__}); train it again") from None
 
@@ -210,7 +237,7 @@ def _fill(made: Path, name: str, trained: Trained, config: Config, dataset: Data
     (made / "weights").mkdir(parents=True)
     (made / "config.toml").write_text(config_toml(config, trained.strategy), encoding="utf-8")
     for model in trained.models:
-        state = {key: value.detach().cpu().contiguous() for key, value in model.module.state_dict().items()}
+        state = {key: value.detach().cpu().contiguous() for key, value in single_state(model.module, 0).items()}
         # As bytes, here and below: on a full disk save_file and write_parquet raise errors that are no OSError.
         (made / weights_file(model.spec)).write_bytes(save(state))
     history_table(trained.history).write_csv(made / "history.csv")

@@ -1,10 +1,10 @@
-"""Trains one strategy in memory; `pipelines.run` writes the result down. N frames.
+"""Trains strategies in memory, one or a stack of them; `pipelines.run` writes the results down. N frames.
 
 Callable any number of times in a process over the same `Dataset`: nothing is read from disk here.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from pipelines.config import Config
 from pipelines.dataset import Dataset
 from pipelines.epochs import Epoch, ShouldStop, Watch
+from pipelines.fit import Halving
 from pipelines.grid import problem_of
 from pipelines.methods import METHODS, Setup, TrainedModel
 from pipelines.predict import Predictions, merge, predict, score_predictions
@@ -47,6 +48,19 @@ class Trained:
         return tuple(epoch for model in self.models for epoch in model.history)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A strategy to train, and who listens.
+
+    `watch` is told of every epoch of every model; `should_stop` is asked after every epoch, and True ends that model's
+    training, its best epoch so far stands.
+    """
+
+    strategy: Strategy
+    watch: Watch | None = None
+    should_stop: ShouldStop | None = None
+
+
 def train_strategy(
     config: Config,
     dataset: Dataset,
@@ -55,20 +69,49 @@ def train_strategy(
     watch: Watch | None = None,
     should_stop: ShouldStop | None = None,
 ) -> Trained:
-    """Trains `strategy` by its method, chooses epochs on the split's select rows, scores its report rows once.
+    """`train_strategies` of a single one, whose failure it raises."""
+    order = Order(strategy=strategy, watch=watch, should_stop=should_stop)
+    (trained,) = train_strategies(config, dataset, [order])
+    if isinstance(trained, ValueError):
+        raise trained
+    return trained
+
+
+def train_strategies(
+    config: Config, dataset: Dataset, orders: Sequence[Order], halving: Halving | None = None
+) -> list[Trained | ValueError]:
+    """Trains strategies of one shape (`pipelines.stacks`) at once, each by its method; chooses epochs on the split's
+    select rows, scores the report rows once. None depends on the others.
 
     Args:
-        config: names the backbones and the split; `strategy` stands for its head, loss and train.
-        dataset: must hold every stream that `streams_of` names, in the strategy's view.
-        strategy: what to train.
-        watch: told of every epoch of every model.
-        should_stop: asked after every epoch; True ends that model's training, its best epoch so far stands.
+        config: names the backbones and the split; each strategy stands for its head, loss and train.
+        dataset: must hold every stream that `streams_of` names, in the strategies' view.
+        orders: what to train.
+        halving: ends the training of strategies that are behind the others of the stack.
 
-    Raises:
-        ValueError: values that do not go together, a stream that is not there, or a task without a labelled frame
-            among the rows that train or choose.
+    Returns:
+        For each what was trained, or why it cannot be: values that do not go together, a stream that is not there, a
+        task without a labelled frame among the rows that train or choose, or numbers that stop being finite.
     """
     begin = time.perf_counter()
+    found: dict[int, Trained | ValueError] = {}
+    setups: dict[int, Setup] = {}
+    for place, order in enumerate(orders):
+        try:
+            setups[place] = _setup(config, dataset, order, halving)
+        except ValueError as error:
+            found[place] = error
+    if setups:
+        method = next(iter(setups.values())).strategy.train.method
+        outcomes = METHODS[method](list(setups.values()))
+        for (place, setup), models in zip(setups.items(), outcomes, strict=True):
+            share = (time.perf_counter() - begin) / len(setups)
+            found[place] = models if isinstance(models, ValueError) else _scored(setup, models, share)
+    return [found[place] for place in range(len(orders))]
+
+
+def _setup(config: Config, dataset: Dataset, order: Order, halving: Halving | None) -> Setup:
+    strategy = order.strategy
     if problem := problem_of(strategy, config):
         raise ValueError(problem)
     setup = Setup(
@@ -76,11 +119,18 @@ def train_strategy(
         strategy=strategy,
         split=dataset.split(config.split, strategy.train.fold),
         streams=streams_of(strategy, config),
-        watch=watch,
-        should_stop=should_stop,
+        watch=order.watch,
+        should_stop=order.should_stop,
+        halving=halving,
     )
     check_labels(setup)
-    models = METHODS[strategy.train.method](setup)
+    return setup
+
+
+def _scored(setup: Setup, models: list[TrainedModel], seconds: float) -> Trained:
+    """The strategy's predictions and scores; `seconds` is its share of the training."""
+    begin = time.perf_counter()
+    dataset, strategy = setup.dataset, setup.strategy
     predictions = {
         "select": merge([model.predictions for model in models]),
         "report": predict_rows(models, dataset, strategy, setup.used, setup.split.report),
@@ -92,8 +142,13 @@ def train_strategy(
         streams=setup.used,
         split=setup.split,
         predictions=predictions,
-        metrics={**scores, "tasks": list(strategy.head.tasks), "epoch": {m.spec.name: m.epoch for m in models}},
-        seconds=time.perf_counter() - begin,
+        metrics={
+            **scores,
+            "tasks": list(strategy.head.tasks),
+            "epoch": {m.spec.name: m.epoch for m in models},
+            "halted": max(m.halted for m in models),
+        },
+        seconds=seconds + time.perf_counter() - begin,
     )
 
 

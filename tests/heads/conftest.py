@@ -1,4 +1,4 @@
-"""Windows made by hand for the tests of heads. Letters as there: B windows, T steps, D width, S streams."""
+"""Windows made by hand for the tests of heads. Letters as there: M stacked heads, B windows, T steps, D width."""
 
 from collections.abc import Callable, Iterator
 
@@ -18,27 +18,29 @@ def make_config(**values: object) -> HeadConfig:
 
 
 def make_windows(num_windows: int = 3, num_steps: int = 9, seed: int = 0) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """streams {name: [B, T, Di]}, valid [B, T], times [B, T]: gaps of 1 to 199, each window with valid steps."""
+    """streams {name: [1, B, T, Di]}, valid and times [1, B, T]: gaps of 1 to 199, each window with valid steps."""
     generator = torch.Generator().manual_seed(seed)
-    shape = (num_windows, num_steps)
+    shape = (1, num_windows, num_steps)
     streams = {name: torch.randn(*shape, width, generator=generator) for name, width in WIDTHS.items()}
     valid = torch.rand(shape, generator=generator) > 0.3
-    valid[:, 0] = True
-    times = torch.randint(1, 200, shape, generator=generator).cumsum(dim=1)
+    valid[..., 0] = True
+    times = torch.randint(1, 200, shape, generator=generator).cumsum(dim=2)
     return streams, valid, times
 
 
 def spoil(x: Tensor, valid: Tensor, junk: float) -> Tensor:
-    """`x` [B, T, D] with `junk` at every invalid step."""
+    """`x` [M, B, T, D] with `junk` at every invalid step."""
     return x.masked_fill(~valid.unsqueeze(-1), junk)
 
 
-def draw(module: nn.Module, seed: int) -> nn.Module:
-    """`module` initialised, then moved a little everywhere, as training does: no bias is 0 and no gain 1."""
-    generator = torch.Generator().manual_seed(seed)
-    initialise(module, generator)
+def draw(module: nn.Module, *seeds: int) -> nn.Module:
+    """`module` of as many heads as seeds initialised, then moved a little everywhere, as training does: no bias is 0
+    and no gain 1."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    initialise(module, generators)
     for parameter in module.parameters():
-        parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        for head, generator in zip(parameter.data, generators, strict=True):
+            head.add_(0.1 * torch.randn(head.shape, generator=generator))
     return module
 
 
@@ -62,7 +64,7 @@ def windows() -> Callable[..., tuple[dict[str, Tensor], Tensor, Tensor]]:
 
 
 @pytest.fixture
-def drawn() -> Callable[[nn.Module, int], nn.Module]:
+def drawn() -> Callable[..., nn.Module]:
     return draw
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from heads.fusion import FUSIONS, build_fusion
+from heads.layers import Noise
 
 
 @pytest.fixture(params=FUSIONS)
@@ -13,49 +14,56 @@ def name(request):
 
 @pytest.fixture
 def build(name, config_of, widths, drawn):
-    def build(seed=0, stream_widths=widths, **values):
-        return drawn(build_fusion(name, stream_widths, config_of(**values)), seed)
+    def build(*seeds, stream_widths=widths, dropout=0.0):
+        seeds = seeds or (0,)
+        return drawn(build_fusion(name, stream_widths, config_of(), Noise(seeds, [dropout] * len(seeds))), *seeds)
 
     return build
 
 
+@pytest.fixture(params=[(0,), (0, 1, 2)], ids=["alone", "stacked"])
+def seeds(request):
+    """One a head."""
+    return request.param
+
+
 @pytest.mark.parametrize(("num_windows", "num_steps"), [(3, 9), (1, 9), (3, 1), (1, 1)])
-def test_shape(build, windows, num_windows, num_steps):
+def test_shape(build, seeds, windows, num_windows, num_steps):
     streams, valid, _ = windows(num_windows, num_steps)
-    fused = build()(streams, valid)
-    assert fused.shape == (num_windows, num_steps, 16)
+    fused = build(*seeds)(streams, valid)
+    assert fused.shape == (len(seeds), num_windows, num_steps, 16)
     assert fused.isfinite().all()
 
 
-def test_values_at_invalid_steps_change_nothing(build, windows, spoiled, junk):
+def test_values_at_invalid_steps_change_nothing(build, seeds, windows, spoiled, junk):
     streams, valid, _ = windows()
     results = []
     for value in (0.0, junk):
-        fusion = build()
+        fusion = build(*seeds)
         inputs = {key: spoiled(x, valid, value).requires_grad_() for key, x in streams.items()}
         fused = fusion(inputs, valid)
         fused.square().sum().backward()
         results.append([fused, *(p.grad for p in fusion.parameters()), *(x.grad for x in inputs.values())])
     for clean, spoilt in zip(*results, strict=True):
         torch.testing.assert_close(clean, spoilt, rtol=0, atol=0)
-    assert not results[1][0][~valid].any()
+    assert not results[1][0][:, ~valid[0]].any()
 
 
-def test_gradient_reaches_every_parameter(build, windows):
+def test_gradient_reaches_every_parameter(build, seeds, windows):
     streams, valid, _ = windows()
-    fusion = build(dropout=0.2)
-    noise = torch.randn(3, 9, 16, generator=torch.Generator().manual_seed(1))
+    fusion = build(*seeds, dropout=0.2)
+    noise = torch.randn(len(seeds), 3, 9, 16, generator=torch.Generator().manual_seed(1))
     (fusion(streams, valid) * noise).sum().backward()
     for key, parameter in fusion.named_parameters():
         assert parameter.grad is not None, key
-        assert parameter.grad.abs().max() > 1e-6, key
+        assert parameter.grad.abs().flatten(1).amax(dim=1).min() > 1e-6, key
 
 
 @pytest.mark.parametrize("only", ["expr", "va", "au.b16"])
 def test_one_stream_alone(build, windows, widths, only):
     streams, valid, _ = windows()
     fused = build(stream_widths={only: widths[only]})(streams, valid)
-    assert fused.shape == (3, 9, 16)
+    assert fused.shape == (1, 3, 9, 16)
     assert fused[valid].std() > 0.01
 
 
@@ -91,8 +99,8 @@ def test_half_precision_embeddings_are_read(build, windows):
 def test_steps_and_windows_do_not_see_each_other(build, windows):
     streams, valid, _ = windows()
     fusion = build()
-    alone = fusion({key: x[1:2, 4:5] for key, x in streams.items()}, valid[1:2, 4:5])
-    torch.testing.assert_close(alone, fusion(streams, valid)[1:2, 4:5])
+    alone = fusion({key: x[:, 1:2, 4:5] for key, x in streams.items()}, valid[:, 1:2, 4:5])
+    torch.testing.assert_close(alone, fusion(streams, valid)[:, 1:2, 4:5])
 
 
 def test_a_window_without_valid_steps_is_zero(build, windows):
@@ -102,14 +110,14 @@ def test_a_window_without_valid_steps_is_zero(build, windows):
 
 def test_state_dict_round_trip(build, windows):
     streams, valid, _ = windows()
-    first, second = build(seed=0), build(seed=1)
+    first, second = build(0), build(1)
     assert not torch.equal(first(streams, valid), second(streams, valid))
     second.load_state_dict(first.state_dict())
     torch.testing.assert_close(second(streams, valid), first(streams, valid), rtol=0, atol=0)
 
 
 def test_same_seed_same_numbers(build):
-    for first, second in zip(build(seed=3).parameters(), build(seed=3).parameters(), strict=True):
+    for first, second in zip(build(3).parameters(), build(3).parameters(), strict=True):
         assert torch.equal(first, second)
 
 
@@ -122,15 +130,15 @@ def test_a_missing_stream_is_named(build, windows):
 
 def test_unknown_fusion_lists_the_known(config_of, widths):
     with pytest.raises(ValueError, match="fusion: unknown name 'sun'; known: concat, sum, gated, attention"):
-        build_fusion("sun", widths, config_of())
+        build_fusion("sun", widths, config_of(), Noise((0,), (0.0,)))
 
 
-def test_gates_differ_between_steps(config_of, widths, windows):
+def test_gates_differ_between_steps(config_of, widths, windows, drawn):
     """A gate set by the step's streams is not a constant weight."""
     streams, valid, _ = windows()
-    fusion = build_fusion("gated", widths, config_of())
+    fusion = drawn(build_fusion("gated", widths, config_of(), Noise((0,), (0.0,))), 0)
     gates = []
     fusion.gates.register_forward_hook(lambda module, inputs, output: gates.append(output))
     fusion(streams, valid)
-    assert gates[0].shape == (3, 9, 3)
-    assert gates[0].std(dim=(0, 1)).min() > 0.01
+    assert gates[0].shape == (1, 3, 9, 3)
+    assert gates[0].std(dim=(0, 1, 2)).min() > 0.01

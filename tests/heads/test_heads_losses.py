@@ -69,13 +69,34 @@ def without_labels(targets, *tasks):
     return dataclasses.replace(targets, **masks)
 
 
+def measure(loss, outputs, targets):
+    """(total, losses) of a `MultiTaskLoss` of one head; outputs and targets come without the leading 1."""
+    totals, losses = loss({task: output.unsqueeze(0) for task, output in outputs.items()}, targets.stacked())
+    assert totals.shape == (1,)
+    assert all(each.shape == (1,) for each in losses.values())
+    return totals[0], {task: each[0] for task, each in losses.items()}
+
+
 def run(config, outputs, targets, tasks=TASKS):
     """(total, losses, gradient of each task's outputs) of fresh copies of `outputs`."""
     outputs = {task: output.detach().clone().requires_grad_() for task, output in outputs.items()}
-    loss = MultiTaskLoss(tasks, config, class_weights(targets), positive_weights(targets))
-    total, losses = loss(outputs, targets)
+    total, losses = measure(
+        MultiTaskLoss(tasks, [config], class_weights(targets), positive_weights(targets)), outputs, targets
+    )
     total.backward()
     return total, losses, {task: outputs[task].grad for task in tasks}
+
+
+def alone(loss, output, label, mask, *constants):
+    """A loss function of one head, on [N, K] without the leading 1."""
+    values = loss(output.unsqueeze(0), label.unsqueeze(0), mask.unsqueeze(0), *constants)
+    assert values.shape == (1,)
+    return values[0]
+
+
+def constants(config=LossConfig(), class_weight=None, positive_weight=None):
+    """What the losses of expressions and action units read beside outputs and labels."""
+    return MultiTaskLoss((), [config], class_weight, positive_weight).constants
 
 
 # What is not labelled never counts.
@@ -133,8 +154,8 @@ def test_a_task_without_labels_adds_exactly_zero(config, task):
 
 def test_a_batch_without_any_label(config):
     outputs = make_outputs(4, 9)
-    loss = MultiTaskLoss(TASKS, config)
-    total, _ = loss(outputs, without_labels(make_targets(4, 9), *TASKS))
+    loss = MultiTaskLoss(TASKS, [config])
+    total, _ = measure(loss, outputs, without_labels(make_targets(4, 9), *TASKS))
     total.backward()
     assert total == 0
     assert not any(output.grad.any() for output in outputs.values())
@@ -205,41 +226,41 @@ def test_ccc_by_hand():
     CCC = 2 * 5/3 / (2/3 + 14/3 + 1) = 10/19; with moments over n - 1 it would be 10/17.5.
     """
     x, y = column(0, 1, 2), column(0, 1, 5)
-    assert float(concordance_loss(x, y, everywhere(x))) == pytest.approx(1 - 10 / 19)
+    assert float(alone(concordance_loss, x, y, everywhere(x))) == pytest.approx(1 - 10 / 19)
 
 
 def test_ccc_leaves_masked_rows_out():
     x, y = column(0, 9, 1, 2), column(0, -9, 1, 5)
     mask = torch.tensor([True, False, True, True]).unsqueeze(1).repeat(1, 2)
-    assert float(concordance_loss(x, y, mask)) == pytest.approx(1 - 10 / 19)
+    assert float(alone(concordance_loss, x, y, mask)) == pytest.approx(1 - 10 / 19)
 
 
 def test_ccc_averages_the_labelled_columns():
     x, y = column(0, 1, 2), column(0, 1, 5)
     y[:, 1] = x[:, 1]
-    assert float(concordance_loss(x, y, everywhere(x))) == pytest.approx((1 - 10 / 19) / 2)
+    assert float(alone(concordance_loss, x, y, everywhere(x))) == pytest.approx((1 - 10 / 19) / 2)
     mask = torch.tensor([True, False]).expand(3, 2)
-    assert float(concordance_loss(x, y, mask)) == pytest.approx(1 - 10 / 19)
+    assert float(alone(concordance_loss, x, y, mask)) == pytest.approx(1 - 10 / 19)
 
 
 def test_ccc_runs_over_all_windows_at_once():
     """Not a mean over windows: inside each window here the label is constant, which alone would be worth nothing."""
     label = torch.tensor([[-0.5] * 4, [0.5] * 4]).unsqueeze(-1).repeat(1, 1, 2)
     targets = dataclasses.replace(make_targets(2, 4), va=label, va_mask=everywhere(label))
-    _, losses = MultiTaskLoss(("va",), LossConfig())({"va": label.clone()}, targets)
+    _, losses = measure(MultiTaskLoss(("va",), [LossConfig()]), {"va": label.clone()}, targets)
     assert float(losses["va"]) == pytest.approx(0, abs=1e-6)
 
 
 def test_ccc_gradient_agrees_with_differences():
     x, y = make_outputs(9)["va"].double(), make_targets(9).va.double()
     mask = make_targets(9).va_mask
-    assert torch.autograd.gradcheck(lambda x: concordance_loss(x, y, mask), x.detach().requires_grad_())
+    assert torch.autograd.gradcheck(lambda x: alone(concordance_loss, x, y, mask), x.detach().requires_grad_())
 
 
 @pytest.mark.parametrize(("x", "y"), [((0.3,) * 5, (0.1, 0.2, 0.3, 0.4, 0.5)), ((0.1, 0.2, 0.3, 0.4, 0.5), (0.3,) * 5)])
 def test_ccc_of_a_constant_is_zero(x, y):
     x = column(*x).requires_grad_()
-    loss = concordance_loss(x, column(*y), everywhere(x))
+    loss = alone(concordance_loss, x, column(*y), everywhere(x))
     loss.backward()
     assert loss.item() == pytest.approx(1, abs=1e-5)
     assert x.grad.isfinite().all()
@@ -248,7 +269,7 @@ def test_ccc_of_a_constant_is_zero(x, y):
 def test_ccc_of_equal_constants_and_of_one_row_is_finite():
     for x in (column(0.3, 0.3, 0.3), column(0.3)):
         x.requires_grad_()
-        loss = concordance_loss(x, x.detach().clone(), everywhere(x))
+        loss = alone(concordance_loss, x, x.detach().clone(), everywhere(x))
         loss.backward()
         assert loss.item() == pytest.approx(1)
         assert x.grad.isfinite().all()
@@ -259,14 +280,14 @@ def test_ccc_keeps_its_digits_far_from_zero():
     generator = torch.Generator().manual_seed(0)
     x = 0.9 + 1e-3 * torch.randn(5000, 2, generator=generator)
     y = 0.9 + 1e-3 * torch.randn(5000, 2, generator=generator) + (x - 0.9)
-    exact = concordance_loss(x.double(), y.double(), everywhere(x))
-    assert float(concordance_loss(x, y, everywhere(x))) == pytest.approx(float(exact), rel=1e-4)
+    exact = alone(concordance_loss, x.double(), y.double(), everywhere(x))
+    assert float(alone(concordance_loss, x, y, everywhere(x))) == pytest.approx(float(exact), rel=1e-4)
 
 
 def test_squared_loss_by_hand():
     x, y = column(0, 1, 2), column(0, 3, 2)
     mask = torch.tensor([[True, True], [True, False], [False, True]])
-    assert float(squared_loss(x, y, mask)) == pytest.approx((4 / 2 + 0) / 2)
+    assert float(alone(squared_loss, x, y, mask)) == pytest.approx((4 / 2 + 0) / 2)
 
 
 def test_combined_va_loss_is_the_sum():
@@ -281,7 +302,7 @@ def test_combined_va_loss_is_the_sum():
 def test_cross_entropy_agrees_with_torch():
     logits, targets = make_outputs(40)["expr"], make_targets(40)
     weight = torch.rand(8, generator=torch.Generator().manual_seed(2)) + 0.1
-    ours = cross_entropy_loss(logits, targets.expr, targets.expr_mask, weight, LossConfig())
+    ours = alone(cross_entropy_loss, logits, targets.expr, targets.expr_mask, constants(class_weight=weight))
     labelled = targets.expr_mask
     torch.testing.assert_close(ours, functional.cross_entropy(logits[labelled], targets.expr[labelled], weight))
 
@@ -290,7 +311,7 @@ def test_label_smoothing_agrees_with_torch():
     logits, targets = make_outputs(40)["expr"], make_targets(40)
     labelled = targets.expr_mask
     config = LossConfig(label_smoothing=0.2)
-    ours = cross_entropy_loss(logits, targets.expr, labelled, torch.ones(8), config)
+    ours = alone(cross_entropy_loss, logits, targets.expr, labelled, constants(config))
     theirs = functional.cross_entropy(logits[labelled], targets.expr[labelled], label_smoothing=0.2)
     torch.testing.assert_close(ours, theirs)
 
@@ -299,7 +320,7 @@ def test_focal_loss_by_hand():
     """p = 1/4 for the label: (3/4)^2 * ln 4."""
     logits = torch.full((1, 8), math.log(3 / 7))
     logits[0, 2] = 0.0
-    loss = focal_loss(logits, torch.tensor([2]), torch.tensor([True]), torch.ones(8), LossConfig(focal_gamma=2.0))
+    loss = alone(focal_loss, logits, torch.tensor([2]), torch.tensor([True]), constants(LossConfig(focal_gamma=2.0)))
     assert float(logits.softmax(-1)[0, 2]) == pytest.approx(1 / 4)
     assert float(loss) == pytest.approx((3 / 4) ** 2 * math.log(4))
 
@@ -320,7 +341,7 @@ def test_binary_loss_agrees_with_torch():
         functional.binary_cross_entropy_with_logits(logits[m, k], targets.au[m, k], pos_weight=weight[k])
         for k, m in enumerate(targets.au_mask.unbind(dim=1))
     ]
-    ours = binary_loss(logits, targets.au, targets.au_mask, weight, LossConfig())
+    ours = alone(binary_loss, logits, targets.au, targets.au_mask, constants(positive_weight=weight))
     torch.testing.assert_close(ours, torch.stack(expected).mean())
 
 
@@ -330,23 +351,24 @@ def test_asymmetric_loss_by_hand():
     logits = torch.tensor([[math.log(3.0)] * 12, [-math.log(3.0)] * 12])
     mask = torch.ones(2, 12, dtype=torch.bool)
     label = torch.tensor([[1.0] * 12, [0.0] * 12])
-    loss = asymmetric_loss(logits, label, mask, torch.ones(12), config)
+    loss = alone(asymmetric_loss, logits, label, mask, constants(config))
     assert float(loss) == pytest.approx((0.25 * math.log(4 / 3) - 0.2**2 * math.log(0.8)) / 2)
-    doubled = asymmetric_loss(logits, label, mask, torch.full((12,), 2.0), config)
+    twice = constants(config, positive_weight=torch.full((12,), 2.0))
+    doubled = alone(asymmetric_loss, logits, label, mask, twice)
     assert float(doubled) == pytest.approx((2 * 0.25 * math.log(4 / 3) - 0.2**2 * math.log(0.8)) / 2)
 
 
 def test_asymmetric_loss_without_asymmetry_is_binary():
     config = LossConfig(asymmetric_gamma_positive=0.0, asymmetric_gamma_negative=0.0, asymmetric_clip=0.0)
     logits, targets = make_outputs(40)["au"] * 20, make_targets(40)
-    weight = positive_weights(targets)
-    ours = asymmetric_loss(logits, targets.au, targets.au_mask, weight, config)
-    torch.testing.assert_close(ours, binary_loss(logits, targets.au, targets.au_mask, weight, config))
+    weighted = constants(config, positive_weight=positive_weights(targets))
+    ours = alone(asymmetric_loss, logits, targets.au, targets.au_mask, weighted)
+    torch.testing.assert_close(ours, alone(binary_loss, logits, targets.au, targets.au_mask, weighted))
 
 
 def test_negatives_below_the_clip_count_nothing():
     logits = torch.full((1, 12), -4.0).requires_grad_()
-    loss = asymmetric_loss(logits, torch.zeros(1, 12), everywhere(logits), torch.ones(12), LossConfig())
+    loss = alone(asymmetric_loss, logits, torch.zeros(1, 12), everywhere(logits), constants())
     loss.backward()
     assert loss == 0
     assert not logits.grad.any()
@@ -370,47 +392,47 @@ def test_fixed_task_weights_are_applied():
 def test_learned_task_weights_follow_their_formula():
     """2 * (exp(-s) * loss + s / 2); the best s is ln(2 loss)."""
     targets, outputs = make_targets(4, 9), make_outputs(4, 9)
-    loss = MultiTaskLoss(TASKS, LossConfig(task_weights="learned", expr_weight=2.0))
+    loss = MultiTaskLoss(TASKS, [LossConfig(task_weights="learned", expr_weight=2.0)])
     assert sum(parameter.numel() for parameter in loss.parameters()) == 3
     assert set(loss.state_dict()) == {f"log_variance.{task}" for task in TASKS}
-    _, losses = loss(outputs, targets)
+    _, losses = measure(loss, outputs, targets)
     for task, value in (("va", 0.3), ("expr", -0.7), ("au", 0.0)):
         loss.log_variance[task].data.fill_(value)
-    total, _ = loss(outputs, targets)
+    total, _ = measure(loss, outputs, targets)
     expected = math.exp(-0.3) * losses["va"] + 0.15 + 2 * (math.exp(0.7) * losses["expr"] - 0.35) + losses["au"]
     torch.testing.assert_close(total, expected)
     loss.log_variance["expr"].data.copy_((2 * losses["expr"]).log())
-    loss(outputs, targets)[0].backward()
+    measure(loss, outputs, targets)[0].backward()
     assert float(loss.log_variance["expr"].grad) == pytest.approx(0, abs=1e-5)
     assert float(loss.log_variance["va"].grad) != 0
 
 
 def test_fixed_weights_are_no_parameters():
-    assert not list(MultiTaskLoss(TASKS, LossConfig()).parameters())
+    assert not list(MultiTaskLoss(TASKS, [LossConfig()]).parameters())
 
 
 def test_reported_losses_hold_no_graph():
-    _, losses = MultiTaskLoss(TASKS, LossConfig())(make_outputs(4, 9), make_targets(4, 9))
+    _, losses = measure(MultiTaskLoss(TASKS, [LossConfig()]), make_outputs(4, 9), make_targets(4, 9))
     assert not any(loss.requires_grad for loss in losses.values())
 
 
 @pytest.mark.parametrize(("switch", "task"), [("class_weights", "expr"), ("positive_weights", "au")])
 def test_class_and_positive_weights_are_used_only_when_asked_for(switch, task):
     targets, outputs = make_targets(4, 9), make_outputs(4, 9)
-    unweighted = MultiTaskLoss(TASKS, LossConfig())(outputs, targets)[1][task]
+    unweighted = measure(MultiTaskLoss(TASKS, [LossConfig()]), outputs, targets)[1][task]
     assert run(LossConfig(**{switch: True}), outputs, targets)[1][task] != unweighted
     assert run(LossConfig(**{switch: False}), outputs, targets)[1][task] == unweighted
 
 
 def test_unknown_task_and_bad_values_are_named():
     with pytest.raises(ValueError, match="task: unknown name 'emotion'; known: va, expr, au"):
-        MultiTaskLoss(("emotion",), LossConfig())
+        MultiTaskLoss(("emotion",), [LossConfig()])
     with pytest.raises(ValueError, match="va_loss: unknown name 'huber'; known: ccc, mse"):
-        MultiTaskLoss(("va",), LossConfig(va_loss="huber"))
+        MultiTaskLoss(("va",), [LossConfig(va_loss="huber")])
     with pytest.raises(ValueError, match=r"label_smoothing 1\.5 must be at least 0 and below 1"):
-        MultiTaskLoss(("expr",), LossConfig(label_smoothing=1.5))
+        MultiTaskLoss(("expr",), [LossConfig(label_smoothing=1.5)])
     with pytest.raises(ValueError, match=r"au_weight -1\.0 must not be negative"):
-        MultiTaskLoss(("au",), LossConfig(au_weight=-1.0))
+        MultiTaskLoss(("au",), [LossConfig(au_weight=-1.0)])
 
 
 # Weights from labels.

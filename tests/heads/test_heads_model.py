@@ -27,12 +27,12 @@ def temporal(request):
 
 @pytest.fixture
 def targets():
-    """Labels of windows [3, 9] at every step."""
+    """Labels of windows [1, 3, 9] at every step."""
     generator = torch.Generator().manual_seed(0)
     va = torch.rand(3, 9, 2, generator=generator)
     au = torch.rand(3, 9, 12, generator=generator).round()
     expr = torch.randint(0, 8, (3, 9), generator=generator)
-    return Targets(va, va > -1, expr, expr > -1, au, au > -1)
+    return Targets(va, va > -1, expr, expr > -1, au, au > -1).stacked()
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def separate(config_of, widths):
     """A head a task, with different streams and different numbers."""
     tasks = {"va": ("va",), "expr": ("expr", "va"), "au": tuple(widths)}
     return {
-        task: build_head(config_of(tasks=(task,), dropout=0.2), {name: widths[name] for name in names}, seed)
+        task: build_head(config_of(tasks=(task,), dropout=0.2), {name: widths[name] for name in names}, (seed,))
         for seed, (task, names) in enumerate(tasks.items())
     }
 
@@ -54,19 +54,19 @@ def test_shapes_and_ranges(fusion, temporal, config_of, widths, windows, tasks):
     streams, valid, times = windows()
     outputs = build_head(config_of(fusion=fusion, temporal=temporal, tasks=tasks), widths)(streams, valid, times)
     assert {task: output.shape for task, output in outputs.items()} == {
-        task: (3, 9, TASK_OUTPUTS[task].num_outputs) for task in tasks
+        task: (1, 3, 9, TASK_OUTPUTS[task].num_outputs) for task in tasks
     }
     assert "va" not in tasks or outputs["va"].abs().max() <= 1
 
 
 def test_invalid_steps_never_reach_loss_or_gradient(fusion, temporal, config_of, widths, windows, spoiled, targets):
     streams, valid, times = windows()
-    valid[1] = False
+    valid[:, 1] = False
     results = []
     for junk in (0.0, float("nan")):
         head = build_head(config_of(fusion=fusion, temporal=temporal), widths)
         outputs = head({name: spoiled(x, valid, junk) for name, x in streams.items()}, valid, times)
-        loss, _ = MultiTaskLoss(TASKS, LossConfig())(outputs, targets)
+        loss, _ = MultiTaskLoss(TASKS, [LossConfig()])(outputs, targets)
         loss.backward()
         results.append([loss, *(parameter.grad for parameter in head.parameters())])
     for clean, spoilt in zip(*results, strict=True):
@@ -79,7 +79,7 @@ def test_every_parameter_moves_in_one_step(fusion, temporal, config_of, widths, 
     head = build_head(config_of(fusion=fusion, temporal=temporal, dropout=0.1), widths)
     before = {name: parameter.detach().clone() for name, parameter in head.named_parameters()}
     optimiser = torch.optim.SGD(head.parameters(), lr=10.0)
-    MultiTaskLoss(TASKS, LossConfig())(head(streams, valid, times), targets)[0].backward()
+    MultiTaskLoss(TASKS, [LossConfig()])(head(streams, valid, times), targets)[0].backward()
     optimiser.step()
     for name, parameter in head.named_parameters():
         assert not torch.equal(parameter, before[name]), name
@@ -87,46 +87,59 @@ def test_every_parameter_moves_in_one_step(fusion, temporal, config_of, widths, 
 
 def test_state_dict_round_trip(fusion, temporal, config_of, widths, windows):
     config = config_of(fusion=fusion, temporal=temporal)
-    first, second = build_head(config, widths, seed=0), build_head(config, widths, seed=1)
+    first, second = build_head(config, widths, seeds=(0,)), build_head(config, widths, seeds=(1,))
     assert not same(first(*windows()), second(*windows()))
     second.load_state_dict(first.state_dict())
     assert same(first(*windows()), second(*windows()))
 
 
 def test_seed_alone_decides(fusion, temporal, config_of, widths, windows):
-    """Same seed, same numbers, also through dropout; and the caller's random state is left alone."""
+    """Same seed, same numbers, also through dropout; and the caller's random state is left alone, and unheard."""
     config = config_of(fusion=fusion, temporal=temporal, dropout=0.3)
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    first = build_head(config, widths, seed=7)
+    first = build_head(config, widths, seeds=(7,))
+    noisy = [first(*windows())]
+    first.noise.advance()
+    noisy.append(first(*windows()))
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
-    second = build_head(config, dict(reversed(widths.items())), seed=7)
-    noisy = []
-    for head in (first, second):
-        torch.manual_seed(3)
-        noisy.append(head(*windows()))
-    assert same(*noisy)
-    assert not same(first(*windows()), first(*windows()))
+    second = build_head(config, dict(reversed(widths.items())), seeds=(7,))
+    assert same(second(*windows()), noisy[0])
+    second.noise.advance()
+    assert same(second(*windows()), noisy[1])
+    assert not same(*noisy)
     assert same(first.eval()(*windows()), first(*windows()))
 
 
-def test_seed_may_be_a_generator(config_of, widths, windows):
-    generator = torch.Generator().manual_seed(7)
-    expected = build_head(config_of(), widths, seed=7)(*windows())
-    assert same(build_head(config_of(), widths, generator)(*windows()), expected)
-    assert not same(build_head(config_of(), widths, generator)(*windows()), expected)
+def test_seeds_of_dropout_and_of_parameters(config_of, widths, windows):
+    """With equal parameters, another seed still drops other units; with dropout off nothing of the seed is left."""
+    config = config_of(dropout=0.3)
+    first, second = build_head(config, widths, seeds=(7,)), build_head(config, widths, seeds=(8,))
+    second.load_state_dict(first.state_dict())
+    assert not same(first(*windows()), second(*windows()))
+    assert same(first.eval()(*windows()), second.eval()(*windows()))
 
 
-def test_bfloat16_autocast(fusion, temporal, config_of, widths, windows, targets):
+def test_slices_of_parameters_are_drawn_from_their_own_seeds(config_of, widths):
+    stacked = build_head(config_of(), widths, seeds=(4, 7, 7, 5))
+    for index, seed in enumerate((4, 7, 7, 5)):
+        alone = build_head(config_of(), widths, seeds=(seed,))
+        for ours, theirs in zip(stacked.parameters(), alone.parameters(), strict=True):
+            assert torch.equal(ours[index], theirs[0])
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)], ids=["alone", "stacked"])
+def test_bfloat16_autocast(fusion, temporal, config_of, widths, windows, targets, seeds):
     streams, valid, times = windows()
-    head = build_head(config_of(fusion=fusion, temporal=temporal), widths)
+    head = build_head(config_of(fusion=fusion, temporal=temporal), widths, seeds)
     exact = head(streams, valid, times)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         outputs = head(streams, valid, times)
-    loss, _ = MultiTaskLoss(TASKS, LossConfig())(outputs, targets)
-    loss.backward()
-    assert loss.isfinite()
+    loss, _ = MultiTaskLoss(TASKS, [LossConfig()] * len(seeds))(outputs, targets)
+    loss.sum().backward()
+    assert loss.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
     for task in TASKS:
         torch.testing.assert_close(outputs[task].float(), exact[task], rtol=0.1, atol=0.1)
 
@@ -135,7 +148,7 @@ def test_dropout_keeps_one_mask_a_window(config_of, widths, windows):
     streams, _, times = windows()
     valid = torch.ones_like(times, dtype=torch.bool)
     head = build_head(config_of(fusion="concat", dropout=0.5), widths)
-    dropped = head.fusion(streams, valid) == 0
+    dropped = head.fusion(streams, valid)[0] == 0
     assert torch.equal(dropped, dropped[:, :1].expand_as(dropped))
     assert 0 < dropped[:, 0].float().mean() < 1
     assert not torch.equal(dropped[0], dropped[1])
@@ -188,7 +201,7 @@ def test_joined_head_holds_copies(separate, windows):
 def test_trunks_learn_from_each_other(separate, windows, targets):
     """The exchange moves in the first step, and after it each task's loss reaches every trunk."""
     joined = ProgressiveHead.from_separate(separate)
-    loss = MultiTaskLoss(TASKS, LossConfig())
+    loss = MultiTaskLoss(TASKS, [LossConfig()])
     optimiser = torch.optim.SGD(joined.parameters(), lr=0.5)
     loss(joined(*windows()), targets)[0].backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in joined.exchange.parameters())
@@ -201,7 +214,7 @@ def test_trunks_learn_from_each_other(separate, windows, targets):
 
 def test_frozen_trunks_do_not_learn(separate, windows, targets):
     joined = ProgressiveHead.from_separate(separate)
-    loss = MultiTaskLoss(TASKS, LossConfig())
+    loss = MultiTaskLoss(TASKS, [LossConfig()])
     for frozen in (True, False):
         joined.set_trunks_frozen(frozen)
         joined.zero_grad()
@@ -217,7 +230,7 @@ def test_joined_state_dict_round_trip(separate, windows, config_of, widths):
         parameter.data.normal_(generator=torch.Generator().manual_seed(0))
     tasks = {"va": ("va",), "expr": ("expr", "va"), "au": tuple(widths)}
     stream_widths = {task: {name: widths[name] for name in names} for task, names in tasks.items()}
-    other = build_progressive(config_of(dropout=0.2), stream_widths, seed=9).eval()
+    other = build_progressive(config_of(dropout=0.2), stream_widths, seeds=(9,)).eval()
     assert not same(other(*windows()), joined(*windows()))
     other.load_state_dict(joined.state_dict())
     assert same(other(*windows()), joined(*windows()))

@@ -27,7 +27,8 @@ RULES = {"previous signal": previous_signal, "long gap": long_gap}
 
 
 def make_batch(rule, generator):
-    """Streams with the signal in their first channel, and AU labels by `rule`; junk where a step is invalid."""
+    """Streams with the signal in their first channel, and AU labels by `rule`; junk where a step is invalid. All with
+    the leading 1 of what heads share."""
     shape = (16, NUM_STEPS)
     valid = torch.rand(shape, generator=generator) > 0.2
     signal = torch.rand(shape, generator=generator) > 0.5
@@ -42,7 +43,7 @@ def make_batch(rule, generator):
         for last, step in pairwise(real):
             label[window, step] = float(rule(signal[window, last], times[window, step] - times[window, last]))
             labelled[window, step] = True
-    return {"only": x}, valid, times, au_targets(label, labelled)
+    return {"only": x.unsqueeze(0)}, valid.unsqueeze(0), times.unsqueeze(0), au_targets(label, labelled).stacked()
 
 
 def au_targets(label, labelled):
@@ -60,7 +61,7 @@ def au_targets(label, labelled):
 def accuracy_after(num_steps, temporal, rule, config_of):
     """Share of right answers on a fresh batch after `num_steps` of training."""
     config = config_of(tasks=("au",), fusion="concat", temporal=temporal, width=32)
-    head, loss = build_head(config, {"only": 6}), MultiTaskLoss(("au",), LossConfig())
+    head, loss = build_head(config, {"only": 6}), MultiTaskLoss(("au",), [LossConfig()])
     optimiser = torch.optim.AdamW(head.parameters(), lr=1e-2)
     generator = torch.Generator().manual_seed(0)
     for _ in range(num_steps):

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from heads.layers import Noise
 from heads.temporal import TEMPORALS, ConvolutionBlock, Steps, build_temporal, log_gaps, rotate, steps_of
 
 FRAME_WISE = {"none"}
@@ -18,62 +19,68 @@ def name(request):
 
 @pytest.fixture
 def build(name, config_of, drawn):
-    def build(seed=0, **values):
-        return drawn(build_temporal(name, config_of(**values)), seed)
+    def build(*seeds, dropout=0.0, **values):
+        seeds = seeds or (0,)
+        return drawn(build_temporal(name, config_of(**values), Noise(seeds, [dropout] * len(seeds))), *seeds)
 
     return build
 
 
+@pytest.fixture(params=[(0,), (0, 1, 2)], ids=["alone", "stacked"])
+def seeds(request):
+    """One a head."""
+    return request.param
+
+
 @pytest.fixture
 def inputs(windows):
-    """x [3, 9, 16], valid [3, 9], times [3, 9]."""
+    """x [1 or M, 3, 9, 16], valid [1, 3, 9], times [1, 3, 9]."""
 
-    def inputs(num_windows=3, num_steps=9):
+    def inputs(num_windows=3, num_steps=9, num_heads=1, width=16):
         _, valid, times = windows(num_windows, num_steps)
-        x = torch.randn(num_windows, num_steps, 16, generator=torch.Generator().manual_seed(5))
+        x = torch.randn(num_heads, num_windows, num_steps, width, generator=torch.Generator().manual_seed(5))
         return x, valid, times
 
     return inputs
 
 
 @pytest.mark.parametrize(("num_windows", "num_steps"), [(3, 9), (1, 9), (3, 1), (1, 1), (2, 40)])
-def test_shape(build, inputs, num_windows, num_steps):
-    x, valid, times = inputs(num_windows, num_steps)
-    y = build()(x, valid, times)
+def test_shape(build, seeds, inputs, num_windows, num_steps):
+    x, valid, times = inputs(num_windows, num_steps, num_heads=len(seeds))
+    y = build(*seeds)(x, valid, times)
     assert y.shape == x.shape
     assert y.isfinite().all()
 
 
 @pytest.mark.parametrize("width", [6, 12, 30])
 def test_any_width(build, inputs, width):
-    _, valid, times = inputs()
-    x = torch.randn(3, 9, width, generator=torch.Generator().manual_seed(5))
+    x, valid, times = inputs(width=width)
     assert build(width=width, num_heads=3)(x, valid, times).shape == x.shape
 
 
-def test_values_at_invalid_steps_change_nothing(build, inputs, spoiled, junk):
-    x, valid, times = inputs()
+def test_values_at_invalid_steps_change_nothing(build, seeds, inputs, spoiled, junk):
+    x, valid, times = inputs(num_heads=len(seeds))
     results = []
     for value, time in ((0.0, times), (junk, times.masked_fill(~valid, -(2**40)))):
-        encoder = build()
+        encoder = build(*seeds)
         spoilt = spoiled(x, valid, value).requires_grad_()
         y = encoder(spoilt, valid, time)
         (y * torch.arange(16)).sum().backward()
         results.append([y, spoilt.grad, *(p.grad for p in encoder.parameters())])
     for clean, spoilt in zip(*results, strict=True):
         torch.testing.assert_close(clean, spoilt, rtol=0, atol=0)
-    assert not results[1][0][~valid].any()
-    assert not results[1][1][~valid].any()
+    assert not results[1][0][:, ~valid[0]].any()
+    assert not results[1][1][:, ~valid[0]].any()
 
 
-def test_gradient_reaches_every_parameter(build, inputs):
-    x, valid, times = inputs()
-    encoder = build(dropout=0.2)
-    noise = torch.randn(3, 9, 16, generator=torch.Generator().manual_seed(1))
+def test_gradient_reaches_every_parameter(build, seeds, inputs):
+    x, valid, times = inputs(num_heads=len(seeds))
+    encoder = build(*seeds, dropout=0.2)
+    noise = torch.randn(len(seeds), 3, 9, 16, generator=torch.Generator().manual_seed(1))
     (encoder(x, valid, times) * noise).sum().backward()
     for key, parameter in encoder.named_parameters():
         assert parameter.grad is not None, key
-        assert parameter.grad.abs().max() > 1e-6, key
+        assert parameter.grad.abs().flatten(1).amax(dim=1).min() > 1e-6, key
 
 
 def test_a_constant_added_to_all_times_changes_nothing(build, inputs):
@@ -92,19 +99,19 @@ def test_gaps_are_seen(build, inputs, name):
 @pytest.mark.parametrize("neighbour", [3, 5])
 def test_both_neighbours_are_seen(build, inputs, name, neighbour):
     x, valid, times = inputs()
-    valid[:, 3:6] = True
+    valid[..., 3:6] = True
     encoder = build()
     other = x.clone()
-    other[:, neighbour] = -x[:, neighbour]
-    change = (encoder(other, valid, times) - encoder(x, valid, times))[:, 4].abs().max()
+    other[:, :, neighbour] = -x[:, :, neighbour]
+    change = (encoder(other, valid, times) - encoder(x, valid, times))[:, :, 4].abs().max()
     assert (change == 0) == (name in FRAME_WISE)
 
 
 def test_windows_do_not_see_each_other(build, inputs):
     x, valid, times = inputs()
     encoder = build()
-    alone = encoder(x[1:2], valid[1:2], times[1:2])
-    torch.testing.assert_close(alone, encoder(x, valid, times)[1:2])
+    alone = encoder(x[:, 1:2], valid[:, 1:2], times[:, 1:2])
+    torch.testing.assert_close(alone, encoder(x, valid, times)[:, 1:2])
 
 
 @pytest.mark.parametrize("side", ["before", "after"])
@@ -118,7 +125,7 @@ def test_padding_changes_nothing(build, inputs, side):
         torch.nn.functional.pad(valid, pad, value=False),
         torch.nn.functional.pad(times, pad, value=-1),
     ]
-    torch.testing.assert_close(encoder(*padded)[:, real], encoder(x, valid, times))
+    torch.testing.assert_close(encoder(*padded)[:, :, real], encoder(x, valid, times))
 
 
 @pytest.mark.parametrize("name", sorted(SKIP_INVALID))
@@ -127,35 +134,34 @@ def test_invalid_steps_are_skipped(build, inputs):
     encoder = build()
     y = encoder(x, valid, times)
     for window in range(3):
-        real = valid[window]
-        without = encoder(
-            x[window, real][None], torch.ones(1, int(real.sum()), dtype=torch.bool), times[window, real][None]
-        )
-        torch.testing.assert_close(y[window, real], without[0])
+        real = valid[0, window]
+        everywhere = torch.ones(1, 1, int(real.sum()), dtype=torch.bool)
+        without = encoder(x[:, [window]][:, :, real], everywhere, times[:, [window]][:, :, real])
+        torch.testing.assert_close(y[:, [window]][:, :, real], without)
 
 
 def test_a_window_without_valid_steps_is_zero_and_breaks_nothing(build, inputs, junk):
     x, valid, times = inputs()
     expected = build()(x, valid, times)
-    valid[1] = False
-    x[1] = junk
+    valid[:, 1] = False
+    x[:, 1] = junk
     encoder = build()
     y = encoder(x, valid, times)
     y.square().sum().backward()
-    assert not y[1].any()
-    torch.testing.assert_close(y[[0, 2]], expected[[0, 2]])
+    assert not y[:, 1].any()
+    torch.testing.assert_close(y[:, [0, 2]], expected[:, [0, 2]])
     assert all(parameter.grad.isfinite().all() for parameter in encoder.parameters())
 
 
 def test_state_dict_round_trip(build, inputs):
-    first, second = build(seed=0), build(seed=1)
+    first, second = build(0), build(1)
     assert not torch.equal(first(*inputs()), second(*inputs()))
     second.load_state_dict(first.state_dict())
     torch.testing.assert_close(second(*inputs()), first(*inputs()), rtol=0, atol=0)
 
 
 def test_same_seed_same_numbers(build):
-    for first, second in zip(build(seed=3).parameters(), build(seed=3).parameters(), strict=True):
+    for first, second in zip(build(3).parameters(), build(3).parameters(), strict=True):
         assert torch.equal(first, second)
 
 
@@ -168,37 +174,38 @@ def test_unknown_encoder_lists_the_known(config_of):
     with pytest.raises(
         ValueError, match="temporal encoder: unknown name 'rnn'; known: none, gru, lstm, tcn, transformer"
     ):
-        build_temporal("rnn", config_of())
+        build_temporal("rnn", config_of(), Noise((0,), (0.0,)))
 
 
 def test_gaps_by_hand():
-    valid = torch.tensor([[False, True, True, False, True], [False] * 5])
-    times = torch.tensor([[999, 10, 11, -5, 111], [1, 2, 3, 4, 5]])
+    valid = torch.tensor([[[False, True, True, False, True], [False] * 5]])
+    times = torch.tensor([[[999, 10, 11, -5, 111], [1, 2, 3, 4, 5]]])
     steps = steps_of(valid, times)
-    assert steps.frames.tolist() == [[0, 0, 1, 0, 101], [0] * 5]
-    gaps = log_gaps(steps)
+    assert steps.frames.tolist() == [[[0, 0, 1, 0, 101], [0] * 5]]
+    gaps = log_gaps(steps)[0]
     assert gaps[0, :, 0].tolist() == pytest.approx([0, 0, math.log(2), 0, math.log(101)])
     assert gaps[0, :, 1].tolist() == pytest.approx([0, math.log(2), math.log(101), 0, 0])
     assert not gaps[1].any()
 
 
-def test_absent_neighbours_are_made_up_for(config_of):
+def test_absent_neighbours_are_made_up_for(config_of, drawn):
     """With equal taps and equal embeddings, a step cannot tell how many of its neighbours are there."""
-    block = ConvolutionBlock(dilation=2, config=config_of(kernel=5))
-    weight = torch.randn(16, 16, generator=torch.Generator().manual_seed(2))
-    block.taps.weight.data = weight.repeat(1, 5)
-    x = torch.randn(16, generator=torch.Generator().manual_seed(3)).expand(1, 9, 16)
-    valid = torch.tensor([[True, True, False, True, True, False, False, True, True]])
-    y = block(x, Steps(valid, torch.zeros(1, 9, dtype=torch.int64)))[0, valid[0]]
+    block = drawn(ConvolutionBlock(dilation=2, config=config_of(kernel=5), noise=Noise((0,), (0.0,))), 0)
+    weight = torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(2))
+    block.taps.weight.data = weight.repeat(1, 1, 5)
+    x = torch.randn(16, generator=torch.Generator().manual_seed(3)).expand(1, 1, 9, 16)
+    valid = torch.tensor([[[True, True, False, True, True, False, False, True, True]]])
+    y = block(x, Steps(valid, torch.zeros(1, 1, 9, dtype=torch.int64)))[valid]
+    assert y.std() > 0.01
     torch.testing.assert_close(y, y[:1].expand_as(y))
 
 
 def test_rotation_depends_on_the_distance_alone():
     generator = torch.Generator().manual_seed(4)
-    query, key = torch.randn(2, 1, 1, 1, 8, generator=generator)
+    query, key = torch.randn(2, 1, 1, 1, 1, 8, generator=generator)
 
     def product(at: int, to: int) -> float:
-        return float((rotate(query, torch.tensor([[at]])) * rotate(key, torch.tensor([[to]]))).sum())
+        return float((rotate(query, torch.tensor([[[at]]])) * rotate(key, torch.tensor([[[to]]]))).sum())
 
     assert product(3, 10) == pytest.approx(product(103, 110), abs=1e-4)
     assert product(0, 1) != pytest.approx(product(0, 2), abs=1e-2)

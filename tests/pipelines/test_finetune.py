@@ -248,8 +248,8 @@ def test_weights_of_classes_come_from_training_rows(
     positives = (labels.au * labels.au_mask)[:, smile].sum()
     wanted = (labels.au_mask[:, smile].sum() - positives) / positives
     for course in seen:
-        assert course.loss.positive_weight[smile].item() == pytest.approx(wanted)
-    assert torch.equal(seen[0].loss.class_weight, seen[1].loss.class_weight)
+        assert course.loss.constants.positive_weight[0, smile].item() == pytest.approx(wanted)
+    assert torch.equal(seen[0].loss.constants.class_weight, seen[1].loss.constants.class_weight)
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_progressive_starts_at_exactly_the_separate_score_and_never_ends_below(s
 def test_a_joint_phase_that_only_ruins_the_heads_keeps_the_start(small, made, monkeypatch):
     dataset = made.dataset()
     separate = trained(small, dataset, method="separate")
-    monkeypatch.setattr(methods, "train_separate", lambda setup: list(separate.models))
+    monkeypatch.setattr(methods, "train_separate", lambda setups: [list(separate.models)])
     monkeypatch.setattr(fit_module, "lr_at", lambda config, progress: -1.0)
     result = trained(small, dataset, method="progressive", frozen_epochs=0, epochs=3)
     scores = [note.p for note in result.history if note.model == "joint"]
@@ -258,7 +258,7 @@ class Echo(torch.nn.Module):
     """Says the number of real steps in the window as valence, whatever it sees."""
 
     def forward(self, streams, valid, times):
-        count = valid.sum(dim=1, keepdim=True).expand(valid.shape).float()
+        count = valid.sum(dim=2, keepdim=True).expand(valid.shape).float()
         return {"va": torch.stack([count, times.float()], dim=-1)}
 
 
@@ -273,7 +273,7 @@ def test_overlapping_predictions_are_averaged(make_made):
 
     class Index(torch.nn.Module):
         def forward(self, streams, valid, times):
-            window = torch.arange(len(valid)).view(-1, 1).expand(valid.shape).float()
+            window = torch.arange(valid.shape[1]).view(1, -1, 1).expand(valid.shape).float()
             return {"va": torch.stack([window, window], dim=-1)}
 
     said = predict(Index(), ("va",), dataset.reader(["va"], ["va"], "base"), plan)

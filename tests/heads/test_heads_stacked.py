@@ -1,0 +1,702 @@
+"""A head in a stack is the head alone: over all fusions, temporal encoders and losses; and what stacks are made of."""
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from heads.config import LossConfig
+from heads.fusion import FUSIONS
+from heads.layers import Noise, WindowDropout, join_noises, linear
+from heads.losses import AU_LOSSES, EXPR_LOSSES, VA_LOSSES, MultiTaskLoss, Targets
+from heads.model import (
+    ProgressiveHead,
+    build_head,
+    build_progressive,
+    load_single,
+    noises_of,
+    single_state,
+    stack_heads,
+    take_heads,
+)
+from heads.recurrent import gru_states, lstm_states
+from heads.tasks import TASK_OUTPUTS
+from heads.temporal import TEMPORALS, RecurrentBlock, Steps
+
+TASKS = tuple(TASK_OUTPUTS)
+SEEDS, RATES = (3, 11, 5), (0.1, 0.5, 0.0)
+HEADS = range(3)
+KINDS = list(itertools.product(VA_LOSSES, EXPR_LOSSES, AU_LOSSES, ("fixed", "learned")))
+RECURRENCES = {"gru": (gru_states, nn.GRU, 3), "lstm": (lstm_states, nn.LSTM, 4)}
+
+
+@pytest.fixture(params=FUSIONS)
+def fusion(request):
+    return request.param
+
+
+@pytest.fixture(params=TEMPORALS)
+def temporal(request):
+    return request.param
+
+
+@pytest.fixture(params=["shared windows", "own windows"])
+def own(request):
+    """Whether each head sees windows and labels of its own."""
+    return request.param == "own windows"
+
+
+@pytest.fixture
+def data(windows):
+    """((streams, valid, times), targets), with a leading 3 if `own`, else 1."""
+
+    def data(own, num_windows=3, seed=0):
+        each = [
+            (windows(num_windows, seed=seed + m), make_targets(num_windows, seed + m)) for m in range(3 if own else 1)
+        ]
+        (streams, valid, times), targets = zip(*(inputs for inputs, _ in each), strict=True), [x for _, x in each]
+        joined = {name: torch.cat([x[name] for x in streams]) for name in streams[0]}
+        return (joined, torch.cat(valid), torch.cat(times)), map_targets(lambda *x: torch.cat(x), *targets)
+
+    return data
+
+
+def make_targets(num_windows, seed, num_steps=9):
+    """Labels [1, B, T], four fifths of them masks."""
+    generator = torch.Generator().manual_seed(seed)
+    va, au, expr, *masks = (
+        torch.rand(1, num_windows, num_steps, *size, generator=generator) for size in ((2,), (12,), (), (2,), (), (12,))
+    )
+    masks = [mask > 0.2 for mask in masks]
+    return Targets(2 * va - 1, masks[0], (8 * expr).long(), masks[1], au.round(), masks[2])
+
+
+def map_targets(change, *targets):
+    return Targets(*(change(*(getattr(each, f.name) for each in targets)) for f in dataclasses.fields(Targets)))
+
+
+def of_head(x, head):
+    """What `head` sees of `x`: all of it where it is shared."""
+    if isinstance(x, dict):
+        return {name: of_head(value, head) for name, value in x.items()}
+    if isinstance(x, tuple):
+        return tuple(of_head(value, head) for value in x)
+    if isinstance(x, Targets):
+        return map_targets(lambda value: of_head(value, head), x)
+    return x[[head]] if len(x) > 1 else x
+
+
+def make_losses(kind, heads=HEADS):
+    """A loss of some of three heads, which differ in every number."""
+    va, expr, au, task_weights = kind
+    configs = [
+        LossConfig(
+            va_loss=va,
+            expr_loss=expr,
+            au_loss=au,
+            task_weights=task_weights,
+            class_weights=head != 2,
+            positive_weights=head != 0,
+            label_smoothing=0.1 * head,
+            focal_gamma=(2.0, 1.0, 3.5)[head],
+            asymmetric_gamma_positive=(0.0, 1.0, 0.5)[head],
+            asymmetric_gamma_negative=(4.0, 2.0, 1.0)[head],
+            asymmetric_clip=0.05 * head,
+            va_weight=(0.5, 1.0, 2.0)[head],
+            expr_weight=(1.0, 0.0, 0.7)[head],
+            au_weight=(1.0, 3.0, 0.2)[head],
+        )
+        for head in heads
+    ]
+    generator = torch.Generator().manual_seed(4)
+    weights = [0.2 + torch.rand(3, size, generator=generator) for size in (8, 12)]
+    loss = MultiTaskLoss(TASKS, configs, *(weight[list(heads)] for weight in weights))
+    for task, value in loss.log_variance.items():
+        value.data.copy_(torch.tensor([0.3, -0.2, 0.1])[list(heads)] * (1 + TASKS.index(task)))
+    return loss
+
+
+def make_outputs(num_heads=3, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    shape = (num_heads, 3, 9)
+    return {task: torch.randn(*shape, t.num_outputs, generator=generator) for task, t in TASK_OUTPUTS.items()}
+
+
+def gradients(total, parameters):
+    """Of the sum of the heads' totals; 0 where a loss does not reach."""
+    given = torch.autograd.grad(total.sum(), parameters, allow_unused=True)
+    return [torch.zeros_like(p) if grad is None else grad for p, grad in zip(parameters, given, strict=True)]
+
+
+def assert_near(ours, theirs, what=""):
+    """Equal up to rounding: 1e-5 of the tensor's size."""
+    assert ours.shape == theirs.shape, what
+    error, size = (ours.double() - theirs.double()).norm(), theirs.double().norm()
+    assert error <= 1e-5 * size + 1e-9, (what, float(error), float(size))
+
+
+def train(head, loss, inputs, targets, make_optimiser, num_steps=5):
+    optimiser = make_optimiser([*head.parameters(), *loss.parameters()])
+    for _ in range(num_steps):
+        for noise in noises_of(head):
+            noise.advance()
+        optimiser.zero_grad()
+        loss(head(*inputs), targets)[0].sum().backward()
+        optimiser.step()
+
+
+# A head in a stack is the head alone.
+
+
+def test_outputs_losses_and_gradients_are_those_of_the_head_alone(fusion, temporal, own, config_of, widths, data):
+    inputs, targets = data(own)
+    config, kind = config_of(fusion=fusion, temporal=temporal), ("ccc+mse", "focal", "asymmetric", "learned")
+    stack, loss = build_head(config, widths, SEEDS, RATES), make_losses(kind)
+    stack.noise.advance()
+    outputs = stack(*inputs)
+    total, _ = loss(outputs, targets)
+    grads = dict(zip(dict(stack.named_parameters()), gradients(total, list(stack.parameters())), strict=True))
+    for head in HEADS:
+        alone, own_loss = (
+            build_head(config, widths, SEEDS[head : head + 1], RATES[head : head + 1]),
+            make_losses(kind, [head]),
+        )
+        alone.noise.advance()
+        own_outputs = alone(*of_head(inputs, head))
+        own_total, _ = own_loss(own_outputs, of_head(targets, head))
+        assert_near(total[[head]], own_total)
+        for task in TASKS:
+            assert_near(outputs[task][[head]], own_outputs[task], task)
+        own_grads = gradients(own_total, list(alone.parameters()))
+        for (name, _), grad in zip(alone.named_parameters(), own_grads, strict=True):
+            assert_near(grads[name][[head]], grad, (head, name))
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+def test_training_leads_where_it_leads_alone(optimiser, fusion, temporal, own, config_of, widths, data):
+    """Five steps, each head with its own dropout and losses; AdamW's eps keeps rounding of gradients near 0 small."""
+
+    def make_optimiser(parameters):
+        if optimiser == "sgd":
+            return torch.optim.SGD(parameters, lr=0.1)
+        return torch.optim.AdamW(parameters, lr=3e-3, eps=1e-3, weight_decay=0.1)
+
+    inputs, targets = data(own)
+    config, kind = config_of(fusion=fusion, temporal=temporal), ("ccc", "cross_entropy", "bce", "learned")
+    stack, loss = build_head(config, widths, SEEDS, RATES), make_losses(kind)
+    start = [parameter.detach().clone() for parameter in stack.parameters()]
+    train(stack, loss, inputs, targets, make_optimiser)
+    for head in HEADS:
+        changes = [
+            float((new[head] - old[head]).norm().detach()) for new, old in zip(stack.parameters(), start, strict=True)
+        ]
+        assert max(changes) > 0.01
+    for head in HEADS:
+        alone, own_loss = (
+            build_head(config, widths, SEEDS[head : head + 1], RATES[head : head + 1]),
+            make_losses(kind, [head]),
+        )
+        train(alone, own_loss, of_head(inputs, head), of_head(targets, head), make_optimiser)
+        for (name, ours), theirs in zip(stack.named_parameters(), alone.parameters(), strict=True):
+            assert_near(ours[[head]], theirs, (head, name))
+        for ours, theirs in zip(loss.parameters(), own_loss.parameters(), strict=True):
+            assert_near(ours[[head]], theirs, head)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids="-".join)
+def test_every_loss_is_that_of_the_head_alone(kind, own, data):
+    _, targets = data(own)
+    loss, outputs = make_losses(kind), {task: x.requires_grad_() for task, x in make_outputs().items()}
+    total, losses = loss(outputs, targets)
+    assert total.shape == (3,)
+    wanted = [*outputs.values(), *loss.parameters()]
+    grads = gradients(total, wanted)
+    for head in HEADS:
+        own_loss = make_losses(kind, [head])
+        own_outputs = {task: x.detach()[[head]].requires_grad_() for task, x in outputs.items()}
+        own_total, own_losses = own_loss(own_outputs, of_head(targets, head))
+        assert_near(total[[head]], own_total)
+        assert all(torch.allclose(losses[task][[head]], own_losses[task], rtol=1e-5, atol=0) for task in TASKS)
+        own_grads = gradients(own_total, [*own_outputs.values(), *own_loss.parameters()])
+        for ours, theirs in zip(grads, own_grads, strict=True):
+            assert_near(ours[[head]], theirs, head)
+    # The heads' numbers do differ: with equal losses nothing would have been shown.
+    same = {task: x.detach()[:1].expand(3, -1, -1, -1) for task, x in outputs.items()}
+    assert len(set(loss(same, of_head(targets, 0))[0].tolist())) == 3
+
+
+@pytest.mark.parametrize("kind", KINDS, ids="-".join)
+def test_a_head_without_labels_of_a_task_stands_still_beside_others(kind, data):
+    """Each head here lacks the labels of another task."""
+    _, targets = data(own=True)
+    loss, outputs = make_losses(kind), {task: x.requires_grad_() for task, x in make_outputs().items()}
+    for head, task in enumerate(TASKS):
+        getattr(targets, f"{task}_mask")[head] = False
+    total, losses = loss(outputs, targets)
+    for head, task in enumerate(TASKS):
+        learned = [loss.log_variance[task]] if task in loss.log_variance else []
+        grads = torch.autograd.grad(total.sum(), [outputs[task], *learned], retain_graph=True)
+        assert not any(x[head].any() for x in (losses[task], *grads)), task
+        assert all(losses[task][other] > 0 for other in HEADS if other != head)
+        own_total, _ = make_losses(kind, [head])({k: x[[head]] for k, x in outputs.items()}, of_head(targets, head))
+        assert_near(total[[head]], own_total)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids="-".join)
+def test_chosen_losses_go_on_by_themselves(kind, data):
+    _, targets = data(own=False)
+    loss, outputs = make_losses(kind), make_outputs()
+    chosen = loss.select([2, 0])
+    total, losses = chosen({task: x[[2, 0]] for task, x in outputs.items()}, targets)
+    assert_near(total, loss(outputs, targets)[0][[2, 0]])
+    assert all(x.shape == (2,) for x in losses.values())
+    before = [parameter.detach().clone() for parameter in loss.parameters()]
+    assert len(list(chosen.parameters())) == len(before)
+    for parameter in chosen.parameters():
+        parameter.data.add_(1.0)
+    assert all(torch.equal(x, y) for x, y in zip(loss.parameters(), before, strict=True))
+
+
+def test_losses_of_two_kinds_are_not_stacked():
+    with pytest.raises(AssertionError, match="one kind"):
+        MultiTaskLoss(TASKS, [LossConfig(), LossConfig(au_loss="asymmetric")])
+
+
+# Neighbours never matter.
+
+
+def spoil_neighbours(module, head):
+    for parameter in module.parameters():
+        parameter.data[[m for m in HEADS if m != head]] = float("nan")
+
+
+@pytest.mark.parametrize("spoiled_part", ["parameters", "inputs", "labels"])
+def test_neighbours_of_nan_change_nothing(fusion, temporal, spoiled_part, config_of, widths, data):
+    config, kind = config_of(fusion=fusion, temporal=temporal), ("ccc+mse", "focal", "asymmetric", "learned")
+    head, others = 1, [0, 2]
+    results = []
+    for is_spoilt in (False, True):
+        (streams, valid, times), targets = data(own=spoiled_part != "parameters")
+        stack, loss = build_head(config, widths, SEEDS, RATES), make_losses(kind)
+        if is_spoilt and spoiled_part == "parameters":
+            spoil_neighbours(stack, head)
+            spoil_neighbours(loss, head)
+        elif is_spoilt and spoiled_part == "inputs":
+            for x in streams.values():
+                x[others] = float("nan")
+        elif is_spoilt:
+            targets.va[others], targets.au[others], targets.expr[others] = float("nan"), float("nan"), 0
+        outputs = stack(streams, valid, times)
+        total, losses = loss(outputs, targets)
+        grads = gradients(total, [*stack.parameters(), *loss.parameters()])
+        results.append([total, *outputs.values(), *losses.values(), *grads])
+    assert results[1][0][others].isnan().all()
+    for clean, spoilt in zip(*results, strict=True):
+        assert clean[head].isfinite().all()
+        assert torch.equal(clean[head], spoilt[head])
+
+
+@pytest.mark.parametrize("kind", KINDS, ids="-".join)
+def test_neighbours_of_nan_change_no_loss(kind, data):
+    """Outputs, labels, weights and learned weights of the neighbours."""
+    results = []
+    for is_spoilt in (False, True):
+        _, targets = data(own=True)
+        loss, outputs = make_losses(kind), make_outputs()
+        if is_spoilt:
+            spoil_neighbours(loss, head=1)
+            for x in (*outputs.values(), targets.va, targets.au, *loss.constants.buffers()):
+                x[[0, 2]] = float("nan")
+        outputs = {task: x.requires_grad_() for task, x in outputs.items()}
+        total, losses = loss(outputs, targets)
+        grads = gradients(total, [*outputs.values(), *loss.parameters()])
+        results.append([total, *losses.values(), *grads])
+    assert results[1][0][[0, 2]].isnan().all()
+    for clean, spoilt in zip(*results, strict=True):
+        assert clean[1].isfinite().all()
+        assert torch.equal(clean[1], spoilt[1])
+
+
+# Taking stacks apart and putting them together.
+
+
+def assert_same_training(models, data):
+    """`models`, [(model, the heads of a stack of three that are in it)], do the same from here on, dropout included."""
+    inputs, targets = data(own=False)
+    for _ in range(3):
+        results = []
+        for model, heads in models:
+            for noise in noises_of(model):
+                noise.advance()
+            outputs = model(*inputs)
+            loss = make_losses(("ccc", "cross_entropy", "bce", "fixed"), heads)
+            grads = gradients(loss(outputs, targets)[0], list(model.parameters()))
+            by_head = {head: [x[index] for x in (*outputs.values(), *grads)] for index, head in enumerate(heads)}
+            with torch.no_grad():
+                for parameter, grad in zip(model.parameters(), grads, strict=True):
+                    parameter -= 0.05 * grad
+            results.append(by_head)
+        for other in results[1:]:
+            for head in other.keys() & results[0].keys():
+                for ours, theirs in zip(other[head], results[0][head], strict=True):
+                    assert_near(ours, theirs, head)
+
+
+def started(model, num_steps=2):
+    """`model` with some steps behind it; of three heads, one stood still in the last."""
+    for step in range(num_steps):
+        for noise in noises_of(model):
+            active = torch.tensor([True, step < num_steps - 1, True]) if noise.num_heads == 3 else None
+            noise.advance(active)
+    return model
+
+
+def make_joined(config_of, widths, seeds=SEEDS, rates=RATES):
+    """Heads a task each, on different streams, their exchange no longer 0."""
+    streams = {"va": ("va",), "expr": ("expr", "va"), "au": tuple(widths)}
+    stream_widths = {task: {name: widths[name] for name in names} for task, names in streams.items()}
+    heads = {task: build_head(config_of(tasks=(task,)), names, seeds, rates) for task, names in stream_widths.items()}
+    joined = ProgressiveHead.from_separate(heads)
+    for part in joined.exchange.values():
+        for index, seed in enumerate(seeds):
+            part.weight.data[index].normal_(std=0.1, generator=torch.Generator().manual_seed(seed))
+    return joined, stream_widths
+
+
+def test_taken_heads_go_on_as_in_the_stack(fusion, temporal, config_of, widths, data):
+    stack = started(build_head(config_of(fusion=fusion, temporal=temporal), widths, SEEDS, RATES))
+    taken = take_heads(stack, [2, 0])
+    for parameter in taken.parameters():
+        assert len(parameter) == 2
+    assert_same_training([(stack, [0, 1, 2]), (taken, [2, 0])], data)
+
+
+def test_taken_heads_are_copies(config_of, widths, windows):
+    stack = build_head(config_of(), widths, SEEDS, RATES)
+    stack.fusion.requires_grad_(False)
+    before = stack(*windows())["va"]
+    taken = take_heads(stack, [1])
+    assert taken.noise is not stack.noise
+    assert all(part.noise is taken.noise for part in taken.modules() if isinstance(part, WindowDropout))
+    assert [p.requires_grad for p in taken.parameters()] == [p.requires_grad for p in stack.parameters()]
+    taken.noise.advance()
+    for parameter in taken.parameters():
+        parameter.data.add_(1.0)
+    assert torch.equal(stack(*windows())["va"], before)
+
+
+def test_heads_put_together_go_on_as_alone(fusion, temporal, config_of, widths, data):
+    """Also with different numbers of steps behind them."""
+    config = config_of(fusion=fusion, temporal=temporal)
+    alone = [started(build_head(config, widths, (SEEDS[m],), (RATES[m],)), num_steps=m) for m in HEADS]
+    stack = stack_heads(alone)
+    assert stack.noise.num_heads == 3
+    # Were they no copies, a step of the stack would be one of the heads too.
+    assert_same_training([(stack, [0, 1, 2]), *((model, [m]) for m, model in enumerate(alone))], data)
+
+
+def test_taken_apart_and_put_together_is_the_stack(config_of, widths, windows):
+    stack = started(build_head(config_of(), widths, SEEDS, RATES))
+    again = stack_heads([take_heads(stack, [m]) for m in HEADS])
+    for ours, theirs in zip(again.parameters(), stack.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    for _ in range(2):
+        ours, theirs = again(*windows()), stack(*windows())
+        assert all(torch.equal(ours[task], theirs[task]) for task in TASKS)
+        again.noise.advance()
+        stack.noise.advance()
+
+
+def test_a_single_state_is_that_of_the_head_alone(fusion, temporal, config_of, widths, windows):
+    config = config_of(fusion=fusion, temporal=temporal)
+    stack = build_head(config, widths, SEEDS).eval()
+    for index, seed in enumerate(SEEDS):
+        state, alone = single_state(stack, index), build_head(config, widths, (seed,)).eval()
+        assert list(state) == list(alone.state_dict())
+        assert all(torch.equal(value, alone.state_dict()[name][0]) for name, value in state.items())
+        other = build_head(config, widths, (99,)).eval()
+        load_single(other, state)
+        assert all(torch.equal(single_state(other, 0)[name], value) for name, value in state.items())
+        ours, theirs = other(*windows()), stack(*windows())
+        for task in TASKS:
+            assert_near(ours[task], theirs[task][[index]], task)
+        state["temporal.norm.weight"].add_(1.0)
+        assert not torch.equal(single_state(stack, index)["temporal.norm.weight"], state["temporal.norm.weight"])
+
+
+def test_a_state_of_another_head_is_refused(config_of, widths):
+    state = single_state(build_head(config_of(), widths, SEEDS), 1)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        load_single(build_head(config_of(width=24), widths), state)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        load_single(build_head(config_of(fusion="sum"), widths), state)
+
+
+def test_joined_heads_in_a_stack_are_those_alone(config_of, widths, data):
+    stack, _ = make_joined(config_of, widths)
+    alone = [make_joined(config_of, widths, (SEEDS[m],), (RATES[m],))[0] for m in HEADS]
+    assert_same_training([(stack, [0, 1, 2]), *((model, [m]) for m, model in enumerate(alone))], data)
+
+
+def test_taken_joined_heads_go_on_as_in_the_stack(config_of, widths, data):
+    stack, _ = make_joined(config_of, widths)
+    started(stack)
+    taken = take_heads(stack, [2, 0])
+    assert len(noises_of(taken)) == 3
+    assert_same_training([(stack, [0, 1, 2]), (taken, [2, 0])], data)
+    stack.set_trunks_frozen(True)
+    frozen = take_heads(stack, [1])
+    assert [p.requires_grad for p in frozen.parameters()] == [p.requires_grad for p in stack.parameters()]
+
+
+def test_a_single_state_of_joined_heads_is_loaded(config_of, widths, windows):
+    stack, stream_widths = make_joined(config_of, widths)
+    stack.eval()
+    for index in HEADS:
+        other = build_progressive(config_of(), stream_widths, seeds=(9,)).eval()
+        load_single(other, single_state(stack, index))
+        ours, theirs = other(*windows()), stack(*windows())
+        for task in TASKS:
+            assert_near(ours[task], theirs[task][[index]], task)
+
+
+def test_trunks_of_joined_heads_drop_different_units(config_of, widths):
+    """They were trained from one seed each, perhaps the same; the heads they came from keep their masks."""
+    heads = {task: build_head(config_of(tasks=(task,)), widths, (7,), (0.5,)) for task in TASKS}
+    joined = ProgressiveHead.from_separate(heads)
+    masks = [noise.mask(1, 50, 16).flatten() for noise in noises_of(joined)]
+    assert len(masks) == 3
+    assert torch.corrcoef(torch.stack(masks)).fill_diagonal_(0).abs().max() < 0.2
+    first, *others = (head.noise.mask(1, 50, 16) for head in heads.values())
+    assert all(torch.equal(first, other) for other in others)
+
+
+# Recurrence as torch has it.
+
+
+@pytest.fixture(params=RECURRENCES)
+def recurrence(request):
+    """(ours, torch's, number of gates)."""
+    return RECURRENCES[request.param]
+
+
+def run_recurrence(states_of, x, parameters):
+    """`parameters`: input weight, hidden weight, input bias, hidden bias, stacked, as torch orders them."""
+    input_weight, hidden_weight, input_bias, hidden_bias = parameters
+    return states_of(linear(x, input_weight, input_bias), hidden_weight, hidden_bias)
+
+
+@pytest.mark.parametrize(("num_windows", "num_steps"), [(4, 12), (4, 1), (1, 12), (1, 1)])
+def test_recurrence_agrees_with_torch(recurrence, num_windows, num_steps):
+    states_of, torch_cell, num_gates = recurrence
+    generator = torch.Generator().manual_seed(0)
+    x, noise = (torch.randn(3, num_windows, num_steps, size, generator=generator) for size in (6, 5))
+    sizes = ((3, num_gates * 5, 6), (3, num_gates * 5, 5), (3, num_gates * 5), (3, num_gates * 5))
+    parameters = [torch.randn(size, generator=generator).mul(0.5).requires_grad_() for size in sizes]
+    x.requires_grad_()
+    states = run_recurrence(states_of, x, parameters)
+    grads = torch.autograd.grad((states * noise).sum(), [x, *parameters])
+    for head in HEADS:
+        theirs = torch_cell(6, 5, batch_first=True)
+        for parameter, ours in zip(theirs.parameters(), parameters, strict=True):
+            parameter.data.copy_(ours[head])
+        own_x = x[head].detach().requires_grad_()
+        expected, _ = theirs(own_x)
+        assert_near(states[head], expected)
+        own_grads = torch.autograd.grad((expected * noise[head]).sum(), [own_x, *theirs.parameters()])
+        for ours, wanted in zip(grads, own_grads, strict=True):
+            assert_near(ours[head], wanted, wanted.shape)
+
+
+@pytest.mark.parametrize("num_steps", [1, 4])
+def test_recurrence_gradient_agrees_with_differences(recurrence, num_steps):
+    states_of, _, num_gates = recurrence
+    generator = torch.Generator().manual_seed(0)
+    sizes = ((2, 3, num_steps, num_gates * 2), (2, num_gates * 2, 2), (2, num_gates * 2))
+    inputs = [torch.randn(size, generator=generator, dtype=torch.float64).requires_grad_() for size in sizes]
+    assert torch.autograd.gradcheck(states_of, inputs)
+
+
+def test_recurrence_of_tensors_that_do_not_lie_in_order(recurrence):
+    """Gates, weights and the gradient from above all as views with other strides."""
+    states_of, _, num_gates = recurrence
+    generator = torch.Generator().manual_seed(0)
+    gates = torch.randn(num_gates * 5, 7, 4, 2, generator=generator).permute(3, 2, 1, 0)
+    weight = torch.randn(5, num_gates * 5, 2, generator=generator).permute(2, 1, 0)
+    bias, noise = torch.randn(num_gates * 5, 2, generator=generator).T, torch.randn(5, 2, 7, 4, generator=generator)
+    noise = noise.permute(1, 3, 2, 0)
+    results = []
+    for tidy in (torch.Tensor.contiguous, lambda x: x):
+        inputs = [tidy(each).detach().requires_grad_() for each in (gates, weight, bias)]
+        assert inputs[0].is_contiguous() == (not results)
+        states = states_of(*inputs)
+        results.append([states, *torch.autograd.grad(states, inputs, tidy(noise))])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_recurrence_keeps_the_type_of_its_gates(recurrence):
+    """That of autocast, whose gates come in half precision while weights stay as they are."""
+    states_of, _, num_gates = recurrence
+    gates = torch.zeros(2, 3, 4, num_gates * 5, dtype=torch.bfloat16)
+    states = states_of(gates, torch.ones(2, num_gates * 5, 5), torch.ones(2, num_gates * 5))
+    assert states.dtype == torch.bfloat16
+    assert states.any()
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+def test_recurrent_block_is_torchs_over_the_valid_steps(name, config_of, windows, drawn):
+    states_of, torch_cell, num_gates = RECURRENCES[name]
+    config = config_of(width=7)  # of odd width: two directions of 4
+    block = drawn(RecurrentBlock(states_of, num_gates, config, Noise((0, 1), (0.0, 0.0))), 0, 1)
+    _, valid, times = windows()
+    x = torch.randn(2, 3, 9, 7, generator=torch.Generator().manual_seed(0))
+    ours = block(x, Steps(valid, times))
+    normed = block.norm(x)
+    for head, window in itertools.product(range(2), range(3)):
+        theirs = torch_cell(7, 4, batch_first=True, bidirectional=True)
+        cells = [*block.past.parameters(), *block.future.parameters()]
+        for parameter, cell in zip(theirs.parameters(), cells, strict=True):
+            parameter.data.copy_(cell[head])
+        real = valid[0, window]
+        states, _ = theirs(normed[head, window, real].unsqueeze(0))
+        wanted = nn.functional.linear(states[0], block.output.weight[head], block.output.bias[head])
+        assert_near(ours[head, window, real], wanted)
+
+
+# Dropout.
+
+
+def masks_of(noise, num_places=3, num_steps=4, num_windows=100, width=40):
+    """Every mask of a few places and steps, [M * places * steps, B * D]."""
+    rows = []
+    for _ in range(num_steps):
+        noise.advance()
+        rows += [noise.mask(place, num_windows, width).flatten(1) for place in range(1, num_places + 1)]
+    return torch.cat(rows)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.3, 0.5, 0.9])
+def test_dropout_has_its_rate_and_mean_1(rate):
+    """Within 5 standard deviations; a kept unit counts 1 / (1 - rate)."""
+    masks = masks_of(Noise(SEEDS, [rate] * 3))
+    dropped = (masks == 0).double()
+    torch.testing.assert_close(masks[masks != 0], torch.full_like(masks[masks != 0], 1 / (1 - rate)))
+    for values in (dropped.flatten(), *dropped):
+        allowed = 5 * (rate * (1 - rate) / len(values)) ** 0.5
+        assert abs(float(values.mean()) - rate) < allowed
+        assert abs(float((1 - values).mean()) / (1 - rate) - 1) < allowed / (1 - rate)
+
+
+@pytest.mark.parametrize("seeds", [(0, 1, 2, 3), (7, 7 + 2**16, 7 + 2**31, 8)])
+def test_dropout_is_independent_across_heads_places_and_steps(seeds):
+    """Correlations of all pairs of 48 masks of 4000 units, within 5 standard deviations; neighbouring seeds too."""
+    masks = masks_of(Noise(seeds, [0.4] * 4))
+    assert len(masks) == 48
+    assert torch.corrcoef(masks.double()).fill_diagonal_(0).abs().max() < 5 / 4000**0.5
+
+
+def test_dropout_is_independent_across_windows_and_units():
+    noise = Noise((5,), (0.5,))
+    mask = noise.mask(1, 64, 256)[0, :, 0].double()
+    assert torch.corrcoef(mask).fill_diagonal_(0).abs().max() < 5.5 / 256**0.5
+    centred = (mask - 1).flatten()
+    for lag in (1, 2, 3, 16, 256):
+        assert abs(float((centred[lag:] * centred[:-lag]).mean())) < 5 / len(centred) ** 0.5, lag
+
+
+def test_dropout_changes_with_the_step_alone():
+    noise = Noise(SEEDS, RATES)
+    first = noise.mask(1, 6, 16)
+    assert first.shape == (3, 6, 1, 16)
+    assert torch.equal(noise.mask(1, 6, 16), first)
+    assert torch.equal(Noise(SEEDS, RATES).mask(1, 6, 16), first)
+    noise.advance()
+    later = noise.mask(1, 6, 16)
+    assert [torch.equal(x, y) for x, y in zip(first, later, strict=True)] == [False, False, True]  # the last rate is 0
+    assert (later[2] == 1).all()
+
+
+def test_heads_that_stand_still_keep_their_masks():
+    noise = Noise(SEEDS, (0.5, 0.5, 0.5))
+    before = noise.mask(1, 6, 16)
+    noise.advance(torch.tensor([True, False, True]))
+    after = noise.mask(1, 6, 16)
+    assert [torch.equal(x, y) for x, y in zip(before, after, strict=True)] == [False, True, False]
+    noise.advance(torch.tensor([False, True, False]))
+    moved = Noise(SEEDS, (0.5, 0.5, 0.5))
+    moved.advance()
+    assert torch.equal(noise.mask(1, 6, 16), moved.mask(1, 6, 16))
+
+
+def test_a_windows_mask_does_not_depend_on_how_many_there_are():
+    noise = Noise(SEEDS, (0.2, 0.5, 0.7))
+    assert torch.equal(noise.mask(2, 7, 16)[:, :3], noise.mask(2, 3, 16))
+
+
+def test_a_heads_mask_does_not_depend_on_its_neighbours():
+    noise = Noise(SEEDS, (0.2, 0.5, 0.7))
+    noise.advance()
+    chosen = noise.select(torch.tensor([2, 0]))
+    apart = [Noise((seed,), (rate,)) for seed, rate in zip(SEEDS, (0.2, 0.5, 0.7), strict=True)]
+    for each in apart:
+        each.advance()
+    joined = join_noises(apart)
+    for _ in range(2):
+        masks = noise.mask(1, 4, 16)
+        assert torch.equal(chosen.mask(1, 4, 16), masks[[2, 0]])
+        assert torch.equal(joined.mask(1, 4, 16), masks)
+        chosen.advance()
+        assert torch.equal(noise.mask(1, 4, 16), masks)
+        joined.advance()
+        assert torch.equal(noise.mask(1, 4, 16), masks)
+        noise.advance()
+
+
+def test_every_layer_has_a_place_of_its_own(fusion, temporal, config_of, widths):
+    head = build_head(config_of(fusion=fusion, temporal=temporal), widths, SEEDS, RATES)
+    places = [part.place for part in head.modules() if isinstance(part, WindowDropout)]
+    assert len(set(places)) == len(places) == head.noise.num_places > 1
+
+
+def test_without_dropout_training_is_as_evaluation(fusion, temporal, config_of, widths, windows):
+    head = build_head(config_of(fusion=fusion, temporal=temporal), widths, SEEDS, (0.0, 0.0, 0.0))
+    assert head.noise.is_silent
+    noisy = head.train()(*windows())
+    quiet = head.eval()(*windows())
+    assert all(torch.equal(noisy[task], quiet[task]) for task in TASKS)
+    x = torch.randn(3, 2, 4, 16, generator=torch.Generator().manual_seed(0))
+    assert WindowDropout(head.noise)(x) is x
+
+
+def test_dropout_is_that_of_the_configuration_unless_rates_are_given(config_of, widths):
+    for rates, wanted in (((), (0.3, 0.3)), ((0.0, 0.6), (0.0, 0.6))):
+        noise = build_head(config_of(dropout=0.3), widths, (1, 2), rates).noise
+        share = (noise.mask(1, 1000, 16) == 0).float().mean(dim=(1, 2, 3))
+        assert share.tolist() == pytest.approx(wanted, abs=0.02)
+        assert not noise.is_silent
+
+
+# Windows that are only there to fill a batch.
+
+
+def test_windows_without_valid_steps_change_nothing_for_the_others(fusion, temporal, own, config_of, widths, data):
+    """Neither outputs nor losses nor gradients, with dropout on."""
+    (streams, valid, times), targets = data(own, num_windows=3)
+    (more, _, _), others = data(own, num_windows=2, seed=20)
+    filled = {name: torch.cat([x, torch.full_like(more[name], float("nan"))], dim=1) for name, x in streams.items()}
+    none = torch.zeros(len(valid), 2, 9, dtype=torch.bool)
+    longer = map_targets(lambda x, y: torch.cat([x, y & False if y.dtype == torch.bool else y], dim=1), targets, others)
+    padded = (filled, torch.cat([valid, none], dim=1), torch.cat([times, torch.full_like(times[:, :2], -1)], dim=1))
+    stack = build_head(config_of(fusion=fusion, temporal=temporal), widths, SEEDS, RATES)
+    loss = make_losses(("ccc+mse", "focal", "asymmetric", "learned"))
+    results = []
+    for inputs, labels in (((streams, valid, times), targets), (padded, longer)):
+        outputs = stack(*inputs)
+        total, losses = loss(outputs, labels)
+        grads = gradients(total, [*stack.parameters(), *loss.parameters()])
+        results.append([total, *losses.values(), *(x[:, :3] for x in outputs.values()), *grads])
+    for index, (real, with_padding) in enumerate(zip(*results, strict=True)):
+        assert_near(with_padding, real, index)
