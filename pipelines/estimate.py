@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.search import Trainer
+from pipelines.search import Grouping, Trainer, one_by_one
 from pipelines.strategy import Strategy
 from pipelines.study import Result, Trial
 
@@ -36,26 +36,29 @@ def from_results(results: Sequence[Result], left: Sequence[Trial]) -> Estimate:
     return Estimate(seconds, f"from the {len(results)} trials finished in this study")
 
 
-def measure(left: Sequence[Trial], trainer: Trainer, budget_s: float = BUDGET_S) -> Estimate:
-    """Trains strategies with the most frequent temporal encoders for 1 and 3 epochs: fixed cost and cost of an epoch.
+def measure(
+    left: Sequence[Trial], trainer: Trainer, grouping: Grouping = one_by_one, budget_s: float = BUDGET_S
+) -> Estimate:
+    """Trains stacks with the most frequent temporal encoders for 1 and 3 epochs: fixed cost and cost of an epoch.
 
     Nothing is kept of these trainings. The estimate is for all epochs: early stopping makes it shorter.
     """
     began = time.perf_counter()
     counts = Counter(trial.strategy.head.temporal for trial in left)
+    stacks = [[trial.strategy for trial in stack] for stack in grouping(left)]
     rates: dict[str, tuple[float, float]] = {}
     with tempfile.TemporaryDirectory(prefix="mtl-estimate-") as folder:
         for name, _ in counts.most_common(NUM_MEASURED):
-            chosen = min((t.strategy for t in left if t.strategy.head.temporal == name), key=work)
+            chosen = min((stack for stack in stacks if stack[0].head.temporal == name), key=lambda one: work(one[0]))
             if not rates:  # the first training also pays for what is made once: warm up
-                _seconds(chosen, 1, trainer, Path(folder) / "warm")
+                _seconds(chosen[:1], 1, trainer, Path(folder) / "warm")
             short = _seconds(chosen, 1, trainer, Path(folder) / f"{name}-1")
             if time.perf_counter() - began > budget_s:
-                rates[name] = (0.0, short / work(chosen, 1))
+                rates[name] = (0.0, short / work(chosen[0], 1))
                 break
             long = _seconds(chosen, LONG_EPOCHS, trainer, Path(folder) / f"{name}-{LONG_EPOCHS}")
-            slope = max(long - short, 0.0) / (work(chosen, LONG_EPOCHS) - work(chosen, 1))
-            rates[name] = (max(short - slope * work(chosen, 1), 0.0), slope)
+            slope = max(long - short, 0.0) / (work(chosen[0], LONG_EPOCHS) - work(chosen[0], 1))
+            rates[name] = (max(short - slope * work(chosen[0], 1), 0.0), slope)
     seconds = _total((trial.strategy for trial in left), rates)
     how = f"from timed trainings of 1 and {LONG_EPOCHS} epochs ({', '.join(rates)}); early stopping makes it shorter"
     return Estimate(seconds, how)
@@ -68,11 +71,17 @@ def work(strategy: Strategy, epochs: int | None = None) -> int:
     return models * (strategy.train.epochs if epochs is None else epochs)
 
 
-def _seconds(strategy: Strategy, epochs: int, trainer: Trainer, folder: Path) -> float:
-    train = dataclasses.replace(strategy.train, epochs=epochs, patience=epochs + 1)
+def _seconds(stack: Sequence[Strategy], epochs: int, trainer: Trainer, folder: Path) -> float:
+    """Seconds a trial of the stack."""
     begin = time.perf_counter()
-    trainer(dataclasses.replace(strategy, train=train), folder, lambda count: None)
-    return time.perf_counter() - begin
+    short = []
+    for index, strategy in enumerate(stack):
+        train = dataclasses.replace(strategy.train, epochs=epochs, patience=epochs + 1)
+        short.append((dataclasses.replace(strategy, train=train), folder / str(index)))
+    for error in trainer(short, lambda count: None):
+        if error is not None:
+            raise error
+    return (time.perf_counter() - begin) / len(stack)
 
 
 def _total(strategies: Iterable[Strategy], rates: dict[str, tuple[float, float]]) -> float:

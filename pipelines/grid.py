@@ -1,14 +1,16 @@
 """The grid file: which strategies a search tries. Read, checked and expanded before anything runs.
 
-    [study]                       name, select and report (instead of those of [split]), time_limit_s
+    [study]                       name, select and report (instead of those of [split]), time_limit_s; sampler, trials,
+                                  sampler_seed; halving, halving_first
     [set]                         one value a field, for every strategy
     [product]                     a list of values a field: every combination of them is tried
     [[list]]                      one explicit row: each row is combined with the whole product, and the fields it
                                   names replace those of [set] and [product]; several rows are joined
+    [space.NAME]                  a sub-space: a product of its own, whose combinations are rows like those of [[list]]
     [when.temporal.transformer]   lists of values that apply only to strategies with that value; others keep the default
 
 Fields are those of `[head]`, `[loss]` and `[train]` of mtl.toml, named without their section; what no section names
-keeps the value of mtl.toml. The more special section wins: set, product, list, when.
+keeps the value of mtl.toml. The more special section wins: set, product, list or space, when.
 """
 
 import dataclasses
@@ -25,17 +27,27 @@ from pipelines.grid_values import annotation_of, condition_value_of, value_of
 from pipelines.project import packaged_grids
 from pipelines.strategy import PARTS, Strategy, streams_of
 
-SECTIONS = ("study", "set", "product", "list", "when")
+SECTIONS = ("study", "set", "product", "list", "space", "when")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyConfig:
-    """Section [study]. An empty `name` is the grid file's; `time_limit_s` 0 sets no limit to one `mtl search`."""
+    """Section [study]. An empty `name` is the grid file's; `time_limit_s` 0 sets no limit to one `mtl search`.
+
+    `sampler` "random" or "tpe" (Bergstra et al., NeurIPS 2011, by Optuna) tries `trials` of the grid's trials instead
+    of all of them. `halving` above 1 ends, after `halving_first` epochs and then at every `halving` times as many, the
+    training of all strategies of a stack but the best 1 in `halving`.
+    """
 
     name: str = ""
     select: Literal["val", "test"] | None = None
     report: Literal["auto", "val", "test"] | None = None
     time_limit_s: float = 0.0
+    sampler: Literal["grid", "random", "tpe"] = "grid"
+    trials: int = 0
+    sampler_seed: int = 0
+    halving: int = 0
+    halving_first: int = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +131,10 @@ def parse_grid(document: Mapping[str, Any], path: Path, text: str = "") -> Grid:
         study=_study(_table(document, "study", f"{path}: [study]"), f"{path}: [study]"),
         constants=_values(_table(document, "set", f"{path}: [set]"), f"{path}: [set]"),
         product=_lists(_table(document, "product", f"{path}: [product]"), f"{path}: [product]"),
-        rows=_rows(document.get("list", []), f"{path}: [[list]]"),
+        rows=(
+            *_rows(document.get("list", []), f"{path}: [[list]]"),
+            *_spaces(_table(document, "space", f"{path}: [space]"), f"{path}: [space"),
+        ),
         conditions=_conditions(_table(document, "when", f"{path}: [when]"), f"{path}: [when"),
     )
 
@@ -228,6 +243,13 @@ def _table(document: Mapping[str, Any], name: str, where: str) -> dict[str, Any]
 
 def _study(table: Mapping[str, Any], where: str) -> StudyConfig:
     study: StudyConfig = from_mapping(StudyConfig, table, where)
+    for key, least in (("trials", 0), ("halving", 0), ("halving_first", 1), ("sampler_seed", 0)):
+        if getattr(study, key) < least:
+            raise ValueError(f"{where} {key}: {getattr(study, key)} must be at least {least}")
+    if study.sampler != "grid" and not study.trials:
+        raise ValueError(f"{where}: sampler = {study.sampler!r} needs trials, the number of trials to try")
+    if study.halving == 1:
+        raise ValueError(f"{where} halving: 1 would end nothing; 2 or 3 halves or thirds, 0 switches it off")
     if study.name and Path(study.name).name != study.name:
         raise ValueError(f"{where} name: {study.name!r} is no name for a folder; --study names one anywhere")
     return study
@@ -237,6 +259,15 @@ def _rows(rows: Any, where: str) -> tuple[Mapping[str, Any], ...]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{where}: expected rows, each under a line [[list]] of its own")
     return tuple(_values(row, f"{where} row {number}") for number, row in enumerate(rows, start=1))
+
+
+def _spaces(table: Mapping[str, Any], where: str) -> Iterator[Mapping[str, Any]]:
+    """Every combination of every sub-space, as a row."""
+    for name, values in table.items():
+        if not isinstance(values, dict):
+            raise ValueError(f"{where}]: a sub-space is a section [space.NAME] with lists of values")
+        lists = _lists(values, f"{where}.{name}]")
+        yield from (dict(zip(lists, chosen, strict=True)) for chosen in itertools.product(*lists.values()))
 
 
 def _values(table: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -30,9 +31,22 @@ class RateColumn(ProgressColumn):
         return Text("" if rate is None else f"{rate:,.1f} {self.unit}/s", style="progress.data.speed")
 
 
+class Bar:
+    """Called with the number of things done; `note` shows a few words beside the bar."""
+
+    def __init__(self, bar: Progress, task: TaskID) -> None:
+        self._bar, self._task = bar, task
+
+    def __call__(self, count: int) -> None:
+        self._bar.update(self._task, advance=count)
+
+    def note(self, text: str) -> None:
+        self._bar.update(self._task, note=text)
+
+
 @contextmanager
-def progress(description: str, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
-    """Yields `advance(count)`; `done` is what an earlier run had finished already."""
+def progress(description: str, total: int, unit: str, done: int = 0) -> Iterator[Bar]:
+    """Yields what is to be called with each count; `done` is what an earlier run had finished already."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -40,10 +54,10 @@ def progress(description: str, total: int, unit: str, done: int = 0) -> Iterator
         MofNCompleteColumn(),
         RateColumn(unit),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(description, total=total, completed=done)
-        yield lambda count: bar.update(task, advance=count)
+        yield Bar(bar, bar.add_task(description, total=total, completed=done, note=""))
 
 
 @contextmanager

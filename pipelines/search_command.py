@@ -10,12 +10,16 @@ from rich.console import Console
 
 from pipelines.config import Config
 from pipelines.estimate import Estimate, from_results, measure
-from pipelines.leaderboard import Leaderboard, make_leaderboard, to_json, with_intervals, write_leaderboard
+from pipelines.evidence import with_intervals
+from pipelines.files import write_text
+from pipelines.leaderboard import Leaderboard, make_leaderboard
+from pipelines.leaderboard_files import to_json, write_leaderboard
 from pipelines.leaderboard_table import leaderboard_tables
 from pipelines.progress import Advance, progress
 from pipelines.report import write_report
-from pipelines.search import Outcome, Trainer, pending, run_trials
-from pipelines.search_plan import SearchPlan, make_plan, make_trainer, read_strategies
+from pipelines.search import Outcome, Trainer, one_by_one, pending, run_trials
+from pipelines.search_plan import SearchPlan, make_chooser, make_grouping, make_plan, make_trainer, read_strategies
+from pipelines.splits import assignment, resolve_split
 from pipelines.strategy import Strategy
 from pipelines.study import Study, Trial, open_study, read_study
 from pipelines.words import counted, duration_words, strategy_words
@@ -45,13 +49,16 @@ def dry_run(
         _print_preview(found, as_json)
         return
     study = read_study(search.folder)
-    left = pending(study, search.trials, retry_failed=retry_failed)[:limit]
+    left = _to_run(search, study, retry_failed=retry_failed)[:limit]
     found |= {
         "study": str(search.folder),
         "num_finished": sum(study.is_finished(trial) for trial in search.trials),
         "num_left": len(left),
         "resident_bytes": search.resident_bytes,
     }
+    if left:
+        stacks = make_grouping(search, device)(left)
+        found |= {"num_stacks": len(stacks), "largest_stack": max(map(len, stacks))}
     estimate = _estimate(search, study, left, device)
     _print_preview(found | {"seconds": estimate.seconds, "how": estimate.how}, as_json)
 
@@ -88,6 +95,8 @@ def write_results(search: SearchPlan, study: Study) -> Leaderboard:
     """The leaderboard of all finished trials of the study, and its files; no report while there is no result."""
     board = with_intervals(make_leaderboard(study.results()), search.frames)
     write_leaderboard(board, study.path, _head(search))
+    folds = {fold: resolve_split(search.frames, search.config.split, fold) for fold in search.material.splits}
+    write_text(study.path / "splits.csv", assignment(search.frames, folds).write_csv())
     if board.rows:
         write_report(study, board, search.frames)
     return board
@@ -99,13 +108,13 @@ def _run(
     """The trials that are left; with none left no stream is read."""
     from pipelines.record import Record
 
-    todo = pending(study, search.trials, retry_failed=retry_failed)[:limit]
+    todo = _to_run(search, study, retry_failed=retry_failed)[:limit]
     before = sum(study.is_finished(trial) for trial in search.trials)
     console.print(
         f"{counted(len(search.trials), 'trial')}: {before} finished before, {len(todo)} to run", highlight=False
     )
     trainer: Trainer = make_trainer(search, device) if todo else _no_trainer
-    with progress("searching", len(todo), "trials") if todo else nullcontext(lambda count: None) as advance:
+    with progress("searching", len(todo), "trials") if todo else nullcontext() as bar:
         return run_trials(
             study,
             search.trials,
@@ -114,14 +123,26 @@ def _run(
             retry_failed=retry_failed,
             limit=limit,
             time_limit_s=search.grid.study.time_limit_s,
-            advance=advance,
+            advance=bar or (lambda count: None),
+            note=bar.note if bar else (lambda text: None),
+            grouping=make_grouping(search, device) if todo else one_by_one,
+            choose=make_chooser(search, study),
+            halted=search.halving is None,
         )
+
+
+def _to_run(search: SearchPlan, study: Study, *, retry_failed: bool) -> list[Trial]:
+    """The trials that a search would run now; with TPE, which chooses as it goes, as many as it would run."""
+    left = pending(study, search.trials, retry_failed=retry_failed, halted=search.halving is None)
+    if search.grid.study.sampler == "tpe":
+        return left[: max(0, search.num_wanted - (len(search.trials) - len(left)))]
+    return make_chooser(search, study)(left)
 
 
 def _check_device(search: SearchPlan, device: str, *, retry_failed: bool) -> None:
     """Raises `ValueError` for a device that is not there, before the study's folder is made; with nothing to run, any
     device will do."""
-    if pending(read_study(search.folder), search.trials, retry_failed=retry_failed):
+    if _to_run(search, read_study(search.folder), retry_failed=retry_failed):
         from pipelines.device import resolve_device
 
         resolve_device(device)
@@ -132,7 +153,7 @@ def _estimate(search: SearchPlan, study: Study, left: Sequence[Trial], device: s
         return Estimate(0.0, "nothing is left to run")
     if results := [result for result in study.results() if result.seconds > 0]:
         return from_results(results, left)
-    return measure(left, make_trainer(search, device))
+    return measure(left, make_trainer(search, device), make_grouping(search, device))
 
 
 def _head(search: SearchPlan, outcome: Outcome | None = None) -> dict[str, Any]:
@@ -159,12 +180,16 @@ def _print_preview(found: dict[str, Any], as_json: bool) -> None:
     seconds = found["seconds"]
     shown = "time: " if seconds is None else f"time: {duration_words(seconds)}, "
     console.print(f"{shown}{found['how']}", highlight=False, markup=False, soft_wrap=True)
+    if "num_stacks" in found:
+        stacks = f"{counted(found['num_stacks'], 'stack')} of up to {counted(found['largest_stack'], 'trial')} at once"
+        console.print(stacks, highlight=False)
     if "resident_bytes" in found:
         console.print(f"memory of the streams: {found['resident_bytes'] / 2**20:,.1f} MiB", highlight=False)
 
 
 def _print_results(search: SearchPlan, board: Leaderboard, outcome: Outcome, console: Console) -> None:
-    console.print(leaderboard_tables(board, console.width))
+    splits = [search.material.splits[fold] for fold in sorted(search.material.splits)]
+    console.print(leaderboard_tables(board, console.width, splits=splits))
     if outcome.stopped:
         console.print(
             f"stopped by {outcome.stopped}: {counted(outcome.num_left, 'trial')} left; the same command goes on"
@@ -198,5 +223,5 @@ def _console(stderr: bool = False) -> Console:
     return console if console.is_terminal else Console(stderr=stderr, width=PIPE_WIDTH, height=100)
 
 
-def _no_trainer(strategy: Strategy, run: Path, advance: Advance) -> None:
-    raise AssertionError("there was nothing to train")
+def _no_trainer(stack: Sequence[tuple[Strategy, Path]], advance: Advance) -> Sequence[Exception | None]:
+    raise AssertionError("nothing is left to run")

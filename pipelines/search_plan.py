@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -14,10 +14,14 @@ from pipelines.config import Config
 from pipelines.epochs import Epoch
 from pipelines.grid import Grid, check, expand, read_grid
 from pipelines.progress import Advance
-from pipelines.search import Trainer
+from pipelines.samplers import next_trials
+from pipelines.search import Chooser, Grouping, Trainer
 from pipelines.splits import resolve_split
 from pipelines.strategy import Strategy, strategy_of, streams_of
-from pipelines.study import Material, Trial, plan, stream_label
+from pipelines.study import Material, Result, Study, Trial, plan, stream_label
+
+if TYPE_CHECKING:
+    from pipelines.fit import Halving
 
 FLOAT16_BYTES = 2
 
@@ -33,6 +37,18 @@ class SearchPlan:
     material: Material
     trials: tuple[Trial, ...]
     keys: tuple[tuple[str, str], ...]
+
+    @property
+    def halving(self) -> "Halving | None":
+        from pipelines.fit import Halving
+
+        study = self.grid.study
+        return Halving(study.halving, study.halving_first) if study.halving else None
+
+    @property
+    def num_wanted(self) -> int:
+        """How many of the trials are to be tried in all."""
+        return min(self.grid.study.trials or len(self.trials), len(self.trials))
 
     @property
     def resident_bytes(self) -> int:
@@ -59,9 +75,18 @@ def make_plan(config: Config, grid: Grid, strategies: Sequence[Strategy], study:
     Raises:
         ValueError: no frames table, a stream that is missing or incomplete, or a task without labels.
     """
+    if grid.study.sampler == "tpe" and len({one.head.tasks for one in strategies}) > 1:
+        raise ValueError(
+            f"{grid.path}: [study] sampler = 'tpe' goes by P, and P of different tasks does not compare; give the grid "
+            "one value of tasks, or use sampler = 'random'"
+        )
     frames = read_frames(config.at(config.data.frames))
     keys = {
-        (name, one.train.view): None for one in strategies for used in streams_of(one, config).values() for name in used
+        (name, view): None
+        for one in strategies
+        for used in streams_of(one, config).values()
+        for name in used
+        for view in one.train.views
     }
     material = _material(config, frames, tuple(keys), strategies)
     return SearchPlan(
@@ -75,19 +100,43 @@ def make_plan(config: Config, grid: Grid, strategies: Sequence[Strategy], study:
     )
 
 
+def make_chooser(search: SearchPlan, study: Study) -> Chooser:
+    """What to run next, by the sampler of the grid."""
+
+    def finished() -> list[Result]:
+        return [study.result(trial) for trial in search.trials if study.is_finished(trial)]
+
+    return lambda left: next_trials(search.grid.study, search.trials, left, finished)
+
+
+def make_grouping(search: SearchPlan, device: str) -> Grouping:
+    """Puts trials into the stacks in which they train on `device`."""
+    from pipelines.device import resolve_device
+    from pipelines.stacks import in_stacks
+
+    where = resolve_device(device)
+    widths = {label.partition("@")[0]: int(about["width"]) for label, about in search.material.streams.items()}
+
+    def grouping(trials: Sequence[Trial]) -> list[list[Trial]]:
+        stacks = in_stacks([(trial.strategy, trial) for trial in trials], search.config, widths, where)
+        return [[trial for _, trial in stack] for stack in stacks]
+
+    return grouping
+
+
 def make_trainer(search: SearchPlan, device: str) -> Trainer:
-    """Reads the streams once; the trainer returned trains any number of strategies over them."""
+    """Reads the streams once; the trainer returned trains any number of stacks over them."""
     from pipelines.dataset import load_dataset
     from pipelines.device import resolve_device
-    from pipelines.run import train_run
+    from pipelines.run import train_runs
 
     dataset = load_dataset(search.config, search.keys, resolve_device(device))
 
-    def trainer(strategy: Strategy, run: Path, advance: Advance) -> None:
+    def trainer(stack: Sequence[tuple[Strategy, Path]], advance: Advance) -> Sequence[Exception | None]:
         def watch(_: Epoch) -> None:
             advance(1)
 
-        train_run(search.config, dataset, strategy, run, watch=watch, force=True)
+        return train_runs(search.config, dataset, stack, watch=watch, halving=search.halving)
 
     return trainer
 

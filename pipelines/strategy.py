@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 from heads.config import HeadConfig, LossConfig
 from pipelines.config import Config, TrainConfig, convert, nearest, to_mapping
 
+REPEATS = ("seed", "fold")
 PARTS: dict[str, type] = {"head": HeadConfig, "loss": LossConfig, "train": TrainConfig}
 
 
@@ -26,6 +27,13 @@ class Strategy:
         """16 hex digits over every value: the same choice has the same digest on every machine."""
         text = json.dumps(to_mapping(self), sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    @property
+    def arm(self) -> str:
+        """The strategy without seed and fold, as text: what is repeated with other seeds and folds is one arm."""
+        flat = {key: value for key, value in to_mapping(self).items() if key != "train"}
+        train = {key: value for key, value in to_mapping(self.train).items() if key not in REPEATS}
+        return json.dumps({**flat, "train": train}, sort_keys=True)
 
     def replace(self, values: Mapping[str, Any], where: str) -> "Strategy":
         """This strategy with the fields `values`, named flat (`{"fusion": "sum", "lr": 0.01}`).

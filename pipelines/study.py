@@ -77,6 +77,11 @@ class Study:
         """Its run folder is complete: the manifest is written last."""
         return (self.run_folder(trial) / "run.json").is_file()
 
+    def is_halted(self, trial: Trial) -> bool:
+        """It is finished, but successive halving ended its training before its time."""
+        path = self.run_folder(trial) / "metrics.json"
+        return path.is_file() and bool(read_json(path).get("halted"))
+
     def clear(self, trial: Trial) -> None:
         """Removes what an unfinished try left behind."""
         shutil.rmtree(self.run_folder(trial), ignore_errors=True)
@@ -207,7 +212,7 @@ def _differences(old: Mapping[str, Any], material: Material) -> list[str]:
 def _trial(strategy: Strategy, config: Config, material: Material) -> Trial:
     streams, train = streams_of(strategy, config), strategy.train
     identities = {
-        model: [material.streams[stream_label(name, train.view)]["identity"] for name in used]
+        model: [material.streams[stream_label(name, view)]["identity"] for name in used for view in train.views]
         for model, used in streams.items()
     }
     split = material.splits[train.fold]["hash"]

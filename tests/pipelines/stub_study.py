@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +79,20 @@ def make_trainer(
 ) -> Any:
     """A trainer whose runs have predictions as good as `QUALITY` of the temporal encoder says."""
 
-    def trainer(strategy: Strategy, folder: Path, advance: Callable[[int], None]) -> None:
+    def train(strategy: Strategy, folder: Path, advance: Callable[[int], None]) -> None:
         before(strategy)
         advance(1)
         write_run(folder, strategy, frames, config)
+
+    def trainer(stack: Sequence[tuple[Strategy, Path]], advance: Callable[[int], None]) -> list[Exception | None]:
+        found: list[Exception | None] = []
+        for strategy, folder in stack:
+            try:
+                train(strategy, folder, advance)
+                found.append(None)
+            except ValueError as error:
+                found.append(error)
+        return found
 
     return trainer
 

@@ -114,14 +114,14 @@ def test_a_failing_trial_is_named_and_the_exit_code_is_1(
 ) -> None:
     from pipelines import run
 
-    real = run.train_run
+    real = run.train_runs
 
-    def fail_once(config: Any, dataset: Any, strategy: Strategy, *arguments: Any, **options: Any) -> Any:
-        if strategy.train.seed == 1 and strategy.head.temporal == "gru":
+    def fail_once(config: Any, dataset: Any, stack: Any, **options: Any) -> Any:
+        if any(strategy.train.seed == 1 and strategy.head.temporal == "gru" for strategy, _ in stack):
             raise RuntimeError("out of memory")
-        return real(config, dataset, strategy, *arguments, **options)
+        return real(config, dataset, stack, **options)
 
-    monkeypatch.setattr(run, "train_run", fail_once)
+    monkeypatch.setattr(run, "train_runs", fail_once)
     done = mtl("--grid", "small.toml")
     assert done.exit_code == 1
     assert "1 trial failed; --retry-failed" in done.output

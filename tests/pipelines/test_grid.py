@@ -53,6 +53,30 @@ def test_rows_are_combined_with_the_product_and_replace_its_fields() -> None:
     assert found == [*first, (16, 32, "concat", 0), (16, 32, "concat", 1)]
 
 
+def test_sub_spaces_are_products_of_their_own_joined() -> None:
+    text = """
+    [product]
+    seed = [0, 1]
+    [space.frame_wise]
+    temporal = ["none"]
+    width = [64, 128]
+    [space.windows]
+    temporal = ["gru"]
+    window = [32]
+    """
+    found = chosen(text, "temporal", "width", "window", "seed")
+    kept = strategy_of(CONFIG).flat()
+    frame_wise = [("none", width, kept["window"], seed) for width in (64, 128) for seed in (0, 1)]
+    assert found == [*frame_wise, *[("gru", kept["width"], 32, seed) for seed in (0, 1)]]
+
+
+def test_sub_spaces_are_sections() -> None:
+    with pytest.raises(ValueError, match=r"a sub-space is a section \[space.NAME\]"):
+        grid_of("[space]\nwidth = [1]")
+    with pytest.raises(ValueError, match=r"\[space.wide\].*'widht' \(did you mean 'width'\?\)"):
+        grid_of("[space.wide]\nwidht = [1]")
+
+
 def test_conditions_apply_where_they_hold_and_nowhere_else() -> None:
     text = '[product]\ntemporal = ["gru", "transformer"]\n[when.temporal.transformer]\nnum_heads = [2, 8]'
     assert chosen(text, "temporal", "num_heads") == [("gru", 4), ("transformer", 2), ("transformer", 8)]

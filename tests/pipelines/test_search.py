@@ -233,9 +233,11 @@ def test_time_is_measured_from_short_trainings_when_nothing_is_finished(tmp_path
     trials = plan(expand(stub.make_grid(GRID), strategy_of(CONFIG)), CONFIG, MATERIAL)
     asked = []
 
-    def trainer(strategy: Strategy, folder: Path, advance) -> None:
+    def trainer(stack, advance) -> list[None]:
+        ((strategy, _),) = stack
         asked.append((strategy.head.temporal, strategy.train.epochs))
         time.sleep(0.01 + 0.02 * strategy.train.epochs)
+        return [None]
 
     estimate = measure(trials, trainer)
     assert asked == [("gru", 1), ("gru", 1), ("gru", 3), ("tcn", 1), ("tcn", 3)]
