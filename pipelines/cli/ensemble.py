@@ -1,0 +1,50 @@
+"""`mtl ensemble`: greedy selection of runs over their cached predictions."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.options import CONFIG, ConfigOption, JsonOption, SetOption
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="ensemble")(ensemble)
+
+
+def ensemble(
+    runs: Annotated[list[Path], typer.Argument(help="A study, or several run folders; or their names.")],
+    size: Annotated[int, typer.Option(min=1, help="At most so many draws a task; a run may be drawn again.")] = 20,
+    name: Annotated[str, typer.Option(help="Name of the ensemble's folder.")] = "best",
+    force: Annotated[bool, typer.Option("--force", help="Make it again although it is there.")] = False,
+    config: ConfigOption = CONFIG,
+    set_: SetOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Combine finished runs: members and weights per task, chosen greedily on the rows that chose the runs' epochs.
+
+    Nothing is trained. The choice is measured out of fold, beside the best single run and the mean of the best five;
+    then the held-out rows are scored once. Written to ensembles/NAME in the study (or beside the folder of the runs):
+    ensemble.json, predictions.parquet, and its post-processing.
+
+    Examples:
+
+        mtl ensemble studies/joint
+
+        mtl ensemble runs/FIRST runs/SECOND runs/THIRD --size 10 --name three
+    """
+    from pipelines.config import read_config
+    from pipelines.ensemble_page import ensemble_runs, print_ensemble
+    from pipelines.postprocess_page import page_console
+
+    settings = read_config(config, set_ or ())
+    folder, record, there = ensemble_runs(settings, runs, size=size, name=name, force=force)
+    if json_output:
+        typer.echo(json.dumps({"ensemble": str(folder), **record}, indent=2, ensure_ascii=False))
+        return
+    if there:
+        typer.echo(f"{folder}: made before, {record['created']}; --force makes it again", err=True)
+    console = page_console()
+    print_ensemble(record, console)
+    console.print(str(folder), soft_wrap=True, markup=False)

@@ -1,0 +1,51 @@
+"""`mtl postprocess`: fits smoothing and thresholds of runs, out of fold, and applies them."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.options import CONFIG, ConfigOption, JsonOption, SetOption
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="postprocess")(postprocess)
+
+
+def postprocess(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or their names in the folder of runs.")],
+    force: Annotated[bool, typer.Option("--force", help="Fit again although it was fitted before.")] = False,
+    config: ConfigOption = CONFIG,
+    set_: SetOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Fit smoothing per task and a threshold per AU on the rows that chose a run's epoch, and apply them.
+
+    Smoothing is over frame numbers within a video. What is fitted on some videos is measured on others; what gains
+    nothing there is left out. The held-out rows are scored once with the result. Written into each run folder:
+    postprocess.json and predictions.post.parquet.
+
+    Examples:
+
+        mtl postprocess attention-tcn-joint-s0-1a2b3c4d
+
+        mtl postprocess runs/NAME studies/joint/runs/DIGEST --json
+    """
+    from pipelines.config import read_config
+    from pipelines.postprocess_files import find_folder, postprocess_run, read_truth
+    from pipelines.postprocess_page import page_console, print_postprocess
+
+    settings = read_config(config, set_ or ())
+    truth, console, found = read_truth(settings), page_console(), []
+    for folder in [find_folder(run, settings.at(settings.output.runs)) for run in runs]:
+        record, there = postprocess_run(folder, truth, force=force)
+        found.append({"run": str(folder), **record})
+        if json_output:
+            continue
+        if there:
+            typer.echo(f"{folder}: fitted before, {record['created']}; --force fits it again", err=True)
+        print_postprocess(record, console)
+        console.print(f"{folder / 'predictions.post.parquet'}", soft_wrap=True, markup=False)
+    if json_output:
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))

@@ -1,0 +1,84 @@
+"""What `mtl postprocess` prints: every step's score in fold, out of fold and held out, and what was kept."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from cache.names import ACTION_UNITS, TASKS
+from pipelines.words import TASK_WORDS
+
+WIDTH = 80
+
+
+def page_console() -> Console:
+    """As wide as the terminal, at least 80; in a pipe 80."""
+    console = Console()
+    width = max(console.width, WIDTH) if console.is_terminal else WIDTH
+    return Console(width=width, height=100, highlight=False)
+
+
+def print_postprocess(record: Mapping[str, Any], console: Console) -> None:
+    """The table of steps, then thresholds, gain and optimism."""
+    table = Table(title=f"{record['name']}: post-processing", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("")
+    for head in ("select\nin fold", "select\nout of fold", "report\nheld out"):
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("\nkept")
+    for task in TASKS:
+        for step in (step for step in record["steps"] if step["task"] == task):
+            values = [number(step[key]) for key in ("in_fold", "out_of_fold", "report")]
+            table.add_row(_step_words(step), *values, "yes" if step["kept"] else "")
+        table.add_section()
+    plain, post = record["plain"], record["post"]
+    table.add_row("P plain", *map(_p, (plain["select"], plain["select"], plain["report"])))
+    table.add_row("P with what is kept", *map(_p, (post["in_fold"], post["out_of_fold"], post["report"])), style="bold")
+    console.print(table)
+    _print_thresholds(record, console)
+    console.print(gain_words(record))
+
+
+def gain_words(record: Mapping[str, Any]) -> str:
+    """The gain in one line or two, with its interval and the optimism."""
+    if record["optimism"] is None:
+        return "select holds one video or subject: nothing can be fitted out of fold, so nothing was"
+    gain, between = record["gain"], record["gain"]["interval"]
+    lines = [
+        f"gain in P out of fold {gain['out_of_fold']:+.4f}; optimism (in fold - out of fold) {record['optimism']:+.4f}"
+    ]
+    if gain["report"] is None:
+        lines.append(f"held-out gain unknown: no label of {', '.join(record['plain']['report']['unscored'])} on report")
+    else:
+        lines.append(f"gain in P held out {gain['report']:+.4f}{interval_words(between)}")
+    return "\n".join(lines)
+
+
+def interval_words(between: Mapping[str, Any] | None) -> str:
+    """ ", 95 % interval -0.0100 to +0.0300 over 12 videos"."""
+    if between is None:
+        return ""
+    return f", 95 % interval {between['low']:+.4f} to {between['high']:+.4f} over {between['num_videos']} videos"
+
+
+def number(value: float | None) -> str:
+    """Four digits, or "–" where there is none."""
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _p(metrics: Mapping[str, Any] | None) -> str:
+    return number(metrics["P"] if metrics else None)
+
+
+def _step_words(step: Mapping[str, Any]) -> str:
+    task, width = TASK_WORDS[step["task"]], step["smoothing"]["width"]
+    kernel = "none" if step["smoothing"]["kernel"] == "none" else f"{step['smoothing']['kernel']} {width:g}"
+    words = {"smoothing": f"smoothing ({kernel})", "thresholds": "thresholds"}
+    return f"{task} " + (" + ".join(words[name] for name in step["components"]) or "plain")
+
+
+def _print_thresholds(record: Mapping[str, Any], console: Console) -> None:
+    thresholds = record["parameters"]["thresholds"]
+    if any(thresholds[name] != 0.5 for name in ACTION_UNITS):
+        console.print("thresholds  " + "  ".join(f"{name} {thresholds[name]:.2f}" for name in ACTION_UNITS))

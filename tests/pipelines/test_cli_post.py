@@ -1,0 +1,254 @@
+"""`mtl postprocess` and `mtl ensemble`: files, JSON, what they print, and their one-line errors."""
+
+import json
+import runpy
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from cache.frames import read_frames, write_frames
+from pipelines.cli import app
+from pipelines.config import read_config
+from pipelines.files import read_json
+from pipelines.labels import labels_of
+from pipelines.metrics import score
+from pipelines.parts import make_part
+from pipelines.postprocess_files import postprocess_run, read_parameters, read_postprocess, read_truth
+
+stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_runs.py"))))
+RUN = "studies/s/runs/run0"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A study `s` of three runs."""
+    stub.write_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def mtl() -> Callable[..., str]:
+    """Runs `mtl`; a user's error comes back as it is."""
+
+    def call(*words: str) -> str:
+        result = CliRunner().invoke(app, list(words), env={"COLUMNS": "80"})
+        if isinstance(result.exception, ValueError):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    return call
+
+
+def test_postprocess_prints_writes_and_is_there_the_second_time(project: Path, mtl: Callable[..., str]) -> None:
+    said = mtl("postprocess", RUN)
+    assert all(words in said for words in ("in fold", "out of fold", "held out", "VA smoothing", "95 % interval"))
+    assert max(map(len, said.splitlines())) <= 80
+    record = read_postprocess(project / RUN)
+    assert f"{record['post']['report']['P']:.4f}" in said
+    written = (project / RUN / "postprocess.json").stat().st_mtime_ns
+    assert mtl("postprocess", RUN) == said
+    assert (project / RUN / "postprocess.json").stat().st_mtime_ns == written
+    mtl("postprocess", RUN, "--force")
+    assert (project / RUN / "postprocess.json").stat().st_mtime_ns != written
+
+
+def test_the_processed_table_earns_the_held_out_score(project: Path, mtl: Callable[..., str]) -> None:
+    record = json.loads(mtl("postprocess", RUN, "--json"))[0]
+    before, after = (pl.read_parquet(project / RUN / f"predictions{kind}.parquet") for kind in ("", ".post"))
+    assert after.schema == before.schema
+    assert after.select("video", "frame", "part").equals(before.select("video", "frame", "part"))
+    part = make_part(after.filter(pl.col("part") == "report"), read_frames(project / "frames.parquet"))
+    thresholds = read_parameters(project / RUN).thresholds
+    found = score(part.said.decide(thresholds), labels_of(part.frames))
+    assert found["P"] == pytest.approx(record["post"]["report"]["P"], abs=1e-6)
+    assert after.filter(pl.col("part") == "report")["AU1"].to_list() == [
+        int(p >= thresholds[0]) for p in part.table["p_AU1"]
+    ]
+
+
+def test_json_has_the_stable_keys(project: Path, mtl: Callable[..., str]) -> None:
+    one, two = json.loads(mtl("postprocess", RUN, "studies/s/runs/run1", "--json"))
+    assert set(one) == set(two)
+    assert set(one["parameters"]) == {"smoothing", "thresholds"}
+    assert set(one["post"]) == {"in_fold", "out_of_fold", "report"}
+    assert one["optimism"] == pytest.approx(one["post"]["in_fold"]["P"] - one["post"]["out_of_fold"]["P"])
+    assert one["gain"]["interval"]["unit"] == "video"
+
+
+def test_a_kill_between_the_two_files_is_made_good(project: Path, mtl: Callable[..., str]) -> None:
+    mtl("postprocess", RUN)
+    (project / RUN / "predictions.post.parquet").unlink()
+    mtl("postprocess", RUN)
+    assert (project / RUN / "predictions.post.parquet").is_file()
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("{", "not valid JSON"),
+        ("[1]", "not post-processing of format 1"),
+        ('{"format": 7}', "not post-processing of format 1"),
+        ('{"format": 1}', "'name' is missing"),
+    ],
+)
+def test_a_damaged_record_is_one_line(project: Path, mtl: Callable[..., str], text: str, error: str) -> None:
+    mtl("postprocess", RUN)
+    (project / RUN / "postprocess.json").write_text(text)
+    with pytest.raises(ValueError, match=error) as caught:
+        mtl("postprocess", RUN)
+    assert "\n" not in str(caught.value)
+    assert "--force" in str(caught.value)
+    mtl("postprocess", RUN, "--force")
+
+
+def test_a_record_with_odd_parameters_or_of_other_predictions_is_refused(project: Path) -> None:
+    truth = read_truth(read_config(project / "mtl.toml"))
+    record, _ = postprocess_run(project / RUN, truth)
+    path = project / RUN / "postprocess.json"
+    changed = json.loads(json.dumps(record))
+    changed["parameters"]["smoothing"]["va"]["kernel"] = "wavelet"
+    path.write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match="unknown kernel 'wavelet'"):
+        read_postprocess(project / RUN)
+    changed = json.loads(json.dumps(record))
+    del changed["parameters"]["thresholds"]["AU7"]
+    path.write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match="'AU7' is missing"):
+        read_postprocess(project / RUN)
+    path.write_text(json.dumps(record))
+    shutil.copy(project / "studies/s/runs/run1/predictions.parquet", project / RUN / "predictions.parquet")
+    with pytest.raises(ValueError, match="fitted on other predictions"):
+        read_postprocess(project / RUN)
+
+
+def test_what_is_no_run_is_refused(project: Path, mtl: Callable[..., str]) -> None:
+    with pytest.raises(ValueError, match=r"no finished run here"):
+        mtl("postprocess", "nothing")
+    with pytest.raises(ValueError, match="a study; name runs in it"):
+        mtl("postprocess", "studies/s")
+    (project / RUN / "predictions.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"predictions.parquet: damaged"):
+        mtl("postprocess", RUN)
+    pl.DataFrame({"video": ["a"]}).write_parquet(project / RUN / "predictions.parquet")
+    with pytest.raises(ValueError, match="not a run's predictions"):
+        mtl("postprocess", RUN)
+    (project / RUN / "predictions.parquet").unlink()
+    with pytest.raises(ValueError, match=r"predictions.parquet: no such file"):
+        mtl("postprocess", RUN)
+
+
+def test_other_labels_are_refused(project: Path, mtl: Callable[..., str]) -> None:
+    frames = read_frames(project / "frames.parquet")
+    write_frames(frames.with_columns(valence=-pl.col("valence")), project / "frames.parquet")
+    with pytest.raises(ValueError, match=r"the labels, splits or subjects in .* are not those of this run"):
+        mtl("postprocess", RUN)
+    with pytest.raises(ValueError, match="at least two finished runs on one split, found 0; left out: run0"):
+        mtl("ensemble", "s")
+
+
+def test_ensemble_of_a_study(project: Path, mtl: Callable[..., str]) -> None:
+    said = mtl("ensemble", "studies/s", "--size", "6")
+    assert all(words in said for words in ("best single run", "mean of the best 5", "post-processed", "held out"))
+    assert max(map(len, said.splitlines())) <= 80
+    folder = project / "studies" / "s" / "ensembles" / "best"
+    record = read_json(folder / "ensemble.json")
+    assert set(record["scores"]) == {"single", "top", "ensemble"}
+    for members in record["members"].values():
+        assert sum(one["weight"] for one in members) == pytest.approx(1)
+        assert all((folder / one["run"] / "run.json").is_file() for one in members)
+    table = pl.read_parquet(folder / "predictions.parquet")
+    assert table.schema == pl.read_parquet(project / RUN / "predictions.parquet").schema
+    part = make_part(table.filter(pl.col("part") == "report"), read_frames(project / "frames.parquet"))
+    found = score(part.said.decide(), part.labels)["P"]
+    assert found == pytest.approx(record["scores"]["ensemble"]["plain"]["report"]["P"], abs=1e-5)
+    assert read_postprocess(folder)["fitted_on"] == "out-of-fold predictions of the select rows"
+    assert not list((folder.parent).glob(".tmp-*"))
+
+
+def test_an_ensemble_is_made_once(project: Path, mtl: Callable[..., str]) -> None:
+    first = mtl("ensemble", "s", "--size", "4")
+    path = project / "studies" / "s" / "ensembles" / "best" / "ensemble.json"
+    written = path.stat().st_mtime_ns
+    assert mtl("ensemble", "s", "--size", "4") == first
+    assert path.stat().st_mtime_ns == written
+    with pytest.raises(ValueError, match="other runs or of another size"):
+        mtl("ensemble", "s", "--size", "5")
+    said = json.loads(mtl("ensemble", "s", "--size", "5", "--force", "--json"))
+    assert said["size"] == 5
+    mtl("ensemble", RUN, "studies/s/runs/run2", "--name", "two")
+    assert read_json(path.parents[1] / "two" / "ensemble.json")["library"]["num"] == 2
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="not an ensemble of format 1"):
+        mtl("ensemble", "s", "--size", "5")
+
+
+def test_runs_that_do_not_fit_are_left_out_with_a_reason(project: Path, mtl: Callable[..., str]) -> None:
+    runs, frames = project / "studies" / "s" / "runs", read_frames(project / "frames.parquet")
+    (runs / "unfinished").mkdir()
+    (runs / ".tmp-x").mkdir()
+    stub.write_run(runs / "fold", frames, stub.predict(frames, 1.0, 5), split={"hash": "another"})
+    stub.write_run(runs / "half", frames, stub.predict(frames, 1.0, 6).head(100))
+    record = json.loads(mtl("ensemble", "s", "--json"))
+    reasons = {Path(one["run"]).name: one["reason"] for one in record["skipped"]}
+    assert reasons.keys() == {"unfinished", "fold", "half"}
+    assert "no finished run" in reasons["unfinished"]
+    assert "another split" in reasons["fold"]
+    assert reasons["half"] == "predicts other rows than those of its split"
+    assert record["library"]["num"] == 3
+    assert "left out" in mtl("ensemble", "s")
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["nothing"], "no study and no run here"),
+        ([RUN], "at least two finished runs on one split, found 1"),
+        (["s", "--name", "a/b"], "a plain name"),
+        ([RUN, "studies/s/runs/nothing"], "no study and no run here"),
+    ],
+)
+def test_ensemble_errors_are_one_line(project: Path, mtl: Callable[..., str], words: list[str], error: str) -> None:
+    with pytest.raises(ValueError, match=error) as caught:
+        mtl("ensemble", *words)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_ensemble_is_no_run(project: Path, mtl: Callable[..., str]) -> None:
+    mtl("ensemble", "s")
+    with pytest.raises(ValueError, match="an ensemble; its post-processing was fitted with it"):
+        mtl("postprocess", "studies/s/ensembles/best")
+
+
+def test_one_video_a_part_is_said_not_hidden(tmp_path: Path, mtl: Callable[..., str], monkeypatch: Any) -> None:
+    stub.write_project(tmp_path, frames=stub.make_frames(num_videos=2))
+    monkeypatch.chdir(tmp_path)
+    assert "nothing can be fitted out of fold" in " ".join(mtl("postprocess", RUN).split())
+    record = json.loads(mtl("ensemble", "s", "--json"))
+    assert record["scores"]["ensemble"]["plain"]["out_of_fold"] is None
+    assert record["differences"]["single"]["interval"] is None
+    assert "–" in mtl("ensemble", "s")
+
+
+def test_a_trained_run_is_postprocessed(
+    tmp_path: Path, made: Any, mtl: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real thing: what `mtl train-head` writes is what these commands read."""
+    made.write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for seed in ("0", "1"):
+        mtl("train-head", "--name", f"run{seed}", "--seed", seed)
+    record = json.loads(mtl("postprocess", "run0", "--json"))[0]
+    metrics = read_json(tmp_path / "runs" / "run0" / "metrics.json")
+    for part in ("select", "report"):
+        assert record["plain"][part]["P"] == pytest.approx(metrics[part]["P"], abs=1e-6)
+    said = json.loads(mtl("ensemble", "run0", "run1", "--json"))
+    assert said["ensemble"] == "ensembles/best"
+    assert (tmp_path / "ensembles" / "best" / "predictions.post.parquet").is_file()

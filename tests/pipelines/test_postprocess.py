@@ -1,0 +1,301 @@
+"""Smoothing over real time, thresholds worked by hand, and gains that are measured on videos that fitted nothing."""
+
+import dataclasses
+import math
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from cache.names import ACTION_UNITS, EXPRESSIONS
+from pipelines.labels import Labels, labels_of
+from pipelines.metrics import f1, score
+from pipelines.parts import Part, decide, difference, folds_of, make_part, row_sums, task_score
+from pipelines.postprocess import HALF, Parameters, apply, probabilities_of
+from pipelines.postprocess_fit import OPTIONS, fit
+from pipelines.smoothing import GAUSSIAN_REACH, GRID, KERNELS, Smoothing, smooth
+from pipelines.splits import groups_of
+from pipelines.thresholds import best_thresholds, threshold_candidates, threshold_curves
+
+stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_runs.py"))))
+REAL = [name for name in KERNELS if name != "none"]
+
+
+def trace(num: int = 60, seed: int = 0, columns: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values [R, K], videos and frames of three videos with gaps of 1 to 40 frames."""
+    rng = np.random.default_rng(seed)
+    frames = np.concatenate([np.cumsum(rng.integers(1, 40, num)) for _ in range(3)])
+    return rng.random((3 * num, columns)), np.repeat([0, 1, 2], num), frames
+
+
+def by_definition(values: np.ndarray, videos: np.ndarray, frames: np.ndarray, how: Smoothing) -> np.ndarray:
+    """Frame after frame, as one would write it on a blackboard."""
+    result = np.empty(values.shape)
+    for row in range(len(values)):
+        gap = np.abs(frames - frames[row])
+        reach = GAUSSIAN_REACH * how.width if how.kernel == "gaussian" else how.width
+        near = (videos == videos[row]) & (gap <= reach)
+        if how.kernel == "median":
+            result[row] = np.median(values[near], axis=0)
+            continue
+        weights = np.exp(-0.5 * (gap[near] / how.width) ** 2) if how.kernel == "gaussian" else np.ones(near.sum())
+        result[row] = weights @ values[near] / weights.sum()
+    return result
+
+
+@pytest.mark.parametrize("kernel", REAL)
+@given(seed=st.integers(0, 100), width=st.floats(0.5, 200))
+@example(seed=0, width=math.nextafter(8.0, 0.0))
+@settings(max_examples=15, deadline=None)
+def test_smoothing_is_its_definition(kernel: str, seed: int, width: float) -> None:
+    values, videos, frames = trace(num=20, seed=seed)
+    order = np.random.default_rng(seed).permutation(len(values))
+    how = Smoothing(kernel, width)
+    expected = by_definition(values, videos, frames, how)
+    np.testing.assert_allclose(smooth(values, videos, frames, how), expected, atol=1e-12)
+    shuffled = smooth(values[order], videos[order], frames[order], how)
+    np.testing.assert_allclose(shuffled, expected[order], atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_constant_stays_constant(kernel: str) -> None:
+    values, videos, frames = trace()
+    constant = np.full(values.shape, 0.3)
+    np.testing.assert_allclose(smooth(constant, videos, frames, Smoothing(kernel, 25.0)), 0.3, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_no_width_is_the_identity(kernel: str) -> None:
+    values, videos, frames = trace()
+    np.testing.assert_array_equal(smooth(values, videos, frames, Smoothing(kernel, 0.0)), values)
+    np.testing.assert_allclose(smooth(values, videos, frames, Smoothing(kernel, 1e-3)), values, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", REAL)
+def test_one_video_cannot_change_another(kernel: str) -> None:
+    values, videos, frames = trace()
+    changed = values.copy()
+    changed[videos == 1] = 1e6
+    how = Smoothing(kernel, 100.0)
+    before, after = smooth(values, videos, frames, how), smooth(changed, videos, frames, how)
+    np.testing.assert_array_equal(before[videos != 1], after[videos != 1])
+    assert (before[videos == 1] != after[videos == 1]).all()
+
+
+@pytest.mark.parametrize(("kernel", "width"), [("gaussian", 9 / GAUSSIAN_REACH), ("box", 9.0), ("median", 9.0)])
+def test_a_gap_longer_than_the_reach_separates(kernel: str, width: float) -> None:
+    values, frames = np.array([[0.0], [1.0], [5.0], [7.0]]), np.array([1, 3, 13, 15])
+    said = smooth(values, np.zeros(4, int), frames, Smoothing(kernel, width))
+    apart = [smooth(values[r], np.zeros(2, int), frames[r], Smoothing(kernel, width)) for r in ([0, 1], [2, 3])]
+    np.testing.assert_array_equal(said, np.concatenate(apart))
+    closer = smooth(values, np.zeros(4, int), frames - np.array([0, 0, 1, 1]), Smoothing(kernel, width))
+    assert closer[1] != said[1]
+
+
+def test_widths_are_frames_not_rows() -> None:
+    values, frames = np.array([[0.0], [3.0], [6.0]]), np.array([10, 11, 30])
+    said = smooth(values, np.zeros(3, int), frames, Smoothing("box", 1.0))
+    assert said[:, 0].tolist() == [1.5, 1.5, 6.0]
+    heavy = math.exp(-0.5)
+    said = smooth(values, np.zeros(3, int), frames, Smoothing("gaussian", 1.0))
+    np.testing.assert_allclose(said[:, 0], [3 * heavy / (1 + heavy), 3 / (1 + heavy), 6.0])
+
+
+def test_an_unknown_kernel_is_named() -> None:
+    with pytest.raises(ValueError, match="unknown kernel 'gauss'; known: none, gaussian"):
+        Smoothing("gauss", 2.0)
+    with pytest.raises(ValueError, match="no number of frames"):
+        Smoothing("box", -1.0)
+
+
+def unit_labels(on: list[int]) -> Labels:
+    """Labels of R rows whose AU1 is `on` and of which nothing else is known."""
+    num = len(on)
+    au, mask = np.zeros((num, 12), np.float32), np.zeros((num, 12), bool)
+    au[:, 0], mask[:, 0] = on, True
+    nothing = {"va": np.zeros((num, 2), np.float32), "va_mask": np.zeros((num, 2), bool)}
+    return Labels(**nothing, expr=np.zeros(num, np.int64), expr_mask=np.zeros(num, bool), au=au, au_mask=mask)
+
+
+def test_the_threshold_of_a_tiny_example() -> None:
+    """Probabilities .1 .2 .3 .4 .6, shown in the last three: 0.25 gives F1 1. Two videos of two halve the log-odds."""
+    probabilities = np.tile(np.array([0.1, 0.2, 0.3, 0.4, 0.6])[:, None], (1, 12))
+    labels = unit_labels([0, 0, 1, 1, 1])
+    candidates = threshold_candidates(probabilities)
+    assert {0.15, 0.25, 0.35, 0.5} <= set(candidates[0].round(6).tolist())
+    curves = threshold_curves(probabilities, candidates, labels, np.array([0, 0, 0, 1, 1]), 2)
+    at = int(np.argmin(np.abs(candidates[0] - 0.35)))
+    assert curves[:, 0, at].tolist() == [[0, 0, 1], [2, 2, 2]]
+    many = best_thresholds(candidates, curves.sum(axis=0), np.full(12, 1e12))
+    assert many[0] == pytest.approx(0.25)
+    assert many[1:].tolist() == [0.5] * 11
+    two = best_thresholds(candidates, curves.sum(axis=0), np.full(12, 2.0))
+    assert two[0] == pytest.approx(1 / (1 + math.sqrt(3)))
+    assert best_thresholds(candidates, curves.sum(axis=0), np.zeros(12))[0] == 0.5
+
+
+def test_curves_are_f1_at_every_candidate() -> None:
+    """Also where a probability is exactly the threshold: then the AU is on."""
+    rng = np.random.default_rng(0)
+    probabilities, on = rng.random((300, 12)), rng.random(300) < 0.2
+    probabilities[:40] = 0.5
+    labels = unit_labels(on.astype(int).tolist())
+    candidates = threshold_candidates(probabilities)
+    curves = threshold_curves(probabilities, candidates, labels, np.zeros(300, int), 1)[0, 0]
+    for cut, (hits, said, true) in zip(candidates[0], curves, strict=True):
+        assert 2 * hits / max(said + true, 1e-9) == pytest.approx(f1(probabilities[:, 0] >= cut, on))
+
+
+@pytest.fixture(scope="module")
+def parts() -> tuple[Part, Part]:
+    """Select and report of a noisy run whose AUs are too seldom above 0.5."""
+    frames = stub.make_frames()
+    table = stub.predict(frames, 1.2, 0)
+    return tuple(make_part(table.filter(pl.col("part") == name), frames) for name in ("select", "report"))
+
+
+@pytest.mark.parametrize("task", OPTIONS)
+def test_sums_score_as_the_metrics_do(task: str, parts: tuple[Part, Part]) -> None:
+    part = parts[0]
+    said = decide(task, getattr(part.said, task), np.array(HALF))
+    key = {"va": "va.ccc_mean", "expr": "expr.f1_macro", "au": "au.f1_mean"}[task]
+    found = task_score(task, row_sums(task, said, part.labels).sum(axis=0))
+    assert found == pytest.approx(score(part.said.decide(), part.labels, [task])[key], abs=1e-9)
+
+
+def test_what_helps_is_kept_and_helps_on_report(parts: tuple[Part, Part]) -> None:
+    fitted = fit(*parts)
+    kept = {step.task: step for step in fitted.steps if step.kept}
+    assert [step.components for step in fitted.steps if step.task == "au"] == list(OPTIONS["au"])
+    assert all(step.smoothing.kernel != "none" for step in kept.values())
+    assert "thresholds" in kept["au"].components
+    assert max(fitted.parameters.thresholds) < 0.5
+    assert fitted.post["out_of_fold"]["P"] > fitted.plain["select"]["P"] + 0.3
+    assert fitted.post["report"]["P"] > fitted.plain["report"]["P"] + 0.3
+    assert fitted.interval.low > 0
+    assert fitted.interval.num_videos == 6
+    tasks = {"va": "va.ccc_mean", "expr": "expr.f1_macro", "au": "au.f1_mean"}
+    for task, step in kept.items():
+        assert step.in_fold == pytest.approx(fitted.post["in_fold"][tasks[task]], abs=1e-9)
+        assert step.out_of_fold == pytest.approx(fitted.post["out_of_fold"][tasks[task]], abs=1e-9)
+        assert step.report == pytest.approx(fitted.post["report"][tasks[task]], abs=1e-9)
+
+
+def test_report_labels_change_no_parameter(parts: tuple[Part, Part]) -> None:
+    select, report = parts
+    other = dataclasses.replace(report, labels=labels_of(report.frames.reverse()))
+    assert fit(select, other).parameters == fit(select, report).parameters
+
+
+def test_a_fold_is_scored_with_what_the_others_fitted(parts: tuple[Part, Part]) -> None:
+    """Labels of AU1 turned over in one fold: fitted without that fold, its threshold is that of the others."""
+    select, report = parts
+    fold, num = folds_of(select)
+    assert num == 5
+    assert all(len(np.unique(fold[groups_of(select.frames) == name])) == 1 for name in set(groups_of(select.frames)))
+    au = select.labels.au.copy()
+    au[fold == 0] = 1 - au[fold == 0]
+    turned = dataclasses.replace(select, labels=dataclasses.replace(select.labels, au=au))
+    steps = {step.components: step for step in fit(turned, report).steps if step.task == "au"}
+    honest = steps["thresholds",]
+    assert honest.out_of_fold < honest.in_fold
+
+
+def test_what_gains_nothing_is_left_out() -> None:
+    """Predictions that are the labels cannot gain; neither can noise without any signal in time, by luck, on both."""
+    frames = stub.make_frames()
+    table = stub.predict(frames, 0.0, 0)
+    fitted = fit(*(make_part(table.filter(pl.col("part") == name), frames) for name in ("select", "report")))
+    assert fitted.parameters.smoothing == dict.fromkeys(OPTIONS, Smoothing())
+    assert [step.task for step in fitted.steps if step.kept and "smoothing" in step.components] == []
+    assert fitted.post["report"]["P"] >= fitted.plain["report"]["P"]
+
+
+def test_tasks_without_labels_keep_their_defaults() -> None:
+    """No AU label on select: AUs are not fitted. No expression on report: fitted, and its held-out score is unknown."""
+    frames = stub.make_frames()
+    table = stub.predict(frames, 1.2, 0)
+    blind = frames.with_columns(
+        *[pl.when(pl.col("split") == "test").then(pl.col(name)).alias(name) for name in ACTION_UNITS],
+        pl.when(pl.col("split") == "val").then(pl.col("expression")).alias("expression"),
+    )
+    fitted = fit(*(make_part(table.filter(pl.col("part") == name), blind) for name in ("select", "report")))
+    assert {step.task for step in fitted.steps} == {"va", "expr"}
+    assert fitted.parameters.thresholds == HALF
+    assert "au" not in fitted.parameters.smoothing
+    assert [step.report for step in fitted.steps if step.task == "expr"] == [None, None]
+    assert fitted.post["report"]["unscored"] == ["expr"]
+    assert fitted.post["report"]["P"] is None
+    assert fitted.post["report"]["va.ccc_mean"] > fitted.plain["report"]["va.ccc_mean"]
+
+
+def test_a_single_video_fits_nothing() -> None:
+    frames = stub.make_frames(num_videos=2)
+    table = stub.predict(frames, 1.2, 0)
+    fitted = fit(*(make_part(table.filter(pl.col("part") == name), frames) for name in ("select", "report")))
+    assert fitted.num_folds == 1
+    assert fitted.post["out_of_fold"] is None
+    assert fitted.interval is None
+    assert fitted.post["report"] == fitted.plain["report"]
+    assert fitted.parameters.thresholds == HALF
+
+
+def test_a_difference_from_itself_is_none(parts: tuple[Part, Part]) -> None:
+    said = parts[1].said.decide()
+    assert difference(said, said, parts[1]).low == difference(said, said, parts[1]).high == 0
+
+
+def test_apply_is_what_was_scored_and_keeps_the_table() -> None:
+    frames = stub.make_frames()
+    table = stub.predict(frames, 1.2, 0)
+    select, report = (make_part(table.filter(pl.col("part") == name), frames) for name in ("select", "report"))
+    fitted = fit(select, report)
+    after = apply(fitted.parameters, table)
+    assert after.schema == table.schema
+    assert after.select("video", "frame", "part").equals(table.select("video", "frame", "part"))
+    whole = make_part(after.filter(pl.col("part") == "report"), frames)
+    scored = score(whole.said.decide(fitted.parameters.thresholds), whole.labels)
+    assert scored["P"] == pytest.approx(fitted.post["report"]["P"], abs=1e-6)
+    shuffled = table.sample(fraction=1.0, shuffle=True, seed=0)
+    assert apply(fitted.parameters, shuffled).sort("video", "frame").equals(after.sort("video", "frame"))
+    assert apply(Parameters(), table).equals(table)
+
+
+def test_apply_takes_other_tables() -> None:
+    """A table of one task without `part`; a part of a task's columns, or a hole, is refused."""
+    table = stub.predict(stub.make_frames(), 1.0, 0, tasks=("expr",)).drop("part")
+    after = apply(Parameters(smoothing={"expr": Smoothing("median", 10.0)}), table)
+    np.testing.assert_allclose(probabilities_of(after).expr.sum(axis=1), 1, atol=1e-6)
+    top = np.array([EXPRESSIONS.index("Anger")])
+    assert (after.filter(pl.col("expression") == top[0])["p_Anger"] >= 1 / 8).all()
+    with pytest.raises(ValueError, match="column 'p_Fear' is missing"):
+        apply(Parameters(), table.drop("p_Fear"))
+    with pytest.raises(ValueError, match="missing or not finite"):
+        apply(Parameters(), table.with_columns(p_Fear=pl.lit(None)))
+    with pytest.raises(ValueError, match="no valence and arousal"):
+        apply(Parameters(), table.select("video", "frame"))
+
+
+def test_two_parts_of_one_video_never_meet() -> None:
+    table = stub.predict(stub.make_frames(num_videos=2), 1.0, 0).with_columns(video=pl.lit("one"))
+    table = table.with_columns(frame=pl.int_range(pl.len()))
+    wide = Parameters(smoothing={"va": Smoothing("box", 1e6)})
+    assert apply(wide, table)["valence"].n_unique() == 2
+
+
+def test_parameters_round_trip() -> None:
+    value = Parameters(smoothing={"va": Smoothing("box", 5.0)}, thresholds=tuple(np.linspace(0.1, 0.9, 12).tolist()))
+    again = Parameters.from_json(value.to_json(), "here")
+    assert again.thresholds == value.thresholds
+    assert again.smoothing["va"] == value.smoothing["va"]
+    assert again.smoothing["au"] == Smoothing()
+
+
+def test_the_first_of_the_grid_is_no_smoothing() -> None:
+    assert GRID[0] == Smoothing()
+    assert {how.kernel for how in GRID} == set(KERNELS)
