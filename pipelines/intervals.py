@@ -4,13 +4,13 @@ V videos, R resamples. CCC and F1 are functions of sums over frames, so each vid
 weighted sum of videos: 500 resamples cost one matrix product.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from cache.names import ACTION_UNITS, EXPRESSIONS, VA_COLUMNS
+from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS, VA_COLUMNS
 from pipelines.labels import Labels
 
 NUM_RESAMPLES = 500
@@ -30,6 +30,30 @@ class VideoSums:
     expr: np.ndarray
     au: np.ndarray
 
+    @property
+    def parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self.moments, self.expr, self.au
+
+    @property
+    def labelled(self) -> tuple[str, ...]:
+        """Tasks with a labelled frame; of an expression or AU without a positive nothing is known here."""
+        there = {"va": self.moments[..., 0], "expr": self.expr[..., 2], "au": self.au[..., 2]}
+        return tuple(task for task in TASKS if there[task].any())
+
+    def over(self, videos: Sequence[str]) -> "VideoSums":
+        """The same sums for `videos` in their order; 0 for one that is not here."""
+        if self.videos == tuple(videos):
+            return self
+        place = {video: index for index, video in enumerate(self.videos)}
+        index = np.array([place.get(video, -1) for video in videos], dtype=np.int64)
+        known = (index >= 0)[:, None, None]
+        moments, expr, au = (np.where(known, part[index], 0.0) for part in self.parts)
+        return VideoSums(videos=tuple(videos), moments=moments, expr=expr, au=au)
+
+
+# The runs of a strategy: fold -> seed -> the sums of that run over its fold's videos.
+Runs = Mapping[int, Mapping[int, VideoSums]]
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:
@@ -44,6 +68,8 @@ def video_sums(predictions: pl.DataFrame, labels: Labels) -> VideoSums:
     """Sums of `predictions` (columns video, valence, arousal, expression, AU..; null where not predicted), row for row
     with `labels`."""
     videos, code = np.unique(predictions["video"].to_numpy(), return_inverse=True)
+    order = np.argsort(code, kind="stable")
+    starts = np.searchsorted(code[order], np.arange(len(videos)))
     said_va = _matrix(predictions, VA_COLUMNS, np.float64)
     said_expr = _matrix(predictions, ("expression",), np.int64)[:, 0]
     said_au = _matrix(predictions, ACTION_UNITS, np.float64) > 0.5
@@ -55,9 +81,7 @@ def video_sums(predictions: pl.DataFrame, labels: Labels) -> VideoSums:
 
     def summed(*columns: np.ndarray) -> np.ndarray:
         stacked = np.stack([column.astype(np.float64) for column in columns], axis=-1)
-        total = np.zeros((len(videos), *stacked.shape[1:]))
-        np.add.at(total, code, stacked)
-        return total
+        return np.add.reduceat(stacked[order], starts, axis=0)
 
     return VideoSums(
         videos=tuple(videos.tolist()),
@@ -69,39 +93,92 @@ def video_sums(predictions: pl.DataFrame, labels: Labels) -> VideoSums:
 
 def scores(moments: np.ndarray, expr: np.ndarray, au: np.ndarray, tasks: Sequence[str]) -> np.ndarray:
     """P over `tasks` from sums with any leading shape [..., 2, 6], [..., 8, 3], [..., 12, 3]; as `metrics.score`."""
-    parts = {"va": _ccc(moments).mean(-1), "expr": _f1(expr).mean(-1), "au": _f1(au).mean(-1)}
-    return np.sum([parts[task] for task in tasks], axis=0)
+    return task_scores((moments, expr, au), tasks)["P"]
 
 
-def interval(
-    runs: Mapping[int, Sequence[VideoSums]], tasks: Sequence[str], *, num: int = NUM_RESAMPLES, seed: int = 0
-) -> Interval | None:
-    """The interval of the mean P of `runs`: fold -> the sums of each seed's run on that fold's held-out videos.
+def task_scores(parts: Sequence[np.ndarray], tasks: Sequence[str]) -> dict[str, np.ndarray]:
+    """Each task's score from the same sums, and under "P" their sum."""
+    found = {task: SCORES[task](parts).mean(-1) for task in tasks}
+    return {"P": np.sum(list(found.values()), axis=0), **found}
+
+
+def mean_of_runs(values: Mapping[int, Mapping[int, np.ndarray]]) -> np.ndarray:
+    """Fold -> seed -> [R]: each seed's mean over its folds, then the mean over seeds, as the leaderboard has it."""
+    by_seed: dict[int, list[np.ndarray]] = {}
+    for seeds in values.values():
+        for seed, value in seeds.items():
+            by_seed.setdefault(seed, []).append(value)
+    means = [np.mean(folds, axis=0) for folds in by_seed.values()]
+    return np.asarray(np.mean(means, axis=0))
+
+
+def interval(runs: Runs, tasks: Sequence[str], *, num: int = NUM_RESAMPLES, seed: int = 0) -> Interval | None:
+    """The interval of the mean P of `runs` on their held-out videos.
 
     A resample draws videos with replacement within each fold, the same ones for all seeds. None for a single video.
     """
-    generator = np.random.default_rng(seed)
-    drawn, num_videos = [], 0
-    for fold in sorted(runs):
-        count = len(runs[fold][0].videos)
-        weights = generator.multinomial(count, np.full(count, 1 / count), size=num).astype(np.float64)
-        drawn += [_resampled(sums, weights, tasks) for sums in runs[fold]]
-        num_videos += count
+    videos = videos_of([runs])
+    num_videos = sum(map(len, videos.values()))
     if num_videos < 2:
         return None
-    low, high = np.quantile(np.mean(drawn, axis=0), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(low), float(high), num_videos)
+    low, high = middle(resampled(runs, videos, drawn(videos, num, seed), tasks)["P"])
+    return Interval(low, high, num_videos)
 
 
-def _resampled(sums: VideoSums, weights: np.ndarray, tasks: Sequence[str]) -> np.ndarray:
-    """[R] P of the resamples `weights` [R, V].
+def middle(values: np.ndarray) -> tuple[float, float]:
+    """The ends of the middle `LEVEL` of `values` [R]."""
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def videos_of(strategies: Iterable[Runs]) -> dict[int, tuple[str, ...]]:
+    """Fold -> the videos that any of the `strategies` has there, sorted."""
+    found: dict[int, set[str]] = {}
+    for runs in strategies:
+        for fold, seeds in runs.items():
+            found.setdefault(fold, set()).update(*(sums.videos for sums in seeds.values()))
+    return {fold: tuple(sorted(found[fold])) for fold in sorted(found)}
+
+
+def drawn(videos: Mapping[int, Sequence[str]], num: int, seed: int) -> dict[int, np.ndarray]:
+    """Fold -> [R, V]: how often each video is drawn, with replacement within its fold."""
+    generator = np.random.default_rng(seed)
+    return {
+        fold: generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=num).astype(np.float64)
+        for fold, names in videos.items()
+    }
+
+
+def resampled(
+    runs: Runs, videos: Mapping[int, Sequence[str]], weights: Mapping[int, np.ndarray], tasks: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """[R] mean scores of `runs` under the draws `weights` of `videos`, by task and under "P"."""
+    scores = {
+        fold: {seed: _resampled(sums.over(videos[fold]), weights[fold], tasks) for seed, sums in seeds.items()}
+        for fold, seeds in runs.items()
+    }
+    return {key: mean_of_runs(pick(scores, key)) for key in ("P", *tasks)}
+
+
+def pick(scores: Mapping[int, Mapping[int, Mapping[str, np.ndarray]]], key: str) -> dict[int, dict[int, np.ndarray]]:
+    """Of every run the one score `key`."""
+    return {fold: {seed: values[key] for seed, values in seeds.items()} for fold, seeds in scores.items()}
+
+
+def _resampled(sums: VideoSums, weights: np.ndarray, tasks: Sequence[str]) -> dict[str, np.ndarray]:
+    """[R] scores of the resamples `weights` [R, V].
 
     A class that is labelled, but in none of the videos drawn, has no F1 in that resample: it is left out of the mean.
     Counted as 0 it would pull the whole interval below the score it is about.
     """
-    moments, expr, au = (np.tensordot(weights, part, axes=1) for part in (sums.moments, sums.expr, sums.au))
-    parts = {"va": _ccc(moments).mean(-1), "expr": _mean_f1(expr, sums.expr), "au": _mean_f1(au, sums.au)}
-    return np.sum([parts[task] for task in tasks], axis=0)
+    found = {}
+    for task in tasks:
+        if task == "va":
+            found[task] = _ccc(np.tensordot(weights, sums.moments, axes=1)).mean(-1)
+        else:
+            part: np.ndarray = getattr(sums, task)
+            found[task] = _mean_f1(np.tensordot(weights, part, axes=1), part)
+    return {"P": np.sum(list(found.values()), axis=0), **found}
 
 
 def _mean_f1(counts: np.ndarray, all_videos: np.ndarray) -> np.ndarray:
@@ -131,3 +208,6 @@ def _matrix(table: pl.DataFrame, names: Sequence[str], dtype: type) -> np.ndarra
     """Columns [rows, len(names)]; a column that is missing or null was not predicted and counts as 0."""
     columns = [pl.col(name) if name in table.columns else pl.lit(0).alias(name) for name in names]
     return table.select(columns).fill_null(0).fill_nan(0).to_numpy().astype(dtype)
+
+
+SCORES = {"va": lambda parts: _ccc(parts[0]), "expr": lambda parts: _f1(parts[1]), "au": lambda parts: _f1(parts[2])}

@@ -8,17 +8,16 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from cache.names import TASKS
-from pipelines.files import write_json, write_text
-from pipelines.intervals import LEVEL, NUM_RESAMPLES, Interval, VideoSums, interval, video_sums
-from pipelines.labels import labels_of
-from pipelines.metrics import MAIN_SCORE
-from pipelines.study import Result, choice_of
+from pipelines.intervals import Interval
+from pipelines.nested import Nested
+from pipelines.paired import Versus
+from pipelines.stability import Stability
+from pipelines.study import Result
 
 REPEATS = ("seed", "fold")
 
@@ -36,7 +35,11 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A strategy. `values` are its fields but seed, fold and tasks; `select` and `report` its scores by flat key."""
+    """A strategy. `values` are its fields but seed, fold and tasks; `select` and `report` its scores by flat key.
+
+    `interval` is of the held-out P, `stability` of its place by the selection score, `versus` its held-out P against
+    that of the first; `pipelines.evidence` fills the three in.
+    """
 
     rank: int
     tasks: tuple[str, ...]
@@ -46,6 +49,8 @@ class Row:
     select: Mapping[str, Spread]
     report: Mapping[str, Spread]
     interval: Interval | None = None
+    stability: Stability | None = None
+    versus: Versus | None = None
 
     @property
     def drop(self) -> float | None:
@@ -68,10 +73,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """The rows of one set of tasks, best first."""
+    """The rows of one set of tasks, best first; `nested` where they have folds."""
 
     tasks: tuple[str, ...]
     rows: tuple[Row, ...]
+    nested: Nested | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,15 +103,6 @@ def make_leaderboard(results: Sequence[Result]) -> Leaderboard:
     return Leaderboard(groups=tuple(groups), varied=_varied(rows))
 
 
-def with_intervals(board: Leaderboard, frames: pl.DataFrame, top: int = 20) -> Leaderboard:
-    """`board` with the intervals of the first `top` rows of each group, from the runs' own predictions."""
-    groups = []
-    for group in board.groups:
-        rows = [replace(row, interval=_interval(row, frames)) for row in group.rows[:top]]
-        groups.append(replace(group, rows=(*rows, *group.rows[top:])))
-    return replace(board, groups=tuple(groups))
-
-
 def read_part(result: Result, frames: pl.DataFrame, part: str) -> pl.DataFrame:
     """A run's predictions of the rows of `part`, each with its labels beside it as columns `true:NAME`."""
     table = pl.read_parquet(result.folder / "predictions.parquet").filter(pl.col("part") == part)
@@ -117,60 +114,6 @@ def true_labels(table: pl.DataFrame) -> pl.DataFrame:
     """The label columns of `read_part` under their own names."""
     names = [name for name in table.columns if name.startswith("true:")]
     return table.select(pl.col(name).alias(name.removeprefix("true:")) for name in names)
-
-
-def write_leaderboard(board: Leaderboard, folder: Path, head: Mapping[str, Any]) -> None:
-    """leaderboard.csv and leaderboard.json in `folder`; `head` (the study's name, its split) opens the JSON."""
-    records = [to_record(row, board.varied) for row in board.rows]
-    write_text(folder / "leaderboard.csv", pl.DataFrame(records, infer_schema_length=None).write_csv())
-    write_json(folder / "leaderboard.json", to_json(board, head))
-
-
-def to_json(board: Leaderboard, head: Mapping[str, Any]) -> dict[str, Any]:
-    """The leaderboard for scripts; the keys are stable."""
-    return {
-        **head,
-        "varied": list(board.varied),
-        "interval": {"level": LEVEL, "resamples": NUM_RESAMPLES, "unit": "video"},
-        "groups": [
-            {"tasks": list(group.tasks), "rows": [_row_json(row) for row in group.rows]} for group in board.groups
-        ],
-    }
-
-
-def to_record(row: Row, varied: Sequence[str]) -> dict[str, Any]:
-    """A row of leaderboard.csv."""
-    record: dict[str, Any] = {"rank": row.rank, "tasks": ",".join(row.tasks)}
-    record |= {name: choice_of(row.values[name]) for name in varied} | {"streams_used": ",".join(row.streams)}
-    record |= {"num_seeds": len(row.seeds), "num_folds": len(row.folds)}
-    for part, values in (("select", row.select), ("report", row.report)):
-        for key in ("P", *MAIN_SCORE.values()):
-            record[f"{part}.{key}"] = values[key].mean if key in values else None
-            record[f"{part}.{key}.sd"] = values[key].sd if key in values else None
-    record["report.P.low"] = row.interval.low if row.interval else None
-    record["report.P.high"] = row.interval.high if row.interval else None
-    return record | {"drop": row.drop, "seconds": row.seconds, "runs": " ".join(_runs(row))}
-
-
-def _row_json(row: Row) -> dict[str, Any]:
-    between = row.interval
-    return {
-        "rank": row.rank,
-        "strategy": dict(row.values),
-        "streams_used": list(row.streams),
-        "seeds": list(row.seeds),
-        "folds": list(row.folds),
-        "select": {key: spread.to_json() for key, spread in row.select.items()},
-        "report": {key: spread.to_json() for key, spread in row.report.items()},
-        "interval": {"low": between.low, "high": between.high, "num_videos": between.num_videos} if between else None,
-        "drop": row.drop,
-        "seconds": row.seconds,
-        "runs": _runs(row),
-    }
-
-
-def _runs(row: Row) -> list[str]:
-    return [f"runs/{result.folder.name}" for result in row.results]
 
 
 def _by_strategy(results: Iterable[Result]) -> list[list[Result]]:
@@ -226,13 +169,3 @@ def _place(row: Row) -> tuple[float, str]:
 def _varied(rows: Sequence[Row]) -> tuple[str, ...]:
     names = rows[0].values if rows else ()
     return tuple(name for name in names if len({repr(row.values[name]) for row in rows}) > 1)
-
-
-def _interval(row: Row, frames: pl.DataFrame) -> Interval | None:
-    runs: dict[int, list[VideoSums]] = {}
-    for result in row.results:
-        table = read_part(result, frames, "report")
-        if len(table) and "P" in row.report:
-            sums = video_sums(table, labels_of(true_labels(table)))
-            runs.setdefault(result.trial.strategy.train.fold, []).append(sums)
-    return interval(runs, row.tasks) if runs else None

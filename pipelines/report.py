@@ -11,13 +11,17 @@ from pipelines.files import read_json, write_text
 from pipelines.intervals import NUM_RESAMPLES
 from pipelines.leaderboard import Group, Leaderboard, Row, Spread
 from pipelines.metrics import MAIN_SCORE
+from pipelines.nested import Nested
+from pipelines.paired import NUM_SWAPS
 from pipelines.report_figures import effect_figures, spread_figures, task_figures
 from pipelines.report_page import Cell, Markup, details, join, page, table, tag, tiles
 from pipelines.study import Study
+from pipelines.verdict import separation_words, verdict_words
 from pipelines.words import (
     TASK_WORDS,
     duration_words,
     field_words,
+    probability_words,
     split_words,
     strategy_words,
     task_words,
@@ -61,23 +65,20 @@ def _opening(board: Leaderboard) -> Markup:
         (_number(best.select["P"]), "its selection score, the one that chose it"),
         (f"{len(board.rows):,}", f"strategies, {sum(len(row.results) for row in board.rows):,} runs"),
     ]
+    if group.nested:
+        numbers[:2] = _nested_tiles(group.nested, score)
     sentence = f"Chosen by the selection score: {strategy_words(best.values, board.varied)}. "
-    return join([tag("p", sentence, _doubt(group)), tiles(numbers)])
+    return join([tag("p", sentence, separation_words(group)), tiles(numbers)])
 
 
-def _doubt(group: Group) -> str:
-    """How many of the next strategies the data cannot tell from the first."""
-    first, rest = group.rows[0], group.rows[1:]
-    if first.interval is None or not rest:
-        return ""
-    low, high = first.interval.low, first.interval.high
-    inside = sum(low <= row.report["P"].mean <= high for row in rest if "P" in row.report)
-    if not inside:
-        return "No other strategy's held-out score lies within its interval."
-    return (
-        f"The held-out scores of {inside} of the other {len(rest)} lie within its interval: "
-        f"on {first.interval.num_videos} held-out videos, a lead within it is no proof."
-    )
+def _nested_tiles(nested: Nested, score: str) -> list[tuple[str, str]]:
+    """With folds, what choosing earns stands first: no single strategy has a held-out score of its own."""
+    between = nested.interval
+    return [
+        (f"{nested.score:.3f}", f"held-out {score} of choosing by this procedure, {len(nested.chosen)} outer folds"),
+        (f"{between.low:.2f} – {between.high:.2f}" if between else "–", "its 95 % interval, videos resampled"),
+        (f"{nested.naive:.3f}", "the best mean over the same folds, chosen on the rows that score it"),
+    ]
 
 
 def _what_was_done(about: Mapping[str, Any]) -> Markup:
@@ -101,6 +102,14 @@ def _what_was_done(about: Mapping[str, Any]) -> Markup:
     )
 
 
+TESTS_WORDS = (
+    "First and places: how often a strategy comes first, and the middle 95 % of its places, when the selection videos "
+    "are resampled. Told from 1: whether the held-out rows tell it from the first. Whole videos are swapped between "
+    f"the two {NUM_SWAPS:,} times; p is the share of swaps that differ by as much, adjusted for the number of "
+    "strategies compared (step-down largest statistic). Over folds, where the same videos chose the first, its lead "
+    "must also exceed the range that equal strategies would have (Tukey). Both are about the runs there are: what "
+    "other seeds would change, ± shows."
+)
 PART_WORDS = {"train": "trained", "select": "chose", "report": "held out"}
 
 
@@ -118,6 +127,7 @@ def _leaderboard(board: Leaderboard) -> Markup:
             "their standard deviation over seeds (– with a single run). The interval is the middle 95 % over "
             f"{NUM_RESAMPLES} resamples of held-out videos, not frames. Drop is selection minus held-out score.",
         ),
+        tag("p", TESTS_WORDS, css="muted"),
     ]
     if len(board.groups) > 1:
         parts.append(tag("p", "P is the sum of the tasks' scores: strategies compare within a table, not across them."))
@@ -128,6 +138,8 @@ def _leaderboard(board: Leaderboard) -> Markup:
         parts.append(_rows_table(group, board.varied, group.rows[:SHOWN_ROWS], "first"))
         if rest := group.rows[SHOWN_ROWS:]:
             parts.append(details(f"{len(rest)} more", _rows_table(group, board.varied, rest)))
+        if words := verdict_words(group):
+            parts.append(tag("div", *(tag("p", sentence) for sentence in words), css="verdict"))
     return join(parts)
 
 
@@ -135,13 +147,13 @@ def _rows_table(group: Group, varied: Sequence[str], rows: Sequence[Row], first:
     names = [TASK_WORDS[task] for task in group.tasks]
     upper = [
         Cell("", span=1 + len(varied)),
-        Cell("selection", "group chose", 1 + len(names)),
-        Cell("held-out", "group scored", 2 + len(names)),
+        Cell("selection", "group chose", 3 + len(names)),
+        Cell("held-out", "group scored", 3 + len(names)),
         Cell("", span=3),
     ]
     lower = [Cell("#", "n"), *(Cell(field_words(name, short=True)) for name in varied)]
-    lower += [Cell(text, "n chose") for text in ("P", *names)]
-    lower += [Cell(text, "n scored") for text in ("P", "95 %", *names)]
+    lower += [Cell(text, "n chose") for text in ("P", *names, "first", "places")]
+    lower += [Cell(text, "n scored") for text in ("P", "95 %", "told from 1", *names)]
     lower += [Cell(text, "n") for text in ("drop", "runs", "time")]
     return table([upper, lower], [_row_cells(row, varied) for row in rows], first)
 
@@ -154,11 +166,26 @@ def _row_cells(row: Row, varied: Sequence[str]) -> list[Cell]:
         *(Cell(value_in(name, row.values)) for name in varied),
         Cell(_spread(row.select["P"]), "n chose"),
         *(Cell(_number(row.select[key], 2), "n chose") for key in keys),
+        *(Cell(text, "n chose") for text in _places(row)),
         Cell(_spread(row.report.get("P")), "n scored"),
         Cell(_between(row), "n scored"),
+        Cell(_told(row), "n scored"),
         *(Cell(_number(row.report.get(key), 2), "n scored") for key in keys),
         *(Cell(text, "n") for text in (drop, str(len(row.results)), duration_words(row.seconds))),
     ]
+
+
+def _places(row: Row) -> tuple[str, str]:
+    """How often it comes first over resampled selection videos, and the places it takes."""
+    found = row.stability
+    return (f"{100 * found.first:.0f} %", f"{found.low} – {found.high}") if found else ("–", "–")
+
+
+def _told(row: Row) -> str:
+    """Whether the held-out rows tell it from the first, with the adjusted p-value."""
+    if row.versus is None:
+        return "" if row.rank == 1 else "–"
+    return f"{'yes' if row.versus.separable else 'no'} (p {probability_words(row.versus.p_adjusted)})"
 
 
 def _section(title: str, content: Sequence[str]) -> Markup:

@@ -32,6 +32,8 @@ td.n, th.n { text-align: right; }
 th.group { text-align: center; border-bottom: 2px solid; }
 .chose { background: #fdf3e0; } th.chose.group { border-color: #E69F00; }
 .scored { background: #e8f2f9; } th.scored.group { border-color: #0072B2; }
+.verdict { background: var(--soft); border-left: 4px solid var(--accent); padding: 6px 16px; margin: 12px 0; }
+.verdict p { max-width: 100ch; }
 tr.first td { font-weight: 600; }
 pre { background: var(--soft); padding: 12px; border-radius: 8px; overflow-x: auto; font-size: 13px; }
 summary { cursor: pointer; color: var(--accent); margin: 8px 0; }

@@ -108,6 +108,20 @@ def split_words(split: Mapping[str, Any]) -> str:
     )
 
 
+def chosen_words(splits: Sequence[Mapping[str, Any]]) -> str:
+    """Which rows chose and which were scored, with their numbers; of several folds the first."""
+    if not splits:
+        return ""
+    chose, scored = (f"{splits[0][name]['of']} ({_size(splits[0][name])})" for name in ("select", "report"))
+    folds = f" in the first of {len(splits)} splits" if len(splits) > 1 else ""
+    return f"Chosen on {chose}, scored on {scored}{folds}."
+
+
+def probability_words(p: float) -> str:
+    """ "0.04", "0.004", "< 0.001"."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.01 else f"{p:.2f}"
+
+
 def _size(part: Mapping[str, Any]) -> str:
     return f"{part['videos']:,} videos, {part['frames']:,} frames"
 

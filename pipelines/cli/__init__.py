@@ -14,12 +14,15 @@ import typer
 
 from pipelines.cli import (
     cache,
+    compare,
     demo,
     demo_data,
+    ensemble,
     evaluate,
     extract,
     finetune,
     init,
+    postprocess,
     prepare,
     score,
     search,
@@ -33,7 +36,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (demo, demo_data, init, prepare, finetune, extract, train_head, evaluate, score, search):
+for command in (
+    demo,
+    demo_data,
+    init,
+    prepare,
+    finetune,
+    extract,
+    train_head,
+    evaluate,
+    score,
+    search,
+    compare,
+    postprocess,
+    ensemble,
+):
     command.register(app)
 app.add_typer(cache.app, name="cache")
 

@@ -666,7 +666,7 @@ def test_stopped_by_the_user(
 @use("extracted")
 def test_a_search_stopped_by_the_user(project: Path, mtl: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.run.train_strategy", interrupt)
+        patch.setattr("pipelines.run.train_strategies", interrupt)
         patch.setattr("pipelines.search_plan.train_run", interrupt, raising=False)
         code, out, err = mtl(*SEARCH)
     assert (code, err) == (130, "")

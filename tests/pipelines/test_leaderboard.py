@@ -12,7 +12,9 @@ import pytest
 from rich.console import Console
 
 from cache.names import ACTION_UNITS
+from pipelines.config import SplitConfig
 from pipelines.effects import field_effects, task_effects
+from pipelines.evidence import with_intervals
 from pipelines.intervals import interval, scores, video_sums
 from pipelines.labels import labels_of
 from pipelines.leaderboard import (
@@ -20,13 +22,15 @@ from pipelines.leaderboard import (
     make_leaderboard,
     read_part,
     true_labels,
-    with_intervals,
-    write_leaderboard,
 )
+from pipelines.leaderboard_files import to_json, write_leaderboard
 from pipelines.leaderboard_table import leaderboard_tables
 from pipelines.metrics import score
+from pipelines.nested import nested
+from pipelines.splits import resolve_split
 from pipelines.strategy import Strategy
 from pipelines.study import Result, Trial
+from pipelines.verdict import num_inseparable, verdict_words
 
 stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_study.py"))))
 
@@ -174,7 +178,7 @@ def test_the_interval_resamples_videos_not_frames(tmp_path: Path) -> None:
     # The same frames, each called a video of its own: far more evidence than there is.
     frame_wise = table.with_columns(video=pl.concat_str("video", pl.lit("/"), "frame"))
     sums = video_sums(frame_wise, labels_of(true_labels(frame_wise)))
-    narrow = interval({-1: [sums]}, ("va", "expr", "au"))
+    narrow = interval({-1: {0: sums}}, ("va", "expr", "au"))
     assert narrow is not None
     assert narrow.high - narrow.low < between.high - between.low
     assert between.low <= board.rows[0].report["P"].mean <= between.high
@@ -199,7 +203,7 @@ def test_the_interval_is_that_of_each_video_alone_when_there_are_two() -> None:
         return score(said, labels_of(truth.filter(rows)), ["va"])["P"]
 
     alone = [p(table["video"] == name) for name in ("a", "b")] + [p(table["video"] != "")]
-    found = interval({-1: [sums]}, ["va"])
+    found = interval({-1: {0: sums}}, ["va"])
     assert found is not None
     assert (found.low, found.high) == (pytest.approx(min(alone)), pytest.approx(max(alone)))
 
@@ -208,9 +212,83 @@ def test_one_video_gives_no_interval_and_the_same_seed_the_same_one(tmp_path: Pa
     frames, run = finished(tmp_path)
     table = read_part(run, frames, "report")
     sums = video_sums(table, labels_of(true_labels(table)))
-    assert interval({-1: [sums]}, ("va",)) == interval({-1: [sums]}, ("va",))
+    assert interval({-1: {0: sums}}, ("va",)) == interval({-1: {0: sums}}, ("va",))
     one = table.filter(pl.col("video") == table["video"][0])
-    assert interval({-1: [video_sums(one, labels_of(true_labels(one)))]}, ("va",)) is None
+    assert interval({-1: {0: video_sums(one, labels_of(true_labels(one)))}}, ("va",)) is None
+
+
+def finished_pair(folder: Path, num_videos: int = 20) -> tuple[pl.DataFrame, list[Result]]:
+    """Two strategies of two seeds each, the second one worse."""
+    frames, config = stub.make_frames(num_videos, 30), stub.make_config()
+    results = []
+    for temporal in ("tcn", "none"):
+        for seed in (0, 1):
+            strategy = Strategy().replace({"temporal": temporal, "seed": seed}, "here")
+            path = folder / "runs" / strategy.digest
+            stub.write_run(path, strategy, frames, config)
+            metrics = json.loads((path / "metrics.json").read_text())
+            results.append(Result(Trial(strategy, {"joint": ("va",)}, strategy.digest), metrics, 1.5, path))
+    return frames, results
+
+
+def test_each_row_says_whether_it_can_be_told_from_the_first_and_how_firm_its_place_is(tmp_path: Path) -> None:
+    frames, results = finished_pair(tmp_path)
+    board = with_intervals(make_leaderboard(results), frames)
+    first, second = board.rows
+    assert first.versus is None
+    assert second.versus is not None
+    assert second.versus.separable
+    assert second.versus.difference.value == pytest.approx(first.report["P"].mean - second.report["P"].mean)
+    assert (first.stability.first, first.stability.low, first.stability.high) == (1.0, 1, 1)
+    assert (first.stability.num_videos, first.interval.num_videos) == (7, 6)
+    text = " ".join(shown(board).split())
+    assert "from 1" in text
+    assert "The other strategy can be told from the first on the held-out videos" in text
+    assert "the first would come first in 100 % of cases; 95 % of its places: 1." in text
+    record = to_json(board, {})["groups"][0]
+    assert record["num_inseparable_from_first"] == 0
+    assert record["nested"] is None
+    assert record["rows"][1]["versus_first"]["separable"] is True
+    assert record["rows"][1]["stability"]["first"] == 0.0
+
+
+def test_with_few_videos_nothing_can_be_told_and_the_table_says_why(tmp_path: Path) -> None:
+    frames, results = finished_pair(tmp_path, num_videos=12)
+    group = with_intervals(make_leaderboard(results), frames).groups[0]
+    assert num_inseparable(group) == 1
+    assert "with 4 videos, no difference could be" in verdict_words(group)[0]
+
+
+def test_a_run_whose_predictions_are_gone_has_no_interval_and_the_others_have(tmp_path: Path) -> None:
+    frames, results = finished_pair(tmp_path)
+    for one in results[2:]:
+        (one.folder / "predictions.parquet").unlink()
+    board = with_intervals(make_leaderboard(results), frames)
+    assert [row.interval is None for row in board.rows] == [False, True]
+    assert [row.versus for row in board.rows] == [None, None]
+
+
+def test_nested_selection_by_hand() -> None:
+    """Fold 0 chooses the second, fold 1 the first; a strategy without fold 1 does not compare."""
+    select = [{0: 1.0, 1: 3.0}, {0: 2.0, 1: 1.0}, {0: 9.0}]
+    report = [{0: 0.5, 1: 0.7}, {0: 0.1, 1: 0.2}, {0: 9.0}]
+    found = nested(select, report, [1, 2, 3])
+    assert found is not None
+    assert found.chosen == {0: 2, 1: 1}
+    assert found.score == pytest.approx(0.4)
+    assert (found.naive, found.naive_rank, found.num_strategies) == (pytest.approx(0.6), 1, 2)
+    assert nested([{0: 1.0}], [{0: 1.0}], [1]) is None
+    assert nested([{-1: 1.0}], [{-1: 1.0}], [1]) is None
+
+
+def test_the_table_says_which_part_of_val_chose_and_which_was_scored() -> None:
+    frames = stub.make_frames(12).filter(pl.col("split") != "test")
+    split = resolve_split(frames, SplitConfig()).description
+    console = Console(width=200, height=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(leaderboard_tables(make_leaderboard([result(1.0, 0.9)]), 200, splits=[split]))
+    console.file.close()
+    words = "Chosen on half of the videos of val (2 videos, 120 frames), scored on the other half of val (2 videos, 120"
+    assert words in console.export_text()
 
 
 def test_csv_and_json_keep_selection_and_held_out_apart(tmp_path: Path) -> None:

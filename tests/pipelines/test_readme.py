@@ -82,7 +82,7 @@ def test_the_walk_from_faces_to_a_leaderboard_runs(tmp_path: Path, monkeypatch: 
 
 
 def adapted(line: list[str]) -> list[list[str]]:
-    """The README's command on the made data: its files, a small model, one trial, no question asked."""
+    """The README's command on the made data: its files, a small model, four trials (of two strategies), no question."""
     names = {"FOLDER": "data/cropped_aligned", "vit_base_patch16_224": "test_vit2", "cuda:0,cuda:1": "cpu,cpu"}
     line = [names.get(word, f"data/{word}" if word.endswith("_set.txt") else word) for word in line]
     if line[0] == "finetune":
@@ -90,7 +90,7 @@ def adapted(line: list[str]) -> list[list[str]]:
         return [[task if word == "expr" else word for word in line] + small for task in ("expr", "va", "au")]
     if line[0] in ("train-head", "search"):
         line += ["--set", "train.epochs=1", "--set", "head.width=16"] + (
-            ["--limit", "1"] if line[0] == "search" else []
+            ["--limit", "4"] if line[0] == "search" else []
         )
     return [[*line, "--yes"] if line[:2] == ["cache", "rm"] else line]
 

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from pipelines.evidence import with_intervals
 from pipelines.grid import expand
-from pipelines.leaderboard import make_leaderboard, with_intervals
+from pipelines.leaderboard import make_leaderboard
 from pipelines.plots import _broken
 from pipelines.record import Record
 from pipelines.report import make_report, write_report
@@ -143,6 +144,35 @@ def test_a_study_of_one_run_has_a_report_too(tmp_path: Path) -> None:
     assert 'id="au"' in page
     assert 'id="va"' not in page
     assert "the strategy of mtl.toml" in page
+
+
+def test_a_study_of_folds_shows_what_choosing_earns_first(tmp_path: Path) -> None:
+    frames, config = stub.make_frames(24, 30), stub.make_config()
+    grid = stub.make_grid({"product": {"temporal": ["none", "tcn"], "fold": [0, 1, 2, 3, 4]}})
+    material = stub.make_material(frames, config, folds=(0, 1, 2, 3, 4))
+    trials = plan(expand(grid, strategy_of(config)), config, material)
+    with open_study(tmp_path / "s", grid, material, trials) as study:
+        run_trials(study, trials, stub.make_trainer(frames, config), Record(study, grid.fields))
+        board = with_intervals(make_leaderboard(study.results()), frames)
+        text = re.sub(r"<[^>]+>", " ", make_report(study, board, frames))
+    nested = board.groups[0].nested
+    assert nested is not None
+    for words in (
+        "of choosing by this procedure, 5 outer folds",
+        f"Choosing by this procedure gives P = {nested.score:.3f} ({nested.interval.low:.3f} to",
+        "the best mean over the same folds, chosen on the rows that score it",
+        "this is the first of them",
+    ):
+        assert words in text, words
+
+
+def test_the_report_says_what_the_first_place_is_worth(made: SimpleNamespace) -> None:
+    text = re.sub(r"<[^>]+>", " ", made.own)
+    assert "other strategies cannot be told from the first on the held-out videos" in text
+    assert "Had other videos chosen among the same runs (4 selection videos, resampled)" in text
+    assert "with 4 videos, no difference could be" in text
+    assert "no (p " in text
+    assert "told from 1" in text
 
 
 def test_words_for_readers() -> None:

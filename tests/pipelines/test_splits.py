@@ -1,13 +1,15 @@
 """Splits: nobody on two sides, groups whole, labels even, the same every time."""
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
 
-from cache.names import ACTION_UNITS
+from cache.names import ACTION_UNITS, TASKS
 from pipelines.config import SplitConfig
 from pipelines.labels import labels_of
-from pipelines.splits import assign_groups, groups_of, resolve_split
+from pipelines.splits import _evened, assign_groups, assignment, groups_of, resolve_split
 
 
 def frames_of(videos: dict[str, str], per_video: int = 12, subjects: dict[str, str] | None = None) -> pl.DataFrame:
@@ -88,6 +90,75 @@ def test_folds_spread_labels_evenly() -> None:
     positives = [labels_of(frames.filter(part == index)).au.sum() for index in range(5)]
     assert np.ptp(positives) / np.mean(positives) < 0.15
     assert (np.bincount(part) == 96).all()
+
+
+MADE = Path(__file__).resolve().parents[1] / "fixtures" / "made" / "frames.parquet"
+
+
+def unevenness(frames: pl.DataFrame, part: np.ndarray, num_parts: int) -> np.ndarray:
+    """By label (frames of a task, of an expression, positives of an AU): its largest part over its mean, minus 1."""
+    labels = labels_of(frames)
+    counts = [labels.labelled(task) for task in TASKS]
+    counts += [labels.expr_mask & (labels.expr == index) for index in range(8)]
+    counts += [labels.au_mask[:, index] & (labels.au[:, index] > 0) for index in range(12)]
+    shares = np.array([[count[part == index].sum() for index in range(num_parts)] for count in counts])
+    return shares.max(axis=1) / shares.mean(axis=1) - 1
+
+
+def at_random(frames: pl.DataFrame, num_parts: int, seed: int) -> np.ndarray:
+    """Groups dealt out in random order."""
+    names, group = np.unique(groups_of(frames), return_inverse=True)
+    return (np.random.default_rng(seed).permutation(len(names)) % num_parts)[group]
+
+
+@pytest.mark.parametrize(("num_parts", "most"), [(2, 0.06), (5, 0.25)])
+def test_every_fold_has_its_share_of_each_task_class_and_unit(num_parts: int, most: float) -> None:
+    """120 made videos of 71 subjects: no fold has so much more than its share of a label; dealt at random, some do."""
+    frames = pl.read_parquet(MADE)
+    for seed in range(3):
+        uneven = unevenness(frames, assign_groups(frames, num_parts, seed), num_parts)
+        assert uneven.max() < most, uneven.max()
+        assert uneven[:3].max() < most / 2, uneven[:3]
+    dealt = [unevenness(frames, at_random(frames, num_parts, seed), num_parts) for seed in range(10)]
+    assert np.median([uneven.max() for uneven in dealt]) > 2 * most
+    assert min(uneven.max() for uneven in dealt) > most
+
+
+def test_moves_and_exchanges_even_what_the_greedy_start_leaves() -> None:
+    counts = np.array([[4.0, 0.0], [3.0, 0.0], [3.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    start = np.array([0, 0, 0, 1, 1, 1])
+    found = _evened(start, counts, 2)
+    totals = [counts[found == part].sum(axis=0).tolist() for part in (0, 1)]
+    assert totals == [[6.0, 1.0], [6.0, 1.0]]
+    assert (start == [0, 0, 0, 1, 1, 1]).all()
+
+
+def test_the_part_of_every_video_is_written_out_and_groups_stay_whole() -> None:
+    subjects = {video: f"s{index // 3}" for index, video in enumerate(VIDEOS)}
+    frames = frames_of(VIDEOS, subjects=subjects)
+    config = SplitConfig(num_folds=4)
+    table = assignment(frames, {fold: resolve_split(frames, config, fold) for fold in range(4)})
+    assert table.columns == ["video", "subject", "fold 0", "fold 1", "fold 2", "fold 3"]
+    assert table["video"].to_list() == list(VIDEOS)
+    pooled = table.filter(~pl.col("video").str.starts_with("e"))
+    for fold in range(4):
+        assert set(pooled[f"fold {fold}"]) == {"train", "select", "report"}
+        assert pooled.group_by("subject").agg(pl.col(f"fold {fold}").n_unique())[f"fold {fold}"].max() == 1
+    assert assignment(frames, {-1: resolve_split(frames, SplitConfig())})["part"].unique().sort().to_list() == [
+        "report", "select", "train",
+    ]  # fmt: skip
+
+
+def test_inside_an_outer_fold_other_folds_choose() -> None:
+    """What chooses in a fold neither trains nor is scored there, and every fold chooses once."""
+    frames = frames_of(VIDEOS)
+    splits = [resolve_split(frames, SplitConfig(), fold) for fold in range(5)]
+    for split in splits:
+        groups = [set(groups_of(frames)[mask]) for mask in masks(split)]
+        assert all(groups)
+        assert not groups[1] & (groups[0] | groups[2])
+    pool = frames["split"].is_in(["train", "val"]).to_numpy()
+    assert (np.stack([split.select for split in splits]).sum(axis=0) == pool).all()
 
 
 def test_the_same_seed_gives_the_same_hash_and_another_another() -> None:
