@@ -1,7 +1,7 @@
 """The grid file: which strategies a search tries. Read, checked and expanded before anything runs.
 
     [study]                       name, select and report (instead of those of [split]), time_limit_s; sampler, trials,
-                                  sampler_seed; halving, halving_first
+                                  sampler_seed; halving, halving_first; storage
     [set]                         one value a field, for every strategy
     [product]                     a list of values a field: every combination of them is tried
     [[list]]                      one explicit row: each row is combined with the whole product, and the fields it
@@ -36,7 +36,8 @@ class StudyConfig:
 
     `sampler` "random" or "tpe" (Bergstra et al., NeurIPS 2011, by Optuna) tries `trials` of the grid's trials instead
     of all of them. `halving` above 1 ends, after `halving_first` epochs and then at every `halving` times as many, the
-    training of all strategies of a stack but the best 1 in `halving`.
+    training of all strategies of a stack but the best 1 in `halving`. `storage` is a database for Optuna's record
+    (`postgresql://USER@HOST/NAME`), instead of the journal in the study's folder.
     """
 
     name: str = ""
@@ -48,6 +49,7 @@ class StudyConfig:
     sampler_seed: int = 0
     halving: int = 0
     halving_first: int = 2
+    storage: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ An embedded journal file: 14 ms an entry, against 49 ms in SQLite. It is written
 written again from them.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
@@ -21,11 +22,14 @@ from pipelines.study import Choice, Result, Study, Trial, choice_of
 class Record:
     """The journal of the study `study`, held by one process (`open_study` sees to it)."""
 
-    def __init__(self, study: Study, fields: Sequence[str]) -> None:
+    def __init__(self, study: Study, fields: Sequence[str], storage_url: str = "") -> None:
+        """Writes to the journal in the study's folder, or to the database at `storage_url`.
+
+        Raises:
+            ValueError: the database cannot be had; says why.
+        """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        path = study.path / "study.journal"
-        _heal(path)
-        storage = JournalStorage(JournalFileBackend(str(path)))
+        storage = _database(storage_url) if storage_url else _journal(study.path / "study.journal")
         self.study = study
         self.optuna = optuna.create_study(
             storage=storage, study_name=study.path.name, direction="maximize", load_if_exists=True
@@ -86,6 +90,25 @@ def _distributions(trials: Any, fields: Sequence[str]) -> dict[str, CategoricalD
         for name in fields:
             values[name][choice_of(flat[name])] = None
     return {name: CategoricalDistribution(tuple(found)) for name, found in values.items() if found}
+
+
+def _journal(path: Path) -> BaseStorage:
+    _heal(path)
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
+def _database(url: str) -> BaseStorage:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # SQLAlchemy's, of its own next version
+            return RDBStorage(url)
+    except Exception as error:  # the drivers, SQLAlchemy and Optuna each raise their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        scheme = url.partition(":")[0]  # what stands behind it may hold a password
+        raise ValueError(
+            f"[study] storage {scheme}:...: {reason}; PostgreSQL needs `pip install 'mtl-affect[postgres]'`; or leave "
+            "storage out for a journal in the study's folder"
+        ) from None
 
 
 def _heal(path: Path) -> None:

@@ -119,7 +119,7 @@ def _run(
             study,
             search.trials,
             trainer,
-            Record(study, search.grid.fields),
+            Record(study, search.grid.fields, search.grid.study.storage),
             retry_failed=retry_failed,
             limit=limit,
             time_limit_s=search.grid.study.time_limit_s,

@@ -251,3 +251,34 @@ def test_methods_are_counted_by_their_models() -> None:
 
 
 METHODS = ("joint", "separate", "progressive")
+
+
+def test_the_record_can_be_a_database(tmp_path: Path) -> None:
+    """SQLite stands for PostgreSQL, which goes the same way."""
+    from pipelines.record import Record
+
+    grid = stub.make_grid(GRID)
+    trials = plan(expand(grid, strategy_of(CONFIG)), CONFIG, MATERIAL)
+    url = f"sqlite:///{tmp_path / 'record.db'}"
+    with open_study(tmp_path / "s", grid, MATERIAL, trials) as study:
+        run_trials(study, trials, stub.make_trainer(FRAMES, CONFIG), Record(study, grid.fields, url))
+        again = Record(study, grid.fields, url)
+        assert len(again.known) == len(trials)
+        run_trials(study, trials, stub.make_trainer(FRAMES, CONFIG), again)
+    found = optuna.load_study(study_name="s", storage=url)
+    assert len(found.get_trials(deepcopy=False)) == len(trials)
+    assert not (tmp_path / "s" / "study.journal").exists()
+
+
+def test_a_database_that_is_not_there_is_one_line_without_the_password(tmp_path: Path) -> None:
+    from pipelines.record import Record
+
+    grid = stub.make_grid(GRID)
+    trials = plan(expand(grid, strategy_of(CONFIG)), CONFIG, MATERIAL)
+    with (
+        open_study(tmp_path / "s", grid, MATERIAL, trials) as study,
+        pytest.raises(ValueError, match=r"storage postgresql:.*mtl-affect\[postgres\]") as refused,
+    ):
+        Record(study, grid.fields, "postgresql://me:secret@127.0.0.1:1/studies")
+    assert "secret" not in str(refused.value)
+    assert "\n" not in str(refused.value)
