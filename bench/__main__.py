@@ -20,14 +20,18 @@ from rich.table import Table
 if TYPE_CHECKING:
     from bench.measure import Row
 
-IDS = ("A1", "A2", "A3", "A4", "A6", "A7", "A8", "C1", "C2", "C3", "C6", "R1", "R2")
+EXTRACTING, READING = ("A1", "A2", "A3", "A4", "A6", "A7", "A8"), ("C1", "C2", "C3", "C6", "R1", "R2")
+IDS = (*EXTRACTING, *READING, "B1", "B2", "B3", "S1", "S3", "S4", "S6", "S8")
+RIVALS = ("R1", "R2")  # only by --only: all others together take ten minutes
 LATEST = Path(__file__).parent / "latest.json"
 VERSIONS = ("torch", "timm", "zarr", "numpy", "h5py", "simplejpeg", "pillow")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Ratios of what mtl does to its bounds.")
-    parser.add_argument("--only", default=",".join(IDS), help=f"some of {','.join(IDS)}")
+    parser.add_argument(
+        "--only", default=",".join(each for each in IDS if each not in RIVALS), help=f"some of {','.join(IDS)}"
+    )
     wanted = [each.strip() for each in parser.parse_args().only.split(",") if each.strip()]
     unknown = [each for each in wanted if each not in IDS]
     if unknown or not wanted:
@@ -47,10 +51,11 @@ def measure(wanted: Iterable[str], console: Console) -> list["Row"]:
     """Rows of the ids `wanted`, on the CPU and then, those for which it matters, on a CUDA device if there is one."""
     import torch
 
-    from bench import cache_reading, extraction, runtimes
+    from bench import cache_reading, extraction, runtimes, searching, training
 
-    functions = {**extraction.ROWS, **runtimes.ROWS, **cache_reading.ROWS}
-    on_cuda = {*extraction.ON_CUDA, *runtimes.ON_CUDA, *cache_reading.ON_CUDA}
+    parts = (extraction, runtimes, cache_reading, training, searching)
+    functions = {each: function for part in parts for each, function in part.ROWS.items()}
+    on_cuda = {each for part in parts for each in part.ON_CUDA}
     todo = [(functions[each], torch.device("cpu")) for each in IDS if each in wanted]
     if torch.cuda.is_available():
         todo += [(functions[each], torch.device("cuda")) for each in IDS if each in wanted and each in on_cuda]

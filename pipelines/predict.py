@@ -17,7 +17,9 @@ from heads.tasks import TASK_OUTPUTS
 from pipelines.dataset import Dataset, Plan, Reader
 from pipelines.metrics import Decisions, Probabilities, score
 
-STEPS_AT_ONCE = {"cpu": 4096, "cuda": 65536}  # what stays in the processor's cache; what fills a card
+# Of all heads together: what stays in the processor's cache (a stack of 12 took 1.25 s with 4,096 steps a head, 0.7 s
+# with 512 or fewer), and what fills a card.
+STEPS_AT_ONCE = {"cpu": 4096, "cuda": 65536}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +47,8 @@ def predict_heads(model: nn.Module, tasks: tuple[str, ...], reader: Reader, plan
     if not len(plan.rows):  # no row asked for has a window
         num_heads = len(next(model.parameters()))
         return [_zeros(tasks, plan.covered) for _ in range(num_heads)]
-    step = max(1, STEPS_AT_ONCE[plan.rows.device.type] // max(plan.rows.shape[1], 1))
+    num_steps = plan.rows.shape[1] * len(next(model.parameters(), torch.zeros(1)))
+    step = max(1, STEPS_AT_ONCE[plan.rows.device.type] // max(num_steps, 1))
     flat = [_outputs(model(*reader(rows.unsqueeze(0))), tasks) for rows in plan.rows.split(step)]
     values = torch.cat(flat, dim=1)
     values = torch.cat([values, torch.zeros_like(values[:, :1])], dim=1)  # a free place says 0

@@ -21,8 +21,8 @@ Item = TypeVar("Item")
 FREE_HEAD = ("dropout", "streams")  # streams count by what they resolve to
 FREE_TRAIN = ("seed", "fold", "lr", "weight_decay", "warmup_epochs", "schedule", "grad_clip", "patience")
 FREE_LOSS = (*NUMBERS, "class_weights", "positive_weights", "va_weight", "expr_weight", "au_weight")
-# On a CPU stacks of 8 to 16 gave most, 1.2 to 1.65 times the heads a second of one; larger ones leave its caches.
-MOST = {"cpu": 12, "cuda": 256}
+# On a CPU stacks of 8 gave most, 1.0 to 1.15 times the heads a second of one in CPU time; larger ones leave its caches.
+MOST = {"cpu": 8, "cuda": 256}
 CPU_BYTES = 2 * 2**30
 SHARE_OF_MEMORY = 0.5
 # Numbers kept for the backward pass a step and unit of width, a block and in all: counted on the four encoders.

@@ -1,0 +1,192 @@
+"""S3, S4 and S8: searches over the made data set's fixture, against their steps, a process a strategy, and Optuna."""
+
+import contextlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+import pipelines.fit
+import pipelines.run
+import pipelines.search_command
+import pipelines.train
+from bench.made_faces import WORK
+from bench.measure import Row, Target
+from bench.rivals import optuna_search
+from bench.training import DATA, plain_windows, timed
+from pipelines.config import read_config
+from pipelines.dataset import load_dataset
+from pipelines.fit import Halving, _Stack
+from pipelines.search_command import run_search
+from pipelines.search_plan import read_strategies
+from pipelines.strategy import Strategy, strategy_of
+from pipelines.train import Order, Trained, train_strategies
+
+ROOT = Path(__file__).resolve().parents[1]
+MADE = ROOT / "tests/fixtures/made"
+NUM_TRIALS, NUM_RIVALS, NUM_OPTUNA = 200, 4, 6
+STEPS_GRID = """
+[set]
+epochs = 3
+stride = 32
+[product]
+temporal = ["none", "gru", "tcn", "transformer"]
+lr = [1e-3, 3e-3]
+seed = [0, 1, 2]
+"""
+TRIALS_GRID = """
+[set]
+epochs = 3
+width = 32
+depth = 1
+stride = 64
+[product]
+fusion = ["sum", "attention"]
+temporal = ["gru", "tcn"]
+dropout = [0.1, 0.3]
+lr = [3e-4, 1e-3, 2e-3, 3e-3, 5e-3]
+seed = [0, 1, 2, 3, 4]
+"""
+# What a search does beside its steps.
+BESIDES = (
+    (_Stack, "predict"),
+    (_Stack, "judge"),
+    (_Stack, "shrink"),
+    (pipelines.train, "_scored"),
+    (pipelines.run, "write_run"),
+    (pipelines.search_command, "write_results"),
+    (pipelines.search_command, "make_trainer"),
+)
+
+
+def against_steps(device: torch.device) -> list[Row]:
+    """S3: a search of 24 trials against its steps: forward, backward and optimiser, without the data's part."""
+    grid = _grid("steps", STEPS_GRID)
+    study = _fresh("steps")
+    with timed(*DATA, *BESIDES, (_Stack, "run_epoch"), device=device) as spent:
+        begin = time.perf_counter()
+        _search_here(grid, study, device)
+        wall = time.perf_counter() - begin
+    steps = spent["run_epoch"]
+    shares = {name.strip("_"): spent[name] / wall for _, name in BESIDES}
+    shares["data"] = sum(spent[name] for _, name in DATA) / wall  # those of predicting too
+    shares["other"] = 1 - steps / wall - sum(shares.values())
+    parts = ", ".join(f"{name} {share:.1%}" for name, share in sorted(shares.items(), key=lambda item: -item[1]))
+    note = f"24 trials of 3 epochs in {wall:.0f} s, Python being started; of the whole: {parts}"
+    target, what = Target(1.05, at_most=True), "search ÷ sum of its steps"
+    return [Row(id="S3", what=what, values=[wall / steps], target=target, device=device.type, note=note)]
+
+
+def against_processes(device: torch.device) -> list[Row]:
+    """S4: `mtl search` of 200 trials against `mtl train-head`, a process a strategy, and against Optuna with the plain
+    loop."""
+    grid = _grid("trials", TRIALS_GRID)
+    config, _, strategies = read_strategies(read_config(MADE / "mtl.toml"), grid)
+    assert len(strategies) == NUM_TRIALS, len(strategies)
+    study = _fresh("trials")
+    search_s = _process("search", "--grid", str(grid), "--study", str(study), "--device", device.type)
+    assert len(list(study.glob("runs/*/run.json"))) == NUM_TRIALS
+    chosen = strategies[:: NUM_TRIALS // NUM_RIVALS][:NUM_RIVALS]
+    runs = _fresh("runs")
+    alone = [_train_head(strategy, runs, device) for strategy in chosen]
+    values = [search_s / (NUM_TRIALS * one) for one in alone]
+    note = (
+        f"search {search_s:.0f} s; train-head {sum(alone) / len(alone):.1f} s, {NUM_RIVALS} of the strategies, scaled"
+    )
+    target = Target(0.25 if device.type == "cpu" else 1 / 40, at_most=True)
+    what = f"{NUM_TRIALS}-trial search ÷ {NUM_TRIALS} runs of mtl train-head"
+    rows = [Row(id="S4", what=what, values=values, target=target, device=device.type, note=note)]
+    dataset = load_dataset(config, [(name, "base") for name in config.backbones], device)
+    train = strategies[0].train
+    parts = [plain_windows(dataset, strategies[0], part) for part in ("train", "val")]
+    options = {"epochs": train.epochs, "batch": train.batch_windows, "width": strategies[0].head.width}
+    begin = time.perf_counter()
+    optuna_search(*parts, num_trials=NUM_OPTUNA, journal=_fresh("optuna"), device=device, **options)
+    one = (time.perf_counter() - begin) / NUM_OPTUNA
+    note = f"the same sizes, fusion attention; {NUM_OPTUNA} trials in one process, {one:.2f} s each, scaled"
+    what = f"{NUM_TRIALS}-trial search ÷ Optuna with the plain loop"
+    return [*rows, Row(id="S4o", what=what, values=[search_s / (NUM_TRIALS * one)], device=device.type, note=note)]
+
+
+def _grid(name: str, text: str) -> Path:
+    path = WORK / "grids" / f"{name}.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def _fresh(name: str) -> Path:
+    """A folder that is not there."""
+    path = WORK / "searching" / name
+    shutil.rmtree(path, ignore_errors=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _search_here(grid: Path, study: Path, device: torch.device) -> None:
+    """What `mtl search` does, in this process."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        code = run_search(
+            read_config(MADE / "mtl.toml"), grid, study, device.type, retry_failed=False, limit=None, as_json=False
+        )
+    assert code == 0, code
+
+
+def _train_head(strategy: Strategy, runs: Path, device: torch.device) -> float:
+    """Seconds of `mtl train-head`, from starting Python to its end."""
+    names = {"head": ("fusion", "temporal", "dropout", "width", "depth"), "train": ("lr", "seed", "epochs", "stride")}
+    chosen = [
+        f"{part}.{name}={getattr(getattr(strategy, part), name)}" for part, all_ in names.items() for name in all_
+    ]
+    return _process("train-head", "--runs", str(runs), "--device", device.type, *(f"--set={one}" for one in chosen))
+
+
+def _process(*arguments: str) -> float:
+    """Seconds of `mtl ARGUMENTS` as a process of its own, with the packages beside this one."""
+    entry = "from pipelines.cli import main; main()"
+    command = [sys.executable, "-c", entry, *arguments, "--config", str(MADE / "mtl.toml")]
+    begin = time.perf_counter()
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    if done.returncode:
+        raise RuntimeError(f"mtl {arguments[0]} ended with {done.returncode}: {done.stderr}")
+    return time.perf_counter() - begin
+
+
+def halving(device: torch.device) -> list[Row]:
+    """S8: successive halving of 9 learning rates against training them all to their end."""
+    config = read_config(MADE / "mtl.toml")
+    dataset = load_dataset(config, [(name, "base") for name in config.backbones], device)
+    values = {"temporal": "gru", "width": 32, "depth": 1, "epochs": 18, "patience": 99, "stride": 64}
+    rates = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+    orders = [Order(strategy=strategy_of(config).replace({**values, "lr": lr}, "bench")) for lr in rates]
+    counts, best, seconds = [], [], []
+    for each in (None, Halving(factor=3, first=2)):
+        begin = time.perf_counter()
+        done = [one for one in train_strategies(config, dataset, orders, each) if isinstance(one, Trained)]
+        seconds.append(time.perf_counter() - begin)
+        counts.append(sum(len(one.history) for one in done))
+        best.append(max(done, key=lambda one: one.metrics["select"]["P"]))
+    same = best[0].strategy == best[1].strategy
+    note = (
+        f"9 rates of a GRU, 18 epochs; epochs of heads counted, all equal in work; the winner is "
+        f"{'the same' if same else 'ANOTHER'}; wall {seconds[1]:.0f} s against {seconds[0]:.0f} s"
+    )
+    target = Target(0.35, at_most=True)
+    what = "successive halving, FLOPs ÷ full budget"
+    return [Row(id="S8", what=what, values=[counts[1] / counts[0]], target=target, device=device.type, note=note)]
+
+
+ROWS: Mapping[str, Callable[[torch.device], list[Row]]] = {
+    "S3": against_steps,
+    "S4": against_processes,
+    "S8": halving,
+}
+ON_CUDA = ("S3", "S4", "S8")
