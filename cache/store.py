@@ -18,7 +18,7 @@ from cache import shards
 from cache.files import TEMPORARY, remove_leftovers, sync, sync_tree, temporary_beside, write_durably
 from cache.identity import StreamIdentity
 from cache.marks import EMBEDDING
-from cache.metadata import BASE_VIEW, SCHEMA, title
+from cache.metadata import BASE_VIEW, SCHEMA, Wording, title
 from cache.stream import Stream
 from cache.writer import ShardWriter
 
@@ -70,9 +70,8 @@ class Cache:
         stream_names = self.streams()
         if (name, view) not in stream_names:
             known = ", ".join(title(*key) for key in stream_names) or "none"
-            raise ValueError(
-                f"{self.path}: no stream {title(name, view)} (there: {known}); type `mtl extract --backbone {name}`"
-            )
+            wording = Wording(folder=self.path / name / view, name=name, view=view)
+            raise ValueError(f"{self.path}: no stream {title(name, view)} (there: {known}); type {wording.extract}")
         stream = Stream(self.path / name / view, name, view, self.read_only)
         if expected is not None and stream.identity.digest != expected.digest:
             differences = "; ".join(stream.identity.differences(expected))

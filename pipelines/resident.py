@@ -43,7 +43,9 @@ class Resident:
 
     def _known(self, name: str, view: str) -> Key:
         if (name, view) not in self.streams:
-            raise ValueError(f"stream {name} (view {view}) was not loaded; type `mtl extract --backbone {name}`")
+            raise ValueError(
+                f"stream {name} (view {view}) was not loaded; type `mtl extract --backbone {name} --views {view}`"
+            )
         return name, view
 
 

@@ -190,6 +190,9 @@ def _print_preview(found: dict[str, Any], as_json: bool) -> None:
 def _print_results(search: SearchPlan, board: Leaderboard, outcome: Outcome, console: Console) -> None:
     splits = [search.material.splits[fold] for fold in sorted(search.material.splits)]
     console.print(leaderboard_tables(board, console.width, splits=splits))
+    halted = sum(bool(result.metrics.get("halted")) for row in board.rows for result in row.results)
+    if halted:
+        console.print(f"successive halving ended {counted(halted, 'training')} before its time", highlight=False)
     if outcome.stopped:
         console.print(
             f"stopped by {outcome.stopped}: {counted(outcome.num_left, 'trial')} left; the same command goes on"

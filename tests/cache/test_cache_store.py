@@ -586,3 +586,8 @@ def test_without_flock_writing_still_works(made: ModuleType, empty: Stream, monk
     monkeypatch.setattr(locks, "fcntl", None)
     made.fill(empty)
     assert np.array_equal(empty.read(), made.expected_rows())
+
+
+def test_a_view_that_is_not_there_says_how_to_make_it(stream: Stream, cache: Cache) -> None:
+    with pytest.raises(ValueError, match=r"no stream .*'hflip'.*type `mtl extract --backbone expr --views hflip`"):
+        cache.stream("expr", "hflip")
