@@ -5,6 +5,7 @@ float32. Letters: M stacked heads, B windows, T steps.
 """
 
 import functools
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -102,32 +103,33 @@ def against_live(device: torch.device) -> list[Row]:
 
 
 def stacked(device: torch.device) -> list[Row]:
-    """S1: heads/s of a stack against those of one head through the same code."""
+    """S1: heads/s of a stack, in float32 and bfloat16, against those of one float32 head through the same code."""
     config, dataset = _data(device, 1)
-    rows: list[Row] = []
-    walled: list[Row] = []
+    size, found = STACKS[device.type], []
+    clocks = {"CPU time": cpus, "wall": walls} if _is_cpu(device) else {"wall": walls}
+    gains: dict[tuple[str, str], list[Row]] = {}
     for temporal in TEMPORALS:
-        values = {"temporal": temporal}
-        sizes = [STACKS[device.type]]
-        alone, *stacks = (make_stack(config, dataset, own_orders(config, size, values)) for size in (1, *sizes))
-        actions = {str(size): functools.partial(stack.run_epoch, 1) for size, stack in zip(sizes, stacks, strict=True)}
-        # One head is over too soon to be timed by a single step.
-        costs = interleave({"alone": functools.partial(_epochs, alone, 3)} | actions)
-        for size in sizes:
-            for listed, clock in ((rows, cpus if _is_cpu(device) else walls), (walled, walls)):
-                gains = [size * one / 3 for one in ratios(clock(costs["alone"]), clock(costs[str(size)]))]
-                listed.append(
-                    Row(
-                        id=f"S1 {temporal} {size}",
-                        what=f"heads/s of a stack ÷ of one head alone, {'wall' if clock is walls else 'CPU time'}",
-                        values=gains,
-                        target=Target(1.0 if _is_cpu(device) else 20),
-                        device=device.type,
-                        note=f"{temporal}, M = {size}, 4 orders of data",
-                    )
-                )
-    found = [*_least_and_mean(rows, "S1", device), *rows]
-    return found + (_least_and_mean(walled, "S1w", device) if _is_cpu(device) else [])
+        alone = make_stack(config, dataset, own_orders(config, 1, {"temporal": temporal}))
+        actions = {"alone": functools.partial(_epochs, alone, 3)}  # too soon over to be timed by a single step
+        for precision in ("float32", "bfloat16"):
+            values = {"temporal": temporal, "precision": precision}
+            stack = make_stack(config, dataset, own_orders(config, size, values))
+            actions[precision] = functools.partial(stack.run_epoch, 1)
+        costs = interleave(actions)
+        for precision, (name, clock) in itertools.product(("float32", "bfloat16"), clocks.items()):
+            row = Row(
+                id=f"S1 {temporal} {precision}",
+                what=f"heads/s of a stack ÷ of one float32 head, {name}",
+                values=[size * one / 3 for one in ratios(clock(costs["alone"]), clock(costs[precision]))],
+                device=device.type,
+                note=f"{temporal}, M = {size}, {precision}, 4 orders of data",
+            )
+            gains.setdefault((precision, name), []).append(row)
+    for (precision, name), rows in gains.items():
+        mark = ("" if precision == "float32" else "b") + ("w" if name == "wall" and _is_cpu(device) else "")
+        target = Target((1.0 if precision == "float32" else 1.6) if _is_cpu(device) else 20)
+        found += [*_least_and_mean(rows, f"S1{mark}", target), *(rows if name == "CPU time" else [])]
+    return found
 
 
 def as_alone(device: torch.device) -> list[Row]:
@@ -265,15 +267,14 @@ def _epochs(stack: _Stack, count: int) -> None:
         stack.run_epoch(1)
 
 
-def _least_and_mean(rows: Sequence[Row], name: str, device: torch.device) -> list[Row]:
-    """The least gain, and round by round the geometric mean of all."""
-    least, many = min(rows, key=lambda row: row.value), f"{len(rows)} stacks, float32"
+def _least_and_mean(rows: Sequence[Row], name: str, target: Target) -> list[Row]:
+    """The least gain, and round by round the geometric mean of all, which has the target of a gain above 1."""
+    least, many = min(rows, key=lambda row: row.value), f"{len(rows)} encoders"
     means = [statistics.geometric_mean(each) for each in zip(*(row.values for row in rows), strict=True)]
-    what, target, kind = least.what, least.target, device.type
-    note = f"of {many}: {least.note}"
+    what, kind, note = least.what, least.device, f"of {many}: {least.note}"
     return [
-        Row(id=name, what=f"{what}: the least", values=least.values, target=target, device=kind, note=note),
-        Row(id=f"{name}m", what=f"{what}: geometric mean", values=means, device=kind, note=f"of {many}"),
+        Row(id=name, what=f"{what}: the least", values=least.values, target=Target(1.0), device=kind, note=note),
+        Row(id=f"{name}m", what=f"{what}: geometric mean", values=means, target=target, device=kind, note=f"of {many}"),
     ]
 
 

@@ -60,7 +60,8 @@ class TrainConfig:
     """How a head is trained. `window` and `stride` count steps; `max_gap` counts real frames: a window never spans a
     longer gap. `frozen_epochs` concerns the method "progressive": epochs of its joint part with the trunks frozen.
     `fold` -1 means the splits of the frames table. `augment` names further views (`mtl extract --views`) from which
-    training draws windows beside `view`; predictions and scores are always of `view`."""
+    training draws windows beside `view`; predictions and scores are always of `view`. `precision` is that of the
+    products of a training step; weights, losses and predictions are float32."""
 
     method: Literal["separate", "joint", "progressive"] = "joint"
     window: int = 64
@@ -77,6 +78,7 @@ class TrainConfig:
     grad_clip: float = 1.0
     view: str = "base"
     augment: tuple[str, ...] = ()
+    precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
     fold: int = -1
 

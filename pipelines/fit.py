@@ -176,7 +176,9 @@ class _Stack:
             mask = torch.tensor(active, device=device)
             for noise in noises_of(self.model):
                 noise.advance(mask)
-            total, parts = self.loss(self.model(*feed.reader(rows)), self._targets(feed.reader.in_table(rows)))
+            with torch.autocast(device.type, torch.bfloat16, enabled=feed.config.precision == "bfloat16"):
+                outputs = self.model(*feed.reader(rows))
+            total, parts = self.loss(outputs, self._targets(feed.reader.in_table(rows)))
             self.optimiser.zero_grad()
             total.sum().backward()
             self.optimiser.clip([member.config.grad_clip for member in self.members])

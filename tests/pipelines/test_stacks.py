@@ -81,6 +81,18 @@ def test_every_method_stacks(folded: Config, made, method: str) -> None:
         as_alone(one, train_strategy(folded, dataset, strategy))
 
 
+@pytest.mark.parametrize("temporal", sorted(TEMPORALS))
+def test_bfloat16_trains_about_as_well(folded: Config, made, temporal: str) -> None:
+    dataset = made.dataset()
+    base = strategy_of(folded).replace({"fold": 0, "epochs": 4, "patience": 9, "temporal": temporal}, "test")
+    full, half = (
+        train_strategy(folded, dataset, base.replace({"precision": precision}, "test"))
+        for precision in ("float32", "bfloat16")
+    )
+    assert full.history[-1].losses["loss"] != half.history[-1].losses["loss"]
+    assert half.history[-1].losses["loss"] == pytest.approx(full.history[-1].losses["loss"], rel=0.05)
+
+
 def test_learned_weights_stack(folded: Config, made) -> None:
     dataset = made.dataset()
     strategies = members(folded, {"task_weights": "learned", "temporal": "none"})
@@ -123,6 +135,7 @@ def test_what_cannot_be_trained_costs_itself_alone(folded: Config, made) -> None
         {"tasks": ["va"]},
         {"streams": ["va"]},
         {"kernel": 3},
+        {"precision": "bfloat16"},
     ],
 )
 def test_other_shapes_are_other_stacks(folded: Config, values: dict) -> None:
