@@ -1,7 +1,6 @@
 """The engine: timm's own embeddings, whatever the threads, the kills and the faces."""
 
 import errno
-import importlib.util
 import io
 import os
 import subprocess
@@ -30,17 +29,6 @@ from extract.source import FaceSource
 
 MADE = Path(__file__).with_name("made_extraction.py")
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="session")
-def made() -> ModuleType:
-    """The module `made_extraction`, which lies beside this file and in no package."""
-    spec = importlib.util.spec_from_file_location("made_extraction", MADE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(autouse=True, scope="module")

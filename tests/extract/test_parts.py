@@ -1,6 +1,5 @@
 """Several processes at one stream: parts, their locks, and shards that are made again by themselves."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -12,18 +11,6 @@ from cache.locks import part_of
 from cache.store import Cache
 from cache.stream import Stream
 from extract.jobs import todo_of
-
-MADE = Path(__file__).with_name("made_extraction.py")
-
-
-@pytest.fixture(scope="session")
-def made() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("made_extraction", MADE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Faces resized on the device: Pillow's pixels to a level or two, whatever else is in their batch."""
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -20,18 +19,7 @@ from extract.config import BackboneConfig, Preprocessing
 from extract.resize import batch_resizer
 from extract.transforms import face_transform
 
-MADE = Path(__file__).with_name("made_extraction.py")
 SIZES = [(112, 112), (96, 128), (130, 90), (300, 200)]
-
-
-@pytest.fixture(scope="session")
-def made() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("made_extraction", MADE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def preprocessing(**changes: object) -> Preprocessing:

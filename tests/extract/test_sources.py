@@ -1,7 +1,6 @@
 """Faces from files, archives and videos: the same pixels and digests from each, and a reason for what is damaged."""
 
 import contextlib
-import importlib.util
 import io
 import os
 import shutil
@@ -96,17 +95,6 @@ def make_video(
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
-
-
-@pytest.fixture(scope="module")
-def made() -> ModuleType:
-    """The module `made_extraction`, which lies beside this file and in no package."""
-    spec = importlib.util.spec_from_file_location("made_extraction", Path(__file__).with_name("made_extraction.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Views: their names, what they do to faces, and streams of several in one pass."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -14,18 +13,6 @@ from cache.store import Cache
 from extract import view_names
 from extract.view_names import parse_views, recipe
 from extract.views import changed
-
-MADE = Path(__file__).with_name("made_extraction.py")
-
-
-@pytest.fixture(scope="session")
-def made() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("made_extraction", MADE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
