@@ -23,7 +23,8 @@ from heads.model import single_state
 from heads.temporal import TEMPORALS
 from pipelines.config import Config
 from pipelines.dataset import Dataset, Reader
-from pipelines.fit import Feed, Member, _Stack, make_feed
+from pipelines.feed import Feed, make_feed
+from pipelines.fit import Member, _Stack
 from pipelines.methods import Setup, Spec, build_model, make_loss
 from pipelines.strategy import Strategy, strategy_of, streams_of
 

@@ -16,7 +16,8 @@ from heads.losses import MultiTaskLoss, class_weights, positive_weights
 from heads.model import Head, ProgressiveHead, build_head, build_progressive, load_single, stack_heads
 from pipelines.dataset import Dataset, restrict
 from pipelines.epochs import Epoch, Fitted, ShouldStop, Watch
-from pipelines.fit import Feed, Halving, Member, fit, make_feed
+from pipelines.feed import Feed, make_feed
+from pipelines.fit import Halving, Member, fit
 from pipelines.predict import Predictions
 from pipelines.splits import Split
 from pipelines.strategy import Strategy
