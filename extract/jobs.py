@@ -97,8 +97,7 @@ def open_streams(
     made = {view for view in identities if (backbone.name, view) not in there}
     for view in identities.keys() - made:  # refused before anything is made or measured
         cache.stream(backbone.name, view, expected=identities[view])
-    runtime, notes = _chosen_runtime(backbone, len(frames), settings) if made else (Runtime(), [])
-    provenance = _provenance(backbone, runtime, settings)
+    provenance, notes = _settled(backbone, len(frames), settings) if made else ({}, [])
     streams = [
         cache.create(backbone.name, identity, settings.shard_rows, provenance)
         if view in made
@@ -108,7 +107,8 @@ def open_streams(
     return streams, notes
 
 
-def _chosen_runtime(backbone: Backbone, num_frames: int, settings: Settings) -> tuple[Runtime, list[str]]:
+def _settled(backbone: Backbone, num_frames: int, settings: Settings) -> tuple[dict[str, Any], list[str]]:
+    """The provenance of a new stream, its runtime chosen, and notes on the trial."""
     runtime, measured = choose_runtime(
         backbone,
         num_frames * len(settings.views),
@@ -117,10 +117,11 @@ def _chosen_runtime(backbone: Backbone, num_frames: int, settings: Settings) -> 
         settings.precision,
         settings.runtime,
     )
+    provenance = _provenance(backbone, runtime, settings)
     if not measured["faces_per_s"]:
-        return runtime, []
+        return provenance, []
     rates = ", ".join(f"{name} {rate:g} faces/s" for name, rate in measured["faces_per_s"].items())
-    return runtime, [f"{backbone.name}: {runtime}, after a trial ({rates})"]
+    return provenance, [f"{backbone.name}: {runtime}, after a trial ({rates})"]
 
 
 def _provenance(backbone: Backbone, runtime: Runtime, settings: Settings) -> dict[str, Any]:

@@ -145,7 +145,6 @@ SECTIONS: dict[str, type] = {
     "train": TrainConfig,
     "finetune": FinetuneConfig,
 }
-STRATEGY_SECTIONS = ("head", "loss", "train")
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:

@@ -34,7 +34,7 @@ def run_digest(config: Config, dataset: Dataset, strategy: Strategy) -> str:
         for model, names in streams.items()
     }
     split = dataset.split(config.split, strategy.train.fold).description["hash"]
-    values = [strategy.flat(), streams, identities, dataset.frames_digest, dataset.labels_digest, split]
+    values = [strategy.identity(), streams, identities, dataset.frames_digest, dataset.labels_digest, split]
     return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 

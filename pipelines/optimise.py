@@ -43,21 +43,36 @@ class AdamW:
                 continue
             means, squares, steps = (list(part) for part in zip(*(self.state[p] for p in moving), strict=True))
             torch._foreach_add_(steps, 1)
-            torch._fused_adamw_(
-                moving,
-                [p.grad for p in moving if p.grad is not None],
-                means,
-                squares,
-                [],
-                steps,
-                lr=lr,
-                beta1=BETAS[0],
-                beta2=BETAS[1],
-                weight_decay=weight_decay,
-                eps=EPS,
-                amsgrad=False,
-                maximize=False,
-            )
+            gradients = [p.grad for p in moving if p.grad is not None]
+            fused_adamw(moving, gradients, means, squares, steps, lr, weight_decay)
+
+
+def fused_adamw(
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    means: list[Tensor],
+    squares: list[Tensor],
+    steps: list[Tensor],
+    lr: float,
+    weight_decay: float,
+) -> None:
+    """One step of AdamW in place: `parameters`, and the running `means` and `squares` of their gradients; `steps` are
+    those taken, this one included."""
+    torch._fused_adamw_(
+        parameters,
+        gradients,
+        means,
+        squares,
+        [],
+        steps,
+        lr=lr,
+        beta1=BETAS[0],
+        beta2=BETAS[1],
+        weight_decay=weight_decay,
+        eps=EPS,
+        amsgrad=False,
+        maximize=False,
+    )
 
 
 def lr_at(config: TrainConfig, progress: float) -> float:

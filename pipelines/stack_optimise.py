@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pipelines.optimise import BETAS, EPS
+from pipelines.optimise import fused_adamw
 
 CLIP_EPS = 1e-6  # as torch.nn.utils.clip_grad_norm_ has it
 
@@ -77,20 +77,14 @@ class StackedAdamW:
                 continue
             for i in group:
                 self.steps[i][head] += 1
-            torch._fused_adamw_(
+            fused_adamw(
                 [self.parameters[i][head] for i in group],
                 [_grad(self.parameters[i])[head] for i in group],
                 [self.means[i][head] for i in group],
                 [self.squares[i][head] for i in group],
-                [],
                 [self.steps[i][head].reshape(-1)[0] for i in group],
-                lr=rate,
-                beta1=BETAS[0],
-                beta2=BETAS[1],
-                weight_decay=decay,
-                eps=EPS,
-                amsgrad=False,
-                maximize=False,
+                rate,
+                decay,
             )
 
 

@@ -11,6 +11,9 @@ from heads.config import HeadConfig, LossConfig
 from pipelines.config import Config, TrainConfig, convert, nearest, to_mapping
 
 REPEATS = ("seed", "fold")
+# Fields that came later, at the value that means what was done before: then they are no part of a digest, so studies
+# and runs of an earlier version are found again.
+LATER: dict[str, Any] = {"augment": [], "precision": "float32"}
 PARTS: dict[str, type] = {"head": HeadConfig, "loss": LossConfig, "train": TrainConfig}
 
 
@@ -25,8 +28,12 @@ class Strategy:
     @property
     def digest(self) -> str:
         """16 hex digits over every value: the same choice has the same digest on every machine."""
-        text = json.dumps(to_mapping(self), sort_keys=True)
+        text = json.dumps(self.identity(), sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    def identity(self) -> dict[str, Any]:
+        """Every field that decides what is trained, by its flat name: what digests are taken of."""
+        return {key: value for key, value in self.flat().items() if key not in LATER or value != LATER[key]}
 
     @property
     def arm(self) -> str:

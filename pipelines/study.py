@@ -216,7 +216,7 @@ def _trial(strategy: Strategy, config: Config, material: Material) -> Trial:
         for model, used in streams.items()
     }
     split = material.splits[train.fold]["hash"]
-    values = [strategy.flat(), streams, identities, material.frames, material.labels, split]
+    values = [strategy.identity(), streams, identities, material.frames, material.labels, split]
     text = json.dumps(values, sort_keys=True)
     return Trial(strategy, streams, hashlib.blake2b(text.encode(), digest_size=8).hexdigest())
 

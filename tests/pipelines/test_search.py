@@ -1,6 +1,8 @@
 """The search: resumes after a kill, never repeats, records failures, and keeps Optuna's record in step."""
 
 import errno
+import hashlib
+import json
 import os
 import runpy
 import signal
@@ -282,3 +284,17 @@ def test_a_database_that_is_not_there_is_one_line_without_the_password(tmp_path:
         Record(study, grid.fields, "postgresql://me:secret@127.0.0.1:1/studies")
     assert "secret" not in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_fields_that_came_later_leave_old_trials_where_they_are(tmp_path: Path) -> None:
+    """The digest that the first version gave to this trial, before there were views in training and its precision."""
+    (trial,) = plan([strategy_of(CONFIG)], CONFIG, MATERIAL)
+    old = {key: value for key, value in trial.strategy.flat().items() if key not in ("augment", "precision")}
+    identities = {"joint": [f"identity of {name}" for name in ("va", "expr", "au")]}
+    values = [old, trial.streams, identities, MATERIAL.frames, MATERIAL.labels, MATERIAL.splits[-1]["hash"]]
+    text = json.dumps(values, sort_keys=True)
+    assert trial.digest == hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    for change in ({"augment": ["hflip"]}, {"precision": "bfloat16"}):
+        changed = strategy_of(CONFIG).replace(change, "here")
+        assert changed.digest != trial.strategy.digest
+        assert changed.identity() != trial.strategy.identity()
