@@ -19,15 +19,15 @@ from bench.made_faces import FACES, SIZE_PX, WORK, made_faces
 from bench.measure import ROUNDS, Row, Target, cpus, interleave, ratios, walls
 from bench.rivals import usual_loop, usual_model
 from cache.store import Cache
-from extract.backbones import Backbone, load_backbone
+from extract.backbones.build import Backbone, load_backbone
+from extract.backbones.runtime import Runtime, embedder, one_pass
 from extract.config import BackboneConfig
 from extract.engine import NUM_SLOTS, Hooks, default_batch_size, default_num_threads, extract
-from extract.faces import decode, read_face_bytes
+from extract.faces.files import decode, read_face_bytes
+from extract.faces.source import FaceSource
 from extract.jobs import Settings
 from extract.loading import Batch, FaceLoader
 from extract.report import Report
-from extract.runtime import Runtime, embedder, one_pass
-from extract.source import FaceSource
 
 MODELS = {"cpu": "efficientnet_b0", "cuda": "vit_base_patch16_224"}
 NUM_FACES = {"cpu": 1536, "cuda": 65_536}

@@ -12,8 +12,8 @@ from cache.identity import StreamIdentity
 from cache.names import ACTION_UNITS
 from extract.config import BackboneConfig
 from pipelines.config import Config
-from pipelines.dataset import Dataset, make_dataset
-from pipelines.resident import Resident
+from pipelines.training.dataset import Dataset, make_dataset
+from pipelines.training.resident import Resident
 
 HELD_OUT = 256  # frames of each of val and test
 

@@ -17,11 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.measure import Row, Target, cpus, interleave, ratios, walls
 from bench.rivals import usual_model
-from extract.backbones import Backbone, load_backbone
-from extract.calibration import choose_runtime
+from extract.backbones.build import Backbone, load_backbone
+from extract.backbones.calibration import choose_runtime
+from extract.backbones.passes import DTYPES
+from extract.backbones.runtime import Embedder, Runtime, embedder, release, steady
 from extract.config import BackboneConfig
-from extract.passes import DTYPES
-from extract.runtime import Embedder, Runtime, embedder, release, steady
 
 NUM_FACES = 1_000_000  # so many that every mode is tried
 MATRIX = {"cpu": 2048, "cuda": 8192}

@@ -12,21 +12,21 @@ from pathlib import Path
 
 import torch
 
-import pipelines.fit
-import pipelines.run
-import pipelines.search_command
-import pipelines.train
+import pipelines.search.command
+import pipelines.training.fit
+import pipelines.training.run
+import pipelines.training.train
 from bench.made_faces import WORK
 from bench.measure import Row, Target
 from bench.rivals import optuna_search
 from bench.training import DATA, plain_windows, timed
 from pipelines.config import read_config
-from pipelines.dataset import load_dataset
-from pipelines.fit import Halving, _Stack
-from pipelines.search_command import run_search
-from pipelines.search_plan import read_strategies
-from pipelines.strategy import Strategy, strategy_of
-from pipelines.train import Order, Trained, train_strategies
+from pipelines.search.command import run_search
+from pipelines.search.plan import read_strategies
+from pipelines.training.dataset import load_dataset
+from pipelines.training.fit import Halving, _Stack
+from pipelines.training.strategy import Strategy, strategy_of
+from pipelines.training.train import Order, Trained, train_strategies
 
 ROOT = Path(__file__).resolve().parents[1]
 MADE = ROOT / "tests/fixtures/made"
@@ -58,10 +58,10 @@ BESIDES = (
     (_Stack, "predict"),
     (_Stack, "judge"),
     (_Stack, "shrink"),
-    (pipelines.train, "_scored"),
-    (pipelines.run, "write_run"),
-    (pipelines.search_command, "write_results"),
-    (pipelines.search_command, "make_trainer"),
+    (pipelines.training.train, "_scored"),
+    (pipelines.training.run, "write_run"),
+    (pipelines.search.command, "write_results"),
+    (pipelines.search.command, "make_trainer"),
 )
 
 

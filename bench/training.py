@@ -1,7 +1,7 @@
 """B1, B2, B3, S1 and S6: a training step, alone and in a stack, against its data, a plain loop and a live backbone.
 
-Steps are those of `pipelines.fit`: default head (attention fusion, width 128), B 32, T 64, three streams of 768, in
-float32. Letters: M stacked heads, B windows, T steps.
+Steps are those of `pipelines.training.fit`: default head (attention fusion, width 128), B 32, T 64, three streams of
+768, in float32. Letters: M stacked heads, B windows, T steps.
 """
 
 import functools
@@ -22,11 +22,11 @@ from bench.rivals import PlainHead, WindowDataset, live_backbone, plain_epoch, p
 from heads.model import single_state
 from heads.temporal import TEMPORALS
 from pipelines.config import Config
-from pipelines.dataset import Dataset, Reader
-from pipelines.feed import Feed, make_feed
-from pipelines.fit import Member, _Stack
-from pipelines.methods import Setup, Spec, build_model, make_loss
-from pipelines.strategy import Strategy, strategy_of, streams_of
+from pipelines.training.dataset import Dataset, Reader
+from pipelines.training.feed import Feed, make_feed
+from pipelines.training.fit import Member, _Stack
+from pipelines.training.methods import Setup, Spec, build_model, make_loss
+from pipelines.training.strategy import Strategy, strategy_of, streams_of
 
 WIDTHS = {"one": 768, "two": 768, "three": 768}
 DATA = ((Feed, "batches"), (_Stack, "_rows"), (Reader, "__call__"), (_Stack, "_targets"))
@@ -170,7 +170,7 @@ def as_alone(device: torch.device) -> list[Row]:
 
 
 def make_stack(config: Config, dataset: Dataset, strategies: Sequence[Strategy]) -> _Stack:
-    """Joint heads as `pipelines.methods` makes them, before their first step."""
+    """Joint heads as `pipelines.training.methods` makes them, before their first step."""
     setups = [
         Setup(
             dataset=dataset,

@@ -1,6 +1,6 @@
 """What a backbone is and how its faces are prepared: plain data, no torch, no timm.
 
-Filled from the sections `[backbones.NAME]` of mtl.toml; read by `extract.backbones`.
+Filled from the sections `[backbones.NAME]` of mtl.toml; read by `extract.backbones.build`.
 """
 
 from dataclasses import asdict, dataclass

@@ -23,15 +23,15 @@ from cache.locks import Part
 from cache.store import Cache
 from cache.stream import Stream
 from extract import jobs as planning
-from extract.backbones import Backbone
+from extract.backbones.build import Backbone
+from extract.backbones.resize import MAX_PIXELS, Resizer, batch_resizer
+from extract.backbones.runtime import Embedder, Ticket, embedder, one_pass
 from extract.config import Preprocessing
+from extract.faces.source import FaceSource
 from extract.inputs import Inputs
 from extract.jobs import Job, Settings
 from extract.loading import Batch, FaceLoader, Slot
 from extract.report import Report, failures_of
-from extract.resize import MAX_PIXELS, Resizer, batch_resizer
-from extract.runtime import Embedder, Ticket, embedder, one_pass
-from extract.source import FaceSource
 from extract.upkeep import damaged_shards, repaired_shards
 from extract.writing import ShardWriter, StreamKey
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from extract.backbones.resize import Resizer
 from extract.config import Preprocessing
 from extract.loading import Batch, Slot
-from extract.resize import Resizer
 from extract.views import changed
 
 Input = tuple[Preprocessing, str]

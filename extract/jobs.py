@@ -20,11 +20,11 @@ from cache.identity import StreamIdentity
 from cache.locks import WHOLE, Part, part_of
 from cache.store import Cache
 from cache.stream import Stream
-from extract.backbones import Backbone
-from extract.calibration import choose_runtime
-from extract.origin import origin_of
-from extract.runtime import Runtime
-from extract.source import FaceSource
+from extract.backbones.build import Backbone
+from extract.backbones.calibration import choose_runtime
+from extract.backbones.origin import origin_of
+from extract.backbones.runtime import Runtime
+from extract.faces.source import FaceSource
 from extract.view_names import BASE, recipe
 
 SAMPLE = 64  # faces looked for before the first is decoded

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from cache.identity import FACE_DIGEST_BYTES
+from extract.backbones.resize import MAX_PIXELS
+from extract.backbones.transforms import face_transform
 from extract.config import Preprocessing
-from extract.resize import MAX_PIXELS
-from extract.source import FaceSource
-from extract.transforms import face_transform
+from extract.faces.source import FaceSource
 
 CHUNK = 16  # faces a task: enough to make handing it over cheap, few enough to share a batch among threads
 

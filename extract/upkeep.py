@@ -10,7 +10,7 @@ import polars as pl
 
 from cache.locks import Part, part_of
 from cache.stream import Stream
-from extract.source import FaceSource
+from extract.faces.source import FaceSource
 
 
 def damaged_shards(stream: Stream, part: Part) -> list[int]:

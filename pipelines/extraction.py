@@ -15,9 +15,9 @@ from cache.frames import frames_digest, read_frames
 from cache.locks import WHOLE, Part
 from cache.store import Cache
 from cache.stream import Stream
-from extract.origin import origin_of
+from extract.backbones.origin import origin_of
+from extract.faces.source import FaceSource
 from extract.report import Report, failures_of
-from extract.source import FaceSource
 from extract.upkeep import is_settled
 from extract.view_names import BASE, recipe
 from pipelines.config import Config, nearest
@@ -87,7 +87,7 @@ def extract_on(
     """Extracts on one device, in this process. Raises as `run_extraction`."""
     import torch
 
-    from extract.backbones import load_backbone
+    from extract.backbones.build import load_backbone
     from extract.engine import default_batch_size, default_num_threads, extract
     from extract.jobs import Settings
 

@@ -7,8 +7,8 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS
-from extract.checks import Finding, plural
-from extract.findings import FaceCounts, Findings, SplitCounts
+from extract.annotations.checks import Finding, plural
+from extract.annotations.findings import FaceCounts, Findings, SplitCounts
 
 STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 GUTTER = 4

@@ -189,7 +189,7 @@ def _chosen(cache: "Cache", name: str | None, view: str | None) -> list[tuple[st
 
 def _verify(settings: "Config", cache: "Cache", keys: list[tuple[str, str]], faces: bool | None) -> "list[Damage]":
     from cache.verify import num_rows_to_check, verify_named
-    from extract.source import FaceSource
+    from extract.faces.source import FaceSource
     from pipelines.progress import progress
 
     frames, folder = _frames(settings), settings.at(settings.data.faces)

@@ -137,7 +137,7 @@ def _section(settings: "Config", name: str, view: str, source: Path, tasks: list
     """
     from cache.names import TASKS
     from extract.config import IMPORTED_MODEL
-    from pipelines.register import SECTION_NAME
+    from pipelines.backbones.register import SECTION_NAME
 
     if not SECTION_NAME.fullmatch(name):
         raise ValueError(f"{name!r}: a stream's name is made of letters, digits, - and _")
@@ -155,7 +155,7 @@ def _section(settings: "Config", name: str, view: str, source: Path, tasks: list
 
 
 def _register(config: Path, name: str, section: dict[str, str | list[str]]) -> None:
-    from pipelines.register import register_backbone
+    from pipelines.backbones.register import register_backbone
 
     register_backbone(config, name, section)
 

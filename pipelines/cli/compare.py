@@ -35,9 +35,9 @@ def compare(
 
     from rich.console import Console
 
-    from pipelines.comparison import compare_named
-    from pipelines.comparison_page import comparison_page
     from pipelines.config import read_config
+    from pipelines.scoring.comparison import compare_named
+    from pipelines.scoring.comparison_page import comparison_page
 
     found = compare_named(names, read_config(config, set_ or ()), tasks)
     if json_output:

@@ -28,7 +28,7 @@ def demo_data(
       mtl demo-data data
       mtl demo-data small --videos 8 --frames 20 --seed 1
     """
-    from extract.made import MadeParameters, make_data, make_plan
+    from extract.made.dataset import MadeParameters, make_data, make_plan
     from pipelines.progress import progress
 
     total = sum(plan.num_frames for plan in make_plan(MadeParameters(seed, videos, frames)))

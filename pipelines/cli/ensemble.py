@@ -35,8 +35,8 @@ def ensemble(
         mtl ensemble runs/FIRST runs/SECOND runs/THIRD --size 10 --name three
     """
     from pipelines.config import read_config
-    from pipelines.ensemble_page import ensemble_runs, print_ensemble
-    from pipelines.postprocess_page import page_console
+    from pipelines.ensemble.page import ensemble_runs, print_ensemble
+    from pipelines.postprocess.page import page_console
 
     settings = read_config(config, set_ or ())
     folder, record, there = ensemble_runs(settings, runs, size=size, name=name, force=force)

@@ -30,8 +30,8 @@ def evaluate(
     """
     from pipelines.config import read_config
     from pipelines.device import resolve_device
-    from pipelines.evaluate import evaluate_run, scored_tasks
-    from pipelines.tables import print_metrics
+    from pipelines.scoring.evaluate import evaluate_run, scored_tasks
+    from pipelines.scoring.tables import print_metrics
 
     settings = read_config(config, set_ or ())
     # A bare name is a run of this project; anything with a folder in it is a path.

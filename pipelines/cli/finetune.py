@@ -9,8 +9,8 @@ import typer
 from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption
 
 if TYPE_CHECKING:
-    from pipelines.epochs import Epoch
-    from pipelines.finetune import Finetuned
+    from pipelines.backbones.finetune import Finetuned
+    from pipelines.training.epochs import Epoch
 
 NUM_LISTED = 10
 
@@ -42,9 +42,9 @@ def finetune(
         mtl finetune --task au --model vit_small_patch16_224 --init mae.safetensors --name au-mae
     """
     from cache.frames import read_frames
+    from pipelines.backbones.finetune import finetune as train
+    from pipelines.backbones.finetune import make_order
     from pipelines.config import read_config
-    from pipelines.finetune import finetune as train
-    from pipelines.finetune import make_order
 
     settings = read_config(config, overrides or ())
     order = make_order(settings, config, task, model=model, name=name, init=init, device=device)
@@ -82,8 +82,8 @@ def _print_unreadable(result: "Finetuned") -> None:
 
 
 def _print_result(result: "Finetuned") -> None:
-    from pipelines.metrics import main_scores
-    from pipelines.tables import TASK_TITLES
+    from pipelines.scoring.metrics import main_scores
+    from pipelines.scoring.tables import TASK_TITLES
 
     order = result.order
     scores = ", ".join(f"{TASK_TITLES[task]} {value:.4f}" for task, value in main_scores(result.metrics).items())

@@ -33,8 +33,8 @@ def postprocess(
         mtl postprocess runs/NAME studies/joint/runs/DIGEST --json
     """
     from pipelines.config import read_config
-    from pipelines.postprocess_files import find_folder, postprocess_run, read_truth
-    from pipelines.postprocess_page import page_console, print_postprocess
+    from pipelines.postprocess.files import find_folder, postprocess_run, read_truth
+    from pipelines.postprocess.page import page_console, print_postprocess
 
     settings = read_config(config, set_ or ())
     truth, console, found = read_truth(settings), page_console(), []

@@ -48,8 +48,8 @@ def prepare(
     from rich.console import Console
 
     from cache.frames import write_frames
-    from extract.findings import examine
-    from extract.gather import Sources, check_replaced, gather
+    from extract.annotations.findings import examine
+    from extract.annotations.gather import Sources, check_replaced, gather
     from pipelines.findings_page import print_findings
     from pipelines.progress import progress
 

@@ -29,7 +29,7 @@ def score(
 
         mtl score runs/NAME/predictions.parquet frames.parquet --split val --json
     """
-    from pipelines.score import score_tables
-    from pipelines.tables import print_metrics
+    from pipelines.scoring.score import score_tables
+    from pipelines.scoring.tables import print_metrics
 
     print_metrics(score_tables(predictions, labels, tasks, split), as_json=json_output)

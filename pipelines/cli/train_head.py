@@ -42,9 +42,9 @@ def train_head(
         mtl train-head --set train.lr=0.0003 --set loss.au_loss=asymmetric --name asymmetric
     """
     from pipelines.config import read_config
-    from pipelines.run import train_or_find
-    from pipelines.strategy import strategy_of
-    from pipelines.training_view import print_result, training_progress
+    from pipelines.training.run import train_or_find
+    from pipelines.training.strategy import strategy_of
+    from pipelines.training.view import print_result, training_progress
 
     given: dict[str, Any] = {
         "fusion": fusion or None,

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from cache.frames import conform
 from cache.store import Cache
-from extract.backbones import Backbone
+from extract.backbones.build import Backbone
+from extract.backbones.weights import weights_digest
 from extract.config import BackboneConfig, Preprocessing
 from extract.engine import Hooks, extract
 from extract.jobs import Settings
 from extract.report import Report
-from extract.weights import weights_digest
 
 NUM_FACES, SHARD_ROWS, SIZE_PX = 70, 16, 16
 CHANGES = ("open", "os.rename", "os.remove", "os.mkdir")

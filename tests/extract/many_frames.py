@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from cache.frames import conform, read_frames, write_frames
-from extract import faces
+from extract.faces import files as faces
 
 MADE = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("made_extraction.py"))))
 NUM_FACES, SHARD_ROWS, VIDEO_FRAMES = 8, 4096, 5000

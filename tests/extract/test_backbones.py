@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from extract import backbones
-from extract.backbones import (
+from extract.backbones import build as backbones
+from extract.backbones.build import (
     Backbone,
     TrainableBackbone,
     build_trainable,

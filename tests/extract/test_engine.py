@@ -21,11 +21,12 @@ from timm.data import create_transform, resolve_model_data_config
 from cache.frames import conform
 from cache.store import Cache
 from cache.stream import Stream
-from extract import jobs, source
-from extract.backbones import load_backbone
+from extract import jobs
+from extract.backbones.build import load_backbone
 from extract.config import BackboneConfig, Preprocessing
+from extract.faces import source
+from extract.faces.source import FaceSource
 from extract.loading import Batch, FaceLoader
-from extract.source import FaceSource
 
 MADE = Path(__file__).with_name("made_extraction.py")
 ROOT = Path(__file__).resolve().parents[2]

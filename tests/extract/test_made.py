@@ -11,13 +11,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cache.names import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS
-from extract import made
-from extract.made import MadeParameters, make_data, make_labels, make_plan, make_signal
-from extract.made_face import face_shapes
-from extract.made_person import make_person
-from extract.made_shapes import Shape, paint, ready
-from extract.made_signal import INDEX, MOVEMENTS, REQUIRED
-from extract.readers import read_annotations
+from extract.annotations.readers import read_annotations
+from extract.made import dataset as made
+from extract.made.dataset import MadeParameters, make_data, make_labels, make_plan, make_signal
+from extract.made.face import face_shapes
+from extract.made.person import make_person
+from extract.made.shapes import Shape, paint, ready
+from extract.made.signal import INDEX, MOVEMENTS, REQUIRED
 
 SMALL = {"seed": 3, "num_videos": 4, "frames_per_video": 6}
 # Rows and columns of the 112 px crop in which a unit may change the picture most.

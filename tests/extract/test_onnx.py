@@ -19,13 +19,13 @@ from PIL import Image
 
 from cache.frames import conform
 from cache.store import Cache
-from extract import onnx_model
-from extract.backbones import Backbone, build_trainable, load_backbone
+from extract.backbones import onnx_model
+from extract.backbones.build import Backbone, build_trainable, load_backbone
+from extract.backbones.onnx_file import NESTED, external_file
+from extract.backbones.transforms import normalise
 from extract.config import BackboneConfig
 from extract.engine import extract
 from extract.jobs import Settings
-from extract.onnx_file import NESTED, external_file
-from extract.transforms import normalise
 
 SIZE_PX, WIDTH = 8, 4
 SCALE = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}

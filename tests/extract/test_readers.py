@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.names import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS
-from extract.readers import add_context, merge, read_annotations, read_labels, read_subjects, read_table, scan_faces
+from extract.annotations.readers import (
+    add_context,
+    merge,
+    read_annotations,
+    read_labels,
+    read_subjects,
+    read_table,
+    scan_faces,
+)
 
 HEADER = ",".join(("image", *LABEL_COLUMNS))
 AUS = "0,1,0,1,0,1,0,1,0,1,0,-1"

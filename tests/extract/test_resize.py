@@ -13,11 +13,11 @@ from torch import Tensor
 
 from cache.frames import conform
 from cache.store import Cache
-from extract import resize
-from extract.backbones import load_backbone
+from extract.backbones import resize
+from extract.backbones.build import load_backbone
+from extract.backbones.resize import batch_resizer
+from extract.backbones.transforms import face_transform
 from extract.config import BackboneConfig, Preprocessing
-from extract.resize import batch_resizer
-from extract.transforms import face_transform
 
 SIZES = [(112, 112), (96, 128), (130, 90), (300, 200)]
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch._inductor.runtime import cache_dir_utils
 
-from extract import calibration, compiling, passes, runtime
-from extract.backbones import Backbone
-from extract.calibration import TRIALS, choose_runtime
+from extract.backbones import calibration, compiling, passes, runtime
+from extract.backbones.build import Backbone
+from extract.backbones.calibration import TRIALS, choose_runtime
+from extract.backbones.runtime import MODES, Runtime, embedder, one_pass, release
+from extract.backbones.transforms import normalise
 from extract.config import BackboneConfig, Preprocessing
-from extract.runtime import MODES, Runtime, embedder, one_pass, release
-from extract.transforms import normalise
 
 CPU = torch.device("cpu")
 SIZE_PX, WIDTH, MANY = 16, 6, 10**9

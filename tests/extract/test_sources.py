@@ -20,14 +20,14 @@ import pytest
 from PIL import Image
 
 from cache.store import Cache
-from extract import video as video_module
-from extract.containers import OpenContainers
-from extract.face_check import check_faces
-from extract.faces import MissingFace, decode, face_digest, read_face_bytes
-from extract.listing import list_faces
-from extract.readers import scan_faces
-from extract.source import FaceSource
-from extract.video import Video, frame_number
+from extract.annotations.readers import scan_faces
+from extract.faces import video as video_module
+from extract.faces.check import check_faces
+from extract.faces.containers import OpenContainers
+from extract.faces.files import MissingFace, decode, face_digest, read_face_bytes
+from extract.faces.listing import list_faces
+from extract.faces.source import FaceSource
+from extract.faces.video import Video, frame_number
 
 NUM_FACES = 12
 NAMES = [f"{number:05d}.jpg" for number in range(1, NUM_FACES + 1)]
@@ -568,7 +568,7 @@ def test_less_damage_goes_unnoticed_than_the_decoder_alone_lets_pass(
         pytest.skip("this PyAV has no libx264")
     path = make_video(folder / "a.mp4", 100, "libx264", "yuv420p", moving)
     strict = num_wrong_in_damaged(path)
-    monkeypatch.setattr("extract.video.STRICT", {})
+    monkeypatch.setattr("extract.faces.video.STRICT", {})
     assert strict < num_wrong_in_damaged(path)
 
 
@@ -681,8 +681,8 @@ def test_out_of_descriptors_is_not_the_faces(folder: Path, sourced: Sourced, mon
 
     make_video(folder / "c.mkv", 2)
     monkeypatch.setattr(av, "open", no_more)
-    monkeypatch.setattr("extract.archives.os.open", no_more)
-    monkeypatch.setattr("extract.archives.zipfile.ZipFile", no_more)
+    monkeypatch.setattr("extract.faces.archives.os.open", no_more)
+    monkeypatch.setattr("extract.faces.archives.zipfile.ZipFile", no_more)
     for path in (PATHS[0], "b/00001.jpg", "c/00001.jpg"):
         with pytest.raises(OSError, match="Too many"):
             list(sourced().read([path]))
@@ -697,7 +697,7 @@ def test_nothing_is_printed_about_damaged_videos(folder: Path) -> None:
     make_video(folder / "c.mkv")
     (folder / "c.mkv").write_bytes((folder / "c.mkv").read_bytes()[:-300])
     code = (
-        "import sys; from pathlib import Path; from extract.face_check import check_faces\n"
+        "import sys; from pathlib import Path; from extract.faces.check import check_faces\n"
         "paths = [f'{video}/{number}.jpg' for video in 'abc' for number in range(1, 31)]\n"
         "found = check_faces(paths, Path(sys.argv[1]), lambda count: None)\n"
         "sys.exit(not found.unreadable)\n"

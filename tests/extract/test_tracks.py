@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cache.names import ACTION_UNITS, EXPRESSIONS
-from extract.tracks import list_tracks, read_per_track, settle
+from extract.annotations.tracks import list_tracks, read_per_track, settle
 
 HEADERS = {"va": "valence,arousal", "expr": ",".join(EXPRESSIONS), "au": ",".join(ACTION_UNITS)}
 FOLDERS = {"va": "VA_Estimation_Challenge", "expr": "EXPR_Recognition_Challenge", "au": "AU_Detection_Challenge"}

@@ -16,8 +16,8 @@ from cache.store import Cache
 from extract.config import BackboneConfig
 from heads.config import HeadConfig
 from pipelines.config import Config, TrainConfig
-from pipelines.dataset import Dataset, make_dataset
-from pipelines.resident import Resident
+from pipelines.training.dataset import Dataset, make_dataset
+from pipelines.training.resident import Resident
 
 WIDTHS = {"va": 24, "expr": 20, "au": 16}
 

@@ -14,12 +14,12 @@ from cache.frames import conform, frames_digest, labels_digest
 from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS
 from extract.config import BackboneConfig
 from pipelines.config import Config
-from pipelines.grid import expand, parse_grid
 from pipelines.labels import labels_of
-from pipelines.metrics import Decisions, score
+from pipelines.scoring.metrics import Decisions, score
+from pipelines.search.grid import expand, parse_grid
+from pipelines.search.study import Material, open_study, plan
 from pipelines.splits import resolve_split
-from pipelines.strategy import Strategy, strategy_of
-from pipelines.study import Material, open_study, plan
+from pipelines.training.strategy import Strategy, strategy_of
 
 QUALITY = {"none": 0.9, "gru": 0.6, "lstm": 0.6, "tcn": 0.5, "transformer": 0.55}
 
@@ -134,8 +134,8 @@ def as_table(rows: pl.DataFrame, said: Decisions, part: str, tasks: tuple[str, .
 
 def main(folder: Path, seconds: float) -> None:
     """Searches 12 trials in `folder`, each taking `seconds`, printing a line at the start of each."""
-    from pipelines.record import Record
-    from pipelines.search import run_trials
+    from pipelines.search.loop import run_trials
+    from pipelines.search.record import Record
 
     frames, config = make_frames(), make_config()
     grid = make_grid({"product": {"seed": list(range(12))}})

@@ -24,7 +24,7 @@ from zarr.storage import LocalStore
 
 from cache import writer
 from cache.store import Cache
-from extract.backbones import build_trainable, save_backbone
+from extract.backbones.build import build_trainable, save_backbone
 from pipelines.cli import main
 
 TOML = """# mine
@@ -640,15 +640,15 @@ def test_an_unknown_device(refused: Refused, command: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "inside"),
     [
-        (PREPARE, "extract.gather.merge"),
-        ([*FINETUNE, "va"], "pipelines.finetune.train_backbone"),
+        (PREPARE, "extract.annotations.gather.merge"),
+        ([*FINETUNE, "va"], "pipelines.backbones.finetune.train_backbone"),
         ([*FINETUNE, "va"], "cache.frames.read_frames"),
         (EXTRACT, "pipelines.extraction.read_frames"),
-        (["train-head", "--seed", "1"], "pipelines.run.train_strategy"),
-        (["evaluate", "one"], "pipelines.evaluate.predict_run"),
+        (["train-head", "--seed", "1"], "pipelines.training.run.train_strategy"),
+        (["evaluate", "one"], "pipelines.scoring.evaluate.predict_run"),
         (["cache", "verify"], "cache.verify.verify_named"),
-        (["score", "data/val_set.txt", "data/val_set.txt"], "pipelines.score.score_tables"),
-        (["demo-data", "more"], "extract.made.make_data"),
+        (["score", "data/val_set.txt", "data/val_set.txt"], "pipelines.scoring.score.score_tables"),
+        (["demo-data", "more"], "extract.made.dataset.make_data"),
     ],
 )
 def test_stopped_by_the_user(
@@ -666,8 +666,8 @@ def test_stopped_by_the_user(
 @use("extracted")
 def test_a_search_stopped_by_the_user(project: Path, mtl: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.run.train_strategies", interrupt)
-        patch.setattr("pipelines.search_plan.train_run", interrupt, raising=False)
+        patch.setattr("pipelines.training.run.train_strategies", interrupt)
+        patch.setattr("pipelines.search.plan.train_run", interrupt, raising=False)
         code, out, err = mtl(*SEARCH)
     assert (code, err) == (130, "")
     assert "stopped by Ctrl-C: 2 trials left; the same command goes on" in out

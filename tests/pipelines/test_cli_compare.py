@@ -13,11 +13,11 @@ import pytest
 
 from cache.frames import write_frames
 from pipelines.cli import main
-from pipelines.grid import expand
-from pipelines.record import Record
-from pipelines.search import run_trials
-from pipelines.strategy import strategy_of
-from pipelines.study import Study, open_study, plan, read_study
+from pipelines.search.grid import expand
+from pipelines.search.loop import run_trials
+from pipelines.search.record import Record
+from pipelines.search.study import Study, open_study, plan, read_study
+from pipelines.training.strategy import strategy_of
 
 stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_study.py"))))
 GRID = {
@@ -152,8 +152,8 @@ def made_runs(tmp_path_factory: pytest.TempPathFactory, make_made: Callable) -> 
     import torch
 
     from pipelines.config import read_config
-    from pipelines.dataset import load_dataset
-    from pipelines.run import train_run
+    from pipelines.training.dataset import load_dataset
+    from pipelines.training.run import train_run
 
     folder = tmp_path_factory.mktemp("runs")
     make_made().write(folder)

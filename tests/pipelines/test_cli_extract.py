@@ -18,7 +18,7 @@ import torch
 from cache.frames import conform, write_frames
 from cache.store import Cache
 from cache.stream import Stream
-from extract.backbones import build_trainable, save_backbone
+from extract.backbones.build import build_trainable, save_backbone
 from pipelines.cli import main
 from pipelines.device import resolve_device
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from cache.frames import conform, write_frames
 from pipelines import cli
-from pipelines import finetune as job
+from pipelines.backbones import finetune as job
 from pipelines.config import read_config
 
 MODEL = ["--model", "test_vit2", "--init", "random", "--device", "cpu"]
@@ -134,7 +134,7 @@ def test_one_line_and_exit_code_2(
 def test_weights_of_another_model(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from extract.backbones import build_trainable, save_backbone
+    from extract.backbones.build import build_trainable, save_backbone
 
     trainable, preprocessing = build_trainable("test_convnext", 1, 32, "random")
     save_backbone(project / "other.safetensors", trainable.backbone, "test_convnext", preprocessing, {})

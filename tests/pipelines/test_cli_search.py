@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from pipelines.cli import search as command
 from pipelines.config import read_config
-from pipelines.dataset import load_dataset
 from pipelines.files import read_json
-from pipelines.manifest import run_digest
-from pipelines.strategy import Strategy
+from pipelines.training.dataset import load_dataset
+from pipelines.training.manifest import run_digest
+from pipelines.training.strategy import Strategy
 
 GRID = """
 [product]
@@ -112,7 +112,7 @@ def test_a_dry_run_counts_before_there_is_a_cache(tmp_path: Path, mtl: Callable[
 def test_a_failing_trial_is_named_and_the_exit_code_is_1(
     project: Path, mtl: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines import run
+    from pipelines.training import run
 
     real = run.train_runs
 

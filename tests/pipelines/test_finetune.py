@@ -15,23 +15,22 @@ from PIL import Image
 from cache.frames import conform
 from cache.names import ACTION_UNITS
 from cache.store import Cache
-from extract.backbones import load_backbone
+from extract.backbones.build import load_backbone
+from extract.backbones.transforms import normalise
+from extract.backbones.weights import read_weights, weights_digest
 from extract.config import Preprocessing
 from extract.engine import extract
 from extract.jobs import Settings
-from extract.transforms import normalise
-from extract.weights import read_weights, weights_digest
-from pipelines import finetune as job
-from pipelines import finetune_loop as loop
-from pipelines import finetune_precision as precision
+from pipelines.backbones import finetune as job
+from pipelines.backbones import loop, precision
+from pipelines.backbones.data import Changes, Faces, epoch_batches, in_chunks, mirror, relight
+from pipelines.backbones.files import load_trained
+from pipelines.backbones.finetune import Finetuned, Order, choose_rows, finetune, make_order, parse_tasks
 from pipelines.config import Config, FinetuneConfig, read_config
-from pipelines.epochs import Epoch
-from pipelines.finetune import Finetuned, Order, choose_rows, finetune, make_order, parse_tasks
-from pipelines.finetune_data import Changes, Faces, epoch_batches, in_chunks, mirror, relight
-from pipelines.finetune_files import load_trained
 from pipelines.labels import labels_of, targets_of
-from pipelines.metrics import score
+from pipelines.scoring.metrics import score
 from pipelines.splits import resolve_split
+from pipelines.training.epochs import Epoch
 
 MODEL, SIDE = "test_vit2", 32
 COLOURS = [(v, w, x) for v, w, x in itertools.product((40, 210), repeat=3)]

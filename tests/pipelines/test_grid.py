@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from extract.config import BackboneConfig
 from pipelines.config import Config
-from pipelines.grid import check, expand, find_grid, parse_grid, read_grid
 from pipelines.project import packaged_grids
-from pipelines.strategy import Strategy, strategy_of
+from pipelines.search.grid import check, expand, find_grid, parse_grid, read_grid
+from pipelines.training.strategy import Strategy, strategy_of
 
 CONFIG = Config(backbones={name: BackboneConfig(model="test_vit2", tasks=(name,)) for name in ("va", "expr", "au")})
 

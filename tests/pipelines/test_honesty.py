@@ -17,15 +17,15 @@ import pytest
 
 from cache.names import ACTION_UNITS, TASKS, VA_COLUMNS
 from pipelines.config import SplitConfig, read_config
-from pipelines.evidence import Reader, chosen_on_held_out, with_intervals
 from pipelines.labels import labels_of
-from pipelines.leaderboard import Leaderboard, make_leaderboard
-from pipelines.metrics import Decisions, score
-from pipelines.search_plan import make_plan, make_trainer, read_strategies
+from pipelines.scoring.evidence import Reader, chosen_on_held_out, with_intervals
+from pipelines.scoring.leaderboard import Leaderboard, make_leaderboard
+from pipelines.scoring.metrics import Decisions, score
+from pipelines.scoring.verdict import num_inseparable, verdict_words
+from pipelines.search.plan import make_plan, make_trainer, read_strategies
+from pipelines.search.study import Result, Trial, open_study
 from pipelines.splits import Split, resolve_split
-from pipelines.strategy import Strategy
-from pipelines.study import Result, Trial, open_study
-from pipelines.verdict import num_inseparable, verdict_words
+from pipelines.training.strategy import Strategy
 
 stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_study.py"))))
 MADE = Path(__file__).resolve().parents[1] / "fixtures" / "made"
@@ -186,8 +186,8 @@ window = 32
 
 def searched(folder: Path) -> Leaderboard:
     """The leaderboard of the grid in `folder`, trained."""
-    from pipelines.record import Record
-    from pipelines.search import run_trials
+    from pipelines.search.loop import run_trials
+    from pipelines.search.record import Record
 
     config, grid, chosen = read_strategies(read_config(folder / "mtl.toml"), folder / "useless.toml")
     plan: Any = make_plan(config, grid, chosen)

@@ -13,24 +13,24 @@ from rich.console import Console
 
 from cache.names import ACTION_UNITS
 from pipelines.config import SplitConfig
-from pipelines.effects import field_effects, task_effects
-from pipelines.evidence import with_intervals
-from pipelines.intervals import interval, scores, video_sums
 from pipelines.labels import labels_of
-from pipelines.leaderboard import (
+from pipelines.scoring.effects import field_effects, task_effects
+from pipelines.scoring.evidence import with_intervals
+from pipelines.scoring.intervals import interval, scores, video_sums
+from pipelines.scoring.leaderboard import (
     Spread,
     make_leaderboard,
     read_part,
     true_labels,
 )
-from pipelines.leaderboard_files import to_json, write_leaderboard
-from pipelines.leaderboard_table import leaderboard_tables
-from pipelines.metrics import score
-from pipelines.nested import nested
+from pipelines.scoring.leaderboard_files import to_json, write_leaderboard
+from pipelines.scoring.leaderboard_table import leaderboard_tables
+from pipelines.scoring.metrics import score
+from pipelines.scoring.nested import nested
+from pipelines.scoring.verdict import num_inseparable, verdict_words
+from pipelines.search.study import Result, Trial
 from pipelines.splits import resolve_split
-from pipelines.strategy import Strategy
-from pipelines.study import Result, Trial
-from pipelines.verdict import num_inseparable, verdict_words
+from pipelines.training.strategy import Strategy
 
 stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_study.py"))))
 

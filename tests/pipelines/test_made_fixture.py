@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from pipelines.config import Config, read_config
-from pipelines.dataset import Dataset, load_dataset
-from pipelines.strategy import strategy_of
-from pipelines.train import train_strategy
+from pipelines.training.dataset import Dataset, load_dataset
+from pipelines.training.strategy import strategy_of
+from pipelines.training.train import train_strategy
 
 MADE = Path(__file__).resolve().parents[1] / "fixtures" / "made"
 SMALL = {"width": 48, "depth": 1, "epochs": 8, "fusion": "sum", "lr": 3e-3, "batch_windows": 16}

@@ -8,11 +8,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipelines.intervals import VideoSums, task_scores, video_sums
 from pipelines.labels import labels_of
-from pipelines.metrics import score
-from pipelines.paired import compare, paired, step_down, versus_first
-from pipelines.stability import ranks, stability
+from pipelines.scoring.intervals import VideoSums, task_scores, video_sums
+from pipelines.scoring.metrics import score
+from pipelines.scoring.paired import compare, paired, step_down, versus_first
+from pipelines.scoring.stability import ranks, stability
 
 stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_study.py"))))
 TASKS = ("va", "expr", "au")

@@ -22,13 +22,13 @@ def blocks(language: str = "") -> list[str]:
 
 
 def tree() -> Iterator[tuple[str, str]]:
-    """(path, purpose) of every line of the tree."""
+    """(path, purpose) of every line of the tree: two spaces a level."""
     text = next(block for block in blocks() if block.startswith("cache/"))
-    folder = ""
+    above: list[str] = []
     for line in text.splitlines():
-        name, purpose = re.fullmatch(r"( *\S+) +(.*)", line).groups()  # type: ignore[union-attr]
-        folder = folder if name.startswith(" ") else name
-        yield (folder if name == folder else folder + name.strip()), purpose
+        indent, name, purpose = re.fullmatch(r"( *)(\S+) +(.*)", line).groups()  # type: ignore[union-attr]
+        above = [*above[: len(indent) // 2], name]
+        yield "".join(above), purpose
 
 
 def commands() -> list[list[str]]:
@@ -40,7 +40,10 @@ def commands() -> list[list[str]]:
 def test_the_tree_is_the_repository() -> None:
     listed = {path for path, _ in tree()}
     there = {
-        str(path.relative_to(ROOT)) for room in ROOMS for path in (ROOT / room).glob("*.py") if path.stem != "__init__"
+        str(path.relative_to(ROOT))
+        for room in ROOMS
+        for path in (ROOT / room).rglob("*.py")
+        if path.stem != "__init__" and path.parent.name != "cli"
     }
     assert {path for path in listed if path.endswith(".py")} == there
     assert all((ROOT / path).exists() for path in listed)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.backbones.register import register_backbone, with_section
 from pipelines.config import read_config
 from pipelines.project import write_project
-from pipelines.register import register_backbone, with_section
 
 SECTION = {"model": "test_vit", "weights": "backbones/expr.safetensors", "tasks": ["expr"], "size_px": 64}
 USERS = """\

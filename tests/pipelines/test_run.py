@@ -12,17 +12,17 @@ from safetensors.torch import load_file, save_file
 
 from cache.names import ACTION_UNITS, EXPRESSIONS
 from cache.store import Cache
-from pipelines import run as run_module
 from pipelines.config import read_config
-from pipelines.dataset import load_dataset
-from pipelines.evaluate import evaluate_run, scored_tasks
-from pipelines.manifest import run_digest, run_name
-from pipelines.methods import METHODS
-from pipelines.predict import score_predictions
-from pipelines.resident import load_resident
-from pipelines.run import load_run, predict_run, read_manifest, train_or_find, train_run, write_run
-from pipelines.strategy import strategy_of
-from pipelines.train import train_strategy
+from pipelines.scoring.evaluate import evaluate_run, scored_tasks
+from pipelines.training import run as run_module
+from pipelines.training.dataset import load_dataset
+from pipelines.training.manifest import run_digest, run_name
+from pipelines.training.methods import METHODS
+from pipelines.training.predict import score_predictions
+from pipelines.training.resident import load_resident
+from pipelines.training.run import load_run, predict_run, read_manifest, train_or_find, train_run, write_run
+from pipelines.training.strategy import strategy_of
+from pipelines.training.train import train_strategy
 
 CPU = torch.device("cpu")
 

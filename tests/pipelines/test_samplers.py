@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipelines.grid import expand
-from pipelines.samplers import next_trials
-from pipelines.search import run_trials
-from pipelines.strategy import strategy_of
-from pipelines.study import Result, Trial, open_study, plan
+from pipelines.search.grid import expand
+from pipelines.search.loop import run_trials
+from pipelines.search.samplers import next_trials
+from pipelines.search.study import Result, Trial, open_study, plan
+from pipelines.training.strategy import strategy_of
 
 STUB = Path(__file__).with_name("stub_study.py")
 stub = SimpleNamespace(**runpy.run_path(str(STUB)))
@@ -116,7 +116,7 @@ def test_wrong_settings_are_one_line(study: dict, says: str) -> None:
 
 
 def test_a_search_goes_on_until_the_sampler_has_no_more(tmp_path: Path) -> None:
-    from pipelines.record import Record
+    from pipelines.search.record import Record
 
     grid, trials = made(sampler="tpe", trials=30)
     trainer = stub.make_trainer(FRAMES, CONFIG)

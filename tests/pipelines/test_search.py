@@ -17,13 +17,13 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from pipelines.estimate import from_results, measure, work
 from pipelines.files import read_json
-from pipelines.grid import expand
-from pipelines.record import Record
-from pipelines.search import Outcome, pending, run_trials
-from pipelines.strategy import Strategy, strategy_of
-from pipelines.study import Material, Study, open_study, plan, read_study
+from pipelines.search.estimate import from_results, measure, work
+from pipelines.search.grid import expand
+from pipelines.search.loop import Outcome, pending, run_trials
+from pipelines.search.record import Record
+from pipelines.search.study import Material, Study, open_study, plan, read_study
+from pipelines.training.strategy import Strategy, strategy_of
 
 STUB = Path(__file__).with_name("stub_study.py")
 stub = SimpleNamespace(**runpy.run_path(str(STUB)))
@@ -257,7 +257,7 @@ METHODS = ("joint", "separate", "progressive")
 
 def test_the_record_can_be_a_database(tmp_path: Path) -> None:
     """SQLite stands for PostgreSQL, which goes the same way."""
-    from pipelines.record import Record
+    from pipelines.search.record import Record
 
     grid = stub.make_grid(GRID)
     trials = plan(expand(grid, strategy_of(CONFIG)), CONFIG, MATERIAL)
@@ -273,7 +273,7 @@ def test_the_record_can_be_a_database(tmp_path: Path) -> None:
 
 
 def test_a_database_that_is_not_there_is_one_line_without_the_password(tmp_path: Path) -> None:
-    from pipelines.record import Record
+    from pipelines.search.record import Record
 
     grid = stub.make_grid(GRID)
     trials = plan(expand(grid, strategy_of(CONFIG)), CONFIG, MATERIAL)

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from heads.temporal import TEMPORALS
-from pipelines import stacks
 from pipelines.config import Config, SplitConfig
 from pipelines.files import read_json
-from pipelines.fit import Halving
-from pipelines.stacks import head_bytes, in_stacks, stack_key
-from pipelines.strategy import Strategy, strategy_of
-from pipelines.train import Order, Trained, train_strategies, train_strategy
+from pipelines.training import stacks
+from pipelines.training.fit import Halving
+from pipelines.training.stacks import head_bytes, in_stacks, stack_key
+from pipelines.training.strategy import Strategy, strategy_of
+from pipelines.training.train import Order, Trained, train_strategies, train_strategy
 
 CPU = torch.device("cpu")
 # What may differ inside a stack; the fourth stops early, so that the stack shrinks before its end.
@@ -168,7 +168,7 @@ def test_stacks_hold_every_item_once_and_fit(folded: Config, monkeypatch: pytest
 
 
 def test_runs_of_a_stack_are_ordinary_runs(folded: Config, made, tmp_path: Path) -> None:
-    from pipelines.run import load_run, predict_run, train_runs
+    from pipelines.training.run import load_run, predict_run, train_runs
 
     dataset = made.dataset()
     strategies = members(folded, {"temporal": "gru", "epochs": 2})[:3]
@@ -223,7 +223,7 @@ def as_begun(one: Trained, alone: Trained) -> None:
 
 
 def test_halted_trials_are_trained_to_their_end_where_halving_is_off(folded: Config, made, tmp_path: Path) -> None:
-    from pipelines.run import train_runs
+    from pipelines.training.run import train_runs
 
     base = strategy_of(folded).replace({"fold": 0, "epochs": 4, "patience": 99, "temporal": "none"}, "test")
     pairs = [(base.replace({"lr": lr}, "test"), tmp_path / f"{lr}") for lr in (1e-6, 1e-3)]

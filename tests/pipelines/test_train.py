@@ -10,17 +10,17 @@ import torch
 
 from heads.fusion import FUSIONS
 from heads.temporal import TEMPORALS
-from pipelines import fit as fit_module
-from pipelines import methods
-from pipelines import train as train_module
 from pipelines.config import SplitConfig, TrainConfig
-from pipelines.dataset import restrict
-from pipelines.epochs import Epoch
-from pipelines.methods import METHODS
-from pipelines.optimise import AdamW, lr_at
-from pipelines.predict import predict, score_predictions
-from pipelines.strategy import strategy_of
-from pipelines.train import train_strategy
+from pipelines.training import fit as fit_module
+from pipelines.training import methods
+from pipelines.training import train as train_module
+from pipelines.training.dataset import restrict
+from pipelines.training.epochs import Epoch
+from pipelines.training.methods import METHODS
+from pipelines.training.optimise import AdamW, lr_at
+from pipelines.training.predict import predict, score_predictions
+from pipelines.training.strategy import strategy_of
+from pipelines.training.train import train_strategy
 
 
 def trained(small, dataset, **values):

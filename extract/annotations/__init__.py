@@ -1,0 +1,1 @@
+"""Annotations read, checked and gathered into one frames table."""

@@ -1,0 +1,217 @@
+"""One function a kind of finding: each takes a frames table and says what is wrong, where, and what to do.
+
+Place: below `extract.annotations.findings`. Severities: an error spoils numbers or stops an extraction; a warning
+should be looked at; an info is good to know. `CHECKS` lists the functions.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import polars as pl
+
+from cache.names import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, TASK_COLUMNS, VA_COLUMNS
+
+NUM_EXAMPLES = 5
+SCORED = ("train", "val", "test")
+Severity = Literal["error", "warning", "info"]
+SIDE = r"_(left|right)$"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """`code` is stable; `count` counts what the message names; `examples` are the first few."""
+
+    code: str
+    severity: Severity
+    count: int
+    message: str
+    remedy: str
+    examples: tuple[str, ...] = ()
+
+
+def report(code: str, severity: Severity, items: Sequence[str], message: str, remedy: str) -> list[Finding]:
+    """A finding about `items`, or none when there are none; `message` ends the sentence that the count begins."""
+    if not items:
+        return []
+    examples = tuple(items[:NUM_EXAMPLES])
+    return [Finding(code=code, severity=severity, count=len(items), message=message, remedy=remedy, examples=examples)]
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 video`, `1,234 videos`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def check_empty_splits(frames: pl.DataFrame) -> list[Finding]:
+    present = set(frames["split"])
+    if not present & set(SCORED):
+        remedy = "fine for prediction; to train, give annotations with --train and --val"
+        labelled = any(frames.select(LABEL_COLUMNS).count().row(0))
+        severity: Severity = "warning" if labelled else "info"
+        return report("no_split", severity, ["none"], "no row is in train, val or test", remedy)
+    found = []
+    for split in ("train", "val"):
+        if split not in present:
+            remedy = f"give its annotation with --{split}, or train on folds with [train] fold"
+            found += report("empty_split", "warning", [split], f"no row is in {split}", remedy)
+    return found
+
+
+def check_unlabelled_tasks(frames: pl.DataFrame) -> list[Finding]:
+    """Tasks without a label in a split; a test split without any label is a test list and is left alone."""
+    has_label = {task: pl.any_horizontal(pl.col(columns).is_not_null()).any() for task, columns in TASK_COLUMNS.items()}
+    table = frames.filter(pl.col("split").is_in(SCORED)).group_by("split").agg(**has_label)
+    splits = {row.pop("split"): row for row in table.iter_rows(named=True)}
+    if not any(splits.get("test", {}).values()):
+        splits.pop("test", None)
+    found = []
+    for task in TASK_COLUMNS:
+        empty = [split for split in SCORED if split in splits and not splits[split][task]]
+        if len(empty) == len(splits):
+            message = f"task {task}: no label in any split"
+            remedy = f"leave {task} out of [head] tasks"
+            found += report("task_without_labels", "info", [task][: len(splits)], message, remedy)
+            continue
+        for split in empty:
+            message = f"task {task}: no labelled frame in {split}"
+            remedy = f"{task} cannot be {'trained' if split == 'train' else 'scored'} there; add labels, or use folds"
+            found += report("task_without_labels_in_split", "warning", [f"{task} in {split}"], message, remedy)
+    return found
+
+
+def check_positives(frames: pl.DataFrame) -> list[Finding]:
+    """Expressions and action units without a positive in a split that has labels of the task.
+
+    Splits that lack the same ones are named in one finding.
+    """
+    lacks: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for split in SCORED:
+        for what, names in _lacking(frames.filter(split=split)).items():
+            lacks.setdefault((what, tuple(names)), []).append(split)
+    found = []
+    for (what, lacking), splits in lacks.items():
+        where = ", ".join(splits)
+        remedy = f"each counts 0 in the mean F1 of {where}" + (", and cannot be learned" if "train" in splits else "")
+        new = report("no_positive_in_split", "warning", lacking, f"{len(lacking)} {what} in {where}", remedy)
+        found += [replace(finding, examples=lacking) for finding in new]
+    return found
+
+
+def _lacking(part: pl.DataFrame) -> dict[str, list[str]]:
+    """What is lacking -> names, for the rows of one split; nothing where a task has no label at all."""
+    seen = set(part["expression"].drop_nulls())
+    units = part.select(ACTION_UNITS)
+    labelled = dict(zip(ACTION_UNITS, units.count().row(0), strict=True))
+    positive = dict(zip(ACTION_UNITS, units.sum().row(0), strict=True))
+    any_unit = any(labelled.values())
+    return {
+        "expressions without a labelled frame": [
+            name for index, name in enumerate(EXPRESSIONS) if seen and index not in seen
+        ],
+        "action units without a label": [name for name in ACTION_UNITS if any_unit and not labelled[name]],
+        "action units without a positive": [name for name in ACTION_UNITS if labelled[name] and not positive[name]],
+    }
+
+
+def check_ranges(frames: pl.DataFrame) -> list[Finding]:
+    """Values no label can have; readers refuse them, a table made in Python may hold them."""
+    limits = dict.fromkeys(VA_COLUMNS, (-1, 1)) | {"expression": (0, len(EXPRESSIONS) - 1)}
+    limits |= dict.fromkeys(ACTION_UNITS, (0, 1))
+    wrong = {name: frames.filter(~pl.col(name).is_between(low, high)) for name, (low, high) in limits.items()}
+    found = []
+    for name, rows in wrong.items():
+        values = [f"{path}: {value}" for path, value in rows.select("path", name).iter_rows()]
+        message = f"{name}: {plural(len(values), 'value')} outside {list(limits[name])}"
+        found += report("out_of_range", "error", values, message, "correct the annotation; a missing label is null")
+    return found
+
+
+def check_leaks(frames: pl.DataFrame) -> list[Finding]:
+    """A video, subject or recording that stands in more than one of train, val and test."""
+    rows = frames.filter(pl.col("split").is_in(SCORED))
+    found = _leak(rows, pl.col("video"), "video", "error", "put each video in one split")
+    if "subject" in frames.columns:
+        remedy = "scores on known people are too good: move the subject into one split, or use folds (by subject)"
+        found += _leak(rows, pl.col("subject"), "subject", "warning", remedy)
+    sided = rows.filter(pl.col("video").str.contains(SIDE))
+    remedy = "both faces come from one recording: put them in one split"
+    return found + _leak(sided, pl.col("video").str.replace(SIDE, ""), "recording", "warning", remedy)
+
+
+def _leak(rows: pl.DataFrame, key: pl.Expr, noun: str, severity: Severity, remedy: str) -> list[Finding]:
+    pairs = rows.select(key.alias("key"), "split").drop_nulls().unique()
+    spread = pairs.group_by("key").agg(pl.col("split")).filter(pl.col("split").list.len() > 1).sort("key")
+    items = [f"{name} ({', '.join(sorted(splits, key=SCORED.index))})" for name, splits in spread.iter_rows()]
+    message = f"{plural(len(items), noun)} in more than one split"
+    return report(f"{noun}_in_several_splits", severity, items, message, remedy)
+
+
+def check_ids(frames: pl.DataFrame) -> list[Finding]:
+    """Video ids that other tools, or a file system that ignores case, take for one another."""
+    ids = frames["video"].unique().sort().to_frame("id")
+    cases = _same(ids, pl.col("id").str.to_lowercase(), ", ")
+    sides = _same(ids.filter(pl.col("id").str.contains(SIDE)), pl.col("id").str.replace(SIDE, ""), " and ")
+    begins = [f"{short} and {long}" for short, long in _prefix_pairs(ids["id"].to_list())]
+    return [
+        *report(
+            "ids_differ_by_case",
+            "warning",
+            cases,
+            f"{plural(len(cases), 'set')} of video ids that differ by case only",
+            "rename one; some file systems take them for one folder",
+        ),
+        *report(
+            "ids_share_prefix",
+            "info",
+            begins,
+            f"{plural(len(begins), 'pair')} of video ids where one begins the other",
+            "nothing: ids are compared whole here; tools that match by prefix mix them up",
+        ),
+        *report(
+            "ids_are_two_sides",
+            "info",
+            sides,
+            f"{plural(len(sides), 'pair')} of faces from one recording (_left, _right)",
+            "nothing: each is a video of its own; keep both in one split",
+        ),
+    ]
+
+
+def _same(ids: pl.DataFrame, key: pl.Expr, joint: str) -> list[str]:
+    """The ids that have the same `key`, each set as one text."""
+    groups = ids.group_by(key.alias("key"), maintain_order=True).agg("id").filter(pl.col("id").list.len() > 1)
+    return [joint.join(group) for group in groups["id"]]
+
+
+def _prefix_pairs(ids: Sequence[str]) -> list[tuple[str, str]]:
+    """(short, long) for each of the sorted `ids` with the nearest id that it begins with."""
+    pairs: list[tuple[str, str]] = []
+    open_ids: list[str] = []
+    for name in ids:
+        while open_ids and not name.startswith(open_ids[-1]):
+            open_ids.pop()
+        if open_ids:
+            pairs.append((open_ids[-1], name))
+        open_ids.append(name)
+    return pairs
+
+
+def check_subjects(frames: pl.DataFrame) -> list[Finding]:
+    if "subject" not in frames.columns:
+        return []
+    unknown = frames.filter(pl.col("subject").is_null())["video"].unique().sort().to_list()
+    message = f"{plural(len(unknown), 'video')} without a subject"
+    remedy = "add them to the --subjects file; until then each is taken for a person of its own"
+    return report("video_without_subject", "warning", unknown, message, remedy)
+
+
+CHECKS: tuple[Callable[[pl.DataFrame], list[Finding]], ...] = (
+    check_ranges,
+    check_leaks,
+    check_empty_splits,
+    check_unlabelled_tasks,
+    check_positives,
+    check_subjects,
+    check_ids,
+)

@@ -1,0 +1,202 @@
+"""Annotations as frames tables: the s-Aff-Wild2 file, the challenge's test list, plain tables, folders of faces.
+
+Place: above `extract.annotations.sheets` (a file's cells) and below the command `mtl prepare`. The per-track folders of
+Aff-Wild2 are in `extract.annotations.tracks`. Every table here has the columns of `cache.frames`; a missing label is
+null.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from cache.frames import conform
+from cache.names import LABEL_COLUMNS
+from extract.annotations.columns import RULES, frame_in, video_in
+from extract.annotations.sheets import Sheet, check_distinct, parse_sheet, read_sheet
+from extract.faces.listing import Listing, list_faces
+
+# A file without a header is the whole s-Aff-Wild2 row or a bare list of faces.
+HEADERLESS = (("path", *LABEL_COLUMNS), ("path",))
+RUN_COLUMNS = r"part|p_\w+"
+
+
+def read_annotations(path: Path, split: str) -> pl.DataFrame:
+    """An s-Aff-Wild2 file or a list of faces as the rows of one split.
+
+    With a header, columns are found by their names, in any order; without one, the row is the official
+    `image,valence,arousal,expression,AU1,...,AU26`, or a face alone.
+
+    Raises:
+        ValueError: the first bad row, as `file:line: what; remedy`.
+    """
+    sheet = read_sheet(path, HEADERLESS)
+    if "split" in sheet.cells.columns:
+        raise ValueError(f"{path}: the file has a column 'split' of its own; give it with --table")
+    return _frames(sheet, parse_sheet(sheet, empty_is_missing=path.suffix.lower() != ".txt"), split)
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """A CSV or Parquet table in our columns; an empty cell is a missing label, a missing `split` is "none".
+
+    A face is named by `image` or `path`, or by `video` and `frame` (then its path is `video/00001.jpg`).
+
+    Raises:
+        ValueError: the first bad row, as `file:line: what; remedy`.
+    """
+    sheet = read_sheet(path, HEADERLESS)
+    return _frames(sheet, parse_sheet(sheet, empty_is_missing=True), "none")
+
+
+def read_labels(path: Path) -> pl.DataFrame:
+    """Labels or predictions of any layout of `read_annotations` or `read_table`, for scoring.
+
+    What our own runs write beside the labels (`part`, and probabilities `p_...`) is left out.
+
+    Raises:
+        ValueError: the first bad row, as `file:line: what; remedy`.
+    """
+    sheet = read_sheet(path, HEADERLESS, RUN_COLUMNS)
+    return _frames(sheet, parse_sheet(sheet, empty_is_missing=True), "none")
+
+
+def _frames(sheet: Sheet, values: pl.DataFrame, split: str) -> pl.DataFrame:
+    """`values` [R rows] with path, video, frame and split completed, checked and sorted."""
+    if values.is_empty():
+        raise ValueError(f"{sheet.path}: no rows below the header; expected a row a frame")
+    columns = set(values.columns)
+    if not ({"path"} <= columns or {"video", "frame"} <= columns):
+        raise ValueError(f"{sheet.path}: no column names the faces; add 'image', or 'video' and 'frame'")
+    if "path" not in columns:
+        values = values.with_columns(path=face_path(pl.col("video"), pl.col("frame")))
+    if "video" not in columns:
+        values = values.with_columns(video=video_in(pl.col("path")))
+    if "frame" not in columns:
+        values = values.with_columns(frame=frame_in(pl.col("path")))
+    if "split" not in columns:
+        values = values.with_columns(split=pl.lit(split))
+    check_distinct(sheet, values.select("video", "frame"))
+    return conform(values.with_columns(pl.col("split").fill_null("none")), str(sheet.path))
+
+
+def face_path(video: pl.Expr, frame: pl.Expr) -> pl.Expr:
+    """The challenge's name of a face: `video/00001.jpg`."""
+    return pl.concat_str(video, pl.lit("/"), frame.cast(pl.String).str.zfill(5), pl.lit(".jpg"))
+
+
+def scan_faces(folder: Path, listing: Listing | None = None) -> pl.DataFrame:
+    """All faces below `folder` as rows without labels, split "none"; `listing` where they are listed already.
+
+    Raises:
+        ValueError: no such folder, no face in it, a face without a frame number, or two faces of one frame.
+    """
+    listing = listing or list_faces(folder)
+    table = pl.DataFrame({"path": listing.paths}, schema={"path": pl.String})
+    if table.is_empty() and listing.faults:
+        raise ValueError(f"{folder}/{listing.faults[0]}")
+    if table.is_empty():
+        raise ValueError(f"{folder}: no faces in this folder; expected files such as video/00001.jpg")
+    rule = RULES["path"]
+    wrong = table.filter(rule.value(pl.col("path"), ()).is_null())["path"]
+    if len(wrong):
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise ValueError(f"{folder}/{wrong[0]}: {rule.explain(wrong[0])}; expected {rule.expected}{more}")
+    table = table.with_columns(video=video_in(pl.col("path")), frame=frame_in(pl.col("path")))
+    twice = table.filter(pl.struct("video", "frame").is_duplicated()).sort("video", "frame")
+    if twice.height:
+        first, second = twice["path"][0], twice["path"][1]
+        raise ValueError(f"{folder}: {first} and {second} are the same frame number; rename or remove one of them")
+    return conform(table.with_columns(split=pl.lit("none")), str(folder))
+
+
+def add_context(frames: pl.DataFrame, faces: pl.DataFrame) -> pl.DataFrame:
+    """`frames` and those rows of `faces` that it does not have, without labels, as temporal context.
+
+    A row of context takes its video's split where the video is in one split only, else "none".
+    """
+    extra = faces.join(frames, on=["video", "frame"], how="anti")
+    splits = frames.group_by("video").agg(pl.col("split").first(), num_splits=pl.col("split").n_unique())
+    splits = splits.filter(pl.col("num_splits") == 1).drop("num_splits")
+    subjects = [frames.select("video", "subject").unique("video")] if "subject" in frames.columns else []
+    extra = extra.drop("split", "subject", strict=False).join(splits, on="video", how="left")
+    for table in subjects:
+        extra = extra.join(table, on="video", how="left")
+    extra = extra.with_columns(pl.col("split").fill_null("none"))
+    return conform(pl.concat([frames, extra], how="diagonal_relaxed"), "faces")
+
+
+def read_subjects(path: Path) -> pl.DataFrame:
+    """A table `video,subject`, one row a video.
+
+    Raises:
+        ValueError: another column, an empty cell, or a video named twice; says file and line.
+    """
+    sheet = read_sheet(path)
+    if sorted(sheet.cells.columns) != ["subject", "video"]:
+        raise ValueError(f"{path}: columns {', '.join(sheet.cells.columns)}; expected the header video,subject")
+    table = parse_sheet(sheet, empty_is_missing=False)
+    repeated = (~table["video"].is_first_distinct()).arg_true()
+    if len(repeated):
+        video = table["video"][repeated[0]]
+        raise ValueError(f"{sheet.at(repeated[0])}: video {video!r} is named a second time; remove one of the rows")
+    return table.select("video", "subject")
+
+
+def merge(
+    tables: Sequence[pl.DataFrame], subjects: pl.DataFrame | None = None, names: Sequence[str] | None = None
+) -> pl.DataFrame:
+    """One frames table from several; a frame that several tables hold takes its labels from all of them.
+
+    `names` are the tables' names in errors. `subjects` (video, subject) overrides nothing: it must agree.
+
+    Raises:
+        ValueError: two tables give one frame different labels, splits, paths or subjects.
+    """
+    if not tables:
+        raise ValueError("no annotation and no faces: nothing to merge")
+    names = names or [f"table {index + 1}" for index in range(len(tables))]
+    parts = [table.with_columns(source=pl.lit(index, dtype=pl.Int32)) for index, table in enumerate(tables)]
+    rows = pl.concat(parts, how="diagonal_relaxed")
+    if len(tables) > 1:
+        rows = _merge_twins(rows, names)
+    merged = conform(rows.drop("source"), " and ".join(names))
+    return merged if subjects is None else _with_subjects(merged, subjects)
+
+
+def _merge_twins(rows: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+    """`rows` with the rows of one (video, frame) made one."""
+    key = ["video", "frame"]
+    is_twin = pl.struct(key).is_duplicated()
+    twins = rows.filter(is_twin).with_columns(pl.col("split").replace("none", None))
+    if twins.is_empty():
+        return rows
+    others = [name for name in rows.columns if name not in (*key, "source")]
+    groups = twins.group_by(key, maintain_order=True)
+    low, high = groups.agg(pl.col(others).min()), groups.agg(pl.col(others).max())
+    for name in others:
+        clash = (low[name] != high[name]).fill_null(False)
+        if clash.any():
+            _raise_clash(twins, low.row(clash.arg_max() or 0, named=True), name, names)
+    return pl.concat(
+        [rows.filter(~is_twin), high.with_columns(pl.col("split").fill_null("none"))], how="diagonal_relaxed"
+    )
+
+
+def _raise_clash(twins: pl.DataFrame, twin: dict[str, object], name: str, names: Sequence[str]) -> None:
+    video, frame = twin["video"], twin["frame"]
+    both = twins.filter((pl.col("video") == video) & (pl.col("frame") == frame), pl.col(name).is_not_null())
+    both = both.unique(name, keep="first", maintain_order=True)
+    said = " and ".join(f"{value!r} in {names[source]}" for value, source in both.select(name, "source").head(2).rows())
+    raise ValueError(f"video {video!r}, frame {frame}: {name} is {said}; correct or remove one of the two rows")
+
+
+def _with_subjects(frames: pl.DataFrame, subjects: pl.DataFrame) -> pl.DataFrame:
+    """`frames` with the subject of each video, checked against the subjects it may have already."""
+    joined = frames.join(subjects.rename({"subject": "named"}), on="video", how="left")
+    if "subject" in frames.columns:
+        clash = joined.filter(pl.col("subject") != pl.col("named"))
+        if clash.height:
+            video, old, new = clash.select("video", "subject", "named").row(0)
+            raise ValueError(f"video {video!r}: the table names subject {old!r}, --subjects names {new!r}; correct one")
+        joined = joined.with_columns(pl.coalesce("named", "subject").alias("named")).drop("subject")
+    return conform(joined.rename({"named": "subject"}), "subjects")

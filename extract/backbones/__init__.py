@@ -1,0 +1,1 @@
+"""Backbones: timm or ONNX models, their weights, preprocessing and runtime."""

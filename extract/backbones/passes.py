@@ -1,0 +1,171 @@
+"""One forward pass of a backbone, in the ways there are: eager, compiled, or as a CUDA graph.
+
+A pass takes faces [B, S, S, 3] uint8 on the device and returns embeddings [B, D] float16 there. Each function here has
+one signature: backbone, precision, device and `num_faces`, the most that one pass will be given.
+Letters: B faces, D width, S side of the input in pixels.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from extract.backbones.build import Backbone
+from extract.backbones.compiling import compiling, why_not_compiled
+from extract.backbones.transforms import normalise
+
+Precision = Literal["float32", "bfloat16"]
+Pass = Callable[[Tensor], Tensor]
+
+DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+WARM_UPS = 3  # forward passes before a CUDA graph is captured: libraries allocate and choose kernels in the first
+CAPTURE = threading.Lock()  # torch allows one capture at a time in a process
+
+
+def eager(backbone: Backbone, precision: Precision, device: torch.device, num_faces: int) -> Pass:
+    """The module as it is, under autocast where the precision is not float32."""
+    forward = _forward(backbone, precision, device)
+
+    def embed(faces: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return forward(faces)
+
+    return embed
+
+
+def compiled(backbone: Backbone, precision: Precision, device: torch.device, num_faces: int) -> Pass:
+    """Compiled for exactly `num_faces`, here and now; fewer are filled up, so that nothing is compiled again.
+
+    By autocast and not by casting the module: that was no faster (ViT-B, MobileNetV2 and EfficientNet-B0 within 8 % of
+    each other, either way round), holds the weights twice, and of 128 real faces the least cosine to float32 was 0.9932
+    against 0.9937 for MobileNetV2 but 0.9940 against 0.9923 for EfficientNet-Lite0; eager bfloat16: 0.9935 and 0.9940.
+
+    Raises:
+        ValueError: it cannot be compiled.
+    """
+    if missing := why_not_compiled(device):
+        raise ValueError(f"{backbone.name} cannot be compiled: {missing}, or run it with --runtime eager")
+    forward = _forward(backbone, precision, device)
+    # torch keeps what it compiled, and counts how often, by code object. With one of its own a backbone cannot use up
+    # the limit of another, and its kernels and folded weights go when it goes.
+    forward.__code__ = forward.__code__.replace()
+    # Freezing folds the weights into the kernels; of this compilation only, the global setting stays off.
+    options: dict[str, str | int | bool | Callable[..., object]] = {"freezing": device.type == "cpu"}
+    run = torch.compile(forward, dynamic=False, options=options)
+
+    def embed(faces: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return run(faces)
+
+    try:
+        buffer = _blank(backbone, device, num_faces)
+        with compiling():
+            embed(buffer)
+    except Exception as error:  # the compiler, its kernels and the module's own code each raise their own
+        if is_out_of_memory(error):
+            raise
+        raise ValueError(
+            f"{backbone.name} cannot be compiled ({_reason(error)}); run it with --runtime eager"
+        ) from error
+    return _filled_up(embed, buffer)
+
+
+def graph(backbone: Backbone, precision: Precision, device: torch.device, num_faces: int) -> Pass:
+    """The module's kernels recorded once for `num_faces` and replayed: the host launches one graph a pass.
+
+    Raises:
+        ValueError: not a CUDA device, or the module cannot be recorded.
+    """
+    if device.type != "cuda":
+        raise ValueError(f"a CUDA graph needs a CUDA device, and this is {device.type}; run with --runtime eager")
+    blank = _blank(backbone, device, num_faces)
+    try:
+        with CAPTURE, torch.cuda.device(device):
+            recording, x, embeddings = _recorded(backbone, precision, device, blank)
+    except Exception as error:  # whatever the module does that cannot be recorded
+        if is_out_of_memory(error):
+            raise
+        raise ValueError(
+            f"{backbone.name} cannot be recorded ({_reason(error)}); run it with --runtime eager"
+        ) from error
+
+    def embed(faces: Tensor) -> Tensor:
+        x[: len(faces)].copy_(normalise(faces, backbone.preprocessing, torch.float32))
+        recording.replay()
+        return embeddings[: len(faces)].clone()  # the next replay writes over them
+
+    return embed
+
+
+def _recorded(
+    backbone: Backbone, precision: Precision, device: torch.device, blank: Tensor
+) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
+    """The graph, its input [B, 3, S, S] float32 and its output [B, D] float16, whose memory never moves."""
+    module = _placed(backbone, device)
+    # Normalising stays outside: its constants are cached elsewhere, and a graph would go on reading their memory.
+    x = normalise(blank, backbone.preprocessing, torch.float32)
+
+    def forward() -> Tensor:
+        # Autocast would keep the weights it casts until its outermost context ends; then they are freed while the
+        # graph still reads them. Without that cache the casts are a part of the graph.
+        autocast = torch.autocast(device.type, DTYPES[precision], enabled=precision != "float32", cache_enabled=False)
+        with torch.inference_mode(), autocast:
+            return module(x).to(torch.float16)
+
+    # Warming up and recording on one side stream: libraries keep handles and workspaces by stream.
+    stream, recording = torch.cuda.Stream(device), torch.cuda.CUDAGraph()
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UPS):
+            forward()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    # thread_local: threads that decode may pin memory meanwhile, which "global" takes for an error of this capture.
+    with torch.cuda.graph(recording, stream=stream, capture_error_mode="thread_local"):
+        embeddings = forward()
+    return recording, x, embeddings
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device had no memory left; on the CPU torch says so in words only."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _forward(backbone: Backbone, precision: Precision, device: torch.device) -> Pass:
+    module, mixed = _placed(backbone, device), precision != "float32"
+
+    def forward(faces: Tensor) -> Tensor:
+        x = normalise(faces, backbone.preprocessing, torch.float32)
+        with torch.autocast(device.type, DTYPES[precision], enabled=mixed):
+            return module(x).to(torch.float16)
+
+    return forward
+
+
+def _placed(backbone: Backbone, device: torch.device) -> nn.Module:
+    """The module on the device. Faces come as [B, S, S, 3], channels-last already: convolutions need no reordering."""
+    return backbone.module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _blank(backbone: Backbone, device: torch.device, num_faces: int) -> Tensor:
+    size_px = backbone.preprocessing.size_px
+    with torch.inference_mode(False):  # what is made inside inference mode can be written there only
+        return torch.zeros(num_faces, size_px, size_px, 3, dtype=torch.uint8, device=device)
+
+
+def _filled_up(embed: Pass, buffer: Tensor) -> Pass:
+    """Runs always on the buffer: fewer faces, or other strides, would be compiled for anew. Behind few faces stand
+    those of before, which touch no other row."""
+
+    def filled_up(faces: Tensor) -> Tensor:
+        buffer[: len(faces)].copy_(faces)
+        return embed(buffer)[: len(faces)]
+
+    return filled_up
+
+
+def _reason(error: BaseException) -> str:
+    """The first line that says something; torch puts "backend='inductor' raised:" before the compiler's own words."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.rstrip().endswith("raised:")]
+    return (lines or [type(error).__name__])[0][:200]

@@ -1,0 +1,1 @@
+"""Faces where they lie: files, archives, videos."""

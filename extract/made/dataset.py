@@ -1,0 +1,264 @@
+"""The made data set: face videos drawn by the program, written in the official layout of s-Aff-Wild2.
+
+Everything follows from the seed: the same parameters give the same bytes on the same machine. A folder is finished when
+`made.json` is there; it is written last. Letters: N listed frames, A movements.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.random import Generator
+
+from cache.names import ACTION_UNITS, LABEL_COLUMNS, VA_COLUMNS
+from extract.made.person import make_person
+from extract.made.photo import make_scene, photograph
+from extract.made.signal import Ints, Traces, drawn_movements, listed_frames, make_habits, make_traces
+
+RECIPE = 1  # raised whenever the same seed gives other bytes
+MANIFEST = "made.json"
+STARTED = "made.started.json"
+FACES = "cropped_aligned"
+SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
+MIN_VIDEOS, MIN_FRAMES = 3, 4
+JITTER = 0.10
+MISSING_VA, MISSING_EXPRESSION, MISSING_ONE_UNIT = 0.12, 0.40, 0.04
+WITHOUT_UNITS = 4  # every fourth video of a split has no action units at all: another group of annotators
+# What the generators are for: a number of its own keeps the draws of one from moving those of another.
+PLAN, SUBJECT, SIGNAL, PICTURE = range(4)
+
+
+@dataclass(frozen=True, slots=True)
+class MadeParameters:
+    """What decides every byte of a made data set."""
+
+    seed: int = 0
+    num_videos: int = 120
+    frames_per_video: int = 80
+    recipe: int = RECIPE
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What is in a made data set; `num_faces` by split, `reused` when it was there already."""
+
+    num_subjects: int
+    num_videos: int
+    num_faces: dict[str, int]
+    reused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VideoPlan:
+    """One video before it is drawn; `subject` counts from 0. `without_units`: nobody annotated its action units."""
+
+    index: int
+    subject: int
+    split: str
+    num_frames: int
+    without_units: bool
+
+    @property
+    def name(self) -> str:
+        """`video1`, `video2`, ... `video10`: some names begin with others, as in the official set."""
+        return f"video{self.index + 1}"
+
+
+def make_data(
+    folder: Path,
+    *,
+    seed: int = 0,
+    num_videos: int = 120,
+    frames_per_video: int = 80,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Made:
+    """Writes the data set into `folder`, or goes on where an earlier call with the same parameters was cut off.
+
+    Args:
+        frames_per_video: the average; lengths vary from half to one and a half of it.
+        advance: told how many faces were drawn, a video at a time; not called when there is nothing left to draw.
+
+    Raises:
+        ValueError: too few videos or frames, or a folder that holds something else.
+    """
+    parameters = MadeParameters(seed, num_videos, frames_per_video)
+    plans = make_plan(parameters)
+    reused = _claim(folder, parameters)
+    if not reused:
+        _draw_all(folder / FACES, parameters, plans, advance)
+        _write_annotations(folder, parameters, plans)
+        _write_text(folder / MANIFEST, json.dumps(asdict(parameters), indent=2) + "\n")
+    (folder / STARTED).unlink(missing_ok=True)
+    return Made(
+        num_subjects=len({plan.subject for plan in plans}),
+        num_videos=len(plans),
+        num_faces={split: sum(plan.num_frames for plan in plans if plan.split == split) for split in SHARES},
+        reused=reused,
+    )
+
+
+def make_plan(parameters: MadeParameters) -> list[VideoPlan]:
+    """Videos with subject, split and length; every subject is in one split, every split has a subject."""
+    if parameters.num_videos < MIN_VIDEOS or parameters.frames_per_video < MIN_FRAMES or parameters.seed < 0:
+        raise ValueError(
+            f"made data: {parameters.num_videos} videos of {parameters.frames_per_video} frames from seed "
+            f"{parameters.seed}; at least {MIN_VIDEOS} videos, {MIN_FRAMES} frames and seed 0 are needed"
+        )
+    rng = _generator(parameters, PLAN)
+    subjects = _subjects(rng, parameters.num_videos)
+    splits = _splits(subjects)
+    lengths = np.maximum(MIN_FRAMES, parameters.frames_per_video * rng.uniform(0.5, 1.5, len(subjects))).round()
+    order = rng.permutation(len(subjects))  # so that the videos of a split do not stand in a row
+    plans: list[VideoPlan] = []
+    for index, at in enumerate(order.tolist()):
+        subject = int(subjects[at])
+        before = sum(plan.split == splits[subject] for plan in plans)
+        without_units = before % WITHOUT_UNITS == WITHOUT_UNITS - 1
+        plans.append(VideoPlan(index, subject, splits[subject], int(lengths[at]), without_units))
+    return plans
+
+
+def make_signal(parameters: MadeParameters, plan: VideoPlan) -> tuple[Ints, Traces]:
+    """The listed frame numbers [N] of a video and what happens in it."""
+    habits = make_habits(_generator(parameters, SUBJECT, plan.subject, 1))
+    rng = _generator(parameters, SIGNAL, plan.index)
+    frames = listed_frames(rng, plan.num_frames)
+    return frames, make_traces(rng, int(frames[-1]) + 1, habits)
+
+
+def make_labels(parameters: MadeParameters, plan: VideoPlan) -> tuple[Ints, np.ndarray]:
+    """Frame numbers [N] and labels [N, 15] in the order of LABEL_COLUMNS, -5 and -1 where one is missing."""
+    frames, traces = make_signal(parameters, plan)
+    rng = _generator(parameters, SIGNAL, plan.index, 1)
+    count = len(frames)
+    valence_arousal = traces.valence_arousal[frames].round(3) + 0.0  # no -0.0
+    expression, units = traces.expression[frames, None].copy(), traces.units[frames].copy()
+    valence_arousal[_runs(rng, count, MISSING_VA)] = -5
+    expression[_runs(rng, count, MISSING_EXPRESSION)] = -1
+    if plan.without_units:
+        units[:] = -1
+    units[rng.random(units.shape) < MISSING_ONE_UNIT] = -1
+    return frames, np.concatenate([valence_arousal, expression, units], axis=1)
+
+
+def draw_video(parameters: MadeParameters, plan: VideoPlan) -> Iterator[tuple[int, bytes]]:
+    """Frame number and JPEG bytes of every listed frame."""
+    frames, traces = make_signal(parameters, plan)
+    person = make_person(_generator(parameters, SUBJECT, plan.subject))
+    rng = _generator(parameters, PICTURE, plan.index)
+    movements = drawn_movements(rng, traces.intensity[frames], JITTER)
+    return zip(frames.tolist(), photograph(rng, person, make_scene(rng), movements, frames), strict=True)
+
+
+def _generator(parameters: MadeParameters, *path: int) -> Generator:
+    return np.random.default_rng([parameters.seed, *path])
+
+
+def _subjects(rng: Generator, num_videos: int) -> Ints:
+    """The subject of each video [V]: one to three videos each, fewer in a small set."""
+    sizes = rng.choice([1, 1, 1, 2, 3], size=num_videos).clip(1, max(1, num_videos // 4))
+    return np.repeat(np.arange(num_videos), sizes)[:num_videos]
+
+
+def _splits(subjects: Ints) -> list[str]:
+    """The split of each subject: always the one whose share of the videos is least filled."""
+    lacking = {split: share * len(subjects) for split, share in SHARES.items()}
+    splits = []
+    for videos in np.bincount(subjects).tolist():
+        split = max(lacking, key=lambda name: lacking[name] / SHARES[name])
+        lacking[split] -= videos
+        splits.append(split)
+    return splits
+
+
+def _runs(rng: Generator, count: int, rate: float, length: float = 12.0) -> np.ndarray:
+    """[N] True in runs of about `length` rows, at `rate` on average: labels go missing for a while, not for a row."""
+    leave, enter = 1 / length, rate / (1 - rate) / length
+    draws = rng.random(count)
+    missing = np.zeros(count, dtype=bool)
+    now = bool(rng.random() < rate)
+    for row in range(count):
+        now = bool(draws[row] > leave) if now else bool(draws[row] < enter)
+        missing[row] = now
+    return missing
+
+
+def _claim(folder: Path, parameters: MadeParameters) -> bool:
+    """Whether `folder` is finished already; if not, marks it as started.
+
+    Raises:
+        ValueError: the folder holds something else, or a made data set of other parameters.
+    """
+    wanted = asdict(parameters)
+    for name in (MANIFEST, STARTED):
+        if (folder / name).is_file():
+            found = _read_json(folder / name)
+            if {key: found.get(key) for key in wanted} != wanted:
+                raise ValueError(f"{folder}: holds a made data set of other parameters; name another folder")
+            return name == MANIFEST
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder}: is not empty and not a made data set; name a new or empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_text(folder / STARTED, json.dumps(wanted) + "\n")
+    return False
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        found = None
+    return found if isinstance(found, dict) else {}
+
+
+def _draw_all(faces: Path, parameters: MadeParameters, plans: list[VideoPlan], advance: Callable[[int], None]) -> None:
+    """Draws the videos that are not there yet; a video's folder appears when it is whole."""
+    faces.mkdir(exist_ok=True)
+    for plan in plans:
+        if not (faces / plan.name).is_dir():
+            _write_video(faces, parameters, plan)
+        advance(plan.num_frames)
+
+
+def _write_video(faces: Path, parameters: MadeParameters, plan: VideoPlan) -> None:
+    unfinished = faces / f".{plan.name}.partial"
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
+    unfinished.mkdir()
+    for frame, data in draw_video(parameters, plan):
+        (unfinished / f"{frame:05d}.jpg").write_bytes(data)
+    unfinished.rename(faces / plan.name)
+
+
+def _write_annotations(folder: Path, parameters: MadeParameters, plans: list[VideoPlan]) -> None:
+    """train_set.txt, val_set.txt, test_set.txt (labels are known here), test_list.txt, subjects.csv."""
+    header = ",".join(["image", *LABEL_COLUMNS])
+    for split in SHARES:
+        rows = [row for plan in plans if plan.split == split for row in _rows(parameters, plan)]
+        _write_text(folder / f"{split}_set.txt", "\n".join([header, *rows]) + "\n")
+        if split == "test":
+            names = [row.partition(",")[0] for row in rows]
+            _write_text(folder / "test_list.txt", "\n".join(["image", *names]) + "\n")
+    subjects = [f"{plan.name},subject{plan.subject + 1}" for plan in plans]
+    _write_text(folder / "subjects.csv", "\n".join(["video,subject", *subjects]) + "\n")
+
+
+def _rows(parameters: MadeParameters, plan: VideoPlan) -> list[str]:
+    """A video's rows of the annotation file."""
+    frames, labels = make_labels(parameters, plan)
+    assert labels.shape[1] == len(VA_COLUMNS) + 1 + len(ACTION_UNITS)
+    return [
+        f"{plan.name}/{frame:05d}.jpg," + ",".join(f"{value:g}" for value in row)
+        for frame, row in zip(frames.tolist(), labels.tolist(), strict=True)
+    ]
+
+
+def _write_text(path: Path, text: str) -> None:
+    """The file appears whole or not at all."""
+    unfinished = path.with_name(path.name + ".partial")
+    unfinished.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(unfinished, path)

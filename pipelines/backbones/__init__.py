@@ -1,0 +1,1 @@
+"""Training backbones on faces: pretraining, fine-tuning, their sections in mtl.toml."""

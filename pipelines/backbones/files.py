@@ -1,0 +1,66 @@
+"""The files of a trained backbone: written at the end of a training, read again to predict. K outputs, D width.
+
+`backbones/NAME.safetensors` is the backbone alone with its preprocessing, which `mtl extract` and timm load;
+`backbones/NAME.output.safetensors` holds the task outputs that stood on it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from cache.files import write_durably
+from extract.backbones.build import TrainableBackbone, load_backbone
+from extract.backbones.weights import read_weights, save_backbone, weights_digest
+from extract.config import Preprocessing
+from heads.tasks import TASK_OUTPUTS
+from pipelines.backbones.loop import Trainee
+from pipelines.config import Config
+
+FOLDER = Path("backbones")
+
+
+def save_trained(
+    folder: Path, section: str, architecture: str, model: Trainee, preprocessing: Preprocessing, about: dict[str, Any]
+) -> tuple[Path, Path]:
+    """Writes the backbone and, beside it, its outputs, each whole or not at all; their paths, seen from `folder`.
+
+    The outputs carry the digest of the backbone's weights: on another backbone they would mean nothing.
+    """
+    weights, output = FOLDER / f"{section}.safetensors", FOLDER / f"{section}.output.safetensors"
+    backbone = model.trainable.backbone
+    save_backbone(folder / weights, backbone, architecture, preprocessing, {"tasks": list(model.tasks), **about})
+    metadata = {"tasks": ",".join(model.tasks), "model": architecture, "backbone": weights_digest(backbone)}
+    write_durably(folder / output, safetensors.torch.save(output_tensors(model), metadata))
+    return weights, output
+
+
+def output_tensors(model: Trainee) -> dict[str, Tensor]:
+    """The output layer cut into tasks: `TASK.weight` [K, D] and `TASK.bias` [K]."""
+    linear = model.trainable.output
+    parts = {"weight": linear.weight.detach().split(model.sizes), "bias": linear.bias.detach().split(model.sizes)}
+    return {
+        f"{task}.{kind}": tensors[index].contiguous().clone()
+        for index, task in enumerate(model.tasks)
+        for kind, tensors in parts.items()
+    }
+
+
+def load_trained(config: Config, section: str) -> tuple[Trainee, Preprocessing]:
+    """What `finetune` wrote for [backbones.SECTION], backbone and outputs, in evaluation mode.
+
+    Raises:
+        ValueError: a file is missing or damaged, or the outputs were trained on another backbone.
+    """
+    backbone = load_backbone(section, config.backbones[section], config.folder)
+    path = config.at(FOLDER / f"{section}.output.safetensors")
+    tensors, metadata = read_weights(path)
+    if metadata.get("backbone") != backbone.weights_digest:
+        raise ValueError(f"{path}: its outputs belong to other weights than [backbones.{section}]; run `mtl finetune`")
+    tasks = tuple(metadata["tasks"].split(","))
+    linear = nn.Linear(backbone.width, sum(TASK_OUTPUTS[task].num_outputs for task in tasks))
+    joined = {kind: torch.cat([tensors[f"{task}.{kind}"] for task in tasks]) for kind in ("weight", "bias")}
+    linear.load_state_dict(joined)
+    return Trainee(TrainableBackbone(backbone.module, linear), tasks).eval(), backbone.preprocessing

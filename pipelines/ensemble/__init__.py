@@ -1,0 +1,1 @@
+"""Ensembles of finished runs, from their cached predictions."""

@@ -1,0 +1,246 @@
+"""Ensembles on disk: which runs can be members, and the folder of an ensemble, beside the folder of the runs.
+
+ensemble.json    members, weights, every score; written last      predictions.parquet  as a run's
+postprocess.json, predictions.post.parquet                        its post-processing, as a run's
+"""
+
+import io
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from cache.files import remove_leftovers, sync, sync_tree, temporary_beside, write_durably
+from cache.names import TASKS
+from pipelines.ensemble.members import NUM_TOP, Ensemble, Library, Mix, Outcome
+from pipelines.files import read_json, write_json
+from pipelines.postprocess.apply import COLUMNS
+from pipelines.postprocess.files import (
+    PREDICTIONS,
+    Truth,
+    find_folder,
+    interval_json,
+    part_of,
+    read_predictions,
+    read_run_manifest,
+    write_postprocess,
+)
+
+FORMAT = 1
+RECORD = "ensemble.json"
+PROCEDURES = ("single", "top", "ensemble")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A finished run: its folder and its run.json."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Runs that share rows, and those left out, each with the reason."""
+
+    candidates: tuple[Candidate, ...]
+    skipped: tuple[tuple[Path, str], ...]
+
+    @property
+    def digests(self) -> list[str]:
+        return sorted(str(candidate.manifest["digest"]) for candidate in self.candidates)
+
+
+def find_runs(given: Sequence[Path], truth: Truth, *, runs: Path, studies: Path) -> Found:
+    """The runs of the studies and run folders `given`; names without a folder are looked for in `studies` and `runs`.
+
+    A run named by itself has to be usable; of a study's runs, those that are not are left out.
+
+    Raises:
+        ValueError: no study or run by that name, a named run that is none, or fewer than two runs to choose from.
+    """
+    candidates: dict[Path, Candidate] = {}
+    skipped: list[tuple[Path, str]] = []
+    for path in given:
+        folder = find_folder(path, studies)
+        if not (folder / "study.json").is_file():
+            folder = find_folder(path, runs)
+            if not folder.exists():
+                raise ValueError(
+                    f"{path}: no study and no run here; `mtl search` makes a study, `mtl train-head` a run"
+                )
+            candidates[folder.resolve()] = Candidate(folder, read_run_manifest(folder, truth))
+            continue
+        for run in sorted(one for one in (folder / "runs").glob("[!.]*") if one.is_dir()):
+            try:
+                candidates[run.resolve()] = Candidate(run, read_run_manifest(run, truth))
+            except ValueError as error:
+                skipped.append((run, str(error).removeprefix(f"{run}: ")))
+    same, others = _of_one_split(list(candidates.values()))
+    found = Found(tuple(same), (*skipped, *others))
+    if len(found.candidates) < 2:
+        why = f"; left out: {found.skipped[0][0].name}: {found.skipped[0][1]}" if found.skipped else ""
+        raise ValueError(f"an ensemble needs at least two finished runs on one split, found {len(same)}{why}")
+    return found
+
+
+def read_library(found: Found, truth: Truth) -> tuple[Library, Found]:
+    """The select predictions of the runs, and `found` again without those that predict other rows.
+
+    Raises:
+        ValueError: a damaged file, or fewer than two runs left.
+    """
+    select, known = None, pl.DataFrame()
+    said: dict[str, list[np.ndarray]] = {task: [] for task in TASKS}
+    has: dict[str, list[int]] = {task: [] for task in TASKS}
+    kept: list[Candidate] = []
+    skipped = list(found.skipped)
+    for candidate in found.candidates:
+        table, split = read_predictions(candidate.folder).sort("video", "frame"), candidate.manifest["split"]
+        rows = table.select("video", "frame", "part")
+        complete = len(rows) == split["select"]["frames"] + split["report"]["frames"]
+        if not complete or not rows.equals(rows if select is None else known):
+            skipped.append((candidate.folder, "predicts other rows than those of its split"))
+            continue
+        first = table.filter(pl.col("part") == "select")
+        if select is None:
+            known, select = rows, part_of(table, "select", truth.frames)
+        for task, names in COLUMNS.items():
+            if all(name in first.columns for name in names) and select.labels.labelled(task).any():
+                said[task].append(first.select(names).cast(pl.Float32).to_numpy())
+                has[task].append(len(kept))
+        kept.append(candidate)
+    if select is None or len(kept) < 2:
+        raise ValueError(f"an ensemble needs at least two runs that predict the same rows, found {len(kept)}")
+    library = Library(
+        runs=tuple(candidate.folder for candidate in kept),
+        has={task: np.array(places) for task, places in has.items() if places},
+        said={task: np.stack(values) for task, values in said.items() if values},
+        select=select,
+        read_report=lambda place: part_of(read_predictions(kept[place].folder), "report", truth.frames),
+    )
+    return library, Found(tuple(kept), tuple(skipped))
+
+
+def place_of(found: Found, name: str) -> Path:
+    """Where the ensemble goes: `ensembles/NAME` beside the folder that holds its first run, in a study the study's."""
+    if not name or Path(name).name != name or name.startswith("."):
+        raise ValueError(f"--name {name}: a plain name is needed, without folders")
+    place = found.candidates[0].folder.resolve().parent.parent / "ensembles" / name
+    return place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place
+
+
+def read_ensemble(folder: Path) -> dict[str, Any]:
+    """ensemble.json of the ensemble at `folder`.
+
+    Raises:
+        ValueError: none there, damaged, or of another format.
+    """
+    record = read_json(folder / RECORD)
+    if not isinstance(record, dict) or record.get("format") != FORMAT or not {"scores", "considered"} <= set(record):
+        raise ValueError(
+            f"{folder / RECORD}: not an ensemble of format {FORMAT}; `mtl ensemble --force` makes it again"
+        )
+    return dict(record)
+
+
+def write_ensemble(
+    folder: Path, ensemble: Ensemble, found: Found, size: int, considered: Sequence[str], truth: Truth
+) -> dict[str, Any]:
+    """Puts the ensemble at `folder` in one step, in the place of an older one; returns ensemble.json.
+
+    `considered` are the digests of the runs it was asked to choose from.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder.parent)
+    made, old = temporary_beside(folder), temporary_beside(folder)
+    made.mkdir()
+    try:
+        outcome = ensemble.outcomes["ensemble"]
+        predictions = io.BytesIO()
+        pl.concat([outcome.select.table, outcome.report.table]).sort("video", "frame").write_parquet(predictions)
+        write_durably(made / PREDICTIONS, predictions.getvalue())
+        assert outcome.fitted is not None
+        write_postprocess(made, outcome.fitted, name=folder.name, fitted_on="out-of-fold predictions")
+        record = record_of(folder, ensemble, found, size, truth) | {"considered": list(considered)}
+        write_json(made / RECORD, record)
+        sync_tree(made)
+        if folder.exists():
+            folder.rename(old)
+        made.rename(folder)
+        sync(folder.parent)
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(made, ignore_errors=True)
+    return record
+
+
+def record_of(folder: Path, ensemble: Ensemble, found: Found, size: int, truth: Truth) -> dict[str, Any]:
+    """ensemble.json; runs by their path from the ensemble's folder, the keys are stable."""
+    names = [os.path.relpath(run, folder) for run in ensemble.library.runs]
+    outcomes = {name: ensemble.outcomes[name] for name in PROCEDURES if name in ensemble.outcomes}
+    return {
+        "format": FORMAT,
+        "name": folder.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "tasks": list(ensemble.library.tasks),
+        "size": size,
+        "library": {"num": len(names), "runs": names},
+        "skipped": [{"run": str(run), "reason": reason} for run, reason in found.skipped],
+        "frames": truth.frames_digest,
+        "labels": truth.labels_digest,
+        "split": dict(found.candidates[0].manifest["split"]),
+        "folds": {"num": ensemble.num_folds, "unit": "subject, else video"},
+        "num_top": NUM_TOP,
+        "members": _members(outcomes["ensemble"].mix, names),
+        "compared": {name: _chosen(one, names) for name, one in outcomes.items() if name != "ensemble"},
+        "scores": {
+            name: {"plain": dict(one.metrics), "post": dict(one.post) if one.post else None}
+            for name, one in outcomes.items()
+        },
+        "differences": {
+            name: {
+                "report": _minus(outcomes["ensemble"].metrics["report"]["P"], outcomes[name].metrics["report"]["P"]),
+                "interval": interval_json(between),
+            }
+            for name, between in ensemble.differences.items()
+        },
+    }
+
+
+def _members(mix: Mix, names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """By task the runs that count, the heaviest first."""
+    return {
+        task: [
+            {"run": names[run], "count": int(counts[run]), "weight": float(mix.weights[task][run])}
+            for run in np.argsort(-counts, kind="stable").tolist()
+            if counts[run]
+        ]
+        for task, counts in mix.counts.items()
+    }
+
+
+def _chosen(outcome: Outcome, names: Sequence[str]) -> list[str]:
+    return [names[run] for run in np.flatnonzero(next(iter(outcome.mix.counts.values()))).tolist()]
+
+
+def _minus(after: float | None, before: float | None) -> float | None:
+    return None if after is None or before is None else after - before
+
+
+def _of_one_split(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[tuple[Path, str]]]:
+    """The runs of the split that most of them have, and the others."""
+    splits = Counter(candidate.manifest["split"]["hash"] for candidate in candidates)
+    if not splits:
+        return [], []
+    most = splits.most_common(1)[0][0]
+    same = [one for one in candidates if one.manifest["split"]["hash"] == most]
+    reason = "another split or fold: its predictions are of other rows"
+    return same, [(one.folder, reason) for one in candidates if one.manifest["split"]["hash"] != most]

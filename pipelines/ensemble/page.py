@@ -1,0 +1,92 @@
+"""What `mtl ensemble` does and prints."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.config import Config
+from pipelines.ensemble.files import (
+    PROCEDURES,
+    find_runs,
+    place_of,
+    read_ensemble,
+    read_library,
+    write_ensemble,
+)
+from pipelines.ensemble.members import make_ensemble
+from pipelines.postprocess.files import read_truth
+from pipelines.postprocess.page import interval_words, number
+from pipelines.scoring.metrics import MAIN_SCORE
+from pipelines.words import TASK_WORDS, counted
+
+SHOWN_SKIPPED = 3
+SHOWN_MEMBERS = 5
+
+
+def ensemble_runs(
+    config: Config, given: Sequence[Path], *, size: int, name: str, force: bool
+) -> tuple[Path, dict[str, Any], bool]:
+    """The folder and ensemble.json of an ensemble of the runs `given`, made unless it is there; and if it was there.
+
+    Raises:
+        ValueError: see `find_runs`; or an ensemble of this name was made from other runs or of another size.
+    """
+    truth = read_truth(config)
+    output = config.output
+    found = find_runs(given, truth, runs=config.at(output.runs), studies=config.at(output.studies))
+    folder = place_of(found, name)
+    if folder.exists() and not force:
+        record = read_ensemble(folder)
+        if record["considered"] != found.digests or record["size"] != size:
+            raise ValueError(
+                f"{folder}: made from other runs or of another size; --force makes it again, --name another"
+            )
+        return folder, record, True
+    library, used = read_library(found, truth)
+    made = make_ensemble(library, size)
+    return folder, write_ensemble(folder, made, used, size, found.digests, truth), False
+
+
+def print_ensemble(record: Mapping[str, Any], console: Console) -> None:
+    """Scores beside those of the best single run, then who is in it."""
+    tasks = record["tasks"]
+    title = f"ensemble {record['name']} of {counted(record['library']['num'], 'run')}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("P" if len(tasks) == len(TASK_WORDS) else "sum of scores")
+    names = " ".join(f"{TASK_WORDS[task]:>4}" for task in tasks)
+    for head in ("select\nin fold", "select\nout of fold", "report\nheld out", f"report\n{names}"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for key in (key for key in PROCEDURES if key in record["scores"]):
+        for kind in ("plain", "post"):
+            if record["scores"][key][kind]:
+                table.add_row(*_row(record, key, kind, tasks), style="bold" if key == "ensemble" else "")
+    console.print(table)
+    for key, words in (("single", "the best single run"), ("top", f"the mean of the best {record['num_top']}")):
+        if record["differences"].get(key, {}).get("report") is not None:
+            found = record["differences"][key]
+            console.print(f"against {words}, held out: {found['report']:+.4f}{interval_words(found['interval'])}")
+    _print_members(record, console)
+    for one in record["skipped"][:SHOWN_SKIPPED]:
+        console.print(f"left out: {one['run']}: {one['reason']}", markup=False)
+    if len(record["skipped"]) > SHOWN_SKIPPED:
+        console.print(f"left out: {len(record['skipped']) - SHOWN_SKIPPED} more")
+
+
+def _row(record: Mapping[str, Any], key: str, kind: str, tasks: Sequence[str]) -> list[str]:
+    words = {"single": "best single run", "top": f"mean of the best {record['num_top']}", "ensemble": "ensemble"}[key]
+    metrics = record["scores"][key][kind]
+    values = [number(metrics[part]["P"] if metrics[part] else None) for part in ("in_fold", "out_of_fold", "report")]
+    parts = [metrics["report"].get(MAIN_SCORE[task]) for task in tasks]
+    shown = " ".join("   –" if value is None else f"{value:4.2f}" for value in parts)
+    return [words if kind == "plain" else "  post-processed", *values, shown]
+
+
+def _print_members(record: Mapping[str, Any], console: Console) -> None:
+    for task, members in record["members"].items():
+        named = [f"{Path(one['run']).name} x{one['count']}" for one in members[:SHOWN_MEMBERS]]
+        more = [f"and {len(members) - SHOWN_MEMBERS} more"] if len(members) > SHOWN_MEMBERS else []
+        console.print(f"{TASK_WORDS[task]:<5}" + ", ".join([*named, *more]), markup=False)

@@ -1,0 +1,1 @@
+"""Smoothing and thresholds: fitted out of fold, stored, applied."""

@@ -1,0 +1,229 @@
+"""Post-processing of run folders: read, fit, written beside the predictions it was fitted on.
+
+postprocess.json          parameters, every score, what it was fitted on; written last
+predictions.post.parquet  predictions.parquet with the parameters applied
+"""
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from cache.files import write_durably
+from cache.frames import frames_digest, labels_digest, read_frames
+from cache.names import ACTION_UNITS
+from pipelines.config import Config
+from pipelines.files import read_json, write_json
+from pipelines.postprocess.apply import Parameters, apply
+from pipelines.postprocess.fit import Fitted, Step, fit
+from pipelines.postprocess.parts import FOLD_SEED, NUM_FOLDS, Part, make_part
+from pipelines.postprocess.smoothing import GRID
+from pipelines.postprocess.thresholds import NUM_CANDIDATES, SHRINK_VIDEOS
+from pipelines.scoring.intervals import LEVEL, NUM_RESAMPLES, Interval
+
+FORMAT = 1
+RECORD = "postprocess.json"
+PREDICTIONS = "predictions.parquet"
+PROCESSED = "predictions.post.parquet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Truth:
+    """The frames table of mtl.toml with its digests: where labels, subjects and videos come from."""
+
+    frames: pl.DataFrame
+    path: Path
+    frames_digest: str
+    labels_digest: str
+
+
+def read_truth(config: Config) -> Truth:
+    """The frames table that `config` names.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    path = config.at(config.data.frames)
+    if not path.is_file():
+        raise ValueError(f"{path}: no frames table here; `mtl prepare` makes it")
+    frames = read_frames(path)
+    return Truth(frames=frames, path=path, frames_digest=frames_digest(frames), labels_digest=labels_digest(frames))
+
+
+def find_folder(given: Path, home: Path) -> Path:
+    """`given` where it is a path or exists, else the folder of that name in `home`."""
+    return given if given.exists() or given.parent != Path() else home / given
+
+
+def read_run_manifest(folder: Path, truth: Truth) -> dict[str, Any]:
+    """run.json of a run that was trained on `truth`.
+
+    Raises:
+        ValueError: no finished run, or the frames or labels are no longer those it was trained on.
+    """
+    from pipelines.training.run import read_manifest
+
+    if (folder / "ensemble.json").is_file():
+        raise ValueError(f"{folder}: an ensemble; its post-processing was fitted with it (`mtl ensemble --force`)")
+    if (folder / "study.json").is_file():
+        raise ValueError(f"{folder}: a study; name runs in it: {folder / 'runs'}/NAME")
+    manifest = read_manifest(folder)
+    for key, found in (("frames", truth.frames_digest), ("labels", truth.labels_digest)):
+        if manifest.get(key) != found:
+            what = "frames" if key == "frames" else "labels, splits or subjects"
+            raise ValueError(f"{folder}: the {what} in {truth.path} are not those of this run; train it again")
+    return manifest
+
+
+def read_predictions(folder: Path) -> pl.DataFrame:
+    """predictions.parquet of a run.
+
+    Raises:
+        ValueError: it is missing or damaged.
+    """
+    path = folder / PREDICTIONS
+    table = read_table(path, "train it again")
+    if not {"video", "frame", "part"} <= set(table.columns):
+        raise ValueError(f"{path}: not a run's predictions (columns video, frame, part); train it again")
+    return table
+
+
+def read_table(path: Path, remedy: str) -> pl.DataFrame:
+    """The Parquet file at `path`.
+
+    Raises:
+        ValueError: it is missing or damaged; ends with `remedy`.
+    """
+    try:
+        return pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        what = "no such file" if isinstance(error, FileNotFoundError) else "damaged"
+        raise ValueError(f"{path}: {what}; {remedy}") from None
+
+
+def read_parts(folder: Path, truth: Truth) -> tuple[Part, Part]:
+    """The select and the report rows of a run."""
+    table = read_predictions(folder)
+    return part_of(table, "select", truth.frames), part_of(table, "report", truth.frames)
+
+
+def part_of(table: pl.DataFrame, part: str, frames: pl.DataFrame) -> Part:
+    """The rows of `part` among a run's predictions, beside their labels."""
+    return make_part(table.filter(pl.col("part") == part), frames)
+
+
+def postprocess_run(folder: Path, truth: Truth, *, force: bool = False) -> tuple[dict[str, Any], bool]:
+    """postprocess.json of the run at `folder`, fitted unless it is there; and whether it was there.
+
+    Raises:
+        ValueError: no run, other frames or labels, or a file that is damaged or belongs to other predictions.
+    """
+    manifest = read_run_manifest(folder, truth)
+    if not force and (folder / RECORD).exists() and (folder / PROCESSED).exists():
+        return read_postprocess(folder), True
+    fitted = fit(*read_parts(folder, truth))
+    return write_postprocess(folder, fitted, name=manifest["name"], fitted_on="predictions"), False
+
+
+def write_postprocess(folder: Path, fitted: Fitted, *, name: str, fitted_on: str) -> dict[str, Any]:
+    """Applies what was fitted to predictions.parquet in `folder`, then writes postprocess.json; returns that."""
+    said = (folder / PREDICTIONS).read_bytes()
+    processed = io.BytesIO()
+    apply(fitted.parameters, pl.read_parquet(said)).write_parquet(processed)
+    write_durably(folder / PROCESSED, processed.getvalue())
+    record = record_of(fitted, name=name, fitted_on=fitted_on, predictions=_digest(said))
+    write_json(folder / RECORD, record)
+    return record
+
+
+def read_postprocess(folder: Path) -> dict[str, Any]:
+    """postprocess.json of a run or an ensemble, checked against its predictions.
+
+    Raises:
+        ValueError: none there, damaged, of another format, or fitted on other predictions.
+    """
+    path, redo = folder / RECORD, "`mtl postprocess --force` fits it again"
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; `mtl postprocess {folder}` fits it")
+    try:
+        record = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; {redo}") from None
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ValueError(f"{path}: not post-processing of format {FORMAT}; {redo}")
+    for key in RECORD_KEYS:
+        if key not in record:
+            raise ValueError(f"{path}: {key!r} is missing; {redo}")
+    Parameters.from_json(record["parameters"], str(path))
+    if record["predictions"] != _digest((folder / PREDICTIONS).read_bytes()):
+        raise ValueError(f"{path}: fitted on other predictions than those beside it; {redo}")
+    return dict(record)
+
+
+def read_parameters(folder: Path) -> Parameters:
+    """The parameters fitted for the run or ensemble at `folder`; raises as `read_postprocess`."""
+    return Parameters.from_json(read_postprocess(folder)["parameters"], str(folder / RECORD))
+
+
+def record_of(fitted: Fitted, *, name: str, fitted_on: str, predictions: str) -> dict[str, Any]:
+    """postprocess.json; the keys are stable."""
+    return {
+        "format": FORMAT,
+        "name": name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "predictions": predictions,
+        "fitted_on": f"{fitted_on} of the select rows",
+        "parameters": fitted.parameters.to_json(),
+        "folds": {"num": fitted.num_folds, "seed": FOLD_SEED, "asked": NUM_FOLDS, "unit": "subject, else video"},
+        "tried": {
+            "kernels": [str(one) for one in GRID],
+            "num_thresholds": NUM_CANDIDATES,
+            "shrink_videos": SHRINK_VIDEOS,
+        },
+        "steps": [_step_json(step) for step in fitted.steps],
+        "plain": dict(fitted.plain),
+        "post": dict(fitted.post),
+        **gains(fitted.plain, fitted.post, fitted.interval),
+    }
+
+
+def gains(plain: Mapping[str, Any], post: Mapping[str, Any], interval: Interval | None) -> dict[str, Any]:
+    """What was gained in P out of fold and held out, and how optimistic the score in fold is."""
+    outside = post["out_of_fold"]
+    return {
+        "gain": {
+            "out_of_fold": _minus(outside and outside["P"], plain["select"]["P"]),
+            "report": _minus(post["report"]["P"], plain["report"]["P"]),
+            "interval": interval_json(interval),
+        },
+        "optimism": _minus(post["in_fold"]["P"], outside and outside["P"]),
+    }
+
+
+def interval_json(interval: Interval | None) -> dict[str, Any] | None:
+    """An interval with its level and how it was made."""
+    return (
+        None if interval is None else asdict(interval) | {"level": LEVEL, "resamples": NUM_RESAMPLES, "unit": "video"}
+    )
+
+
+def _step_json(step: Step) -> dict[str, Any]:
+    found = asdict(step) | {"components": list(step.components)}
+    found["thresholds"] = dict(zip(ACTION_UNITS, step.thresholds, strict=True)) if step.task == "au" else None
+    return found
+
+
+def _minus(after: float | None, before: float | None) -> float | None:
+    return None if after is None or before is None else after - before
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+RECORD_KEYS = ("name", "predictions", "parameters", "steps", "plain", "post", "gain", "optimism")

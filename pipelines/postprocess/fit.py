@@ -1,0 +1,227 @@
+"""Chooses post-processing on the select rows, and measures what it is worth. R rows, F folds, C candidate kernels.
+
+The videos of select are cut into folds by subject or video. What is claimed is measured out of fold: each fold gets
+parameters fitted on the others. A component that gains nothing so is left out; the final parameters are fitted on all
+select rows, and the report rows are scored with them once. Smoothing looks at no label, so it is done once a kernel;
+scores come from sums a fold, so that fitting on any choice of folds costs an addition.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipelines.postprocess.apply import HALF, Parameters, smooth_task, smoothed, video_numbers
+from pipelines.postprocess.parts import (
+    Part,
+    decide,
+    difference,
+    fold_sums,
+    folds_of,
+    replaced,
+    row_sums,
+    score_part,
+    task_score,
+)
+from pipelines.postprocess.smoothing import GRID, Smoothing
+from pipelines.postprocess.thresholds import best_thresholds, f1_of, threshold_candidates, threshold_curves
+from pipelines.scoring.intervals import Interval
+from pipelines.scoring.metrics import Decisions
+
+OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "va": ((), ("smoothing",)),
+    "expr": ((), ("smoothing",)),
+    "au": ((), ("smoothing",), ("thresholds",), ("smoothing", "thresholds")),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One choice of components for a task, fitted on all select rows, and the task's score with it.
+
+    `out_of_fold` is None where select could not be cut, `report` where it has no label of the task.
+    """
+
+    task: str
+    components: tuple[str, ...]
+    smoothing: Smoothing
+    thresholds: tuple[float, ...]
+    in_fold: float
+    out_of_fold: float | None
+    report: float | None
+    kept: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """`plain` are the metrics without, `post` those with `parameters`, by "in_fold", "out_of_fold", "report".
+
+    Plain, in fold and out of fold are the same. `interval` is that of the difference of P on the report rows.
+    """
+
+    parameters: Parameters
+    steps: tuple[Step, ...]
+    plain: Mapping[str, Any]
+    post: Mapping[str, Any]
+    interval: Interval | None
+    num_folds: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Cut:
+    """Select rows in `num` folds; `fold` [R] is that of each row."""
+
+    part: Part
+    fold: np.ndarray
+    num: int
+
+    @property
+    def all(self) -> np.ndarray:
+        return np.ones(self.num, dtype=bool)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Material:
+    """A task on the select rows: `traces` C x [R, K], one a kernel of `grid`, and their `sums` C x [F, K, M] at 0.5.
+
+    For AUs: `candidates` C x [12, T] thresholds, their `curves` C x [F, 12, T, 3], and `positives` [F, 12] videos.
+    """
+
+    task: str
+    grid: Sequence[Smoothing]
+    traces: list[np.ndarray]
+    sums: list[np.ndarray]
+    candidates: list[np.ndarray]
+    curves: list[np.ndarray]
+    positives: np.ndarray
+
+
+def fit(select: Part, report: Part, grid: Sequence[Smoothing] = GRID) -> Fitted:
+    """Fits on `select` and scores `report` once with the result.
+
+    A task without a label on `select` keeps its defaults, and so do all where `select` is a single video or subject.
+    The first of `grid` stands for no smoothing.
+    """
+    fold, num = folds_of(select)
+    cut = _Cut(part=select, fold=fold, num=num)
+    steps: list[Step] = []
+    parameters, outside = Parameters(), select.said.decide()
+    for task in select.tasks:
+        material = _material(task, cut, grid)
+        tried = [_try(material, components, cut, report) for components in OPTIONS[task]]
+        best = _best([step for step, _ in tried])
+        steps += [dataclasses.replace(step, kept=place == best) for place, (step, _) in enumerate(tried)]
+        parameters = _with(parameters, tried[best][0])
+        outside = replaced(outside, task, tried[best][1])
+    return _measured(parameters, tuple(steps), outside if num > 1 else None, cut, report)
+
+
+def _material(task: str, cut: _Cut, grid: Sequence[Smoothing]) -> _Material:
+    table, labels = cut.part.table, cut.part.labels
+    videos, frames = video_numbers(table), table["frame"].to_numpy()
+    traces = [smooth_task(task, getattr(cut.part.said, task), videos, frames, how) for how in grid]
+    said = [decide(task, trace, np.array(HALF)) for trace in traces]
+    candidates = [threshold_candidates(trace) for trace in traces] if task == "au" else []
+    return _Material(
+        task=task,
+        grid=grid,
+        traces=traces,
+        sums=[fold_sums(row_sums(task, one, labels), cut.fold, cut.num) for one in said],
+        candidates=candidates,
+        curves=[
+            threshold_curves(trace, cuts, labels, cut.fold, cut.num)
+            for trace, cuts in zip(traces, candidates, strict=False)
+        ],
+        positives=_positive_videos(cut),
+    )
+
+
+def _positive_videos(cut: _Cut) -> np.ndarray:
+    """[F, 12]: videos of each fold in which an AU is labelled as shown."""
+    labels, videos = cut.part.labels, video_numbers(cut.part.table)
+    shown = (labels.au > 0.5) & labels.au_mask
+    _, first, video = np.unique(videos, return_index=True, return_inverse=True)
+    in_video = fold_sums(shown[:, :, None], video, len(first))[..., 0] > 0
+    return fold_sums(in_video[:, :, None], cut.fold[first], cut.num)[..., 0]
+
+
+def _choose(material: _Material, components: tuple[str, ...], folds: np.ndarray) -> tuple[int, np.ndarray]:
+    """The kernel's number and the thresholds [12] that are best on `folds` [F] bool; the first of equals."""
+    num = len(material.grid) if "smoothing" in components else 1
+    if "thresholds" not in components:
+        values = [float(task_score(material.task, material.sums[c][folds].sum(axis=0))) for c in range(num)]
+        return int(np.argmax(values)), np.array(HALF)
+    values = [float(f1_of(material.curves[c][folds].sum(axis=0)).max(axis=1).mean()) for c in range(num)]
+    best = int(np.argmax(values))
+    curves, positives = material.curves[best][folds].sum(axis=0), material.positives[folds].sum(axis=0)
+    return best, best_thresholds(material.candidates[best], curves, positives)
+
+
+def _try(material: _Material, components: tuple[str, ...], cut: _Cut, report: Part) -> tuple[Step, np.ndarray]:
+    """A step with its scores, and what it says of the select rows out of fold."""
+    task = material.task
+    number, thresholds = _choose(material, components, cut.all)
+    inside = decide(task, material.traces[number], thresholds)
+    outside = inside.copy()
+    for fold in range(cut.num) if cut.num > 1 else ():
+        rows = cut.fold == fold
+        other, cuts = _choose(material, components, np.arange(cut.num) != fold)
+        outside[rows] = decide(task, material.traces[other][rows], cuts)
+    step = Step(
+        task=task,
+        components=components,
+        smoothing=material.grid[number],
+        thresholds=tuple(float(threshold) for threshold in thresholds),
+        in_fold=_score(task, inside, cut.part),
+        out_of_fold=_score(task, outside, cut.part) if cut.num > 1 else None,
+        report=None,
+    )
+    if task not in report.tasks:
+        return step, outside
+    later = smoothed(_with(Parameters(), step), report.table, report.said)
+    return dataclasses.replace(
+        step, report=_score(task, decide(task, getattr(later, task), thresholds), report)
+    ), outside
+
+
+def _score(task: str, said: np.ndarray, part: Part) -> float:
+    return float(task_score(task, row_sums(task, said, part.labels).sum(axis=0)))
+
+
+def _best(steps: Sequence[Step]) -> int:
+    """The step of the highest score out of fold; the one with the fewest components where more gain nothing."""
+    values = [-1.0 if step.out_of_fold is None else step.out_of_fold for step in steps]
+    return int(np.argmax(values))
+
+
+def _with(parameters: Parameters, step: Step) -> Parameters:
+    """`parameters` with what `step` fitted for its task."""
+    return Parameters(
+        smoothing={**parameters.smoothing, step.task: step.smoothing},
+        thresholds=step.thresholds if step.task == "au" else parameters.thresholds,
+    )
+
+
+def _measured(
+    parameters: Parameters, steps: tuple[Step, ...], outside: Decisions | None, cut: _Cut, report: Part
+) -> Fitted:
+    """All metrics, plain and with `parameters`; `outside` are the decisions on select out of fold."""
+
+    def after(part: Part) -> Decisions:
+        return smoothed(parameters, part.table, part.said).decide(parameters.thresholds)
+
+    select, before, later = cut.part, report.said.decide(), after(report)
+    return Fitted(
+        parameters=parameters,
+        steps=steps,
+        plain={"select": score_part(select.said.decide(), select.labels), "report": score_part(before, report.labels)},
+        post={
+            "in_fold": score_part(after(select), select.labels),
+            "out_of_fold": score_part(outside, select.labels) if outside is not None else None,
+            "report": score_part(later, report.labels),
+        },
+        interval=difference(before, later, report),
+        num_folds=cut.num,
+    )

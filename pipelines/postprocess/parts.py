@@ -1,0 +1,141 @@
+"""Predictions of a part (select or report) beside its labels, and the scores that fitting needs. R rows, F folds.
+
+A task's score is a function of sums over rows, so whatever is fitted on some folds is scored from the folds' sums.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from cache.names import EXPRESSIONS, TASK_COLUMNS, TASKS
+from pipelines.labels import Labels, labels_of
+from pipelines.postprocess.apply import probabilities_of
+from pipelines.scoring.intervals import LEVEL, NUM_RESAMPLES, Interval, VideoSums, scores, video_sums
+from pipelines.scoring.metrics import Decisions, Probabilities, score
+from pipelines.splits import assign_groups, groups_of
+
+NUM_FOLDS = 5
+FOLD_SEED = 0
+NOTHING = {"va": np.zeros((2, 6)), "expr": np.zeros((8, 3)), "au": np.zeros((12, 3))}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Predictions of the select or the report rows, and row for row the frames table's labels and subjects."""
+
+    table: pl.DataFrame
+    frames: pl.DataFrame
+    said: Probabilities
+    labels: Labels
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks that were predicted and have a label here."""
+        return tuple(
+            task for task in TASKS if getattr(self.said, task) is not None and self.labels.labelled(task).any()
+        )
+
+
+def make_part(table: pl.DataFrame, frames: pl.DataFrame) -> Part:
+    """`table` of predictions beside its rows of the frames table `frames`.
+
+    Raises:
+        ValueError: a predicted row is not in the frames table.
+    """
+    table = table.sort("video", "frame")
+    beside = table.select("video", "frame").join(frames, on=["video", "frame"], how="left", maintain_order="left")
+    if beside["path"].null_count():
+        video, frame = beside.filter(pl.col("path").is_null()).row(0)[:2]
+        raise ValueError(f"predictions: {video} frame {frame} is not in the frames table")
+    return Part(table=table, frames=beside, said=probabilities_of(table), labels=labels_of(beside))
+
+
+def folds_of(part: Part) -> tuple[np.ndarray, int]:
+    """[R] fold of each row, and how many there are: 5, or as many as there are subjects or videos; 1 is no cut."""
+    num = min(NUM_FOLDS, len(np.unique(groups_of(part.frames))))
+    if num < 2:
+        return np.zeros(len(part.frames), dtype=np.int64), 1
+    return assign_groups(part.frames, num, FOLD_SEED), num
+
+
+def score_part(decisions: Decisions, labels: Labels) -> dict[str, Any]:
+    """All metrics of the tasks that have labels; P is None, and "unscored" names why, where one has none."""
+    scored = [task for task in decisions.tasks if labels.labelled(task).any()]
+    metrics = score(decisions, labels, scored)
+    unscored = [task for task in decisions.tasks if task not in scored]
+    return metrics | {"unscored": unscored} | ({"P": None} if unscored else {})
+
+
+def difference(before: Decisions, after: Decisions, part: Part) -> Interval | None:
+    """The interval of P(after) - P(before) on `part`, both on the same resampled videos; None for a single video.
+
+    A class that is in none of the videos drawn counts 0 on both sides.
+    """
+    first, second = (_video_sums(decisions, part) for decisions in (before, after))
+    count = len(first.videos)
+    if count < 2 or not part.tasks:
+        return None
+    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=NUM_RESAMPLES).astype(float)
+    before_after = []
+    for side in (first, second):
+        moments, expr, au = (np.tensordot(drawn, sums, axes=1) for sums in (side.moments, side.expr, side.au))
+        before_after.append(scores(moments, expr, au, part.tasks))
+    low, high = np.quantile(before_after[1] - before_after[0], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(low), float(high), count)
+
+
+def task_score(task: str, sums: np.ndarray) -> np.ndarray:
+    """The task's part of P from sums over rows [..., K, M] as `row_sums` makes them."""
+    parts = NOTHING | {task: sums}
+    return scores(parts["va"], parts["expr"], parts["au"], (task,))
+
+
+def row_sums(task: str, said: np.ndarray, labels: Labels) -> np.ndarray:
+    """[R, K, M]: what each row adds to the sums that the task's score is made of.
+
+    `said` is [R, 2] valence and arousal, [R] classes, or [R, 12] AUs in {0, 1}.
+    """
+    if task == "va":
+        mask = labels.va_mask
+        x, y = np.where(mask, said, 0.0), np.where(mask, labels.va, 0.0).astype(np.float64)
+        return np.stack([mask.astype(np.float64), x, y, x * x, y * y, x * y], axis=-1)
+    if task == "expr":
+        classes, mask = np.arange(len(EXPRESSIONS)), labels.expr_mask[:, None]
+        on, true = (said[:, None] == classes) & mask, (labels.expr[:, None] == classes) & mask
+    else:
+        on, true = (said > 0.5) & labels.au_mask, (labels.au > 0.5) & labels.au_mask
+    return np.stack([on & true, on, true], axis=-1).astype(np.float64)
+
+
+def fold_sums(sums: np.ndarray, fold: np.ndarray, num_folds: int) -> np.ndarray:
+    """[F, K, M] from `sums` [R, K, M] and the fold [R] of each row."""
+    member = (fold == np.arange(num_folds)[:, None]).astype(np.float64)
+    return (member @ sums.reshape(len(sums), -1)).reshape(num_folds, *sums.shape[1:])
+
+
+def replaced(decisions: Decisions, task: str, said: np.ndarray) -> Decisions:
+    """`decisions` with `said` in the place of the task's."""
+    return dataclasses.replace(decisions, **{DECIDED[task]: said})
+
+
+def decide(task: str, values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """[R, 2] values as they are, [R] the most probable class, or [R, 12] AUs at or above `thresholds`."""
+    said: np.ndarray = getattr(Probabilities(**{task: values}).decide(thresholds.tolist()), DECIDED[task])
+    return said
+
+
+def _video_sums(decisions: Decisions, part: Part) -> VideoSums:
+    shaped = {"va": decisions.va, "au": decisions.action_units}
+    columns = {"video": part.table["video"]}
+    for task, said in shaped.items():
+        if said is not None:
+            columns |= {name: pl.Series(said[:, k]) for k, name in enumerate(TASK_COLUMNS[task])}
+    if decisions.expression is not None:
+        columns["expression"] = pl.Series(decisions.expression)
+    return video_sums(pl.DataFrame(columns), part.labels)
+
+
+DECIDED = {"va": "va", "expr": "expression", "au": "action_units"}

@@ -1,0 +1,191 @@
+"""Which figures stand in a report, what each is drawn from, and the captions that say so. V videos."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import polars as pl
+
+from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS, VA_COLUMNS
+from pipelines.report import plots
+from pipelines.report.page import Markup, figure_html, tag
+from pipelines.scoring.effects import field_effects, mean, task_effects, varied_in
+from pipelines.scoring.leaderboard import Group, Leaderboard, Row, read_part
+from pipelines.search.study import Result
+from pipelines.words import TASK_WORDS, concerns, field_words, strategy_words, task_words, value_in
+
+FEW_FRAMES = 20
+TOP_ROWS = 10
+
+
+def task_figures(board: Leaderboard, frames: pl.DataFrame) -> list[Markup]:
+    """A figure a task, of the best strategy that has it and that has held-out labels for it."""
+    drawn = []
+    for task in TASKS:
+        group = next((group for group in board.groups if task in group.tasks), None)
+        if group is not None:
+            run = best_run(group.rows[0])
+            drawn.append(FIGURES[task](board, group, run, read_part(run, frames, "report")))
+    return [part for parts in drawn for part in parts]
+
+
+def best_run(row: Row) -> Result:
+    """Of a row's runs the one with the highest selection score: chosen without a look at held-out rows."""
+    return max(row.results, key=lambda result: float(result.metrics["select"]["P"]))
+
+
+def effect_figures(board: Leaderboard) -> list[Markup]:
+    """The mean score by the value of each varied field; and, where tasks vary, each task by what it was learnt with."""
+    group = max(board.groups, key=lambda one: (len(one.tasks), len(one.rows)))
+    fields = {field_words(name): field_effects(group, name) for name in varied_in(group, board.varied)}
+    fields = {name: values for name, values in fields.items() if len(values) > 1}
+    parts: list[Markup] = []
+    if fields:
+        axis = "P" if len(group.tasks) == len(TASKS) else f"P over {task_words(group.tasks)}"
+        caption = (
+            f"Strategies for {task_words(group.tasks)}. Each dot is a strategy (mean over its runs), each diamond the "
+            "mean of those that share the value. Where the grid has such, compared are only strategies that have a "
+            "counterpart differing in that field alone."
+        )
+        parts.append(figure_html(plots.effects(fields, axis), "what-helped", caption))
+    together = {f"{TASK_WORDS[task]} learnt in": task_effects(board, task) for task in TASKS}
+    together = {name: values for name, values in together.items() if len(values) > 1}
+    if together:
+        caption = (
+            "Each task's own score by the tasks it was learnt with: VA by mean CCC, EXPR by macro F1, AU by mean F1. "
+            "These compare across sets of tasks, P does not. Compared are strategies trained on more than one set."
+        )
+        parts += [
+            tag("h3", "Which tasks help each other"),
+            figure_html(plots.effects(together, "score of the task"), "tasks-together", caption),
+        ]
+    return parts
+
+
+def spread_figures(board: Leaderboard) -> list[Markup]:
+    """Every run of the first rows, and each strategy's two scores against each other."""
+    group = board.groups[0]
+    rows = [row for row in group.rows if "P" in row.report]
+    if not rows:
+        return []
+    axis = "P" if len(group.tasks) == len(TASKS) else f"P over {task_words(group.tasks)}"
+    names = [strategy_words(row.values, varied_in(group, board.varied)) for row in rows]
+    top = rows[:TOP_ROWS]
+    select, report = ([_scores(row, part) for row in top] for part in ("select", "report"))
+    told = varied_in(group, board.varied)
+    short = [_wrapped([value_in(name, row.values) for name in told if concerns(name, row.values)]) for row in top]
+    caption = (
+        f"The first {len(top)} strategies by selection score; each dot is a run (a seed or a fold). The "
+        "names give the leaderboard's columns in their order. "
+        "The bar is the interval of the mean held-out score over resampled videos."
+    )
+    parts = [figure_html(plots.seeds(short, select, report, [row.interval for row in top], axis), "seeds", caption)]
+    if len(rows) > 1:
+        means = [[getattr(row, part)["P"].mean for row in rows] for part in ("select", "report")]
+        drop = mean(means[0]) - mean(means[1])
+        caption = (
+            f"Each dot is a strategy. On average the selection score is {abs(drop):.3f} "
+            f"{'above' if drop >= 0 else 'below'} the held-out one; for the chosen strategy by "
+            f"{means[0][0] - means[1][0]:+.3f}. The two are scored on different videos, which may differ in difficulty."
+        )
+        figure = plots.selection_against_held_out(means[0], means[1], names, axis)
+        parts.append(figure_html(figure, "selection-held-out", caption))
+    return parts
+
+
+def _va(board: Leaderboard, group: Group, run: Result, table: pl.DataFrame) -> list[Markup]:
+    videos = shown_videos(table)
+    if not videos:
+        return []
+    caption = (
+        f"Labels and predictions of held-out videos over real frame numbers; {_of(board, group, run)} Shown are the "
+        "videos with the smallest, the middle and the largest mean error, so neither only the good nor only the bad."
+    )
+    values = [f"{name} CCC {run.metrics['report'][f'va.ccc_{name}']:.3f}" for name in VA_COLUMNS]
+    return [
+        tag("h3", f"VA: {', '.join(values)} over all held-out frames"),
+        figure_html(plots.va_traces(table, videos), "va", caption),
+    ]
+
+
+def shown_videos(table: pl.DataFrame) -> list[tuple[str, str]]:
+    """(video, remark) of the videos with the smallest, middle and largest mean VA error; short ones only if need be."""
+    error = pl.mean_horizontal((pl.col(name) - pl.col(f"true:{name}")).abs() for name in VA_COLUMNS)
+    known = pl.all_horizontal(pl.col(f"true:{name}").is_not_null() for name in VA_COLUMNS)
+    by_video = table.filter(known).group_by("video").agg(error.mean().alias("error"), pl.len().alias("frames"))
+    long_enough = by_video.filter(pl.col("frames") >= FEW_FRAMES)
+    ordered = (long_enough if len(long_enough) else by_video).sort("error", "video")["video"].to_list()
+    places = {0: "smallest error", len(ordered) // 2: "middle", len(ordered) - 1: "largest error"}
+    return [(ordered[place], remark) for place, remark in places.items() if ordered]
+
+
+def _expr(board: Leaderboard, group: Group, run: Result, table: pl.DataFrame) -> list[Markup]:
+    rows = table.filter(pl.col("true:expression").is_not_null() & pl.col("expression").is_not_null())
+    if not len(rows):
+        return []
+    counts = np.zeros((len(EXPRESSIONS), len(EXPRESSIONS)))
+    np.add.at(counts, (rows["true:expression"].to_numpy(), rows["expression"].to_numpy()), 1)
+    missing = [name for name, total in zip(EXPRESSIONS, counts.sum(axis=1), strict=True) if not total]
+    note = f" No held-out frame is labelled {', '.join(missing)}." if missing else ""
+    caption = (
+        f"{len(rows):,} held-out frames; {_of(board, group, run)} Each line is a label: shares of its frames, "
+        "which sum to 1, and in brackets their number. What is right stands on the diagonal."
+    )
+    return [
+        tag("h3", f"EXPR: macro F1 {run.metrics['report']['expr.f1_macro']:.3f}"),
+        figure_html(plots.confusion(counts), "expr", caption + note),
+    ]
+
+
+def _au(board: Leaderboard, group: Group, run: Result, table: pl.DataFrame) -> list[Markup]:
+    best, other = group.rows[0], compared_row(group)
+    scores = {"the chosen strategy": _units(best)}
+    words = "F1 of each action unit on held-out frames, mean over the runs of a strategy."
+    if other is not None:
+        name = "the best frame-wise strategy" if other.values["temporal"] == "none" else f"number {other.rank}"
+        scores[name] = _units(other)
+        words += f" In grey, for comparison, {name}: {strategy_words(other.values, varied_in(group, board.varied))}."
+    if not scores["the chosen strategy"]:
+        return []
+    return [
+        tag("h3", f"AU: mean F1 {best.report['au.f1_mean'].mean:.3f}"),
+        figure_html(plots.au_bars(scores), "au", words),
+    ]
+
+
+def compared_row(group: Group) -> Row | None:
+    """The best frame-wise strategy, or else the next in rank; None where there is no other."""
+    frame_wise = [row for row in group.rows[1:] if row.values["temporal"] == "none"]
+    return next(iter(frame_wise or group.rows[1:]), None)
+
+
+def _units(row: Row) -> dict[str, float]:
+    return {unit: row.report[f"au.f1.{unit}"].mean for unit in ACTION_UNITS if f"au.f1.{unit}" in row.report}
+
+
+def _of(board: Leaderboard, group: Group, run: Result) -> str:
+    """Which run it is."""
+    train = run.trial.strategy.train
+    where = f"seed {train.seed}" + (f", fold {train.fold}" if train.fold >= 0 else "")
+    chosen = f"chosen strategy for {task_words(group.tasks)}" if len(board.groups) > 1 else "chosen strategy"
+    return f"{chosen}, {where}, the run of highest selection score."
+
+
+def _scores(row: Row, part: str) -> list[float]:
+    return [float(result.metrics[part]["P"]) for result in row.results]
+
+
+def _wrapped(values: Sequence[str], most: int = 26) -> str:
+    """The `values` in lines a figure has room for beside it, on a phone too."""
+    lines = [""]
+    for value in values:
+        if lines[-1] and len(lines[-1]) + len(value) > most:
+            lines.append("")
+        lines[-1] += (" · " if lines[-1] else "") + value
+    return "\n".join(lines)
+
+
+FIGURES: dict[str, Callable[[Leaderboard, Group, Result, pl.DataFrame], list[Markup]]] = {
+    "va": _va,
+    "expr": _expr,
+    "au": _au,
+}

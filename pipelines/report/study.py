@@ -1,0 +1,229 @@
+"""The report of a study: one page that says what was done, what came out, and how far to trust it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from cache.names import TASKS
+from pipelines.files import read_json, write_text
+from pipelines.report.figures import effect_figures, spread_figures, task_figures
+from pipelines.report.page import Cell, Markup, details, join, page, table, tag, tiles
+from pipelines.scoring.intervals import NUM_RESAMPLES
+from pipelines.scoring.leaderboard import Group, Leaderboard, Row, Spread
+from pipelines.scoring.metrics import MAIN_SCORE
+from pipelines.scoring.nested import Nested
+from pipelines.scoring.paired import NUM_SWAPS
+from pipelines.scoring.verdict import separation_words, verdict_words
+from pipelines.search.study import Study
+from pipelines.words import (
+    TASK_WORDS,
+    duration_words,
+    field_words,
+    probability_words,
+    split_words,
+    strategy_words,
+    task_words,
+    value_in,
+)
+
+SHOWN_ROWS = 25
+
+
+def write_report(study: Study, board: Leaderboard, frames: pl.DataFrame) -> Path:
+    """report.html in the study's folder."""
+    path = study.path / "report.html"
+    write_text(path, make_report(study, board, frames))
+    return path
+
+
+def make_report(study: Study, board: Leaderboard, frames: pl.DataFrame) -> str:
+    """The page as HTML. `board` holds at least one row."""
+    about = read_json(study.path / "study.json")
+    sections = [
+        tag("h1", f"Strategy search: {about['name']}"),
+        _opening(board),
+        _what_was_done(about),
+        _leaderboard(board),
+        _section("The chosen strategy, task by task", task_figures(board, frames)),
+        _section("What helped", effect_figures(board)),
+        _section("Spread over seeds, and what selection cost", spread_figures(board)),
+        _failures(study),
+        _grid(study),
+    ]
+    return page(f"Strategy search: {about['name']}", join(part for part in sections if part))
+
+
+def _opening(board: Leaderboard) -> Markup:
+    group = board.groups[0]
+    best = group.rows[0]
+    score = "P" if len(group.tasks) == len(TASKS) else f"P over {task_words(group.tasks)}"
+    numbers = [
+        (_number(best.report.get("P")), f"held-out {score} of the chosen strategy"),
+        (_between(best), "its 95 % interval, videos resampled"),
+        (_number(best.select["P"]), "its selection score, the one that chose it"),
+        (f"{len(board.rows):,}", f"strategies, {sum(len(row.results) for row in board.rows):,} runs"),
+    ]
+    if group.nested:
+        numbers[:2] = _nested_tiles(group.nested, score)
+    sentence = f"Chosen by the selection score: {strategy_words(best.values, board.varied)}. "
+    return join([tag("p", sentence, separation_words(group)), tiles(numbers)])
+
+
+def _nested_tiles(nested: Nested, score: str) -> list[tuple[str, str]]:
+    """With folds, what choosing earns stands first: no single strategy has a held-out score of its own."""
+    between = nested.interval
+    return [
+        (f"{nested.score:.3f}", f"held-out {score} of choosing by this procedure, {len(nested.chosen)} outer folds"),
+        (f"{between.low:.2f} – {between.high:.2f}" if between else "–", "its 95 % interval, videos resampled"),
+        (f"{nested.naive:.3f}", "the best mean over the same folds, chosen on the rows that score it"),
+    ]
+
+
+def _what_was_done(about: Mapping[str, Any]) -> Markup:
+    splits = [about["splits"][fold] for fold in sorted(about["splits"], key=int)]
+    head = [Cell("part"), Cell("rows of"), *(Cell(text, "n") for text in ("videos", "frames"))]
+    head += [Cell(f"labelled {TASK_WORDS[task]}", "n") for task in TASKS]
+    rows = [_split_row(words, split[part]) for split in splits for part, words in PART_WORDS.items()]
+    folds = f" The study has {len(splits)} splits; this is the first of them." if len(splits) > 1 else ""
+    streams = [
+        [Cell(name), Cell(str(stream.get("backbone", "")), ""), Cell(f"{stream['width']:,}", "n")]
+        for name, stream in about["streams"].items()
+    ]
+    return join(
+        [
+            tag("h2", "What was done"),
+            tag("p", split_words(splits[0]) + folds),
+            table([head], rows),
+            tag("p", "Embeddings each strategy could read; the backbones behind them were not trained further:"),
+            table([[Cell("stream"), Cell("backbone"), Cell("width", "n")]], streams),
+        ]
+    )
+
+
+TESTS_WORDS = (
+    "First and places: how often a strategy comes first, and the middle 95 % of its places, when the selection videos "
+    "are resampled. Told from 1: whether the held-out rows tell it from the first. Whole videos are swapped between "
+    f"the two {NUM_SWAPS:,} times; p is the share of swaps that differ by as much, adjusted for the number of "
+    "strategies compared (step-down largest statistic). Over folds, where the same videos chose the first, its lead "
+    "must also exceed the range that equal strategies would have (Tukey). Both are about the runs there are: what "
+    "other seeds would change, ± shows."
+)
+PART_WORDS = {"train": "trained", "select": "chose", "report": "held out"}
+
+
+def _split_row(words: str, part: Mapping[str, Any]) -> list[Cell]:
+    counts = [part["videos"], part["frames"], *(part["labelled"][task] for task in TASKS)]
+    return [Cell(words), Cell(part["of"]), *(Cell(f"{count:,}", "n") for count in counts)]
+
+
+def _leaderboard(board: Leaderboard) -> Markup:
+    parts = [
+        tag("h2", "Leaderboard"),
+        tag(
+            "p",
+            "Ranked by the selection score, never by the held-out one. Scores are means over a strategy's runs, ± "
+            "their standard deviation over seeds (– with a single run). The interval is the middle 95 % over "
+            f"{NUM_RESAMPLES} resamples of held-out videos, not frames. Drop is selection minus held-out score.",
+        ),
+        tag("p", TESTS_WORDS, css="muted"),
+    ]
+    if len(board.groups) > 1:
+        parts.append(tag("p", "P is the sum of the tasks' scores: strategies compare within a table, not across them."))
+    for group in board.groups:
+        official = "" if len(group.tasks) == len(TASKS) else " (P over these tasks only, not the official P)"
+        if len(board.groups) > 1 or official:
+            parts.append(tag("h3", task_words(group.tasks) + official))
+        parts.append(_rows_table(group, board.varied, group.rows[:SHOWN_ROWS], "first"))
+        if rest := group.rows[SHOWN_ROWS:]:
+            parts.append(details(f"{len(rest)} more", _rows_table(group, board.varied, rest)))
+        if words := verdict_words(group):
+            parts.append(tag("div", *(tag("p", sentence) for sentence in words), css="verdict"))
+    return join(parts)
+
+
+def _rows_table(group: Group, varied: Sequence[str], rows: Sequence[Row], first: str = "") -> Markup:
+    names = [TASK_WORDS[task] for task in group.tasks]
+    upper = [
+        Cell("", span=1 + len(varied)),
+        Cell("selection", "group chose", 3 + len(names)),
+        Cell("held-out", "group scored", 3 + len(names)),
+        Cell("", span=3),
+    ]
+    lower = [Cell("#", "n"), *(Cell(field_words(name, short=True)) for name in varied)]
+    lower += [Cell(text, "n chose") for text in ("P", *names, "first", "places")]
+    lower += [Cell(text, "n scored") for text in ("P", "95 %", "told from 1", *names)]
+    lower += [Cell(text, "n") for text in ("drop", "runs", "time")]
+    return table([upper, lower], [_row_cells(row, varied) for row in rows], first)
+
+
+def _row_cells(row: Row, varied: Sequence[str]) -> list[Cell]:
+    keys = [MAIN_SCORE[task] for task in row.tasks]
+    drop = "–" if row.drop is None else f"{row.drop:+.3f}"
+    return [
+        Cell(str(row.rank), "n"),
+        *(Cell(value_in(name, row.values)) for name in varied),
+        Cell(_spread(row.select["P"]), "n chose"),
+        *(Cell(_number(row.select[key], 2), "n chose") for key in keys),
+        *(Cell(text, "n chose") for text in _places(row)),
+        Cell(_spread(row.report.get("P")), "n scored"),
+        Cell(_between(row), "n scored"),
+        Cell(_told(row), "n scored"),
+        *(Cell(_number(row.report.get(key), 2), "n scored") for key in keys),
+        *(Cell(text, "n") for text in (drop, str(len(row.results)), duration_words(row.seconds))),
+    ]
+
+
+def _places(row: Row) -> tuple[str, str]:
+    """How often it comes first over resampled selection videos, and the places it takes."""
+    found = row.stability
+    return (f"{100 * found.first:.0f} %", f"{found.low} – {found.high}") if found else ("–", "–")
+
+
+def _told(row: Row) -> str:
+    """Whether the held-out rows tell it from the first, with the adjusted p-value."""
+    if row.versus is None:
+        return "" if row.rank == 1 else "–"
+    return f"{'yes' if row.versus.separable else 'no'} (p {probability_words(row.versus.p_adjusted)})"
+
+
+def _section(title: str, content: Sequence[str]) -> Markup:
+    return join([tag("h2", title), *content]) if content else Markup()
+
+
+def _failures(study: Study) -> Markup:
+    failures = study.failures()
+    if not failures:
+        return Markup()
+    fields = ["tasks", *(name for name in read_json(study.path / "study.json")["fields"] if name != "tasks")]
+    rows = [[Cell(strategy_words(entry["strategy"], fields)), Cell(entry["reason"])] for entry in failures.values()]
+    words = "These trials failed and are in no table above; --retry-failed tries them again."
+    return join([tag("h2", "Failed trials"), tag("p", words), table([[Cell("strategy"), Cell("reason")]], rows)])
+
+
+def _grid(study: Study) -> Markup:
+    about = read_json(study.path / "study.json")
+    text = (study.path / "grid.toml").read_text(encoding="utf-8")
+    again = f"The grid of the latest search, {about['grid']}. Fields it does not name are those of mtl.toml; each run "
+    return join(
+        [
+            tag("h2", "How to repeat it"),
+            tag("p", again + "folder of the study holds its whole configuration, its weights and its predictions."),
+            details("the grid", tag("pre", text)),
+        ]
+    )
+
+
+def _number(spread: Spread | None, digits: int = 3) -> str:
+    return "–" if spread is None else f"{spread.mean:.{digits}f}"
+
+
+def _spread(spread: Spread | None) -> str:
+    if spread is None:
+        return "–"
+    return f"{spread.mean:.3f} " + ("–" if spread.sd is None else f"± {spread.sd:.3f}")
+
+
+def _between(row: Row) -> str:
+    return f"{row.interval.low:.2f} – {row.interval.high:.2f}" if row.interval else "–"

@@ -1,0 +1,1 @@
+"""Scores and what they are worth: metrics, intervals, tests, leaderboards."""

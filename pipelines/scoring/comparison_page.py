@@ -1,0 +1,46 @@
+"""What `mtl compare` prints: two strategies side by side, in 80 columns."""
+
+from rich import box
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.scoring.comparison import Comparison
+from pipelines.scoring.paired import LIMIT
+from pipelines.scoring.verdict import FEWEST_VIDEOS
+from pipelines.words import SCORE_WORDS, counted, probability_words
+
+KEYS = {"P": "P", "va": "va.ccc_mean", "expr": "expr.f1_macro", "au": "au.f1_mean"}
+
+
+def comparison_page(found: Comparison) -> Group:
+    """The table, which two these are, and what the difference in P is worth."""
+    paired, num_tasks = found.paired, len(found.tasks)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("held-out")
+    for head in ("A", "B", "A - B", "95 % interval", "p"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for key, one in paired.differences.items():
+        words = SCORE_WORDS[KEYS[key]] + (f" over {num_tasks} of 3 tasks" if key == "P" and num_tasks < 3 else "")
+        scores = [f"{side[key]:.3f}" for side in (paired.first, paired.second)]
+        ends = f"{one.low:+.3f} to {one.high:+.3f}"
+        table.add_row(words, *scores, f"{one.value:+.3f}", ends, probability_words(one.p))
+    sides = [
+        Text.from_markup(f"{letter}: [bold]{escape(side.name)}[/bold] ({escape(side.words)})")
+        for letter, side in (("A", found.first), ("B", found.second))
+    ]
+    return Group(*sides, table, Text(worth(found)))
+
+
+def worth(found: Comparison) -> str:
+    """Whether the held-out videos tell the two apart, over how much."""
+    paired = found.paired
+    much = f"{counted(paired.num_videos, 'held-out video')}, {counted(paired.num_pairs, 'pair')} of runs"
+    if paired.differences["P"].p < LIMIT:
+        better = "A" if paired.differences["P"].value > 0 else "B"
+        return f"{better} is better, beyond what chance explains ({much})."
+    few = (
+        f" With fewer than {FEWEST_VIDEOS} videos no difference could be." if paired.num_videos < FEWEST_VIDEOS else ""
+    )
+    return f"These videos cannot tell the two apart ({much}).{few}"

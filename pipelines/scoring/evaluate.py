@@ -1,0 +1,89 @@
+"""Scores a finished run again, from its weights and the cache. N frames."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cache.names import SPLITS
+from pipelines.config import Config, read_config
+from pipelines.scoring.metrics import MAIN_SCORE
+from pipelines.splits import Split
+from pipelines.training.dataset import Dataset, load_dataset
+from pipelines.training.predict import score_predictions
+from pipelines.training.run import Run, load_run, predict_run
+
+PARTS = ("select", "report")
+
+
+def evaluate_run(folder: Path, config: Config, split: str, device: torch.device) -> dict[str, Any]:
+    """The metrics of the run at `folder` on `split`, over the frames and streams of `config`.
+
+    `split` is train, val or test of the frames table, or select or report: the rows that chose the run's epoch, and
+    those scored at its end. Beside the flat keys: "run", "split", "unscored" (tasks without a label there: null) and
+    "num_seen", how many of the labelled rows trained the run or chose its epoch (None where the frames are others).
+
+    Raises:
+        ValueError: no such run, streams that do not fit, or no label of any of its tasks in `split`.
+    """
+    run = load_run(folder, device)
+    dataset = load_dataset(config, [(name, run.strategy.train.view) for name in run.streams], device)
+    rows = rows_of(run, dataset, split)
+    predictions = predict_run(run, dataset, rows)
+    metrics = score_predictions(predictions, dataset, run.tasks)
+    if len(metrics["unscored"]) == len(run.tasks):
+        raise ValueError(f"no frame of split {split} has a label for {', '.join(run.tasks)}; choose another --split")
+    return {"run": str(folder), "split": split, **metrics, "num_seen": num_seen(run, dataset, rows)}
+
+
+def scored_tasks(metrics: dict[str, Any]) -> dict[str, Any]:
+    """`metrics` without the tasks that have no label; P is the sum of the others."""
+    tasks = [key.removeprefix("num_frames.") for key in metrics if key.startswith("num_frames.")]
+    kept = [task for task in tasks if task not in metrics["unscored"]]
+    found = {key: value for key, value in metrics.items() if key.partition(".")[0] not in metrics["unscored"]}
+    return found | {"P": sum(metrics[MAIN_SCORE[task]] for task in kept)}
+
+
+def rows_of(run: Run, dataset: Dataset, split: str) -> np.ndarray:
+    """[N] bool: the rows of `split`.
+
+    Raises:
+        ValueError: an unknown split; one without frames; or a part of the run's own split, over other frames.
+    """
+    if split in PARTS:
+        if not same_rows(run, dataset):
+            raise ValueError(
+                f"{run.folder}: the frames or splits are not those this run was trained on, so its part {split!r} is "
+                "not known here; choose --split val or test"
+            )
+        rows: np.ndarray = getattr(split_of(run, dataset), split)
+    elif split in SPLITS:
+        rows = (dataset.frames["split"] == split).to_numpy()
+    else:
+        raise ValueError(f"--split {split}: unknown split; known: {', '.join((*SPLITS, *PARTS))}")
+    if not rows.any():
+        raise ValueError(f"no frame is in split {split}; choose another --split")
+    return rows
+
+
+def num_seen(run: Run, dataset: Dataset, rows: np.ndarray) -> int | None:
+    """How many labelled rows among `rows` trained the run or chose its epoch; None where the frames are others."""
+    if not same_rows(run, dataset):
+        return None
+    split = split_of(run, dataset)
+    labelled = np.logical_or.reduce([dataset.labels.labelled(task) for task in run.tasks])
+    return int((rows & labelled & (split.train | split.select)).sum())
+
+
+def same_rows(run: Run, dataset: Dataset) -> bool:
+    """True when the dataset's frames fall into training, choosing and reporting rows as they did for the run."""
+    try:
+        return bool(split_of(run, dataset).description["hash"] == run.manifest["split"]["hash"])
+    except ValueError:
+        return False
+
+
+def split_of(run: Run, dataset: Dataset) -> Split:
+    """The dataset's rows, split as the run's configuration says."""
+    return dataset.split(read_config(run.folder / "config.toml").split, run.strategy.train.fold)

@@ -1,0 +1,132 @@
+"""What a leaderboard's numbers are worth, from the runs' own predictions: nothing is trained or predicted again."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import polars as pl
+
+from cache.names import ACTION_UNITS, VA_COLUMNS
+from pipelines.labels import Labels, labels_of
+from pipelines.scoring.intervals import Interval, Runs, VideoSums, interval, video_sums, videos_of
+from pipelines.scoring.leaderboard import Group, Leaderboard, Row
+from pipelines.scoring.nested import Nested, nested
+from pipelines.scoring.paired import versus_first
+from pipelines.scoring.stability import stability
+from pipelines.search.study import Result
+
+KEYS = ("video", "frame")
+DECIDED = (*VA_COLUMNS, "expression", *ACTION_UNITS)
+MOST_ROWS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Sums of runs' predictions, each read once; and the labels of a fold's rows: all its runs have the same."""
+
+    frames: pl.DataFrame
+    labels: dict[tuple[int, str], tuple[pl.DataFrame, Labels]] = field(default_factory=dict)
+    sums: dict[Path, dict[str, VideoSums]] = field(default_factory=dict)
+
+    def runs(self, results: Sequence[Result], part: str) -> Runs:
+        """The sums of `results` on their rows of `part`; a run without predictions or rows is left out."""
+        found: dict[int, dict[int, VideoSums]] = {}
+        for result in results:
+            train = result.trial.strategy.train
+            if result.folder not in self.sums:
+                self.sums[result.folder] = self._read(result.folder / "predictions.parquet", train.fold)
+            if part in self.sums[result.folder]:
+                found.setdefault(train.fold, {})[train.seed] = self.sums[result.folder][part]
+        return found
+
+    def _read(self, path: Path, fold: int) -> dict[str, VideoSums]:
+        """The sums of a run of `fold` by part; empty where its predictions were removed."""
+        if not path.is_file():
+            return {}
+        schema = pl.read_parquet_schema(path)
+        table = pl.read_parquet(path, columns=[*KEYS, "part", *(name for name in DECIDED if name in schema)])
+        parts = table.sort(KEYS).partition_by("part", as_dict=True)
+        return {
+            str(part): video_sums(rows, self._labels((fold, str(part)), rows.select(KEYS)))
+            for (part,), rows in parts.items()
+        }
+
+    def _labels(self, name: tuple[int, str], keys: pl.DataFrame) -> Labels:
+        if name not in self.labels or not self.labels[name][0].equals(keys):
+            table = keys.join(self.frames.select(*KEYS, *DECIDED), on=KEYS, how="left", maintain_order="left")
+            self.labels[name] = keys, labels_of(table)
+        return self.labels[name][1]
+
+
+def with_intervals(board: Leaderboard, frames: pl.DataFrame, top: int = MOST_ROWS) -> Leaderboard:
+    """`board` with intervals, tests against the first, stability of the ranking and the nested estimate.
+
+    Of each group the first `top` rows; the nested estimate is over all of them.
+    """
+    reader = Reader(frames)
+    return replace(board, groups=tuple(_examined(group, reader, top) for group in board.groups))
+
+
+def fold_scores(row: Row, part: str) -> dict[int, float]:
+    """Fold -> the mean P of `row` over its seeds; a fold without a score is left out."""
+    found: dict[int, list[float]] = {}
+    for result in row.results:
+        if (value := result.metrics[part].get("P")) is not None:
+            found.setdefault(result.trial.strategy.train.fold, []).append(float(value))
+    return {fold: sum(values) / len(values) for fold, values in found.items()}
+
+
+def chosen_on_held_out(rows: Sequence[Row], reader: Reader) -> bool:
+    """Whether videos that chose the first are also held out, as over folds: each in another one."""
+    parts = [videos_of([reader.runs(rows[0].results, part)]).values() for part in ("select", "report")]
+    chose, scored = (set().union(*videos) for videos in parts)
+    return bool(chose & scored)
+
+
+def _examined(group: Group, reader: Reader, top: int) -> Group:
+    rows = list(group.rows[:top])
+    held_out: list[Runs] = [reader.runs(row.results, "report") if "P" in row.report else {} for row in rows]
+    rows = [
+        replace(row, interval=interval(runs, row.tasks) if runs else None)
+        for row, runs in zip(rows, held_out, strict=True)
+    ]
+    rows = _versus(_stable(rows, reader), held_out, chosen_here=chosen_on_held_out(rows, reader))
+    return replace(group, rows=(*rows, *group.rows[top:]), nested=_nested(group, reader))
+
+
+def _stable(rows: Sequence[Row], reader: Reader) -> list[Row]:
+    """With the stability of their places; a single row has nothing to change places with."""
+    rows = list(rows)
+    runs = [reader.runs(row.results, "select") for row in rows]
+    known = [index for index, one in enumerate(runs) if one]
+    if len(known) > 1:
+        found = stability([runs[index] for index in known], rows[0].tasks)
+        for index, one in zip(known, found, strict=True):
+            rows[index] = replace(rows[index], stability=one)
+    return rows
+
+
+def _versus(rows: Sequence[Row], held_out: Sequence[Runs], *, chosen_here: bool) -> list[Row]:
+    """With the tests against the first; none where the first has no held-out score."""
+    rows = list(rows)
+    known = [index for index, one in enumerate(held_out) if one]
+    if len(known) > 1 and known[0] == 0:
+        found = versus_first([held_out[index] for index in known], rows[0].tasks, chosen_here=chosen_here)
+        for index, one in zip(known[1:], found, strict=True):
+            rows[index] = replace(rows[index], versus=one)
+    return rows
+
+
+def _nested(group: Group, reader: Reader) -> Nested | None:
+    scores = {part: [fold_scores(row, part) for row in group.rows] for part in ("select", "report")}
+    found = nested(scores["select"], scores["report"], [row.rank for row in group.rows])
+    return None if found is None else replace(found, interval=_nested_interval(group, found.chosen, reader))
+
+
+def _nested_interval(group: Group, chosen: Mapping[int, int], reader: Reader) -> Interval | None:
+    """Of the mean over folds, each fold with the runs of the strategy chosen in it."""
+    runs: dict[int, Mapping[int, VideoSums]] = {}
+    for fold, rank in chosen.items():
+        results = [one for one in group.rows[rank - 1].results if one.trial.strategy.train.fold == fold]
+        runs |= reader.runs(results, "report")
+    return interval(runs, group.tasks) if set(runs) == set(chosen) else None

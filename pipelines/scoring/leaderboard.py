@@ -1,0 +1,171 @@
+"""The leaderboard: one row a strategy, its seeds and folds put together, ranked by the score that chose.
+
+The held-out score stands beside it and never decides a place. Only strategies with the same tasks compare: P is the
+sum of the tasks' scores, so each set of tasks has a table of its own, the largest first.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+import polars as pl
+
+from cache.names import TASKS
+from pipelines.scoring.intervals import Interval
+from pipelines.scoring.nested import Nested
+from pipelines.scoring.paired import Versus
+from pipelines.scoring.stability import Stability
+from pipelines.search.study import Result
+
+REPEATS = ("seed", "fold")
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Mean over seeds (of the mean over a seed's folds) and their standard deviation; None for a single one."""
+
+    mean: float
+    sd: float | None
+
+    def to_json(self) -> dict[str, float | None]:
+        return {"mean": self.mean, "sd": self.sd}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A strategy. `values` are its fields but seed, fold and tasks; `select` and `report` its scores by flat key.
+
+    `interval` is of the held-out P, `stability` of its place by the selection score, `versus` its held-out P against
+    that of the first; `pipelines.scoring.evidence` fills the three in.
+    """
+
+    rank: int
+    tasks: tuple[str, ...]
+    values: Mapping[str, Any]
+    streams: tuple[str, ...]
+    results: tuple[Result, ...]
+    select: Mapping[str, Spread]
+    report: Mapping[str, Spread]
+    interval: Interval | None = None
+    stability: Stability | None = None
+    versus: Versus | None = None
+
+    @property
+    def drop(self) -> float | None:
+        """What was lost between the score that chose and the held-out score; None where there is none."""
+        return self.select["P"].mean - self.report["P"].mean if "P" in self.report else None
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(sorted({result.trial.strategy.train.seed for result in self.results}))
+
+    @property
+    def folds(self) -> tuple[int, ...]:
+        return tuple(sorted({result.trial.strategy.train.fold for result in self.results}))
+
+    @property
+    def seconds(self) -> float:
+        """All its runs together."""
+        return sum(result.seconds for result in self.results)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """The rows of one set of tasks, best first; `nested` where they have folds."""
+
+    tasks: tuple[str, ...]
+    rows: tuple[Row, ...]
+    nested: Nested | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaderboard:
+    """Groups, the largest set of tasks first; `varied` names the fields in which the strategies differ."""
+
+    groups: tuple[Group, ...]
+    varied: tuple[str, ...]
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return tuple(row for group in self.groups for row in group.rows)
+
+
+def make_leaderboard(results: Sequence[Result]) -> Leaderboard:
+    """The leaderboard of finished trials, without intervals."""
+    rows = [_row(same) for same in _by_strategy(results)]
+    rows.sort(key=lambda row: (-len(row.tasks), [TASKS.index(task) for task in row.tasks], _place(row)))
+    groups = []
+    for tasks, members in groupby(rows, key=lambda row: row.tasks):
+        ranked = tuple(replace(row, rank=place) for place, row in enumerate(members, start=1))
+        groups.append(Group(tasks=tasks, rows=ranked))
+    return Leaderboard(groups=tuple(groups), varied=_varied(rows))
+
+
+def read_part(result: Result, frames: pl.DataFrame, part: str) -> pl.DataFrame:
+    """A run's predictions of the rows of `part`, each with its labels beside it as columns `true:NAME`."""
+    table = pl.read_parquet(result.folder / "predictions.parquet").filter(pl.col("part") == part)
+    labels = frames.select(pl.col("video", "frame"), pl.exclude("video", "frame", "path", "split").name.prefix("true:"))
+    return table.join(labels, on=["video", "frame"], how="left").sort("video", "frame")
+
+
+def true_labels(table: pl.DataFrame) -> pl.DataFrame:
+    """The label columns of `read_part` under their own names."""
+    names = [name for name in table.columns if name.startswith("true:")]
+    return table.select(pl.col(name).alias(name.removeprefix("true:")) for name in names)
+
+
+def _by_strategy(results: Iterable[Result]) -> list[list[Result]]:
+    """Results that differ in seed and fold only, in the order in which they come."""
+    found: dict[str, list[Result]] = {}
+    for result in results:
+        flat = {key: value for key, value in result.trial.strategy.flat().items() if key not in REPEATS}
+        key = repr((sorted(flat.items()), sorted(result.trial.streams.items())))
+        found.setdefault(key, []).append(result)
+    return list(found.values())
+
+
+def _row(results: Sequence[Result]) -> Row:
+    first = results[0].trial
+    values = {key: value for key, value in first.strategy.flat().items() if key not in (*REPEATS, "tasks")}
+    return Row(
+        rank=0,
+        tasks=first.strategy.head.tasks,
+        values=values,
+        streams=tuple(dict.fromkeys(name for used in first.streams.values() for name in used)),
+        results=tuple(sorted(results, key=lambda one: (one.trial.strategy.train.seed, one.trial.strategy.train.fold))),
+        select=_spreads(results, "select"),
+        report=_spreads(results, "report"),
+    )
+
+
+def _spreads(results: Sequence[Result], part: str) -> dict[str, Spread]:
+    """Of every number that all runs have; the score of a task without a held-out label is None and has no spread."""
+    keys = [key for key, value in results[0].metrics[part].items() if isinstance(value, int | float)]
+    shared = [key for key in keys if all(result.metrics[part].get(key) is not None for result in results)]
+    return {key: _spread(results, part, key) for key in shared}
+
+
+def _spread(results: Sequence[Result], part: str, key: str) -> Spread:
+    """Each seed's mean over its folds first; with one seed and several folds, the spread is over the folds."""
+    by_seed: dict[int, list[float]] = {}
+    for result in results:
+        by_seed.setdefault(result.trial.strategy.train.seed, []).append(float(result.metrics[part][key]))
+    values = [sum(folds) / len(folds) for folds in by_seed.values()]
+    if len(values) == 1:
+        values = next(iter(by_seed.values()))
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return Spread(mean, None)
+    return Spread(mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1)))
+
+
+def _place(row: Row) -> tuple[float, str]:
+    """Highest selection score first; ties in a fixed order, so that the table is the same every time."""
+    return -row.select["P"].mean, min(result.trial.digest for result in row.results)
+
+
+def _varied(rows: Sequence[Row]) -> tuple[str, ...]:
+    names = rows[0].values if rows else ()
+    return tuple(name for name in names if len({repr(row.values[name]) for row in rows}) > 1)

@@ -1,0 +1,109 @@
+"""The leaderboard for scripts: leaderboard.csv and leaderboard.json. The keys are stable."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipelines.files import write_json, write_text
+from pipelines.scoring.intervals import LEVEL, NUM_RESAMPLES, Interval
+from pipelines.scoring.leaderboard import Group, Leaderboard, Row
+from pipelines.scoring.metrics import MAIN_SCORE
+from pipelines.scoring.nested import Nested
+from pipelines.scoring.paired import LIMIT, NUM_SWAPS, Versus
+from pipelines.scoring.verdict import num_inseparable, verdict_words
+from pipelines.search.study import choice_of
+
+
+def write_leaderboard(board: Leaderboard, folder: Path, head: Mapping[str, Any]) -> None:
+    """leaderboard.csv and leaderboard.json in `folder`; `head` (the study's name, its split) opens the JSON."""
+    records = [to_record(row, board.varied) for row in board.rows]
+    write_text(folder / "leaderboard.csv", pl.DataFrame(records, infer_schema_length=None).write_csv())
+    write_json(folder / "leaderboard.json", to_json(board, head))
+
+
+def to_json(board: Leaderboard, head: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaderboard for scripts; the keys are stable."""
+    return {
+        **head,
+        "varied": list(board.varied),
+        "interval": {"level": LEVEL, "resamples": NUM_RESAMPLES, "unit": "video"},
+        "test": {"method": "videos swapped, step-down largest statistic", "swaps": NUM_SWAPS, "limit": LIMIT},
+        "groups": [_group_json(group) for group in board.groups],
+    }
+
+
+def to_record(row: Row, varied: Sequence[str]) -> dict[str, Any]:
+    """A row of leaderboard.csv."""
+    record: dict[str, Any] = {"rank": row.rank, "tasks": ",".join(row.tasks)}
+    record |= {name: choice_of(row.values[name]) for name in varied} | {"streams_used": ",".join(row.streams)}
+    record |= {"num_seeds": len(row.seeds), "num_folds": len(row.folds)}
+    for part, values in (("select", row.select), ("report", row.report)):
+        for key in ("P", *MAIN_SCORE.values()):
+            record[f"{part}.{key}"] = values[key].mean if key in values else None
+            record[f"{part}.{key}.sd"] = values[key].sd if key in values else None
+    for name, ends in (("report.P", row.interval), ("rank", row.stability)):
+        record |= {f"{name}.low": ends.low if ends else None, f"{name}.high": ends.high if ends else None}
+    record["first_share"] = row.stability.first if row.stability else None
+    record |= {f"versus_first.{key}": value for key, value in _versus_json(row.versus).items()}
+    return record | {"drop": row.drop, "seconds": row.seconds, "runs": " ".join(_runs(row))}
+
+
+def _group_json(group: Group) -> dict[str, Any]:
+    return {
+        "tasks": list(group.tasks),
+        "num_strategies": len(group.rows),
+        "num_inseparable_from_first": num_inseparable(group),
+        "verdict": verdict_words(group),
+        "nested": _nested_json(group.nested),
+        "rows": [_row_json(row) for row in group.rows],
+    }
+
+
+def _row_json(row: Row) -> dict[str, Any]:
+    return {
+        "rank": row.rank,
+        "strategy": dict(row.values),
+        "streams_used": list(row.streams),
+        "seeds": list(row.seeds),
+        "folds": list(row.folds),
+        "select": {key: spread.to_json() for key, spread in row.select.items()},
+        "report": {key: spread.to_json() for key, spread in row.report.items()},
+        "interval": _interval_json(row.interval),
+        "drop": row.drop,
+        "stability": asdict(row.stability) if row.stability else None,
+        "versus_first": _versus_json(row.versus) if row.versus else None,
+        "seconds": row.seconds,
+        "runs": _runs(row),
+    }
+
+
+def _interval_json(between: Interval | None) -> dict[str, Any] | None:
+    return asdict(between) if between else None
+
+
+def _versus_json(versus: Versus | None) -> dict[str, Any]:
+    """First minus this one, in held-out P."""
+    if versus is None:
+        return dict.fromkeys(("P", "low", "high", "p", "p_adjusted", "separable"))
+    found = versus.difference
+    numbers = {"P": found.value, "low": found.low, "high": found.high, "p": found.p}
+    return {**numbers, "p_adjusted": versus.p_adjusted, "separable": versus.separable}
+
+
+def _nested_json(nested: Nested | None) -> dict[str, Any] | None:
+    if nested is None:
+        return None
+    return {
+        "P": nested.score,
+        "interval": _interval_json(nested.interval),
+        "chosen": {str(fold): rank for fold, rank in nested.chosen.items()},
+        "naive": {"P": nested.naive, "rank": nested.naive_rank},
+        "num_strategies": nested.num_strategies,
+    }
+
+
+def _runs(row: Row) -> list[str]:
+    return [f"runs/{result.folder.name}" for result in row.results]

@@ -1,0 +1,102 @@
+"""The leaderboard in a terminal: a table a set of tasks, selection and held-out scores apart."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.console import Group as Renderables
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.scoring.leaderboard import Group, Leaderboard, Row, Spread
+from pipelines.scoring.metrics import MAIN_SCORE
+from pipelines.scoring.verdict import compared, verdict_words
+from pipelines.words import TASK_WORDS, chosen_words, field_words, task_words, value_in
+
+
+def leaderboard_tables(
+    board: Leaderboard, width: int = 120, top: int = 15, splits: Sequence[Mapping[str, Any]] = ()
+) -> Renderables:
+    """The first `top` rows of each group in `width` columns, with only the fields in which strategies differ.
+
+    Below each what its first place is worth; at the end which rows of `splits` (descriptions) chose and were scored.
+    """
+    parts: list[Table | Text] = []
+    most = max((len(row.results) for row in board.rows), default=0)
+    for group in board.groups:
+        parts.append(_fitting(group, board.varied, top, most, width))
+        if len(group.rows) > top:
+            parts.append(Text(f"  and {len(group.rows) - top} more in leaderboard.csv", style="dim"))
+        parts += [Text(words) for words in verdict_words(group)]
+    if len(board.groups) > 1:
+        parts.append(Text("P sums the tasks' scores, so strategies compare within a table, not across tables.", "dim"))
+    if words := chosen_words(splits):
+        parts.append(Text(words))
+    return Renderables(*parts)
+
+
+def _fitting(group: Group, varied: Sequence[str], top: int, most: int, width: int) -> Table:
+    """The table with as many of the `OPTIONAL` columns as fit into `width`."""
+    console = Console(width=1000, height=100)  # without a height, a "dumb" terminal overrules the width
+    tables = [_table(group, varied, top, most, OPTIONAL[:count]) for count in range(len(OPTIONAL), -1, -1)]
+    return next((table for table in tables if console.measure(table).maximum <= width), tables[-1])
+
+
+def _table(group: Group, varied: Sequence[str], top: int, most: int, shown: Sequence[str]) -> Table:
+    table = Table(title=_title(group), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("#", justify="right")
+    for name in varied:
+        table.add_column(escape(field_words(name, short=True)), overflow="fold")
+    table.add_column("selection\nP ± sd", justify="right", no_wrap=True)
+    table.add_column("held-out\nP ± sd", justify="right", no_wrap=True, style="bold")
+    tested = bool(compared(group))
+    if tested:
+        table.add_column("told\nfrom 1", justify="right", no_wrap=True)
+    names = " ".join(f"{TASK_WORDS[task]:>4}" for task in group.tasks)
+    heads = {"drop": "\ndrop", "interval": "95 %\ninterval", "runs": "\nruns", "parts": f"held-out\n{names}"}
+    heads["places"] = "95 %\nplaces"
+    for name in shown:
+        table.add_column(heads[name], justify="right", no_wrap=True)
+    for row in group.rows[:top]:
+        fields = [escape(value_in(name, row.values)) for name in varied]
+        scores = [spread_words(row.select["P"]), spread_words(row.report.get("P"))]
+        scores += [_told(row)] if tested else []
+        optional = _optional(row, most)
+        table.add_row(str(row.rank), *fields, *scores, *(optional[name] for name in shown))
+    return table
+
+
+# Columns that give way in a narrow terminal, the last one first.
+OPTIONAL = ("drop", "interval", "places", "runs", "parts")
+
+
+def _title(group: Group) -> str:
+    official = "" if len(group.tasks) == len(TASK_WORDS) else " (not the official P)"
+    return f"{task_words(group.tasks)}{official}, ranked by the selection score"
+
+
+def _optional(row: Row, most: int) -> dict[str, str]:
+    parts = [row.report.get(MAIN_SCORE[task]) for task in row.tasks]
+    return {
+        "drop": "–" if row.drop is None else f"{row.drop:+.3f}",
+        "interval": f"{row.interval.low:.2f}–{row.interval.high:.2f}" if row.interval else "–",
+        "places": f"{row.stability.low}–{row.stability.high}" if row.stability else "–",
+        "runs": str(len(row.results)) if len(row.results) == most else f"{len(row.results)} of {most}",
+        "parts": " ".join("   –" if part is None else f"{part.mean:>4.2f}" for part in parts),
+    }
+
+
+def _told(row: Row) -> str:
+    """Whether the held-out rows tell it from the first of its table."""
+    if row.versus is None:
+        return "" if row.rank == 1 else "–"
+    return "yes" if row.versus.separable else "no"
+
+
+def spread_words(spread: Spread | None) -> str:
+    """ "1.234 ±.012", or "1.234 –" for a single run."""
+    if spread is None:
+        return "–"
+    return f"{spread.mean:.3f} " + ("    –" if spread.sd is None else f"±{spread.sd:.3f}".replace("0.", "."))

@@ -1,0 +1,1 @@
+"""Searching over strategies: grids, samplers, studies and their record."""

@@ -1,0 +1,230 @@
+"""What `mtl search` does and prints: a preview of a search, or the search with its leaderboard and report."""
+
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from pipelines.config import Config
+from pipelines.files import write_text
+from pipelines.progress import Advance, progress
+from pipelines.report.study import write_report
+from pipelines.scoring.evidence import with_intervals
+from pipelines.scoring.leaderboard import Leaderboard, make_leaderboard
+from pipelines.scoring.leaderboard_files import to_json, write_leaderboard
+from pipelines.scoring.leaderboard_table import leaderboard_tables
+from pipelines.search.estimate import Estimate, from_results, measure
+from pipelines.search.loop import Outcome, Trainer, one_by_one, pending, run_trials
+from pipelines.search.plan import SearchPlan, make_chooser, make_grouping, make_plan, make_trainer, read_strategies
+from pipelines.search.study import Study, Trial, open_study, read_study
+from pipelines.splits import assignment, resolve_split
+from pipelines.training.strategy import Strategy
+from pipelines.words import counted, duration_words, strategy_words
+
+SHOWN_FAILURES = 5
+STOPPED = 130
+PIPE_WIDTH = 120
+
+
+def dry_run(
+    config: Config,
+    grid_path: Path,
+    folder: Path | None,
+    device: str,
+    *,
+    retry_failed: bool,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """Prints how many trials there are and are left, how long they may take, and what the streams need in memory."""
+    config, grid, strategies = read_strategies(config, grid_path)
+    found: dict[str, Any] = {"grid": str(grid.path), "num_trials": len(strategies)}
+    try:
+        search = make_plan(config, grid, strategies, folder)
+    except ValueError as error:
+        found |= {"num_finished": None, "num_left": None, "seconds": None, "how": f"unknown: {error}"}
+        _print_preview(found, as_json)
+        return
+    study = read_study(search.folder)
+    left = _to_run(search, study, retry_failed=retry_failed)[:limit]
+    found |= {
+        "study": str(search.folder),
+        "num_finished": sum(study.is_finished(trial) for trial in search.trials),
+        "num_left": len(left),
+        "resident_bytes": search.resident_bytes,
+    }
+    if left:
+        stacks = make_grouping(search, device)(left)
+        found |= {"num_stacks": len(stacks), "largest_stack": max(map(len, stacks))}
+    estimate = _estimate(search, study, left, device)
+    _print_preview(found | {"seconds": estimate.seconds, "how": estimate.how}, as_json)
+
+
+def run_search(
+    config: Config,
+    grid_path: Path,
+    folder: Path | None,
+    device: str,
+    *,
+    retry_failed: bool,
+    limit: int | None,
+    as_json: bool,
+) -> int:
+    """Runs what is left of the search, writes the results, prints them; the exit code."""
+    config, grid, strategies = read_strategies(config, grid_path)
+    search = make_plan(config, grid, strategies, folder)
+    _check_device(search, device, retry_failed=retry_failed)
+    console = _console(stderr=as_json)
+    with open_study(search.folder, grid, search.material, search.trials) as study:
+        outcome = _run(search, study, device, console, retry_failed=retry_failed, limit=limit)
+        board = write_results(search, study)
+    if as_json:
+        print(json.dumps(to_json(board, _head(search, outcome)), indent=2, ensure_ascii=False))
+    else:
+        _print_results(search, board, outcome, console)
+    _print_failures(search, outcome)
+    if outcome.stopped == "Ctrl-C":
+        return STOPPED
+    return 1 if outcome.failed else 0
+
+
+def write_results(search: SearchPlan, study: Study) -> Leaderboard:
+    """The leaderboard of all finished trials of the study, and its files; no report while there is no result."""
+    board = with_intervals(make_leaderboard(study.results()), search.frames)
+    write_leaderboard(board, study.path, _head(search))
+    folds = {fold: resolve_split(search.frames, search.config.split, fold) for fold in search.material.splits}
+    write_text(study.path / "splits.csv", assignment(search.frames, folds).write_csv())
+    if board.rows:
+        write_report(study, board, search.frames)
+    return board
+
+
+def _run(
+    search: SearchPlan, study: Study, device: str, console: Console, *, retry_failed: bool, limit: int | None
+) -> Outcome:
+    """The trials that are left; with none left no stream is read."""
+    from pipelines.search.record import Record
+
+    todo = _to_run(search, study, retry_failed=retry_failed)[:limit]
+    before = sum(study.is_finished(trial) for trial in search.trials)
+    console.print(
+        f"{counted(len(search.trials), 'trial')}: {before} finished before, {len(todo)} to run", highlight=False
+    )
+    trainer: Trainer = make_trainer(search, device) if todo else _no_trainer
+    with progress("searching", len(todo), "trials") if todo else nullcontext() as bar:
+        return run_trials(
+            study,
+            search.trials,
+            trainer,
+            Record(study, search.grid.fields, search.grid.study.storage),
+            retry_failed=retry_failed,
+            limit=limit,
+            time_limit_s=search.grid.study.time_limit_s,
+            advance=bar or (lambda count: None),
+            note=bar.note if bar else (lambda text: None),
+            grouping=make_grouping(search, device) if todo else one_by_one,
+            choose=make_chooser(search, study),
+            halted=search.halving is None,
+        )
+
+
+def _to_run(search: SearchPlan, study: Study, *, retry_failed: bool) -> list[Trial]:
+    """The trials that a search would run now; with TPE, which chooses as it goes, as many as it would run."""
+    left = pending(study, search.trials, retry_failed=retry_failed, halted=search.halving is None)
+    if search.grid.study.sampler == "tpe":
+        return left[: max(0, search.num_wanted - (len(search.trials) - len(left)))]
+    return make_chooser(search, study)(left)
+
+
+def _check_device(search: SearchPlan, device: str, *, retry_failed: bool) -> None:
+    """Raises `ValueError` for a device that is not there, before the study's folder is made; with nothing to run, any
+    device will do."""
+    if _to_run(search, read_study(search.folder), retry_failed=retry_failed):
+        from pipelines.device import resolve_device
+
+        resolve_device(device)
+
+
+def _estimate(search: SearchPlan, study: Study, left: Sequence[Trial], device: str) -> Estimate:
+    if not left:
+        return Estimate(0.0, "nothing is left to run")
+    if results := [result for result in study.results() if result.seconds > 0]:
+        return from_results(results, left)
+    return measure(left, make_trainer(search, device), make_grouping(search, device))
+
+
+def _head(search: SearchPlan, outcome: Outcome | None = None) -> dict[str, Any]:
+    """What opens leaderboard.json, and with `outcome` what --json prints."""
+    head: dict[str, Any] = {
+        "study": str(search.folder),
+        "grid": str(search.grid.path),
+        "splits": {str(fold): dict(split) for fold, split in search.material.splits.items()},
+    }
+    if outcome is None:
+        return head
+    failed = [{"run": f"runs/{trial.digest}", "reason": reason} for trial, reason in outcome.failed]
+    counts = {"num_done": outcome.num_done, "num_before": outcome.num_before, "num_left": outcome.num_left}
+    return {**head, **counts, "failed": failed, "stopped": outcome.stopped}
+
+
+def _print_preview(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    console = _console()
+    counts = "" if found["num_left"] is None else f", {found['num_finished']} finished, {found['num_left']} to run"
+    console.print(f"{found['grid']}: {counted(found['num_trials'], 'trial')}{counts}", highlight=False, soft_wrap=True)
+    seconds = found["seconds"]
+    shown = "time: " if seconds is None else f"time: {duration_words(seconds)}, "
+    console.print(f"{shown}{found['how']}", highlight=False, markup=False, soft_wrap=True)
+    if "num_stacks" in found:
+        stacks = f"{counted(found['num_stacks'], 'stack')} of up to {counted(found['largest_stack'], 'trial')} at once"
+        console.print(stacks, highlight=False)
+    if "resident_bytes" in found:
+        console.print(f"memory of the streams: {found['resident_bytes'] / 2**20:,.1f} MiB", highlight=False)
+
+
+def _print_results(search: SearchPlan, board: Leaderboard, outcome: Outcome, console: Console) -> None:
+    splits = [search.material.splits[fold] for fold in sorted(search.material.splits)]
+    console.print(leaderboard_tables(board, console.width, splits=splits))
+    halted = sum(bool(result.metrics.get("halted")) for row in board.rows for result in row.results)
+    if halted:
+        console.print(f"successive halving ended {counted(halted, 'training')} before its time", highlight=False)
+    if outcome.stopped:
+        console.print(
+            f"stopped by {outcome.stopped}: {counted(outcome.num_left, 'trial')} left; the same command goes on"
+        )
+    elif outcome.num_left:
+        console.print(f"{counted(outcome.num_left, 'trial')} left; the same command goes on", highlight=False)
+    for name in ("leaderboard.csv", "leaderboard.json", "report.html"):
+        if (search.folder / name).exists():
+            console.print(str(search.folder / name), highlight=False, soft_wrap=True, markup=False)
+
+
+def _print_failures(search: SearchPlan, outcome: Outcome) -> None:
+    """On standard error: which trials failed, why, and what to type."""
+    if not outcome.failed:
+        return
+    console = _console(stderr=True)
+    console.print(f"{counted(len(outcome.failed), 'trial')} failed; --retry-failed tries again:", highlight=False)
+    fields = ["tasks", *(name for name in search.grid.fields if name != "tasks")]
+    for trial, reason in outcome.failed[:SHOWN_FAILURES]:
+        words = strategy_words(trial.strategy.flat(), fields)
+        console.print(f"  {words}: {reason}", highlight=False, markup=False, soft_wrap=True)
+    if len(outcome.failed) > SHOWN_FAILURES:
+        console.print(
+            f"  and {len(outcome.failed) - SHOWN_FAILURES} more in {search.folder / 'failed.json'}", markup=False
+        )
+
+
+def _console(stderr: bool = False) -> Console:
+    """As wide as the terminal; written to a file or a pipe, wide enough for the leaderboard."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=PIPE_WIDTH, height=100)
+
+
+def _no_trainer(stack: Sequence[tuple[Strategy, Path]], advance: Advance) -> Sequence[Exception | None]:
+    raise AssertionError("nothing is left to run")

@@ -1,0 +1,92 @@
+"""How long a search will take: from the study's own finished trials, or else from a few short trainings."""
+
+import dataclasses
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.search.loop import Grouping, Trainer, one_by_one
+from pipelines.search.study import Result, Trial
+from pipelines.training.strategy import Strategy
+
+NUM_MEASURED = 4
+BUDGET_S = 30.0
+LONG_EPOCHS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Seconds for the trials left, and in words how they were found."""
+
+    seconds: float
+    how: str
+
+
+def from_results(results: Sequence[Result], left: Sequence[Trial]) -> Estimate:
+    """From the seconds finished trials took, by temporal encoder and scaled by work."""
+    rates: dict[str, list[float]] = {}
+    for result in results:
+        strategy = result.trial.strategy
+        rates.setdefault(strategy.head.temporal, []).append(result.seconds / work(strategy))
+    means = {name: sum(values) / len(values) for name, values in rates.items()}
+    seconds = _total((trial.strategy for trial in left), {name: (0.0, rate) for name, rate in means.items()})
+    return Estimate(seconds, f"from the {len(results)} trials finished in this study")
+
+
+def measure(
+    left: Sequence[Trial], trainer: Trainer, grouping: Grouping = one_by_one, budget_s: float = BUDGET_S
+) -> Estimate:
+    """Trains stacks with the most frequent temporal encoders for 1 and 3 epochs: fixed cost and cost of an epoch.
+
+    Nothing is kept of these trainings. The estimate is for all epochs: early stopping makes it shorter.
+    """
+    began = time.perf_counter()
+    counts = Counter(trial.strategy.head.temporal for trial in left)
+    stacks = [[trial.strategy for trial in stack] for stack in grouping(left)]
+    rates: dict[str, tuple[float, float]] = {}
+    with tempfile.TemporaryDirectory(prefix="mtl-estimate-") as folder:
+        for name, _ in counts.most_common(NUM_MEASURED):
+            chosen = min((stack for stack in stacks if stack[0].head.temporal == name), key=lambda one: work(one[0]))
+            if not rates:  # the first training also pays for what is made once: warm up
+                _seconds(chosen[:1], 1, trainer, Path(folder) / "warm")
+            short = _seconds(chosen, 1, trainer, Path(folder) / f"{name}-1")
+            if time.perf_counter() - began > budget_s:
+                rates[name] = (0.0, short / work(chosen[0], 1))
+                break
+            long = _seconds(chosen, LONG_EPOCHS, trainer, Path(folder) / f"{name}-{LONG_EPOCHS}")
+            slope = max(long - short, 0.0) / (work(chosen[0], LONG_EPOCHS) - work(chosen[0], 1))
+            rates[name] = (max(short - slope * work(chosen[0], 1), 0.0), slope)
+    seconds = _total((trial.strategy for trial in left), rates)
+    how = f"from timed trainings of 1 and {LONG_EPOCHS} epochs ({', '.join(rates)}); early stopping makes it shorter"
+    return Estimate(seconds, how)
+
+
+def work(strategy: Strategy, epochs: int | None = None) -> int:
+    """Epochs of all its models: a model a task for the method separate, and once more together for progressive."""
+    tasks = len(strategy.head.tasks)
+    models = {"joint": 1, "separate": tasks, "progressive": tasks + 1}[strategy.train.method]
+    return models * (strategy.train.epochs if epochs is None else epochs)
+
+
+def _seconds(stack: Sequence[Strategy], epochs: int, trainer: Trainer, folder: Path) -> float:
+    """Seconds a trial of the stack."""
+    begin = time.perf_counter()
+    short = []
+    for index, strategy in enumerate(stack):
+        train = dataclasses.replace(strategy.train, epochs=epochs, patience=epochs + 1)
+        short.append((dataclasses.replace(strategy, train=train), folder / str(index)))
+    for error in trainer(short, lambda count: None):
+        if error is not None:
+            raise error
+    return (time.perf_counter() - begin) / len(stack)
+
+
+def _total(strategies: Iterable[Strategy], rates: dict[str, tuple[float, float]]) -> float:
+    """Sum over strategies of fixed cost + rate x work; an encoder that was not timed costs the mean of the others."""
+    fixed = sum(first for first, _ in rates.values()) / len(rates)
+    slope = sum(second for _, second in rates.values()) / len(rates)
+    costs = ((rates.get(one.head.temporal, (fixed, slope)), work(one)) for one in strategies)
+    return sum(first + second * amount for (first, second), amount in costs)

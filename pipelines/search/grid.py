@@ -1,0 +1,317 @@
+"""The grid file: which strategies a search tries. Read, checked and expanded before anything runs.
+
+    [study]                       name, select and report (instead of those of [split]), time_limit_s; sampler, trials,
+                                  sampler_seed; halving, halving_first; storage
+    [set]                         one value a field, for every strategy
+    [product]                     a list of values a field: every combination of them is tried
+    [[list]]                      one explicit row: each row is combined with the whole product, and the fields it
+                                  names replace those of [set] and [product]; several rows are joined
+    [space.NAME]                  a sub-space: a product of its own, whose combinations are rows like those of [[list]]
+    [when.temporal.transformer]   lists of values that apply only to strategies with that value; others keep the default
+
+Fields are those of `[head]`, `[loss]` and `[train]` of mtl.toml, named without their section; what no section names
+keeps the value of mtl.toml. The more special section wins: set, product, list or space, when.
+"""
+
+import dataclasses
+import itertools
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any, Literal
+
+from pipelines.config import Config, SplitConfig, from_mapping, nearest
+from pipelines.project import packaged_grids
+from pipelines.search.grid_values import annotation_of, condition_value_of, value_of
+from pipelines.training.strategy import PARTS, Strategy, streams_of
+
+SECTIONS = ("study", "set", "product", "list", "space", "when")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyConfig:
+    """Section [study]. An empty `name` is the grid file's; `time_limit_s` 0 sets no limit to one `mtl search`.
+
+    `sampler` "random" or "tpe" (Bergstra et al., NeurIPS 2011, by Optuna) tries `trials` of the grid's trials instead
+    of all of them. `halving` above 1 ends, after `halving_first` epochs and then at every `halving` times as many, the
+    training of all strategies of a stack but the best 1 in `halving`. `storage` is a database for Optuna's record
+    (`postgresql://USER@HOST/NAME`), instead of the journal in the study's folder.
+    """
+
+    name: str = ""
+    select: Literal["val", "test"] | None = None
+    report: Literal["auto", "val", "test"] | None = None
+    time_limit_s: float = 0.0
+    sampler: Literal["grid", "random", "tpe"] = "grid"
+    trials: int = 0
+    sampler_seed: int = 0
+    halving: int = 0
+    halving_first: int = 2
+    storage: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """One section [when.FIELD.VALUE]: the lists `values` apply to strategies whose `field` is `value`."""
+
+    field: str
+    value: Any
+    values: Mapping[str, tuple[Any, ...]]
+    where: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """A grid file with every key and value checked by itself; `conditions` in an order in which they can apply."""
+
+    path: Path
+    text: str
+    study: StudyConfig
+    constants: Mapping[str, Any]
+    product: Mapping[str, tuple[Any, ...]]
+    rows: tuple[Mapping[str, Any], ...]
+    conditions: tuple[Condition, ...]
+
+    @property
+    def name(self) -> str:
+        return self.study.name or self.path.stem
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the strategy fields the grid speaks of, in its order."""
+        named = [*self.constants, *self.product, *itertools.chain(*self.rows)]
+        return tuple(dict.fromkeys([*named, *itertools.chain(*(one.values for one in self.conditions))]))
+
+    def split(self, split: SplitConfig) -> SplitConfig:
+        """`split` with what [study] says instead."""
+        select, report = self.study.select or split.select, self.study.report or split.report
+        return dataclasses.replace(split, select=select, report=report)
+
+
+def find_grid(path: Path) -> Path:
+    """`path`, or the grid of that name that ships with the program.
+
+    Raises:
+        ValueError: neither is there; lists the grids that ship.
+    """
+    if path.is_file():
+        return path
+    shipped = {file.name: file for file in packaged_grids()}
+    name = path.name if path.suffix == ".toml" else f"{path.name}.toml"
+    if name in shipped and str(path.parent) in (".", "grids"):
+        return shipped[name]
+    known = ", ".join(shipped)
+    raise ValueError(f"{path}: no such file{nearest(name, shipped)}; grids that come with the program: {known}")
+
+
+def read_grid(path: Path) -> Grid:
+    """The grid file at `path`.
+
+    Raises:
+        ValueError: no such file, not TOML, an unknown section, key or value; one line with the nearest right one.
+    """
+    path = find_grid(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        document = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid TOML: {error}") from None
+    return parse_grid(document, path, text)
+
+
+def parse_grid(document: Mapping[str, Any], path: Path, text: str = "") -> Grid:
+    """The parsed TOML `document` as a `Grid`; `path` names it in errors."""
+    for name in document:
+        if name not in SECTIONS:
+            hint = nearest(name, SECTIONS) or "; strategy fields belong under [product] or [set]"
+            raise ValueError(f"{path}: unknown section [{name}]{hint}; known: {', '.join(SECTIONS)}")
+    return Grid(
+        path=path,
+        text=text,
+        study=_study(_table(document, "study", f"{path}: [study]"), f"{path}: [study]"),
+        constants=_values(_table(document, "set", f"{path}: [set]"), f"{path}: [set]"),
+        product=_lists(_table(document, "product", f"{path}: [product]"), f"{path}: [product]"),
+        rows=(
+            *_rows(document.get("list", []), f"{path}: [[list]]"),
+            *_spaces(_table(document, "space", f"{path}: [space]"), f"{path}: [space"),
+        ),
+        conditions=_conditions(_table(document, "when", f"{path}: [when]"), f"{path}: [when"),
+    )
+
+
+def expand(grid: Grid, base: Strategy) -> tuple[Strategy, ...]:
+    """Every strategy of `grid` over the defaults `base`, in the file's order, the last field changing fastest.
+
+    A strategy that comes up twice is kept once, where it came first.
+    """
+    found: dict[Strategy, None] = {}
+    defaults = base.flat()
+    for row in grid.rows or ({},):
+        one = {key: (value,) for key, value in grid.constants.items()}
+        choices = one | dict(grid.product) | {key: (value,) for key, value in row.items()}
+        for combination in itertools.product(*choices.values()):
+            values = dict(zip(choices, combination, strict=True))
+            for complete in _apply_conditions(values, grid.conditions, defaults):
+                found[_replace(base, complete)] = None
+    return tuple(found)
+
+
+def check(strategies: Sequence[Strategy], config: Config, where: str) -> None:
+    """Refuses strategies that cannot be trained, all at once and before anything runs.
+
+    Raises:
+        ValueError: says how many, and what is wrong with the first of each kind.
+    """
+    problems: dict[str, int] = {}
+    for strategy in strategies:
+        if problem := problem_of(strategy, config):
+            problems[problem] = problems.get(problem, 0) + 1
+    if problems:
+        listed = "; ".join(f"{text} ({count} strategies)" for text, count in list(problems.items())[:3])
+        more = f"; and {len(problems) - 3} more kinds" if len(problems) > 3 else ""
+        total = f"{sum(problems.values())} of {len(strategies)} strategies cannot be trained"
+        raise ValueError(f"{where}: {total}: {listed}{more}. Change the values, or limit them with [when.FIELD.VALUE]")
+
+
+def problem_of(strategy: Strategy, config: Config) -> str | None:
+    """What makes `strategy` impossible to train, in one line; None when nothing does."""
+    head, train = strategy.head, strategy.train
+    flat = strategy.flat()
+    for key in ("width", "depth", "num_heads", "kernel", "window", "stride", "batch_windows", "epochs"):
+        if flat[key] < 1:
+            return f"{key} = {flat[key]} must be at least 1"
+    if train.lr <= 0:
+        return f"lr = {train.lr} must be above 0"
+    if not 0 <= head.dropout < 1:
+        return f"dropout = {head.dropout} must be at least 0 and below 1"
+    users = [name for name in (head.fusion, head.temporal) if name in ("attention", "transformer")]
+    if users and head.width % head.num_heads:
+        return f"width = {head.width} is not a multiple of num_heads = {head.num_heads}, as {users[0]} needs"
+    if not -1 <= train.fold < config.split.num_folds:
+        return f"fold = {train.fold}: folds count from 0 to {config.split.num_folds - 1} ([split] num_folds)"
+    try:
+        streams_of(strategy, config)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _apply_conditions(
+    values: dict[str, Any],
+    conditions: Sequence[Condition],
+    defaults: Mapping[str, Any],
+    given: frozenset[str] = frozenset(),
+) -> Iterator[dict[str, Any]]:
+    """`values` once for each combination of the lists of the conditions that hold; `given` are fields set by those."""
+    if not conditions:
+        yield values
+        return
+    first, rest = conditions[0], conditions[1:]
+    if not _same(values.get(first.field, defaults.get(first.field)), first.value):
+        yield from _apply_conditions(values, rest, defaults, given)
+        return
+    for key in given & set(first.values):
+        raise ValueError(f"{first.where}: {key} is given by another [when] section for the same strategies; keep one")
+    for combination in itertools.product(*first.values.values()):
+        chosen = dict(zip(first.values, combination, strict=True))
+        yield from _apply_conditions(values | chosen, rest, defaults, given | set(chosen))
+
+
+def _same(value: Any, wanted: Any) -> bool:
+    """Equality as TOML has it: lists and tuples alike, true is not 1."""
+    if isinstance(value, list):
+        value = tuple(value)
+    return value == wanted and isinstance(value, bool) == isinstance(wanted, bool)
+
+
+def _replace(base: Strategy, values: Mapping[str, Any]) -> Strategy:
+    """`base` with converted `values`; `Strategy.replace` would check each of them again, 3,000 times over."""
+    parts = {}
+    for part, cls in PARTS.items():
+        names = {field.name for field in dataclasses.fields(cls)}
+        changes = {key: value for key, value in values.items() if key in names}
+        parts[part] = dataclasses.replace(getattr(base, part), **changes)
+    return Strategy(**parts)
+
+
+def _table(document: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
+    value = document.get(name, {})
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: expected a section of keys, found {value!r}")
+    return value
+
+
+def _study(table: Mapping[str, Any], where: str) -> StudyConfig:
+    study: StudyConfig = from_mapping(StudyConfig, table, where)
+    for key, least in (("trials", 0), ("halving", 0), ("halving_first", 1), ("sampler_seed", 0)):
+        if getattr(study, key) < least:
+            raise ValueError(f"{where} {key}: {getattr(study, key)} must be at least {least}")
+    if study.sampler != "grid" and not study.trials:
+        raise ValueError(f"{where}: sampler = {study.sampler!r} needs trials, the number of trials to try")
+    if study.halving == 1:
+        raise ValueError(f"{where} halving: 1 would end nothing; 2 or 3 halves or thirds, 0 switches it off")
+    if study.name and Path(study.name).name != study.name:
+        raise ValueError(f"{where} name: {study.name!r} is no name for a folder; --study names one anywhere")
+    return study
+
+
+def _rows(rows: Any, where: str) -> tuple[Mapping[str, Any], ...]:
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{where}: expected rows, each under a line [[list]] of its own")
+    return tuple(_values(row, f"{where} row {number}") for number, row in enumerate(rows, start=1))
+
+
+def _spaces(table: Mapping[str, Any], where: str) -> Iterator[Mapping[str, Any]]:
+    """Every combination of every sub-space, as a row."""
+    for name, values in table.items():
+        if not isinstance(values, dict):
+            raise ValueError(f"{where}]: a sub-space is a section [space.NAME] with lists of values")
+        lists = _lists(values, f"{where}.{name}]")
+        yield from (dict(zip(lists, chosen, strict=True)) for chosen in itertools.product(*lists.values()))
+
+
+def _values(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """One value a field."""
+    return {key: value_of(key, value, where) for key, value in table.items()}
+
+
+def _lists(table: Mapping[str, Any], where: str) -> dict[str, tuple[Any, ...]]:
+    """A list of values a field; a value that is no list stands for a list of one."""
+    lists = {}
+    for key, values in table.items():
+        annotation_of(key, where)
+        if isinstance(values, list) and not values:
+            raise ValueError(f"{where} {key}: the list is empty; give at least one value, or leave the line out")
+        items = values if isinstance(values, list) else [values]
+        lists[key] = tuple(value_of(key, item, where, listed=True) for item in items)
+    return lists
+
+
+def _conditions(table: Mapping[str, Any], where: str) -> tuple[Condition, ...]:
+    """The sections [when.FIELD.VALUE], one that gives a field standing before those that ask for it."""
+    found = []
+    for name, cases in table.items():
+        annotation_of(name, f"{where}.{name}]")
+        for text, values in (cases if isinstance(cases, dict) else {"": None}).items():
+            here = f"{where}.{name}.{text or 'VALUE'}]"
+            if not isinstance(values, dict):
+                raise ValueError(f"{here}: a condition is a section [when.FIELD.VALUE] with lists of values")
+            value = condition_value_of(name, text, here)
+            found.append(Condition(field=name, value=value, values=_lists(values, here), where=here))
+    return _ordered(found)
+
+
+def _ordered(conditions: Sequence[Condition]) -> tuple[Condition, ...]:
+    before = {
+        index: {other for other, giver in enumerate(conditions) if condition.field in giver.values}
+        for index, condition in enumerate(conditions)
+    }
+    try:
+        return tuple(conditions[index] for index in TopologicalSorter(before).static_order())
+    except CycleError as error:
+        circle = ", ".join(dict.fromkeys(conditions[index].where for index in error.args[1]))
+        raise ValueError(
+            f"{circle}: each asks for what the other gives; a condition may not depend on itself"
+        ) from None

@@ -1,0 +1,88 @@
+"""One value of a grid file as the strategy field it is for: converted, or refused with the nearest right one."""
+
+import itertools
+import tomllib
+from collections.abc import Sequence
+from typing import Any, Literal, get_args, get_origin
+
+from cache.names import TASKS
+from pipelines.config import convert, nearest
+from pipelines.training.strategy import flat_fields
+
+
+def condition_value_of(key: str, text: str, where: str) -> Any:
+    """The VALUE of [when.FIELD.VALUE], a TOML key, as a value of the field; a list is written "va,expr"."""
+    for candidate in (*_toml(text), [part.strip() for part in text.split(",")]):
+        try:
+            return value_of(key, candidate, where)
+        except ValueError:
+            continue
+    return value_of(key, text, where)
+
+
+def _toml(text: str) -> tuple[Any, ...]:
+    try:
+        return text, tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return (text,)
+
+
+def value_of(key: str, value: Any, where: str, listed: bool = False) -> Any:
+    """`value` as the field `key` holds it, or a `ValueError` with the nearest right one."""
+    annotation = annotation_of(key, where)
+    known = _literals(annotation) or _registry(key)
+    try:
+        converted = convert(value, annotation, f"{where} {key}")
+    except ValueError as error:
+        raise ValueError(f"{error}{_hint(value, annotation, known, listed)}") from None
+    if isinstance(converted, str) and known and converted not in known:
+        raise ValueError(f"{where} {key}: unknown {key} {value!r}{nearest(value, known)}; known: {', '.join(known)}")
+    return _in_order(converted, f"{where} {key}") if key == "tasks" else converted
+
+
+def _hint(value: Any, annotation: Any, known: Sequence[str], listed: bool) -> str:
+    """What was probably meant by a `value` of the wrong type."""
+    texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    for text in texts:
+        if isinstance(text, str) and text not in known and (hint := nearest(text, known)):
+            return hint
+    kinds = [get_origin(kind) for kind in (annotation, *get_args(annotation))]
+    if listed and isinstance(value, str) and tuple in kinds:
+        return f'; this section lists the values to try, and each is a list here: [["{value}"], ...]'
+    if listed is False and isinstance(value, list):
+        return "; one value goes here, lists to try go under [product]"
+    return ""
+
+
+def _in_order(tasks: tuple[str, ...], where: str) -> tuple[str, ...]:
+    """`tasks` in the house's order, so that va, expr and expr, va are one strategy."""
+    if not tasks or len(set(tasks)) < len(tasks):
+        raise ValueError(f"{where}: at least one task, each once; found {list(tasks)}")
+    return tuple(task for task in TASKS if task in tasks)
+
+
+def annotation_of(key: str, where: str) -> Any:
+    fields = flat_fields()
+    if key not in fields:
+        raise ValueError(f"{where}: unknown key {key!r}{nearest(key, fields)}; known: {', '.join(fields)}")
+    return fields[key][1]
+
+
+def _literals(annotation: Any) -> tuple[str, ...]:
+    """The texts a field allows; none where it also allows others."""
+    if get_origin(annotation) is Literal:
+        return tuple(arg for arg in get_args(annotation) if isinstance(arg, str))
+    return tuple(itertools.chain(*(_literals(arg) for arg in get_args(annotation) if arg is not Ellipsis)))
+
+
+def _registry(key: str) -> tuple[str, ...]:
+    """The names that the registry behind a field knows; none where there is no registry."""
+    if key == "fusion":
+        from heads.fusion import FUSIONS
+
+        return tuple(FUSIONS)
+    if key == "temporal":
+        from heads.temporal import TEMPORALS
+
+        return tuple(TEMPORALS)
+    return ()

@@ -1,0 +1,186 @@
+"""From mtl.toml and a grid to trials that can run: everything that can be wrong is found here, before any training."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from cache.frames import frames_digest, labels_digest, read_frames
+from cache.store import Cache
+from pipelines.config import Config
+from pipelines.progress import Advance
+from pipelines.search.grid import Grid, check, expand, read_grid
+from pipelines.search.loop import Chooser, Grouping, Trainer
+from pipelines.search.samplers import next_trials
+from pipelines.search.study import Material, Result, Study, Trial, plan, stream_label
+from pipelines.splits import resolve_split
+from pipelines.training.epochs import Epoch
+from pipelines.training.strategy import Strategy, strategy_of, streams_of
+
+if TYPE_CHECKING:
+    from pipelines.training.fit import Halving
+
+FLOAT16_BYTES = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchPlan:
+    """A grid over the data of mtl.toml. `config` has the split that the grid asks for; `keys` are (stream, view)."""
+
+    config: Config
+    grid: Grid
+    folder: Path
+    frames: pl.DataFrame
+    material: Material
+    trials: tuple[Trial, ...]
+    keys: tuple[tuple[str, str], ...]
+
+    @property
+    def halving(self) -> "Halving | None":
+        from pipelines.training.fit import Halving
+
+        study = self.grid.study
+        return Halving(study.halving, study.halving_first) if study.halving else None
+
+    @property
+    def num_wanted(self) -> int:
+        """How many of the trials are to be tried in all."""
+        return min(self.grid.study.trials or len(self.trials), len(self.trials))
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory of the streams, which are read once and stay."""
+        return sum(FLOAT16_BYTES * self.material.num_rows * one["width"] for one in self.material.streams.values())
+
+
+def read_strategies(config: Config, grid_path: Path) -> tuple[Config, Grid, tuple[Strategy, ...]]:
+    """The grid's strategies, each one checked; and `config` with the split the grid asks for. Needs no data.
+
+    Raises:
+        ValueError: a key, value or combination that cannot be trained.
+    """
+    grid = read_grid(grid_path)
+    config = dataclasses.replace(config, split=grid.split(config.split))
+    strategies = expand(grid, strategy_of(config))
+    check(strategies, config, str(grid.path))
+    return config, grid, strategies
+
+
+def make_plan(config: Config, grid: Grid, strategies: Sequence[Strategy], study: Path | None = None) -> SearchPlan:
+    """The trials of `strategies` over the frames table and the cache; `study` is the folder, by default the grid's.
+
+    Raises:
+        ValueError: no frames table, a stream that is missing or incomplete, or a task without labels.
+    """
+    if grid.study.sampler == "tpe" and len({one.head.tasks for one in strategies}) > 1:
+        raise ValueError(
+            f"{grid.path}: [study] sampler = 'tpe' goes by P, and P of different tasks does not compare; give the grid "
+            "one value of tasks, or use sampler = 'random'"
+        )
+    frames = read_frames(config.at(config.data.frames))
+    keys = {
+        (name, view): None
+        for one in strategies
+        for used in streams_of(one, config).values()
+        for name in used
+        for view in one.train.views
+    }
+    material = _material(config, frames, tuple(keys), strategies)
+    return SearchPlan(
+        config=config,
+        grid=grid,
+        folder=study or config.at(config.output.studies) / grid.name,
+        frames=frames,
+        material=material,
+        trials=plan(strategies, config, material),
+        keys=tuple(keys),
+    )
+
+
+def make_chooser(search: SearchPlan, study: Study) -> Chooser:
+    """What to run next, by the sampler of the grid."""
+
+    def finished() -> list[Result]:
+        return [study.result(trial) for trial in search.trials if study.is_finished(trial)]
+
+    return lambda left: next_trials(search.grid.study, search.trials, left, finished)
+
+
+def make_grouping(search: SearchPlan, device: str) -> Grouping:
+    """Puts trials into the stacks in which they train on `device`."""
+    from pipelines.device import resolve_device
+    from pipelines.training.stacks import in_stacks
+
+    where = resolve_device(device)
+    widths = {label.partition("@")[0]: int(about["width"]) for label, about in search.material.streams.items()}
+
+    def grouping(trials: Sequence[Trial]) -> list[list[Trial]]:
+        stacks = in_stacks([(trial.strategy, trial) for trial in trials], search.config, widths, where)
+        return [[trial for _, trial in stack] for stack in stacks]
+
+    return grouping
+
+
+def make_trainer(search: SearchPlan, device: str) -> Trainer:
+    """Reads the streams once; the trainer returned trains any number of stacks over them."""
+    from pipelines.device import resolve_device
+    from pipelines.training.dataset import load_dataset
+    from pipelines.training.run import train_runs
+
+    dataset = load_dataset(search.config, search.keys, resolve_device(device))
+
+    def trainer(stack: Sequence[tuple[Strategy, Path]], advance: Advance) -> Sequence[Exception | None]:
+        def watch(_: Epoch) -> None:
+            advance(1)
+
+        return train_runs(search.config, dataset, stack, watch=watch, halving=search.halving)
+
+    return trainer
+
+
+def _material(
+    config: Config, frames: pl.DataFrame, keys: Sequence[tuple[str, str]], strategies: Sequence[Strategy]
+) -> Material:
+    folds = sorted({strategy.train.fold for strategy in strategies})
+    splits = {fold: resolve_split(frames, config.split, fold).description for fold in folds}
+    for strategy in strategies:
+        _check_labels(splits[strategy.train.fold], strategy.head.tasks)
+    digest = frames_digest(frames)
+    return Material(
+        frames=digest,
+        labels=labels_digest(frames),
+        num_rows=len(frames),
+        streams=_streams(Cache.open(config.at(config.cache.path), read_only=True), keys, digest, len(frames)),
+        splits=splits,
+    )
+
+
+def _streams(cache: Cache, keys: Sequence[tuple[str, str]], digest: str, num_rows: int) -> dict[str, dict[str, Any]]:
+    """What each stream is; refuses one that is missing, incomplete or of other frames than those of `digest`."""
+    found = {}
+    for name, view in keys:
+        stream = cache.stream(name, view)
+        stream.require_complete()
+        identity = stream.identity
+        if identity.frames != digest:
+            raise ValueError(
+                f"stream {name} was extracted for another frame list (cached {identity.num_frames} frames, wanted "
+                f"{num_rows}); type {stream.remake_hint}"
+            )
+        about = {"identity": identity.digest, "backbone": identity.backbone, "width": identity.width}
+        found[stream_label(name, view)] = about
+    return found
+
+
+def _check_labels(split: Mapping[str, Any], tasks: Sequence[str]) -> None:
+    """Raises `ValueError` where a task has no labelled frame to learn from or to choose on, or none is held out."""
+    for part in ("train", "select"):
+        if missing := [task for task in tasks if not split[part]["labelled"][task]]:
+            where = split[part]["of"]
+            raise ValueError(f"task {missing[0]}: no labelled frame in {where}; leave the task out of the grid's tasks")
+    if not any(split["report"]["labelled"].values()):
+        where = split["report"]["of"]
+        raise ValueError(f'{where} has no labels to score; write report = "auto" under [study], or prepare its labels')

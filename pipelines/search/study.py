@@ -1,0 +1,240 @@
+"""A study's folder: what was planned, what is finished, what failed. The run folders are the truth.
+
+study.json    data, streams and splits the study is bound to     grid.toml   the grid file of the latest search
+trials.json   every strategy ever planned, by its digest         failed.json reasons of failed trials
+runs/DIGEST/  one run folder a finished trial (run.json last)    study.journal  Optuna's record
+leaderboard.csv, leaderboard.json, report.html                   the results, rewritten by every search
+"""
+
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipelines.config import Config
+from pipelines.files import read_json, write_json, write_text
+from pipelines.search.grid import Grid
+from pipelines.training.strategy import Strategy, streams_of
+
+FORMAT = 1
+Choice = None | bool | int | float | str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """What trials are made from. Where any of it changes, scores no longer compare.
+
+    `frames` and `labels` are digests over `num_rows` rows; `streams` maps a stream's label to {"identity" (a digest),
+    "width", "backbone"}; `splits` a fold to its description.
+    """
+
+    frames: str
+    labels: str
+    num_rows: int
+    streams: Mapping[str, Mapping[str, Any]]
+    splits: Mapping[int, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One strategy over one material. `streams` are those each of its models reads."""
+
+    strategy: Strategy
+    streams: Mapping[str, tuple[str, ...]]
+    digest: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"strategy": self.strategy.flat(), "streams": {name: list(used) for name, used in self.streams.items()}}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished trial: `metrics` {"select": flat keys, "report": flat keys}, and how long it took."""
+
+    trial: Trial
+    metrics: Mapping[str, Any]
+    seconds: float
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """An open study folder; `trials` are all that were ever planned in it, by digest."""
+
+    path: Path
+    trials: Mapping[str, Trial]
+
+    def run_folder(self, trial: Trial) -> Path:
+        return self.path / "runs" / trial.digest
+
+    def is_finished(self, trial: Trial) -> bool:
+        """Its run folder is complete: the manifest is written last."""
+        return (self.run_folder(trial) / "run.json").is_file()
+
+    def is_halted(self, trial: Trial) -> bool:
+        """It is finished, but successive halving ended its training before its time."""
+        path = self.run_folder(trial) / "metrics.json"
+        return path.is_file() and bool(read_json(path).get("halted"))
+
+    def clear(self, trial: Trial) -> None:
+        """Removes what an unfinished try left behind."""
+        shutil.rmtree(self.run_folder(trial), ignore_errors=True)
+
+    def failures(self) -> dict[str, dict[str, Any]]:
+        """Digest -> {"reason", "when", "strategy"} of the trials whose latest try failed."""
+        path = self.path / "failed.json"
+        return dict(read_json(path)) if path.exists() else {}
+
+    def record_failure(self, trial: Trial, reason: str, details: str) -> None:
+        """Keeps the reason; what the try left behind goes."""
+        self.clear(trial)
+        entry = {"reason": reason, "when": _now(), "details": details, **trial.to_json()}
+        write_json(self.path / "failed.json", self.failures() | {trial.digest: entry})
+
+    def forget_failure(self, trial: Trial) -> None:
+        """A trial that was tried again and finished is no failure."""
+        failures = self.failures()
+        if failures.pop(trial.digest, None) is not None:
+            write_json(self.path / "failed.json", failures)
+
+    def results(self) -> list[Result]:
+        """All finished trials, in the order they were planned."""
+        return [self.result(trial) for trial in self.trials.values() if self.is_finished(trial)]
+
+    def result(self, trial: Trial) -> Result:
+        """What the run folder of a finished trial says."""
+        folder = self.run_folder(trial)
+        seconds = read_json(folder / "run.json").get("seconds") or 0.0
+        return Result(trial, read_json(folder / "metrics.json"), float(seconds), folder)
+
+
+def plan(strategies: Sequence[Strategy], config: Config, material: Material) -> tuple[Trial, ...]:
+    """A trial a strategy. Its digest covers the strategy, its streams' identities, frames, labels and split."""
+    return tuple(_trial(strategy, config, material) for strategy in strategies)
+
+
+def stream_label(name: str, view: str) -> str:
+    """How a stream is named in study.json: the view only where it is not the faces themselves."""
+    return name if view == "base" else f"{name}@{view}"
+
+
+def choice_of(value: Any) -> Choice:
+    """A field's value as one number or text, for tables and for Optuna: a list as "va,expr"."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
+@contextmanager
+def open_study(path: Path, grid: Grid, material: Material, trials: Sequence[Trial]) -> Iterator[Study]:
+    """The study at `path`, made if it is not there, held by this process alone.
+
+    Raises:
+        ValueError: another process holds it, the folder is something else, or it was made from other data.
+    """
+    if path.exists() and any(path.iterdir()) and not (path / "study.json").exists():
+        raise ValueError(f"{path}: not a study, and not empty; name another folder with --study")
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(f"{path}: another search is running in this study; wait, or name another folder") from None
+        yield _bind(path, grid, material, trials)
+
+
+def read_study(path: Path) -> Study:
+    """The study at `path` as it stands, to look at.
+
+    Raises:
+        ValueError: there is none.
+    """
+    known = path / "trials.json"
+    return Study(path, _read_trials(known) if known.exists() else {})
+
+
+def _bind(path: Path, grid: Grid, material: Material, trials: Sequence[Trial]) -> Study:
+    """Checks that the study is about `material`, and writes down what is new."""
+    old = read_json(path / "study.json") if (path / "study.json").exists() else {}
+    if differences := _differences(old, material):
+        raise ValueError(
+            f"{path}: this study was made from other data ({', '.join(differences)}), and scores would not compare; "
+            f"type `mtl search --grid {grid.path} --study {_free_name(path)}` for a new study"
+        )
+    known = read_study(path).trials
+    merged = {**known, **{trial.digest: trial for trial in trials}}
+    if len(merged) > len(known):
+        write_json(path / "trials.json", {digest: trial.to_json() for digest, trial in merged.items()})
+    (path / "runs").mkdir(exist_ok=True)
+    write_text(path / "grid.toml", grid.text)
+    write_json(path / "study.json", _describe(path, grid, material, old))
+    return Study(path, merged)
+
+
+def _describe(path: Path, grid: Grid, material: Material, old: Mapping[str, Any]) -> dict[str, Any]:
+    splits = {str(fold): dict(description) for fold, description in material.splits.items()}
+    streams = {label: dict(stream) for label, stream in material.streams.items()}
+    return {
+        "format": FORMAT,
+        "name": path.name,
+        "grid": str(grid.path),
+        "fields": list(dict.fromkeys([*old.get("fields", []), *grid.fields])),
+        "created": old.get("created", _now()),
+        "frames": material.frames,
+        "labels": material.labels,
+        "num_rows": material.num_rows,
+        "streams": old.get("streams", {}) | streams,
+        "splits": old.get("splits", {}) | splits,
+    }
+
+
+def _differences(old: Mapping[str, Any], material: Material) -> list[str]:
+    """What of an earlier search's data is no longer the same, in the user's words."""
+    if not old:
+        return []
+    if old.get("format") != FORMAT:
+        return [f"its format is {old.get('format')}, this program's is {FORMAT}"]
+    names = {"frames": "other frames", "labels": "labels, splits or subjects changed"}
+    found = [words for key, words in names.items() if old[key] != getattr(material, key)]
+    for label, stream in material.streams.items():
+        if label in old["streams"] and old["streams"][label]["identity"] != stream["identity"]:
+            found.append(f"stream {label} was extracted anew with other settings or weights")
+    for fold, split in material.splits.items():
+        if str(fold) in old["splits"] and old["splits"][str(fold)]["hash"] != split["hash"]:
+            found.append("another split" if fold < 0 else f"another fold {fold}")
+    return found
+
+
+def _trial(strategy: Strategy, config: Config, material: Material) -> Trial:
+    streams, train = streams_of(strategy, config), strategy.train
+    identities = {
+        model: [material.streams[stream_label(name, view)]["identity"] for name in used for view in train.views]
+        for model, used in streams.items()
+    }
+    split = material.splits[train.fold]["hash"]
+    values = [strategy.identity(), streams, identities, material.frames, material.labels, split]
+    text = json.dumps(values, sort_keys=True)
+    return Trial(strategy, streams, hashlib.blake2b(text.encode(), digest_size=8).hexdigest())
+
+
+def _read_trials(path: Path) -> dict[str, Trial]:
+    return {
+        digest: Trial(
+            Strategy().replace(entry["strategy"], f"{path}: {digest}"),
+            {model: tuple(used) for model, used in entry["streams"].items()},
+            digest,
+        )
+        for digest, entry in read_json(path).items()
+    }
+
+
+def _free_name(path: Path) -> Path:
+    return next(name for n in range(2, 1000) if not (name := path.with_name(f"{path.name}-{n}")).exists())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

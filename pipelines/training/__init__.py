@@ -1,0 +1,1 @@
+"""Training heads on cached embeddings: strategies, windows, stacks, methods, run folders."""

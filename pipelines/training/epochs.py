@@ -1,0 +1,133 @@
+"""Epochs of one training: what each one said, and the keeper of the best. N frames.
+
+The best epoch's weights are copied the moment they earn their score: what is saved is what was measured.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from pipelines.training.predict import Predictions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """One epoch of one model: mean training losses, and the score of each task on the rows that choose.
+
+    `epoch` 0 is the model before its first step. `best` says that it is the best so far.
+    """
+
+    model: str
+    epoch: int
+    num_epochs: int
+    lr: float
+    losses: dict[str, float]
+    scores: dict[str, float]
+    best: bool
+    duration_s: float
+
+    @property
+    def p(self) -> float:
+        """Sum of the tasks' scores: P where the model has all three."""
+        return sum(self.scores.values())
+
+
+Watch = Callable[[Epoch], None]
+ShouldStop = Callable[[Epoch], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """The best epoch, what it predicted of the rows that choose, all epochs, and the weights as of its evaluation.
+
+    `halted` is the epoch after which successive halving ended the training; 0 where it came to its own end.
+    """
+
+    epoch: int
+    predictions: Predictions
+    history: tuple[Epoch, ...]
+    state: Mapping[str, Tensor]
+    halted: int = 0
+
+
+class HeadKeeper:
+    """Holds the best epoch of one head of a stack: its weights as of its evaluation, and its predictions."""
+
+    def __init__(self) -> None:
+        self.history: list[Epoch] = []
+        self.best: Epoch | None = None
+        self.num_since_best = 0
+        self.halted = 0
+        self._state: Mapping[str, Tensor] = {}
+        self._predictions: Predictions | None = None
+        self._failure: ValueError | None = None
+
+    def offer(self, note: Epoch, predictions: Predictions, *, patient: bool) -> Epoch:
+        """Records an epoch; where `best` is set in what it returns, `keep` wants the weights before another step.
+
+        A `patient` epoch does not count against the patience.
+        """
+        self.num_since_best += 0 if patient else 1
+        if self.best is None or note.p > self.best.p:
+            note = dataclasses.replace(note, best=True)
+            self.best, self.num_since_best, self._predictions = note, 0, predictions
+        self.history.append(note)
+        return note
+
+    def keep(self, state: Mapping[str, Tensor]) -> None:
+        """Takes the best epoch's weights, which must be copies."""
+        self._state = state
+
+    def diverged(self, name: str, epoch: int, lr: float) -> None:
+        """Training broke down; that is a failure only if nothing was scored before."""
+        if self.best is None:
+            self._failure = ValueError(
+                f"{name}: the loss or the predictions are no finite numbers in epoch {epoch}; lower train.lr (now {lr})"
+            )
+
+    def result(self) -> Fitted | ValueError:
+        if self._failure is not None:
+            return self._failure
+        assert self.best is not None
+        assert self._predictions is not None
+        return Fitted(
+            epoch=self.best.epoch,
+            predictions=self._predictions,
+            history=tuple(self.history),
+            state=self._state,
+            halted=self.halted,
+        )
+
+
+class Keeper:
+    """`HeadKeeper` for a model that is trained alone, and gets its best weights back in the end."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._keeper = HeadKeeper()
+
+    @property
+    def best(self) -> Epoch | None:
+        return self._keeper.best
+
+    @property
+    def num_since_best(self) -> int:
+        return self._keeper.num_since_best
+
+    def offer(self, note: Epoch, predictions: Predictions, *, patient: bool) -> Epoch:
+        """Records an epoch; copies the weights now, before another step can change them, if it is the best."""
+        note = self._keeper.offer(note, predictions, patient=patient)
+        if note.best:
+            self._keeper.keep({key: value.detach().clone() for key, value in self.model.state_dict().items()})
+        return note
+
+    def restore(self) -> Fitted:
+        """Puts the best epoch's weights back into the model."""
+        result = self._keeper.result()
+        if isinstance(result, ValueError):
+            raise result
+        self.model.load_state_dict(dict(result.state))
+        self.model.eval()
+        return result

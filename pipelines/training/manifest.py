@@ -1,0 +1,148 @@
+"""What a run was made from, for run.json: strategy, data, streams, split, versions; and the run's name."""
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import tomlkit
+
+from cache.names import TASKS
+from pipelines.config import SECTIONS, Config, to_mapping
+from pipelines.training.dataset import Dataset
+from pipelines.training.epochs import Epoch
+from pipelines.training.methods import Spec
+from pipelines.training.strategy import Strategy, streams_of
+from pipelines.training.train import Trained
+
+FORMAT = 1
+PACKAGES = ("mtl-affect", "torch", "numpy", "polars", "zarr", "safetensors")
+
+
+def run_digest(config: Config, dataset: Dataset, strategy: Strategy) -> str:
+    """16 hex digits over the strategy and all it is trained and scored on: the same digest is the same run."""
+    streams, views = streams_of(strategy, config), strategy.train.views
+    identities = {
+        model: [dataset.resident.identities[name, view].digest for name in names for view in views]
+        for model, names in streams.items()
+    }
+    split = dataset.split(config.split, strategy.train.fold).description["hash"]
+    values = [strategy.identity(), streams, identities, dataset.frames_digest, dataset.labels_digest, split]
+    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def run_name(strategy: Strategy, digest: str) -> str:
+    """A name a person can read, and no other run has: `attention-tcn-joint-s0-1a2b3c4d`."""
+    head, train = strategy.head, strategy.train
+    words = [head.fusion, head.temporal, train.method]
+    if set(head.tasks) != set(TASKS):
+        words += head.tasks
+    words += [f"s{train.seed}"] + ([f"f{train.fold}"] if train.fold >= 0 else [])
+    return "-".join([*words, digest[:8]])
+
+
+def manifest_of(name: str, trained: Trained, config: Config, dataset: Dataset) -> dict[str, Any]:
+    """run.json: enough to know what the run is, and to build it again."""
+    strategy, resident = trained.strategy, dataset.resident
+    valid = resident.all_valid(trained.streams, strategy.train.view)
+    parts = {"train": trained.split.train, "select": trained.split.select, "report": trained.split.report}
+    identities = {stream: resident.identities[stream, strategy.train.view] for stream in trained.streams}
+    return {
+        "format": FORMAT,
+        "name": name,
+        "digest": run_digest(config, dataset, strategy),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": trained.seconds,
+        "strategy": strategy.flat(),
+        "seed": strategy.train.seed,
+        "epoch": trained.metrics["epoch"],
+        "num_parameters": trained.num_parameters,
+        "models": [
+            {
+                "name": model.spec.name,
+                "kind": model.spec.kind,
+                "tasks": list(model.spec.tasks),
+                "parts": {part: dict(widths) for part, widths in model.spec.parts.items()},
+                "file": weights_file(model.spec),
+                "epoch": model.epoch,
+                "num_parameters": sum(p.numel() for p in model.module.parameters()),
+            }
+            for model in trained.models
+        ],
+        "streams": {
+            stream: {"digest": identity.digest, "identity": identity.to_json()}
+            for stream, identity in identities.items()
+        },
+        "frames": dataset.frames_digest,
+        "labels": dataset.labels_digest,
+        "split": dict(trained.split.description),
+        "num_without_embedding": {part: int((rows & ~valid).sum()) for part, rows in parts.items()},
+        "device": resident.device_name,
+        "commit": commit(),
+        "versions": versions(),
+    }
+
+
+def weights_file(spec: Spec) -> str:
+    """Where in the run folder the model's weights are."""
+    return f"weights/{spec.name}.safetensors"
+
+
+def config_toml(config: Config, strategy: Strategy) -> str:
+    """The whole configuration with `strategy` put in: what mtl.toml would have to be for this run."""
+    values = to_mapping(config)
+    sections = {name: values[name] for name in SECTIONS} | to_mapping(strategy)
+    return tomlkit.dumps({**sections, "backbones": values["backbones"]})
+
+
+def history_table(history: Sequence[Epoch]) -> pl.DataFrame:
+    """An epoch a row: losses, scores on the rows that choose, and whether it was the best so far."""
+    rows = [
+        {
+            "model": note.model,
+            "epoch": note.epoch,
+            "lr": note.lr,
+            **note.losses,
+            **{f"score.{task}": value for task, value in note.scores.items()},
+            "P": note.p,
+            "best": note.best,
+            "duration_s": note.duration_s,
+        }
+        for note in history
+    ]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    ordered = [c for c in columns if not c.startswith(("loss", "score"))]
+    middle = sorted(c for c in columns if c.startswith(("loss", "score")))
+    return pl.DataFrame(rows, infer_schema_length=None).select(*ordered[:3], *middle, *ordered[3:])
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+@cache
+def commit() -> str | None:
+    """The commit of this program where it runs from a git checkout, "-dirty" if files were changed; else None."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

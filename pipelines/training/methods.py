@@ -1,0 +1,240 @@
+"""The methods of training strategies: separate, joint, progressive. M strategies at once, N frames, D width.
+
+A method turns each of M `Setup`s of one shape (`pipelines.training.stacks`) into trained models: one a task, or one for
+all tasks. A strategy that fails is a `ValueError` in its place, and costs the others nothing.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from heads.config import Task
+from heads.losses import MultiTaskLoss, class_weights, positive_weights
+from heads.model import Head, ProgressiveHead, build_head, build_progressive, load_single, stack_heads
+from pipelines.splits import Split
+from pipelines.training.dataset import Dataset, restrict
+from pipelines.training.epochs import Epoch, Fitted, ShouldStop, Watch
+from pipelines.training.feed import Feed, make_feed
+from pipelines.training.fit import Halving, Member, fit
+from pipelines.training.predict import Predictions
+from pipelines.training.strategy import Strategy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What a method needs. `streams` names the streams of each model, as `strategy.streams_of` gives them."""
+
+    dataset: Dataset
+    strategy: Strategy
+    split: Split
+    streams: Mapping[str, tuple[str, ...]]
+    watch: Watch | None = None
+    should_stop: ShouldStop | None = None
+    halving: Halving | None = None
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """Every stream of every model: a step is valid where all of them have an embedding, whatever the method."""
+        return tuple(dict.fromkeys(name for names in self.streams.values() for name in names))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """What a model is made of, enough to build it again before its weights are loaded.
+
+    `parts` maps each trunk's task to its streams and their widths D; a joint head has one trunk, called "joint".
+    """
+
+    name: str
+    kind: str
+    tasks: tuple[Task, ...]
+    parts: Mapping[str, Mapping[str, int]]
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Every stream the model reads."""
+        return tuple(dict.fromkeys(name for widths in self.parts.values() for name in widths))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedModel:
+    """A model of one head with the weights of its best epoch, and what that predicted of the rows that choose."""
+
+    spec: Spec
+    module: nn.Module
+    epoch: int
+    predictions: Predictions
+    history: tuple[Epoch, ...]
+    halted: int = 0
+
+
+Outcome = list[TrainedModel] | ValueError
+
+
+def train_joint(setups: Sequence[Setup]) -> list[Outcome]:
+    """One trunk with an output for every task."""
+    first = setups[0]
+    return [_listed(one) for one in _train_heads(setups, "joint", first.strategy.head.tasks, first.streams["joint"])]
+
+
+def train_separate(setups: Sequence[Setup]) -> list[Outcome]:
+    """A model a task, each with its own best epoch by its own task's score."""
+    first = setups[0]
+    by_task = [_train_heads(setups, task, (task,), first.streams[task]) for task in first.strategy.head.tasks]
+    return [_joined(models) for models in zip(*by_task, strict=True)]
+
+
+def train_progressive(setups: Sequence[Setup]) -> list[Outcome]:
+    """Separate models first; then one model of all their trunks, which starts as exactly those and may exchange.
+
+    The trunks are frozen for `frozen_epochs`. The start counts as an epoch, so on the rows that choose the result is
+    never worse than the separate models.
+    """
+    separate = train_separate(setups)
+    going = [place for place, outcome in enumerate(separate) if not isinstance(outcome, ValueError)]
+    found: list[Outcome] = list(separate)
+    if not going:
+        return found
+    models = [outcome for outcome in separate if not isinstance(outcome, ValueError)]
+    for place, outcome in zip(going, _train_joined([setups[place] for place in going], models), strict=True):
+        found[place] = outcome
+    return found
+
+
+def _train_joined(setups: Sequence[Setup], separate: Sequence[list[TrainedModel]]) -> list[Outcome]:
+    """The joint part: `separate[m]` are the models of `setups[m]`, a task each."""
+    strategy = setups[0].strategy
+    tasks = strategy.head.tasks
+    parts: dict[str, Mapping[str, int]] = {
+        task: model.spec.parts["joint"] for task, model in zip(tasks, separate[0], strict=True)
+    }
+    spec = Spec(name="joint", kind="progressive", tasks=tasks, parts=parts)
+    heads: dict[str, Head] = {
+        task: stack_heads([models[place].module for models in separate]) for place, task in enumerate(tasks)
+    }
+    module = ProgressiveHead.from_separate(heads)
+    fitted = _train(setups, spec, module, count_start=True, frozen_epochs=strategy.train.frozen_epochs)
+    found: list[Outcome] = []
+    for one, models in zip(fitted, separate, strict=True):
+        history = tuple(epoch for model in models for epoch in model.history)
+        found.append(one if isinstance(one, ValueError) else [dataclasses.replace(one, history=history + one.history)])
+    return found
+
+
+def build_model(spec: Spec, strategies: Sequence[Strategy]) -> nn.Module:
+    """The heads of `spec`, one a strategy, as they are before training: the same for the same seed."""
+    return KINDS[spec.kind](spec, strategies)
+
+
+def _listed(one: TrainedModel | ValueError) -> Outcome:
+    return one if isinstance(one, ValueError) else [one]
+
+
+def _joined(models: Sequence[TrainedModel | ValueError]) -> Outcome:
+    """All of them, or the first failure."""
+    whole = [model for model in models if not isinstance(model, ValueError)]
+    return whole if len(whole) == len(models) else next(model for model in models if isinstance(model, ValueError))
+
+
+def _train_heads(
+    setups: Sequence[Setup], name: str, tasks: tuple[Task, ...], streams: tuple[str, ...]
+) -> list[TrainedModel | ValueError]:
+    first = setups[0]
+    widths = first.dataset.resident.widths(streams, first.strategy.train.view)
+    spec = Spec(name=name, kind="head", tasks=tasks, parts={"joint": widths})
+    return _train(setups, spec, build_model(spec, [setup.strategy for setup in setups]))
+
+
+def _train(
+    setups: Sequence[Setup], spec: Spec, module: nn.Module, *, count_start: bool = False, frozen_epochs: int = 0
+) -> list[TrainedModel | ValueError]:
+    dataset = setups[0].dataset
+    device = dataset.resident.device
+    fitted = fit(
+        module.to(device),
+        make_loss(setups, spec.tasks).to(device),
+        _members(setups, spec),
+        count_start=count_start,
+        frozen_epochs=frozen_epochs,
+        halving=setups[0].halving,
+    )
+    return [
+        one if isinstance(one, ValueError) else _trained(spec, setup.strategy, one, device)
+        for setup, one in zip(setups, fitted, strict=True)
+    ]
+
+
+def _members(setups: Sequence[Setup], spec: Spec) -> list[Member]:
+    """Setups with the same split share their feed's masks and their plan."""
+    feeds: dict[int, Feed] = {}
+    members = []
+    for setup in setups:
+        config, dataset = setup.strategy.train, setup.dataset
+        if id(setup.split) not in feeds:
+            reader = dataset.reader(spec.streams, setup.used, config.view, config.views[1:])
+            feeds[id(setup.split)] = make_feed(dataset, reader, setup.split.train, spec.tasks, config)
+        members.append(
+            Member(
+                feed=dataclasses.replace(feeds[id(setup.split)], config=config),
+                plan=dataset.plan(setup.split.select, config, setup.used),
+                name=spec.name,
+                arm=setup.strategy.arm,
+                watch=setup.watch,
+                should_stop=setup.should_stop,
+            )
+        )
+    return members
+
+
+def _trained(spec: Spec, strategy: Strategy, fitted: Fitted, device: torch.device) -> TrainedModel:
+    """The head by itself, with the weights of its best epoch."""
+    module = build_model(spec, [strategy]).to(device)
+    load_single(module, fitted.state)
+    return TrainedModel(
+        spec=spec,
+        module=module.eval(),
+        epoch=fitted.epoch,
+        predictions=fitted.predictions,
+        history=fitted.history,
+        halted=fitted.halted,
+    )
+
+
+def make_loss(setups: Sequence[Setup], tasks: tuple[str, ...]) -> MultiTaskLoss:
+    """The losses of `tasks`, weighted by how often classes and AUs occur among each setup's training rows."""
+    weights: dict[int, tuple[Tensor, Tensor]] = {}
+    for setup in setups:
+        if id(setup.split) not in weights:
+            targets = restrict(setup.dataset.targets, setup.split.train).to("cpu")
+            weights[id(setup.split)] = class_weights(targets), positive_weights(targets)
+    chosen = [weights[id(setup.split)] for setup in setups]
+    classes, positives = (torch.stack(each) for each in zip(*chosen, strict=True))
+    return MultiTaskLoss(tasks, [setup.strategy.loss for setup in setups], classes, positives)
+
+
+def _build_head(spec: Spec, strategies: Sequence[Strategy]) -> nn.Module:
+    config = dataclasses.replace(strategies[0].head, tasks=spec.tasks)
+    return build_head(config, spec.parts["joint"], *_seeds_and_rates(strategies))
+
+
+def _build_progressive(spec: Spec, strategies: Sequence[Strategy]) -> nn.Module:
+    parts: dict[str, Mapping[str, int]] = {task: spec.parts[task] for task in spec.tasks}
+    return build_progressive(strategies[0].head, parts, *_seeds_and_rates(strategies))
+
+
+def _seeds_and_rates(strategies: Sequence[Strategy]) -> tuple[list[int], list[float]]:
+    return [one.train.seed for one in strategies], [one.head.dropout for one in strategies]
+
+
+KINDS: dict[str, Callable[[Spec, Sequence[Strategy]], nn.Module]] = {
+    "head": _build_head,
+    "progressive": _build_progressive,
+}
+METHODS: dict[str, Callable[[Sequence[Setup]], list[Outcome]]] = {
+    "separate": train_separate,
+    "joint": train_joint,
+    "progressive": train_progressive,
+}

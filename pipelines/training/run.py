@@ -1,0 +1,264 @@
+"""Run folders: one training, written whole or not at all, and read back. N frames.
+
+config.toml          the resolved configuration         weights/NAME.safetensors   one file a model
+history.csv          every epoch of every model         predictions.parquet        of the select and report rows
+metrics.json         both scores, apart                 run.json                   the manifest, written last
+"""
+
+import io
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from cache.files import naming, remove_leftovers, sync, sync_tree, temporary_beside
+from cache.identity import StreamIdentity
+from heads.model import load_single, single_state
+from pipelines.config import Config
+from pipelines.device import resolve_device
+from pipelines.files import read_json
+from pipelines.training.dataset import Dataset, load_dataset
+from pipelines.training.epochs import Watch
+from pipelines.training.fit import Halving
+from pipelines.training.manifest import (
+    FORMAT,
+    config_toml,
+    history_table,
+    manifest_of,
+    run_digest,
+    run_name,
+    weights_file,
+)
+from pipelines.training.methods import Spec, build_model
+from pipelines.training.predict import Predictions, merge, predict, table
+from pipelines.training.strategy import Strategy, streams_of
+from pipelines.training.train import Order, Trained, train_strategies, train_strategy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A finished run: its manifest, its metrics, and its models with the weights that earned the score."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    strategy: Strategy
+    models: tuple[tuple[Spec, nn.Module], ...]
+    identities: Mapping[str, StreamIdentity]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return self.strategy.head.tasks
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Every stream that a model of the run reads."""
+        return tuple(self.identities)
+
+
+def train_run(
+    config: Config,
+    dataset: Dataset,
+    strategy: Strategy,
+    folder: Path,
+    *,
+    watch: Watch | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """`train_strategy`, then `write_run`; returns the metrics as metrics.json has them."""
+    trained = train_strategy(config, dataset, strategy, watch=watch)
+    write_run(folder, trained, config, dataset, force=force)
+    return dict(trained.metrics)
+
+
+def train_runs(
+    config: Config,
+    dataset: Dataset,
+    stack: Sequence[tuple[Strategy, Path]],
+    *,
+    watch: Watch | None = None,
+    halving: Halving | None = None,
+) -> list[Exception | None]:
+    """Trains strategies of one shape at once and writes each one's run folder, replacing what is there.
+
+    Returns:
+        For each why there is no run, or None.
+    """
+    orders = [Order(strategy=strategy, watch=watch) for strategy, _ in stack]
+    found: list[Exception | None] = []
+    for (_, folder), trained in zip(stack, train_strategies(config, dataset, orders, halving), strict=True):
+        if isinstance(trained, ValueError):
+            found.append(trained)
+            continue
+        write_run(folder, trained, config, dataset, force=True)
+        found.append(None)
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """Where a run is and what it says of itself; `found` where it had been trained before."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    found: bool
+
+
+def train_or_find(
+    config: Config,
+    strategy: Strategy,
+    device: str,
+    *,
+    folder: Path | None = None,
+    name: str = "",
+    force: bool = False,
+    watch: Watch | None = None,
+) -> RunResult:
+    """The run of `strategy` in `folder` (default: the runs of `config`), trained unless it is there already.
+
+    Raises:
+        ValueError: the run `name` is there and was made from something else; or as `load_dataset`, `train_strategy`.
+    """
+    used = [stream for names in streams_of(strategy, config).values() for stream in names]
+    wanted = [(stream, view) for stream in used for view in strategy.train.views]
+    dataset = load_dataset(config, wanted, resolve_device(device))
+    digest = run_digest(config, dataset, strategy)
+    path = (folder or config.at(config.output.runs)) / (name or run_name(strategy, digest))
+    found = path.exists() and not force
+    if found and read_manifest(path)["digest"] != digest:
+        raise ValueError(f"{path}: another run has this name; --name picks another, --force replaces it")
+    if not found:
+        train_run(config, dataset, strategy, path, watch=watch, force=force)
+    return RunResult(folder=path, manifest=read_manifest(path), metrics=read_json(path / "metrics.json"), found=found)
+
+
+def write_run(folder: Path, trained: Trained, config: Config, dataset: Dataset, *, force: bool = False) -> None:
+    """The run at `folder`, put there in one step after everything in it is durable; `force` replaces an older one.
+
+    Raises:
+        ValueError: something is there already and not `force`.
+    """
+    if folder.exists() and not force:
+        raise ValueError(f"{folder} is there already; --force trains again and replaces it, --name picks another name")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder.parent)
+    made = temporary_beside(folder)
+    try:
+        with naming(folder):
+            _fill(made, folder.name, trained, config, dataset)
+        old = temporary_beside(folder)
+        if folder.exists():
+            folder.rename(old)
+        made.rename(folder)
+        sync(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def load_run(folder: Path, device: torch.device | None = None) -> Run:
+    """The run at `folder`, its models rebuilt and their weights loaded.
+
+    Raises:
+        ValueError: no finished run, or one of a newer program.
+    """
+    manifest = read_manifest(folder)
+    strategy = Strategy().replace(manifest["strategy"], f"{folder}/run.json")
+    models = []
+    for entry in manifest["models"]:
+        spec = Spec(name=entry["name"], kind=entry["kind"], tasks=tuple(entry["tasks"]), parts=entry["parts"])
+        module = build_model(spec, [strategy])
+        _load_weights(module, folder / entry["file"])
+        models.append((spec, module.to(device or torch.device("cpu")).eval()))
+    identities = {name: StreamIdentity.from_json(entry["identity"]) for name, entry in manifest["streams"].items()}
+    return Run(
+        folder=folder,
+        manifest=manifest,
+        metrics=read_json(folder / "metrics.json"),
+        strategy=strategy,
+        models=tuple(models),
+        identities=identities,
+    )
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """run.json of the run at `folder`.
+
+    Raises:
+        ValueError: no finished run, or one of a newer program.
+    """
+    if not (folder / "run.json").is_file():
+        raise ValueError(f"{folder}: no finished run here (no run.json); `mtl train-head` makes one")
+    manifest: dict[str, Any] = read_json(folder / "run.json")
+    if manifest.get("format") != FORMAT:
+        raise ValueError(f"{folder}: run format {manifest.get('format')}, this program reads {FORMAT}; train it again")
+    return manifest
+
+
+def predict_run(run: Run, dataset: Dataset, rows: np.ndarray) -> Predictions:
+    """What `run` says of the rows `rows` [N] bool of any dataset with the same streams.
+
+    Raises:
+        ValueError: a stream is not the one that the run was trained on; says what differs.
+    """
+    check_streams(run, dataset)
+    train = run.strategy.train
+    plan = dataset.plan(rows, train, run.streams)
+    return merge(
+        [
+            predict(module, spec.tasks, dataset.reader(spec.streams, run.streams, train.view), plan)
+            for spec, module in run.models
+        ]
+    )
+
+
+def check_streams(run: Run, dataset: Dataset) -> None:
+    """Raises `ValueError` where a stream differs from the run's in anything but the list of frames."""
+    for name, trained in run.identities.items():
+        found = dataset.resident.identities[name, run.strategy.train.view]
+        found = replace(found, frames=trained.frames, num_frames=trained.num_frames)
+        if differences := found.differences(trained):
+            raise ValueError(
+                f"{run.folder}: stream {name} is not the one this run was trained on: {'; '.join(differences)}"
+            )
+
+
+def _load_weights(module: nn.Module, path: Path) -> None:
+    try:
+        load_single(module, load_file(path))
+    except (SafetensorError, RuntimeError, FileNotFoundError) as error:
+        raise ValueError(f"{path}: not the weights of this run ({type(error).__name__}); train it again") from None
+
+
+def _fill(made: Path, name: str, trained: Trained, config: Config, dataset: Dataset) -> None:
+    """Everything of the run in the folder `made`, run.json last."""
+    (made / "weights").mkdir(parents=True)
+    (made / "config.toml").write_text(config_toml(config, trained.strategy), encoding="utf-8")
+    for model in trained.models:
+        state = {key: value.detach().cpu().contiguous() for key, value in single_state(model.module, 0).items()}
+        # As bytes, here and below: on a full disk save_file and write_parquet raise errors that are no OSError.
+        (made / weights_file(model.spec)).write_bytes(save(state))
+    history_table(trained.history).write_csv(made / "history.csv")
+    parts = [table(said, dataset, part) for part, said in trained.predictions.items()]
+    predictions = io.BytesIO()
+    pl.concat(parts).sort("video", "frame").write_parquet(predictions)
+    (made / "predictions.parquet").write_bytes(predictions.getvalue())
+    _dump(made / "metrics.json", dict(trained.metrics))
+    sync_tree(made)
+    _dump(made / "run.json", manifest_of(name, trained, config, dataset))
+    sync(made / "run.json")
+    sync(made)
+
+
+def _dump(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,93 @@
+"""How the weights of stacked heads move: AdamW and gradient clipping with a rate, a decay and a pace a head.
+
+M stacked heads. A head that has no batch at a step stands still, as it would alone.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pipelines.training.optimise import fused_adamw
+
+CLIP_EPS = 1e-6  # as torch.nn.utils.clip_grad_norm_ has it
+
+
+class StackedAdamW:
+    """AdamW (Loshchilov and Hutter, ICLR 2019) over parameters [M, ...], on torch's fused kernel.
+
+    Matrices decay; biases, norms and the losses' own parameters (one dimension or none a head) do not. Parameters
+    without a gradient stand still.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], weight_decays: Sequence[float]) -> None:
+        self.parameters, self.weight_decays = list(parameters), list(weight_decays)
+        self.means = [torch.zeros_like(p) for p in self.parameters]
+        self.squares = [torch.zeros_like(p) for p in self.parameters]
+        # One count a parameter and head: trunks may have been frozen, heads without a batch.
+        self.steps = [torch.zeros(len(p), device=p.device) for p in self.parameters]
+
+    def zero_grad(self) -> None:
+        for p in self.parameters:
+            p.grad = None
+
+    def select(self, parameters: Sequence[nn.Parameter], heads: Sequence[int]) -> "StackedAdamW":
+        """For `parameters`, those of some of the heads: goes on exactly as it would have."""
+        other = StackedAdamW(parameters, [self.weight_decays[head] for head in heads])
+        index = torch.tensor(list(heads))
+        for mine, theirs in (
+            (self.means, other.means),
+            (self.squares, other.squares),
+            (self.steps, other.steps),
+        ):
+            for place, value in enumerate(mine):
+                theirs[place] = value[index.to(value.device)].clone()
+        return other
+
+    @torch.no_grad()
+    def clip(self, limits: Sequence[float]) -> None:
+        """Scales each head's gradients to a norm of at most its limit; 0 is no limit."""
+        moving = [p.grad for p in self.parameters if p.grad is not None]
+        if not moving or not any(limits):
+            return
+        norms = torch.stack([grad.view(len(grad), -1).square().sum(dim=1) for grad in moving]).sum(dim=0).sqrt()
+        most = torch.tensor([limit or float("inf") for limit in limits], device=norms.device)
+        scale = (most / (norms + CLIP_EPS)).clamp(max=1.0)
+        for grad in moving:
+            grad.mul_(scale.view(-1, *[1] * (grad.ndim - 1)))
+
+    @torch.no_grad()
+    def step(self, rates: Sequence[float], active: Sequence[bool]) -> None:
+        """Moves the active heads, each at its own rate."""
+        settings = set(zip(rates, self.weight_decays, strict=True))
+        moving = [place for place, p in enumerate(self.parameters) if p.grad is not None]
+        if len(settings) == 1 and all(active) and all(bool((self.steps[i] == self.steps[i][0]).all()) for i in moving):
+            self._move(moving, slice(None), rates[0], self.weight_decays[0])
+            return
+        for head, is_active in enumerate(active):
+            if is_active:
+                self._move(moving, head, rates[head], self.weight_decays[head])
+
+    def _move(self, places: Sequence[int], head: int | slice, rate: float, weight_decay: float) -> None:
+        for decay, group in (
+            (weight_decay, [i for i in places if self.parameters[i].ndim > 2]),
+            (0.0, [i for i in places if self.parameters[i].ndim <= 2]),
+        ):
+            if not group:
+                continue
+            for i in group:
+                self.steps[i][head] += 1
+            fused_adamw(
+                [self.parameters[i][head] for i in group],
+                [_grad(self.parameters[i])[head] for i in group],
+                [self.means[i][head] for i in group],
+                [self.squares[i][head] for i in group],
+                [self.steps[i][head].reshape(-1)[0] for i in group],
+                rate,
+                decay,
+            )
+
+
+def _grad(p: nn.Parameter) -> Tensor:
+    assert p.grad is not None
+    return p.grad

@@ -1,0 +1,83 @@
+"""Which strategies train as one stack: those whose heads have one shape, in stacks that fit the device's memory.
+
+Seed, fold, rates, dropout and the numbers in the losses may differ inside a stack; what decides the shape of a tensor,
+the kind of a loss or the number of steps may not. M stacked heads, B windows, T steps, D width.
+"""
+
+import itertools
+import json
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+
+from heads.losses import NUMBERS
+from pipelines.config import Config
+from pipelines.training.strategy import Strategy, streams_of
+
+Item = TypeVar("Item")
+
+# Fields that a stack's heads need not share.
+FREE_HEAD = ("dropout", "streams")  # streams count by what they resolve to
+FREE_TRAIN = ("seed", "fold", "lr", "weight_decay", "warmup_epochs", "schedule", "grad_clip", "patience")
+FREE_LOSS = (*NUMBERS, "class_weights", "positive_weights", "va_weight", "expr_weight", "au_weight")
+# On a CPU stacks of 8 gave most, 1.0 to 1.15 times the heads a second of one in CPU time; larger ones leave its caches.
+MOST = {"cpu": 8, "cuda": 256}
+CPU_BYTES = 2 * 2**30
+SHARE_OF_MEMORY = 0.5
+# Numbers kept for the backward pass a step and unit of width, a block and in all: counted on the four encoders.
+KEPT_A_BLOCK, KEPT_BESIDES, BYTES = 24, 32, 4
+
+
+def stack_key(strategy: Strategy, config: Config) -> str:
+    """Equal for strategies that can train as one stack."""
+    parts: dict[str, Any] = {"streams": streams_of(strategy, config)}
+    for name, free in (("head", FREE_HEAD), ("train", FREE_TRAIN), ("loss", FREE_LOSS)):
+        section = getattr(strategy, name)
+        parts[name] = {key: getattr(section, key) for key in section.__dataclass_fields__ if key not in free}
+    return json.dumps(parts, sort_keys=True)
+
+
+def in_stacks(
+    items: Sequence[tuple[Strategy, Item]], config: Config, widths: dict[str, int], device: torch.device
+) -> list[list[tuple[Strategy, Item]]]:
+    """`items` in stacks, in the order in which the first of each comes; heads that share data stand together.
+
+    Args:
+        items: strategies and whatever belongs to them.
+        config: names the backbones.
+        widths: of every stream, D.
+        device: what they train on.
+    """
+    groups: dict[str, list[tuple[Strategy, Item]]] = {}
+    for item in items:
+        groups.setdefault(stack_key(item[0], config), []).append(item)
+    stacks = []
+    for members in groups.values():
+        members.sort(key=lambda item: (item[0].train.fold, item[0].train.seed))
+        size = stack_size(members[0][0], config, widths, device)
+        # Of even size: a last stack of one or two would gain nothing.
+        num = -(-len(members) // size)
+        bounds = [len(members) * index // num for index in range(num + 1)]
+        stacks += [members[start:stop] for start, stop in itertools.pairwise(bounds)]
+    return stacks
+
+
+def stack_size(strategy: Strategy, config: Config, widths: dict[str, int], device: torch.device) -> int:
+    """Most heads of this shape at once: what fits in the memory at hand, at least 1."""
+    free = CPU_BYTES
+    if device.type == "cuda":
+        free = int(SHARE_OF_MEMORY * torch.cuda.mem_get_info(device)[0])
+    return max(1, min(MOST.get(device.type, MOST["cpu"]), free // head_bytes(strategy, config, widths)))
+
+
+def head_bytes(strategy: Strategy, config: Config, widths: dict[str, int]) -> int:
+    """About what one more head of a stack takes in training: its own windows of every stream, and what is kept for the
+    backward pass."""
+    head, train = strategy.head, strategy.train
+    streams = {name for names in streams_of(strategy, config).values() for name in names}
+    steps = train.batch_windows * train.window
+    trunks = len(head.tasks) if train.method == "progressive" else 1
+    inputs = 3 * sum(widths[name] for name in streams)  # gathered, normalised, and its half-precision copy
+    kept = trunks * head.width * (KEPT_A_BLOCK * head.depth + KEPT_BESIDES + 4 * len(streams))
+    return BYTES * steps * (inputs + kept)

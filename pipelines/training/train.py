@@ -1,0 +1,180 @@
+"""Trains strategies in memory, one or a stack of them; `pipelines.training.run` writes the results down. N frames.
+
+Callable any number of times in a process over the same `Dataset`: nothing is read from disk here.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipelines.config import Config
+from pipelines.search.grid import problem_of
+from pipelines.splits import Split
+from pipelines.training.dataset import Dataset
+from pipelines.training.epochs import Epoch, ShouldStop, Watch
+from pipelines.training.fit import Halving
+from pipelines.training.methods import METHODS, Setup, TrainedModel
+from pipelines.training.predict import Predictions, merge, predict, score_predictions
+from pipelines.training.strategy import Strategy, streams_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A trained strategy. `predictions` and `metrics` have the parts "select" and "report".
+
+    `metrics["report"]` comes from the one time the report rows were scored, with the best weights; where a task has no
+    label there, its numbers and P are None.
+    """
+
+    strategy: Strategy
+    models: tuple[TrainedModel, ...]
+    streams: tuple[str, ...]
+    split: Split
+    predictions: Mapping[str, Predictions]
+    metrics: Mapping[str, Any]
+    seconds: float
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of all models together."""
+        return sum(p.numel() for model in self.models for p in model.module.parameters())
+
+    @property
+    def history(self) -> tuple[Epoch, ...]:
+        """Every epoch of every model, in the order they were trained."""
+        return tuple(epoch for model in self.models for epoch in model.history)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A strategy to train, and who listens.
+
+    `watch` is told of every epoch of every model; `should_stop` is asked after every epoch, and True ends that model's
+    training, its best epoch so far stands.
+    """
+
+    strategy: Strategy
+    watch: Watch | None = None
+    should_stop: ShouldStop | None = None
+
+
+def train_strategy(
+    config: Config,
+    dataset: Dataset,
+    strategy: Strategy,
+    *,
+    watch: Watch | None = None,
+    should_stop: ShouldStop | None = None,
+) -> Trained:
+    """`train_strategies` of a single one, whose failure it raises."""
+    order = Order(strategy=strategy, watch=watch, should_stop=should_stop)
+    (trained,) = train_strategies(config, dataset, [order])
+    if isinstance(trained, ValueError):
+        raise trained
+    return trained
+
+
+def train_strategies(
+    config: Config, dataset: Dataset, orders: Sequence[Order], halving: Halving | None = None
+) -> list[Trained | ValueError]:
+    """Trains strategies of one shape (`pipelines.training.stacks`) at once, each by its method; chooses epochs on the
+    split's select rows, scores the report rows once. None depends on the others.
+
+    Args:
+        config: names the backbones and the split; each strategy stands for its head, loss and train.
+        dataset: must hold every stream that `streams_of` names, in the strategies' view.
+        orders: what to train.
+        halving: ends the training of strategies that are behind the others of the stack.
+
+    Returns:
+        For each what was trained, or why it cannot be: values that do not go together, a stream that is not there, a
+        task without a labelled frame among the rows that train or choose, or numbers that stop being finite.
+    """
+    begin = time.perf_counter()
+    found: dict[int, Trained | ValueError] = {}
+    setups: dict[int, Setup] = {}
+    for place, order in enumerate(orders):
+        try:
+            setups[place] = _setup(config, dataset, order, halving)
+        except ValueError as error:
+            found[place] = error
+    if setups:
+        method = next(iter(setups.values())).strategy.train.method
+        outcomes = METHODS[method](list(setups.values()))
+        for (place, setup), models in zip(setups.items(), outcomes, strict=True):
+            share = (time.perf_counter() - begin) / len(setups)
+            found[place] = models if isinstance(models, ValueError) else _scored(setup, models, share)
+    return [found[place] for place in range(len(orders))]
+
+
+def _setup(config: Config, dataset: Dataset, order: Order, halving: Halving | None) -> Setup:
+    strategy = order.strategy
+    if problem := problem_of(strategy, config):
+        raise ValueError(problem)
+    setup = Setup(
+        dataset=dataset,
+        strategy=strategy,
+        split=dataset.split(config.split, strategy.train.fold),
+        streams=streams_of(strategy, config),
+        watch=order.watch,
+        should_stop=order.should_stop,
+        halving=halving,
+    )
+    check_labels(setup)
+    return setup
+
+
+def _scored(setup: Setup, models: list[TrainedModel], seconds: float) -> Trained:
+    """The strategy's predictions and scores; `seconds` is its share of the training."""
+    begin = time.perf_counter()
+    dataset, strategy = setup.dataset, setup.strategy
+    predictions = {
+        "select": merge([model.predictions for model in models]),
+        "report": predict_rows(models, dataset, strategy, setup.used, setup.split.report),
+    }
+    scores = {part: score_predictions(said, dataset, strategy.head.tasks) for part, said in predictions.items()}
+    return Trained(
+        strategy=strategy,
+        models=tuple(models),
+        streams=setup.used,
+        split=setup.split,
+        predictions=predictions,
+        metrics={
+            **scores,
+            "tasks": list(strategy.head.tasks),
+            "epoch": {m.spec.name: m.epoch for m in models},
+            "halted": max(m.halted for m in models),
+        },
+        seconds=seconds + time.perf_counter() - begin,
+    )
+
+
+def predict_rows(
+    models: list[TrainedModel], dataset: Dataset, strategy: Strategy, used: tuple[str, ...], part: np.ndarray
+) -> Predictions:
+    """What `models` together say of the rows `part` [N]; `used` are all streams of the strategy."""
+    plan, view = dataset.plan(part, strategy.train, used), strategy.train.view
+    return merge(
+        [
+            predict(model.module, model.spec.tasks, dataset.reader(model.spec.streams, used, view), plan)
+            for model in models
+        ]
+    )
+
+
+def check_labels(setup: Setup) -> None:
+    """Raises `ValueError` unless every task has a labelled frame with an embedding to learn and one to choose on."""
+    valid = setup.dataset.resident.all_valid(setup.used, setup.strategy.train.view)
+    for part in ("train", "select"):
+        rows = getattr(setup.split, part) & valid
+        for task in setup.strategy.head.tasks:
+            if not (rows & setup.dataset.labels.labelled(task)).any():
+                where = setup.split.description[part]["of"]
+                role = "learn from" if part == "train" else "choose epochs on"
+                raise ValueError(
+                    f"task {task}: no labelled frame in {where} to {role}; leave the task out (--tasks), label some, "
+                    "or choose another split ([split] in mtl.toml)"
+                )
