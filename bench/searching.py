@@ -24,7 +24,8 @@ from pipelines.config import read_config
 from pipelines.search.command import run_search
 from pipelines.search.plan import read_strategies
 from pipelines.training.dataset import load_dataset
-from pipelines.training.fit import Halving, _Stack
+from pipelines.training.fit import Halving, _Training
+from pipelines.training.stack import Stack
 from pipelines.training.strategy import Strategy, strategy_of
 from pipelines.training.train import Order, Trained, train_strategies
 
@@ -55,9 +56,9 @@ seed = [0, 1, 2, 3, 4]
 """
 # What a search does beside its steps.
 BESIDES = (
-    (_Stack, "predict"),
-    (_Stack, "judge"),
-    (_Stack, "shrink"),
+    (Stack, "predict"),
+    (_Training, "judge"),
+    (_Training, "shrink"),
     (pipelines.training.train, "_scored"),
     (pipelines.training.run, "write_run"),
     (pipelines.search.command, "write_results"),
@@ -69,7 +70,7 @@ def against_steps(device: torch.device) -> list[Row]:
     """S3: a search of 24 trials against its steps: forward, backward and optimiser, without the data's part."""
     grid = _grid("steps", STEPS_GRID)
     study = _fresh("steps")
-    with timed(*DATA, *BESIDES, (_Stack, "run_epoch"), device=device) as spent:
+    with timed(*DATA, *BESIDES, (Stack, "run_epoch"), device=device) as spent:
         begin = time.perf_counter()
         _search_here(grid, study, device)
         wall = time.perf_counter() - begin

@@ -24,12 +24,13 @@ from heads.temporal import TEMPORALS
 from pipelines.config import Config
 from pipelines.training.dataset import Dataset, Reader
 from pipelines.training.feed import Feed, make_feed
-from pipelines.training.fit import Member, _Stack
 from pipelines.training.methods import Setup, Spec, build_model, make_loss
+from pipelines.training.stack import Stack
+from pipelines.training.step import Step
 from pipelines.training.strategy import Strategy, strategy_of, streams_of
 
 WIDTHS = {"one": 768, "two": 768, "three": 768}
-DATA = ((Feed, "batches"), (_Stack, "_rows"), (Reader, "__call__"), (_Stack, "_targets"))
+DATA = ((Feed, "batches"), (Stack, "_rows"), (Reader, "__call__"), (Step, "targets"))
 STACKS = {"cpu": 8, "cuda": 64}
 NUM_STEPS = 50  # S6
 LIVE = (("B3", "efficientnet_b0", 112, 1280, 192), ("B3v", "vit_base_patch16_224", 224, 768, 16))
@@ -45,7 +46,7 @@ def waiting(device: torch.device) -> list[Row]:
         stack.run_epoch(1)
         shares = []
         for _ in range(ROUNDS):
-            with timed(*DATA, (_Stack, "run_epoch"), device=device) as spent:
+            with timed(*DATA, (Stack, "run_epoch"), device=device) as spent:
                 stack.run_epoch(1)
             shares.append(1 - spent["run_epoch"] / sum(spent.values()))
         what = "waiting for data ÷ training step"
@@ -169,7 +170,7 @@ def as_alone(device: torch.device) -> list[Row]:
     return [Row(id="S6", what=what, values=values, target=target, device=device.type, note=worst.note), *rows]
 
 
-def make_stack(config: Config, dataset: Dataset, strategies: Sequence[Strategy]) -> _Stack:
+def make_stack(config: Config, dataset: Dataset, strategies: Sequence[Strategy]) -> Stack:
     """Joint heads as `pipelines.training.methods` makes them, before their first step."""
     setups = [
         Setup(
@@ -185,17 +186,11 @@ def make_stack(config: Config, dataset: Dataset, strategies: Sequence[Strategy])
     tasks = first.strategy.head.tasks
     spec = Spec(name="joint", kind="head", tasks=tasks, parts={"joint": widths})
     reader = dataset.reader(spec.streams, first.used, "base")
-    members = [
-        Member(
-            feed=make_feed(dataset, reader, setup.split.train, tasks, setup.strategy.train),
-            plan=dataset.plan(setup.split.select, setup.strategy.train, setup.used),
-            name="joint",
-        )
-        for setup in setups
-    ]
+    feeds = [make_feed(dataset, reader, setup.split.train, tasks, setup.strategy.train) for setup in setups]
+    plans = [dataset.plan(setup.split.select, setup.strategy.train, setup.used) for setup in setups]
     device = dataset.resident.device
     model, loss = build_model(spec, strategies).to(device), make_loss(setups, tasks).to(device)
-    return _Stack(model, loss, members)
+    return Stack(model, loss, feeds, plans)
 
 
 def own_orders(config: Config, num_heads: int, values: Mapping[str, Any]) -> list[Strategy]:
@@ -263,7 +258,7 @@ def _data(device: torch.device, num_steps: int, widths: Sequence[int] = ()) -> t
     return made_dataset(count, named, device)
 
 
-def _epochs(stack: _Stack, count: int) -> None:
+def _epochs(stack: Stack, count: int) -> None:
     for _ in range(count):
         stack.run_epoch(1)
 
@@ -279,8 +274,8 @@ def _least_and_mean(rows: Sequence[Row], name: str, target: Target) -> list[Row]
     ]
 
 
-def _run(stack: _Stack) -> _Stack:
-    for epoch in range(1, stack.members[0].config.epochs + 1):
+def _run(stack: Stack) -> Stack:
+    for epoch in range(1, stack.feeds[0].config.epochs + 1):
         stack.run_epoch(epoch)
     return stack
 
@@ -295,13 +290,13 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _difference(one: _Stack, place: int, other: _Stack, at: int) -> tuple[float, str]:
+def _difference(one: Stack, place: int, other: Stack, at: int) -> tuple[float, str]:
     """Greatest norm of a difference ÷ norm, over the head's parameters and outputs, and where."""
     left, right = _tensors(one, place), _tensors(other, at)
     return max((float((left[name] - x).norm() / x.norm().clamp(min=1e-30)), name) for name, x in right.items())
 
 
-def _tensors(stack: _Stack, place: int) -> dict[str, Tensor]:
+def _tensors(stack: Stack, place: int) -> dict[str, Tensor]:
     said = stack.predict()[place].probabilities
     outputs = {"outputs": torch.cat([torch.from_numpy(part).double() for part in (said.va, said.expr, said.au)], dim=1)}
     return outputs | {name: x.double().cpu() for name, x in single_state(stack.model, place).items()}

@@ -68,7 +68,7 @@ class Noise:
         self.is_silent = not any(rates)
         self._seeds = torch.tensor([seed & LOW for seed in seeds])
         self._rates = torch.tensor(list(rates), dtype=torch.float64)
-        self._steps = torch.zeros(len(seeds), dtype=torch.int64)
+        self.steps = torch.zeros(len(seeds), dtype=torch.int64)
 
     def place(self) -> int:
         """A number of its own for every layer that draws."""
@@ -77,7 +77,7 @@ class Noise:
 
     def advance(self, active: Tensor | None = None) -> None:
         """To be called before each training step, with the heads [M] bool that take part; without it the masks stay."""
-        self._steps += 1 if active is None else active.to(self._steps)
+        self.steps += 1 if active is None else active.to(self.steps)
 
     def shift(self, index: int) -> None:
         """From here on other masks, so that models with the same seeds do not drop the same units."""
@@ -87,17 +87,17 @@ class Noise:
         """The noise of some of the heads, going on where this one is."""
         other = Noise([0] * len(heads), [0.0] * len(heads))
         where = heads.to(self._seeds.device)
-        other._seeds, other._rates, other._steps = self._seeds[where], self._rates[where], self._steps[where]
+        other._seeds, other._rates, other.steps = self._seeds[where], self._rates[where], self.steps[where]
         other.num_places, other.is_silent = self.num_places, self.is_silent
         return other
 
     def to(self, device: torch.device) -> None:
-        self._seeds, self._rates, self._steps = (each.to(device) for each in (self._seeds, self._rates, self._steps))
+        self._seeds, self._rates, self.steps = (each.to(device) for each in (self._seeds, self._rates, self.steps))
 
     def mask(self, place: int, num_windows: int, width: int) -> Tensor:
         """[M, B, 1, D]: 0 with the head's rate, else 1 / (1 - rate)."""
         index = torch.arange(num_windows * width, device=self._seeds.device)
-        key = _hash(_hash(self._seeds + place * 0x9E3779B9) + self._steps * 0x85EBCA6B)
+        key = _hash(_hash(self._seeds + place * 0x9E3779B9) + self.steps * 0x85EBCA6B)
         bits = _hash(index + key.unsqueeze(1))
         kept = (bits.double() >= self._rates.unsqueeze(1) * 2**32) / (1 - self._rates).unsqueeze(1)
         return kept.float().view(self.num_heads, num_windows, 1, width)
@@ -108,7 +108,7 @@ def join_noises(noises: Sequence[Noise]) -> Noise:
     joined = copy.copy(noises[0])
     joined.num_heads = sum(noise.num_heads for noise in noises)
     joined.is_silent = all(noise.is_silent for noise in noises)
-    for name in ("_seeds", "_rates", "_steps"):
+    for name in ("_seeds", "_rates", "steps"):
         setattr(joined, name, torch.cat([getattr(noise, name) for noise in noises]))
     return joined
 

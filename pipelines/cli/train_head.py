@@ -42,6 +42,7 @@ def train_head(
         mtl train-head --set train.lr=0.0003 --set loss.au_loss=asymmetric --name asymmetric
     """
     from pipelines.config import read_config
+    from pipelines.interrupts import stopping
     from pipelines.training.run import train_or_find
     from pipelines.training.strategy import strategy_of
     from pipelines.training.view import print_result, training_progress
@@ -58,8 +59,12 @@ def train_head(
     settings = read_config(config, set_ or ())
     chosen = {key: value for key, value in given.items() if value is not None}
     strategy = strategy_of(settings).replace(chosen, "mtl train-head")
-    with training_progress() as watch:
-        run = train_or_find(settings, strategy, device, folder=runs, name=name, force=force, watch=watch)
+    try:
+        with stopping() as poll, training_progress() as watch:
+            run = train_or_find(settings, strategy, device, folder=runs, name=name, force=force, watch=watch, poll=poll)
+    except KeyboardInterrupt:
+        typer.echo("mtl: stopped; the same command goes on where it was", err=True)
+        raise typer.Exit(130) from None
     if run.found and not json_output:
         typer.echo("this strategy was trained on these data before; --force trains it again", err=True)
     print_result(run.folder, run.manifest, run.metrics, as_json=json_output)

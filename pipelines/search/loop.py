@@ -1,4 +1,4 @@
-"""The search: every trial of a grid in one process, over streams that are read once; a kill costs one stack.
+"""The search: every trial of a grid in one process, over streams that are read once; a kill costs a minute.
 
 What trains is a `Trainer`, handed in: it trains trials of one shape at once, and writes for each a run folder whose
 manifest, run.json, comes last.
@@ -6,17 +6,14 @@ manifest, run.json, comes last.
 
 import errno
 import math
-import signal
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
+from pipelines.interrupts import interrupts
 from pipelines.progress import Advance
 from pipelines.search.study import Study, Trial
 from pipelines.training.strategy import Strategy
@@ -26,7 +23,8 @@ if TYPE_CHECKING:
 
 
 class Trainer(Protocol):
-    """Trains each strategy of a stack into its run folder, calling `advance(1)` after each epoch of each.
+    """Trains each strategy of a stack into its run folder, calling `advance` where it may be stopped: Ctrl-C raises
+    KeyboardInterrupt there.
 
     Returns for each what went wrong, or None. What it raises went wrong with all of them.
     """
@@ -107,7 +105,7 @@ def run_trials(
             batch = batch if limit is None else batch[: limit - len(tried)]
             if not batch:
                 break
-            for stack in grouping(batch):
+            for stack in _begun_first(study, batch, grouping):
                 if time_limit_s and time.monotonic() - began > time_limit_s:
                     stopped = f"the time limit of {time_limit_s:g} s"
                     break
@@ -124,6 +122,16 @@ def run_trials(
     failed = tuple((trial, failures[trial.digest]["reason"]) for trial in trials if trial.digest in failures)
     num_left = len(choose(pending(study, trials, retry_failed=False, halted=halted)))
     return Outcome(num_done=num_done, num_before=num_before, failed=failed, num_left=num_left, stopped=stopped)
+
+
+def _begun_first(study: Study, batch: Sequence[Trial], grouping: Grouping) -> list[list[Trial]]:
+    """The stacks of `batch`; that in which an earlier search was stopped is first, and made of the same trials."""
+    by_digest = {trial.digest: trial for trial in batch}
+    begun = [digest for digest in study.begun() if digest in by_digest]
+    if not begun or len(begun) < len(study.begun()):
+        return grouping(batch)
+    rest = [trial for trial in batch if trial.digest not in begun]
+    return [[by_digest[digest] for digest in begun], *(grouping(rest) if rest else [])]
 
 
 def best_of(study: Study, trials: Sequence[Trial], num_tasks: int) -> float:
@@ -183,23 +191,3 @@ def _record(study: Study, trial: Trial, error: Exception | None, record: "Record
     study.forget_failure(trial)
     record.add_finished(result)
     return True
-
-
-@contextmanager
-def interrupts() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C once sets what is yielded to True, so that the current epoch ends; twice stops at once."""
-    asked: list[int] = []
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = signal.signal(signal.SIGINT, remember)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        signal.signal(signal.SIGINT, before)

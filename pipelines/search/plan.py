@@ -17,7 +17,6 @@ from pipelines.search.loop import Chooser, Grouping, Trainer
 from pipelines.search.samplers import next_trials
 from pipelines.search.study import Material, Result, Study, Trial, plan, stream_label
 from pipelines.splits import resolve_split
-from pipelines.training.epochs import Epoch
 from pipelines.training.strategy import Strategy, strategy_of, streams_of
 
 if TYPE_CHECKING:
@@ -133,10 +132,7 @@ def make_trainer(search: SearchPlan, device: str) -> Trainer:
     dataset = load_dataset(search.config, search.keys, resolve_device(device))
 
     def trainer(stack: Sequence[tuple[Strategy, Path]], advance: Advance) -> Sequence[Exception | None]:
-        def watch(_: Epoch) -> None:
-            advance(1)
-
-        return train_runs(search.config, dataset, stack, watch=watch, halving=search.halving)
+        return train_runs(search.config, dataset, stack, halving=search.halving, poll=lambda: advance(0))
 
     return trainer
 

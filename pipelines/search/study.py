@@ -21,6 +21,7 @@ from pipelines.config import Config
 from pipelines.files import read_json, write_json, write_text
 from pipelines.search.grid import Grid
 from pipelines.training.strategy import Strategy, streams_of
+from pipelines.training.unfinished import FOLDER, runs_of
 
 FORMAT = 1
 Choice = None | bool | int | float | str
@@ -81,6 +82,10 @@ class Study:
         """It is finished, but successive halving ended its training before its time."""
         path = self.run_folder(trial) / "metrics.json"
         return path.is_file() and bool(read_json(path).get("halted"))
+
+    def begun(self) -> tuple[str, ...]:
+        """Digests of the trials, in order, of the stack in which a search was stopped."""
+        return runs_of(self.path / "runs" / FOLDER)
 
     def clear(self, trial: Trial) -> None:
         """Removes what an unfinished try left behind."""

@@ -29,8 +29,8 @@ class Reader:
     `others` are the same streams of further views, each with its own `valid`: row number v (N + 1) + i is row i of view
     v, and view 0 is that of `streams`.
 
-    The memory of a batch's streams is used again by the next batch: fresh memory takes nine times as long to fill
-    (3.8 ms against 0.4 ms for 2,048 rows of 768).
+    On a CPU the memory of a batch's streams is used again by the next batch: fresh memory takes nine times as long to
+    fill (3.8 ms against 0.4 ms for 2,048 rows of 768). On a GPU nothing here waits for the device.
     """
 
     streams: Mapping[str, Tensor]
@@ -48,11 +48,9 @@ class Reader:
         inside = flat.clamp(max=len(self.valid) - 2)
         streams = {name: self._gather(name, inside) for name in self.streams}
         valid = self.valid.index_select(0, flat)
-        for number, (other, other_valid) in enumerate(self.others, start=1):
-            places = (rows.flatten() // len(self.valid) == number).nonzero().squeeze(1)
-            for name, gathered in streams.items():
-                gathered[places] = other[name].index_select(0, inside[places]).float()
-            valid[places] = other_valid.index_select(0, flat[places])
+        for number, other in enumerate(self.others, start=1):
+            places = rows.flatten() // len(self.valid) == number
+            (_in_place if flat.device.type == "cpu" else _everywhere)(streams, valid, other, flat, inside, places)
         return (
             {name: gathered.unflatten(0, rows.shape) for name, gathered in streams.items()},
             valid.view(rows.shape),
@@ -66,6 +64,8 @@ class Reader:
     def _gather(self, name: str, rows: Tensor) -> Tensor:
         """[len(rows), D] float32."""
         stream, memory = self.streams[name], self._memory.get(name)
+        if stream.device.type != "cpu":
+            return stream.index_select(0, rows).float()
         if memory is None or len(memory[0]) < len(rows):
             shape = (len(rows), stream.shape[1])
             memory = stream.new_empty(shape), stream.new_empty(shape, dtype=torch.float32)
@@ -73,6 +73,28 @@ class Reader:
         stored, gathered = (part[: len(rows)] for part in memory)
         torch.index_select(stream, 0, rows, out=stored)
         return gathered.copy_(stored)
+
+
+View = tuple[Mapping[str, Tensor], Tensor]
+
+
+def _in_place(
+    streams: Mapping[str, Tensor], valid: Tensor, view: View, flat: Tensor, inside: Tensor, mask: Tensor
+) -> None:
+    """Puts the rows under `mask` from another view: only those are read."""
+    places = mask.nonzero().squeeze(1)
+    for name, gathered in streams.items():
+        gathered[places] = view[0][name].index_select(0, inside[places]).float()
+    valid[places] = view[1].index_select(0, flat[places])
+
+
+def _everywhere(
+    streams: Mapping[str, Tensor], valid: Tensor, view: View, flat: Tensor, inside: Tensor, mask: Tensor
+) -> None:
+    """The same without counting them, for which a GPU would have to be waited for: all rows are read."""
+    for name, gathered in streams.items():
+        gathered.copy_(torch.where(mask.unsqueeze(1), view[0][name].index_select(0, inside).float(), gathered))
+    valid.copy_(torch.where(mask, view[1].index_select(0, flat), valid))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

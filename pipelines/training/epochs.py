@@ -6,9 +6,12 @@ The best epoch's weights are copied the moment they earn their score: what is sa
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from pipelines.scoring.metrics import Probabilities
 from pipelines.training.predict import Predictions
 
 
@@ -80,6 +83,26 @@ class HeadKeeper:
         """Takes the best epoch's weights, which must be copies."""
         self._state = state
 
+    def saved(self) -> dict[str, Any]:
+        """All it holds as tensors and plain values, for `adopt`."""
+        return {
+            "history": [dataclasses.asdict(note) for note in self.history],
+            "num_since_best": self.num_since_best,
+            "halted": self.halted,
+            "state": dict(self._state),
+            "predictions": None if self._predictions is None else _as_tensors(self._predictions),
+            "failure": "" if self._failure is None else str(self._failure),
+        }
+
+    def adopt(self, saved: Mapping[str, Any], device: torch.device) -> None:
+        """Goes on where `saved` was taken."""
+        self.history = [Epoch(**note) for note in saved["history"]]
+        self.best = next((note for note in reversed(self.history) if note.best), None)
+        self.num_since_best, self.halted = saved["num_since_best"], saved["halted"]
+        self._state = {name: value.to(device) for name, value in saved["state"].items()}
+        self._predictions = None if saved["predictions"] is None else _as_predictions(saved["predictions"])
+        self._failure = ValueError(saved["failure"]) if saved["failure"] else None
+
     def diverged(self, name: str, epoch: int, lr: float) -> None:
         """Training broke down; that is a failure only if nothing was scored before."""
         if self.best is None:
@@ -131,3 +154,14 @@ class Keeper:
         self.model.load_state_dict(dict(result.state))
         self.model.eval()
         return result
+
+
+def _as_tensors(said: Predictions) -> dict[str, Tensor]:
+    parts = {task: getattr(said.probabilities, task) for task in ("va", "expr", "au")}
+    given = {task: part for task, part in parts.items() if part is not None}
+    return {name: torch.from_numpy(part) for name, part in {"rows": said.rows, **given}.items()}
+
+
+def _as_predictions(saved: Mapping[str, Tensor]) -> Predictions:
+    parts = {name: value.numpy() for name, value in saved.items()}
+    return Predictions(rows=parts.pop("rows"), probabilities=Probabilities(**parts))

@@ -7,23 +7,24 @@ Letters: M stacked heads, N frames, B windows, T steps.
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from heads.losses import MultiTaskLoss, Targets
-from heads.model import ProgressiveHead, noises_of, single_state, take_heads
+from heads.losses import MultiTaskLoss
+from heads.model import ProgressiveHead, single_state
 from pipelines.config import TrainConfig
 from pipelines.scoring.metrics import main_scores, score
-from pipelines.training.dataset import Plan, take
+from pipelines.training.dataset import Plan
 from pipelines.training.epochs import Epoch, Fitted, HeadKeeper, ShouldStop, Watch
-from pipelines.training.feed import Feed, masked
+from pipelines.training.feed import Feed
 from pipelines.training.optimise import lr_at
-from pipelines.training.predict import Predictions, predict_heads
-from pipelines.training.stack_optimise import StackedAdamW
+from pipelines.training.predict import Predictions
+from pipelines.training.stack import Rest, Stack
+from pipelines.training.unfinished import Unfinished
 
 SHRINK = 0.75  # heads still training, as a share of the stack, below which the others are taken out of it
 
@@ -72,6 +73,7 @@ def fit(
     count_start: bool = False,
     frozen_epochs: int = 0,
     halving: Halving | None = None,
+    unfinished: Unfinished | None = None,
 ) -> list[Fitted | ValueError]:
     """Trains the heads of `model`, one a member, which share tasks, streams, windows' shape and number of epochs.
 
@@ -82,80 +84,69 @@ def fit(
         count_start: the heads before their first step are candidates too.
         frozen_epochs: first epochs with the trunks of a `ProgressiveHead` frozen; patience counts from their end.
         halving: ends the training of arms that are behind.
+        unfinished: where the state of the training is kept, under the members' name; it goes on from there.
 
     Returns:
         For each member its best epoch with its weights, or what went wrong: the loss or the predictions were no finite
         numbers before any epoch was scored.
+
+    Raises:
+        KeyboardInterrupt: `unfinished` was told to stop, and has the state.
     """
-    stack = _Stack(model, loss, members)
+    training = _Training(model, loss, members)
     num_epochs = members[0].config.epochs
-    for epoch in range(0 if count_start else 1, num_epochs + 1):
-        begin = time.perf_counter()
-        if isinstance(stack.model, ProgressiveHead):
-            stack.model.set_trunks_frozen(epoch <= frozen_epochs)
-        losses = stack.run_epoch(epoch) if epoch else [{} for _ in stack.members]
-        said = stack.predict()
-        stack.judge(epoch, losses, said, time.perf_counter() - begin, patient=epoch <= frozen_epochs)
+    rest = training.rest_in(unfinished) if unfinished is not None else None
+    for epoch in range(training.go_on(unfinished, 0 if count_start else 1), num_epochs + 1):
+        begin, model = time.perf_counter(), training.stack.model
+        if isinstance(model, ProgressiveHead):
+            model.set_trunks_frozen(epoch <= frozen_epochs)
+        losses = training.stack.run_epoch(epoch, rest) if epoch else [{} for _ in training.members]
+        said = training.stack.predict()
+        training.judge(epoch, losses, said, time.perf_counter() - begin, patient=epoch <= frozen_epochs)
         if halving is not None and halving.is_rung(epoch, num_epochs):
-            stack.halve(epoch, halving.factor)
-        if not stack.going:
+            training.halve(epoch, halving.factor)
+        if not training.going:
             break
-        stack.shrink()
+        training.shrink()
+    if unfinished is not None:
+        unfinished.ended(members[0].name, {"ended": True, "keepers": [member.keeper.saved() for member in members]})
     return [member.keeper.result() for member in members]
 
 
-class _Stack:
-    """The heads that are still in training: model, loss and optimiser, and who they are."""
+class _Training:
+    """A stack and who its heads are: `members` as in the stack, `going` the places of those not yet done."""
 
     def __init__(self, model: nn.Module, loss: MultiTaskLoss, members: Sequence[Member]) -> None:
-        self.model, self.loss, self.members = model, loss, list(members)
+        self.stack = Stack(model, loss, [member.feed for member in members], [member.plan for member in members])
+        self.all, self.members = list(members), list(members)
         self.going = set(range(len(members)))
-        for noise in noises_of(model):
-            noise.to(members[0].feed.hidden.device)
-        parameters = [*model.parameters(), *loss.parameters()]
-        self.optimiser = StackedAdamW(parameters, [member.config.weight_decay for member in members])
-        self._generators = {key: torch.Generator().manual_seed(key[1]) for key in map(_order_of, members)}
 
-    def run_epoch(self, epoch: int) -> list[dict[str, float]]:
-        """One pass over each head's training windows; the mean of its loss and of each task's. Waits for the device
-        once."""
-        self.model.train()
-        feed = self.members[0].feed
-        device, names = feed.hidden.device, ("loss", *(f"loss.{task}" for task in feed.tasks))
-        by_order = {key: self._feed_of(key).batches(generator) for key, generator in self._generators.items()}
-        orders = [by_order[_order_of(member)] for member in self.members]
-        sums = torch.zeros(len(names), len(orders), device=device)
-        for index in range(max(map(len, orders))):
-            active = [index < len(order) for order in orders]
-            rows = self._rows([order[index] if index < len(order) else None for order in orders])
-            mask = torch.tensor(active, device=device)
-            for noise in noises_of(self.model):
-                noise.advance(mask)
-            with torch.autocast(device.type, torch.bfloat16, enabled=feed.config.precision == "bfloat16"):
-                outputs = self.model(*feed.reader(rows))
-            total, parts = self.loss(outputs, self._targets(feed.reader.in_table(rows)))
-            self.optimiser.zero_grad()
-            total.sum().backward()
-            self.optimiser.clip([member.config.grad_clip for member in self.members])
-            pace = [epoch - 1 + (index + 0.5) / len(order) for order in orders]
-            rates = [lr_at(member.config, at) for member, at in zip(self.members, pace, strict=True)]
-            self.optimiser.step(rates, active)
-            sums += torch.stack([total.detach(), *(parts[task] for task in feed.tasks)]) * mask
-        means = (sums / torch.tensor([len(order) for order in orders], device=device)).T.tolist()
-        return [dict(zip(names, values, strict=True)) for values in means]
+    def go_on(self, unfinished: Unfinished | None, first: int) -> int:
+        """The epoch to go on with: `first`, or that in which an earlier process was stopped."""
+        state = None if unfinished is None else unfinished.load(self.all[0].name)
+        if state is None:
+            return first
+        for member, saved in zip(self.all, state["keepers"], strict=True):
+            member.keeper.adopt(saved, member.feed.hidden.device)
+            for note in member.keeper.history if member.watch is not None else ():
+                member.watch(note)  # type: ignore[misc]
+        if "ended" in state:
+            return self.all[0].config.epochs + 1
+        epoch = self.stack.load(state)
+        self.members = [self.all[place] for place in self.stack.places]
+        self.going = set(state["going"])
+        return epoch
 
-    def predict(self) -> list[Predictions]:
-        """Each head's predictions of the rows that choose its epoch; heads that share these are run together."""
-        feed = self.members[0].feed
-        found: dict[int, Predictions] = {}
-        by_plan: dict[int, list[int]] = {}
-        for place, member in enumerate(self.members):
-            by_plan.setdefault(id(member.plan), []).append(place)
-        for places in by_plan.values():
-            model = self.model if len(places) == len(self.members) else take_heads(self.model, places)
-            said = predict_heads(model, feed.tasks, feed.reader, self.members[places[0]].plan)
-            found |= dict(zip(places, said, strict=True))
-        return [found[place] for place in range(len(self.members))]
+    def rest_in(self, unfinished: Unfinished) -> Rest:
+        """What to do between two steps: save the stack where it is time to."""
+
+        def rest(state: Callable[[], dict[str, Any]]) -> None:
+            unfinished.rest(self.all[0].name, lambda: {**state(), **self._about()})
+
+        return rest
+
+    def _about(self) -> dict[str, Any]:
+        return {"going": sorted(self.going), "keepers": [member.keeper.saved() for member in self.all]}
 
     def judge(
         self,
@@ -185,7 +176,7 @@ class _Stack:
             )
             note = keeper.offer(note, said[place], patient=patient)
             if note.best:
-                keeper.keep(single_state(self.model, place))
+                keeper.keep(single_state(self.stack.model, place))
             if member.watch is not None:
                 member.watch(note)
             asked = member.should_stop is not None and member.should_stop(note)
@@ -210,42 +201,9 @@ class _Stack:
         if len(self.going) > SHRINK * len(self.members):
             return
         places = sorted(self.going)
-        self.model, self.loss = take_heads(self.model, places), self.loss.select(places)
-        self.optimiser = self.optimiser.select([*self.model.parameters(), *self.loss.parameters()], places)
+        self.stack.keep(places)
         self.members = [self.members[place] for place in places]
         self.going = set(range(len(places)))
-        orders = set(map(_order_of, self.members))
-        self._generators = {key: generator for key, generator in self._generators.items() if key in orders}
-
-    def _feed_of(self, order: tuple[bytes, int]) -> Feed:
-        return next(member.feed for member in self.members if _order_of(member) == order)
-
-    def _rows(self, batches: Sequence[Tensor | None]) -> Tensor:
-        """[M, B, T] rows, or [1, B, T] where all heads see the same; None and what is short is filled with padding."""
-        first = next(batch for batch in batches if batch is not None)
-        if all(batch is first for batch in batches):
-            return first.unsqueeze(0)
-        shapes = [batch.shape for batch in batches if batch is not None]
-        size = (len(batches), max(shape[0] for shape in shapes), max(shape[1] for shape in shapes))
-        rows = first.new_full(size, len(self.members[0].feed.hidden) - 1)
-        for head, batch in enumerate(batches):
-            if batch is not None:
-                rows[head, : batch.shape[0], : batch.shape[1]] = batch
-        return rows
-
-    def _targets(self, rows: Tensor) -> Targets:
-        """Labels of `rows` [M or 1, B, T], each head's hidden ones masked."""
-        feeds = [member.feed for member in self.members][: len(rows)]
-        if len({feed.key for feed in feeds}) == 1:
-            shown = ~feeds[0].hidden[rows]
-        else:
-            shown = ~torch.stack([feed.hidden[each] for feed, each in zip(feeds, rows, strict=True)])
-        return masked(take(feeds[0].dataset.targets, rows), shown)
-
-
-def _order_of(member: Member) -> tuple[bytes, int]:
-    """Heads of one order of data share their batches."""
-    return member.feed.key, member.config.seed
 
 
 def judge(predictions: Predictions, feed: Feed) -> dict[str, float]:

@@ -21,6 +21,7 @@ from pipelines.training.feed import Feed, make_feed
 from pipelines.training.fit import Halving, Member, fit
 from pipelines.training.predict import Predictions
 from pipelines.training.strategy import Strategy
+from pipelines.training.unfinished import Unfinished
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class Setup:
     watch: Watch | None = None
     should_stop: ShouldStop | None = None
     halving: Halving | None = None
+    unfinished: Unfinished | None = None
 
     @property
     def used(self) -> tuple[str, ...]:
@@ -160,6 +162,7 @@ def _train(
         count_start=count_start,
         frozen_epochs=frozen_epochs,
         halving=setups[0].halving,
+        unfinished=setups[0].unfinished,
     )
     return [
         one if isinstance(one, ValueError) else _trained(spec, setup.strategy, one, device)

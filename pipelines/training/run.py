@@ -8,7 +8,7 @@ metrics.json         both scores, apart                 run.json                
 import io
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from pipelines.training.methods import Spec, build_model
 from pipelines.training.predict import Predictions, merge, predict, table
 from pipelines.training.strategy import Strategy, streams_of
 from pipelines.training.train import Order, Trained, train_strategies, train_strategy
+from pipelines.training.unfinished import FOLDER, Unfinished
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +74,18 @@ def train_run(
     *,
     watch: Watch | None = None,
     force: bool = False,
+    poll: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """`train_strategy`, then `write_run`; returns the metrics as metrics.json has them."""
-    trained = train_strategy(config, dataset, strategy, watch=watch)
+    """`train_strategy`, then `write_run`; returns the metrics as metrics.json has them.
+
+    Where `poll`, which is asked between two steps, raises KeyboardInterrupt, the training is kept beside the folder,
+    and the next call goes on with it; so it is once a minute, for the case of a kill.
+    """
+    unfinished = Unfinished(folder.parent / f"{FOLDER}-{folder.name}", poll=poll)
+    unfinished.open([folder.name], [run_digest(config, dataset, strategy)])
+    trained = train_strategy(config, dataset, strategy, watch=watch, unfinished=unfinished)
     write_run(folder, trained, config, dataset, force=force)
+    unfinished.remove()
     return dict(trained.metrics)
 
 
@@ -87,21 +96,41 @@ def train_runs(
     *,
     watch: Watch | None = None,
     halving: Halving | None = None,
+    poll: Callable[[], None] = lambda: None,
 ) -> list[Exception | None]:
     """Trains strategies of one shape at once and writes each one's run folder, replacing what is there.
+
+    `poll` and an interrupted training are as in `train_run`; the stack is kept in `FOLDER` beside the first run.
 
     Returns:
         For each why there is no run, or None.
     """
     orders = [Order(strategy=strategy, watch=watch) for strategy, _ in stack]
+    unfinished = Unfinished(stack[0][1].parent / FOLDER, poll=poll)
+    unfinished.open([folder.name for _, folder in stack], _made_from(config, dataset, stack, halving))
+    outcomes = train_strategies(config, dataset, orders, halving, unfinished)
     found: list[Exception | None] = []
-    for (_, folder), trained in zip(stack, train_strategies(config, dataset, orders, halving), strict=True):
+    for (_, folder), trained in zip(stack, outcomes, strict=True):
         if isinstance(trained, ValueError):
             found.append(trained)
             continue
         write_run(folder, trained, config, dataset, force=True)
         found.append(None)
+    unfinished.remove()
     return found
+
+
+def _made_from(
+    config: Config, dataset: Dataset, stack: Sequence[tuple[Strategy, Path]], halving: Halving | None
+) -> list[str]:
+    """Digests of the runs of a stack, and what ends them early; a strategy that cannot be trained stands for itself."""
+    digests = []
+    for strategy, _ in stack:
+        try:
+            digests.append(run_digest(config, dataset, strategy))
+        except (ValueError, KeyError):
+            digests.append(strategy.digest)
+    return [*digests, repr(halving)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +152,7 @@ def train_or_find(
     name: str = "",
     force: bool = False,
     watch: Watch | None = None,
+    poll: Callable[[], None] = lambda: None,
 ) -> RunResult:
     """The run of `strategy` in `folder` (default: the runs of `config`), trained unless it is there already.
 
@@ -138,7 +168,7 @@ def train_or_find(
     if found and read_manifest(path)["digest"] != digest:
         raise ValueError(f"{path}: another run has this name; --name picks another, --force replaces it")
     if not found:
-        train_run(config, dataset, strategy, path, watch=watch, force=force)
+        train_run(config, dataset, strategy, path, watch=watch, force=force, poll=poll)
     return RunResult(folder=path, manifest=read_manifest(path), metrics=read_json(path / "metrics.json"), found=found)
 
 

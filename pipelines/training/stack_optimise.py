@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pipelines.training.optimise import fused_adamw
+from pipelines.training.optimise import BETAS, EPS, fused_adamw
 
 CLIP_EPS = 1e-6  # as torch.nn.utils.clip_grad_norm_ has it
 
@@ -26,6 +26,7 @@ class StackedAdamW:
         self.squares = [torch.zeros_like(p) for p in self.parameters]
         # One count a parameter and head: trunks may have been frozen, heads without a batch.
         self.steps = [torch.zeros(len(p), device=p.device) for p in self.parameters]
+        self._decays = torch.tensor(self.weight_decays, device=self.parameters[0].device)
 
     def zero_grad(self) -> None:
         for p in self.parameters:
@@ -45,14 +46,13 @@ class StackedAdamW:
         return other
 
     @torch.no_grad()
-    def clip(self, limits: Sequence[float]) -> None:
-        """Scales each head's gradients to a norm of at most its limit; 0 is no limit."""
+    def clip(self, limits: Tensor | None) -> None:
+        """Scales each head's gradients to a norm of at most its limit [M] (`limits_of`); None is no limit at all."""
         moving = [p.grad for p in self.parameters if p.grad is not None]
-        if not moving or not any(limits):
+        if not moving or limits is None:
             return
         norms = torch.stack([grad.view(len(grad), -1).square().sum(dim=1) for grad in moving]).sum(dim=0).sqrt()
-        most = torch.tensor([limit or float("inf") for limit in limits], device=norms.device)
-        scale = (most / (norms + CLIP_EPS)).clamp(max=1.0)
+        scale = (limits / (norms + CLIP_EPS)).clamp(max=1.0)
         for grad in moving:
             grad.mul_(scale.view(-1, *[1] * (grad.ndim - 1)))
 
@@ -67,6 +67,28 @@ class StackedAdamW:
         for head, is_active in enumerate(active):
             if is_active:
                 self._move(moving, head, rates[head], self.weight_decays[head])
+
+    @torch.no_grad()
+    def step_on_device(self, rates: Tensor, active: Tensor) -> None:
+        """`step` for `rates` [M] and `active` [M] bool on the device, without waiting for either: for CUDA graphs.
+
+        Every head moves at its own rate in the same few operations; one that is not active is moved by nothing.
+        """
+        moves = active.to(rates.dtype)
+        for place, p in enumerate(self.parameters):
+            if p.grad is None:
+                continue
+            self.steps[place] += moves
+            taken = self.steps[place].clamp(min=1)
+            shape = (-1, *[1] * (p.ndim - 1))
+            mean, square, grad = self.means[place], self.squares[place], p.grad
+            mean.lerp_(grad, (moves * (1 - BETAS[0])).view(shape).expand_as(grad))
+            square.lerp_(grad.square(), (moves * (1 - BETAS[1])).view(shape).expand_as(grad))
+            if p.ndim > 2:
+                p.mul_((1 - moves * rates * self._decays).view(shape))
+            size = moves * rates / (1 - BETAS[0] ** taken)
+            root = square.sqrt() / (1 - BETAS[1] ** taken).sqrt().view(shape)
+            p.sub_(size.view(shape) * mean / (root + EPS))
 
     def _move(self, places: Sequence[int], head: int | slice, rate: float, weight_decay: float) -> None:
         for decay, group in (
@@ -91,3 +113,8 @@ class StackedAdamW:
 def _grad(p: nn.Parameter) -> Tensor:
     assert p.grad is not None
     return p.grad
+
+
+def limits_of(values: Sequence[float], device: torch.device) -> Tensor | None:
+    """Limits of the gradients' norm as `clip` takes them; 0 means none."""
+    return torch.tensor([value or float("inf") for value in values], device=device) if any(values) else None

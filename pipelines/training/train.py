@@ -19,6 +19,7 @@ from pipelines.training.fit import Halving
 from pipelines.training.methods import METHODS, Setup, TrainedModel
 from pipelines.training.predict import Predictions, merge, predict, score_predictions
 from pipelines.training.strategy import Strategy, streams_of
+from pipelines.training.unfinished import Unfinished
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,17 +69,22 @@ def train_strategy(
     *,
     watch: Watch | None = None,
     should_stop: ShouldStop | None = None,
+    unfinished: Unfinished | None = None,
 ) -> Trained:
     """`train_strategies` of a single one, whose failure it raises."""
     order = Order(strategy=strategy, watch=watch, should_stop=should_stop)
-    (trained,) = train_strategies(config, dataset, [order])
+    (trained,) = train_strategies(config, dataset, [order], unfinished=unfinished)
     if isinstance(trained, ValueError):
         raise trained
     return trained
 
 
 def train_strategies(
-    config: Config, dataset: Dataset, orders: Sequence[Order], halving: Halving | None = None
+    config: Config,
+    dataset: Dataset,
+    orders: Sequence[Order],
+    halving: Halving | None = None,
+    unfinished: Unfinished | None = None,
 ) -> list[Trained | ValueError]:
     """Trains strategies of one shape (`pipelines.training.stacks`) at once, each by its method; chooses epochs on the
     split's select rows, scores the report rows once. None depends on the others.
@@ -88,17 +94,18 @@ def train_strategies(
         dataset: must hold every stream that `streams_of` names, in the strategies' view.
         orders: what to train.
         halving: ends the training of strategies that are behind the others of the stack.
+        unfinished: where an interrupted training of these very strategies is kept; opened already.
 
     Returns:
         For each what was trained, or why it cannot be: values that do not go together, a stream that is not there, a
         task without a labelled frame among the rows that train or choose, or numbers that stop being finite.
     """
-    begin = time.perf_counter()
+    begin = time.perf_counter() - (0.0 if unfinished is None else unfinished.seconds_before)
     found: dict[int, Trained | ValueError] = {}
     setups: dict[int, Setup] = {}
     for place, order in enumerate(orders):
         try:
-            setups[place] = _setup(config, dataset, order, halving)
+            setups[place] = _setup(config, dataset, order, halving, unfinished)
         except ValueError as error:
             found[place] = error
     if setups:
@@ -110,7 +117,9 @@ def train_strategies(
     return [found[place] for place in range(len(orders))]
 
 
-def _setup(config: Config, dataset: Dataset, order: Order, halving: Halving | None) -> Setup:
+def _setup(
+    config: Config, dataset: Dataset, order: Order, halving: Halving | None, unfinished: Unfinished | None
+) -> Setup:
     strategy = order.strategy
     if problem := problem_of(strategy, config):
         raise ValueError(problem)
@@ -122,6 +131,7 @@ def _setup(config: Config, dataset: Dataset, order: Order, halving: Halving | No
         watch=order.watch,
         should_stop=order.should_stop,
         halving=halving,
+        unfinished=unfinished,
     )
     check_labels(setup)
     return setup

@@ -13,6 +13,7 @@ from heads.temporal import TEMPORALS
 from pipelines.config import SplitConfig, TrainConfig
 from pipelines.training import fit as fit_module
 from pipelines.training import methods
+from pipelines.training import stack as stack_module
 from pipelines.training import train as train_module
 from pipelines.training.dataset import restrict
 from pipelines.training.epochs import Epoch
@@ -111,7 +112,7 @@ def test_a_joint_phase_that_only_ruins_the_heads_keeps_the_start(small, made, mo
     dataset = made.dataset()
     separate = trained(small, dataset, method="separate")
     monkeypatch.setattr(methods, "train_separate", lambda setups: [list(separate.models)])
-    monkeypatch.setattr(fit_module, "lr_at", lambda config, progress: -1.0)
+    monkeypatch.setattr(stack_module, "lr_at", lambda config, progress: -1.0)
     result = trained(small, dataset, method="progressive", frozen_epochs=0, epochs=3)
     scores = [note.p for note in result.history if note.model == "joint"]
     assert max(scores[1:]) < scores[0]

@@ -1,0 +1,135 @@
+"""One training step of stacked heads: as it comes, or on a GPU as one CUDA graph.
+
+One small step keeps a GPU busy for a fraction of the time that the host takes to start its kernels; a graph starts them
+all at once. Letters: M stacked heads, N frames, B windows, T steps.
+"""
+
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from heads.losses import MultiTaskLoss, Targets
+from heads.model import noises_of
+from pipelines.training.dataset import take
+from pipelines.training.feed import Feed, masked
+from pipelines.training.stack_optimise import StackedAdamW, limits_of
+
+WARM_UP = 3  # steps on a stream of their own before a capture, as torch asks for
+
+
+class Step:
+    """Trains M heads on one batch each; `feeds[m]` says which labels head m may see."""
+
+    def __init__(self, model: nn.Module, loss: MultiTaskLoss, optimiser: StackedAdamW, feeds: Sequence[Feed]) -> None:
+        self.model, self.loss, self.optimiser = model, loss, optimiser
+        self.tasks, self.reader, self.device = feeds[0].tasks, feeds[0].reader, feeds[0].hidden.device
+        by_key = {feed.key: feed for feed in feeds}
+        places = {key: place for place, key in enumerate(by_key)}
+        self._hidden = torch.stack([feed.hidden for feed in by_key.values()])
+        self._feed_of = torch.tensor([places[feed.key] for feed in feeds], device=self.device)
+        self._targets = feeds[0].dataset.targets
+        self._limits = limits_of([feed.config.grad_clip for feed in feeds], self.device)
+        self._in_bfloat16 = feeds[0].config.precision == "bfloat16"
+        self._graphs: Graphs | None = Graphs(self) if self.device.type == "cuda" else None
+
+    def __call__(self, rows: Tensor, active: Sequence[bool], rates: Sequence[float]) -> Tensor:
+        """[1 + K, M]: the loss of each head and of each of its tasks, before the step.
+
+        Args:
+            rows: of the frames table [M, B, T], or [1, B, T] where all heads see the same.
+            active: heads that have a batch; the others stand still.
+            rates: learning rate of each head.
+        """
+        mask = torch.tensor(active, device=self.device)
+        if self._graphs is not None:
+            return self._graphs(rows, mask, torch.tensor(rates, device=self.device))
+        losses = self.backward(rows, mask)
+        self.optimiser.step(rates, active)
+        return losses
+
+    def on_device(self, rows: Tensor, active: Tensor, rates: Tensor) -> Tensor:
+        """The whole step without a word from the host, which is what a CUDA graph can hold."""
+        losses = self.backward(rows, active)
+        self.optimiser.step_on_device(rates, active)
+        return losses
+
+    def backward(self, rows: Tensor, active: Tensor) -> Tensor:
+        """Losses [1 + K, M] and, clipped, the gradients of every head's parameters."""
+        for noise in noises_of(self.model):
+            noise.advance(active)
+        # The cache of cast weights would outlive a capture; without one each weight is cast once anyhow.
+        keeps = self._graphs is None
+        with (
+            torch.autocast(self.device.type, torch.bfloat16, cache_enabled=keeps)
+            if self._in_bfloat16
+            else nullcontext()
+        ):
+            outputs = self.model(*self.reader(rows))
+        total, parts = self.loss(outputs, self.targets(rows))
+        self.optimiser.zero_grad()
+        total.sum().backward()
+        self.optimiser.clip(self._limits)
+        return torch.stack([total.detach(), *(parts[task] for task in self.tasks)])
+
+    def targets(self, rows: Tensor) -> Targets:
+        """Labels of `rows` [M or 1, B, T], each head's hidden ones masked."""
+        places = self.reader.in_table(rows)
+        feeds = self._feed_of if len(self._hidden) > 1 else self._feed_of[:1]
+        return masked(take(self._targets, places), ~self._hidden[feeds[:, None, None], places])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Captured:
+    """A step as a graph: it reads `rows`, `active` and `rates`, and leaves its losses in `losses`."""
+
+    graph: "torch.cuda.CUDAGraph"
+    rows: Tensor
+    active: Tensor
+    rates: Tensor
+    losses: Tensor
+
+
+class Graphs:
+    """The graphs of a step, one for each shape of its rows and each set of parameters that learn."""
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self._known: dict[tuple[object, ...], Captured | None] = {}
+
+    def __call__(self, rows: Tensor, active: Tensor, rates: Tensor) -> Tensor:
+        learning = tuple(p.requires_grad for p in self._step.optimiser.parameters)
+        key = (rows.shape, learning)
+        if key not in self._known:
+            self._known[key] = self._capture(rows, active, rates)
+        captured = self._known[key]
+        if captured is None:
+            return self._step.on_device(rows, active, rates)
+        captured.rows.copy_(rows)
+        captured.active.copy_(active)
+        captured.rates.copy_(rates)
+        captured.graph.replay()
+        return captured.losses.clone()
+
+    def _capture(self, rows: Tensor, active: Tensor, rates: Tensor) -> Captured | None:
+        """The step for inputs of these shapes, nothing of it carried out; None where it cannot be captured."""
+        step, device = self._step, rows.device
+        inputs = rows.clone(), torch.zeros_like(active), rates.clone()  # nobody is active: nothing moves
+        try:
+            beside = torch.cuda.Stream(device)
+            beside.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(beside):
+                for _ in range(WARM_UP):
+                    step.on_device(*inputs)
+            torch.cuda.current_stream(device).wait_stream(beside)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                losses = step.on_device(*inputs)
+        except RuntimeError as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            warnings.warn(f"training goes on without a CUDA graph, and slower: {reason}", stacklevel=2)
+            return None
+        return Captured(graph, *inputs, losses)

@@ -1,0 +1,124 @@
+"""A stack in training, kept on disk: a kill costs a minute, not the stack; Ctrl-C costs nothing. M stacked heads.
+
+torch is imported where it is used: which stack a study was stopped in is asked without it.
+
+about.json   which runs the stack trains, and what they are made from
+MODEL.pt     the state of one of its models (`joint`, or one a task): weights, optimiser, best epochs, place in the data
+"""
+
+import io
+import pickle
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cache.files import write_durably
+from pipelines.files import read_json, write_json
+
+FORMAT = 1
+EVERY_S = 60.0
+SHARE = 0.02  # of the time goes into saving at most: large stacks are saved less often
+FOLDER = ".unfinished"
+
+State = dict[str, Any]
+
+
+class Unfinished:
+    """The folder of one stack in training. Nothing is written before `every_s` seconds have passed or Ctrl-C came.
+
+    `poll` is called between any two steps; where it raises KeyboardInterrupt, the stack is saved first.
+    """
+
+    def __init__(self, folder: Path, *, every_s: float = EVERY_S, poll: Callable[[], None] = lambda: None) -> None:
+        self.folder, self._every_s, self._poll = folder, every_s, poll
+        self._about: dict[str, Any] = {}
+        self._is_open = False  # the folder is about this stack
+        self._ended: dict[str, State] = {}
+        self._before_s, self._begun = 0.0, time.perf_counter()
+        self._saved_at, self._cost_s = self._begun, 0.0
+
+    def open(self, runs: Sequence[str], made_from: Sequence[str]) -> None:
+        """Says which stack it is: names of its `runs`, and digests of all that decides what comes out of them.
+
+        What the folder holds of another stack is not read, and goes when this one is saved.
+        """
+        import torch
+
+        self._about = {"format": FORMAT, "torch": torch.__version__, "runs": list(runs), "made_from": list(made_from)}
+        found = _read_about(self.folder)
+        self._is_open = bool(found) and all(found.get(key) == value for key, value in self._about.items())
+        self._before_s = float(found.get("seconds", 0.0)) if self._is_open else 0.0
+
+    @property
+    def seconds_before(self) -> float:
+        """Seconds that this stack was trained before this process."""
+        return self._before_s
+
+    def load(self, model: str) -> State | None:
+        """What was saved of `model`; None where that is nothing, or cannot be read."""
+        import torch
+
+        path = self.folder / f"{model}.pt"
+        if not self._is_open or not path.is_file():
+            return None
+        try:
+            state: State = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile):
+            return None
+        return state
+
+    def rest(self, model: str, state: Callable[[], State]) -> None:
+        """Between two steps: saves `state` where it is time to, and stops there on Ctrl-C.
+
+        Raises:
+            KeyboardInterrupt: after everything is saved.
+        """
+        try:
+            self._poll()
+        except KeyboardInterrupt:
+            self._save(model, state())
+            raise
+        now = time.perf_counter()
+        if now - self._saved_at >= max(self._every_s, self._cost_s / SHARE):
+            self._save(model, state())
+
+    def ended(self, model: str, state: State) -> None:
+        """The training of `model` is over; `state` is saved together with that of the next one."""
+        self._ended[model] = state
+
+    def remove(self) -> None:
+        """The runs are written: nothing is unfinished any more."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _save(self, model: str, state: State) -> None:
+        import torch
+
+        begin = time.perf_counter()
+        if not self._is_open:
+            self.remove()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name, each in {**self._ended, model: state}.items():
+            data = io.BytesIO()
+            torch.save(each, data)
+            write_durably(self.folder / f"{name}.pt", data.getvalue())
+        self._ended.clear()
+        self._is_open = True
+        self._saved_at = time.perf_counter()
+        self._cost_s = self._saved_at - begin
+        write_json(self.folder / "about.json", {**self._about, "seconds": self._before_s + begin - self._begun})
+
+
+def runs_of(folder: Path) -> tuple[str, ...]:
+    """Names of the runs whose stack is kept in `folder`; none where there is none."""
+    return tuple(_read_about(folder).get("runs", ()))
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    try:
+        found = read_json(folder / "about.json")
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,198 @@
+"""A training step on the device alone: as the host's own, and nothing in it that a CUDA graph could not hold."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from heads.fusion import FUSIONS
+from heads.losses import AU_LOSSES, EXPR_LOSSES, VA_LOSSES
+from heads.model import ProgressiveHead, noises_of
+from heads.temporal import TEMPORALS
+from pipelines.config import Config
+from pipelines.training import dataset as dataset_module
+from pipelines.training.dataset import Dataset
+from pipelines.training.feed import Feed, make_feed
+from pipelines.training.methods import Setup, Spec, build_model, make_loss
+from pipelines.training.stack import Stack
+from pipelines.training.stack_optimise import StackedAdamW, limits_of
+from pipelines.training.step import Step
+from pipelines.training.strategy import strategy_of, streams_of
+
+SEEDS = (0, 1, 2)
+
+
+def stack_of(config: Config, dataset: Dataset, values: dict) -> Stack:
+    """Three heads of different rates and decays."""
+    base = strategy_of(config).replace(values, "test")
+    strategies = [base.replace({"seed": seed, "lr": 1e-3 * (seed + 1)}, "test") for seed in SEEDS]
+    setups = [
+        Setup(dataset=dataset, strategy=one, split=dataset.split(config.split, -1), streams=streams_of(one, config))
+        for one in strategies
+    ]
+    tasks, used = base.head.tasks, setups[0].used
+    spec = Spec(name="joint", kind="head", tasks=tasks, parts={"joint": dataset.resident.widths(used, base.train.view)})
+    if values.get("method") == "progressive":
+        widths = dataset.resident.widths(used, base.train.view)
+        spec = Spec(name="joint", kind="progressive", tasks=tasks, parts=dict.fromkeys(tasks, widths))
+    reader = dataset.reader(used, used, "base")
+    feeds = [make_feed(dataset, reader, setup.split.train, tasks, setup.strategy.train) for setup in setups]
+    plans = [dataset.plan(setup.split.select, setup.strategy.train, used) for setup in setups]
+    return Stack(build_model(spec, strategies), make_loss(setups, tasks), feeds, plans)
+
+
+def first_rows(stack: Stack) -> Tensor:
+    return stack._rows([order[0] for order in stack._orders()])
+
+
+@pytest.mark.parametrize("active", [(True, True, True), (True, False, True)])
+def test_adamw_on_the_device_is_the_hosts(active: tuple[bool, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=generator) for shape in ((3, 4, 5), (3, 4), (3,))]
+    rates = [1e-2, 1e-3, 3e-2]
+    found = []
+    for on_device in (False, True):
+        parameters = [nn.Parameter(value.clone()) for value in start]
+        optimiser = StackedAdamW(parameters, [0.1, 0.0, 0.3])
+        draw = torch.Generator().manual_seed(1)
+        for _ in range(5):
+            for p in parameters:
+                p.grad = torch.randn(p.shape, generator=draw)
+            optimiser.clip(limits_of([1.0, 0.0, 0.5], torch.device("cpu")))
+            if on_device:
+                optimiser.step_on_device(torch.tensor(rates), torch.tensor(active))
+            else:
+                optimiser.step(rates, active)
+        found.append([p.detach() for p in parameters])
+    for host, device, old in zip(*found, start, strict=True):
+        torch.testing.assert_close(device, host, rtol=1e-5, atol=1e-6)
+        for head, moves in enumerate(active):
+            assert torch.equal(device[head], old[head]) is not moves
+
+
+@pytest.mark.parametrize("temporal", sorted(TEMPORALS))
+def test_a_step_on_the_device_is_the_hosts(small: Config, made, temporal: str) -> None:
+    dataset, rates, active = made.dataset(), [1e-2, 1e-3, 3e-3], [True, True, False]
+    host, device = (stack_of(small, dataset, {"temporal": temporal, "task_weights": "learned"}) for _ in range(2))
+    for _ in range(3):
+        rows = first_rows(host)
+        first_rows(device)
+        expected = host._step(rows, active, rates)
+        losses = device._step.on_device(rows, torch.tensor(active), torch.tensor(rates))
+        torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-6)
+    for one, other in zip(host.optimiser.parameters, device.optimiser.parameters, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def on_meta(stack: Stack) -> Step:
+    """The step of `stack` with every tensor on a device without memory, where no value can be asked for."""
+    meta, first = torch.device("meta"), stack.feeds[0]
+    targets = first.dataset.targets.to("meta")
+    reader = dataclasses.replace(
+        first.reader,
+        streams={name: x.to(meta) for name, x in first.reader.streams.items()},
+        valid=first.reader.valid.to(meta),
+        times=first.reader.times.to(meta),
+        _memory={},
+    )
+    feeds: list[Feed] = [
+        dataclasses.replace(
+            feed,
+            dataset=dataclasses.replace(feed.dataset, targets=targets),
+            reader=reader,
+            hidden=feed.hidden.to(meta),
+            key=bytes([number]),
+        )
+        for number, feed in enumerate(stack.feeds)
+    ]
+    model, loss = stack.model.to(meta), stack.loss.to(meta)
+    for noise in noises_of(model):
+        noise.to(meta)
+    optimiser = StackedAdamW([*model.parameters(), *loss.parameters()], stack.optimiser.weight_decays)
+    return Step(model, loss, optimiser, feeds)
+
+
+KINDS = [
+    *({"temporal": temporal} for temporal in sorted(TEMPORALS)),
+    *({"fusion": fusion, "temporal": "none"} for fusion in sorted(FUSIONS)),
+    *({"va_loss": name, "temporal": "none"} for name in sorted(VA_LOSSES)),
+    *({"expr_loss": name, "temporal": "none"} for name in sorted(EXPR_LOSSES)),
+    *({"au_loss": name, "temporal": "none"} for name in sorted(AU_LOSSES)),
+    {"task_weights": "learned", "temporal": "none"},
+    {"method": "progressive", "temporal": "none"},
+]
+
+
+@pytest.mark.parametrize("values", KINDS, ids=lambda values: "-".join(map(str, values.values())))
+def test_nothing_in_a_step_asks_for_a_value(small: Config, made, values: dict) -> None:
+    """A CUDA graph cannot wait for the device in its middle, nor take what the host computed there."""
+    step = on_meta(stack_of(small, made.dataset(), values))
+    rows = torch.zeros(len(SEEDS), 4, 16, dtype=torch.int64, device="meta")
+    active, rates = torch.ones(len(SEEDS), dtype=torch.bool, device="meta"), torch.ones(len(SEEDS), device="meta")
+    step.model.train()
+    losses = step.on_device(rows, active, rates)
+    assert losses.shape == (1 + len(step.tasks), len(SEEDS))
+    if isinstance(step.model, ProgressiveHead):
+        step.model.set_trunks_frozen(True)
+        step.on_device(rows, active, rates)
+
+
+def test_asking_for_a_value_there_is_found(small: Config, made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test above can fail."""
+    step = on_meta(stack_of(small, made.dataset(), {"temporal": "none"}))
+    clip = step.optimiser.clip
+
+    def asking(limits: Tensor | None) -> None:
+        clip(limits)
+        if bool(next(p.grad for p in step.optimiser.parameters if p.grad is not None).sum() > 0):
+            return
+
+    monkeypatch.setattr(step.optimiser, "clip", asking)
+    rows = torch.zeros(len(SEEDS), 4, 16, dtype=torch.int64, device="meta")
+    with pytest.raises(RuntimeError):
+        step.on_device(rows, torch.ones(3, dtype=torch.bool, device="meta"), torch.ones(3, device="meta"))
+
+
+@pytest.mark.gpu
+def test_a_graph_trains_as_the_step_it_holds(small: Config, made) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    dataset = made.dataset()
+    moved = dataclasses.replace(
+        dataset.resident,
+        streams={key: x.cuda() for key, x in dataset.resident.streams.items()},
+        device=torch.device("cuda"),
+    )
+    from pipelines.training.dataset import make_dataset
+
+    on_gpu = make_dataset(dataset.frames, moved)
+    captured, eager = (stack_of(small, on_gpu, {"temporal": "gru"}) for _ in range(2))
+    for stack in (captured, eager):
+        stack.model.cuda(), stack.loss.cuda()
+    eager._step._graphs = None
+    for _ in range(4):
+        rows, active = first_rows(captured), [True, True, False]
+        first_rows(eager)
+        losses = captured._step(rows, active, [1e-3] * 3)
+        expected = eager._step.on_device(rows, torch.tensor(active).cuda(), torch.tensor([1e-3] * 3).cuda())
+        torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-5)
+    assert all(one is not None for one in captured._step._graphs._known.values())
+
+
+def test_both_ways_to_mix_views_give_the_same_windows() -> None:
+    generator = torch.Generator().manual_seed(0)
+    views = [{"x": torch.randn(7, 3, generator=generator).half()} for _ in range(3)]
+    valids = [torch.rand(8, generator=generator) < 0.7 for _ in range(3)]
+    rows = torch.randint(3 * 8, (5, 4), generator=generator)
+    flat, inside = (rows % 8).flatten(), (rows % 8).flatten().clamp(max=6)
+    found = []
+    for way in (dataset_module._in_place, dataset_module._everywhere):
+        streams, valid = {"x": views[0]["x"].index_select(0, inside).float()}, valids[0].index_select(0, flat)
+        for number in (1, 2):
+            way(streams, valid, (views[number], valids[number]), flat, inside, rows.flatten() // 8 == number)
+        found.append((streams["x"], valid))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+    for place, row in enumerate(rows.flatten().tolist()):
+        assert torch.equal(found[0][0][place], views[row // 8]["x"][min(row % 8, 6)].float())
