@@ -101,7 +101,7 @@ def _database(url: str) -> BaseStorage:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # SQLAlchemy's, of its own next version
-            return RDBStorage(url)
+            return RDBStorage(with_driver(url))
     except Exception as error:  # the drivers, SQLAlchemy and Optuna each raise their own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         scheme = url.partition(":")[0]  # what stands behind it may hold a password
@@ -109,6 +109,12 @@ def _database(url: str) -> BaseStorage:
             f"[study] storage {scheme}:...: {reason}; PostgreSQL needs `pip install 'mtl-affect[postgres]'`; or leave "
             "storage out for a journal in the study's folder"
         ) from None
+
+
+def with_driver(url: str) -> str:
+    """`url` with the driver that the extra `postgres` brings: SQLAlchemy's own choice differs by its version."""
+    scheme, colon, rest = url.partition(":")
+    return f"postgresql+psycopg{colon}{rest}" if scheme in ("postgres", "postgresql") else url
 
 
 def _heal(path: Path) -> None:

@@ -272,6 +272,14 @@ def test_the_record_can_be_a_database(tmp_path: Path) -> None:
     assert not (tmp_path / "s" / "study.journal").exists()
 
 
+def test_postgresql_is_spoken_to_by_the_driver_that_the_extra_brings() -> None:
+    from pipelines.search.record import with_driver
+
+    assert with_driver("postgresql://me@host/studies") == "postgresql+psycopg://me@host/studies"
+    assert with_driver("postgresql+psycopg2://me@host/studies") == "postgresql+psycopg2://me@host/studies"
+    assert with_driver("sqlite:///here.db") == "sqlite:///here.db"
+
+
 def test_a_database_that_is_not_there_is_one_line_without_the_password(tmp_path: Path) -> None:
     from pipelines.search.record import Record
 
