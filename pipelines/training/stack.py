@@ -36,7 +36,7 @@ class Stack:
         parameters = [*model.parameters(), *loss.parameters()]
         self.optimiser = StackedAdamW(parameters, [feed.config.weight_decay for feed in feeds])
         self._generators = {key: torch.Generator().manual_seed(key[1]) for key in map(_order_of, feeds)}
-        self._step = Step(self.model, self.loss, self.optimiser, self.feeds)
+        self.step = Step(self.model, self.loss, self.optimiser, self.feeds)
         self._going_on: tuple[int, Tensor] | None = None
 
     def run_epoch(self, epoch: int, rest: Rest | None = None) -> list[dict[str, float]]:
@@ -55,7 +55,7 @@ class Stack:
             pace = [epoch - 1 + (index + 0.5) / len(order) for order in orders]
             rates = [lr_at(feed.config, at) for feed, at in zip(self.feeds, pace, strict=True)]
             rows = self._rows([order[index] if index < len(order) else None for order in orders])
-            sums += self._step(rows, active, rates) * torch.tensor(active, device=device)
+            sums += self.step(rows, active, rates) * torch.tensor(active, device=device)
             if rest is not None:
                 rest(lambda: self._state(epoch, index + 1, sums, begun))  # noqa: B023
         means = (sums / torch.tensor([len(order) for order in orders], device=device)).T.tolist()
@@ -83,7 +83,7 @@ class Stack:
         self.places = [self.places[place] for place in places]
         orders = set(map(_order_of, self.feeds))
         self._generators = {key: generator for key, generator in self._generators.items() if key in orders}
-        self._step = Step(self.model, self.loss, self.optimiser, self.feeds)
+        self.step = Step(self.model, self.loss, self.optimiser, self.feeds)
 
     def load(self, state: dict[str, Any]) -> int:
         """Goes on where `state` was taken; the epoch it stands in."""
@@ -93,6 +93,7 @@ class Stack:
             for name, values in self._tensors().items():
                 for value, saved in zip(values, state[name], strict=True):
                     value.copy_(saved)
+        self.optimiser.recount()
         for feed, generator in zip(self.feeds, state["generators"], strict=True):
             self._generators[_order_of(feed)].set_state(generator)
         self._going_on = state["num_steps"], state["sums"].to(device)

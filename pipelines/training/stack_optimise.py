@@ -26,6 +26,7 @@ class StackedAdamW:
         self.squares = [torch.zeros_like(p) for p in self.parameters]
         # One count a parameter and head: trunks may have been frozen, heads without a batch.
         self.steps = [torch.zeros(len(p), device=p.device) for p in self.parameters]
+        self._is_even = True  # the heads have taken equally many steps, so that one count stands for all
         self._decays = torch.tensor(self.weight_decays, device=self.parameters[0].device)
 
     def zero_grad(self) -> None:
@@ -43,7 +44,12 @@ class StackedAdamW:
         ):
             for place, value in enumerate(mine):
                 theirs[place] = value[index.to(value.device)].clone()
+        other._is_even = self._is_even or len(index) == 1
         return other
+
+    def recount(self) -> None:
+        """To be called when `steps` were written from outside."""
+        self._is_even = all(bool((count == count[0]).all()) for count in self.steps)
 
     @torch.no_grad()
     def clip(self, limits: Tensor | None) -> None:
@@ -61,7 +67,8 @@ class StackedAdamW:
         """Moves the active heads, each at its own rate."""
         settings = set(zip(rates, self.weight_decays, strict=True))
         moving = [place for place, p in enumerate(self.parameters) if p.grad is not None]
-        if len(settings) == 1 and all(active) and all(bool((self.steps[i] == self.steps[i][0]).all()) for i in moving):
+        self._is_even = self._is_even and all(active)
+        if len(settings) == 1 and self._is_even:
             self._move(moving, slice(None), rates[0], self.weight_decays[0])
             return
         for head, is_active in enumerate(active):
@@ -74,6 +81,7 @@ class StackedAdamW:
 
         Every head moves at its own rate in the same few operations; one that is not active is moved by nothing.
         """
+        self._is_even = False  # as far as the host can know
         moves = active.to(rates.dtype)
         for place, p in enumerate(self.parameters):
             if p.grad is None:

@@ -22,7 +22,10 @@ WARM_UP = 3  # steps on a stream of their own before a capture, as torch asks fo
 
 
 class Step:
-    """Trains M heads on one batch each; `feeds[m]` says which labels head m may see."""
+    """Trains M heads on one batch each; `feeds[m]` says which labels head m may see.
+
+    `graphs` is what a GPU runs; with None the host starts every kernel there too.
+    """
 
     def __init__(self, model: nn.Module, loss: MultiTaskLoss, optimiser: StackedAdamW, feeds: Sequence[Feed]) -> None:
         self.model, self.loss, self.optimiser = model, loss, optimiser
@@ -34,7 +37,7 @@ class Step:
         self._targets = feeds[0].dataset.targets
         self._limits = limits_of([feed.config.grad_clip for feed in feeds], self.device)
         self._in_bfloat16 = feeds[0].config.precision == "bfloat16"
-        self._graphs: Graphs | None = Graphs(self) if self.device.type == "cuda" else None
+        self.graphs = Graphs(self) if self.device.type == "cuda" else None
 
     def __call__(self, rows: Tensor, active: Sequence[bool], rates: Sequence[float]) -> Tensor:
         """[1 + K, M]: the loss of each head and of each of its tasks, before the step.
@@ -45,8 +48,8 @@ class Step:
             rates: learning rate of each head.
         """
         mask = torch.tensor(active, device=self.device)
-        if self._graphs is not None:
-            return self._graphs(rows, mask, torch.tensor(rates, device=self.device))
+        if self.graphs is not None:
+            return self.graphs(rows, mask, torch.tensor(rates, device=self.device))
         losses = self.backward(rows, mask)
         self.optimiser.step(rates, active)
         return losses
@@ -62,7 +65,7 @@ class Step:
         for noise in noises_of(self.model):
             noise.advance(active)
         # The cache of cast weights would outlive a capture; without one each weight is cast once anyhow.
-        keeps = self._graphs is None
+        keeps = self.graphs is None
         with (
             torch.autocast(self.device.type, torch.bfloat16, cache_enabled=keeps)
             if self._in_bfloat16

@@ -78,8 +78,8 @@ def test_a_step_on_the_device_is_the_hosts(small: Config, made, temporal: str) -
     for _ in range(3):
         rows = first_rows(host)
         first_rows(device)
-        expected = host._step(rows, active, rates)
-        losses = device._step.on_device(rows, torch.tensor(active), torch.tensor(rates))
+        expected = host.step(rows, active, rates)
+        losses = device.step.on_device(rows, torch.tensor(active), torch.tensor(rates))
         torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-6)
     for one, other in zip(host.optimiser.parameters, device.optimiser.parameters, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
@@ -170,14 +170,14 @@ def test_a_graph_trains_as_the_step_it_holds(small: Config, made) -> None:
     captured, eager = (stack_of(small, on_gpu, {"temporal": "gru"}) for _ in range(2))
     for stack in (captured, eager):
         stack.model.cuda(), stack.loss.cuda()
-    eager._step._graphs = None
+    eager.step.graphs = None
     for _ in range(4):
         rows, active = first_rows(captured), [True, True, False]
         first_rows(eager)
-        losses = captured._step(rows, active, [1e-3] * 3)
-        expected = eager._step.on_device(rows, torch.tensor(active).cuda(), torch.tensor([1e-3] * 3).cuda())
+        losses = captured.step(rows, active, [1e-3] * 3)
+        expected = eager.step.on_device(rows, torch.tensor(active).cuda(), torch.tensor([1e-3] * 3).cuda())
         torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-5)
-    assert all(one is not None for one in captured._step._graphs._known.values())
+    assert all(one is not None for one in captured.step.graphs._known.values())
 
 
 def test_both_ways_to_mix_views_give_the_same_windows() -> None:
