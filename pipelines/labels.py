@@ -55,11 +55,15 @@ def labels_of(frames: pl.DataFrame) -> Labels:
 
 def targets_of(frames: pl.DataFrame) -> "Targets":
     """The labels of a frames table as CPU tensors, for the losses."""
+    return as_targets(labels_of(frames))
+
+
+def as_targets(labels: Labels) -> "Targets":
+    """`labels` as CPU tensors, for the losses."""
     import torch
 
     from heads.losses import Targets
 
-    labels = labels_of(frames)
     return Targets(**{name: torch.from_numpy(getattr(labels, name)) for name in labels.__dataclass_fields__})
 
 

@@ -6,7 +6,7 @@ Groups are subjects where known, else videos; a group never stands on two sides 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,11 @@ import polars as pl
 from cache.names import TASKS
 from pipelines.config import SplitConfig
 from pipelines.labels import Labels, labels_of
+from pipelines.words import OTHER_HALF
 
 MOST_EVENED = 1000
+INNER_STEP = 1000
+SUBJECT = "subject "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +35,39 @@ class Split:
     description: dict[str, Any]
 
 
+def fold_number(outer: int, inner: int = 0) -> int:
+    """One number for a fold with one of its inner parts: 2 is fold 2 with the first, 1002 with the second."""
+    return outer + INNER_STEP * inner
+
+
+def outer_fold(fold: int) -> int:
+    """The fold that is scored; -1 where there are no folds."""
+    return fold % INNER_STEP if fold >= 0 else fold
+
+
+def inner_part(fold: int) -> int:
+    """Which of the fold's inner parts chooses, from 0."""
+    return fold // INNER_STEP if fold >= 0 else 0
+
+
+def fold_words(fold: int) -> str:
+    """ "fold 2", or "fold 2 inner 1"."""
+    return f"fold {outer_fold(fold)}" + (f" inner {inner_part(fold)}" if fold >= INNER_STEP else "")
+
+
+def fold_problem(fold: int, config: SplitConfig) -> str | None:
+    """What is wrong with the number of a fold, in one line; None when nothing is."""
+    num = config.num_folds
+    if fold < -1 or outer_fold(fold) >= num:
+        return f"folds count from 0 to {num - 1} ([split] num_folds)"
+    if fold >= INNER_STEP and inner_part(fold) >= num - 1:
+        return f"of {num} folds, {num - 1} are left to choose on: inner parts count from 0 to {num - 2}"
+    return None
+
+
 def resolve_split(frames: pl.DataFrame, config: SplitConfig, fold: int = -1) -> Split:
-    """The split that `config` asks for; with `fold` >= 0 the fold of that number over train and val pooled.
+    """The split that `config` asks for; with `fold` >= 0 the fold of that number (`fold_number`) over train and val
+    pooled.
 
     Raises:
         ValueError: the split to choose on is empty, or would also be the one reported.
@@ -63,7 +97,7 @@ def resolve_split(frames: pl.DataFrame, config: SplitConfig, fold: int = -1) -> 
             "label a test split, or use folds (--fold 0)"
         )
     name = config.select
-    return _described(frames, train, first, second, f"half of the videos of {name}", f"the other half of {name}")
+    return _described(frames, train, first, second, f"half of the videos of {name}", f"{OTHER_HALF}{name}")
 
 
 def assign_groups(frames: pl.DataFrame, num_parts: int, seed: int) -> np.ndarray:
@@ -93,16 +127,16 @@ def assignment(frames: pl.DataFrame, splits: Mapping[int, Split]) -> pl.DataFram
         part = np.full(len(frames), "", dtype="<U6")
         for name in ("train", "select", "report"):
             part[getattr(split, name)] = name
-        parts["part" if fold < 0 else f"fold {fold}"] = pl.Series(part)
+        parts["part" if fold < 0 else fold_words(fold)] = pl.Series(part)
     return frames.select(columns).with_columns(**parts).unique(maintain_order=True)
 
 
 def groups_of(frames: pl.DataFrame) -> np.ndarray:
-    """[N] str: the subject of each row where known, else its video."""
+    """[N] str: the subject of each row where known, else its video; `SUBJECT` opens the name of a subject."""
     video = pl.concat_str(pl.lit("video "), pl.col("video"))
     if "subject" not in frames.columns:
         return frames.select(video).to_series().to_numpy()
-    subject = pl.concat_str(pl.lit("subject "), pl.col("subject"))
+    subject = pl.concat_str(pl.lit(SUBJECT), pl.col("subject"))
     return frames.select(pl.coalesce(subject, video)).to_series().to_numpy()
 
 
@@ -136,17 +170,22 @@ def _evened(part_of: np.ndarray, counts: np.ndarray, num_parts: int) -> np.ndarr
 
 
 def _folds(frames: pl.DataFrame, config: SplitConfig, fold: int) -> Split:
-    if not 0 <= fold < config.num_folds or config.num_folds < 3:
-        raise ValueError(f"fold {fold} of {config.num_folds}: folds count from 0, and at least 3 are needed")
+    num = config.num_folds
+    if not 3 <= num <= INNER_STEP:
+        raise ValueError(f"fold {fold} of {num}: at least 3 folds are needed, and at most {INNER_STEP} can be")
+    if problem := fold_problem(fold, config):
+        raise ValueError(f"fold {fold} of {num}: {problem}")
     pool = frames["split"].is_in(["train", "val"]).to_numpy()
-    if len(np.unique(groups_of(frames.filter(pool)))) < config.num_folds:
-        raise ValueError(f"{config.num_folds} folds need as many videos or subjects in train and val")
+    if len(np.unique(groups_of(frames.filter(pool)))) < num:
+        raise ValueError(f"{num} folds need as many videos or subjects in train and val")
     part = np.full(len(frames), -1)
-    part[pool] = assign_groups(frames.filter(pool), config.num_folds, config.fold_seed)
-    chooser = (fold + 1) % config.num_folds
-    train = pool & (part != fold) & (part != chooser)
-    words = f"fold {chooser} of {config.num_folds}", f"fold {fold} of {config.num_folds}"
-    return _described(frames, train, part == chooser, part == fold, *words, trained="the other folds")
+    part[pool] = assign_groups(frames.filter(pool), num, config.fold_seed)
+    outer, inner = outer_fold(fold), inner_part(fold)
+    chooser = (outer + 1 + inner) % num  # the inner parts in turn, each another fold than the one that is scored
+    train = pool & (part != outer) & (part != chooser)
+    words = f"fold {chooser} of {num}", f"fold {outer} of {num}"
+    split = _described(frames, train, part == chooser, part == outer, *words, trained="the other folds")
+    return replace(split, description=split.description | {"fold": {"outer": outer, "inner": inner, "num": num}})
 
 
 def _label_counts(labels: Labels) -> np.ndarray:

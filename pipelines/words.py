@@ -48,6 +48,7 @@ CONCERNS: dict[str, tuple[tuple[str, tuple[Any, ...]], ...]] = {
     "asymmetric_gamma_negative": (("au_loss", ("asymmetric",)),),
     "asymmetric_clip": (("au_loss", ("asymmetric",)),),
 }
+OTHER_HALF = "the other half of "
 TASK_WORDS = {"va": "VA", "expr": "EXPR", "au": "AU"}
 SCORE_WORDS = {
     "P": "P",
@@ -104,7 +105,18 @@ def split_words(split: Mapping[str, Any]) -> str:
     parts = {name: f"{split[name]['of']} ({_size(split[name])})" for name in ("train", "select", "report")}
     return (
         f"Heads were trained on {parts['train']}. Epochs and strategies were chosen on {parts['select']}. "
-        f"The held-out score is from {parts['report']}, which chose nothing."
+        f"The held-out score is from {parts['report']}, which chose nothing." + halved_words(split)
+    )
+
+
+def halved_words(split: Mapping[str, Any]) -> str:
+    """Why one half of a split chose and the other was scored; nothing where that is not so."""
+    whole = split["report"]["of"].removeprefix(OTHER_HALF)
+    if whole == split["report"]["of"]:
+        return ""
+    return (
+        f" Nothing but {whole} has labels to choose and to score by, so it was cut in two, no video or subject on both "
+        "sides: splits.csv in the study's folder names the half of every video."
     )
 
 
@@ -114,7 +126,8 @@ def chosen_words(splits: Sequence[Mapping[str, Any]]) -> str:
         return ""
     chose, scored = (f"{splits[0][name]['of']} ({_size(splits[0][name])})" for name in ("select", "report"))
     folds = f" in the first of {len(splits)} splits" if len(splits) > 1 else ""
-    return f"Chosen on {chose}, scored on {scored}{folds}."
+    where = "; splits.csv says which video is in which" if halved_words(splits[0]) else ""
+    return f"Chosen on {chose}, scored on {scored}{folds}{where}."
 
 
 def probability_words(p: float) -> str:
@@ -129,6 +142,16 @@ def _size(part: Mapping[str, Any]) -> str:
 def counted(number: int, thing: str) -> str:
     """ "1 trial", "1,204 trials"."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def units_words(unit: str) -> str:
+    """What is resampled, in the plural: "videos", "subjects", or both where some subjects are not known."""
+    return "subjects or videos" if "," in unit else f"{unit}s"
+
+
+def counted_units(number: int, unit: str, before: str = "") -> str:
+    """ "1 video", "12 subjects", "12 held-out subjects or videos" (`before`: "held-out ")."""
+    return f"{number:,} {before}{unit.partition(',')[0] if number == 1 else units_words(unit)}"
 
 
 def duration_words(seconds: float) -> str:

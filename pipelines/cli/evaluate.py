@@ -15,6 +15,7 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder, or its name in the folder of runs.")],
     split: Annotated[str, typer.Option(help="train, val, test; or the run's own parts: select, report.")] = "val",
+    post: Annotated[bool, typer.Option("--post", help="Also score it with its stored post-processing.")] = False,
     config: ConfigOption = CONFIG,
     set_: SetOption = None,
     device: DeviceOption = "auto",
@@ -22,26 +23,35 @@ def evaluate(
 ) -> None:
     """Predict a split with a run's weights, and print P, CCC, macro F1, AU F1 and how many frames have labels.
 
+    With --post the scores stand side by side without and with what `mtl postprocess` fitted for the run.
+
     Examples:
 
         mtl evaluate runs/attention-tcn-joint-s0-1a2b3c4d --split val
 
         mtl evaluate attention-tcn-joint-s0-1a2b3c4d --split report --json
+
+        mtl evaluate attention-tcn-joint-s0-1a2b3c4d --split report --post
     """
     from pipelines.config import read_config
     from pipelines.device import resolve_device
     from pipelines.scoring.evaluate import evaluate_run, scored_tasks
-    from pipelines.scoring.tables import print_metrics
+    from pipelines.scoring.tables import print_beside, print_metrics
 
     settings = read_config(config, set_ or ())
     # A bare name is a run of this project; anything with a folder in it is a path.
     folder = run if run.exists() or run.parent != Path() else settings.at(settings.output.runs) / run
-    metrics = evaluate_run(folder, settings, split, resolve_device(device))
+    metrics = evaluate_run(folder, settings, split, resolve_device(device), post=post)
     if json_output:
         print_metrics(metrics, as_json=True)
         return
-    print_metrics(scored_tasks(metrics), as_json=False, title=f"{folder.name} on {split}")
+    scored, title = scored_tasks(metrics), f"{folder.name} on {split}"
+    if post:
+        print_beside(scored, scored_tasks(metrics["post"]), title)
+    else:
+        print_metrics(scored, as_json=False, title=title)
     if metrics["unscored"]:
         typer.echo(f"no labelled frame in {split} for: {', '.join(metrics['unscored'])}")
     if metrics["num_seen"]:
-        typer.echo(f"no held-out score: {metrics['num_seen']:,} of these frames trained the run or chose its epoch")
+        chose = "chose its epoch and its post-processing" if post else "chose its epoch"
+        typer.echo(f"no held-out score: {metrics['num_seen']:,} of these frames trained the run or {chose}")

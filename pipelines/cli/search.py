@@ -38,8 +38,8 @@ def search(
         mtl search --grid grids/temporal.toml --study studies/windows --set train.epochs=40
     """
     from pipelines.config import read_config
-    from pipelines.search.command import dry_run as preview
     from pipelines.search.command import run_search
+    from pipelines.search.preview import dry_run as preview
 
     settings = read_config(config, set_ or ())
     if dry_run:

@@ -19,7 +19,7 @@ def train_head(
     streams: Annotated[str, typer.Option(help="all, own (backbones made for the task), or names.")] = "",
     method: Annotated[str, typer.Option(help="separate, joint or progressive.")] = "",
     seed: Annotated[int | None, typer.Option(help="Seed of weights, data order and dropout.")] = None,
-    fold: Annotated[int | None, typer.Option(help="Train and val pooled, cut by video; scored on this fold.")] = None,
+    fold: Annotated[int | None, typer.Option(help="Train and val pooled, cut by subject; scored here.")] = None,
     name: Annotated[str, typer.Option(help="Name of the run folder; default: from the strategy.")] = "",
     runs: Annotated[Path | None, typer.Option(help="Where run folders go; default: from mtl.toml.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Train again although the run is there.")] = False,

@@ -194,6 +194,6 @@ def _processed(outcome: Outcome, outside: Probabilities | None) -> Outcome:
     """`outcome` with post-processing, fitted on what it said of the select rows out of fold."""
     select = outcome.select
     fitted = fit(select if outside is None else with_predictions(select, outside), outcome.report)
-    later = smoothed(fitted.parameters, select.table, select.said).decide(fitted.parameters.thresholds)
+    later = fitted.parameters.decide(smoothed(fitted.parameters, select.table, select.said))
     post = {**fitted.post, "in_fold": score_part(later, select.labels)}
     return dataclasses.replace(outcome, fitted=fitted, post=post)

@@ -1,1 +1,1 @@
-"""Smoothing and thresholds: fitted out of fold, stored, applied."""
+"""Smoothing, offsets and thresholds: fitted out of fold, stored, applied."""

@@ -1,4 +1,4 @@
-"""Post-processing of predictions: smoothing a task and a threshold an AU, as stored parameters. R rows.
+"""Post-processing of predictions: smoothing a task, an offset a class, a threshold an AU, as stored parameters. R rows.
 
 `pipelines.postprocess.fit` chooses them; here they are applied, written and read.
 """
@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS, VA_COLUMNS
+from pipelines.postprocess.offsets import NONE
 from pipelines.postprocess.smoothing import Smoothing, smooth
 from pipelines.scoring.metrics import Decisions, Probabilities
 
@@ -24,21 +25,28 @@ HALF = (0.5,) * len(ACTION_UNITS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
-    """`smoothing` by task (a task that is not named is not smoothed), and 12 thresholds of AU probabilities."""
+    """`smoothing` by task (a task that is not named is not smoothed), 12 thresholds of AU probabilities, and 8
+    `offsets` of the log probabilities of expressions."""
 
     smoothing: Mapping[str, Smoothing] = field(default_factory=dict)
     thresholds: tuple[float, ...] = HALF
+    offsets: tuple[float, ...] = NONE
+
+    def decide(self, said: Probabilities) -> Decisions:
+        """What follows from the smoothed `said`."""
+        return said.decide(self.thresholds, self.offsets)
 
     def to_json(self) -> dict[str, Any]:
         kernels = {task: self.smoothing.get(task, Smoothing()) for task in TASKS}
         return {
             "smoothing": {task: {"kernel": one.kernel, "width": one.width} for task, one in kernels.items()},
             "thresholds": dict(zip(ACTION_UNITS, self.thresholds, strict=True)),
+            "offsets": dict(zip(EXPRESSIONS, self.offsets, strict=True)),
         }
 
     @classmethod
     def from_json(cls, value: Any, where: str) -> "Parameters":
-        """What `to_json` made.
+        """What `to_json` made; without "offsets", as files of earlier versions are, there are none.
 
         Raises:
             ValueError: anything else; names `where`.
@@ -49,12 +57,16 @@ class Parameters:
                 for task in TASKS
             }
             thresholds = tuple(float(value["thresholds"][name]) for name in ACTION_UNITS)
+            stored = value.get("offsets") or dict.fromkeys(EXPRESSIONS, 0.0)
+            offsets = tuple(float(stored[name]) for name in EXPRESSIONS)
         except (KeyError, TypeError, ValueError) as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"{where}: not parameters of post-processing ({what})") from None
         if not all(0 <= threshold <= 1 for threshold in thresholds):
             raise ValueError(f"{where}: not parameters of post-processing (a threshold is outside 0 to 1)")
-        return cls(smoothing=smoothing, thresholds=thresholds)
+        if not np.isfinite(offsets).all():
+            raise ValueError(f"{where}: not parameters of post-processing (an offset is not a finite number)")
+        return cls(smoothing=smoothing, thresholds=thresholds, offsets=offsets)
 
 
 def apply(parameters: Parameters, table: pl.DataFrame) -> pl.DataFrame:
@@ -69,7 +81,7 @@ def apply(parameters: Parameters, table: pl.DataFrame) -> pl.DataFrame:
         The same columns and rows in the same order; what is no prediction stays as it was.
     """
     said = smoothed(parameters, table, probabilities_of(table))
-    columns = prediction_columns(said, said.decide(parameters.thresholds))
+    columns = prediction_columns(said, parameters.decide(said))
     return table.with_columns(pl.Series(name, values) for name, values in columns.items())
 
 

@@ -16,11 +16,12 @@ import polars as pl
 
 from cache.files import write_durably
 from cache.frames import frames_digest, labels_digest, read_frames
-from cache.names import ACTION_UNITS
+from cache.names import ACTION_UNITS, EXPRESSIONS
 from pipelines.config import Config
 from pipelines.files import read_json, write_json
 from pipelines.postprocess.apply import Parameters, apply
 from pipelines.postprocess.fit import Fitted, Step, fit
+from pipelines.postprocess.offsets import CANDIDATES
 from pipelines.postprocess.parts import FOLD_SEED, NUM_FOLDS, Part, make_part
 from pipelines.postprocess.smoothing import GRID
 from pipelines.postprocess.thresholds import NUM_CANDIDATES, SHRINK_VIDEOS
@@ -183,6 +184,7 @@ def record_of(fitted: Fitted, *, name: str, fitted_on: str, predictions: str) ->
         "tried": {
             "kernels": [str(one) for one in GRID],
             "num_thresholds": NUM_CANDIDATES,
+            "offsets": {"least": float(CANDIDATES[0]), "most": float(CANDIDATES[-1]), "num": len(CANDIDATES)},
             "shrink_videos": SHRINK_VIDEOS,
         },
         "steps": [_step_json(step) for step in fitted.steps],
@@ -207,14 +209,13 @@ def gains(plain: Mapping[str, Any], post: Mapping[str, Any], interval: Interval 
 
 def interval_json(interval: Interval | None) -> dict[str, Any] | None:
     """An interval with its level and how it was made."""
-    return (
-        None if interval is None else asdict(interval) | {"level": LEVEL, "resamples": NUM_RESAMPLES, "unit": "video"}
-    )
+    return None if interval is None else interval.to_json() | {"level": LEVEL, "resamples": NUM_RESAMPLES}
 
 
 def _step_json(step: Step) -> dict[str, Any]:
     found = asdict(step) | {"components": list(step.components)}
     found["thresholds"] = dict(zip(ACTION_UNITS, step.thresholds, strict=True)) if step.task == "au" else None
+    found["offsets"] = dict(zip(EXPRESSIONS, step.offsets, strict=True)) if step.task == "expr" else None
     return found
 
 

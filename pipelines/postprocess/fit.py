@@ -3,7 +3,8 @@
 The videos of select are cut into folds by subject or video. What is claimed is measured out of fold: each fold gets
 parameters fitted on the others. A component that gains nothing so is left out; the final parameters are fitted on all
 select rows, and the report rows are scored with them once. Smoothing looks at no label, so it is done once a kernel;
-scores come from sums a fold, so that fitting on any choice of folds costs an addition.
+scores come from sums a fold, so that fitting on any choice of folds costs an addition. Offsets of classes alone are
+fitted on rows: which class is said depends on all of them.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.postprocess.apply import HALF, Parameters, smooth_task, smoothed, video_numbers
+from pipelines.postprocess.offsets import NONE, best_offsets
 from pipelines.postprocess.parts import (
     Part,
     decide,
@@ -32,9 +34,11 @@ from pipelines.scoring.metrics import Decisions
 
 OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
     "va": ((), ("smoothing",)),
-    "expr": ((), ("smoothing",)),
+    "expr": ((), ("smoothing",), ("offsets",), ("smoothing", "offsets")),
     "au": ((), ("smoothing",), ("thresholds",), ("smoothing", "thresholds")),
 }
+# What a task's decisions are made with where nothing is fitted: offsets of classes, thresholds of AUs.
+DEFAULT_CUTS: dict[str, tuple[float, ...]] = {"va": (), "expr": NONE, "au": HALF}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +52,7 @@ class Step:
     components: tuple[str, ...]
     smoothing: Smoothing
     thresholds: tuple[float, ...]
+    offsets: tuple[float, ...]
     in_fold: float
     out_of_fold: float | None
     report: float | None
@@ -84,12 +89,15 @@ class _Cut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Material:
-    """A task on the select rows: `traces` C x [R, K], one a kernel of `grid`, and their `sums` C x [F, K, M] at 0.5.
+    """A task on the select rows: `traces` C x [R, K], one a kernel of `grid`, and their `sums` C x [F, K, M] undecided
+    by offsets or thresholds.
 
-    For AUs: `candidates` C x [12, T] thresholds, their `curves` C x [F, 12, T, 3], and `positives` [F, 12] videos.
+    For AUs: `candidates` C x [12, T] thresholds and their `curves` C x [F, 12, T, 3]. `positives` [F, K] are the videos
+    of each fold that show an AU, or an expression.
     """
 
     task: str
+    cut: _Cut
     grid: Sequence[Smoothing]
     traces: list[np.ndarray]
     sums: list[np.ndarray]
@@ -122,10 +130,11 @@ def _material(task: str, cut: _Cut, grid: Sequence[Smoothing]) -> _Material:
     table, labels = cut.part.table, cut.part.labels
     videos, frames = video_numbers(table), table["frame"].to_numpy()
     traces = [smooth_task(task, getattr(cut.part.said, task), videos, frames, how) for how in grid]
-    said = [decide(task, trace, np.array(HALF)) for trace in traces]
+    said = [decide(task, trace, np.array(DEFAULT_CUTS[task])) for trace in traces]
     candidates = [threshold_candidates(trace) for trace in traces] if task == "au" else []
     return _Material(
         task=task,
+        cut=cut,
         grid=grid,
         traces=traces,
         sums=[fold_sums(row_sums(task, one, labels), cut.fold, cut.num) for one in said],
@@ -134,46 +143,62 @@ def _material(task: str, cut: _Cut, grid: Sequence[Smoothing]) -> _Material:
             threshold_curves(trace, cuts, labels, cut.fold, cut.num)
             for trace, cuts in zip(traces, candidates, strict=False)
         ],
-        positives=_positive_videos(cut),
+        positives=_positive_videos(cut, task),
     )
 
 
-def _positive_videos(cut: _Cut) -> np.ndarray:
-    """[F, 12]: videos of each fold in which an AU is labelled as shown."""
+def _positive_videos(cut: _Cut, task: str) -> np.ndarray:
+    """[F, K]: videos of each fold in which an AU, or an expression, is labelled as shown."""
     labels, videos = cut.part.labels, video_numbers(cut.part.table)
-    shown = (labels.au > 0.5) & labels.au_mask
+    if task == "expr":
+        shown = (labels.expr[:, None] == np.arange(len(NONE))) & labels.expr_mask[:, None]
+    else:
+        shown = (labels.au > 0.5) & labels.au_mask
     _, first, video = np.unique(videos, return_index=True, return_inverse=True)
     in_video = fold_sums(shown[:, :, None], video, len(first))[..., 0] > 0
     return fold_sums(in_video[:, :, None], cut.fold[first], cut.num)[..., 0]
 
 
 def _choose(material: _Material, components: tuple[str, ...], folds: np.ndarray) -> tuple[int, np.ndarray]:
-    """The kernel's number and the thresholds [12] that are best on `folds` [F] bool; the first of equals."""
+    """The kernel's number and the offsets [8] or thresholds [12] best on `folds` [F] bool; the first of equals.
+
+    Offsets are fitted to the kernel that is best without them: a search for each kernel would take 17 times as long.
+    """
     num = len(material.grid) if "smoothing" in components else 1
     if "thresholds" not in components:
         values = [float(task_score(material.task, material.sums[c][folds].sum(axis=0))) for c in range(num)]
-        return int(np.argmax(values)), np.array(HALF)
+        best = int(np.argmax(values))
+        fitted = _offsets(material, best, folds) if "offsets" in components else DEFAULT_CUTS[material.task]
+        return best, np.array(fitted)
     values = [float(f1_of(material.curves[c][folds].sum(axis=0)).max(axis=1).mean()) for c in range(num)]
     best = int(np.argmax(values))
     curves, positives = material.curves[best][folds].sum(axis=0), material.positives[folds].sum(axis=0)
     return best, best_thresholds(material.candidates[best], curves, positives)
 
 
+def _offsets(material: _Material, kernel: int, folds: np.ndarray) -> np.ndarray:
+    """[8] offsets fitted on the labelled rows of `folds` [F] bool."""
+    labels, positives = material.cut.part.labels, material.positives[folds].sum(axis=0)
+    rows = labels.expr_mask & folds[material.cut.fold]
+    return best_offsets(material.traces[kernel][rows], labels.expr[rows], positives)
+
+
 def _try(material: _Material, components: tuple[str, ...], cut: _Cut, report: Part) -> tuple[Step, np.ndarray]:
     """A step with its scores, and what it says of the select rows out of fold."""
     task = material.task
-    number, thresholds = _choose(material, components, cut.all)
-    inside = decide(task, material.traces[number], thresholds)
+    number, cuts = _choose(material, components, cut.all)
+    inside = decide(task, material.traces[number], cuts)
     outside = inside.copy()
     for fold in range(cut.num) if cut.num > 1 else ():
         rows = cut.fold == fold
-        other, cuts = _choose(material, components, np.arange(cut.num) != fold)
-        outside[rows] = decide(task, material.traces[other][rows], cuts)
+        other, theirs = _choose(material, components, np.arange(cut.num) != fold)
+        outside[rows] = decide(task, material.traces[other][rows], theirs)
     step = Step(
         task=task,
         components=components,
         smoothing=material.grid[number],
-        thresholds=tuple(float(threshold) for threshold in thresholds),
+        thresholds=_floats(cuts) if task == "au" else HALF,
+        offsets=_floats(cuts) if task == "expr" else NONE,
         in_fold=_score(task, inside, cut.part),
         out_of_fold=_score(task, outside, cut.part) if cut.num > 1 else None,
         report=None,
@@ -181,9 +206,11 @@ def _try(material: _Material, components: tuple[str, ...], cut: _Cut, report: Pa
     if task not in report.tasks:
         return step, outside
     later = smoothed(_with(Parameters(), step), report.table, report.said)
-    return dataclasses.replace(
-        step, report=_score(task, decide(task, getattr(later, task), thresholds), report)
-    ), outside
+    return dataclasses.replace(step, report=_score(task, decide(task, getattr(later, task), cuts), report)), outside
+
+
+def _floats(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
 
 
 def _score(task: str, said: np.ndarray, part: Part) -> float:
@@ -201,6 +228,7 @@ def _with(parameters: Parameters, step: Step) -> Parameters:
     return Parameters(
         smoothing={**parameters.smoothing, step.task: step.smoothing},
         thresholds=step.thresholds if step.task == "au" else parameters.thresholds,
+        offsets=step.offsets if step.task == "expr" else parameters.offsets,
     )
 
 
@@ -210,7 +238,7 @@ def _measured(
     """All metrics, plain and with `parameters`; `outside` are the decisions on select out of fold."""
 
     def after(part: Part) -> Decisions:
-        return smoothed(parameters, part.table, part.said).decide(parameters.thresholds)
+        return parameters.decide(smoothed(parameters, part.table, part.said))
 
     select, before, later = cut.part, report.said.decide(), after(report)
     return Fitted(

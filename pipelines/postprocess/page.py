@@ -7,8 +7,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cache.names import ACTION_UNITS, TASKS
-from pipelines.words import TASK_WORDS
+from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS
+from pipelines.words import TASK_WORDS, counted_units
 
 WIDTH = 80
 
@@ -21,7 +21,7 @@ def page_console() -> Console:
 
 
 def print_postprocess(record: Mapping[str, Any], console: Console) -> None:
-    """The table of steps, then thresholds, gain and optimism."""
+    """The table of steps, then offsets, thresholds, gain and optimism."""
     table = Table(title=f"{record['name']}: post-processing", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")
     for head in ("select\nin fold", "select\nout of fold", "report\nheld out"):
@@ -36,7 +36,7 @@ def print_postprocess(record: Mapping[str, Any], console: Console) -> None:
     table.add_row("P plain", *map(_p, (plain["select"], plain["select"], plain["report"])))
     table.add_row("P with what is kept", *map(_p, (post["in_fold"], post["out_of_fold"], post["report"])), style="bold")
     console.print(table)
-    _print_thresholds(record, console)
+    _print_fitted(record["parameters"], console)
     console.print(gain_words(record))
 
 
@@ -56,10 +56,11 @@ def gain_words(record: Mapping[str, Any]) -> str:
 
 
 def interval_words(between: Mapping[str, Any] | None) -> str:
-    """ ", 95 % interval -0.0100 to +0.0300 over 12 videos"."""
+    """ ", 95 % interval -0.0100 to +0.0300 over 12 subjects"; earlier versions resampled and counted videos alone."""
     if between is None:
         return ""
-    return f", 95 % interval {between['low']:+.4f} to {between['high']:+.4f} over {between['num_videos']} videos"
+    over = counted_units(between.get("num_groups", between["num_videos"]), between["unit"])
+    return f", 95 % interval {between['low']:+.4f} to {between['high']:+.4f} over {over}"
 
 
 def number(value: float | None) -> str:
@@ -74,11 +75,14 @@ def _p(metrics: Mapping[str, Any] | None) -> str:
 def _step_words(step: Mapping[str, Any]) -> str:
     task, width = TASK_WORDS[step["task"]], step["smoothing"]["width"]
     kernel = "none" if step["smoothing"]["kernel"] == "none" else f"{step['smoothing']['kernel']} {width:g}"
-    words = {"smoothing": f"smoothing ({kernel})", "thresholds": "thresholds"}
+    words = {"smoothing": f"smoothing ({kernel})", "thresholds": "thresholds", "offsets": "class offsets"}
     return f"{task} " + (" + ".join(words[name] for name in step["components"]) or "plain")
 
 
-def _print_thresholds(record: Mapping[str, Any], console: Console) -> None:
-    thresholds = record["parameters"]["thresholds"]
+def _print_fitted(parameters: Mapping[str, Any], console: Console) -> None:
+    """Offsets and thresholds where they are not what they would be unfitted; earlier versions fitted no offsets."""
+    offsets, thresholds = parameters.get("offsets", {}), parameters["thresholds"]
+    if any(offsets.values()):
+        console.print("offsets  " + "  ".join(f"{name} {offsets[name]:+.2f}" for name in EXPRESSIONS))
     if any(thresholds[name] != 0.5 for name in ACTION_UNITS):
         console.print("thresholds  " + "  ".join(f"{name} {thresholds[name]:.2f}" for name in ACTION_UNITS))

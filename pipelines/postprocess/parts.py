@@ -13,7 +13,7 @@ import polars as pl
 from cache.names import EXPRESSIONS, TASK_COLUMNS, TASKS
 from pipelines.labels import Labels, labels_of
 from pipelines.postprocess.apply import probabilities_of
-from pipelines.scoring.intervals import LEVEL, NUM_RESAMPLES, Interval, VideoSums, scores, video_sums
+from pipelines.scoring.intervals import LEVEL, NUM_RESAMPLES, Groups, GroupSums, Interval, group_sums, scores
 from pipelines.scoring.metrics import Decisions, Probabilities, score
 from pipelines.splits import assign_groups, groups_of
 
@@ -70,12 +70,12 @@ def score_part(decisions: Decisions, labels: Labels) -> dict[str, Any]:
 
 
 def difference(before: Decisions, after: Decisions, part: Part) -> Interval | None:
-    """The interval of P(after) - P(before) on `part`, both on the same resampled videos; None for a single video.
+    """The interval of P(after) - P(before) on `part`, both on the same resampled groups; None for a single one.
 
-    A class that is in none of the videos drawn counts 0 on both sides.
+    A class that is in none of those drawn counts 0 on both sides.
     """
-    first, second = (_video_sums(decisions, part) for decisions in (before, after))
-    count = len(first.videos)
+    first, second = (_sums_of(decisions, part) for decisions in (before, after))
+    count = len(first.groups)
     if count < 2 or not part.tasks:
         return None
     drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=NUM_RESAMPLES).astype(float)
@@ -84,7 +84,8 @@ def difference(before: Decisions, after: Decisions, part: Part) -> Interval | No
         moments, expr, au = (np.tensordot(drawn, sums, axes=1) for sums in (side.moments, side.expr, side.au))
         before_after.append(scores(moments, expr, au, part.tasks))
     low, high = np.quantile(before_after[1] - before_after[0], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(low), float(high), count)
+    sample = Groups({}, dict(zip(first.groups, first.num_videos, strict=True))).sample
+    return Interval(float(low), float(high), sample)
 
 
 def task_score(task: str, sums: np.ndarray) -> np.ndarray:
@@ -121,13 +122,16 @@ def replaced(decisions: Decisions, task: str, said: np.ndarray) -> Decisions:
     return dataclasses.replace(decisions, **{DECIDED[task]: said})
 
 
-def decide(task: str, values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """[R, 2] values as they are, [R] the most probable class, or [R, 12] AUs at or above `thresholds`."""
-    said: np.ndarray = getattr(Probabilities(**{task: values}).decide(thresholds.tolist()), DECIDED[task])
-    return said
+def decide(task: str, values: np.ndarray, cuts: np.ndarray) -> np.ndarray:
+    """[R, 2] values as they are, [R] the most probable class with the offsets `cuts` [8], or [R, 12] AUs at or above
+    the thresholds `cuts` [12]."""
+    said = Probabilities(**{task: values})
+    decided = said.decide(cuts.tolist() if task == "au" else None, cuts.tolist() if task == "expr" else None)
+    found: np.ndarray = getattr(decided, DECIDED[task])
+    return found
 
 
-def _video_sums(decisions: Decisions, part: Part) -> VideoSums:
+def _sums_of(decisions: Decisions, part: Part) -> GroupSums:
     shaped = {"va": decisions.va, "au": decisions.action_units}
     columns = {"video": part.table["video"]}
     for task, said in shaped.items():
@@ -135,7 +139,7 @@ def _video_sums(decisions: Decisions, part: Part) -> VideoSums:
             columns |= {name: pl.Series(said[:, k]) for k, name in enumerate(TASK_COLUMNS[task])}
     if decisions.expression is not None:
         columns["expression"] = pl.Series(decisions.expression)
-    return video_sums(pl.DataFrame(columns), part.labels)
+    return group_sums(pl.DataFrame(columns), part.labels, groups_of(part.frames))
 
 
 DECIDED = {"va": "va", "expr": "expression", "au": "action_units"}

@@ -10,8 +10,10 @@ from pipelines.report import plots
 from pipelines.report.page import Markup, figure_html, tag
 from pipelines.scoring.effects import field_effects, mean, task_effects, varied_in
 from pipelines.scoring.leaderboard import Group, Leaderboard, Row, read_part
+from pipelines.scoring.verdict import unit_of
 from pipelines.search.study import Result
-from pipelines.words import TASK_WORDS, concerns, field_words, strategy_words, task_words, value_in
+from pipelines.splits import fold_words
+from pipelines.words import TASK_WORDS, concerns, field_words, strategy_words, task_words, units_words, value_in
 
 FEW_FRAMES = 20
 TOP_ROWS = 10
@@ -76,7 +78,7 @@ def spread_figures(board: Leaderboard) -> list[Markup]:
     caption = (
         f"The first {len(top)} strategies by selection score; each dot is a run (a seed or a fold). The "
         "names give the leaderboard's columns in their order. "
-        "The bar is the interval of the mean held-out score over resampled videos."
+        f"The bar is the interval of the mean held-out score over resampled {units_words(unit_of(top))}."
     )
     parts = [figure_html(plots.seeds(short, select, report, [row.interval for row in top], axis), "seeds", caption)]
     if len(rows) > 1:
@@ -165,7 +167,7 @@ def _units(row: Row) -> dict[str, float]:
 def _of(board: Leaderboard, group: Group, run: Result) -> str:
     """Which run it is."""
     train = run.trial.strategy.train
-    where = f"seed {train.seed}" + (f", fold {train.fold}" if train.fold >= 0 else "")
+    where = f"seed {train.seed}" + (f", {fold_words(train.fold)}" if train.fold >= 0 else "")
     chosen = f"chosen strategy for {task_words(group.tasks)}" if len(board.groups) > 1 else "chosen strategy"
     return f"{chosen}, {where}, the run of highest selection score."
 

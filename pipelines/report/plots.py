@@ -165,6 +165,24 @@ def selection_against_held_out(
     return _finished(figure, height=440)
 
 
+def learning_curve(
+    epochs: Sequence[int], losses: Mapping[str, Sequence[float | None]], level: float | None
+) -> go.Figure:
+    """The loss over epochs: of faces trained on, and of held-out ones; `level` is what guessing nothing costs."""
+    figure = go.Figure()
+    colours = dict(zip(losses, (SELECTION, HELD_OUT), strict=False))
+    for name, values in losses.items():
+        line = {"color": colours[name], "width": 2}
+        mode = "lines" if len(epochs) > 1 else "markers"
+        hover = f"{escape(name)}, epoch %{{x}}: %{{y:.4f}}<extra></extra>"
+        figure.add_scatter(x=list(epochs), y=list(values), mode=mode, name=name, line=line, hovertemplate=hover)
+    if level is not None:
+        figure.add_hline(y=level, line={"color": OTHER, "dash": "dash", "width": 1})
+    figure.update_xaxes(title_text="epoch")
+    figure.update_yaxes(title_text="mean squared error of masked patches")
+    return _finished(figure, height=420)
+
+
 def _add_effect(
     figure: go.Figure, row: int, scores: Sequence[Sequence[float]], label: str, colour: str, shift: float
 ) -> None:

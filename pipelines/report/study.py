@@ -10,21 +10,24 @@ from cache.names import TASKS
 from pipelines.files import read_json, write_text
 from pipelines.report.figures import effect_figures, spread_figures, task_figures
 from pipelines.report.page import Cell, Markup, details, join, page, table, tag, tiles
-from pipelines.scoring.intervals import NUM_RESAMPLES
+from pipelines.scoring.intervals import NUM_RESAMPLES, Interval
 from pipelines.scoring.leaderboard import Group, Leaderboard, Row, Spread
 from pipelines.scoring.metrics import MAIN_SCORE
 from pipelines.scoring.nested import Nested
 from pipelines.scoring.paired import NUM_SWAPS
-from pipelines.scoring.verdict import separation_words, verdict_words
+from pipelines.scoring.verdict import separation_words, unit_of, verdict_words
 from pipelines.search.study import Study
+from pipelines.splits import inner_part, outer_fold
 from pipelines.words import (
     TASK_WORDS,
+    counted,
     duration_words,
     field_words,
     probability_words,
     split_words,
     strategy_words,
     task_words,
+    units_words,
     value_in,
 )
 
@@ -61,7 +64,7 @@ def _opening(board: Leaderboard) -> Markup:
     score = "P" if len(group.tasks) == len(TASKS) else f"P over {task_words(group.tasks)}"
     numbers = [
         (_number(best.report.get("P")), f"held-out {score} of the chosen strategy"),
-        (_between(best), "its 95 % interval, videos resampled"),
+        (_between(best), f"its 95 % interval, {_resampled(best.interval)} resampled"),
         (_number(best.select["P"]), "its selection score, the one that chose it"),
         (f"{len(board.rows):,}", f"strategies, {sum(len(row.results) for row in board.rows):,} runs"),
     ]
@@ -74,19 +77,26 @@ def _opening(board: Leaderboard) -> Markup:
 def _nested_tiles(nested: Nested, score: str) -> list[tuple[str, str]]:
     """With folds, what choosing earns stands first: no single strategy has a held-out score of its own."""
     between = nested.interval
+    folds = f"{len(nested.chosen)} outer folds" + (
+        f" of {nested.num_inner} inner parts" if nested.num_inner > 1 else ""
+    )
     return [
-        (f"{nested.score:.3f}", f"held-out {score} of choosing by this procedure, {len(nested.chosen)} outer folds"),
-        (f"{between.low:.2f} – {between.high:.2f}" if between else "–", "its 95 % interval, videos resampled"),
+        (f"{nested.score:.3f}", f"held-out {score} of choosing by this procedure, {folds}"),
+        (
+            f"{between.low:.2f} – {between.high:.2f}" if between else "–",
+            f"its 95 % interval, {_resampled(between)} resampled",
+        ),
         (f"{nested.naive:.3f}", "the best mean over the same folds, chosen on the rows that score it"),
     ]
 
 
 def _what_was_done(about: Mapping[str, Any]) -> Markup:
-    splits = [about["splits"][fold] for fold in sorted(about["splits"], key=int)]
+    numbers = sorted(map(int, about["splits"]), key=lambda fold: (outer_fold(fold), inner_part(fold)))
+    splits = [about["splits"][str(fold)] for fold in numbers]
     head = [Cell("part"), Cell("rows of"), *(Cell(text, "n") for text in ("videos", "frames"))]
     head += [Cell(f"labelled {TASK_WORDS[task]}", "n") for task in TASKS]
-    rows = [_split_row(words, split[part]) for split in splits for part, words in PART_WORDS.items()]
-    folds = f" The study has {len(splits)} splits; this is the first of them." if len(splits) > 1 else ""
+    rows = [[_split_row(words, split[part]) for part, words in PART_WORDS.items()] for split in splits]
+    others = table([head], [row for split in rows[1:] for row in split]) if len(rows) > 1 else Markup()
     streams = [
         [Cell(name), Cell(str(stream.get("backbone", "")), ""), Cell(f"{stream['width']:,}", "n")]
         for name, stream in about["streams"].items()
@@ -94,22 +104,36 @@ def _what_was_done(about: Mapping[str, Any]) -> Markup:
     return join(
         [
             tag("h2", "What was done"),
-            tag("p", split_words(splits[0]) + folds),
-            table([head], rows),
+            tag("p", split_words(splits[0]) + _folds_words(numbers)),
+            table([head], rows[0]),
+            details(f"the other {counted(len(splits) - 1, 'split')}", others) if others else Markup(),
             tag("p", "Embeddings each strategy could read; the backbones behind them were not trained further:"),
             table([[Cell("stream"), Cell("backbone"), Cell("width", "n")]], streams),
         ]
     )
 
 
+def _folds_words(folds: Sequence[int]) -> str:
+    """How many splits there are, where there are several."""
+    if len(folds) < 2:
+        return ""
+    inner = max(map(inner_part, folds)) + 1
+    made = (
+        f" ({counted(len(set(map(outer_fold, folds))), 'outer fold')}, {inner} inner parts each)" if inner > 1 else ""
+    )
+    return f" The study has {len(folds)} splits{made}; this is the first of them."
+
+
+# `{units}` are subjects, videos, or both.
 TESTS_WORDS = (
-    "First and places: how often a strategy comes first, and the middle 95 % of its places, when the selection videos "
-    "are resampled. Told from 1: whether the held-out rows tell it from the first. Whole videos are swapped between "
+    "First and places: how often a strategy comes first, and the middle 95 % of its places, when the selection {units} "
+    "are resampled. Told from 1: whether the held-out rows tell it from the first. Whole {units} are swapped between "
     f"the two {NUM_SWAPS:,} times; p is the share of swaps that differ by as much, adjusted for the number of "
-    "strategies compared (step-down largest statistic). Over folds, where the same videos chose the first, its lead "
+    "strategies compared (step-down largest statistic). Over folds, where the same {units} chose the first, its lead "
     "must also exceed the range that equal strategies would have (Tukey). Both are about the runs there are: what "
     "other seeds would change, ± shows."
 )
+SUBJECT_WORDS = " A subject's videos are drawn or swapped together: one face in two videos is one piece of evidence."
 PART_WORDS = {"train": "trained", "select": "chose", "report": "held out"}
 
 
@@ -119,15 +143,17 @@ def _split_row(words: str, part: Mapping[str, Any]) -> list[Cell]:
 
 
 def _leaderboard(board: Leaderboard) -> Markup:
+    unit = unit_of(board.rows)
+    units = units_words(unit)
     parts = [
         tag("h2", "Leaderboard"),
         tag(
             "p",
             "Ranked by the selection score, never by the held-out one. Scores are means over a strategy's runs, ± "
             "their standard deviation over seeds (– with a single run). The interval is the middle 95 % over "
-            f"{NUM_RESAMPLES} resamples of held-out videos, not frames. Drop is selection minus held-out score.",
+            f"{NUM_RESAMPLES} resamples of held-out {units}, not frames. Drop is selection minus held-out score.",
         ),
-        tag("p", TESTS_WORDS, css="muted"),
+        tag("p", TESTS_WORDS.format(units=units) + (SUBJECT_WORDS if "subject" in unit else ""), css="muted"),
     ]
     if len(board.groups) > 1:
         parts.append(tag("p", "P is the sum of the tasks' scores: strategies compare within a table, not across them."))
@@ -176,7 +202,7 @@ def _row_cells(row: Row, varied: Sequence[str]) -> list[Cell]:
 
 
 def _places(row: Row) -> tuple[str, str]:
-    """How often it comes first over resampled selection videos, and the places it takes."""
+    """How often it comes first over resampled selection subjects or videos, and the places it takes."""
     found = row.stability
     return (f"{100 * found.first:.0f} %", f"{found.low} – {found.high}") if found else ("–", "–")
 
@@ -223,6 +249,11 @@ def _spread(spread: Spread | None) -> str:
     if spread is None:
         return "–"
     return f"{spread.mean:.3f} " + ("–" if spread.sd is None else f"± {spread.sd:.3f}")
+
+
+def _resampled(between: Interval | None) -> str:
+    """ "12 subjects"; without an interval there is nothing to count."""
+    return between.sample.words if between else "videos"
 
 
 def _between(row: Row) -> str:

@@ -45,7 +45,7 @@ class Comparison:
         sides = {"first": (self.first, found.first), "second": (self.second, found.second)}
         return {
             "tasks": list(self.tasks),
-            "num_videos": found.num_videos,
+            **found.sample.to_json(),
             "num_pairs": found.num_pairs,
             **{
                 key: {"name": side.name, "strategy": side.words, "runs": _folders(side), "scores": dict(scores)}

@@ -8,8 +8,8 @@ from rich.text import Text
 
 from pipelines.scoring.comparison import Comparison
 from pipelines.scoring.paired import LIMIT
-from pipelines.scoring.verdict import FEWEST_VIDEOS
-from pipelines.words import SCORE_WORDS, counted, probability_words
+from pipelines.scoring.verdict import FEWEST
+from pipelines.words import SCORE_WORDS, counted, counted_units, probability_words, units_words
 
 KEYS = {"P": "P", "va": "va.ccc_mean", "expr": "expr.f1_macro", "au": "au.f1_mean"}
 
@@ -34,13 +34,13 @@ def comparison_page(found: Comparison) -> Group:
 
 
 def worth(found: Comparison) -> str:
-    """Whether the held-out videos tell the two apart, over how much."""
+    """Whether the held-out subjects or videos tell the two apart, and how many there are."""
     paired = found.paired
-    much = f"{counted(paired.num_videos, 'held-out video')}, {counted(paired.num_pairs, 'pair')} of runs"
+    sample, units = paired.sample, units_words(paired.sample.unit)
+    held_out = counted_units(sample.num_groups, sample.unit, "held-out ")
+    much = f"{held_out}, {counted(paired.num_pairs, 'pair')} of runs"
     if paired.differences["P"].p < LIMIT:
         better = "A" if paired.differences["P"].value > 0 else "B"
         return f"{better} is better, beyond what chance explains ({much})."
-    few = (
-        f" With fewer than {FEWEST_VIDEOS} videos no difference could be." if paired.num_videos < FEWEST_VIDEOS else ""
-    )
-    return f"These videos cannot tell the two apart ({much}).{few}"
+    few = f" With fewer than {FEWEST} {units} no difference could be." if sample.num_groups < FEWEST else ""
+    return f"These {units} cannot tell the two apart ({much}).{few}"

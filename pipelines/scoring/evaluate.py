@@ -1,5 +1,6 @@
 """Scores a finished run again, from its weights and the cache. N frames."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,25 +9,33 @@ import torch
 
 from cache.names import SPLITS
 from pipelines.config import Config, read_config
+from pipelines.postprocess.apply import Parameters, smoothed
+from pipelines.postprocess.files import read_parameters
+from pipelines.postprocess.parts import score_part
 from pipelines.scoring.metrics import MAIN_SCORE
 from pipelines.splits import Split
 from pipelines.training.dataset import Dataset, load_dataset
-from pipelines.training.predict import score_predictions
-from pipelines.training.run import Run, load_run, predict_run
+from pipelines.training.predict import Predictions, score_predictions
+from pipelines.training.run import Run, load_run, predict_run, read_manifest
 
 PARTS = ("select", "report")
 
 
-def evaluate_run(folder: Path, config: Config, split: str, device: torch.device) -> dict[str, Any]:
+def evaluate_run(
+    folder: Path, config: Config, split: str, device: torch.device, *, post: bool = False
+) -> dict[str, Any]:
     """The metrics of the run at `folder` on `split`, over the frames and streams of `config`.
 
     `split` is train, val or test of the frames table, or select or report: the rows that chose the run's epoch, and
     those scored at its end. Beside the flat keys: "run", "split", "unscored" (tasks without a label there: null) and
     "num_seen", how many of the labelled rows trained the run or chose its epoch (None where the frames are others).
+    With `post` also "post", the metrics of the same predictions with the run's stored post-processing applied.
 
     Raises:
-        ValueError: no such run, streams that do not fit, or no label of any of its tasks in `split`.
+        ValueError: no such run, streams that do not fit, no label of any of its tasks in `split`, or with `post` no
+            post-processing.
     """
+    parameters = _stored(folder) if post else None
     run = load_run(folder, device)
     dataset = load_dataset(config, [(name, run.strategy.train.view) for name in run.streams], device)
     rows = rows_of(run, dataset, split)
@@ -34,7 +43,17 @@ def evaluate_run(folder: Path, config: Config, split: str, device: torch.device)
     metrics = score_predictions(predictions, dataset, run.tasks)
     if len(metrics["unscored"]) == len(run.tasks):
         raise ValueError(f"no frame of split {split} has a label for {', '.join(run.tasks)}; choose another --split")
-    return {"run": str(folder), "split": split, **metrics, "num_seen": num_seen(run, dataset, rows)}
+    found = {"run": str(folder), "split": split, **metrics, "num_seen": num_seen(run, dataset, rows)}
+    return found if parameters is None else found | {"post": score_processed(parameters, predictions, dataset, metrics)}
+
+
+def score_processed(
+    parameters: Parameters, predictions: Predictions, dataset: Dataset, plain: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The metrics of `predictions` with `parameters` applied, under the keys of `plain`, those of the same rows."""
+    table = dataset.frames.select("video", "frame")[predictions.rows]
+    decided = parameters.decide(smoothed(parameters, table, predictions.probabilities))
+    return dict.fromkeys(plain) | score_part(decided, dataset.labels.rows(predictions.rows))
 
 
 def scored_tasks(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -82,6 +101,12 @@ def same_rows(run: Run, dataset: Dataset) -> bool:
         return bool(split_of(run, dataset).description["hash"] == run.manifest["split"]["hash"])
     except ValueError:
         return False
+
+
+def _stored(folder: Path) -> Parameters:
+    """The post-processing of the run at `folder`."""
+    read_manifest(folder)
+    return read_parameters(folder)
 
 
 def split_of(run: Run, dataset: Dataset) -> Split:

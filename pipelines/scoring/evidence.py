@@ -4,16 +4,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from cache.names import ACTION_UNITS, VA_COLUMNS
 from pipelines.labels import Labels, labels_of
-from pipelines.scoring.intervals import Interval, Runs, VideoSums, interval, video_sums, videos_of
+from pipelines.scoring.intervals import GroupSums, Interval, Runs, group_sums, groups_of_runs, interval
 from pipelines.scoring.leaderboard import Group, Leaderboard, Row
 from pipelines.scoring.nested import Nested, nested
 from pipelines.scoring.paired import versus_first
 from pipelines.scoring.stability import stability
 from pipelines.search.study import Result
+from pipelines.splits import groups_of, outer_fold
 
 KEYS = ("video", "frame")
 DECIDED = (*VA_COLUMNS, "expression", *ACTION_UNITS)
@@ -22,15 +24,15 @@ MOST_ROWS = 200
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Sums of runs' predictions, each read once; and the labels of a fold's rows: all its runs have the same."""
+    """Sums of runs' predictions, each read once; and labels and groups of a fold's rows: all its runs have the same."""
 
     frames: pl.DataFrame
-    labels: dict[tuple[int, str], tuple[pl.DataFrame, Labels]] = field(default_factory=dict)
-    sums: dict[Path, dict[str, VideoSums]] = field(default_factory=dict)
+    labels: dict[tuple[int, str], tuple[pl.DataFrame, Labels, np.ndarray]] = field(default_factory=dict)
+    sums: dict[Path, dict[str, GroupSums]] = field(default_factory=dict)
 
     def runs(self, results: Sequence[Result], part: str) -> Runs:
         """The sums of `results` on their rows of `part`; a run without predictions or rows is left out."""
-        found: dict[int, dict[int, VideoSums]] = {}
+        found: dict[int, dict[int, GroupSums]] = {}
         for result in results:
             train = result.trial.strategy.train
             if result.folder not in self.sums:
@@ -39,7 +41,7 @@ class Reader:
                 found.setdefault(train.fold, {})[train.seed] = self.sums[result.folder][part]
         return found
 
-    def _read(self, path: Path, fold: int) -> dict[str, VideoSums]:
+    def _read(self, path: Path, fold: int) -> dict[str, GroupSums]:
         """The sums of a run of `fold` by part; empty where its predictions were removed."""
         if not path.is_file():
             return {}
@@ -47,15 +49,17 @@ class Reader:
         table = pl.read_parquet(path, columns=[*KEYS, "part", *(name for name in DECIDED if name in schema)])
         parts = table.sort(KEYS).partition_by("part", as_dict=True)
         return {
-            str(part): video_sums(rows, self._labels((fold, str(part)), rows.select(KEYS)))
+            str(part): group_sums(rows, *self._truth((fold, str(part)), rows.select(KEYS)))
             for (part,), rows in parts.items()
         }
 
-    def _labels(self, name: tuple[int, str], keys: pl.DataFrame) -> Labels:
+    def _truth(self, name: tuple[int, str], keys: pl.DataFrame) -> tuple[Labels, np.ndarray]:
+        """Labels and groups of the rows `keys`."""
         if name not in self.labels or not self.labels[name][0].equals(keys):
-            table = keys.join(self.frames.select(*KEYS, *DECIDED), on=KEYS, how="left", maintain_order="left")
-            self.labels[name] = keys, labels_of(table)
-        return self.labels[name][1]
+            wanted = [*DECIDED, *(column for column in ("subject",) if column in self.frames.columns)]
+            table = keys.join(self.frames.select(*KEYS, *wanted), on=KEYS, how="left", maintain_order="left")
+            self.labels[name] = keys, labels_of(table), groups_of(table)
+        return self.labels[name][1:]
 
 
 def with_intervals(board: Leaderboard, frames: pl.DataFrame, top: int = MOST_ROWS) -> Leaderboard:
@@ -68,7 +72,7 @@ def with_intervals(board: Leaderboard, frames: pl.DataFrame, top: int = MOST_ROW
 
 
 def fold_scores(row: Row, part: str) -> dict[int, float]:
-    """Fold -> the mean P of `row` over its seeds; a fold without a score is left out."""
+    """Fold number -> the mean P of `row` over its seeds; a fold without a score is left out."""
     found: dict[int, list[float]] = {}
     for result in row.results:
         if (value := result.metrics[part].get("P")) is not None:
@@ -77,10 +81,9 @@ def fold_scores(row: Row, part: str) -> dict[int, float]:
 
 
 def chosen_on_held_out(rows: Sequence[Row], reader: Reader) -> bool:
-    """Whether videos that chose the first are also held out, as over folds: each in another one."""
-    parts = [videos_of([reader.runs(rows[0].results, part)]).values() for part in ("select", "report")]
-    chose, scored = (set().union(*videos) for videos in parts)
-    return bool(chose & scored)
+    """Whether subjects or videos that chose the first are also held out, as over folds: each in another one."""
+    parts = [groups_of_runs([reader.runs(rows[0].results, part)]).num_videos for part in ("select", "report")]
+    return bool(set(parts[0]) & set(parts[1]))
 
 
 def _examined(group: Group, reader: Reader, top: int) -> Group:
@@ -125,8 +128,8 @@ def _nested(group: Group, reader: Reader) -> Nested | None:
 
 def _nested_interval(group: Group, chosen: Mapping[int, int], reader: Reader) -> Interval | None:
     """Of the mean over folds, each fold with the runs of the strategy chosen in it."""
-    runs: dict[int, Mapping[int, VideoSums]] = {}
+    runs: dict[int, Mapping[int, GroupSums]] = {}
     for fold, rank in chosen.items():
-        results = [one for one in group.rows[rank - 1].results if one.trial.strategy.train.fold == fold]
+        results = [one for one in group.rows[rank - 1].results if outer_fold(one.trial.strategy.train.fold) == fold]
         runs |= reader.runs(results, "report")
-    return interval(runs, group.tasks) if set(runs) == set(chosen) else None
+    return interval(runs, group.tasks) if {outer_fold(number) for number in runs} == set(chosen) else None

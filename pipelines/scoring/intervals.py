@@ -1,34 +1,39 @@
-"""Intervals of a held-out score by resampling videos, not frames: frames of one video are no independent evidence.
+"""Intervals of a held-out score by resampling subjects or videos, not frames: those of one face are no independent
+evidence. A group is a subject where known, else a video.
 
-V videos, R resamples. CCC and F1 are functions of sums over frames, so each video is summed once and a resample is a
-weighted sum of videos: 500 resamples cost one matrix product.
+G groups, R resamples. CCC and F1 are functions of sums over frames, so each group is summed once and a resample is a
+weighted sum of groups: 500 resamples cost one matrix product.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS, VA_COLUMNS
 from pipelines.labels import Labels
+from pipelines.splits import SUBJECT, outer_fold
+from pipelines.words import counted_units
 
 NUM_RESAMPLES = 500
 LEVEL = 0.95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VideoSums:
-    """Sums over the labelled frames of each video.
+class GroupSums:
+    """Sums over the labelled frames of each group, named as by `pipelines.splits.groups_of`.
 
-    `moments` [V, 2, 6]: n, x, y, x², y², xy of valence and arousal (x predicted, y label). `expr` [V, 8, 3] and `au`
-    [V, 12, 3]: hits, predicted positives, labelled positives.
+    `moments` [G, 2, 6]: n, x, y, x², y², xy of valence and arousal (x predicted, y label). `expr` [G, 8, 3] and `au`
+    [G, 12, 3]: hits, predicted positives, labelled positives. `num_videos` of each group; () is one each.
     """
 
-    videos: tuple[str, ...]
+    groups: tuple[str, ...]
     moments: np.ndarray
     expr: np.ndarray
     au: np.ndarray
+    num_videos: tuple[int, ...] = ()
 
     @property
     def parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -40,36 +45,74 @@ class VideoSums:
         there = {"va": self.moments[..., 0], "expr": self.expr[..., 2], "au": self.au[..., 2]}
         return tuple(task for task in TASKS if there[task].any())
 
-    def over(self, videos: Sequence[str]) -> "VideoSums":
-        """The same sums for `videos` in their order; 0 for one that is not here."""
-        if self.videos == tuple(videos):
+    def over(self, groups: Sequence[str]) -> "GroupSums":
+        """The same sums for `groups` in their order; 0 for one that is not here."""
+        if self.groups == tuple(groups):
             return self
-        place = {video: index for index, video in enumerate(self.videos)}
-        index = np.array([place.get(video, -1) for video in videos], dtype=np.int64)
+        place = {group: index for index, group in enumerate(self.groups)}
+        index = np.array([place.get(group, -1) for group in groups], dtype=np.int64)
         known = (index >= 0)[:, None, None]
         moments, expr, au = (np.where(known, part[index], 0.0) for part in self.parts)
-        return VideoSums(videos=tuple(videos), moments=moments, expr=expr, au=au)
+        return GroupSums(groups=tuple(groups), moments=moments, expr=expr, au=au)
 
 
-# The runs of a strategy: fold -> seed -> the sums of that run over its fold's videos.
-Runs = Mapping[int, Mapping[int, VideoSums]]
+# The runs of a strategy: fold number -> seed -> the sums of that run over its fold's groups.
+Runs = Mapping[int, Mapping[int, GroupSums]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What was resampled: so many groups, each a `unit` ("subject", "video", or "subject, else video" where some
+    subjects are not known), of so many videos."""
+
+    num_groups: int
+    unit: str
+    num_videos: int
+
+    @property
+    def words(self) -> str:
+        """ "12 subjects"."""
+        return counted_units(self.num_groups, self.unit)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """The middle `LEVEL` of the resampled scores, over so many videos."""
+    """The middle `LEVEL` of the scores of a resampled `sample`."""
 
     low: float
     high: float
-    num_videos: int
+    sample: Sample
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys are stable."""
+        return {"low": self.low, "high": self.high, **self.sample.to_json()}
 
 
-def video_sums(predictions: pl.DataFrame, labels: Labels) -> VideoSums:
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Fold -> the names of its groups, sorted; and the number of videos of every group."""
+
+    names: Mapping[int, tuple[str, ...]]
+    num_videos: Mapping[str, int]
+
+    @property
+    def sample(self) -> Sample:
+        """Each group counts once, in however many folds it stands."""
+        known = [name.startswith(SUBJECT) for name in self.num_videos]
+        unit = "subject" if known and all(known) else "subject, else video" if any(known) else "video"
+        return Sample(len(known), unit, sum(self.num_videos.values()))
+
+
+def group_sums(predictions: pl.DataFrame, labels: Labels, groups: np.ndarray | None = None) -> GroupSums:
     """Sums of `predictions` (columns video, valence, arousal, expression, AU..; null where not predicted), row for row
-    with `labels`."""
-    videos, code = np.unique(predictions["video"].to_numpy(), return_inverse=True)
+    with `labels` and `groups` [rows] (default: the videos)."""
+    videos = predictions["video"].to_numpy()
+    names, code = np.unique(videos if groups is None else groups, return_inverse=True)
     order = np.argsort(code, kind="stable")
-    starts = np.searchsorted(code[order], np.arange(len(videos)))
+    starts = np.searchsorted(code[order], np.arange(len(names)))
     said_va = _matrix(predictions, VA_COLUMNS, np.float64)
     said_expr = _matrix(predictions, ("expression",), np.int64)[:, 0]
     said_au = _matrix(predictions, ACTION_UNITS, np.float64) > 0.5
@@ -83,8 +126,10 @@ def video_sums(predictions: pl.DataFrame, labels: Labels) -> VideoSums:
         stacked = np.stack([column.astype(np.float64) for column in columns], axis=-1)
         return np.add.reduceat(stacked[order], starts, axis=0)
 
-    return VideoSums(
-        videos=tuple(videos.tolist()),
+    pairs = pl.DataFrame({"group": code, "video": videos}).unique()
+    return GroupSums(
+        groups=tuple(names.tolist()),
+        num_videos=tuple(np.bincount(pairs["group"].to_numpy(), minlength=len(names)).tolist()),
         moments=summed(labels.va_mask, x, y, x * x, y * y, x * y),
         expr=summed(said_class & is_class, said_class, is_class),
         au=summed(said_on & is_on, said_on, is_on),
@@ -103,26 +148,26 @@ def task_scores(parts: Sequence[np.ndarray], tasks: Sequence[str]) -> dict[str, 
 
 
 def mean_of_runs(values: Mapping[int, Mapping[int, np.ndarray]]) -> np.ndarray:
-    """Fold -> seed -> [R]: each seed's mean over its folds, then the mean over seeds, as the leaderboard has it."""
-    by_seed: dict[int, list[np.ndarray]] = {}
-    for seeds in values.values():
+    """Fold -> seed -> [R]: each seed's mean over its folds (each the mean over its inner parts), then the mean over
+    seeds, as the leaderboard has it."""
+    by_seed: dict[int, dict[int, list[np.ndarray]]] = {}
+    for fold, seeds in values.items():
         for seed, value in seeds.items():
-            by_seed.setdefault(seed, []).append(value)
-    means = [np.mean(folds, axis=0) for folds in by_seed.values()]
+            by_seed.setdefault(seed, {}).setdefault(outer_fold(fold), []).append(value)
+    means = [np.mean([np.mean(parts, axis=0) for parts in folds.values()], axis=0) for folds in by_seed.values()]
     return np.asarray(np.mean(means, axis=0))
 
 
 def interval(runs: Runs, tasks: Sequence[str], *, num: int = NUM_RESAMPLES, seed: int = 0) -> Interval | None:
-    """The interval of the mean P of `runs` on their held-out videos.
+    """The interval of the mean P of `runs` on their held-out groups.
 
-    A resample draws videos with replacement within each fold, the same ones for all seeds. None for a single video.
+    A resample draws groups with replacement within each fold, the same ones for all seeds. None for a single group.
     """
-    videos = videos_of([runs])
-    num_videos = sum(map(len, videos.values()))
-    if num_videos < 2:
+    groups = groups_of_runs([runs])
+    if groups.sample.num_groups < 2:
         return None
-    low, high = middle(resampled(runs, videos, drawn(videos, num, seed), tasks)["P"])
-    return Interval(low, high, num_videos)
+    low, high = middle(resampled(runs, groups, drawn(groups, num, seed), tasks)["P"])
+    return Interval(low, high, groups.sample)
 
 
 def middle(values: np.ndarray) -> tuple[float, float]:
@@ -131,30 +176,43 @@ def middle(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def videos_of(strategies: Iterable[Runs]) -> dict[int, tuple[str, ...]]:
-    """Fold -> the videos that any of the `strategies` has there, sorted."""
+def groups_of_runs(strategies: Iterable[Runs]) -> Groups:
+    """The groups that any of the `strategies` has, by fold."""
     found: dict[int, set[str]] = {}
+    num_videos: dict[str, int] = {}
     for runs in strategies:
         for fold, seeds in runs.items():
-            found.setdefault(fold, set()).update(*(sums.videos for sums in seeds.values()))
-    return {fold: tuple(sorted(found[fold])) for fold in sorted(found)}
+            for sums in seeds.values():
+                found.setdefault(fold, set()).update(sums.groups)
+                counts = sums.num_videos or (1,) * len(sums.groups)
+                num_videos |= {
+                    name: max(num_videos.get(name, 0), count) for name, count in zip(sums.groups, counts, strict=True)
+                }
+    return Groups({fold: tuple(sorted(found[fold])) for fold in sorted(found)}, num_videos)
 
 
-def drawn(videos: Mapping[int, Sequence[str]], num: int, seed: int) -> dict[int, np.ndarray]:
-    """Fold -> [R, V]: how often each video is drawn, with replacement within its fold."""
+def by_fold(groups: Groups, draw: Callable[[int], np.ndarray]) -> dict[int, np.ndarray]:
+    """Fold -> [R, G]: what `draw(G)` gives for its groups; folds of the same groups share it, for these are the very
+    same frames there."""
+    kept: dict[tuple[str, ...], np.ndarray] = {}
+    for names in groups.names.values():
+        if names not in kept:
+            kept[names] = draw(len(names))
+    return {fold: kept[names] for fold, names in groups.names.items()}
+
+
+def drawn(groups: Groups, num: int, seed: int) -> dict[int, np.ndarray]:
+    """Fold -> [R, G]: how often each group is drawn, with replacement within its fold."""
     generator = np.random.default_rng(seed)
-    return {
-        fold: generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=num).astype(np.float64)
-        for fold, names in videos.items()
-    }
+    return by_fold(groups, lambda size: generator.multinomial(size, np.full(size, 1 / size), size=num).astype(float))
 
 
 def resampled(
-    runs: Runs, videos: Mapping[int, Sequence[str]], weights: Mapping[int, np.ndarray], tasks: Sequence[str]
+    runs: Runs, groups: Groups, weights: Mapping[int, np.ndarray], tasks: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """[R] mean scores of `runs` under the draws `weights` of `videos`, by task and under "P"."""
+    """[R] mean scores of `runs` under the draws `weights` of `groups`, by task and under "P"."""
     scores = {
-        fold: {seed: _resampled(sums.over(videos[fold]), weights[fold], tasks) for seed, sums in seeds.items()}
+        fold: {seed: _resampled(sums.over(groups.names[fold]), weights[fold], tasks) for seed, sums in seeds.items()}
         for fold, seeds in runs.items()
     }
     return {key: mean_of_runs(pick(scores, key)) for key in ("P", *tasks)}
@@ -165,10 +223,10 @@ def pick(scores: Mapping[int, Mapping[int, Mapping[str, np.ndarray]]], key: str)
     return {fold: {seed: values[key] for seed, values in seeds.items()} for fold, seeds in scores.items()}
 
 
-def _resampled(sums: VideoSums, weights: np.ndarray, tasks: Sequence[str]) -> dict[str, np.ndarray]:
-    """[R] scores of the resamples `weights` [R, V].
+def _resampled(sums: GroupSums, weights: np.ndarray, tasks: Sequence[str]) -> dict[str, np.ndarray]:
+    """[R] scores of the resamples `weights` [R, G].
 
-    A class that is labelled, but in none of the videos drawn, has no F1 in that resample: it is left out of the mean.
+    A class that is labelled, but in none of the groups drawn, has no F1 in that resample: it is left out of the mean.
     Counted as 0 it would pull the whole interval below the score it is about.
     """
     found = {}
@@ -181,9 +239,9 @@ def _resampled(sums: VideoSums, weights: np.ndarray, tasks: Sequence[str]) -> di
     return {"P": np.sum(list(found.values()), axis=0), **found}
 
 
-def _mean_f1(counts: np.ndarray, all_videos: np.ndarray) -> np.ndarray:
+def _mean_f1(counts: np.ndarray, all_groups: np.ndarray) -> np.ndarray:
     """[R] mean F1 of `counts` [R, classes, 3]: over classes drawn, times the share of classes that are labelled."""
-    labelled = all_videos[:, :, 2].sum(axis=0) > 0
+    labelled = all_groups[:, :, 2].sum(axis=0) > 0
     drawn = counts[:, :, 2] > 0
     mean = (_f1(counts) * drawn).sum(axis=1) / np.maximum(drawn.sum(axis=1), 1)
     return mean * labelled.mean()

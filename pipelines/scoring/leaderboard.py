@@ -18,6 +18,7 @@ from pipelines.scoring.nested import Nested
 from pipelines.scoring.paired import Versus
 from pipelines.scoring.stability import Stability
 from pipelines.search.study import Result
+from pipelines.splits import inner_part, outer_fold
 
 REPEATS = ("seed", "fold")
 
@@ -63,7 +64,13 @@ class Row:
 
     @property
     def folds(self) -> tuple[int, ...]:
-        return tuple(sorted({result.trial.strategy.train.fold for result in self.results}))
+        """The folds that were scored."""
+        return tuple(sorted({outer_fold(result.trial.strategy.train.fold) for result in self.results}))
+
+    @property
+    def num_inner(self) -> int:
+        """How many inner parts chose in a fold."""
+        return len({inner_part(result.trial.strategy.train.fold) for result in self.results})
 
     @property
     def seconds(self) -> float:
@@ -148,13 +155,17 @@ def _spreads(results: Sequence[Result], part: str) -> dict[str, Spread]:
 
 
 def _spread(results: Sequence[Result], part: str, key: str) -> Spread:
-    """Each seed's mean over its folds first; with one seed and several folds, the spread is over the folds."""
-    by_seed: dict[int, list[float]] = {}
+    """Each seed's mean over its folds first; with one seed and several folds, the spread is over the folds.
+
+    A fold's score is the mean over its inner parts.
+    """
+    by_seed: dict[int, dict[int, list[float]]] = {}
     for result in results:
-        by_seed.setdefault(result.trial.strategy.train.seed, []).append(float(result.metrics[part][key]))
-    values = [sum(folds) / len(folds) for folds in by_seed.values()]
-    if len(values) == 1:
-        values = next(iter(by_seed.values()))
+        train = result.trial.strategy.train
+        parts = by_seed.setdefault(train.seed, {}).setdefault(outer_fold(train.fold), [])
+        parts.append(float(result.metrics[part][key]))
+    folds = [[sum(parts) / len(parts) for parts in seed.values()] for seed in by_seed.values()]
+    values = [sum(one) / len(one) for one in folds] if len(folds) > 1 else folds[0]
     mean = sum(values) / len(values)
     if len(values) == 1:
         return Spread(mean, None)

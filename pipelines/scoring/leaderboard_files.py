@@ -1,7 +1,6 @@
 """The leaderboard for scripts: leaderboard.csv and leaderboard.json. The keys are stable."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ from pipelines.scoring.leaderboard import Group, Leaderboard, Row
 from pipelines.scoring.metrics import MAIN_SCORE
 from pipelines.scoring.nested import Nested
 from pipelines.scoring.paired import LIMIT, NUM_SWAPS, Versus
-from pipelines.scoring.verdict import num_inseparable, verdict_words
+from pipelines.scoring.verdict import num_inseparable, unit_of, verdict_words
 from pipelines.search.study import choice_of
+from pipelines.words import units_words
 
 
 def write_leaderboard(board: Leaderboard, folder: Path, head: Mapping[str, Any]) -> None:
@@ -26,11 +26,16 @@ def write_leaderboard(board: Leaderboard, folder: Path, head: Mapping[str, Any])
 
 def to_json(board: Leaderboard, head: Mapping[str, Any]) -> dict[str, Any]:
     """The leaderboard for scripts; the keys are stable."""
+    unit = unit_of(board.rows)
     return {
         **head,
         "varied": list(board.varied),
-        "interval": {"level": LEVEL, "resamples": NUM_RESAMPLES, "unit": "video"},
-        "test": {"method": "videos swapped, step-down largest statistic", "swaps": NUM_SWAPS, "limit": LIMIT},
+        "interval": {"level": LEVEL, "resamples": NUM_RESAMPLES, "unit": unit},
+        "test": {
+            "method": f"{units_words(unit)} swapped, step-down largest statistic",
+            "swaps": NUM_SWAPS,
+            "limit": LIMIT,
+        },
         "groups": [_group_json(group) for group in board.groups],
     }
 
@@ -39,7 +44,7 @@ def to_record(row: Row, varied: Sequence[str]) -> dict[str, Any]:
     """A row of leaderboard.csv."""
     record: dict[str, Any] = {"rank": row.rank, "tasks": ",".join(row.tasks)}
     record |= {name: choice_of(row.values[name]) for name in varied} | {"streams_used": ",".join(row.streams)}
-    record |= {"num_seeds": len(row.seeds), "num_folds": len(row.folds)}
+    record |= {"num_seeds": len(row.seeds), "num_folds": len(row.folds), "num_inner": row.num_inner}
     for part, values in (("select", row.select), ("report", row.report)):
         for key in ("P", *MAIN_SCORE.values()):
             record[f"{part}.{key}"] = values[key].mean if key in values else None
@@ -69,11 +74,12 @@ def _row_json(row: Row) -> dict[str, Any]:
         "streams_used": list(row.streams),
         "seeds": list(row.seeds),
         "folds": list(row.folds),
+        "num_inner": row.num_inner,
         "select": {key: spread.to_json() for key, spread in row.select.items()},
         "report": {key: spread.to_json() for key, spread in row.report.items()},
         "interval": _interval_json(row.interval),
         "drop": row.drop,
-        "stability": asdict(row.stability) if row.stability else None,
+        "stability": row.stability.to_json() if row.stability else None,
         "versus_first": _versus_json(row.versus) if row.versus else None,
         "seconds": row.seconds,
         "runs": _runs(row),
@@ -81,7 +87,7 @@ def _row_json(row: Row) -> dict[str, Any]:
 
 
 def _interval_json(between: Interval | None) -> dict[str, Any] | None:
-    return asdict(between) if between else None
+    return between.to_json() if between else None
 
 
 def _versus_json(versus: Versus | None) -> dict[str, Any]:
@@ -102,6 +108,7 @@ def _nested_json(nested: Nested | None) -> dict[str, Any] | None:
         "chosen": {str(fold): rank for fold, rank in nested.chosen.items()},
         "naive": {"P": nested.naive, "rank": nested.naive_rank},
         "num_strategies": nested.num_strategies,
+        "num_inner": nested.num_inner,
     }
 
 

@@ -41,14 +41,24 @@ class Probabilities:
     expr: np.ndarray | None = None
     au: np.ndarray | None = None
 
-    def decide(self, thresholds: Sequence[float] | None = None) -> Decisions:
-        """The most probable expression and the AUs at or above their `thresholds` (12 values; default 0.5)."""
+    def decide(self, thresholds: Sequence[float] | None = None, offsets: Sequence[float] | None = None) -> Decisions:
+        """The most probable expression and the AUs at or above their `thresholds` (12 values; default 0.5).
+
+        `offsets` (8 values) are added to the log probabilities of the expressions first.
+        """
         cut = np.full(len(ACTION_UNITS), 0.5) if thresholds is None else np.asarray(thresholds)
         return Decisions(
             va=self.va,
-            expression=None if self.expr is None else self.expr.argmax(axis=1),
+            expression=None if self.expr is None else _highest(self.expr, offsets),
             action_units=None if self.au is None else (self.au >= cut).astype(np.int8),
         )
+
+
+def _highest(probabilities: np.ndarray, offsets: Sequence[float] | None) -> np.ndarray:
+    """[N] the class of the highest of `probabilities` [N, 8], or of their logarithms plus `offsets` [8]."""
+    if offsets is None or not np.any(offsets):
+        return probabilities.argmax(axis=1)
+    return (np.log(np.maximum(probabilities, 1e-12)) + np.asarray(offsets)).argmax(axis=1)
 
 
 def ccc(x: np.ndarray, y: np.ndarray) -> float:

@@ -1,5 +1,8 @@
 """Nested selection: in each outer fold the strategy is chosen on that fold's inner rows and scored once on the fold.
 
+Where a fold has several inner parts (`[split] inner_folds`), a strategy has a run for each: it is chosen by the mean of
+their selection scores, and the fold's score is the mean of the chosen one's runs.
+
 Over all folds the inner rows together are the very videos that are held out, so the held-out mean of a strategy that
 was chosen by its mean over folds is not honest; this estimate is (Varma and Simon, BMC Bioinformatics 7:91, 2006).
 """
@@ -8,11 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipelines.scoring.intervals import Interval
+from pipelines.splits import inner_part, outer_fold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nested:
-    """What choosing by the selection score earns. `chosen` maps a fold to the rank of the strategy chosen in it.
+    """What choosing by the selection score earns. `chosen` maps an outer fold to the rank of the strategy chosen in it,
+    `num_inner` inner parts choosing.
 
     `naive` is the highest mean over the outer folds of any strategy: chosen and scored on the same rows.
     """
@@ -22,6 +27,7 @@ class Nested:
     naive: float
     naive_rank: int
     num_strategies: int
+    num_inner: int = 1
     interval: Interval | None = None
 
 
@@ -29,21 +35,33 @@ FoldScores = Mapping[int, float]
 
 
 def nested(select: Sequence[FoldScores], report: Sequence[FoldScores], ranks: Sequence[int]) -> Nested | None:
-    """The estimate from scores by fold of every strategy (in the order of their `ranks`), means over its seeds.
+    """The estimate from scores by fold number of every strategy (in the order of their `ranks`), means over its seeds.
 
-    Only strategies compare that have every fold. None with fewer than two folds, or where no strategy has them all.
+    Only strategies compare that have every fold with every inner part. None with fewer than two outer folds, or where
+    no strategy has them all.
     """
-    folds = sorted({fold for scores in report for fold in scores if fold >= 0})
-    whole = [k for k in range(len(ranks)) if all(fold in select[k] and fold in report[k] for fold in folds)]
+    numbers = sorted({fold for scores in report for fold in scores if fold >= 0})
+    folds = sorted({outer_fold(number) for number in numbers})
+    whole = [k for k in range(len(ranks)) if all(number in select[k] and number in report[k] for number in numbers)]
     if len(folds) < 2 or not whole:
         return None
-    chosen = {fold: max(whole, key=lambda k: select[k][fold]) for fold in folds}
-    means = {k: sum(report[k][fold] for fold in folds) / len(folds) for k in whole}
+    inner, outer = ({k: _means(part[k], numbers) for k in whole} for part in (select, report))
+    chosen = {fold: max(whole, key=lambda k: inner[k][fold]) for fold in folds}
+    means = {k: sum(outer[k].values()) / len(folds) for k in whole}
     best = max(whole, key=lambda k: means[k])
     return Nested(
-        score=sum(report[k][fold] for fold, k in chosen.items()) / len(folds),
+        score=sum(outer[k][fold] for fold, k in chosen.items()) / len(folds),
         chosen={fold: ranks[k] for fold, k in chosen.items()},
         naive=means[best],
         naive_rank=ranks[best],
         num_strategies=len(whole),
+        num_inner=max(inner_part(number) for number in numbers) + 1,
     )
+
+
+def _means(scores: FoldScores, numbers: Sequence[int]) -> dict[int, float]:
+    """Outer fold -> the mean of `scores` over its inner parts."""
+    found: dict[int, list[float]] = {}
+    for number in numbers:
+        found.setdefault(outer_fold(number), []).append(scores[number])
+    return {fold: sum(values) / len(values) for fold, values in found.items()}

@@ -1,10 +1,11 @@
-"""Two strategies on the same held-out videos: their difference, its interval, and how often chance does as much.
+"""Two strategies on the same held-out faces: their difference, its interval, and how often chance does as much.
 
-P is no mean over videos, so no test that averages per-video differences fits it. Here whole videos are swapped between
-the two strategies and both are scored anew (approximate randomisation: Noreen, "Computer-Intensive Methods", 1989;
-for F scores Yeh, COLING 2000, arXiv cs/0008005). Where the strategies are equally good, either could have said what
-the other said of a video, so the p-value holds for any score and for few videos, where a bootstrap's p is too small.
-The interval is the bootstrap's: videos are drawn with replacement, the same ones for both. V videos, R swaps.
+P is no mean over videos, so no test that averages per-video differences fits it. Here whole groups (subjects where
+known, else videos) are swapped between the two strategies and both are scored anew (approximate randomisation: Noreen,
+"Computer-Intensive Methods", 1989; for F scores Yeh, COLING 2000, arXiv cs/0008005). Where the strategies are equally
+good, either could have said what the other said of a group, so the p-value holds for any score and for few groups,
+where a bootstrap's p is too small. The interval is the bootstrap's: groups are drawn with replacement, the same ones
+for both. G groups, R swaps.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,14 +15,17 @@ import numpy as np
 
 from pipelines.scoring.intervals import (
     NUM_RESAMPLES,
+    Groups,
     Runs,
+    Sample,
+    by_fold,
     drawn,
+    groups_of_runs,
     mean_of_runs,
     middle,
     pick,
     resampled,
     task_scores,
-    videos_of,
 )
 
 NUM_SWAPS = 1000
@@ -43,12 +47,12 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paired:
-    """Differences by task and under "P"; scores of each side; how much was compared."""
+    """Differences by task and under "P"; scores of each side; on what and over how many pairs of runs."""
 
     first: Mapping[str, float]
     second: Mapping[str, float]
     differences: Mapping[str, Difference]
-    num_videos: int
+    sample: Sample
     num_pairs: int
 
 
@@ -79,13 +83,13 @@ def compare(
         ValueError: they have no fold in common.
     """
     first, second = paired(first, second)
-    videos = videos_of([first, second])
-    draws = drawn(videos, num_resamples, seed)
-    sides = [resampled(runs, videos, draws, tasks) for runs in (first, second)]
+    groups = groups_of_runs([first, second])
+    draws = drawn(groups, num_resamples, seed)
+    sides = [resampled(runs, groups, draws, tasks) for runs in (first, second)]
     scores = [
-        {key: float(v[0]) for key, v in _scored(runs, first, videos, None, tasks).items()} for runs in (first, second)
+        {key: float(v[0]) for key, v in _scored(runs, first, groups, None, tasks).items()} for runs in (first, second)
     ]
-    swapped = _differences(first, second, videos, _swaps(videos, num_swaps, seed), tasks)
+    swapped = _differences(first, second, groups, _swaps(groups, num_swaps, seed), tasks)
     differences = {}
     for key in ("P", *tasks):
         low, high = middle(sides[0][key] - sides[1][key])
@@ -95,7 +99,7 @@ def compare(
         first=scores[0],
         second=scores[1],
         differences=differences,
-        num_videos=sum(map(len, videos.values())),
+        sample=groups.sample,
         num_pairs=num_pairs,
     )
 
@@ -115,15 +119,15 @@ def versus_first(
     statistic over the same swaps (Westfall and Young, "Resampling-Based Multiple Testing", 1993), which knows that
     strategies are alike. Holm's rule over 199 tests of 1,000 swaps each could never call one separable.
 
-    `chosen_here` says that these very videos chose the first, as they do over folds: then luck made it first, and its
+    `chosen_here` says that these very groups chose the first, as they do over folds: then luck made it first, and its
     lead must also exceed the range that equal strategies have (`by_range`).
     """
-    videos = videos_of(strategies)
-    swaps, draws = _swaps(videos, num, seed), drawn(videos, NUM_RESAMPLES, seed)
+    groups = groups_of_runs(strategies)
+    swaps, draws = _swaps(groups, num, seed), drawn(groups, NUM_RESAMPLES, seed)
     pairs = [paired(strategies[0], other) if set(strategies[0]) & set(other) else None for other in strategies[1:]]
     known = [pair for pair in pairs if pair]
-    swapped = [_differences(one, two, videos, swaps, tasks)["P"] for one, two in known]
-    resampled_p = _Resampled(videos, draws, tasks)
+    swapped = [_differences(one, two, groups, swaps, tasks)["P"] for one, two in known]
+    resampled_p = _Resampled(groups, draws, tasks)
     leads = [(resampled_p.of(one), resampled_p.of(two)) for one, two in known]
     adjusted = step_down(np.array(swapped))
     if chosen_here and known:
@@ -150,7 +154,7 @@ def by_range(leads: np.ndarray, scores: np.ndarray) -> np.ndarray:
 class _Resampled:
     """Resampled P of runs; the first's stands in every pair and is computed once."""
 
-    videos: Mapping[int, tuple[str, ...]]
+    groups: Groups
     draws: Mapping[int, np.ndarray]
     tasks: Sequence[str]
     seen: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict)
@@ -158,7 +162,7 @@ class _Resampled:
     def of(self, runs: Runs) -> np.ndarray:
         key = tuple(id(sums) for seeds in runs.values() for sums in seeds.values())
         if key not in self.seen:
-            self.seen[key] = resampled(runs, self.videos, self.draws, self.tasks)["P"]
+            self.seen[key] = resampled(runs, self.groups, self.draws, self.tasks)["P"]
         return self.seen[key]
 
 
@@ -173,7 +177,7 @@ def paired(first: Runs, second: Runs) -> tuple[Runs, Runs]:
         pairs = [(seed, seed) for seed in shared] or list(zip(sorted(one), sorted(two), strict=False))
         ones[fold], twos[fold] = {a: one[a] for a, _ in pairs}, {a: two[b] for a, b in pairs}
     if not ones:
-        raise ValueError("the two have no fold in common: they were scored on other videos, and do not compare")
+        raise ValueError("the two have no fold in common: they were scored on other faces, and do not compare")
     return ones, twos
 
 
@@ -191,40 +195,43 @@ def step_down(values: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def _swaps(videos: Mapping[int, Sequence[str]], num: int, seed: int) -> dict[int, np.ndarray]:
-    """Fold -> [1 + R, V]: 1 where a video keeps its side, 0 where it is swapped; the first row swaps nothing."""
+def _swaps(groups: Groups, num: int, seed: int) -> dict[int, np.ndarray]:
+    """Fold -> [1 + R, G]: 1 where a group keeps its side, 0 where it is swapped; the first row swaps nothing."""
     generator = np.random.default_rng([seed, 1])
-    kept = {fold: generator.integers(0, 2, (num + 1, len(names))).astype(np.float64) for fold, names in videos.items()}
-    for rows in kept.values():
-        rows[0] = 1.0
-    return kept
+
+    def draw(size: int) -> np.ndarray:
+        kept = generator.integers(0, 2, (num + 1, size)).astype(np.float64)
+        kept[0] = 1.0
+        return kept
+
+    return by_fold(groups, draw)
 
 
 def _differences(
     first: Runs,
     second: Runs,
-    videos: Mapping[int, Sequence[str]],
+    groups: Groups,
     kept: Mapping[int, np.ndarray],
     tasks: Sequence[str],
 ) -> dict[str, np.ndarray]:
     """[1 + R] first minus second under every swap, by task and under "P"."""
-    left, right = _scored(first, second, videos, kept, tasks), _scored(second, first, videos, kept, tasks)
+    left, right = _scored(first, second, groups, kept, tasks), _scored(second, first, groups, kept, tasks)
     return {key: left[key] - right[key] for key in left}
 
 
 def _scored(
     runs: Runs,
     other: Runs,
-    videos: Mapping[int, Sequence[str]],
+    groups: Groups,
     kept: Mapping[int, np.ndarray] | None,
     tasks: Sequence[str],
 ) -> dict[str, np.ndarray]:
-    """[1 + R] mean scores of `runs` where the videos not `kept` are those of `other`; [1] its own without `kept`."""
+    """[1 + R] mean scores of `runs` where the groups not `kept` are those of `other`; [1] its own without `kept`."""
     scores: dict[int, dict[int, dict[str, np.ndarray]]] = {}
     for fold, seeds in runs.items():
-        stay = np.ones((1, len(videos[fold]))) if kept is None else kept[fold]
+        stay = np.ones((1, len(groups.names[fold]))) if kept is None else kept[fold]
         for seed, sums in seeds.items():
-            mine, theirs = sums.over(videos[fold]).parts, other[fold][seed].over(videos[fold]).parts
+            mine, theirs = sums.over(groups.names[fold]).parts, other[fold][seed].over(groups.names[fold]).parts
             mixed = [b.sum(axis=0) + np.tensordot(stay, a - b, axes=1) for a, b in zip(mine, theirs, strict=True)]
             scores.setdefault(fold, {})[seed] = task_scores(mixed, tasks)
     return {key: mean_of_runs(pick(scores, key)) for key in ("P", *tasks)}

@@ -1,14 +1,15 @@
-"""How firmly the ranking stands: the places strategies take when other videos had chosen. V videos, R resamples.
+"""How firmly the ranking stands: the places strategies take when other subjects or videos had chosen. R resamples.
 
 Epochs are not chosen again, so the ranking is shown a little firmer than it is.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from pipelines.scoring.intervals import LEVEL, NUM_RESAMPLES, Runs, drawn, resampled, videos_of
+from pipelines.scoring.intervals import LEVEL, NUM_RESAMPLES, Runs, Sample, drawn, groups_of_runs, resampled
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,11 @@ class Stability:
     first: float
     low: int
     high: int
-    num_videos: int
+    sample: Sample
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys are stable."""
+        return {"first": self.first, "low": self.low, "high": self.high, **self.sample.to_json()}
 
 
 def stability(
@@ -26,15 +31,14 @@ def stability(
 ) -> list[Stability]:
     """Of each of `strategies`, given with their selection rows in the order of the leaderboard.
 
-    A resample draws videos with replacement within each fold, the same ones for all strategies.
+    A resample draws groups with replacement within each fold, the same ones for all strategies.
     """
-    videos = videos_of(strategies)
-    draws = drawn(videos, num, seed)
-    places = ranks(np.array([resampled(runs, videos, draws, tasks)["P"] for runs in strategies]))
+    groups = groups_of_runs(strategies)
+    draws = drawn(groups, num, seed)
+    places = ranks(np.array([resampled(runs, groups, draws, tasks)["P"] for runs in strategies]))
     ends = np.quantile(places, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1, method="inverted_cdf")
-    num_videos = sum(map(len, videos.values()))
     return [
-        Stability(float((row == 1).mean()), int(low), int(high), num_videos)
+        Stability(float((row == 1).mean()), int(low), int(high), groups.sample)
         for row, low, high in zip(places, *ends, strict=True)
     ]
 

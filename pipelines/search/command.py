@@ -1,4 +1,4 @@
-"""What `mtl search` does and prints: a preview of a search, or the search with its leaderboard and report."""
+"""What `mtl search` does and prints: the search with its leaderboard and report; `preview` has its dry run."""
 
 import json
 from collections.abc import Sequence
@@ -16,51 +16,24 @@ from pipelines.scoring.evidence import with_intervals
 from pipelines.scoring.leaderboard import Leaderboard, make_leaderboard
 from pipelines.scoring.leaderboard_files import to_json, write_leaderboard
 from pipelines.scoring.leaderboard_table import leaderboard_tables
-from pipelines.search.estimate import Estimate, from_results, measure
-from pipelines.search.loop import Outcome, Trainer, one_by_one, pending, run_trials
-from pipelines.search.plan import SearchPlan, make_chooser, make_grouping, make_plan, make_trainer, read_strategies
-from pipelines.search.study import Study, Trial, open_study, read_study
+from pipelines.search.loop import Outcome, Trainer, one_by_one, run_trials
+from pipelines.search.plan import (
+    SearchPlan,
+    make_chooser,
+    make_grouping,
+    make_plan,
+    make_trainer,
+    read_strategies,
+    to_run,
+)
+from pipelines.search.preview import wide_console
+from pipelines.search.study import Study, open_study, read_study
 from pipelines.splits import assignment, resolve_split
 from pipelines.training.strategy import Strategy
-from pipelines.words import counted, duration_words, strategy_words
+from pipelines.words import counted, strategy_words
 
 SHOWN_FAILURES = 5
 STOPPED = 130
-PIPE_WIDTH = 120
-
-
-def dry_run(
-    config: Config,
-    grid_path: Path,
-    folder: Path | None,
-    device: str,
-    *,
-    retry_failed: bool,
-    limit: int | None,
-    as_json: bool,
-) -> None:
-    """Prints how many trials there are and are left, how long they may take, and what the streams need in memory."""
-    config, grid, strategies = read_strategies(config, grid_path)
-    found: dict[str, Any] = {"grid": str(grid.path), "num_trials": len(strategies)}
-    try:
-        search = make_plan(config, grid, strategies, folder)
-    except ValueError as error:
-        found |= {"num_finished": None, "num_left": None, "seconds": None, "how": f"unknown: {error}"}
-        _print_preview(found, as_json)
-        return
-    study = read_study(search.folder)
-    left = _to_run(search, study, retry_failed=retry_failed)[:limit]
-    found |= {
-        "study": str(search.folder),
-        "num_finished": sum(study.is_finished(trial) for trial in search.trials),
-        "num_left": len(left),
-        "resident_bytes": search.resident_bytes,
-    }
-    if left:
-        stacks = make_grouping(search, device)(left)
-        found |= {"num_stacks": len(stacks), "largest_stack": max(map(len, stacks))}
-    estimate = _estimate(search, study, left, device)
-    _print_preview(found | {"seconds": estimate.seconds, "how": estimate.how}, as_json)
 
 
 def run_search(
@@ -77,7 +50,7 @@ def run_search(
     config, grid, strategies = read_strategies(config, grid_path)
     search = make_plan(config, grid, strategies, folder)
     _check_device(search, device, retry_failed=retry_failed)
-    console = _console(stderr=as_json)
+    console = wide_console(stderr=as_json)
     with open_study(search.folder, grid, search.material, search.trials) as study:
         outcome = _run(search, study, device, console, retry_failed=retry_failed, limit=limit)
         board = write_results(search, study)
@@ -108,7 +81,7 @@ def _run(
     """The trials that are left; with none left no stream is read."""
     from pipelines.search.record import Record
 
-    todo = _to_run(search, study, retry_failed=retry_failed)[:limit]
+    todo = to_run(search, study, retry_failed=retry_failed)[:limit]
     before = sum(study.is_finished(trial) for trial in search.trials)
     console.print(
         f"{counted(len(search.trials), 'trial')}: {before} finished before, {len(todo)} to run", highlight=False
@@ -131,29 +104,13 @@ def _run(
         )
 
 
-def _to_run(search: SearchPlan, study: Study, *, retry_failed: bool) -> list[Trial]:
-    """The trials that a search would run now; with TPE, which chooses as it goes, as many as it would run."""
-    left = pending(study, search.trials, retry_failed=retry_failed, halted=search.halving is None)
-    if search.grid.study.sampler == "tpe":
-        return left[: max(0, search.num_wanted - (len(search.trials) - len(left)))]
-    return make_chooser(search, study)(left)
-
-
 def _check_device(search: SearchPlan, device: str, *, retry_failed: bool) -> None:
     """Raises `ValueError` for a device that is not there, before the study's folder is made; with nothing to run, any
     device will do."""
-    if _to_run(search, read_study(search.folder), retry_failed=retry_failed):
+    if to_run(search, read_study(search.folder), retry_failed=retry_failed):
         from pipelines.device import resolve_device
 
         resolve_device(device)
-
-
-def _estimate(search: SearchPlan, study: Study, left: Sequence[Trial], device: str) -> Estimate:
-    if not left:
-        return Estimate(0.0, "nothing is left to run")
-    if results := [result for result in study.results() if result.seconds > 0]:
-        return from_results(results, left)
-    return measure(left, make_trainer(search, device), make_grouping(search, device))
 
 
 def _head(search: SearchPlan, outcome: Outcome | None = None) -> dict[str, Any]:
@@ -168,23 +125,6 @@ def _head(search: SearchPlan, outcome: Outcome | None = None) -> dict[str, Any]:
     failed = [{"run": f"runs/{trial.digest}", "reason": reason} for trial, reason in outcome.failed]
     counts = {"num_done": outcome.num_done, "num_before": outcome.num_before, "num_left": outcome.num_left}
     return {**head, **counts, "failed": failed, "stopped": outcome.stopped}
-
-
-def _print_preview(found: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
-        return
-    console = _console()
-    counts = "" if found["num_left"] is None else f", {found['num_finished']} finished, {found['num_left']} to run"
-    console.print(f"{found['grid']}: {counted(found['num_trials'], 'trial')}{counts}", highlight=False, soft_wrap=True)
-    seconds = found["seconds"]
-    shown = "time: " if seconds is None else f"time: {duration_words(seconds)}, "
-    console.print(f"{shown}{found['how']}", highlight=False, markup=False, soft_wrap=True)
-    if "num_stacks" in found:
-        stacks = f"{counted(found['num_stacks'], 'stack')} of up to {counted(found['largest_stack'], 'trial')} at once"
-        console.print(stacks, highlight=False)
-    if "resident_bytes" in found:
-        console.print(f"memory of the streams: {found['resident_bytes'] / 2**20:,.1f} MiB", highlight=False)
 
 
 def _print_results(search: SearchPlan, board: Leaderboard, outcome: Outcome, console: Console) -> None:
@@ -208,7 +148,7 @@ def _print_failures(search: SearchPlan, outcome: Outcome) -> None:
     """On standard error: which trials failed, why, and what to type."""
     if not outcome.failed:
         return
-    console = _console(stderr=True)
+    console = wide_console(stderr=True)
     console.print(f"{counted(len(outcome.failed), 'trial')} failed; --retry-failed tries again:", highlight=False)
     fields = ["tasks", *(name for name in search.grid.fields if name != "tasks")]
     for trial, reason in outcome.failed[:SHOWN_FAILURES]:
@@ -218,12 +158,6 @@ def _print_failures(search: SearchPlan, outcome: Outcome) -> None:
         console.print(
             f"  and {len(outcome.failed) - SHOWN_FAILURES} more in {search.folder / 'failed.json'}", markup=False
         )
-
-
-def _console(stderr: bool = False) -> Console:
-    """As wide as the terminal; written to a file or a pipe, wide enough for the leaderboard."""
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=PIPE_WIDTH, height=100)
 
 
 def _no_trainer(stack: Sequence[tuple[Strategy, Path]], advance: Advance) -> Sequence[Exception | None]:

@@ -25,6 +25,7 @@ from typing import Any, Literal
 from pipelines.config import Config, SplitConfig, from_mapping, nearest
 from pipelines.project import packaged_grids
 from pipelines.search.grid_values import annotation_of, condition_value_of, value_of
+from pipelines.splits import INNER_STEP, fold_number, fold_problem
 from pipelines.training.strategy import PARTS, Strategy, streams_of
 
 SECTIONS = ("study", "set", "product", "list", "space", "when")
@@ -141,10 +142,11 @@ def parse_grid(document: Mapping[str, Any], path: Path, text: str = "") -> Grid:
     )
 
 
-def expand(grid: Grid, base: Strategy) -> tuple[Strategy, ...]:
+def expand(grid: Grid, base: Strategy, inner_folds: int = 1) -> tuple[Strategy, ...]:
     """Every strategy of `grid` over the defaults `base`, in the file's order, the last field changing fastest.
 
-    A strategy that comes up twice is kept once, where it came first.
+    A strategy that comes up twice is kept once, where it came first. One that names a fold stands there once for each
+    of `inner_folds` inner parts of that fold.
     """
     found: dict[Strategy, None] = {}
     defaults = base.flat()
@@ -154,8 +156,16 @@ def expand(grid: Grid, base: Strategy) -> tuple[Strategy, ...]:
         for combination in itertools.product(*choices.values()):
             values = dict(zip(choices, combination, strict=True))
             for complete in _apply_conditions(values, grid.conditions, defaults):
-                found[_replace(base, complete)] = None
+                found |= dict.fromkeys(_inner(_replace(base, complete), inner_folds))
     return tuple(found)
+
+
+def _inner(strategy: Strategy, inner_folds: int) -> Iterator[Strategy]:
+    """`strategy` with every inner part of its fold; itself where it has no fold, or names an inner part."""
+    fold = strategy.train.fold
+    for inner in range(inner_folds if 0 <= fold < INNER_STEP else 1):
+        chosen = fold if inner == 0 else fold_number(fold, inner)
+        yield dataclasses.replace(strategy, train=dataclasses.replace(strategy.train, fold=chosen))
 
 
 def check(strategies: Sequence[Strategy], config: Config, where: str) -> None:
@@ -189,8 +199,8 @@ def problem_of(strategy: Strategy, config: Config) -> str | None:
     users = [name for name in (head.fusion, head.temporal) if name in ("attention", "transformer")]
     if users and head.width % head.num_heads:
         return f"width = {head.width} is not a multiple of num_heads = {head.num_heads}, as {users[0]} needs"
-    if not -1 <= train.fold < config.split.num_folds:
-        return f"fold = {train.fold}: folds count from 0 to {config.split.num_folds - 1} ([split] num_folds)"
+    if problem := fold_problem(train.fold, config.split):
+        return f"fold = {train.fold}: {problem}"
     try:
         streams_of(strategy, config)
     except ValueError as error:

@@ -10,10 +10,10 @@ import polars as pl
 
 from cache.frames import frames_digest, labels_digest, read_frames
 from cache.store import Cache
-from pipelines.config import Config
+from pipelines.config import Config, SplitConfig
 from pipelines.progress import Advance
 from pipelines.search.grid import Grid, check, expand, read_grid
-from pipelines.search.loop import Chooser, Grouping, Trainer
+from pipelines.search.loop import Chooser, Grouping, Trainer, pending
 from pipelines.search.samplers import next_trials
 from pipelines.search.study import Material, Result, Study, Trial, plan, stream_label
 from pipelines.splits import resolve_split
@@ -50,6 +50,11 @@ class SearchPlan:
         return min(self.grid.study.trials or len(self.trials), len(self.trials))
 
     @property
+    def widths(self) -> dict[str, int]:
+        """D of every stream, by name."""
+        return {label.partition("@")[0]: int(about["width"]) for label, about in self.material.streams.items()}
+
+    @property
     def resident_bytes(self) -> int:
         """Memory of the streams, which are read once and stay."""
         return sum(FLOAT16_BYTES * self.material.num_rows * one["width"] for one in self.material.streams.values())
@@ -63,9 +68,19 @@ def read_strategies(config: Config, grid_path: Path) -> tuple[Config, Grid, tupl
     """
     grid = read_grid(grid_path)
     config = dataclasses.replace(config, split=grid.split(config.split))
-    strategies = expand(grid, strategy_of(config))
+    _check_inner(config.split)
+    strategies = expand(grid, strategy_of(config), config.split.inner_folds)
     check(strategies, config, str(grid.path))
     return config, grid, strategies
+
+
+def _check_inner(split: SplitConfig) -> None:
+    most = max(split.num_folds - 1, 1)
+    if not 1 <= split.inner_folds <= most:
+        raise ValueError(
+            f"[split] inner_folds = {split.inner_folds}: inside an outer fold one of the other {most} folds of "
+            f"num_folds = {split.num_folds} chooses; 1 to {most} of them can in turn"
+        )
 
 
 def make_plan(config: Config, grid: Grid, strategies: Sequence[Strategy], study: Path | None = None) -> SearchPlan:
@@ -108,16 +123,23 @@ def make_chooser(search: SearchPlan, study: Study) -> Chooser:
     return lambda left: next_trials(search.grid.study, search.trials, left, finished)
 
 
+def to_run(search: SearchPlan, study: Study, *, retry_failed: bool) -> list[Trial]:
+    """The trials that a search would run now; with TPE, which chooses as it goes, as many as it would run."""
+    left = pending(study, search.trials, retry_failed=retry_failed, halted=search.halving is None)
+    if search.grid.study.sampler == "tpe":
+        return left[: max(0, search.num_wanted - (len(search.trials) - len(left)))]
+    return make_chooser(search, study)(left)
+
+
 def make_grouping(search: SearchPlan, device: str) -> Grouping:
     """Puts trials into the stacks in which they train on `device`."""
     from pipelines.device import resolve_device
     from pipelines.training.stacks import in_stacks
 
     where = resolve_device(device)
-    widths = {label.partition("@")[0]: int(about["width"]) for label, about in search.material.streams.items()}
 
     def grouping(trials: Sequence[Trial]) -> list[list[Trial]]:
-        stacks = in_stacks([(trial.strategy, trial) for trial in trials], search.config, widths, where)
+        stacks = in_stacks([(trial.strategy, trial) for trial in trials], search.config, search.widths, where)
         return [[trial for _, trial in stack] for stack in stacks]
 
     return grouping

@@ -16,6 +16,7 @@ import tomlkit
 
 from cache.names import TASKS
 from pipelines.config import SECTIONS, Config, to_mapping
+from pipelines.splits import INNER_STEP, inner_part, outer_fold
 from pipelines.training.dataset import Dataset
 from pipelines.training.epochs import Epoch
 from pipelines.training.methods import Spec
@@ -44,7 +45,8 @@ def run_name(strategy: Strategy, digest: str) -> str:
     words = [head.fusion, head.temporal, train.method]
     if set(head.tasks) != set(TASKS):
         words += head.tasks
-    words += [f"s{train.seed}"] + ([f"f{train.fold}"] if train.fold >= 0 else [])
+    inner = f"i{inner_part(train.fold)}" if train.fold >= INNER_STEP else ""
+    words += [f"s{train.seed}"] + ([f"f{outer_fold(train.fold)}{inner}"] if train.fold >= 0 else [])
     return "-".join([*words, digest[:8]])
 
 

@@ -17,6 +17,7 @@ from pipelines.cli import app
 from pipelines.config import read_config
 from pipelines.files import read_json
 from pipelines.labels import labels_of
+from pipelines.postprocess.apply import apply
 from pipelines.postprocess.files import postprocess_run, read_parameters, read_postprocess, read_truth
 from pipelines.postprocess.parts import make_part
 from pipelines.scoring.metrics import score
@@ -66,8 +67,9 @@ def test_the_processed_table_earns_the_held_out_score(project: Path, mtl: Callab
     assert after.schema == before.schema
     assert after.select("video", "frame", "part").equals(before.select("video", "frame", "part"))
     part = make_part(after.filter(pl.col("part") == "report"), read_frames(project / "frames.parquet"))
-    thresholds = read_parameters(project / RUN).thresholds
-    found = score(part.said.decide(thresholds), labels_of(part.frames))
+    parameters = read_parameters(project / RUN)
+    thresholds = parameters.thresholds
+    found = score(parameters.decide(part.said), labels_of(part.frames))
     assert found["P"] == pytest.approx(record["post"]["report"]["P"], abs=1e-6)
     assert after.filter(pl.col("part") == "report")["AU1"].to_list() == [
         int(p >= thresholds[0]) for p in part.table["p_AU1"]
@@ -77,10 +79,39 @@ def test_the_processed_table_earns_the_held_out_score(project: Path, mtl: Callab
 def test_json_has_the_stable_keys(project: Path, mtl: Callable[..., str]) -> None:
     one, two = json.loads(mtl("postprocess", RUN, "studies/s/runs/run1", "--json"))
     assert set(one) == set(two)
-    assert set(one["parameters"]) == {"smoothing", "thresholds"}
+    assert set(one["parameters"]) == {"smoothing", "thresholds", "offsets"}
     assert set(one["post"]) == {"in_fold", "out_of_fold", "report"}
     assert one["optimism"] == pytest.approx(one["post"]["in_fold"]["P"] - one["post"]["out_of_fold"]["P"])
     assert one["gain"]["interval"]["unit"] == "video"
+
+
+def test_subjects_are_resampled_and_named(project: Path, mtl: Callable[..., str]) -> None:
+    frames = read_frames(project / "frames.parquet")
+    number = pl.col("video").str.slice(-2).cast(pl.Int64)
+    (project / "with").mkdir()
+    stub.write_project(project / "with", frames=frames.with_columns(subject=pl.format("s{}", number // 4)))
+    words = ("--config", str(project / "with" / "mtl.toml"))
+    record = json.loads(mtl("postprocess", f"with/{RUN}", "--json", *words))[0]
+    between = record["gain"]["interval"]
+    assert (between["num_groups"], between["unit"], between["num_videos"]) == (3, "subject", 6)
+    assert "over 3 subjects" in " ".join(mtl("postprocess", f"with/{RUN}", *words).split())
+    assert "over 3 subjects" in " ".join(mtl("ensemble", f"with/{RUN}", "with/studies/s/runs/run1", *words).split())
+
+
+def test_a_record_of_an_earlier_version_is_read_and_shown(project: Path, mtl: Callable[..., str]) -> None:
+    """It knew no offsets, and counted videos alone."""
+    mtl("postprocess", RUN)
+    path = project / RUN / "postprocess.json"
+    record = read_json(path)
+    del record["parameters"]["offsets"], record["gain"]["interval"]["num_groups"], record["tried"]["offsets"]
+    record["steps"] = [step for step in record["steps"] if "offsets" not in step["components"]]
+    for step in record["steps"]:
+        del step["offsets"]
+    path.write_text(json.dumps(record))
+    said = " ".join(mtl("postprocess", RUN).split())
+    assert "over 6 videos" in said
+    assert "offsets" not in said
+    assert read_parameters(project / RUN).offsets == (0.0,) * 8
 
 
 def test_a_kill_between_the_two_files_is_made_good(project: Path, mtl: Callable[..., str]) -> None:
@@ -252,3 +283,63 @@ def test_a_trained_run_is_postprocessed(
     said = json.loads(mtl("ensemble", "run0", "run1", "--json"))
     assert said["ensemble"] == "ensembles/best"
     assert (tmp_path / "ensembles" / "best" / "predictions.post.parquet").is_file()
+
+
+def test_evaluate_scores_a_run_with_its_stored_post_processing(
+    tmp_path: Path, made: Any, mtl: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    mtl("train-head", "--name", "run0")
+    with pytest.raises(ValueError, match=r"postprocess.json: no such file; `mtl postprocess runs/run0` fits it"):
+        mtl("evaluate", "run0", "--post")
+    mtl("postprocess", "run0")
+    record = _with_parameters(tmp_path / "runs" / "run0")
+    for split, key in (("report", "report"), ("test", "report"), ("select", "in_fold")):
+        found = json.loads(mtl("evaluate", "run0", "--split", split, "--post", "--json"))
+        plain = json.loads(mtl("evaluate", "run0", "--split", split, "--json"))
+        assert {name: value for name, value in found.items() if name != "post"} == plain
+        assert found["post"]["P"] == pytest.approx(record[key], abs=1e-6)
+        assert found["post"]["P"] != pytest.approx(found["P"], abs=1e-3)
+        assert set(found["post"]) >= {name for name in plain if "." in name}
+    said = mtl("evaluate", "run0", "--split", "report", "--post")
+    assert all(words in said for words in ("plain", "post-processed", f"{record['report']:.4f}"))
+    assert "no held-out score" not in said
+    assert "chose its epoch and its post-processing" in mtl("evaluate", "run0", "--split", "select", "--post")
+
+
+def _with_parameters(run: Path) -> dict[str, float]:
+    """P with parameters of every kind, put in the place of those that were fitted; by part of the run."""
+    path = run / "postprocess.json"
+    record = read_json(path)
+    record["parameters"]["smoothing"] |= {
+        "va": {"kernel": "box", "width": 5.0},
+        "expr": {"kernel": "median", "width": 9},
+    }
+    record["parameters"]["offsets"] |= {"Anger": 1.0, "Other": -0.5}
+    record["parameters"]["thresholds"] |= {"AU1": 0.3, "AU6": 0.7}
+    path.write_text(json.dumps(record))
+    table, frames = pl.read_parquet(run / "predictions.parquet"), read_frames(run.parents[1] / "frames.parquet")
+    found = {}
+    for part, name in (("select", "in_fold"), ("report", "report")):
+        whole = make_part(apply(read_parameters(run), table.filter(pl.col("part") == part)), frames)
+        found[name] = score(read_parameters(run).decide(whole.said), whole.labels)["P"]
+    return found
+
+
+def test_evaluate_with_post_over_a_split_without_a_tasks_labels(
+    tmp_path: Path, made: Any, mtl: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.write(tmp_path)
+    frames = read_frames(tmp_path / "frames.parquet")
+    blind = pl.when(pl.col("split") == "test").then(None).otherwise(pl.col("expression")).alias("expression")
+    write_frames(frames.with_columns(blind), tmp_path / "frames.parquet")
+    monkeypatch.chdir(tmp_path)
+    mtl("train-head", "--name", "run0")
+    mtl("postprocess", "run0")
+    found = json.loads(mtl("evaluate", "run0", "--split", "test", "--post", "--json"))
+    assert found["post"]["unscored"] == ["expr"]
+    assert found["post"]["P"] is None
+    assert found["post"]["expr.f1_macro"] is None
+    said = mtl("evaluate", "run0", "--split", "test", "--post")
+    assert "sum over va, au" in " ".join(said.split())

@@ -1,5 +1,6 @@
 """`mtl search` with the real trainer, on a small made project."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -12,8 +13,11 @@ import torch
 from typer import Typer
 from typer.testing import CliRunner
 
+from extract.config import BackboneConfig
+from heads.config import HeadConfig
+from heads.model import build_head
 from pipelines.cli import search as command
-from pipelines.config import read_config
+from pipelines.config import Config, read_config
 from pipelines.files import read_json
 from pipelines.training.dataset import load_dataset
 from pipelines.training.manifest import run_digest
@@ -98,6 +102,92 @@ def test_a_dry_run_counts_and_estimates_and_leaves_nothing(project: Path, mtl: C
     done = mtl("--grid", "small.toml", "--dry-run")
     assert re.search(r"4 trials, 3 finished, 1 to run", done.output)
     assert "3 trials finished in this study" in done.output
+
+
+def test_a_dry_run_says_what_a_stack_needs_in_memory_and_how_that_was_found(
+    project: Path, mtl: Callable[..., Any]
+) -> None:
+    words = ("--grid", "small.toml", "--dry-run")
+    found = json.loads(mtl(*words, "--json").stdout)
+    gru, none = found["stack_shapes"]
+    assert [(one["temporal"], one["strategy"]) for one in (gru, none)] == [
+        ("gru", "fusion sum, temporal GRU"),
+        ("none", "fusion sum, temporal none"),
+    ]
+    config = read_config(project / "mtl.toml")
+    head = build_head(dataclasses.replace(config.head, fusion="sum", temporal="gru"), {"va": 24, "expr": 20, "au": 16})
+    assert gru["weights_bytes"] == 2 * 5 * 4 * sum(parameter.numel() for parameter in head.parameters())
+    assert gru["bytes"] == found["stack_bytes"] == gru["weights_bytes"] + gru["activation_bytes"]
+    assert (gru["num_stacks"], gru["num_trials"]) == (1, 2)
+    said = mtl(*words).output
+    assert re.search(r"memory of a stack beside them: up to 0.\d MiB \(weights counted, .* not measured\)", said)
+    assert re.search(r"  GRU, joint: 0.\d MiB \(weights and AdamW 0.\d MiB, batches and activations 0.\d MiB\)", said)
+
+
+def test_separate_models_need_less_than_one_after_the_other_and_progressive_ones_all_at_once() -> None:
+    from pipelines.search.memory import weights_bytes
+    from pipelines.training.strategy import strategy_of
+
+    config = Config(
+        head=HeadConfig(width=16, num_heads=2), backbones={name: BackboneConfig(model="m") for name in ("va", "au")}
+    )
+    base = strategy_of(config).replace({"tasks": ["va", "au"]}, "here")
+    need = {
+        method: weights_bytes(base.replace({"method": method}, "here"), config, {"va": 24, "au": 16})
+        for method in ("joint", "separate", "progressive")
+    }
+    assert need["joint"] < need["separate"] < need["progressive"]
+
+
+FOLDS = """
+[product]
+temporal = ["none", "gru"]
+fold = [0, 1, 2]
+[set]
+fusion = "sum"
+epochs = 1
+"""
+
+
+def test_inner_folds_are_trials_of_their_own_and_the_choice_goes_by_their_mean(
+    project: Path, mtl: Callable[..., Any], make_made: Callable[..., Any]
+) -> None:
+    (project / "folds.toml").write_text(FOLDS)
+    words = ("--grid", "folds.toml", "--set", "split.num_folds=3")
+    assert "6 trials" in (first := mtl(*words, "--dry-run").output)
+    assert "3 outer folds, in each 1 inner part to choose on" in first
+    inner = (*words, "--set", "split.inner_folds=2")
+    shown = mtl(*inner, "--dry-run").output
+    assert "12 trials, 0 finished, 12 to run" in shown
+    assert "3 outer folds, in each 2 inner parts to choose on" in shown
+    mtl(*words)
+    assert "12 trials: 6 finished before, 6 to run" in mtl(*inner).output
+    found = read_json(project / "studies" / "folds" / "leaderboard.json")
+    estimate, rows = found["groups"][0]["nested"], found["groups"][0]["rows"]
+    assert (estimate["num_inner"], sorted(estimate["chosen"]), estimate["num_strategies"]) == (2, ["0", "1", "2"], 2)
+    assert [(row["folds"], row["num_inner"], len(row["runs"])) for row in rows] == [([0, 1, 2], 2, 6)] * 2
+    assert set(found["splits"]) == {"0", "1", "2", "1000", "1001", "1002"}
+    parts = pl.read_csv(project / "studies" / "folds" / "splits.csv")
+    assert {"fold 0", "fold 0 inner 1"} <= set(parts.columns)
+    assert (parts["fold 0"] == "report").to_list() == (parts["fold 0 inner 1"] == "report").to_list()
+    expected = chosen_by_hand(project / "studies" / "folds", rows)
+    assert estimate["P"] == pytest.approx(expected)
+    assert (parts["fold 0"] == "select").to_list() != (parts["fold 0 inner 1"] == "select").to_list()
+
+
+def chosen_by_hand(study: Path, rows: list[dict[str, Any]]) -> float:
+    """The mean over outer folds of the held-out score of what has the best mean over the fold's inner parts."""
+    total = 0.0
+    for outer in range(3):
+        candidates = []
+        for row in rows:
+            runs = [study / run for run in row["runs"]]
+            inside = [run for run in runs if read_json(run / "run.json")["strategy"]["fold"] % 1000 == outer]
+            scores = [read_json(run / "metrics.json") for run in inside]
+            assert len(scores) == 2
+            candidates.append(tuple(sum(one[part]["P"] for one in scores) / 2 for part in ("select", "report")))
+        total += max(candidates)[1] / 3
+    return total
 
 
 def test_a_dry_run_counts_before_there_is_a_cache(tmp_path: Path, mtl: Callable[..., Any]) -> None:

@@ -1,5 +1,6 @@
 """The grid language: what is expanded, in what order, and what a misspelt word is answered with."""
 
+import dataclasses
 import itertools
 import tomllib
 from pathlib import Path
@@ -9,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extract.config import BackboneConfig
-from pipelines.config import Config
+from pipelines.config import Config, SplitConfig
 from pipelines.project import packaged_grids
 from pipelines.search.grid import check, expand, find_grid, parse_grid, read_grid
+from pipelines.search.plan import read_strategies
 from pipelines.training.strategy import Strategy, strategy_of
 
 CONFIG = Config(backbones={name: BackboneConfig(model="test_vit2", tasks=(name,)) for name in ("va", "expr", "au")})
@@ -28,6 +30,24 @@ def chosen(text: str, *fields: str) -> list[tuple]:
 def test_a_product_is_expanded_in_the_files_order_the_last_field_fastest() -> None:
     found = chosen('[product]\ntemporal = ["gru", "none"]\nseed = [1, 0]', "temporal", "seed")
     assert found == [("gru", 1), ("gru", 0), ("none", 1), ("none", 0)]
+
+
+def test_folds_are_expanded_into_their_inner_parts() -> None:
+    """The first part has the fold's own number: trials of a study without inner parts are found again."""
+    grid = grid_of("[product]\nfold = [-1, 0, 2, 1001]\nseed = [0, 1]")
+    found = [(one.train.fold, one.train.seed) for one in expand(grid, strategy_of(CONFIG), 3)]
+    parts = [[-1], [0, 1000, 2000], [2, 1002, 2002], [1001]]
+    assert found == [(fold, seed) for folds in parts for seed in (0, 1) for fold in folds]
+    plain = expand(grid, strategy_of(CONFIG))
+    assert {one.digest for one in plain} < {one.digest for one in expand(grid, strategy_of(CONFIG), 3)}
+
+
+@pytest.mark.parametrize(("inner_folds", "num_folds"), [(0, 5), (5, 5), (1000, 5)])
+def test_inner_folds_that_cannot_be_are_refused(tmp_path: Path, inner_folds: int, num_folds: int) -> None:
+    (tmp_path / "g.toml").write_text("[product]\nfold = [0, 1]\n")
+    split = SplitConfig(inner_folds=inner_folds, num_folds=num_folds)
+    with pytest.raises(ValueError, match=rf"inner_folds = {inner_folds}: .* 1 to 4 of them"):
+        read_strategies(dataclasses.replace(CONFIG, split=split), tmp_path / "g.toml")
 
 
 def test_what_is_not_named_keeps_the_value_of_the_configuration() -> None:

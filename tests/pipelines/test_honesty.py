@@ -21,10 +21,11 @@ from pipelines.labels import labels_of
 from pipelines.scoring.evidence import Reader, chosen_on_held_out, with_intervals
 from pipelines.scoring.leaderboard import Leaderboard, make_leaderboard
 from pipelines.scoring.metrics import Decisions, score
+from pipelines.scoring.nested import nested
 from pipelines.scoring.verdict import num_inseparable, verdict_words
 from pipelines.search.plan import make_plan, make_trainer, read_strategies
 from pipelines.search.study import Result, Trial, open_study
-from pipelines.splits import Split, resolve_split
+from pipelines.splits import Split, fold_number, outer_fold, resolve_split
 from pipelines.training.strategy import Strategy
 
 stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_study.py"))))
@@ -44,16 +45,18 @@ def with_labels_of_others(frames: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
     return pl.concat(moved)
 
 
-def useless(folder: Path, frames: pl.DataFrame, folds: tuple[int, ...], seed: int = 0) -> list[Result]:
-    """`NUM_USELESS` strategies whose predictions would fit each video's own labels, scored by those of others.
+def useless(
+    folder: Path, frames: pl.DataFrame, folds: tuple[int, ...], seed: int = 0, num: int = NUM_USELESS
+) -> list[Result]:
+    """`num` strategies whose predictions would fit each video's own labels, scored by those of others.
 
     Whatever a strategy says of a video it says in every fold, as the heads of one strategy err alike.
     """
     permuted = with_labels_of_others(frames, seed)
-    config = stub.make_config(split=SplitConfig(num_folds=max(3, len(folds))))
+    config = stub.make_config(split=SplitConfig(num_folds=max(3, len({outer_fold(fold) for fold in folds}))))
     splits = {fold: resolve_split(permuted, config.split, fold) for fold in folds}
     results = []
-    for number in range(NUM_USELESS):
+    for number in range(num):
         said = stub.pretend(frames, 0.6, np.random.default_rng([seed, number]))
         for fold, split in splits.items():
             strategy = Strategy().replace({"lr": 1e-5 * (number + 1), "fold": fold}, "here")
@@ -129,23 +132,64 @@ def test_nested_selection_reports_no_gain_where_the_best_mean_over_the_folds_doe
     frames = stub.make_frames(30, 24)
     board = make_leaderboard(useless(tmp_path, frames, (0, 1, 2)))
     group = with_intervals(board, with_labels_of_others(frames), top=30).groups[0]
-    nested, means = group.nested, np.array([row.report["P"].mean for row in group.rows])
-    assert nested is not None
+    estimate, means = group.nested, np.array([row.report["P"].mean for row in group.rows])
+    assert estimate is not None
     noise = means.std(ddof=1)
     words = (
-        f"naive, best mean over the outer folds: P {nested.naive:.4f}, {nested.naive - means.mean():+.4f} over chance; "
-        f"the first place's mean over them: {means[0] - means.mean():+.4f}; nested: P {nested.score:.4f}, "
-        f"{nested.score - means.mean():+.4f} (a mean varies by {noise:.4f})"
+        f"naive, best mean over the outer folds: P {estimate.naive:.4f}, {estimate.naive - means.mean():+.4f} over "
+        "chance; "
+        f"the first place's mean over them: {means[0] - means.mean():+.4f}; nested: P {estimate.score:.4f}, "
+        f"{estimate.score - means.mean():+.4f} (a mean varies by {noise:.4f})"
     )
     print(words)
-    assert nested.naive - means.mean() > 2 * noise, words
+    assert estimate.naive - means.mean() > 2 * noise, words
     assert means[0] - means.mean() > 2 * noise, words  # chosen by its mean over folds, which cover the same videos
-    assert abs(nested.score - means.mean()) < 2 * noise, words
+    assert abs(estimate.score - means.mean()) < 2 * noise, words
     assert chosen_on_held_out(group.rows, Reader(frames))
     assert num_inseparable(group) == 29, [row.versus for row in group.rows[:30]]
-    assert nested.interval is not None
-    assert nested.interval.low <= nested.score <= nested.interval.high
+    assert estimate.interval is not None
+    assert estimate.interval.low <= estimate.score <= estimate.interval.high
     assert any(sentence.startswith("Choosing by this procedure gives") for sentence in verdict_words(group))
+
+
+def test_nested_selection_over_inner_parts_reports_no_gain_either(tmp_path: Path) -> None:
+    """Every other fold chooses in turn, and what they choose together is worth nothing on the fold they never saw."""
+    frames = stub.make_frames(30, 24)
+    folds = tuple(fold_number(outer, inner) for outer in range(3) for inner in range(2))
+    board = make_leaderboard(useless(tmp_path, frames, folds, num=60))
+    group = with_intervals(board, with_labels_of_others(frames), top=2).groups[0]
+    estimate, means = group.nested, np.array([row.report["P"].mean for row in group.rows])
+    assert estimate is not None
+    assert (estimate.num_inner, len(estimate.chosen), group.rows[0].num_inner) == (2, 3, 2)
+    noise = means.std(ddof=1)
+    words = (
+        f"naive: P {estimate.naive:.4f}, {estimate.naive - means.mean():+.4f} over chance; nested over 2 inner parts: "
+        f"P {estimate.score:.4f}, {estimate.score - means.mean():+.4f} (a mean varies by {noise:.4f})"
+    )
+    print(words)
+    assert estimate.naive - means.mean() > 2 * noise, words
+    assert abs(estimate.score - means.mean()) < 2 * noise, words
+    assert estimate.interval is not None
+    assert estimate.interval.low <= estimate.score <= estimate.interval.high
+    assert estimate.interval.sample.words == "20 videos"  # of train and val, each counted once
+
+
+def test_more_inner_parts_choose_better_where_strategies_differ_and_never_gain_where_they_do_not() -> None:
+    """Numbers alone: 20 strategies, 5 outer folds, a select score that is noisier than the strategies differ."""
+    generator, ranks = np.random.default_rng(0), list(range(1, 21))
+    found: dict[tuple[float, int], list[float]] = {}
+    for _ in range(60):
+        for spread in (0.0, 0.5):
+            quality = spread * generator.normal(size=20)
+            for num in (1, 4):
+                numbers = [fold_number(outer, inner) for outer in range(5) for inner in range(num)]
+                select, report = ([{k: q + generator.normal() for k in numbers} for q in quality] for _ in range(2))
+                estimate = nested(select, report, ranks)
+                assert estimate is not None
+                found.setdefault((spread, num), []).append(estimate.score)
+    means = {key: float(np.mean(values)) for key, values in found.items()}
+    assert means[0.5, 4] > means[0.5, 1] + 0.15, means
+    assert max(abs(means[0.0, num]) for num in (1, 4)) < 0.15, means
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from pipelines.config import SplitConfig
 from pipelines.labels import labels_of
 from pipelines.scoring.effects import field_effects, task_effects
 from pipelines.scoring.evidence import with_intervals
-from pipelines.scoring.intervals import interval, scores, video_sums
+from pipelines.scoring.intervals import Sample, group_sums, interval, mean_of_runs, scores
 from pipelines.scoring.leaderboard import (
     Spread,
     make_leaderboard,
@@ -27,7 +27,7 @@ from pipelines.scoring.leaderboard_files import to_json, write_leaderboard
 from pipelines.scoring.leaderboard_table import leaderboard_tables
 from pipelines.scoring.metrics import score
 from pipelines.scoring.nested import nested
-from pipelines.scoring.verdict import num_inseparable, verdict_words
+from pipelines.scoring.verdict import nested_words, num_inseparable, verdict_words
 from pipelines.search.study import Result, Trial
 from pipelines.splits import resolve_split
 from pipelines.training.strategy import Strategy
@@ -162,10 +162,10 @@ def finished(folder: Path, num_videos: int = 12, num_frames: int = 60, **values)
 def test_sums_over_videos_give_the_metrics_of_the_run(tmp_path: Path, tasks: list[str]) -> None:
     frames, run = finished(tmp_path, tasks=tasks)
     table = read_part(run, frames, "report")
-    sums = video_sums(table, labels_of(true_labels(table)))
+    sums = group_sums(table, labels_of(true_labels(table)))
     whole = scores(sums.moments.sum(0), sums.expr.sum(0), sums.au.sum(0), tasks)
     assert float(whole) == pytest.approx(run.metrics["report"]["P"], abs=1e-9)
-    assert set(sums.videos) == set(frames.filter(pl.col("split") == "test")["video"])
+    assert set(sums.groups) == set(frames.filter(pl.col("split") == "test")["video"])
 
 
 def test_the_interval_resamples_videos_not_frames(tmp_path: Path) -> None:
@@ -173,11 +173,11 @@ def test_the_interval_resamples_videos_not_frames(tmp_path: Path) -> None:
     board = with_intervals(make_leaderboard([run]), frames)
     between = board.rows[0].interval
     assert between is not None
-    assert between.num_videos == 4
+    assert between.sample == Sample(4, "video", 4)
     table = read_part(run, frames, "report")
     # The same frames, each called a video of its own: far more evidence than there is.
     frame_wise = table.with_columns(video=pl.concat_str("video", pl.lit("/"), "frame"))
-    sums = video_sums(frame_wise, labels_of(true_labels(frame_wise)))
+    sums = group_sums(frame_wise, labels_of(true_labels(frame_wise)))
     narrow = interval({-1: {0: sums}}, ("va", "expr", "au"))
     assert narrow is not None
     assert narrow.high - narrow.low < between.high - between.low
@@ -196,7 +196,7 @@ def test_the_interval_is_that_of_each_video_alone_when_there_are_two() -> None:
     )
     truth = table.select(valence=pl.col("arousal"), arousal=pl.col("valence"), expression=pl.lit(None, pl.Int8))
     truth = truth.with_columns(pl.lit(None, pl.Int8).alias(name) for name in ACTION_UNITS)
-    sums = video_sums(table, labels_of(truth))
+    sums = group_sums(table, labels_of(truth))
 
     def p(rows: pl.Series) -> float:
         said = stub.Decisions(va=table.filter(rows).select("valence", "arousal").to_numpy())
@@ -211,10 +211,10 @@ def test_the_interval_is_that_of_each_video_alone_when_there_are_two() -> None:
 def test_one_video_gives_no_interval_and_the_same_seed_the_same_one(tmp_path: Path) -> None:
     frames, run = finished(tmp_path)
     table = read_part(run, frames, "report")
-    sums = video_sums(table, labels_of(true_labels(table)))
+    sums = group_sums(table, labels_of(true_labels(table)))
     assert interval({-1: {0: sums}}, ("va",)) == interval({-1: {0: sums}}, ("va",))
     one = table.filter(pl.col("video") == table["video"][0])
-    assert interval({-1: {0: video_sums(one, labels_of(true_labels(one)))}}, ("va",)) is None
+    assert interval({-1: {0: group_sums(one, labels_of(true_labels(one)))}}, ("va",)) is None
 
 
 def finished_pair(folder: Path, num_videos: int = 20) -> tuple[pl.DataFrame, list[Result]]:
@@ -240,7 +240,7 @@ def test_each_row_says_whether_it_can_be_told_from_the_first_and_how_firm_its_pl
     assert second.versus.separable
     assert second.versus.difference.value == pytest.approx(first.report["P"].mean - second.report["P"].mean)
     assert (first.stability.first, first.stability.low, first.stability.high) == (1.0, 1, 1)
-    assert (first.stability.num_videos, first.interval.num_videos) == (7, 6)
+    assert (first.stability.sample.words, first.interval.sample.words) == ("7 videos", "6 videos")
     text = " ".join(shown(board).split())
     assert "from 1" in text
     assert "The other strategy can be told from the first on the held-out videos" in text
@@ -268,6 +268,55 @@ def test_a_run_whose_predictions_are_gone_has_no_interval_and_the_others_have(tm
     assert [row.versus for row in board.rows] == [None, None]
 
 
+def with_subjects(frames: pl.DataFrame, a_subject: int = 2, known: int = 10**6) -> pl.DataFrame:
+    """`a_subject` videos of each split belong to one person; of videos after the first `known` nobody is known."""
+    number = pl.col("video").str.slice(-2).cast(pl.Int64)
+    name = pl.format("{}-{}", "split", number // 3 // a_subject)
+    return frames.with_columns(subject=pl.when(number < known).then(name))
+
+
+def test_subjects_are_resampled_where_they_are_known(tmp_path: Path) -> None:
+    """The interval is that of the same rows with each subject's videos called one video."""
+    frames, results = finished_pair(tmp_path, num_videos=36)
+    known = with_subjects(frames)
+    by_video, by_subject = (with_intervals(make_leaderboard(results), table).rows[0] for table in (frames, known))
+    assert by_video.interval.sample == Sample(12, "video", 12)
+    assert by_subject.interval.sample == Sample(6, "subject", 12)
+    assert by_subject.stability.sample == Sample(6, "subject", 12)
+    runs = {-1: {}}
+    for one in by_subject.results:
+        table = read_part(one, known, "report")
+        merged = table.with_columns(video=pl.col("true:subject"))
+        runs[-1][one.trial.strategy.train.seed] = group_sums(merged, labels_of(true_labels(table)))
+    expected = interval(runs, ("va", "expr", "au"))
+    assert (by_subject.interval.low, by_subject.interval.high) == (expected.low, expected.high)
+    assert (by_subject.interval.low, by_subject.interval.high) != (by_video.interval.low, by_video.interval.high)
+
+
+def test_subjects_are_named_wherever_an_interval_is_shown(tmp_path: Path) -> None:
+    frames, results = finished_pair(tmp_path, num_videos=36)
+    board = with_intervals(make_leaderboard(results), with_subjects(frames))
+    text = " ".join(shown(board).split())
+    assert "can be told from the first on the held-out subjects" in text
+    assert "Had other subjects chosen among the same runs (6 selection subjects, resampled)" in text
+    assert "Intervals are from resampling 6 held-out subjects (of 12 videos), whole, never single frames." in text
+    found = to_json(board, {})
+    assert found["interval"]["unit"] == "subject"
+    assert found["test"]["method"].startswith("subjects swapped")
+    first = found["groups"][0]["rows"][0]
+    assert {key: first["interval"][key] for key in ("num_groups", "unit", "num_videos")} == {
+        "num_groups": 6,
+        "unit": "subject",
+        "num_videos": 12,
+    }
+    assert first["stability"]["unit"] == "subject"
+    mixed = with_intervals(make_leaderboard(results), with_subjects(frames, known=18))
+    assert mixed.rows[0].interval.sample.unit == "subject, else video"
+    assert "9 held-out subjects or videos (of 12 videos)" in " ".join(shown(mixed).split())
+    plain = " ".join(shown(with_intervals(make_leaderboard(results), frames)).split())
+    assert "Intervals are from resampling 12 held-out videos, whole, never single frames." in plain
+
+
 def test_nested_selection_by_hand() -> None:
     """Fold 0 chooses the second, fold 1 the first; a strategy without fold 1 does not compare."""
     select = [{0: 1.0, 1: 3.0}, {0: 2.0, 1: 1.0}, {0: 9.0}]
@@ -281,6 +330,36 @@ def test_nested_selection_by_hand() -> None:
     assert nested([{-1: 1.0}], [{-1: 1.0}], [1]) is None
 
 
+def test_nested_selection_goes_by_the_mean_over_inner_parts() -> None:
+    """In fold 0 the first is best with one inner part, the second over both; each fold's score is of its runs' mean."""
+    select = [{0: 3.0, 1000: 0.0, 1: 2.0, 1001: 2.0}, {0: 2.0, 1000: 2.0, 1: 1.0, 1001: 1.0}]
+    report = [{0: 0.0, 1000: 0.0, 1: 0.6, 1001: 0.8}, {0: 0.2, 1000: 0.4, 1: 0.0, 1001: 0.0}]
+    found = nested(select, report, [1, 2])
+    assert found is not None
+    assert (found.chosen, found.num_inner) == ({0: 2, 1: 1}, 2)
+    assert found.score == pytest.approx((0.3 + 0.7) / 2)
+    assert (found.naive, found.naive_rank) == (pytest.approx(0.35), 1)
+    one = nested([{0: s[0], 1: s[1]} for s in select], [{0: s[0], 1: s[1]} for s in report], [1, 2])
+    assert one is not None
+    assert (one.chosen, one.num_inner) == ({0: 1, 1: 1}, 1)
+    lacking = nested([select[0], {k: v for k, v in select[1].items() if k != 1001}], report, [1, 2])
+    assert lacking is not None
+    assert lacking.num_strategies == 1
+    assert "chosen on the mean over 2 inner parts" in nested_words(found)
+    assert "chosen on inner videos" in nested_words(one)
+
+
+def test_a_fold_with_several_inner_parts_counts_once() -> None:
+    """Its score is the mean of its runs; the spread is over folds, not over inner parts."""
+    values = {0: 1.0, 1000: 3.0, 1: 4.0, 1001: 6.0}
+    results = [result(p, p, fold=fold) for fold, p in values.items()]
+    (row,) = make_leaderboard(results).rows
+    assert (row.folds, row.num_inner) == ((0, 1), 2)
+    assert row.select["P"] == Spread(3.5, pytest.approx(math.sqrt(4.5)))
+    weighted = mean_of_runs({fold: {0: np.array([p])} for fold, p in {0: 1.0, 1000: 3.0, 1: 4.0}.items()})
+    assert weighted == pytest.approx([3.0])
+
+
 def test_the_table_says_which_part_of_val_chose_and_which_was_scored() -> None:
     frames = stub.make_frames(12).filter(pl.col("split") != "test")
     split = resolve_split(frames, SplitConfig()).description
@@ -288,7 +367,9 @@ def test_the_table_says_which_part_of_val_chose_and_which_was_scored() -> None:
     console.print(leaderboard_tables(make_leaderboard([result(1.0, 0.9)]), 200, splits=[split]))
     console.file.close()
     words = "Chosen on half of the videos of val (2 videos, 120 frames), scored on the other half of val (2 videos, 120"
-    assert words in console.export_text()
+    text = console.export_text()
+    assert words in text
+    assert "splits.csv says which video is in which" in text
 
 
 def test_csv_and_json_keep_selection_and_held_out_apart(tmp_path: Path) -> None:

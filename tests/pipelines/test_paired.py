@@ -1,5 +1,6 @@
 """Paired tests over videos: their differences are those of the scores, and chance is called chance."""
 
+import dataclasses
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ import polars as pl
 import pytest
 
 from pipelines.labels import labels_of
-from pipelines.scoring.intervals import VideoSums, task_scores, video_sums
+from pipelines.scoring.intervals import GroupSums, drawn, group_sums, groups_of_runs, task_scores
 from pipelines.scoring.metrics import score
 from pipelines.scoring.paired import compare, paired, step_down, versus_first
 from pipelines.scoring.stability import ranks, stability
@@ -23,11 +24,11 @@ def frames() -> pl.DataFrame:
     return stub.make_frames(20, 40)
 
 
-def said(frames: pl.DataFrame, noise: float, seed: int) -> tuple[VideoSums, dict[str, float]]:
+def said(frames: pl.DataFrame, noise: float, seed: int) -> tuple[GroupSums, dict[str, float]]:
     """The sums of made predictions and their scores."""
     decisions = stub.pretend(frames, noise, np.random.default_rng(seed))
     table = stub.as_table(frames, decisions, "report", TASKS)
-    return video_sums(table, labels_of(frames)), score(decisions, labels_of(frames), TASKS)
+    return group_sums(table, labels_of(frames)), score(decisions, labels_of(frames), TASKS)
 
 
 def test_the_difference_is_that_of_the_scores_and_seeds_are_averaged(frames: pl.DataFrame) -> None:
@@ -44,7 +45,7 @@ def test_the_difference_is_that_of_the_scores_and_seeds_are_averaged(frames: pl.
         assert found.first[name] == pytest.approx(first)
         assert found.second[name] == pytest.approx(second)
         assert found.differences[name].value == pytest.approx(first - second)
-    assert (found.num_videos, found.num_pairs) == (20, 2)
+    assert (found.sample.words, found.num_pairs) == ("20 videos", 2)
 
 
 def test_a_better_strategy_is_told_and_the_same_one_is_not(frames: pl.DataFrame) -> None:
@@ -65,6 +66,32 @@ def test_two_videos_have_four_swaps_of_which_half_give_as_much(frames: pl.DataFr
     assert found.differences["P"].p == pytest.approx(0.5, abs=0.05)
 
 
+def test_the_videos_of_a_subject_are_swapped_together(frames: pl.DataFrame) -> None:
+    """Twenty videos of two people are no more evidence than two videos."""
+    people = np.array(["subject a", "subject b"])[frames["video"].rank("dense").to_numpy() % 2]
+    one, two = (
+        group_sums(stub.as_table(frames, said_of, "report", TASKS), labels_of(frames), people)
+        for said_of in (stub.pretend(frames, noise, np.random.default_rng(1)) for noise in (0.1, 0.9))
+    )
+    found = compare({-1: {0: one}}, {-1: {0: two}}, TASKS, num_swaps=2000)
+    assert (found.sample.words, found.sample.num_videos) == ("2 subjects", 20)
+    assert found.differences["P"].p == pytest.approx(0.5, abs=0.05)
+
+
+def test_folds_over_the_same_faces_draw_and_swap_them_alike() -> None:
+    """As inner parts of one outer fold are: drawn apart, the same evidence would count twice."""
+    sums = [of_quality(np.random.default_rng(seed).uniform(0, 1, 8), np.random.default_rng(seed)) for seed in range(2)]
+    other = dataclasses.replace(sums[0], groups=tuple(f"w{index}" for index in range(8)))
+    once = compare({0: {0: sums[0]}}, {0: {0: sums[1]}}, ("au",), num_swaps=300)
+    twice = compare({0: {0: sums[0]}, 1: {0: sums[0]}}, {0: {0: sums[1]}, 1: {0: sums[1]}}, ("au",), num_swaps=300)
+    assert twice.differences["au"] == once.differences["au"]
+    assert twice.sample == once.sample
+    apart = groups_of_runs([{0: {0: sums[0]}, 1: {0: other}}])
+    draws = drawn(apart, 50, 0)
+    assert apart.sample.num_groups == 16
+    assert (draws[0] != draws[1]).any()
+
+
 def test_equal_strategies_are_called_different_in_a_twentieth_of_cases_even_on_few_videos() -> None:
     """Eight videos of very different quality: what a bootstrap's p-value gets wrong."""
     generator, rejected, rejected_bootstrap = np.random.default_rng(0), 0, 0
@@ -77,12 +104,12 @@ def test_equal_strategies_are_called_different_in_a_twentieth_of_cases_even_on_f
     assert rejected_bootstrap > 1.3 * rejected, (rejected, rejected_bootstrap)
 
 
-def of_quality(quality: np.ndarray, generator: np.random.Generator) -> VideoSums:
+def of_quality(quality: np.ndarray, generator: np.random.Generator) -> GroupSums:
     """Videos of 40 frames, in 20 of which each AU is on; a share of `quality` [V] is found."""
     hits = generator.binomial(20, quality[:, None], (len(quality), 12)).astype(float)
     au = np.stack([hits, np.full_like(hits, 20), np.full_like(hits, 20)], axis=-1)
     names = tuple(f"v{index}" for index in range(len(quality)))
-    return VideoSums(videos=names, moments=np.zeros((len(names), 2, 6)), expr=np.zeros((len(names), 8, 3)), au=au)
+    return GroupSums(groups=names, moments=np.zeros((len(names), 2, 6)), expr=np.zeros((len(names), 8, 3)), au=au)
 
 
 def test_runs_are_paired_by_fold_and_seed_or_else_in_order() -> None:
@@ -160,6 +187,6 @@ def test_a_clear_winner_stays_first_and_equal_ones_change_places() -> None:
     clear = of_quality(np.full(12, 0.95), generator)
     others = [of_quality(generator.uniform(0.2, 0.8, 12), generator) for _ in range(5)]
     found = stability([{-1: {0: one}} for one in (clear, *others)], ("au",))
-    assert (found[0].first, found[0].low, found[0].high, found[0].num_videos) == (1.0, 1, 1, 12)
+    assert (found[0].first, found[0].low, found[0].high, found[0].sample.num_groups) == (1.0, 1, 1, 12)
     assert sum(one.first for one in found) == pytest.approx(1.0)
     assert max(one.high - one.low for one in found[1:]) >= 2

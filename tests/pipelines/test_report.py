@@ -5,8 +5,10 @@ import runpy
 from pathlib import Path
 from types import SimpleNamespace
 
+import polars as pl
 import pytest
 
+from cache.names import ACTION_UNITS, VA_COLUMNS
 from pipelines.report.figures import best_run, compared_row, shown_videos
 from pipelines.report.page import Cell, Markup, safe, table, tag
 from pipelines.report.plots import _broken
@@ -164,6 +166,60 @@ def test_a_study_of_folds_shows_what_choosing_earns_first(tmp_path: Path) -> Non
         "this is the first of them",
     ):
         assert words in text, words
+
+
+def reported(folder: Path, frames: pl.DataFrame, document: dict, folds: tuple[int, ...] = (-1,), inner: int = 1) -> str:
+    """The text of the report of a search over `document`."""
+    config = stub.make_config()
+    grid, material = stub.make_grid(document), stub.make_material(frames, config, folds=folds)
+    trials = plan(expand(grid, strategy_of(config), inner), config, material)
+    with open_study(folder, grid, material, trials) as study:
+        run_trials(study, trials, stub.make_trainer(frames, config), Record(study, grid.fields))
+        board = with_intervals(make_leaderboard(study.results()), frames)
+        return " ".join(re.sub(r"<[^>]+>", " ", make_report(study, board, frames)).split())
+
+
+def test_a_study_of_inner_folds_says_so(tmp_path: Path) -> None:
+    folds = (0, 1, 2, 1000, 1001, 1002)
+    document = {"product": {"temporal": ["none", "tcn"], "fold": [0, 1, 2]}}
+    text = reported(tmp_path / "s", stub.make_frames(24, 30), document, folds, inner=2)
+    assert "of choosing by this procedure, 3 outer folds of 2 inner parts" in text
+    assert "The study has 6 splits (3 outer folds, 2 inner parts each); this is the first of them." in text
+    assert "chosen on the mean over 2 inner parts" in text
+
+
+def test_with_train_and_val_alone_the_report_says_which_part_of_val_chose_and_which_was_scored(tmp_path: Path) -> None:
+    frames = stub.make_frames(18, 30)
+    labelled = [name for name in frames.columns if name in (*VA_COLUMNS, "expression", *ACTION_UNITS)]
+    blind = frames.with_columns(pl.when(pl.col("split") != "test").then(pl.col(name)).alias(name) for name in labelled)
+    text = reported(tmp_path / "s", blind, {"product": {"temporal": ["none", "tcn"]}})
+    assert "Epochs and strategies were chosen on half of the videos of val (3 videos, 90 frames)" in text
+    assert "The held-out score is from the other half of val (3 videos, 90 frames), which chose nothing." in text
+    assert "Nothing but val has labels to choose and to score by, so it was cut in two" in text
+    assert "splits.csv in the study's folder names the half of every video" in text.replace("&#x27;", "'")
+    with_test = reported(tmp_path / "t", frames, {"product": {"temporal": ["none", "tcn"]}})
+    assert "cut in two" not in with_test
+
+
+def test_the_report_names_subjects_where_they_were_resampled(tmp_path: Path) -> None:
+    frames = stub.make_frames(24, 30)
+    number = pl.col("video").str.slice(-2).cast(pl.Int64)
+    known = frames.with_columns(subject=pl.format("{}-{}", "split", number // 6))
+    text = reported(tmp_path / "s", known, {"product": {"temporal": ["none", "tcn"]}})
+    for words in (
+        "its 95 % interval, 4 subjects resampled",
+        "500 resamples of held-out subjects, not frames",
+        "Whole subjects are swapped between the two",
+        "one face in two videos is one piece of evidence",
+        "mean held-out score over resampled subjects",
+        "Intervals are from resampling 4 held-out subjects (of 8 videos)",
+        "on the held-out subjects: with 4 subjects, no difference could be",
+    ):
+        assert words in text, words
+    assert "videos resampled" not in text
+    plain = reported(tmp_path / "v", frames, {"product": {"temporal": ["none", "tcn"]}})
+    assert "its 95 % interval, 8 videos resampled" in plain
+    assert "subject" not in plain.split("How to repeat it")[0].replace("videos or subjects", "")
 
 
 def test_the_report_says_what_the_first_place_is_worth(made: SimpleNamespace) -> None:

@@ -9,7 +9,17 @@ import pytest
 from cache.names import ACTION_UNITS, TASKS
 from pipelines.config import SplitConfig
 from pipelines.labels import labels_of
-from pipelines.splits import _evened, assign_groups, assignment, groups_of, resolve_split
+from pipelines.splits import (
+    _evened,
+    assign_groups,
+    assignment,
+    fold_number,
+    fold_words,
+    groups_of,
+    inner_part,
+    outer_fold,
+    resolve_split,
+)
 
 
 def frames_of(videos: dict[str, str], per_video: int = 12, subjects: dict[str, str] | None = None) -> pl.DataFrame:
@@ -159,6 +169,48 @@ def test_inside_an_outer_fold_other_folds_choose() -> None:
         assert not groups[1] & (groups[0] | groups[2])
     pool = frames["split"].is_in(["train", "val"]).to_numpy()
     assert (np.stack([split.select for split in splits]).sum(axis=0) == pool).all()
+
+
+def test_inner_parts_of_a_fold_choose_in_turn_and_the_fold_itself_never() -> None:
+    subjects = {video: f"s{index // 2}" for index, video in enumerate(VIDEOS)}
+    frames, config = frames_of(VIDEOS, subjects=subjects), SplitConfig(num_folds=4)
+    pool = frames["split"].is_in(["train", "val"]).to_numpy()
+    for outer in range(4):
+        inner = [resolve_split(frames, config, fold_number(outer, part)) for part in range(3)]
+        assert all((split.report == inner[0].report).all() for split in inner)
+        assert (np.stack([split.select for split in inner]).sum(axis=0) == (pool & ~inner[0].report)).all()
+        for part, split in enumerate(inner):
+            sides = [set(groups_of(frames)[mask]) for mask in masks(split)]
+            assert all(sides)
+            assert not sides[0] & sides[1] | sides[0] & sides[2] | sides[1] & sides[2]
+            assert (sum(mask.astype(int) for mask in masks(split)) == pool).all()
+            assert split.description["fold"] == {"outer": outer, "inner": part, "num": 4}
+        assert len({split.description["hash"] for split in inner}) == 3
+        assert inner[0].description["hash"] == resolve_split(frames, config, outer).description["hash"]
+    table = assignment(frames, {fold: resolve_split(frames, config, fold) for fold in (2, fold_number(2, 1))})
+    assert table.columns == ["video", "subject", "fold 2", "fold 2 inner 1"]
+
+
+def test_the_split_of_a_fold_is_that_of_earlier_versions() -> None:
+    """Studies made before there were inner parts go on."""
+    frames = frames_of(VIDEOS)
+    hashes = [resolve_split(frames, SplitConfig(), fold).description["hash"] for fold in range(3)]
+    assert hashes == ["0d722fa88d6cc0d9", "00a685b4727b11da", "e9a1f40539e6f728"]
+
+
+def test_numbers_of_folds() -> None:
+    assert [fold_number(2), fold_number(2, 1), fold_number(0, 3)] == [2, 1002, 3000]
+    assert [(outer_fold(one), inner_part(one)) for one in (-1, 4, 1002)] == [(-1, 0), (4, 0), (2, 1)]
+    assert [fold_words(one) for one in (4, 1002)] == ["fold 4", "fold 2 inner 1"]
+
+
+@pytest.mark.parametrize(
+    ("fold", "words"),
+    [(4000, "inner parts count from 0 to 3"), (1005, "folds count from 0 to 4"), (5, "folds count from 0 to 4")],
+)
+def test_a_fold_or_inner_part_that_is_not_there_is_refused(fold: int, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        resolve_split(frames_of(VIDEOS), SplitConfig(), fold)
 
 
 def test_the_same_seed_gives_the_same_hash_and_another_another() -> None:
