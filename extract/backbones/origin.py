@@ -15,28 +15,41 @@ FETCHED = ("pretrained", "random")
 ONNX = "onnx:"
 LIBRARIES = ("timm", "torch")  # another version may build, prepare or draw otherwise
 ONNX_LIBRARIES = ("onnxruntime",)
+NOTES = ("tasks", "licence", "score", "file_digest")
 
 
 def origin_of(config: BackboneConfig, folder: Path) -> dict[str, Any] | None:
     """The section's choices, the digest of its weights file and the libraries' versions, as JSON values.
 
     None where a stream cannot be told by them: a model of a hub may be another tomorrow, and an imported stream has no
-    backbone. `tasks` and `licence` change no embedding.
+    backbone. `NOTES` change no embedding.
     """
     if config.is_imported or (":" in config.model and not config.model.startswith(ONNX)):
         return None
     is_onnx = config.model.startswith(ONNX)
     file = config.model.removeprefix(ONNX) if is_onnx else config.weights
-    values = {key: value for key, value in asdict(config).items() if key not in ("tasks", "licence")}
+    values = {key: value for key, value in asdict(config).items() if key not in NOTES}
     known = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
     try:
         versions = {name: version(name) for name in (ONNX_LIBRARIES if is_onnx else LIBRARIES)}
-        digest = "" if file in FETCHED else _file_digest(folder / file)
+        digest = "" if file in FETCHED else file_digest(folder / file)
     except (OSError, PackageNotFoundError):
         return None
     return {"section": {key: value for key, value in known.items() if value is not None}, "file": digest, **versions}
 
 
-def _file_digest(path: Path) -> str:
+def check_file(config: BackboneConfig, folder: Path, where: str) -> None:
+    """Raises ValueError where the section notes its weights file's digest and the file has another."""
+    if not config.file_digest or config.weights in FETCHED or not (folder / config.weights).is_file():
+        return
+    if file_digest(folder / config.weights) != config.file_digest:
+        raise ValueError(
+            f"{where}: {folder / config.weights} is not the file that was trained for it, by its digest; run "
+            "`mtl finetune` again, or take file_digest out of the section to use the file as it is"
+        )
+
+
+def file_digest(path: Path) -> str:
+    """32 hex digits over the file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

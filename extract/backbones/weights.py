@@ -19,6 +19,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from cache.files import write_durably
+from extract.backbones.matching import INERT, Match, advice, compare, complaint
+from extract.backbones.rename import Rules
 from extract.config import Preprocessing
 
 StateDict = dict[str, Tensor]
@@ -26,10 +28,9 @@ StateDict = dict[str, Tensor]
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 CHECKPOINT_STARTS = (b"PK", b"\x80")  # zip archive, plain pickle
 # In the order timm looks for them: averaged weights first.
-WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "teacher")
 PREFIXES = ("", "module.", "model.", "backbone.", "encoder.", "_orig_mod.", "module.backbone.", "model.backbone.")
-# Buffers that some versions save and others compute or leave unused.
-INERT = ("num_batches_tracked", "relative_position_index", "attn_mask")
+ENOUGH = 0.5  # the share of a module's numbers from which on a training may start from a partial match
 
 
 def read_weights(path: Path) -> tuple[StateDict, dict[str, str]]:
@@ -86,22 +87,57 @@ def _tensors_of(checkpoint: Any, path: Path) -> StateDict:
     return state
 
 
-def load_into(module: nn.Module, state: StateDict, path: Path, model: str) -> None:
-    """Loads `state` into a headless timm `module`, which must find every one of its tensors there.
+def load_into(
+    module: nn.Module, state: StateDict, path: Path, model: str, rename: Rules | None = None, *, partial: bool = False
+) -> Match:
+    """Loads `state` into a headless timm `module`, under new names where there are rules, and says what matched.
 
-    The checkpoint may have a classifier besides. Where names or shapes differ, timm's own conversion for the model
-    is tried (original releases, position embeddings of another input size).
+    The module must find every one of its tensors there; with `partial` it must find `ENOUGH` of its numbers, and keeps
+    its own for the rest. The checkpoint may have a classifier besides. Where names or shapes differ, timm's own
+    conversion for the model is tried (original releases, position embeddings of another input size).
 
     Raises:
-        ValueError: weights of another model; says how many tensors match.
+        ValueError: weights of another model; says how many tensors match, what differs and which rule would help.
     """
-    state = _without_prefix(state, module)
-    if _complaint(module, state) is not None:
-        state = _converted(module, state) or state
-    complaint = _complaint(module, state)
-    if complaint is not None:
-        raise ValueError(f"{path}: {_matches(module, state)} match {model} ({complaint}); weights of another model?")
-    module.load_state_dict(state, strict=False)  # `_complaint` was stricter where it matters
+    given = state if rename is None else rename.apply(state)
+    state = _without_prefix(given, module)
+    match = compare(module, state)
+    if complaint(module, match) is not None:
+        state, match = _better(module, state, match)
+    wrong = complaint(module, match)
+    if wrong is not None and not (partial and match.share >= ENOUGH):
+        raise ValueError(_refusal(module, given, match, path, model, wrong, partial))
+    fitting = {*match.matched, *_inert(module, state)}
+    module.load_state_dict({name: value for name, value in state.items() if name in fitting}, strict=False)
+    return match
+
+
+def _better(module: nn.Module, state: StateDict, match: Match) -> tuple[StateDict, Match]:
+    """The tensors after timm's conversion, where more of the module is found in them, with what matches."""
+    converted = _converted(module, state)
+    if converted is None:
+        return state, match
+    found = compare(module, converted)
+    is_fit = complaint(module, found) is None
+    return (converted, found) if is_fit or found.share > match.share else (state, match)
+
+
+def _refusal(
+    module: nn.Module, given: StateDict, match: Match, path: Path, model: str, wrong: str, partial: bool
+) -> str:
+    """One line: how much matched, what differs first on both sides, what would help."""
+    count = f"{path}: {len(match.matched)} of {match.num_wanted} tensors match {model} ({wrong}"
+    if match.left_over and match.left_over[0] not in wrong:
+        count += f"; {match.left_over[0]} is left over"
+    share = f", {match.share:.0%} of its parameters where {ENOUGH:.0%} are wanted" if partial else ""
+    hint = advice(module, given)
+    return f"{count}){share}; {hint or 'weights of another model?'}"
+
+
+def _inert(module: nn.Module, state: StateDict) -> list[str]:
+    """Buffers without influence that are in both and of one shape."""
+    buffers = {name: value for name, value in module.state_dict().items() if name.endswith(INERT)}
+    return [name for name, value in buffers.items() if name in state and state[name].shape == value.shape]
 
 
 def _without_prefix(state: StateDict, module: nn.Module) -> StateDict:
@@ -122,34 +158,6 @@ def _converted(module: nn.Module, state: StateDict) -> StateDict | None:
         return dict(convert(dict(state), module))
     except Exception:  # it was written for this model's checkpoints and may fail anyhow on another's
         return None
-
-
-def _complaint(module: nn.Module, state: StateDict) -> str | None:
-    """Why `state` is not this module's, or None: a tensor lacking, of another shape, or left over inside a block."""
-    wanted = {name: value for name, value in module.state_dict().items() if not name.endswith(INERT)}
-    for name, value in wanted.items():
-        if name not in state:
-            return f"{name} is missing"
-        if state[name].shape != value.shape:
-            return f"{name} is {list(state[name].shape)} instead of {list(value.shape)}"
-    blocks = {name.partition(".")[0] for name in wanted}
-    heads = _classifiers(module)
-    for name in state:
-        known = name in wanted or name.endswith(INERT) or name.startswith(heads)
-        if not known and name.partition(".")[0] in blocks:
-            return f"{name} has no place"
-    return None
-
-
-def _classifiers(module: nn.Module) -> tuple[str, ...]:
-    names = getattr(module, "pretrained_cfg", {}).get("classifier") or ()
-    return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
-
-
-def _matches(module: nn.Module, state: StateDict) -> str:
-    wanted = module.state_dict()
-    count = sum(name in state and state[name].shape == value.shape for name, value in wanted.items())
-    return f"{count} of {len(wanted)} tensors"
 
 
 def weights_digest(module: nn.Module) -> str:

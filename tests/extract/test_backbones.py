@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from extract.backbones import build as backbones
 from extract.backbones.build import (
     Backbone,
     TrainableBackbone,
@@ -27,7 +26,7 @@ from extract.backbones.build import (
 )
 from extract.config import BackboneConfig, Preprocessing
 
-MODELS = ("test_vit", "test_convnext", "test_efficientnet", "test_resnet")
+MODELS = ("test_vit", "test_convnext", "test_efficientnet", "test_resnet", "test_iresnet")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -137,7 +136,7 @@ def test_no_network_is_one_line(model: str, monkeypatch: pytest.MonkeyPatch) -> 
     def offline(*args: object, **options: object) -> None:
         raise OSError("An error happened while trying to locate the file on the Hub.\nRequest ID: 1\nmore lines")
 
-    monkeypatch.setattr(backbones.timm, "create_model", offline)
+    monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(ValueError, match=f"cannot get {model}: An error happened .* weights file") as caught:
         load(model=model, weights="pretrained")
     assert "\n" not in str(caught.value)

@@ -1,5 +1,6 @@
 """The engine: timm's own embeddings, whatever the threads, the kills and the faces."""
 
+import contextlib
 import errno
 import io
 import os
@@ -26,7 +27,7 @@ from extract.backbones.build import load_backbone
 from extract.config import BackboneConfig, Preprocessing
 from extract.faces import source
 from extract.faces.source import FaceSource
-from extract.loading import Batch, FaceLoader
+from extract.loading import Batch, FaceLoader, Rows
 
 MADE = Path(__file__).with_name("made_extraction.py")
 ROOT = Path(__file__).resolve().parents[2]
@@ -433,6 +434,27 @@ def test_loading_stays_within_its_slots(tmp_path: Path, frames: pl.DataFrame, re
         loader.release(slot)
     loader.close()
     assert len(reads) == len(frames)
+
+
+def test_a_loader_that_is_left_gives_back_its_slots(frames: pl.DataFrame, tmp_path: Path) -> None:
+    """Those of the batches ahead, and only once no thread writes into them; the next iteration has them all."""
+    preprocessing = Preprocessing(size_px=8, mean=(0, 0, 0), std=(1, 1, 1))
+    options = {"batch_size": 5, "num_threads": 2, "num_slots": 3, "pin_memory": False}
+    loader = FaceLoader(FaceSource(tmp_path / "faces"), frames["path"], [preprocessing], **options)
+    rows = [Rows(rows=np.array([4, 1, start]), inputs=(preprocessing,)) for start in range(9)]
+    found = []
+    for stop in (1, 4, 9):
+        with contextlib.closing(loader.load(rows)) as loaded:
+            for number, (batch, slot) in enumerate(loaded, 1):
+                found.append((batch.rows[2], slot.ready[preprocessing][:3].clone()))
+                loader.release(slot)
+                if number == stop:
+                    break
+        assert len(loader._free) == 3
+    loader.close()
+    assert [row for row, _ in found] == [0, *range(4), *range(9)]
+    assert all(torch.equal(faces[2], found[-9:][row][1][2]) for row, faces in found)
+    assert all(torch.equal(faces[:2], found[0][1][:2]) for _, faces in found)
 
 
 # Real faces
