@@ -14,6 +14,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
 
 VIDEOS = 64  # in the file of `write_dictionary`
 
@@ -49,6 +50,52 @@ def usual_loop(
         for images in loader:
             embeddings.append(model(images.to(device)).cpu().numpy())
     np.save(out, np.concatenate(embeddings))
+
+
+class LabelledDataset(FaceDataset):
+    """A face with the usual changes, and its expression."""
+
+    def __init__(self, folder: Path, paths: list[str], labels: np.ndarray, transform: object) -> None:
+        super().__init__(folder, paths, transform)
+        self.labels = labels
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return super().__getitem__(index), int(self.labels[index])
+
+
+def training_loader(
+    folder: Path, paths: list[str], labels: np.ndarray, size_px: int, batch: int, num_workers: int
+) -> DataLoader:
+    """Pillow and torchvision's transforms with the changes of faces that `mtl finetune` makes."""
+    steps = [
+        transforms.Resize((size_px, size_px), transforms.InterpolationMode.BICUBIC),
+        transforms.RandomHorizontalFlip(),
+        transforms.ColorJitter(brightness=0.2, contrast=0.2),
+        transforms.ToTensor(),
+        transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        transforms.RandomErasing(0.25),
+    ]
+    dataset = LabelledDataset(folder, paths, labels, transforms.Compose(steps))
+    pin = torch.cuda.is_available()
+    return DataLoader(dataset, batch, shuffle=True, num_workers=num_workers, persistent_workers=True, pin_memory=pin)
+
+
+def usual_training(
+    model: nn.Module, optimiser: torch.optim.Optimizer, loader: DataLoader, device: torch.device
+) -> None:
+    """An epoch of the loop everyone writes; mixed precision on a GPU."""
+    model.train()
+    for images, labels in loader:
+        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            outputs = model(images)
+        loss = nn.functional.cross_entropy(outputs.float(), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def write_dictionary(path: Path, rows: np.ndarray) -> None:

@@ -41,6 +41,8 @@ class BackboneConfig:
     `tasks` names what the backbone was trained for: the streams called "own". Empty means: the task of the same name
     as the section, if there is one.
     `size_px` .. `crop_mode` override the weights' own preprocessing.
+    `licence`, `score` (on the frames that chose the epoch) and `file_digest` (of the file `weights`) are notes of what
+    trained the backbone; none is part of a stream's identity, but a file of another digest is refused.
     """
 
     model: str
@@ -55,6 +57,8 @@ class BackboneConfig:
     crop_mode: Literal["center", "squash", "border"] | None = None
     output: str = ""
     licence: str = ""
+    score: str = ""
+    file_digest: str = ""
 
     @property
     def is_imported(self) -> bool:

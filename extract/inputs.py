@@ -11,7 +11,7 @@ from torch import Tensor
 
 from extract.backbones.resize import Resizer
 from extract.config import Preprocessing
-from extract.loading import Batch, Slot
+from extract.loading import Asked, Slot
 from extract.views import changed
 
 Input = tuple[Preprocessing, str]
@@ -27,9 +27,9 @@ class Inputs:
     def __init__(self, resizers: Mapping[Preprocessing, Resizer], device: torch.device) -> None:
         self._resizers, self._device = resizers, device
 
-    def of(self, batch: Batch, slot: Slot, wanted: Sequence[Input], videos: Sequence[str]) -> dict[Input, Tensor]:
+    def of(self, batch: Asked, slot: Slot, wanted: Sequence[Input], videos: Sequence[str]) -> dict[Input, Tensor]:
         """The inputs `wanted`, (preprocessing, view) each, of a batch whose face i is of the video `videos[i]`."""
-        count = batch.stop - batch.start
+        count = len(batch)
         native = None if slot.native is None else self._moved(slot.native[:count])
         base = {each: self._base(each, slot, native, count) for each in dict.fromkeys(key for key, _ in wanted)}
         return {(each, view): changed(view, base[each], videos) for each, view in dict.fromkeys(wanted)}

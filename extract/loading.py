@@ -1,13 +1,15 @@
 """Faces read and decoded ahead of the backbones: threads fill a ring of buffers, batch after batch in order.
 
 simplejpeg, Pillow and the digests let go of Python's lock, so threads do. Each face is read and decoded once, whatever
-the number of backbones and views. Letters: B faces, H and W of most face files, S side of an input in pixels.
+the number of backbones and views. Extraction asks for batches of consecutive rows, training for any.
+Letters: B faces, H and W of most face files, S side of an input in pixels.
 """
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 import numpy as np
 import polars as pl
@@ -18,9 +20,35 @@ from cache.identity import FACE_DIGEST_BYTES
 from extract.backbones.resize import MAX_PIXELS
 from extract.backbones.transforms import face_transform
 from extract.config import Preprocessing
-from extract.faces.source import FaceSource
+from extract.faces.files import Face
 
 CHUNK = 16  # faces a task: enough to make handing it over cheap, few enough to share a batch among threads
+Alter = Callable[[int, np.ndarray], np.ndarray]  # a face's place in its batch and its pixels; pixels of the same shape
+
+
+class Source(Protocol):
+    """What faces come from: an `extract.faces.source.FaceSource`, or what speaks like one."""
+
+    def groups(self, paths: Sequence[str]) -> list[tuple[str | None, range]]: ...
+
+    def read(self, paths: Sequence[str]) -> Iterator[Face | ValueError]: ...
+
+
+class Asked(Protocol):
+    """A batch of faces: how many, which, the inputs wanted of them, and what is done to each as it is decoded."""
+
+    @property
+    def inputs(self) -> tuple[Preprocessing, ...]: ...
+
+    @property
+    def alter(self) -> Alter | None: ...
+
+    def __len__(self) -> int: ...
+
+    def paths(self, table: pl.Series) -> list[str]: ...
+
+
+A = TypeVar("A", bound=Asked)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +59,33 @@ class Batch:
     start: int
     stop: int
     inputs: tuple[Preprocessing, ...]
+
+    @property
+    def alter(self) -> None:
+        """Nothing: an embedding is one of the face as it is."""
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def paths(self, table: pl.Series) -> list[str]:
+        found: list[str] = table.slice(self.start, len(self)).to_list()
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rows:
+    """Any `rows` [B] of the table of paths, and the inputs wanted of their faces, changed by `alter` before."""
+
+    rows: np.ndarray
+    inputs: tuple[Preprocessing, ...]
+    alter: Alter | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def paths(self, table: pl.Series) -> list[str]:
+        found: list[str] = table.gather(self.rows).to_list()
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -63,7 +118,7 @@ class FaceLoader:
 
     def __init__(
         self,
-        source: FaceSource,
+        source: Source,
         paths: pl.Series,
         on_host: Collection[Preprocessing],
         on_device: Collection[Preprocessing] = (),
@@ -93,24 +148,27 @@ class FaceLoader:
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="faces")
         self._last_of: dict[str, Future[None]] = {}
 
-    def load(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Slot]]:
-        """Yields each batch in order when all its faces are there.
+    def load(self, batches: Iterable[A]) -> Generator[tuple[A, Slot], None, None]:
+        """Yields each batch in order when all its faces are there. Left early it gives back what it had begun.
 
         Raises:
             OSError: the faces folder is gone; a single face's trouble is only noted in `Slot.failed`.
         """
         todo = iter(batches)
-        ahead: deque[tuple[Batch, Slot, list[Future[None]]]] = deque()
-        while True:
-            while self._free and (batch := next(todo, None)) is not None:
-                slot = self._free.popleft()
-                ahead.append((batch, slot, self._submit(batch, slot)))
-            if not ahead:
-                return
-            batch, slot, futures = ahead.popleft()
-            for future in futures:
-                future.result()
-            yield batch, slot
+        ahead: deque[tuple[A, Slot, list[Future[None]]]] = deque()
+        try:
+            while True:
+                while self._free and (batch := next(todo, None)) is not None:
+                    slot = self._free.popleft()
+                    ahead.append((batch, slot, self._submit(batch, slot)))
+                if not ahead:
+                    return
+                for future in ahead[0][2]:
+                    future.result()
+                batch, slot, _ = ahead.popleft()
+                yield batch, slot
+        finally:
+            self._give_up(ahead)
 
     def release(self, slot: Slot) -> None:
         self._free.append(slot)
@@ -118,31 +176,36 @@ class FaceLoader:
     def close(self) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def _submit(self, batch: Batch, slot: Slot) -> list["Future[None]"]:
+    def _give_up(self, ahead: Iterable[tuple[Asked, Slot, list["Future[None]"]]]) -> None:
+        """Takes the slots of batches that nobody will ask for again; no thread writes into one any more."""
+        for _, slot, futures in ahead:
+            for future in futures:
+                future.cancel()
+            wait(futures)
+            self._free.append(slot)
+            self._last_of.clear()
+
+    def _submit(self, batch: Asked, slot: Slot) -> list["Future[None]"]:
         slot.clear()
-        paths = self._paths.slice(batch.start, batch.stop - batch.start).to_list()
+        paths = batch.paths(self._paths)
         futures = []
         for key, rows in self._source.groups(paths):
             if key is None:
                 for first in range(rows.start, rows.stop, CHUNK):
                     chunk = paths[first : min(first + CHUNK, rows.stop)]
-                    futures.append(self._threads.submit(self._fill, slot, batch.inputs, first, chunk))
+                    futures.append(self._threads.submit(self._fill, slot, batch, first, chunk))
             else:
-                futures.append(
-                    self._submit_in_order(key, slot, batch.inputs, rows.start, paths[rows.start : rows.stop])
-                )
+                futures.append(self._submit_in_order(key, slot, batch, rows.start, paths[rows.start : rows.stop]))
         return futures
 
-    def _submit_in_order(
-        self, key: str, slot: Slot, inputs: Sequence[Preprocessing], first: int, paths: Sequence[str]
-    ) -> "Future[None]":
+    def _submit_in_order(self, key: str, slot: Slot, batch: Asked, first: int, paths: Sequence[str]) -> "Future[None]":
         """Behind the last task of the same video: begun earlier, so waiting for it cannot lock up the threads."""
         before = self._last_of.get(key)
 
         def fill() -> None:
             if before is not None:
                 before.result()
-            self._fill(slot, inputs, first, paths)
+            self._fill(slot, batch, first, paths)
 
         future = self._threads.submit(fill)
         if before is None:
@@ -150,8 +213,9 @@ class FaceLoader:
         self._last_of[key] = future
         return future
 
-    def _fill(self, slot: Slot, inputs: Sequence[Preprocessing], first: int, paths: Sequence[str]) -> None:
+    def _fill(self, slot: Slot, batch: Asked, first: int, paths: Sequence[str]) -> None:
         """Loads `paths` into the rows from `first` on."""
+        inputs, alter = batch.inputs, batch.alter
         ready = {each: slot.ready[each].numpy() for each in inputs if each in slot.ready}
         native = None if slot.native is None else slot.native.numpy()
         for row, face in enumerate(self._source.read(paths), first):
@@ -164,6 +228,8 @@ class FaceLoader:
                 # Decoded where it is wanted, if it is of that size; this saves a third of a small face's time.
                 place = native[row] if native is not None else next(iter(outs.values()), None)
                 pixels = face.load(place)
+                if alter is not None:
+                    pixels = _altered(alter, row, pixels, place)
                 if outs:
                     self._resize(pixels, outs)
                 if native is None or pixels is not place:
@@ -184,3 +250,12 @@ class FaceLoader:
             slot.odd[row] = pixels
         elif wanted:
             slot.shrunk[row] = {each: self._transforms[each](pixels) for each in wanted}
+
+
+def _altered(alter: Alter, row: int, pixels: np.ndarray, place: np.ndarray | None) -> np.ndarray:
+    """The face changed, and where it was if that is its place."""
+    changed = alter(row, pixels)
+    if pixels is not place:
+        return changed
+    pixels[:] = changed
+    return pixels

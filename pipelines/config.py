@@ -46,12 +46,15 @@ class SplitConfig:
 
     `select` is the split on which epochs and strategies are chosen, `report` the one scored once at the end. "auto"
     reports on test where test has labels, else on one half of the videos of `select`, the other half choosing.
-    With `[train] fold` set, train and val are pooled and cut by subject or video into `num_folds` folds instead.
+    With `[train] fold` set, train and val are pooled and cut by subject or video into `num_folds` folds instead. Each
+    is an outer fold, scored once; inside it one of the other folds chooses and the rest trains. With `inner_folds`
+    above 1 a search does that with so many of the others in turn, and goes by the mean of their scores.
     """
 
     select: Literal["val", "test"] = "val"
     report: Literal["auto", "val", "test"] = "auto"
     num_folds: int = 5
+    inner_folds: int = 1
     fold_seed: int = 0
 
 
@@ -59,9 +62,10 @@ class SplitConfig:
 class TrainConfig:
     """How a head is trained. `window` and `stride` count steps; `max_gap` counts real frames: a window never spans a
     longer gap. `frozen_epochs` concerns the method "progressive": epochs of its joint part with the trunks frozen.
-    `fold` -1 means the splits of the frames table. `augment` names further views (`mtl extract --views`) from which
-    training draws windows beside `view`; predictions and scores are always of `view`. `precision` is that of the
-    products of a training step; weights, losses and predictions are float32."""
+    `fold` -1 means the splits of the frames table; 1002 is fold 2 with the second of its inner parts to choose on.
+    `augment` names further views (`mtl extract --views`) from which training draws windows beside `view`; predictions
+    and scores are always of `view`. `precision` is that of the products of a training step; weights, losses and
+    predictions are float32."""
 
     method: Literal["separate", "joint", "progressive"] = "joint"
     window: int = 64
@@ -89,25 +93,109 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FaceSetConfig:
+    """A further set of labelled faces, an entry `[[finetune.data]]`: its `faces` folder and `frames` table.
+
+    Its rows of split train teach `tasks` (default: all it has labels of). `share` is its part of the faces of an
+    epoch; 0 is as many as it has rows. `licence` goes into the trained backbone's section.
+    """
+
+    faces: Path
+    frames: Path
+    tasks: tuple[Task, ...] = ()
+    share: float = 0.0
+    licence: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneConfig:
     """How `mtl finetune` trains a backbone; `size_px` 0 keeps the model's own input size.
 
-    `precision` "auto" measures, on a CPU, whether bfloat16 pays; name one where a run must repeat another's numbers.
+    A step sees `batch_size` faces, or `accumulate` batches of that size one after the other, over all processes
+    together. `layer_decay` lets each layer learn that much slower than the one above it (1: all alike), `drop_path` is
+    stochastic depth, `ema` the decay of averaged weights, which then are scored and saved (0: none), and `grad_clip` 0
+    clips nothing. `freeze` "backbone" trains the outputs alone, "partial" the last `trainable_blocks` besides;
+    for the first `probe_epochs` the backbone stands still whatever `freeze` says. `lora_rank` above 0 trains low-rank
+    additions in the backbone's place. `checkpoint_gradients` computes activations twice and keeps fewer.
+
+    `balance` "videos" shows a video as often as the root of its length says, "labels" a rare expression or action unit
+    by the root of its rarity more often; `max_faces_per_video` draws at most so many of a video, anew each epoch.
+    `erase` is the chance of a rectangle of noise in a face, `rand_augment` timm's words for RandAugment
+    ("rand-m9-n2"), `mixup` the alpha of mixup (0: none).
+
+    `rename` names rules by which tensors of the `init` file are renamed. The state is kept every `checkpoint_minutes`
+    and after each epoch. `precision` "auto" measures, on a CPU, whether bfloat16 pays; name one where a run must repeat
+    another's numbers. `data` are further sets of faces; `licence` is a note on the data for the backbone's section.
     """
 
     size_px: int = 0
     epochs: int = 10
     batch_size: int = 64
+    accumulate: int = 1
     lr: float = 3e-4
+    min_lr: float = 0.0
     weight_decay: float = 0.05
     warmup_epochs: float = 0.5
+    layer_decay: float = 1.0
+    grad_clip: float = 1.0
+    drop_path: float = 0.0
+    ema: float = 0.0
+    freeze: Literal["none", "partial", "backbone"] = "none"
+    trainable_blocks: int = 2
+    probe_epochs: int = 0
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+    checkpoint_gradients: bool = False
+    balance: Literal["none", "videos", "labels", "both"] = "none"
     max_faces_per_epoch: int = 0
+    max_faces_per_video: int = 0
     flip: float = 0.5
     brightness: float = 0.2
     contrast: float = 0.2
+    erase: float = 0.0
+    rand_augment: str = ""
+    mixup: float = 0.0
     patience: int = 4
     seed: int = 0
     init: Literal["pretrained", "random"] | str = "pretrained"
+    rename: str = ""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    checkpoint_minutes: float = 10.0
+    data: tuple[FaceSetConfig, ...] = ()
+    licence: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainConfig:
+    """How `mtl pretrain` trains a ViT as a masked autoencoder; `size_px` 0 keeps the model's own input size.
+
+    The paper's (arXiv 2111.06377) but for the decoder: 4 blocks of 256 cost half of a ViT-S encoder, and its 8 of 512
+    gained nothing after fine-tuning (table 1). A step sees `batch_size` faces, or
+    `accumulate` batches of that size one after the other, over all processes together; the learning rate is `base_lr`
+    for every 256 of them. `crop_min_area` is the least part of a face that a random crop shows (1: no crops).
+    `max_faces_per_video` are drawn of a video, anew each epoch (0: all). `held_out_faces` are of videos that are never
+    trained on. The state is kept every `checkpoint_minutes`; `precision` is that of [finetune].
+    """
+
+    size_px: int = 0
+    init: Literal["pretrained", "random"] | str = "random"
+    mask_ratio: float = 0.75
+    normalise_targets: bool = True
+    decoder_width: int = 256
+    decoder_depth: int = 4
+    epochs: int = 100
+    warmup_epochs: float = 5.0
+    batch_size: int = 256
+    accumulate: int = 1
+    base_lr: float = 1.5e-4
+    weight_decay: float = 0.05
+    grad_clip: float = 0.0
+    crop_min_area: float = 0.2
+    flip: float = 0.5
+    max_faces_per_video: int = 0
+    held_out_faces: int = 256
+    checkpoint_minutes: float = 10.0
+    seed: int = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
@@ -124,6 +212,7 @@ class Config:
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    pretrain: PretrainConfig = PretrainConfig()
     backbones: Mapping[str, BackboneConfig] = field(default_factory=dict)
 
     def at(self, path: Path | str) -> Path:
@@ -144,6 +233,7 @@ SECTIONS: dict[str, type] = {
     "loss": LossConfig,
     "train": TrainConfig,
     "finetune": FinetuneConfig,
+    "pretrain": PretrainConfig,
 }
 
 
@@ -232,6 +322,8 @@ def convert(value: Any, annotation: Any, where: str) -> Any:
             return tuple(convert(item, kind, where) for item, kind in zip(value, inner, strict=True))
     if annotation is Path and isinstance(value, str | Path):
         return Path(value)
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type) and isinstance(value, Mapping):
+        return from_mapping(annotation, value, where)
     if annotation is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if annotation in (int, str, bool) and type(value) is annotation:
@@ -250,6 +342,8 @@ def describe(annotation: Any) -> str:
         return " or ".join(describe(arg) for arg in args if arg is not type(None))
     if origin is tuple:
         return "a list of " + describe(args[0])
+    if dataclasses.is_dataclass(annotation):
+        return "a section with " + ", ".join(f.name for f in dataclasses.fields(annotation))
     names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path"}
     return names.get(annotation, str(annotation))
 

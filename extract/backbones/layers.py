@@ -1,5 +1,7 @@
 """The layers of a timm model in order, as timm numbers them for layer-wise learning rates and for freezing."""
 
+from collections.abc import Callable, Iterable
+
 import timm.optim
 from timm.models import group_parameters
 from torch import nn
@@ -37,3 +39,9 @@ def block_names(module: nn.Module) -> tuple[tuple[str, ...], ...]:
         else:
             blocks.append(names)
     return tuple(map(tuple, blocks))
+
+
+def undecayed(module: nn.Module) -> frozenset[str]:
+    """Names of the parameters that timm keeps from weight decay beside vectors: positions, class tokens, ..."""
+    tell: Callable[[], Iterable[str]] | None = getattr(module, "no_weight_decay", None)
+    return frozenset(tell() if tell is not None else ())

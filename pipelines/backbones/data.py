@@ -1,166 +1,218 @@
-"""Labelled faces for training a backbone: decoded by threads, ordered, changed a little. R faces held, B of a batch.
+"""Faces for training a backbone, by the data path of extraction: its threads, its ring of buffers, its resizing.
 
-The training loop in `pipelines.backbones.finetune` asks for batches; it does not know whether they wait in memory or
-are decoded ahead of it. Letters as everywhere; S here is the side of a square face in pixels.
+So a face has the same pixels here and there, to the bit. The training loop asks for batches of any rows; it does not
+know whether their faces wait on the device, in memory or on a disk, or are decoded ahead of it.
+R faces held, B of a batch, S the side of a square face in pixels.
 """
 
+import contextlib
 import os
-from collections import deque
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+import polars as pl
 import torch
+from torch import Tensor
 
-from extract.backbones.build import face_transform
 from extract.config import Preprocessing
+from extract.engine import default_num_threads
 from extract.faces.source import FaceSource
-from pipelines.config import FinetuneConfig
-from pipelines.progress import Advance
+from extract.jobs import native_size
+from extract.kept import KeptFaces
+from extract.loading import Source
+from pipelines.backbones.changes import Changes
+from pipelines.backbones.ring import Ring
+from pipelines.progress import Advance, progress
 
 RESIDENT_BYTES = 4 << 30
-CHUNK = 256
+DEVICE_SHARE = 0.25  # of a GPU's free memory; the rest is the training's
+CHUNK, SAMPLE = 256, 64
+Group = np.ndarray | tuple[np.ndarray, Changes]
 
 
 class Faces:
-    """The faces at `paths` under `folder`, uint8 [R, S, S, 3]; a context manager, for it owns threads.
+    """The faces at `paths` under `folder`, uint8 [R, S, S, 3] on `device`; a context manager, for it owns threads.
 
     A face that cannot be read is in no batch; `unreadable` says which and why, as far as they have been met.
     """
 
     def __init__(
-        self, folder: Path, paths: Sequence[str], preprocessing: Preprocessing, num_threads: int | None = None
+        self,
+        folder: Path,
+        paths: Sequence[str],
+        preprocessing: Preprocessing,
+        num_threads: int | None = None,
+        *,
+        device: torch.device = torch.device("cpu"),
+        augmented: bool = False,
     ) -> None:
+        """`augmented`: batches will come with RandAugment, which begins with the faces as they are in their files."""
         self.folder, self.paths, self.preprocessing = folder, paths, preprocessing
-        self.side = preprocessing.size_px
+        self.device, self.augmented = device, augmented
         self.unreadable: dict[int, str] = {}
+        self._num_threads = num_threads or max(default_num_threads() // processes_here(), 1)
         self._source = FaceSource(folder)
-        self._transform = face_transform(preprocessing)
-        self._resident: np.ndarray | None = None
-        num_threads = num_threads or os.cpu_count() or 1
-        self._ahead = num_threads + 1
-        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="faces")
+        self._kept: KeptFaces | None = None
+        self._resident: Tensor | None = None
+        self._ring: Ring | None = None
 
     def __enter__(self) -> "Faces":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        self._close_ring()
+        if self._kept is not None:
+            self._kept.close()
         self._source.close()
 
     @property
     def num_bytes(self) -> int:
-        """What all faces take in memory."""
-        return len(self.paths) * self.side**2 * 3
+        """What all faces take where `load` keeps them."""
+        return self._native_bytes if self._is_native else self._resized_bytes
 
     def fit_in(self, limit_bytes: int) -> bool:
-        """Whether all faces together take at most `limit_bytes`."""
-        return self.num_bytes <= limit_bytes
+        """Whether all faces fit on the GPU, or else into `limit_bytes` of the machine's memory."""
+        return self._is_on_gpu or self.num_bytes <= limit_bytes
 
     @property
     def are_in_videos(self) -> bool:
         """Whether some faces are frames of video files, which can only be decoded front to back."""
         return any(key is not None for key, _ in self._source.groups(self.paths))
 
-    def load(self, advance: Advance) -> None:
-        """Decodes every face once and keeps it; from then on batches come from memory."""
-        faces = np.empty((len(self.paths), self.side, self.side, 3), dtype=np.uint8)
-        for chunk in self.batches(in_chunks(np.arange(len(self.paths)), CHUNK)):
-            faces[chunk.rows] = chunk.faces.numpy()
-            advance(chunk.num_asked)
-        self._resident = faces
+    def keep(self, limit_bytes: int, scratch: Path) -> None:
+        """Decodes every face once and keeps it, under a bar, where all fit; else they are decoded in every epoch.
 
-    def batches(self, groups: Iterable[np.ndarray]) -> Iterator["FaceBatch"]:
-        """A batch for each group of rows, in order, made by threads a few batches ahead."""
-        pending: deque[Future[FaceBatch]] = deque()
-        for rows in groups:
-            pending.append(self._pool.submit(self._read, rows))
-            if len(pending) > self._ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        Frames of video files that do not fit are kept in a file under `scratch`, for they cannot be read in any order.
 
-    def _read(self, rows: np.ndarray) -> "FaceBatch":
+        Raises:
+            ValueError: frames of video files that fit neither in memory nor on the disk.
+        """
+        if self.fit_in(limit_bytes):
+            spill = None
+        elif self.are_in_videos:
+            spill = scratch
+            self._check_room(scratch)
+        else:
+            return
+        with progress("decode", len(self.paths), "faces") as advance:
+            self.load(advance, spill)
+
+    def load(self, advance: Advance, spill: Path | None = None) -> None:
+        """Decodes every face once and keeps it; from then on batches come from there.
+
+        Faces are kept as they are trained on, on the device; or, for RandAugment and where the device has no room, as
+        they were decoded, in memory or in a file under `spill`, which is gone with the process.
+        """
+        whole = spill is None and not self._is_native
+        self._close_ring()
+        if not whole:
+            self._kept = KeptFaces(self._source, spill)
+        side = self.preprocessing.size_px
+        resident = torch.empty(len(self.paths) if whole else 0, side, side, 3, dtype=torch.uint8, device=self.device)
+        for batch in self.batches(in_chunks(np.arange(len(self.paths)), CHUNK)):
+            if whole:
+                resident[torch.from_numpy(batch.rows).to(self.device)] = batch.faces
+            advance(batch.num_asked)
+        if whole:
+            self._close_ring()
+            self._resident = resident
+
+    def batches(self, groups: Iterable[Group]) -> Iterator["FaceBatch"]:
+        """A batch for each group of rows, in order, decoded by threads a few batches ahead.
+
+        With a group may come its `Changes`, face by face: what RandAugment does is done here, the rest comes along
+        with the batch, for the faces that could be read.
+        """
+        pairs = (each if isinstance(each, tuple) else (each, None) for each in groups)
         if self._resident is not None:
-            readable = rows[[row not in self.unreadable for row in rows.tolist()]] if self.unreadable else rows
-            return FaceBatch(rows=readable, faces=torch.from_numpy(self._resident[readable]), num_asked=len(rows))
-        faces: list[np.ndarray] = []
-        found: list[int] = []
-        for row, face in zip(rows.tolist(), self._source.read([self.paths[row] for row in rows]), strict=True):
-            try:
-                if isinstance(face, ValueError):
-                    raise face
-                faces.append(self._transform(face.pixels()))
-                found.append(row)
-            except ValueError as error:  # an OSError is the machine's or the folder's, not one face's
-                self.unreadable[row] = str(error)
-        block = np.stack(faces) if faces else np.empty((0, self.side, self.side, 3), dtype=np.uint8)
-        return FaceBatch(rows=np.array(found, dtype=np.int64), faces=torch.from_numpy(block), num_asked=len(rows))
+            for rows, changes in pairs:
+                assert changes is None or not changes.rand_augment, "these faces are kept resized: say `augmented`"
+                yield self._batch(rows, changes, None)
+            return
+        if self._ring is None:
+            source: Source = self._kept or self._source
+            table = pl.Series(self.paths, dtype=pl.String)
+            self._ring = Ring(source, table, self._native_size, self.preprocessing, self.device, self._num_threads)
+        with contextlib.closing(self._ring.decoded(pairs)) as found:
+            for each in found:
+                for place, reason in each.failed.items():
+                    self.unreadable.setdefault(int(each.rows[place]), reason)
+                yield self._batch(each.rows, each.changes, each.faces)
+
+    def _batch(self, rows: np.ndarray, changes: Changes | None, faces: Tensor | None) -> "FaceBatch":
+        """The faces of the rows that can be read; from those that are resident where `faces` [B, S, S, 3] is None."""
+        places = np.arange(len(rows))
+        if self.unreadable:
+            places = places[[row not in self.unreadable for row in rows.tolist()]]
+        if faces is None:
+            assert self._resident is not None
+            faces = self._resident.index_select(0, torch.from_numpy(rows[places]).to(self.device))
+        elif len(places) < len(rows):
+            faces = faces[torch.from_numpy(places).to(self.device)]
+        if changes is not None:
+            changes = (changes if len(places) == len(rows) else changes.part(places)).to(self.device)
+        return FaceBatch(rows=rows[places], faces=faces, num_asked=len(rows), places=places, changes=changes)
+
+    def _close_ring(self) -> None:
+        if self._ring is not None:
+            self._ring.close()
+        self._ring = None
+
+    def _check_room(self, scratch: Path) -> None:
+        free = shutil.disk_usage(scratch).free
+        if self._native_bytes > free:
+            raise ValueError(
+                f"{self.folder}: {self._native_bytes / 2**30:.1f} GiB of faces do not fit in memory, and frames of "
+                f"video files cannot be read in the random order of training; {scratch} has room for only "
+                f"{free / 2**30:.1f} GiB of them: make room there, unpack the videos into images, or lower size_px"
+            )
+
+    @cached_property
+    def _native_size(self) -> tuple[int, int]:
+        """(H, W) of the first face of a sample that decodes, (0, 0) where none does."""
+        sample = self.paths[:: max(-(-len(self.paths) // SAMPLE), 1)]
+        return native_size(sample, self._source) or (0, 0)
+
+    @property
+    def _native_bytes(self) -> int:
+        height, width = self._native_size
+        return len(self.paths) * height * width * 3
+
+    @property
+    def _resized_bytes(self) -> int:
+        return len(self.paths) * self.preprocessing.size_px**2 * 3
+
+    @property
+    def _is_native(self) -> bool:
+        """Whether faces are to be kept as they are in their files."""
+        return self.augmented or not (self._is_on_gpu or self.device.type == "cpu")
+
+    @cached_property
+    def _is_on_gpu(self) -> bool:
+        """Whether faces are to be kept on a GPU, as they are trained on: where it has room to spare."""
+        if self.augmented or self.device.type != "cuda":
+            return False
+        return self._resized_bytes <= DEVICE_SHARE * torch.cuda.mem_get_info(self.device)[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaceBatch:
-    """`faces` [B, S, S, 3] uint8 of the `rows` [B] that could be read, out of `num_asked`."""
+    """`faces` [B, S, S, 3] uint8 on the device, of the `rows` [B] that could be read out of `num_asked`.
+
+    `places` [B] is where each of them stood in the group that was asked for, and `changes` are those of these faces, on
+    the device, where they were asked for.
+    """
 
     rows: np.ndarray
-    faces: torch.Tensor
+    faces: Tensor
     num_asked: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Changes:
-    """What is changed about each of B faces: mirrored or not, and factors of brightness and contrast around 1."""
-
-    flip: torch.Tensor
-    brightness: torch.Tensor
-    contrast: torch.Tensor
-
-    @classmethod
-    def draw(cls, config: FinetuneConfig, num_faces: int, rng: np.random.Generator) -> "Changes":
-        """Changes for `num_faces`, drawn on the CPU: the same on every device."""
-        flip, brightness, contrast = rng.random((3, num_faces), dtype=np.float32)
-        return cls(
-            flip=torch.from_numpy(flip < config.flip),
-            brightness=torch.from_numpy(1 + config.brightness * (2 * brightness - 1)),
-            contrast=torch.from_numpy(1 + config.contrast * (2 * contrast - 1)),
-        )
-
-    def to(self, device: torch.device) -> "Changes":
-        return Changes(
-            flip=self.flip.to(device), brightness=self.brightness.to(device), contrast=self.contrast.to(device)
-        )
-
-
-def mirror(faces: torch.Tensor, changes: Changes) -> torch.Tensor:
-    """The faces [B, S, S, 3], those with `flip` mirrored: no label here knows left from right."""
-    return torch.where(changes.flip[:, None, None, None], faces.flip(2), faces)
-
-
-def relight(pixels: torch.Tensor, changes: Changes, preprocessing: Preprocessing) -> torch.Tensor:
-    """The normalised `pixels` [B, 3, S, S] as if brightness and then contrast had been changed before normalising.
-
-    With p in 0..1 and m the mean of a face over pixels and channels: b p, then c (b p - b m) + b m; one multiply-add a
-    face. Nothing is cut off at 0 and 1.
-    """
-    mean = pixels.new_tensor(preprocessing.mean)[None, :, None, None]
-    std = pixels.new_tensor(preprocessing.std)[None, :, None, None]
-    level = (pixels.mean(dim=(2, 3), keepdim=True) * std + mean).mean(dim=1, keepdim=True)
-    bright, contrast = changes.brightness[:, None, None, None], changes.contrast[:, None, None, None]
-    scale = bright * contrast
-    shift = bright * (1 - contrast) * level
-    return torch.addcmul((shift + (scale - 1) * mean) / std, pixels, scale)
-
-
-def epoch_batches(rows: np.ndarray, config: FinetuneConfig, rng: np.random.Generator) -> list[np.ndarray]:
-    """One epoch's batches of `rows`: a random order, at most `max_faces_per_epoch` of them, batches of even size.
-
-    Even, because a last batch of one face would have no spread for batch normalisation.
-    """
-    order = rng.permutation(rows)
-    return in_chunks(order[: config.max_faces_per_epoch] if config.max_faces_per_epoch else order, config.batch_size)
+    places: np.ndarray
+    changes: Changes | None = None
 
 
 def in_chunks(rows: np.ndarray, size: int) -> list[np.ndarray]:
@@ -169,5 +221,11 @@ def in_chunks(rows: np.ndarray, size: int) -> list[np.ndarray]:
 
 
 def memory_for_faces() -> int:
-    """Bytes that faces may take: 4 GiB, or a quarter of the machine's memory where that is less."""
-    return min(RESIDENT_BYTES, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4)
+    """Bytes that this process's faces may take: 4 GiB, or a quarter of the machine's memory where that is less; of
+    several processes on the machine each has its part."""
+    return min(RESIDENT_BYTES, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4) // processes_here()
+
+
+def processes_here() -> int:
+    """How many processes `torchrun` started on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -1,7 +1,8 @@
 """The files of a trained backbone: written at the end of a training, read again to predict. K outputs, D width.
 
 `backbones/NAME.safetensors` is the backbone alone with its preprocessing, which `mtl extract` and timm load;
-`backbones/NAME.output.safetensors` holds the task outputs that stood on it.
+`backbones/NAME.output.safetensors` holds the task outputs that stood on it; `backbones/NAME.json` tells how its
+training went, epoch for epoch. While it trains there is `backbones/NAME.checkpoint.safetensors`.
 """
 
 from pathlib import Path
@@ -16,7 +17,7 @@ from extract.backbones.build import TrainableBackbone, load_backbone
 from extract.backbones.weights import read_weights, save_backbone, weights_digest
 from extract.config import Preprocessing
 from heads.tasks import TASK_OUTPUTS
-from pipelines.backbones.loop import Trainee
+from pipelines.backbones.course import Trainee
 from pipelines.config import Config
 
 FOLDER = Path("backbones")
@@ -35,6 +36,16 @@ def save_trained(
     metadata = {"tasks": ",".join(model.tasks), "model": architecture, "backbone": weights_digest(backbone)}
     write_durably(folder / output, safetensors.torch.save(output_tensors(model), metadata))
     return weights, output
+
+
+def checkpoint_path(folder: Path, section: str) -> Path:
+    """Where the state of an unfinished training is kept."""
+    return folder / FOLDER / f"{section}.checkpoint.safetensors"
+
+
+def history_path(section: str) -> Path:
+    """Where losses and scores per epoch are written, seen from the folder of mtl.toml."""
+    return FOLDER / f"{section}.json"
 
 
 def output_tensors(model: Trainee) -> dict[str, Tensor]:

@@ -1,190 +1,197 @@
-"""The training loop of one backbone on faces. B faces of a batch, R rows, K outputs of a task, S the side of a face.
+"""The training loop of one backbone on faces. B faces of a batch, R rows, K outputs of a task.
 
-Kin of `pipelines.training.fit`, which trains heads on windows of the cache: the same optimiser, schedule and keeper of
-the best epoch, but a batch here is a set of faces, each for itself. Every epoch draws its order, its changes of faces
-and its dropout from (seed, epoch) alone, so an epoch can be had again without those before it.
+Kin of `pipelines.training.fit`, which trains heads on windows of the cache, but a batch here is a set of faces, each
+for itself. Every step draws its faces, their changes, its mixup and its dropout from (seed, epoch, step) alone: a
+training that was stopped goes on as if it had not been.
 """
 
-import dataclasses
+import contextlib
 import math
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from extract.backbones.build import TrainableBackbone, normalise
-from heads.losses import MultiTaskLoss, Targets
-from heads.tasks import TASK_OUTPUTS
-from pipelines.backbones.data import Changes, FaceBatch, Faces, epoch_batches, in_chunks, mirror, relight
-from pipelines.backbones.precision import Precision, autocast, reproducible
-from pipelines.config import FinetuneConfig, TrainConfig
-from pipelines.labels import Labels
+from extract.backbones.build import normalise
+from pipelines.backbones.course import Course
+from pipelines.backbones.data import Faces, in_chunks
+from pipelines.backbones.optimise import cosine_lr
+from pipelines.backbones.precision import autocast, reproducible
+from pipelines.backbones.recipe import new_state, set_probing
+from pipelines.backbones.sampling import epoch_steps
+from pipelines.backbones.state import Checkpoints, Kept, State
+from pipelines.backbones.steps import batches_of, move, parts_of, take_part
+from pipelines.backbones.stopping import StopAsked, Stopper
+from pipelines.config import FinetuneConfig
 from pipelines.progress import Advance, progress
 from pipelines.scoring.metrics import Probabilities, main_scores, score
-from pipelines.training.epochs import Epoch, Fitted, Keeper, Watch
+from pipelines.training.epochs import Epoch, Fitted, Watch
 from pipelines.training.fit import is_finite
-from pipelines.training.optimise import AdamW, lr_at, seeded
+from pipelines.training.optimise import seeded
 from pipelines.training.predict import ACTIVATIONS, Predictions
 
-GRAD_CLIP = 1.0
+Steps = list[list[np.ndarray]]
 
 
-class Trainee(nn.Module):
-    """A backbone with the outputs of `tasks` on its embedding: [B, 3, S, S] -> {task: [B, K]}, in float32."""
+@dataclass(slots=True, kw_only=True)
+class Guard:
+    """What may interrupt a training: the time for a checkpoint, and someone who wants it to stop."""
 
-    def __init__(self, trainable: TrainableBackbone, tasks: tuple[str, ...]) -> None:
-        super().__init__()
-        self.trainable = trainable
-        self.tasks = tasks
-        self.sizes = [TASK_OUTPUTS[task].num_outputs for task in tasks]
+    stopper: Stopper
+    checkpoints: Checkpoints | None = None
 
-    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        embedding = self.trainable.backbone(pixels)
-        with torch.autocast(pixels.device.type, enabled=False):
-            parts = self.trainable.output(embedding.float()).split(self.sizes, dim=-1)
-        return {task: TASK_OUTPUTS[task].activation(part) for task, part in zip(self.tasks, parts, strict=True)}
+    def after(self, state: State) -> None:
+        """After a step: keeps the state where it is time, and raises `StopAsked` where that is wanted."""
+        if self.checkpoints is not None and self.checkpoints.is_due:
+            self.checkpoints.save(state)
+        self.stopper.check(state.num_steps)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
-    """All that one training is made of. `targets` and `labels` are row for row with `faces`; `train` and `select` are
-    row numbers into them, and never share one."""
-
-    model: Trainee
-    loss: MultiTaskLoss
-    faces: Faces
-    targets: Targets
-    labels: Labels
-    train: np.ndarray
-    select: np.ndarray
-    tasks: tuple[str, ...]
-    config: FinetuneConfig
-    device: torch.device
-    precision: Precision
-    name: str
-
-    @property
-    def schedule(self) -> TrainConfig:
-        """The optimiser's part of the configuration, as heads have it."""
-        names = ("epochs", "patience", "lr", "weight_decay", "warmup_epochs", "seed")
-        return dataclasses.replace(TrainConfig(), **{name: getattr(self.config, name) for name in names})
+    def keep(self, state: State) -> None:
+        if self.checkpoints is not None:
+            self.checkpoints.save(state)
 
 
-def train_backbone(course: Course, watch: Watch | None = None) -> Fitted:
+def train_backbone(
+    course: Course, watch: Watch | None = None, checkpoints: Checkpoints | None = None, kept: Kept | None = None
+) -> Fitted:
     """Trains the model in place; it ends with the weights of its best epoch, those that earned the score.
+
+    The state is kept in `checkpoints` after each epoch, and when a signal asks for a stop; `kept` is where an earlier
+    run stood.
 
     Raises:
         ValueError: too few faces can be read, or the loss stops being a finite number before any epoch was scored.
+        KeyboardInterrupt: a signal asked for it; the state is kept.
     """
-    optimiser = AdamW([*course.model.parameters(), *course.loss.parameters()], course.config.weight_decay)
-    keeper = Keeper(course.model)
-    with reproducible(course.device):
-        for epoch in range(1, course.config.epochs + 1):
-            begin = time.perf_counter()
-            losses, predictions = _run(course, optimiser, epoch)
-            if not (is_finite(predictions) and all(map(math.isfinite, losses.values()))):
-                if keeper.best is None:
-                    raise ValueError(
-                        f"{course.name}: the loss is no finite number in epoch {epoch}; lower finetune.lr "
-                        f"(now {course.config.lr})"
-                    )
-                break
-            metrics = judge(course, predictions)
-            note = Epoch(
-                model=course.name,
-                epoch=epoch,
-                num_epochs=course.config.epochs,
-                lr=lr_at(course.schedule, epoch),
-                losses=losses,
-                scores=main_scores(metrics),
-                best=False,
-                duration_s=time.perf_counter() - begin,
-            )
-            note = keeper.offer(note, predictions, patient=False)
-            if watch is not None:
-                watch(note)
-            if keeper.num_since_best >= course.config.patience:
-                break
-    return keeper.restore()
+    state = new_state(course)
+    if kept is not None:
+        state.load(kept)
+    learning = frozenset(n for n, p in course.model.trainable.backbone.named_parameters() if p.requires_grad)
+    with reproducible(course.device), seeded(0, course.device), Stopper(course.world) as stopper:
+        guard = Guard(stopper=stopper, checkpoints=checkpoints)
+        try:
+            _train_epochs(course, state, learning, guard, watch)
+        except StopAsked:
+            guard.keep(state)
+            course.world.barrier()  # torchrun ends all processes as soon as one of them has gone
+            stopper.leave()
+    course.model.eval()
+    return state.best.restore(state.moving)
 
 
-def _run(course: Course, optimiser: AdamW, epoch: int) -> tuple[dict[str, float], Predictions]:
-    """One epoch under one bar: trains, then predicts the rows that choose."""
-    rng = np.random.default_rng([course.config.seed, epoch])
-    batches = epoch_batches(course.train, course.config, rng)
-    total = sum(map(len, batches)) + len(course.select)
-    with progress(f"epoch {epoch}/{course.config.epochs}", total, "faces") as advance:
-        with seeded(int(rng.integers(2**63)), course.device):
-            losses = train_epoch(course, optimiser, batches, epoch, rng, advance)
-        return losses, predict_faces(course, course.select, advance)
+def _train_epochs(course: Course, state: State, learning: frozenset[str], guard: Guard, watch: Watch | None) -> None:
+    """The epochs that are left, until the last one, the end of patience, or a loss that is no number."""
+    config = course.config
+    while state.epoch < config.epochs and state.best.keeper.num_since_best < config.patience:
+        begin = time.perf_counter()
+        losses, predictions = _run(course, state, learning, guard)
+        if not (is_finite(predictions) and all(map(math.isfinite, losses.values()))):
+            if state.best.keeper.best is None:
+                raise ValueError(
+                    f"{course.name}: the loss is no finite number in epoch {state.epoch + 1}; lower finetune.lr "
+                    f"(now {config.lr})"
+                )
+            return
+        metrics = judge(course, predictions)
+        state.epoch, state.step = state.epoch + 1, 0
+        state.sums.zero_()
+        note = Epoch(
+            model=course.name,
+            epoch=state.epoch,
+            num_epochs=config.epochs,
+            lr=lr_at(config, state.epoch),
+            losses=losses,
+            scores=main_scores(metrics),
+            best=False,
+            duration_s=time.perf_counter() - begin,
+        )
+        with averaged(state):
+            note = state.best.offer(note, predictions, state.moving)
+        guard.keep(state)
+        if watch is not None and course.world.is_first:
+            watch(note)
 
 
-def train_epoch(
-    course: Course,
-    optimiser: AdamW,
-    batches: list[np.ndarray],
-    epoch: int,
-    rng: np.random.Generator,
-    advance: Advance,
-) -> dict[str, float]:
-    """One pass over `batches` of rows; the mean of the loss and of each task's. Waits for the device once."""
-    course.model.train()
-    sums = torch.zeros(1 + len(course.tasks), device=course.device)
-    num_steps = 0
-    for index, batch in enumerate(course.faces.batches(batches)):
-        advance(batch.num_asked)
-        if len(batch.rows) < 2:  # its faces cannot be read; batch normalisation needs two
-            continue
-        changes = Changes.draw(course.config, len(batch.rows), rng).to(course.device)
-        outputs = forward(course, batch, changes)
-        labels = course.targets.gather(torch.from_numpy(batch.rows).to(course.device))
-        stacked = {task: output.unsqueeze(0) for task, output in outputs.items()}  # the losses are those of many heads
-        (total,), parts = course.loss(stacked, labels.stacked())
-        optimiser.zero_grad()
-        total.backward()
-        nn.utils.clip_grad_norm_(optimiser.parameters, GRAD_CLIP, foreach=True)
-        optimiser.step(lr_at(course.schedule, epoch - 1 + (index + 0.5) / len(batches)))
-        sums += torch.stack([total.detach(), *(parts[task][0] for task in course.tasks)])
-        num_steps += 1
-    if not num_steps:
+def _run(course: Course, state: State, learning: frozenset[str], guard: Guard) -> tuple[dict[str, float], Predictions]:
+    """One epoch under one bar, or what is left of it: trains, then predicts the rows that choose."""
+    config, epoch = course.config, state.epoch + 1
+    steps = epoch_steps(course.pool, config, epoch)
+    done = sum(len(part) for parts in steps[: state.step] for part in parts)
+    total = sum(len(part) for parts in steps for part in parts) + len(course.select)
+    with bar(course, f"epoch {epoch}/{config.epochs}", total, done) as advance:
+        if state.step < len(steps):
+            set_probing(course.model, learning, probing=epoch <= config.probe_epochs)
+            train_epoch(course, state, steps, guard, advance)
+        with averaged(state):
+            predictions = predict_faces(course, course.select, advance, guard.stopper.check_alone)
+        return mean_losses(course, state), predictions
+
+
+def train_epoch(course: Course, state: State, steps: Steps, guard: Guard, advance: Advance) -> None:
+    """The steps of an epoch that are left. Waits for the device only where something is written."""
+    model, epoch = course.world.wrap(course.model), state.epoch + 1
+    parts = parts_of(course, steps, epoch, state.step)
+    moved = False
+    with contextlib.closing(batches_of(course, parts)) as batches:
+        for part, batch in batches:
+            advance(len(part.rows))
+            moved |= take_part(course, state, model, part, batch)
+            if not part.is_last:
+                continue
+            if moved:
+                move(course, state, lr_at(course.config, epoch - 1 + (state.step + 0.5) / len(steps)))
+            state.step, moved = state.step + 1, False
+            guard.after(state)
+
+
+def lr_at(config: FinetuneConfig, progress: float) -> float:
+    """The learning rate after `progress` epochs."""
+    return cosine_lr(
+        progress, lr=config.lr, epochs=config.epochs, warmup_epochs=config.warmup_epochs, min_lr=config.min_lr
+    )
+
+
+def mean_losses(course: Course, state: State) -> dict[str, float]:
+    """The mean over the epoch of the loss and of each task's; raises ValueError where no face could be read."""
+    *sums, count = state.sums.tolist()
+    if not count:
         raise ValueError(f"{course.name}: fewer than two faces to train on can be read; {first_reason(course.faces)}")
-    means = (sums / num_steps).tolist()
-    return dict(zip(("loss", *(f"loss.{task}" for task in course.tasks)), means, strict=True))
-
-
-def forward(course: Course, batch: FaceBatch, changes: Changes | None = None) -> dict[str, Tensor]:
-    """The outputs [B, K] of each task for a batch of faces, changed as `changes` say."""
-    faces = batch.faces.to(course.device, non_blocking=True)
-    if changes is not None:
-        faces = mirror(faces, changes)
-    pixels = normalise(faces, course.faces.preprocessing, torch.float32)
-    if changes is not None:
-        pixels = relight(pixels, changes, course.faces.preprocessing)
-    with autocast(course.device, course.precision):
-        outputs: dict[str, Tensor] = course.model(pixels)
-    return outputs
+    return dict(zip(("loss", *(f"loss.{task}" for task in course.tasks)), (x / count for x in sums), strict=True))
 
 
 @torch.no_grad()
-def predict_faces(course: Course, rows: np.ndarray, advance: Advance) -> Predictions:
-    """What the model says of those of `rows` whose face can be read; leaves the model in evaluation mode."""
+def predict_faces(
+    course: Course, rows: np.ndarray, advance: Advance, check: Callable[[], None] = lambda: None
+) -> Predictions:
+    """What the model says of those of `rows` whose face can be read; leaves the model in evaluation mode.
+
+    Each process predicts a share and has all in the end; `check` is called now and then, and may raise.
+    """
     course.model.eval()
     read: list[np.ndarray] = []
     parts: dict[str, list[Tensor]] = {task: [] for task in course.tasks}
-    for batch in course.faces.batches(in_chunks(rows, 2 * course.config.batch_size)):
-        advance(batch.num_asked)
+    for batch in course.faces.batches(in_chunks(course.world.part(rows), 2 * course.config.batch_size)):
+        advance(batch.num_asked * course.world.size)
+        check()
         if not len(batch.rows):
             continue
         read.append(batch.rows)
-        for task, output in forward(course, batch).items():
+        pixels = normalise(batch.faces, course.faces.preprocessing, torch.float32)
+        with autocast(course.device, course.precision):
+            outputs = course.model(pixels)
+        for task, output in outputs.items():
             parts[task].append(ACTIVATIONS[task](output))
-    if not read:
+    values = {task: torch.cat(outputs).cpu().numpy() for task, outputs in parts.items()} if read else {}
+    shares = course.world.gather_objects((np.concatenate(read), values) if read else None)
+    found = [share for share in shares if share is not None]
+    if not found:
         raise ValueError(f"{course.name}: no face to choose the epoch on can be read; {first_reason(course.faces)}")
-    values = {task: torch.cat(outputs).cpu().numpy() for task, outputs in parts.items()}
-    return Predictions(rows=np.concatenate(read), probabilities=Probabilities(**values))
+    joined = {task: np.concatenate([values[task] for _, values in found]) for task in course.tasks}
+    return Predictions(rows=np.concatenate([rows for rows, _ in found]), probabilities=Probabilities(**joined))
 
 
 def judge(course: Course, predictions: Predictions) -> dict[str, Any]:
@@ -192,7 +199,24 @@ def judge(course: Course, predictions: Predictions) -> dict[str, Any]:
     return score(predictions.decide(), course.labels.rows(predictions.rows), course.tasks)
 
 
+def averaged(state: State) -> contextlib.AbstractContextManager[None]:
+    """Inside, the model has its averaged weights, where averages are kept."""
+    return contextlib.nullcontext() if state.ema is None else state.ema.swapped()
+
+
+@contextlib.contextmanager
+def bar(course: Course, title: str, total: int, done: int) -> Iterator[Advance]:
+    """A progress bar of the first process; silent elsewhere."""
+    if not course.world.is_first:
+        yield lambda count: None
+        return
+    with progress(title, total, "faces", done) as advance:
+        yield advance
+
+
 def first_reason(faces: Faces) -> str:
     """The first unreadable face and what is wrong with it."""
-    row = min(faces.unreadable)
+    row = min(faces.unreadable, default=None)
+    if row is None:  # another process has met them
+        return "look into the other processes' reports"
     return f"{faces.folder / faces.paths[row]}: {faces.unreadable[row]}"

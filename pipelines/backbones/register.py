@@ -21,7 +21,7 @@ from pipelines.config import parse_config
 from pipelines.files import write_text
 
 SECTION_NAME = re.compile(r"[A-Za-z0-9_-]+")
-# Keys of an earlier section that speak of the user's rights, not of the weights that are being replaced.
+# Keys of an earlier section that speak of the user's rights: they stay where the new weights bring none of their own.
 KEPT_KEYS = ("licence",)
 
 
@@ -64,7 +64,7 @@ def with_section(text: str, name: str, section: Mapping[str, Any], where: str) -
     """
     document = tomllib.loads(text)
     old = document.get("backbones", {}).get(name)
-    kept = {key: old[key] for key in KEPT_KEYS if key in old} if old else {}
+    kept = {key: old[key] for key in KEPT_KEYS if key in old and key not in section} if old else {}
     wanted = document | {"backbones": document.get("backbones", {}) | {name: {**section, **kept}}}
     try:
         result = _appended(text, name, section) if old is None else _edited(text, name, section)

@@ -9,7 +9,10 @@ import typer
 from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption
 
 if TYPE_CHECKING:
-    from pipelines.backbones.finetune import Finetuned
+    import polars as pl
+
+    from pipelines.backbones.finetune import Finetuned, Order
+    from pipelines.config import Config
     from pipelines.training.epochs import Epoch
 
 NUM_LISTED = 10
@@ -24,22 +27,34 @@ def finetune(
     model: Annotated[str, typer.Option("--model", help="A timm name; default: that of the section.")] = "",
     name: Annotated[str, typer.Option("--name", help="The section of mtl.toml; default: the task, or joint.")] = "",
     init: Annotated[str, typer.Option("--init", help="pretrained, random, or a file of weights.")] = "",
+    rename: Annotated[
+        str, typer.Option("--rename", help="How the file's tensors are renamed: a preset, or a file of rules.")
+    ] = "",
+    licence: Annotated[str, typer.Option("--licence", help="A note on the data's licence, for the section.")] = "",
     config: ConfigOption = CONFIG,
     overrides: SetOption = None,
     device: DeviceOption = "auto",
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew where an earlier run was stopped.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained on what, and stop.")] = False,
     json_output: JsonOption = False,
 ) -> None:
     """Train a backbone on the labelled frames of train, choosing its epoch on val, and enter it in mtl.toml.
 
-    Nothing is written before the end: stopped earlier, the weights of the time before stay.
+    Stopped or killed, the same command goes on where it stood; weights of an earlier training stay until it is done.
+    The recipe (rates, freezing, LoRA, balance, mixup, further data sets, ..) is [finetune] in mtl.toml; the losses are
+    those of [loss].
 
     Examples:
 
         mtl finetune --task expr --model vit_base_patch16_224
 
-        mtl finetune --task va,expr,au --model convnext_tiny --set finetune.epochs=5
+        mtl finetune --task va,expr,au --model convnext_tiny --set finetune.epochs=5 --set finetune.balance=both
 
         mtl finetune --task au --model vit_small_patch16_224 --init mae.safetensors --name au-mae
+
+        mtl finetune --task expr --model vit_base_patch16_224 --set finetune.layer_decay=0.65 --set finetune.ema=0.999
+
+        mtl finetune --task va --model vit_large_patch14_dinov2 --set finetune.lora_rank=8 --dry-run
     """
     from cache.frames import read_frames
     from pipelines.backbones.finetune import finetune as train
@@ -47,18 +62,52 @@ def finetune(
     from pipelines.config import read_config
 
     settings = read_config(config, overrides or ())
-    order = make_order(settings, config, task, model=model, name=name, init=init, device=device)
+    order = make_order(
+        settings,
+        config,
+        task,
+        model=model,
+        name=name,
+        init=init,
+        device=device,
+        rename=rename,
+        licence=licence,
+        restart=restart,
+    )
     frames = read_frames(settings.at(settings.data.frames))
+    if dry_run:
+        _print_outlook(settings, frames, order, as_json=json_output)
+        return
     try:
         result = train(settings, frames, order, _print_epoch if sys.stderr.isatty() else None)
     except KeyboardInterrupt:
-        typer.echo("mtl: stopped; nothing was written, earlier weights stay as they were", err=True)
+        typer.echo(_stopped(order), err=True)
         raise typer.Exit(130) from None
+    if not result.is_first:
+        return
     _print_unreadable(result)
     if json_output:
         typer.echo(json.dumps(result.to_json(), indent=2))
     else:
         _print_result(result)
+
+
+def _print_outlook(settings: "Config", frames: "pl.DataFrame", order: "Order", *, as_json: bool) -> None:
+    from pipelines.backbones.outlook import foresee
+
+    outlook = foresee(settings, frames, order)
+    typer.echo(json.dumps(outlook.to_json(), indent=2) if as_json else "\n".join(outlook.print_lines()))
+
+
+def _stopped(order: "Order") -> str:
+    from pipelines.backbones.files import checkpoint_path
+
+    path = checkpoint_path(order.config_path.parent, order.section)
+    if not path.is_file():
+        return "mtl: stopped; nothing was written, earlier weights stay as they were"
+    return (
+        f"mtl: stopped; the same command goes on from {path}, --restart begins anew; earlier weights stay as they were"
+    )
 
 
 def _print_epoch(epoch: "Epoch") -> None:
@@ -88,6 +137,8 @@ def _print_result(result: "Finetuned") -> None:
     order = result.order
     scores = ", ".join(f"{TASK_TITLES[task]} {value:.4f}" for task, value in main_scores(result.metrics).items())
     typer.echo(f"{scores}  (epoch {result.epoch} of {len(result.history)}, on the frames that choose it)")
+    for line in result.matched.print_lines() if result.matched is not None else ():
+        typer.echo(line)
     typer.echo(f"{result.weights}: {order.model}, [backbones.{order.section}] of {order.config_path}")
     if result.replaced is not None:
         typer.echo(f"  in the place of {result.replaced.model}, {result.replaced.weights}")

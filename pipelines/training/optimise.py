@@ -55,6 +55,7 @@ def fused_adamw(
     steps: list[Tensor],
     lr: float,
     weight_decay: float,
+    betas: tuple[float, float] = BETAS,
 ) -> None:
     """One step of AdamW in place: `parameters`, and the running `means` and `squares` of their gradients; `steps` are
     those taken, this one included."""
@@ -66,8 +67,8 @@ def fused_adamw(
         [],
         steps,
         lr=lr,
-        beta1=BETAS[0],
-        beta2=BETAS[1],
+        beta1=betas[0],
+        beta2=betas[1],
         weight_decay=weight_decay,
         eps=EPS,
         amsgrad=False,

@@ -25,6 +25,7 @@ from zarr.storage import LocalStore
 from cache import writer
 from cache.store import Cache
 from extract.backbones.build import build_trainable, save_backbone
+from pipelines.backbones import state
 from pipelines.cli import main
 
 TOML = """# mine
@@ -545,13 +546,21 @@ def test_a_disk_that_fills_up(project: Path, mtl: Typed, full_disk: Callable[[],
     assert mtl("cache", "verify")[0] == 0
 
 
+@pytest.mark.parametrize("file", ["va.checkpoint.safetensors", "va.safetensors"])
 def test_a_disk_that_is_full_when_weights_are_saved(
-    project: Path, mtl: Typed, refused: Refused, no_room: Callable[[int], None]
+    project: Path,
+    mtl: Typed,
+    refused: Refused,
+    no_room: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    file: str,
 ) -> None:
-    """Earlier weights and the section of mtl.toml stay."""
+    """Earlier weights and the section of mtl.toml stay, whether a checkpoint or the weights find no room."""
     assert mtl(*FINETUNE, "va")[0] == 0
+    if file == "va.safetensors":
+        monkeypatch.setattr(state, "write_checkpoint", lambda *_: None)
     no_room(4096)
-    assert "backbones/va.safetensors: File too large" in refused(*FINETUNE, "va", "--set", "finetune.lr=0.1")
+    assert f"backbones/{file}: File too large" in refused(*FINETUNE, "va", "--set", "finetune.lr=0.1")
 
 
 @use("trained")

@@ -1,18 +1,24 @@
 """`mtl finetune` as it is typed: what it prints, what it refuses, in one line."""
 
 import json
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import safetensors.torch
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from cache.frames import conform, write_frames
 from pipelines import cli
 from pipelines.backbones import finetune as job
+from pipelines.backbones import loop
 from pipelines.config import read_config
 
 MODEL = ["--model", "test_vit2", "--init", "random", "--device", "cpu"]
@@ -100,14 +106,87 @@ def test_unreadable_faces_are_listed(project: Path) -> None:
 
 
 def test_stopped_by_the_user(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before there is a state to keep; and after, when the same command goes on."""
+
     def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(job, "train_backbone", interrupt)
-    result = CliRunner().invoke(cli.app, ["finetune", "--task", "expr", *MODEL])
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "train_backbone", interrupt)
+        result = CliRunner().invoke(cli.app, ["finetune", "--task", "expr", *MODEL])
     assert result.exit_code == 130
     assert result.stderr == "mtl: stopped; nothing was written, earlier weights stay as they were\n"
     assert not (project / "backbones").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "judge", interrupted(loop.judge))
+        result = CliRunner().invoke(cli.app, ["finetune", "--task", "expr", *MODEL])
+    assert result.exit_code == 130
+    assert result.stderr == (
+        "mtl: stopped; the same command goes on from backbones/expr.checkpoint.safetensors, --restart begins anew; "
+        "earlier weights stay as they were\n"
+    )
+    foreseen = CliRunner().invoke(cli.app, ["finetune", "--task", "expr", *MODEL, "--dry-run"])
+    assert "an earlier run was stopped" in foreseen.stdout
+    changed = CliRunner().invoke(cli.app, ["finetune", "--task", "expr", *MODEL, "--set", "finetune.lr=0.1"])
+    assert "now finetune.lr = 0.1" in str(changed.exception)
+    anew = ["finetune", "--task", "expr", *MODEL, "--set", "finetune.lr=0.1", "--restart"]
+    assert CliRunner().invoke(cli.app, anew).exit_code == 0
+    assert not list(project.glob("backbones/*checkpoint*"))
+
+
+def interrupted(judge: Callable[..., Any]) -> Callable[..., Any]:
+    """`judge`, during which someone presses Ctrl-C the first time it is called."""
+
+    def judged(*arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return judge(*arguments)
+
+    return judged
+
+
+def test_dry_run_trains_nothing(project: Path) -> None:
+    arguments = ["finetune", "--task", "expr", *MODEL, "--set", "finetune.freeze=backbone", "--dry-run"]
+    result = CliRunner().invoke(cli.app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "[data]: 16 faces train, 16 of them shown in an epoch, 16 choose" in result.stdout
+    assert "2 epochs of 1 steps, at most; nothing was trained or written" in result.stdout
+    shown = json.loads(CliRunner().invoke(cli.app, [*arguments, "--json"]).stdout)
+    assert shown["learning"] == 64 * 8 + 8
+    assert shown["learning"] < shown["parameters"]
+    assert not (project / "backbones").exists()
+
+
+def test_weights_of_somebody_else(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Renamed by rules of a file: seen from where the command is typed, or, in mtl.toml, from there."""
+    from extract.backbones.build import build_trainable
+
+    trainable, _ = build_trainable("test_vit2", 1, 32, "random", seed=5)
+    theirs = {f"face.{name}": value for name, value in trainable.backbone.state_dict().items()}
+    elsewhere = project / "elsewhere"
+    elsewhere.mkdir()
+    safetensors.torch.save_file({**theirs, "arc.weight": torch.zeros(2)}, elsewhere / "theirs.safetensors")
+    (elsewhere / "rules.toml").write_text("drop = ['^arc']\n[rename]\n'^face\\.' = ''\n")
+    still = ["--device", "cpu", "--set", "finetune.lr=0.0", "--set", "finetune.epochs=1", "--licence", "theirs"]
+    still += ["--task", "expr", "--model", "test_vit2", "--config", str(project / "mtl.toml")]
+    monkeypatch.chdir(elsewhere)
+    given = ["--init", "theirs.safetensors", "--rename", "rules.toml"]
+    result = CliRunner().invoke(cli.app, ["finetune", *still, *given])
+    assert result.exit_code == 0, result.output
+    assert f"matched      {len(theirs)} of {len(theirs)} tensors, 100.0% of the parameters" in result.stdout
+    configured = [
+        "--set",
+        "finetune.init=elsewhere/theirs.safetensors",
+        "--set",
+        "finetune.rename=elsewhere/rules.toml",
+    ]
+    monkeypatch.chdir(project)
+    result = CliRunner().invoke(cli.app, ["finetune", *still, *configured, "--name", "two", "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["matched"]["share"] == 1
+    for name in ("expr", "two"):
+        saved = safetensors.torch.load_file(project / "backbones" / f"{name}.safetensors")
+        assert all(torch.equal(saved[key.removeprefix("face.")], value) for key, value in theirs.items())
+        assert read_config(project / "mtl.toml").backbones[name].licence == "theirs"
 
 
 @pytest.mark.parametrize(
@@ -121,6 +200,9 @@ def test_stopped_by_the_user(project: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (["--task", "expr", "--model", "test_vit2", "--init", "no.safetensors"], "no.safetensors"),
         (["--task", "expr", *MODEL, "--set", "finetune.epoch=1"], "did you mean 'epochs'"),
         (["--task", "expr", *MODEL, "--config", "none.toml"], "mtl init"),
+        (["--task", "expr", *MODEL, "--set", "finetune.balance=some"], "one of 'none', 'videos'"),
+        (["--task", "expr", *MODEL, "--set", "finetune.lora_rank=2", "--set", "finetune.freeze=partial"], "lora_rank"),
+        (["--task", "expr", *MODEL, "--rename", "mae"], "--rename is for a file"),
         (["--task", "expr", *MODEL[:-1], "tpu"], "cpu, cuda"),
     ],
 )

@@ -1,21 +1,22 @@
 """Training a backbone on faces whose labels are plain to see."""
 
 import dataclasses
-import itertools
 import json
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from PIL import Image
 
 from cache.frames import conform
 from cache.names import ACTION_UNITS
 from cache.store import Cache
 from extract.backbones.build import load_backbone
+from extract.backbones.origin import file_digest, origin_of
 from extract.backbones.transforms import normalise
 from extract.backbones.weights import read_weights, weights_digest
 from extract.config import Preprocessing
@@ -23,75 +24,22 @@ from extract.engine import extract
 from extract.jobs import Settings
 from pipelines.backbones import finetune as job
 from pipelines.backbones import loop, precision
-from pipelines.backbones.data import Changes, Faces, epoch_batches, in_chunks, mirror, relight
+from pipelines.backbones.course import Course
+from pipelines.backbones.data import Faces
+from pipelines.backbones.facesets import gather
 from pipelines.backbones.files import load_trained
-from pipelines.backbones.finetune import Finetuned, Order, choose_rows, finetune, make_order, parse_tasks
-from pipelines.config import Config, FinetuneConfig, read_config
+from pipelines.backbones.finetune import Order, finetune, make_order, parse_tasks
+from pipelines.backbones.state import State
+from pipelines.config import Config, read_config
 from pipelines.labels import labels_of, targets_of
 from pipelines.scoring.metrics import score
 from pipelines.splits import resolve_split
 from pipelines.training.epochs import Epoch
 
-MODEL, SIDE = "test_vit2", 32
-COLOURS = [(v, w, x) for v, w, x in itertools.product((40, 210), repeat=3)]
-SETTINGS = FinetuneConfig(
-    size_px=SIDE, epochs=6, batch_size=32, lr=2e-3, patience=10, init="random", precision="float32", warmup_epochs=0.5
-)
+small = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("small_faces.py"))))
+MODEL, SIDE, SETTINGS, run, digest = small.MODEL, small.SIDE, small.SETTINGS, small.run, small.digest
+faces, project = small.faces, small.project
 PREPROCESSING = Preprocessing(size_px=8, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
-
-
-def draw(expression: int, smile: int, height: float, rng: np.random.Generator) -> np.ndarray:
-    """A face [S, S, 3] for children: colour is expression, a white bar AU12, the height of a black bar valence."""
-    face = np.full((SIDE, SIDE, 3), COLOURS[expression], dtype=np.float64) + rng.normal(0, 8, (SIDE, SIDE, 3))
-    top = round((1 - height) / 2 * 12)
-    face[top : top + 4, 8:24] = 0
-    if smile:
-        face[24:30, 4:28] = 255
-    return face.clip(0, 255).astype(np.uint8)
-
-
-@pytest.fixture(scope="session")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pl.DataFrame]:
-    """A folder of 24 videos of 16 frames and their frames table; a third of each label is missing."""
-    folder, rng = tmp_path_factory.mktemp("faces"), np.random.default_rng(0)
-    rows: list[dict[str, Any]] = []
-    for video, frame in itertools.product(range(24), range(16)):
-        path = f"v{video}/{frame:05d}.jpg"
-        (folder / path).parent.mkdir(exist_ok=True)
-        expression, smile, height = int(rng.integers(8)), int(rng.integers(2)), float(rng.uniform(-1, 1))
-        Image.fromarray(draw(expression, smile, height, rng)).save(folder / path, quality=95)
-        given = rng.random(3) > 1 / 3
-        rows.append(
-            {
-                "video": f"v{video}",
-                "frame": frame,
-                "path": path,
-                "split": ("train", "train", "val", "test")[video % 4],
-                "expression": expression if given[0] else None,
-                "AU12": smile if given[1] else None,
-                "valence": height if given[2] else None,
-                "arousal": -height if given[2] else None,
-            }
-        )
-    return folder, conform(pl.DataFrame(rows, infer_schema_length=None), "test")
-
-
-@pytest.fixture
-def project(tmp_path: Path, faces: tuple[Path, pl.DataFrame]) -> Config:
-    """A working folder with an mtl.toml of the user's."""
-    (tmp_path / "mtl.toml").write_text(f"# mine\n[data]\nfaces = {json.dumps(str(faces[0]))}\n")
-    return dataclasses.replace(read_config(tmp_path / "mtl.toml"), finetune=SETTINGS)
-
-
-def run(config: Config, frames: pl.DataFrame, task: str = "expr", *, watch: Any = None, **settings: Any) -> Finetuned:
-    config = dataclasses.replace(config, finetune=dataclasses.replace(config.finetune, **settings))
-    order = make_order(config, config.folder / "mtl.toml", task, model=MODEL, device="cpu")
-    return finetune(config, frames, order, watch)
-
-
-def digest(config: Config, section: str = "expr") -> str:
-    """Digest of the registered weights, outputs included."""
-    return weights_digest(load_trained(read_config(config.folder / "mtl.toml"), section)[0])
 
 
 def hide(frames: pl.DataFrame, column: str, condition: pl.Expr) -> pl.DataFrame:
@@ -116,13 +64,13 @@ def test_the_file_scores_what_was_measured(project: Config, faces: tuple[Path, p
     rows = np.flatnonzero(resolve_split(frames, project.split).select & labels_of(frames).labelled_any)
     used = frames[rows]
     with Faces(faces[0], used["path"].to_list(), preprocessing) as reader:
-        course = loop.Course(
+        course = Course(
             model=model,
             loss=None,  # type: ignore[arg-type]
             faces=reader,
             targets=targets_of(used),
             labels=labels_of(used),
-            train=rows,
+            pool=None,  # type: ignore[arg-type]
             select=np.arange(len(rows)),
             tasks=model.tasks,
             config=dataclasses.replace(SETTINGS, batch_size=7),
@@ -143,7 +91,7 @@ def test_best_are_the_weights_that_earned_the_score(
     wished = iter([0.1, 0.9, 0.3, 0.2])
     judged = loop.judge
 
-    def judge(course: loop.Course, predictions: Any) -> dict[str, Any]:
+    def judge(course: Course, predictions: Any) -> dict[str, Any]:
         seen.append(weights_digest(course.model))
         return judged(course, predictions) | {"expr.f1_macro": next(wished)}
 
@@ -167,18 +115,22 @@ def test_same_seed_same_weights(project: Config, faces: tuple[Path, pl.DataFrame
     assert digests[0] != digests[2]
 
 
+@pytest.mark.parametrize("changes", [{}, {"rand_augment": "rand-m9-n2", "erase": 0.5, "mixup": 0.2}])
 def test_faces_decoded_ahead_give_the_same(
-    project: Config, faces: tuple[Path, pl.DataFrame], monkeypatch: pytest.MonkeyPatch
+    project: Config, faces: tuple[Path, pl.DataFrame], monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     loads: list[int] = []
     load = Faces.load
-    monkeypatch.setattr(Faces, "load", lambda self, advance: (loads.append(1), load(self, advance)))
+    monkeypatch.setattr(Faces, "load", lambda self, *rest: (loads.append(1), load(self, *rest)))
     run(project, faces[1], epochs=1)
+    plain = digest(project)
+    run(project, faces[1], epochs=1, **changes)
     resident = digest(project)
+    assert (resident != plain) == bool(changes)
     monkeypatch.setattr(job, "memory_for_faces", lambda: 0)
-    run(project, faces[1], epochs=1)
+    run(project, faces[1], epochs=1, **changes)
     assert digest(project) == resident
-    assert loads == [1]
+    assert loads == [1, 1]
 
 
 def test_no_other_row_is_looked_at(project: Config, faces: tuple[Path, pl.DataFrame], tmp_path: Path) -> None:
@@ -234,11 +186,11 @@ def test_weights_of_classes_come_from_training_rows(
         .otherwise(pl.col("AU12"))
         .alias("AU12")
     )
-    seen: list[loop.Course] = []
+    seen: list[Course] = []
 
-    def train_epoch(course: loop.Course, *rest: Any) -> dict[str, float]:
+    def train_epoch(course: Course, state: State, *rest: Any) -> None:
         seen.append(course)
-        return {"loss": 0.0}
+        state.sums[-1] = 1
 
     monkeypatch.setattr(loop, "train_epoch", train_epoch)
     for table in (frames, chosen):
@@ -261,22 +213,6 @@ def test_no_readable_face(project: Config, faces: tuple[Path, pl.DataFrame], spl
     with pytest.raises(ValueError, match=rf"{says}.*no/such\.jpg: no such file"):
         run(project, lost)
     assert sorted(path.name for path in project.folder.iterdir()) == ["mtl.toml"]
-
-
-def test_interrupted_it_leaves_what_was_there(project: Config, faces: tuple[Path, pl.DataFrame]) -> None:
-    def interrupt(epoch: Epoch) -> None:
-        raise KeyboardInterrupt
-
-    toml = (project.folder / "mtl.toml").read_bytes()
-    with pytest.raises(KeyboardInterrupt):
-        run(project, faces[1], watch=interrupt)
-    assert sorted(path.name for path in project.folder.iterdir()) == ["mtl.toml"]
-    assert (project.folder / "mtl.toml").read_bytes() == toml
-    run(project, faces[1], epochs=1)
-    before = {path: path.read_bytes() for path in project.folder.rglob("*.*")}
-    with pytest.raises(KeyboardInterrupt):
-        run(project, faces[1], watch=interrupt, seed=5)
-    assert {path: path.read_bytes() for path in project.folder.rglob("*.*")} == before
 
 
 @pytest.mark.parametrize(("split", "where"), [("train", "no labelled frame in train"), ("val", "in val, whose frames")])
@@ -338,6 +274,35 @@ def test_the_engine_extracts_what_was_trained(
     torch.testing.assert_close(embeddings[5:12], wanted, atol=2e-3, rtol=2e-3)
 
 
+def test_the_section_tells_where_the_weights_are_from(
+    project: Config, faces: tuple[Path, pl.DataFrame], tmp_path: Path
+) -> None:
+    result = run(project, faces[1], epochs=2, licence="research only")
+    section = read_config(project.folder / "mtl.toml").backbones["expr"]
+    assert section.licence == "research only"
+    assert section.score == f"expr {result.metrics['expr.f1_macro']:.4f} on the frames that chose epoch {result.epoch}"
+    assert section.file_digest == file_digest(project.folder / result.weights)
+    metadata = read_weights(project.folder / result.weights)[1]
+    assert metadata["licence"] == "research only"
+    assert json.loads(metadata["data"])[0]["set"] == "[data]"
+    plain = dataclasses.replace(section, licence="", score="", file_digest="")
+    assert origin_of(section, project.folder) == origin_of(plain, project.folder)  # notes are not the stream's
+
+
+def test_weights_that_were_changed_afterwards_are_refused(project: Config, faces: tuple[Path, pl.DataFrame]) -> None:
+    weights = project.folder / run(project, faces[1], epochs=1).weights
+    trained = weights.read_bytes()
+    config = read_config(project.folder / "mtl.toml")
+    run(project, faces[1], epochs=1, seed=1)
+    later, weights_now = read_config(project.folder / "mtl.toml"), weights.read_bytes()
+    weights.write_bytes(trained)
+    with pytest.raises(ValueError, match=r"\[backbones\.expr\]: .*expr\.safetensors is not the file .*file_digest"):
+        load_backbone("expr", later.backbones["expr"], later.folder)
+    load_backbone("expr", config.backbones["expr"], config.folder)
+    weights.write_bytes(weights_now)
+    load_backbone("expr", later.backbones["expr"], later.folder)
+
+
 def test_outputs_of_other_weights_are_refused(project: Config, faces: tuple[Path, pl.DataFrame]) -> None:
     run(project, faces[1], epochs=1)
     result = run(project, faces[1], "au", epochs=1)
@@ -382,60 +347,15 @@ def test_what_the_order_takes_from_the_config(tmp_path: Path) -> None:
 
 
 def test_rows_of_the_two_sides_never_meet(faces: tuple[Path, pl.DataFrame], project: Config) -> None:
-    frames = faces[1]
-    split = resolve_split(frames, project.split)
-    sides = choose_rows(labels_of(frames), split, ("expr",))
-    assert set(frames[sides.rows[sides.train]]["split"]) == {"train"}
-    assert set(frames[sides.rows[sides.select]]["split"]) == {"val"}
-    assert not set(sides.train) & set(sides.select)
-    assert frames[sides.rows]["expression"].null_count() == 0
-
-
-def test_relight_is_what_the_words_say() -> None:
-    faces = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8))
-    changes = Changes.draw(FinetuneConfig(brightness=0.3, contrast=0.4), 4, np.random.default_rng(1))
-    p = faces.permute(0, 3, 1, 2).float() / 255
-    bright = p * changes.brightness[:, None, None, None]
-    level = bright.mean(dim=(1, 2, 3), keepdim=True)
-    wanted = level + (bright - level) * changes.contrast[:, None, None, None]
-    mean, std = (torch.tensor(v)[:, None, None] for v in (PREPROCESSING.mean, PREPROCESSING.std))
-    got = relight(normalise(faces, PREPROCESSING, torch.float32), changes, PREPROCESSING)
-    torch.testing.assert_close(got, (wanted - mean) / std, atol=2e-6, rtol=1e-5)
-
-
-def test_mirror_turns_the_drawn_ones_alone() -> None:
-    faces = torch.arange(2 * 2 * 3 * 3, dtype=torch.uint8).view(2, 2, 3, 3)
-    ones = torch.ones(2)
-    out = mirror(faces, Changes(flip=torch.tensor([True, False]), brightness=ones, contrast=ones))
-    assert out[0].tolist() == faces[0].flip(1).tolist()
-    assert out[1].tolist() == faces[1].tolist()
-
-
-def test_changes_keep_to_their_ranges() -> None:
-    changes = Changes.draw(FinetuneConfig(flip=0.25, brightness=0.1, contrast=0.0), 4000, np.random.default_rng(0))
-    assert changes.flip.float().mean() == pytest.approx(0.25, abs=0.03)
-    assert 0.9 <= changes.brightness.min() < 0.91
-    assert 1.09 < changes.brightness.max() <= 1.1
-    assert (changes.contrast == 1).all()
-
-
-@pytest.mark.parametrize(
-    ("num", "limit", "sizes"), [(65, 0, [33, 32]), (64, 0, [64]), (300, 100, [50, 50]), (1, 0, [1])]
-)
-def test_an_epoch_has_even_batches(num: int, limit: int, sizes: list[int]) -> None:
-    config = FinetuneConfig(batch_size=64, max_faces_per_epoch=limit)
-    rows = np.arange(1000, 1000 + num)
-    batches = epoch_batches(rows, config, np.random.default_rng(0))
-    assert [len(batch) for batch in batches] == sizes
-    drawn = np.concatenate(batches)
-    assert len(set(drawn)) == len(drawn)
-    assert set(drawn) <= set(rows)
-    if num > 1:
-        assert drawn.tolist() != epoch_batches(rows, config, np.random.default_rng(1))[0].tolist()
-
-
-def test_no_rows_no_chunks() -> None:
-    assert in_chunks(np.arange(0), 4) == []
+    folder, frames = faces
+    material = gather(project, frames, ("expr",))
+    split = dict(frames.select("path", "split").rows())
+    assert material.folder == folder
+    assert {split[material.paths[row]] for row in material.pool.rows} == {"train"}
+    assert {split[material.paths[row]] for row in material.select} == {"val"}
+    assert len(material.pool.rows) + len(material.select) == len(material.paths)
+    assert material.labels.expr_mask.all()
+    assert not material.labels.au_mask.any()
 
 
 @pytest.mark.parametrize(

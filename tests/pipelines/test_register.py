@@ -64,6 +64,13 @@ def test_a_section_is_replaced_in_its_place(tmp_path: Path) -> None:
     assert list(read_config(tmp_path / "mtl.toml").backbones) == ["va", "au"]
 
 
+def test_a_new_licence_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "mtl.toml"
+    path.write_text(USERS)
+    register_backbone(path, "va", SECTION | {"licence": "CC BY 4.0"})
+    assert read_config(path).backbones["va"].licence == "CC BY 4.0"
+
+
 def test_it_says_what_it_replaced(tmp_path: Path) -> None:
     path = tmp_path / "mtl.toml"
     path.write_text(USERS)

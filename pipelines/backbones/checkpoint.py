@@ -1,0 +1,87 @@
+"""Where a training stands, in one file: whole or absent, and never taken up by another training.
+
+Training draws its random numbers from (seed, epoch, step), so weights, moments, counters and history are all there is
+to keep: what goes on from a checkpoint ends with the bits of a training that was never stopped.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from cache.files import write_durably
+
+ANEW = "--restart begins anew"
+
+
+def identity_of(about: Mapping[str, Any]) -> str:
+    """The identity of a training that `about` describes: JSON, so that a refusal can name the entries that differ."""
+    return json.dumps(about, sort_keys=True)
+
+
+def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Replaces the checkpoint at `path` by copies of `tensors` (on any device) and `about`, which JSON can hold.
+
+    `about["identity"]` says whose it is. After a crash there is the old checkpoint or the new one.
+    """
+    assert isinstance(about["identity"], str), "read_checkpoint asks for it"
+    copies = {name: torch.empty(t.shape, dtype=t.dtype).copy_(t.detach()) for name, t in tensors.items()}
+    metadata = {"about": json.dumps(dict(about)), "digest": _digest(copies)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(path, safetensors.torch.save(copies, metadata))
+
+
+def read_checkpoint(path: Path, identity: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The tensors, on the CPU, and `about` of the checkpoint at `path`; None where there is none.
+
+    Raises:
+        ValueError: it is damaged, or of a training with another identity; says what differs where both are JSON.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = dict(file.metadata() or {})
+        about = json.loads(metadata["about"])
+        whole = metadata["digest"] == _digest(tensors)
+    except (SafetensorError, KeyError, json.JSONDecodeError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{path}: not a whole checkpoint; {ANEW}")
+    if about["identity"] != identity:
+        raise ValueError(f"{path}: a checkpoint of another training{difference(about['identity'], identity)}; {ANEW}")
+    return tensors, about
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def difference(found: str, wanted: str) -> str:
+    """What differs, as " (then lr = 0.1; now lr = 0.2)", where both are JSON objects, else nothing."""
+    try:
+        before, now = _flat(json.loads(found)), _flat(json.loads(wanted))
+    except (json.JSONDecodeError, AttributeError):
+        return ""
+    keys = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    was, now_is = (", ".join(f"{key} = {values.get(key)}" for key in keys) for values in (before, now))
+    return f" (then {was}; now {now_is})"
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,62 @@
+"""Mixup (Zhang et al., ICLR 2018) of faces that are labelled for some tasks only. B faces of a batch.
+
+Faces are mixed in neighbouring pairs, one share a batch, as in the paper's own code: face i becomes
+share * i + (1 - share) * partner. Valence and arousal are mixed as the faces are, so a CCC stays one of a real set of
+targets; the loss of classes and AUs is the same mix of the loss for either's labels, which for cross-entropy is that of
+the mixed label. A task (an AU, a column) counts for a pair only where both are labelled: with one label missing, the
+face shows something that no label speaks of.
+"""
+
+import dataclasses
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from heads.losses import Targets
+from pipelines.labels import Labels
+
+
+def draw_share(alpha: float, rng: np.random.Generator) -> float:
+    """The share of each face in its mix, of Beta(alpha, alpha); 1 without mixup."""
+    return float(rng.beta(alpha, alpha)) if alpha else 1.0
+
+
+def partners(readable: Tensor) -> Tensor:
+    """[B] the place of each face's partner, its neighbour's in the pair; its own where either cannot be read."""
+    own = torch.arange(len(readable), device=readable.device)
+    other = (own ^ 1).clamp(max=max(len(own) - 1, 0))
+    other = torch.where(own ^ 1 == other, other, own)
+    return torch.where(readable[other] & readable, other, own)
+
+
+def mix_faces(pixels: Tensor, places: np.ndarray, share: float) -> Tensor:
+    """`pixels` [b, 3, S, S] of the faces at `places` [b] (ascending) of a batch, each mixed with its partner's."""
+    if share == 1.0 or not len(places):
+        return pixels
+    readable = torch.zeros(int(places[-1]) + 1, dtype=torch.bool)
+    readable[torch.from_numpy(places)] = True
+    at = torch.searchsorted(torch.from_numpy(places), partners(readable)[torch.from_numpy(places)])
+    return torch.lerp(pixels[at.to(pixels.device)], pixels, share)
+
+
+def mix_targets(targets: Targets, partner: Tensor, share: float) -> tuple[Targets, Targets]:
+    """The labels [B] of faces mixed with those at `partner` [B]: the one's and the other's, alike in VA and masks."""
+    other = targets.gather(partner)
+    va_mask, expr_mask, au_mask = (getattr(targets, name) & getattr(other, name) for name in MASKS)
+    mixed = {
+        "va": torch.lerp(other.va, targets.va, share),
+        "va_mask": va_mask,
+        "expr_mask": expr_mask,
+        "au_mask": au_mask,
+    }
+    return dataclasses.replace(targets, **mixed), dataclasses.replace(other, **mixed)
+
+
+def label_pattern(labels: Labels) -> np.ndarray:
+    """[R] int: equal for rows that are labelled for the same things, which can be mixed without losing any."""
+    masks = np.concatenate([labels.va_mask, labels.expr_mask[:, None], labels.au_mask], axis=1)
+    return np.asarray(masks @ (1 << np.arange(masks.shape[1], dtype=np.int64)))
+
+
+MASKS = ("va_mask", "expr_mask", "au_mask")

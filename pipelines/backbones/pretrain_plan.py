@@ -1,0 +1,240 @@
+"""A masked pretraining before its first step: settings checked, faces found, the model as it begins."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from extract.backbones.build import build_trainable
+from extract.backbones.mae import HEAD_WIDTH, MaskedAutoencoder, check_vit
+from extract.backbones.matching import Match
+from extract.backbones.weights import weights_digest
+from extract.config import Preprocessing
+from pipelines.backbones.checkpoint import identity_of
+from pipelines.backbones.data import memory_for_faces
+from pipelines.backbones.files import FOLDER
+from pipelines.backbones.pretrain_state import step_faces
+from pipelines.backbones.register import check_section_name
+from pipelines.backbones.unlabelled import Unlabelled, choose_faces
+from pipelines.config import Config, PretrainConfig, to_mapping
+from pipelines.training.optimise import seeded
+
+KEPT_VALUES = 20  # measured on a CPU: 1.46 GiB for 256 faces of 112 px, a ViT-Ti and a decoder of 4 x 256
+UNSEEN = ("checkpoint_minutes", "init")  # of [pretrain], what changes no number; init is told apart by its weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is to be pretrained: a timm `model`, to be called `name`.
+
+    `init` is "random", "pretrained" or a file of weights. `faces` is a folder in the place of that of mtl.toml;
+    `splits` names whose faces to take. `restart` begins anew whatever is there.
+    """
+
+    model: str
+    name: str
+    init: str
+    device: str = "auto"
+    faces: Path | None = None
+    splits: str = ""
+    restart: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """The files of a pretraining called `name` in the `folder` of mtl.toml."""
+
+    folder: Path
+    name: str
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / FOLDER / f"{self.name}.safetensors"
+
+    @property
+    def report(self) -> Path:
+        """The folder of report, pictures, history and, while it trains, the checkpoint."""
+        return self.folder / FOLDER / f"{self.name}.pretraining"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.report / "checkpoint.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A pretraining before its first step: the model as it begins, the faces, and what identifies it.
+
+    `matched` says what of a weights file the encoder begins from.
+    """
+
+    order: Order
+    config: PretrainConfig
+    model: MaskedAutoencoder
+    preprocessing: Preprocessing
+    faces: Unlabelled
+    places: Places
+    identity: str
+    matched: Match | None
+
+    @property
+    def num_steps(self) -> int:
+        _, counts = np.unique(self.faces.videos[self.faces.train], return_counts=True)
+        most = self.config.max_faces_per_video or len(self.faces.train)
+        return self.config.epochs * -(-int(np.minimum(counts, most).sum()) // step_faces(self.config))
+
+    def to_json(self) -> dict[str, Any]:
+        parts = {"encoder": self.model.encoder, "decoder": self.model.decoder}
+        return {
+            "model": self.order.model,
+            "init": self.order.init,
+            "matched": None if self.matched is None else self.matched.to_json(),
+            "faces_folder": str(self.faces.folder),
+            "splits": self.faces.splits,
+            "num_faces": len(self.faces.train),
+            "num_videos": len(np.unique(self.faces.videos[self.faces.train])),
+            "num_held_out": len(self.faces.held_out),
+            "num_left_out": self.faces.num_scored,
+            "size_px": self.preprocessing.size_px,
+            "pretrain": to_mapping(self.config),
+            "patches": self.model.num_patches,
+            "visible_patches": self.model.num_visible,
+            "epochs": self.config.epochs,
+            "steps": self.num_steps,
+            "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
+            "memory_bytes": memory_bytes(self),
+            "weights": str(self.places.weights),
+            "report": str(self.places.report / "report.html"),
+        }
+
+
+def make_order(
+    config: Config,
+    model: str,
+    name: str,
+    init: str = "",
+    device: str = "auto",
+    faces: Path | None = None,
+    splits: str = "",
+    restart: bool = False,
+) -> Order:
+    """What the command line asks for. A file given by `init` is seen from where the command is typed, one in mtl.toml
+    from there."""
+    configured = config.pretrain.init
+    if configured not in ("pretrained", "random"):
+        configured = str(config.at(configured))
+    return Order(
+        model=model,
+        name=name,
+        init=init or configured,
+        device=device,
+        faces=faces,
+        splits=splits,
+        restart=restart,
+    )
+
+
+def make_plan(config: Config, order: Order) -> Plan:
+    """Finds the faces and builds the model as it begins; nothing is written.
+
+    Raises:
+        ValueError: a setting out of its range, no such model or none that can be pretrained so, too few faces.
+    """
+    check_section_name(order.name)
+    check_settings(config.pretrain)
+    faces = choose_faces(config, order.faces, order.splits)
+    model, preprocessing, matched = build(config.pretrain, order)
+    return Plan(
+        order=order,
+        config=config.pretrain,
+        model=model,
+        preprocessing=preprocessing,
+        faces=faces,
+        places=Places(folder=config.folder, name=order.name),
+        identity=_identity(config.pretrain, order, model, faces),
+        matched=matched,
+    )
+
+
+def _identity(config: PretrainConfig, order: Order, model: MaskedAutoencoder, faces: Unlabelled) -> str:
+    """Other weights at the start, other faces or another setting make it another training."""
+    return identity_of(
+        {
+            "model": order.model,
+            "weights at the start": weights_digest(model.encoder),
+            "num_faces": len(faces.train),
+            "faces": faces.digest,
+            "pretrain": {key: value for key, value in to_mapping(config).items() if key not in UNSEEN},
+        }
+    )
+
+
+def check_settings(config: PretrainConfig) -> None:
+    """Raises `ValueError` for a setting of [pretrain] that is out of its range; says which it is."""
+    ranges = {
+        "mask_ratio": (0 < config.mask_ratio < 1, "between 0 and 1, as 0.75"),
+        "decoder_width": (
+            config.decoder_width > 0 and config.decoder_width % HEAD_WIDTH == 0, f"a multiple of {HEAD_WIDTH}"
+        ),
+        "decoder_depth": (config.decoder_depth > 0, "1 or more"),
+        "epochs": (config.epochs > 0, "1 or more"),
+        "warmup_epochs": (config.warmup_epochs >= 0, "0 or more"),
+        "batch_size": (config.batch_size > 0, "1 or more"),
+        "accumulate": (config.accumulate > 0, "1 or more"),
+        "base_lr": (config.base_lr > 0, "above 0"),
+        "weight_decay": (config.weight_decay >= 0, "0 or more"),
+        "grad_clip": (config.grad_clip >= 0, "0 or more"),
+        "crop_min_area": (0 < config.crop_min_area <= 1, "above 0, at most 1"),
+        "flip": (0 <= config.flip <= 1, "from 0 to 1"),
+        "max_faces_per_video": (config.max_faces_per_video >= 0, "0 or more"),
+        "held_out_faces": (config.held_out_faces >= 0, "0 or more"),
+        "checkpoint_minutes": (config.checkpoint_minutes >= 0, "0 or more"),
+        "seed": (config.seed >= 0, "0 or more"),
+    }  # fmt: skip
+    for name, (is_fine, expected) in ranges.items():
+        if not is_fine:
+            raise ValueError(f"pretrain.{name} = {getattr(config, name)}: expected {expected}")
+
+
+def build(config: PretrainConfig, order: Order) -> tuple[MaskedAutoencoder, Preprocessing, Match | None]:
+    """The model as it begins, the same for the same seed, how its faces are prepared, and what of a file matched.
+
+    Raises:
+        ValueError: no such model, not a ViT, weights that do not fit, or patches that do not.
+    """
+    trainable, preprocessing = build_trainable(order.model, 1, config.size_px or None, order.init, seed=config.seed)
+    check_vit(trainable.backbone, order.model, preprocessing.size_px)
+    with seeded(config.seed, torch.device("cpu")):
+        model = MaskedAutoencoder(
+            trainable.backbone,
+            mask_ratio=config.mask_ratio,
+            decoder_width=config.decoder_width,
+            decoder_depth=config.decoder_depth,
+            normalise=config.normalise_targets,
+        )
+    if not 0 < model.num_visible < model.num_patches:
+        raise ValueError(
+            f"pretrain.mask_ratio = {config.mask_ratio}: of {model.num_patches} patches a face it shows "
+            f"{model.num_visible}; some must be shown and some hidden"
+        )
+    return model, preprocessing, trainable.matched
+
+
+def memory_bytes(plan: Plan) -> int:
+    """About what training takes on its device in float32, faces in memory included where they fit.
+
+    Weights, gradients and two moments are float32; of each block a token keeps `KEPT_VALUES` values a width for the
+    way back. In bfloat16 that is about half.
+    """
+    model, config = plan.model, plan.config
+    encoder, decoder = model.encoder, model.decoder
+    tokens = encoder.num_prefix_tokens + model.num_visible, encoder.num_prefix_tokens + model.num_patches
+    values = (
+        tokens[0] * len(encoder.blocks) * encoder.embed_dim + tokens[1] * len(decoder.blocks) * config.decoder_width
+    )
+    activations = min(config.batch_size, len(plan.faces.train)) * values * KEPT_VALUES * 4
+    faces = len(plan.faces.paths) * plan.preprocessing.size_px**2 * 3
+    weights = 16 * sum(parameter.numel() for parameter in model.parameters())
+    return weights + activations + (faces if faces <= memory_for_faces() else 0)

@@ -1,0 +1,139 @@
+"""Where a masked pretraining stands, and its checkpoint."""
+
+import dataclasses
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from extract.backbones.mae import MaskedAutoencoder
+from pipelines.backbones.checkpoint import read_checkpoint, write_checkpoint
+from pipelines.backbones.data import Faces, in_chunks
+from pipelines.backbones.distributed import World
+from pipelines.backbones.optimise import AdamW, decay_groups
+from pipelines.backbones.precision import Precision
+from pipelines.backbones.sampling import capped
+from pipelines.config import PretrainConfig
+
+BETAS = (0.9, 0.95)  # the paper's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What one epoch said: the mean loss of the faces it trained on, and of held-out ones after it."""
+
+    epoch: int
+    num_epochs: int
+    lr: float
+    loss: float
+    held_out: float | None
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """All that a pretraining is made of. `train` and `held_out` are row numbers of `faces`; `videos` number theirs."""
+
+    model: MaskedAutoencoder
+    faces: Faces
+    train: np.ndarray
+    held_out: np.ndarray
+    videos: np.ndarray
+    config: PretrainConfig
+    device: torch.device
+    precision: Precision
+    name: str
+    world: World = World()
+
+    def steps(self, epoch: int) -> list[np.ndarray]:
+        """The rows of each step of an epoch: a new order, steps of even size."""
+        order = np.random.default_rng([self.config.seed, epoch]).permutation(self.train)
+        return in_chunks(capped(order, self.videos, self.config.max_faces_per_video), step_faces(self.config))
+
+    def rng(self, epoch: int, step: int) -> np.random.Generator:
+        return np.random.default_rng([self.config.seed, epoch, step + 1])
+
+
+class State:
+    """A pretraining on its way: `epoch` epochs are over, and `step` steps of the next one, whose losses are `sums`."""
+
+    def __init__(self, model: MaskedAutoencoder, config: PretrainConfig, device: torch.device) -> None:
+        self.model = model
+        self.optimiser = AdamW(decay_groups(model.named_parameters(), config.weight_decay), BETAS)
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # of the losses, and how many faces
+        self.epoch, self.step = 0, 0
+        self.history: list[Note] = []
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name: the tensors themselves, not copies. The encoder's begin with "encoder."; --init reads those."""
+        optimiser = {f"optimiser.{name}": tensor for name, tensor in self.optimiser.state().items()}
+        return {**self.model.state_dict(), **optimiser, "sums": self.sums}
+
+    def about(self) -> dict[str, Any]:
+        notes = [dataclasses.asdict(note) for note in self.history]
+        return {"epoch": self.epoch, "step": self.step, "history": notes}
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+        for name, tensor in self.tensors().items():
+            tensor.copy_(tensors[name])
+        self.epoch, self.step = about["epoch"], about["step"]
+        self.history = [Note(**values) for values in about["history"]]
+
+
+@dataclass(slots=True, kw_only=True)
+class Checkpoints:
+    """The checkpoint of one training, written by one process when `minutes` have passed, and never of broken weights.
+
+    `about` is kept beside the state.
+    """
+
+    path: Path
+    identity: str
+    minutes: float
+    writes: bool = True
+    about: dict[str, Any] = field(default_factory=dict)
+    _written: float = field(default_factory=time.monotonic)
+
+    def load_into(self, state: State) -> dict[str, Any] | None:
+        """What the checkpoint says besides, or None where there is none.
+
+        Raises:
+            ValueError: it is damaged, or of another training.
+        """
+        kept = read_checkpoint(self.path, self.identity)
+        if kept is None:
+            return None
+        state.load(*kept)
+        return kept[1]
+
+    @property
+    def is_due(self) -> bool:
+        return time.monotonic() - self._written >= 60 * self.minutes
+
+    def check(self, course: Course, state: State, *others: Tensor) -> None:
+        """Raises `ValueError` where the losses or numbers of `others` are not finite: then nothing is kept any more."""
+        if all(bool(tensor.isfinite().all()) for tensor in (state.sums, *others)):
+            return
+        before = (
+            f", or begin from the encoder of {self.path} (--init, and another --name)" if self.path.exists() else ""
+        )
+        raise ValueError(
+            f"{course.name}: the loss is no finite number in epoch {state.epoch + 1}, step {state.step}; lower "
+            f"pretrain.base_lr (now {course.config.base_lr:g}) or set pretrain.grad_clip=1{before}"
+        )
+
+    def write(self, course: Course, state: State) -> None:
+        self.check(course, state, *state.model.parameters())
+        if self.writes:
+            write_checkpoint(self.path, state.tensors(), {"identity": self.identity, **self.about, **state.about()})
+        self._written = time.monotonic()
+
+
+def step_faces(config: PretrainConfig) -> int:
+    """Faces that a step sees at most, over all processes and accumulated batches."""
+    return config.batch_size * config.accumulate

@@ -1,0 +1,102 @@
+"""What of a backbone learns, and how fast: freezing, LoRA, the rates of layers, and the checks of [finetune]."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+
+from extract.backbones.adapt import Mode, add_lora, checkpoint_gradients, freeze
+from extract.backbones.build import TrainableBackbone
+from extract.backbones.layers import layer_ids, num_layers, undecayed
+from pipelines.backbones.course import Course, Trainee
+from pipelines.backbones.ema import Ema
+from pipelines.backbones.optimise import AdamW, Group, decay_groups
+from pipelines.backbones.state import State, moving_tensors
+from pipelines.config import FinetuneConfig
+
+MODES: dict[str, Mode] = {"none": "full", "partial": "partial", "backbone": "frozen"}
+
+
+def check_recipe(config: FinetuneConfig) -> None:
+    """Raises ValueError naming the first value of [finetune] that makes no sense."""
+    at_least = {
+        "epochs": 1,
+        "batch_size": 2,
+        "accumulate": 1,
+        "patience": 1,
+        "trainable_blocks": 1,
+        "checkpoint_minutes": 0,
+    }
+    at_least |= dict.fromkeys(("min_lr", "warmup_epochs", "grad_clip", "mixup", "lora_rank", "probe_epochs"), 0)
+    at_least |= dict.fromkeys(("max_faces_per_epoch", "max_faces_per_video", "weight_decay"), 0)
+    for name, least in at_least.items():
+        if not getattr(config, name) >= least:
+            raise ValueError(f"finetune.{name} is {getattr(config, name)}; it must be at least {least}")
+    for name in ("flip", "erase"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"finetune.{name} is {getattr(config, name)}; it is a probability, 0 to 1")
+    for name in ("drop_path", "ema"):
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"finetune.{name} is {getattr(config, name)}; it must be at least 0 and below 1")
+    if not 0 < config.layer_decay <= 1:
+        raise ValueError(f"finetune.layer_decay is {config.layer_decay}; it must be above 0 and at most 1")
+    if config.lora_rank and config.freeze != "none":
+        raise ValueError('finetune.lora_rank freezes the backbone itself; set finetune.freeze to "none"')
+
+
+def prepare(trainable: TrainableBackbone, config: FinetuneConfig) -> None:
+    """Lets only those parts of the backbone learn that `config` names, in place; the output always learns."""
+    backbone = trainable.backbone
+    if config.lora_rank:
+        add_lora(backbone, config.lora_rank, config.lora_alpha, seed=config.seed)
+    elif config.freeze != "none":
+        freeze(backbone, MODES[config.freeze], config.trainable_blocks)
+    if config.checkpoint_gradients:
+        checkpoint_gradients(backbone)
+
+
+def new_state(course: Course) -> State:
+    """The training before its first step."""
+    config, moving = course.config, moving_tensors(course.model)
+    return State(
+        moving=moving,
+        loss=course.loss,
+        optimiser=AdamW(list(groups_of(course))),
+        ema=Ema(moving, config.ema) if config.ema else None,
+        sums=torch.zeros(2 + len(course.tasks), device=course.device),
+    )
+
+
+def groups_of(course: Course) -> Iterator[Group]:
+    """The parameters that learn, by weight decay and rate.
+
+    With `layer_decay` d, a parameter of layer i of L moves at d^(L - 1 - i) times the rate: Clark et al., ICLR 2020
+    (ELECTRA), as BEiT and MAE fine-tune. The last layer and the outputs move at the full rate. What timm says should
+    not decay (positions, class tokens) does not.
+    """
+    scales = layer_scales(course.model, course.config.layer_decay)
+    still = {f"trainable.backbone.{name}" for name in undecayed(course.model.trainable.backbone)}
+    named = [(name, p) for name, p in course.model.named_parameters() if p.requires_grad]
+    for scale in sorted({scales.get(name, 1.0) for name, _ in named}):
+        own = [(name, p) for name, p in named if scales.get(name, 1.0) == scale]
+        for group in decay_groups(own, course.config.weight_decay, still):
+            yield dataclasses.replace(group, lr_scale=scale)
+    yield from decay_groups(((f"loss.{name}", p) for name, p in course.loss.named_parameters()), 0.0)
+
+
+def layer_scales(model: Trainee, decay: float) -> dict[str, float]:
+    """The share of the rate of each parameter of the backbone, by its name in `model`."""
+    if decay == 1:
+        return {}
+    backbone = model.trainable.backbone
+    top = num_layers(backbone) - 1
+    return {f"trainable.backbone.{name}": decay ** (top - layer) for name, layer in layer_ids(backbone).items()}
+
+
+def set_probing(model: Trainee, learning: frozenset[str], probing: bool) -> None:
+    """Stops the backbone for a probe of the outputs, or lets the parameters `learning` learn again; training mode."""
+    model.train()
+    for name, parameter in model.trainable.backbone.named_parameters():
+        parameter.requires_grad_(name in learning and not probing)
+    if probing:
+        model.trainable.backbone.eval()

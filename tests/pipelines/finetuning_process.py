@@ -1,0 +1,30 @@
+"""One of the processes of a fine-tuning: `python finetuning_process.py FOLDER OUT`, as `torchrun` would start it.
+
+FOLDER has mtl.toml and frames.parquet; OUT/RANK.json takes what the process knows in the end.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from cache.frames import read_frames
+from pipelines.backbones.finetune import finetune, make_order
+from pipelines.config import read_config
+
+
+def main() -> None:
+    folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+    torch.set_num_threads(1)
+    config = read_config(folder / "mtl.toml")
+    order = make_order(config, folder / "mtl.toml", "va,expr,au", model="test_vit2", device="cpu")
+    said: list[int] = []
+    result = finetune(config, read_frames(folder / "frames.parquet"), order, lambda epoch: said.append(epoch.epoch))
+    found = {**result.to_json(), "said": said, "is_first": result.is_first}
+    (out / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

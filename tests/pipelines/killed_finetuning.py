@@ -1,0 +1,35 @@
+"""A fine-tuning that dies at a given step: `python killed_finetuning.py FOLDER STEP SIGNAL`.
+
+FOLDER has mtl.toml and frames.parquet; SIGNAL is sent to this very process when the step has been taken. The state is
+kept after every step.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from pipelines import cli
+from pipelines.backbones import loop
+
+
+def main() -> None:
+    folder, step, number = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    move = loop.move
+
+    def dying(course: loop.Course, state: loop.State, lr: float) -> None:
+        move(course, state, lr)
+        if state.num_steps == step:
+            os.kill(os.getpid(), number)
+
+    loop.move = dying
+    sys.argv = ["mtl", "finetune", "--task", "expr,au", "--model", "test_vit2", "--device", "cpu"]
+    sys.argv += ["--set", "finetune.checkpoint_minutes=0"]
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Small faces whose labels are plain to see, and trainings on them, for the tests of `mtl finetune`."""
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from cache.frames import conform
+from extract.backbones.weights import weights_digest
+from pipelines.backbones.files import load_trained
+from pipelines.backbones.finetune import Finetuned, finetune, make_order
+from pipelines.config import Config, FinetuneConfig, read_config
+
+MODEL, SIDE = "test_vit2", 32
+COLOURS = [(v, w, x) for v, w, x in itertools.product((40, 210), repeat=3)]
+SETTINGS = FinetuneConfig(
+    size_px=SIDE, epochs=6, batch_size=32, lr=2e-3, patience=10, init="random", precision="float32", warmup_epochs=0.5
+)
+
+
+def draw(expression: int, smile: int, height: float, rng: np.random.Generator) -> np.ndarray:
+    """A face [S, S, 3] for children: colour is expression, a white bar AU12, the height of a black bar valence."""
+    face = np.full((SIDE, SIDE, 3), COLOURS[expression], dtype=np.float64) + rng.normal(0, 8, (SIDE, SIDE, 3))
+    top = round((1 - height) / 2 * 12)
+    face[top : top + 4, 8:24] = 0
+    if smile:
+        face[24:30, 4:28] = 255
+    return face.clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pl.DataFrame]:
+    """A folder of 24 videos of 16 frames and their frames table; a third of each label is missing."""
+    folder, rng = tmp_path_factory.mktemp("faces"), np.random.default_rng(0)
+    rows: list[dict[str, Any]] = []
+    for video, frame in itertools.product(range(24), range(16)):
+        path = f"v{video}/{frame:05d}.jpg"
+        (folder / path).parent.mkdir(exist_ok=True)
+        expression, smile, height = int(rng.integers(8)), int(rng.integers(2)), float(rng.uniform(-1, 1))
+        Image.fromarray(draw(expression, smile, height, rng)).save(folder / path, quality=95)
+        given = rng.random(3) > 1 / 3
+        rows.append(
+            {
+                "video": f"v{video}",
+                "frame": frame,
+                "path": path,
+                "split": ("train", "train", "val", "test")[video % 4],
+                "expression": expression if given[0] else None,
+                "AU12": smile if given[1] else None,
+                "valence": height if given[2] else None,
+                "arousal": -height if given[2] else None,
+            }
+        )
+    return folder, conform(pl.DataFrame(rows, infer_schema_length=None), "test")
+
+
+@pytest.fixture
+def project(tmp_path: Path, faces: tuple[Path, pl.DataFrame]) -> Config:
+    """A working folder with an mtl.toml of the user's."""
+    (tmp_path / "mtl.toml").write_text(f"# mine\n[data]\nfaces = {json.dumps(str(faces[0]))}\n")
+    return dataclasses.replace(read_config(tmp_path / "mtl.toml"), finetune=SETTINGS)
+
+
+def run(config: Config, frames: pl.DataFrame, task: str = "expr", *, watch: Any = None, **settings: Any) -> Finetuned:
+    config = dataclasses.replace(config, finetune=dataclasses.replace(config.finetune, **settings))
+    order = make_order(config, config.folder / "mtl.toml", task, model=MODEL, device="cpu")
+    return finetune(config, frames, order, watch)
+
+
+def digest(config: Config, section: str = "expr") -> str:
+    """Digest of the registered weights, outputs included."""
+    return weights_digest(load_trained(read_config(config.folder / "mtl.toml"), section)[0])
