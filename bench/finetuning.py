@@ -1,8 +1,9 @@
 """F1 and R3: steps of a backbone's training through its data path, against the same steps on faces that are ready on
 the device, and against the usual loop.
 
-Steps are those of `pipelines.backbones.steps`: expressions, all changes of faces but RandAugment, in float32 on a CPU,
-in bfloat16 on a GPU. Weights are random, which changes no timing. Letters: B faces, S side of the input in pixels.
+Steps are those of `pipelines.backbones.finetuning.steps`: expressions, all changes of faces but RandAugment, in float32
+on a CPU, in bfloat16 on a GPU. Weights are random, which changes no timing. Letters: B faces, S side of the input in
+pixels.
 """
 
 import dataclasses
@@ -19,15 +20,16 @@ from bench.made_faces import FACES, WORK, made_faces
 from bench.measure import Cost, Row, Target, cpus, interleave, ratios, walls
 from bench.rivals import training_loader, usual_training
 from cache.frames import conform
-from pipelines.backbones.course import Course
 from pipelines.backbones.data import FaceBatch, Faces, Group
-from pipelines.backbones.facesets import gather
-from pipelines.backbones.finetune import Order, build, make_course
-from pipelines.backbones.loop import lr_at
-from pipelines.backbones.recipe import new_state
+from pipelines.backbones.finetuning.course import Course
+from pipelines.backbones.finetuning.facesets import gather
+from pipelines.backbones.finetuning.finetune import build, make_course
+from pipelines.backbones.finetuning.loop import lr_at
+from pipelines.backbones.finetuning.order import Order
+from pipelines.backbones.finetuning.recipe import new_state
+from pipelines.backbones.finetuning.state import State
+from pipelines.backbones.finetuning.steps import batches_of, move, parts_of, take_part
 from pipelines.backbones.sampling import epoch_steps
-from pipelines.backbones.state import State
-from pipelines.backbones.steps import batches_of, move, parts_of, take_part
 from pipelines.config import Config, DataConfig, FinetuneConfig
 
 # The model, S, B and the number of faces of an epoch: one that is small for its faces, one of a real training.

@@ -17,7 +17,7 @@ from extract.backbones.build import TrainableBackbone, load_backbone
 from extract.backbones.weights import read_weights, save_backbone, weights_digest
 from extract.config import Preprocessing
 from heads.tasks import TASK_OUTPUTS
-from pipelines.backbones.course import Trainee
+from pipelines.backbones.finetuning.course import Trainee
 from pipelines.config import Config
 
 FOLDER = Path("backbones")

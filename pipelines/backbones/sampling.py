@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.backbones.data import in_chunks
-from pipelines.backbones.mixup import label_pattern
+from pipelines.backbones.finetuning.mixup import label_pattern
 from pipelines.config import FinetuneConfig
 from pipelines.labels import Labels
 

@@ -11,7 +11,8 @@ from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption
 if TYPE_CHECKING:
     import polars as pl
 
-    from pipelines.backbones.finetune import Finetuned, Order
+    from pipelines.backbones.finetuning.order import Order
+    from pipelines.backbones.finetuning.result import Finetuned
     from pipelines.config import Config
     from pipelines.training.epochs import Epoch
 
@@ -57,8 +58,8 @@ def finetune(
         mtl finetune --task va --model vit_large_patch14_dinov2 --set finetune.lora_rank=8 --dry-run
     """
     from cache.frames import read_frames
-    from pipelines.backbones.finetune import finetune as train
-    from pipelines.backbones.finetune import make_order
+    from pipelines.backbones.finetuning.finetune import finetune as train
+    from pipelines.backbones.finetuning.order import make_order
     from pipelines.config import read_config
 
     settings = read_config(config, overrides or ())
@@ -93,7 +94,7 @@ def finetune(
 
 
 def _print_outlook(settings: "Config", frames: "pl.DataFrame", order: "Order", *, as_json: bool) -> None:
-    from pipelines.backbones.outlook import foresee
+    from pipelines.backbones.finetuning.outlook import foresee
 
     outlook = foresee(settings, frames, order)
     typer.echo(json.dumps(outlook.to_json(), indent=2) if as_json else "\n".join(outlook.print_lines()))

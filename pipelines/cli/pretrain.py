@@ -10,9 +10,9 @@ import typer
 from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption
 
 if TYPE_CHECKING:
-    from pipelines.backbones.pretrain import Pretrained
-    from pipelines.backbones.pretrain_plan import Plan
-    from pipelines.backbones.pretrain_state import Note
+    from pipelines.backbones.pretraining.plan import Plan
+    from pipelines.backbones.pretraining.pretrain import Pretrained
+    from pipelines.backbones.pretraining.state import Note
 
 NUM_LISTED = 10
 
@@ -53,8 +53,8 @@ def pretrain(
 
         torchrun --nproc-per-node 4 -m pipelines.cli pretrain --model vit_base_patch16_224
     """
-    from pipelines.backbones.pretrain import pretrain as train
-    from pipelines.backbones.pretrain_plan import make_order, make_plan
+    from pipelines.backbones.pretraining.plan import make_order, make_plan
+    from pipelines.backbones.pretraining.pretrain import pretrain as train
     from pipelines.config import read_config
 
     settings = read_config(config, overrides or ())

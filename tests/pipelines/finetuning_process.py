@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from cache.frames import read_frames
-from pipelines.backbones.finetune import finetune, make_order
+from pipelines.backbones.finetuning.finetune import finetune
+from pipelines.backbones.finetuning.order import make_order
 from pipelines.config import read_config
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from pipelines import cli
-from pipelines.backbones import loop
+from pipelines.backbones.finetuning import loop
 
 
 def main() -> None:

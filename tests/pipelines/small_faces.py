@@ -14,7 +14,9 @@ from PIL import Image
 from cache.frames import conform
 from extract.backbones.weights import weights_digest
 from pipelines.backbones.files import load_trained
-from pipelines.backbones.finetune import Finetuned, finetune, make_order
+from pipelines.backbones.finetuning.finetune import finetune
+from pipelines.backbones.finetuning.order import make_order
+from pipelines.backbones.finetuning.result import Finetuned
 from pipelines.config import Config, FinetuneConfig, read_config
 
 MODEL, SIDE = "test_vit2", 32

@@ -25,7 +25,7 @@ from zarr.storage import LocalStore
 from cache import writer
 from cache.store import Cache
 from extract.backbones.build import build_trainable, save_backbone
-from pipelines.backbones import state
+from pipelines.backbones.finetuning import state
 from pipelines.cli import main
 
 TOML = """# mine
@@ -650,7 +650,7 @@ def test_an_unknown_device(refused: Refused, command: str) -> None:
     ("arguments", "inside"),
     [
         (PREPARE, "extract.annotations.gather.merge"),
-        ([*FINETUNE, "va"], "pipelines.backbones.finetune.train_backbone"),
+        ([*FINETUNE, "va"], "pipelines.backbones.finetuning.finetune.train_backbone"),
         ([*FINETUNE, "va"], "cache.frames.read_frames"),
         (EXTRACT, "pipelines.extraction.read_frames"),
         (["train-head", "--seed", "1"], "pipelines.training.run.train_strategy"),

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from cache.frames import conform, write_frames
 from pipelines import cli
-from pipelines.backbones import finetune as job
-from pipelines.backbones import loop
+from pipelines.backbones.finetuning import finetune as job
+from pipelines.backbones.finetuning import loop
 from pipelines.config import read_config
 
 MODEL = ["--model", "test_vit2", "--init", "random", "--device", "cpu"]

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipelines import cli
-from pipelines.backbones import pretrain_loop
+from pipelines.backbones.pretraining import loop as pretrain_loop
 
 MODEL = ["--model", "test_vit", "--device", "cpu"]
 make_project = runpy.run_path(str(Path(__file__).with_name("made_faces.py")))["make_project"]

@@ -22,14 +22,16 @@ from extract.backbones.weights import read_weights, weights_digest
 from extract.config import Preprocessing
 from extract.engine import extract
 from extract.jobs import Settings
-from pipelines.backbones import finetune as job
-from pipelines.backbones import loop, precision
-from pipelines.backbones.course import Course
+from pipelines.backbones import precision
 from pipelines.backbones.data import Faces
-from pipelines.backbones.facesets import gather
 from pipelines.backbones.files import load_trained
-from pipelines.backbones.finetune import Order, finetune, make_order, parse_tasks
-from pipelines.backbones.state import State
+from pipelines.backbones.finetuning import finetune as job
+from pipelines.backbones.finetuning import loop
+from pipelines.backbones.finetuning.course import Course
+from pipelines.backbones.finetuning.facesets import gather
+from pipelines.backbones.finetuning.finetune import finetune
+from pipelines.backbones.finetuning.order import Order, make_order, parse_tasks
+from pipelines.backbones.finetuning.state import State
 from pipelines.config import Config, read_config
 from pipelines.labels import labels_of, targets_of
 from pipelines.scoring.metrics import score

@@ -16,15 +16,16 @@ import torch
 from extract.backbones.layers import layer_ids, num_layers
 from extract.backbones.weights import read_weights
 from heads.config import LossConfig
-from pipelines.backbones import loop
-from pipelines.backbones.course import Course
 from pipelines.backbones.data import Faces
-from pipelines.backbones.ema import Ema
-from pipelines.backbones.facesets import gather
-from pipelines.backbones.finetune import build, make_course, make_order
+from pipelines.backbones.finetuning import loop
+from pipelines.backbones.finetuning.course import Course
+from pipelines.backbones.finetuning.ema import Ema
+from pipelines.backbones.finetuning.facesets import gather
+from pipelines.backbones.finetuning.finetune import build, make_course
+from pipelines.backbones.finetuning.order import make_order
+from pipelines.backbones.finetuning.recipe import check_recipe, groups_of, new_state
+from pipelines.backbones.finetuning.state import State, moving_tensors
 from pipelines.backbones.optimise import AdamW, Group, cosine_lr, decay_groups
-from pipelines.backbones.recipe import check_recipe, groups_of, new_state
-from pipelines.backbones.state import State, moving_tensors
 from pipelines.config import Config, FinetuneConfig
 
 small = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("small_faces.py"))))

@@ -16,9 +16,11 @@ import pytest
 import torch
 
 from cache.frames import write_frames
-from pipelines.backbones import loop
 from pipelines.backbones.files import checkpoint_path, history_path
-from pipelines.backbones.finetune import Finetuned, finetune, make_order
+from pipelines.backbones.finetuning import loop
+from pipelines.backbones.finetuning.finetune import finetune
+from pipelines.backbones.finetuning.order import make_order
+from pipelines.backbones.finetuning.result import Finetuned
 from pipelines.config import Config, read_config, to_mapping
 from pipelines.training.epochs import Epoch
 

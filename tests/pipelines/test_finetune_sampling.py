@@ -9,7 +9,7 @@ import torch
 
 from heads.config import LossConfig
 from heads.losses import MultiTaskLoss, Targets
-from pipelines.backbones import mixup
+from pipelines.backbones.finetuning import mixup
 from pipelines.backbones.sampling import (
     Pool,
     capped,

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from cache.frames import conform, write_frames
-from pipelines.backbones.facesets import Material, gather
-from pipelines.backbones.finetune import make_order
-from pipelines.backbones.outlook import foresee
+from pipelines.backbones.finetuning.facesets import Material, gather
+from pipelines.backbones.finetuning.order import make_order
+from pipelines.backbones.finetuning.outlook import foresee
 from pipelines.backbones.sampling import draw_rows
 from pipelines.config import Config, FaceSetConfig, read_config
 

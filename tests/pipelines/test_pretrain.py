@@ -25,12 +25,12 @@ from extract.backbones.build import build_trainable, load_backbone
 from extract.backbones.mae import draw_orders
 from extract.backbones.weights import read_weights
 from extract.config import BackboneConfig
-from pipelines.backbones import pretrain_loop
 from pipelines.backbones.checkpoint import identity_of, read_checkpoint, write_checkpoint
-from pipelines.backbones.pretrain import Pretrained, pretrain
-from pipelines.backbones.pretrain_plan import Order, make_order, make_plan, memory_bytes
-from pipelines.backbones.pretrain_state import Course, Note
-from pipelines.backbones.unlabelled import choose_faces, hold_out, parse_splits
+from pipelines.backbones.pretraining import loop as pretrain_loop
+from pipelines.backbones.pretraining.plan import Order, make_order, make_plan, memory_bytes
+from pipelines.backbones.pretraining.pretrain import Pretrained, pretrain
+from pipelines.backbones.pretraining.state import Course, Note
+from pipelines.backbones.pretraining.unlabelled import choose_faces, hold_out, parse_splits
 from pipelines.config import Config, read_config
 
 MODEL = "test_vit"

@@ -16,8 +16,8 @@ from extract.backbones.mae import draw_orders, patches_of, pixels_of, spread_of
 from extract.backbones.transforms import normalise
 from extract.config import Preprocessing
 from extract.faces.pictures import png
-from pipelines.backbones.pretrain_loop import HELD_OUT
-from pipelines.backbones.pretrain_state import Course, Note
+from pipelines.backbones.pretraining.loop import HELD_OUT
+from pipelines.backbones.pretraining.state import Course, Note
 from pipelines.files import write_text
 from pipelines.report import plots
 from pipelines.report.page import Cell, Markup, figure_html, join, page, table, tag, tiles

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.backbones.checkpoint import read_checkpoint, write_checkpoint
-from pipelines.backbones.ema import Ema
+from pipelines.backbones.finetuning.ema import Ema
 from pipelines.backbones.optimise import AdamW
 from pipelines.scoring.metrics import Probabilities
 from pipelines.training.epochs import Epoch, Fitted, HeadKeeper

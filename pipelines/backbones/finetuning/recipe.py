@@ -8,10 +8,10 @@ import torch
 from extract.backbones.adapt import Mode, add_lora, checkpoint_gradients, freeze
 from extract.backbones.build import TrainableBackbone
 from extract.backbones.layers import layer_ids, num_layers, undecayed
-from pipelines.backbones.course import Course, Trainee
-from pipelines.backbones.ema import Ema
+from pipelines.backbones.finetuning.course import Course, Trainee
+from pipelines.backbones.finetuning.ema import Ema
+from pipelines.backbones.finetuning.state import State, moving_tensors
 from pipelines.backbones.optimise import AdamW, Group, decay_groups
-from pipelines.backbones.state import State, moving_tensors
 from pipelines.config import FinetuneConfig
 
 MODES: dict[str, Mode] = {"none": "full", "partial": "partial", "backbone": "frozen"}

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from extract.backbones.build import normalise
 from heads.losses import Targets
 from pipelines.backbones.changes import Changes, erase, mirror, relight
-from pipelines.backbones.course import Course
 from pipelines.backbones.data import FaceBatch, Group
 from pipelines.backbones.distributed import World
-from pipelines.backbones.mixup import draw_share, mix_faces, mix_targets, partners
+from pipelines.backbones.finetuning.course import Course
+from pipelines.backbones.finetuning.mixup import draw_share, mix_faces, mix_targets, partners
+from pipelines.backbones.finetuning.state import State
 from pipelines.backbones.precision import autocast
-from pipelines.backbones.state import State
 
 LEAST = 2  # faces of a process: batch normalisation needs two
 

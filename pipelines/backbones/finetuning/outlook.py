@@ -7,10 +7,11 @@ import numpy as np
 import polars as pl
 
 from extract.backbones.matching import Match
-from pipelines.backbones.facesets import Material, gather
 from pipelines.backbones.files import checkpoint_path
-from pipelines.backbones.finetune import Order, build
-from pipelines.backbones.recipe import check_recipe
+from pipelines.backbones.finetuning.facesets import Material, gather
+from pipelines.backbones.finetuning.finetune import build
+from pipelines.backbones.finetuning.order import Order
+from pipelines.backbones.finetuning.recipe import check_recipe
 from pipelines.backbones.register import check_section_name
 from pipelines.backbones.sampling import draw_rows, epoch_steps
 from pipelines.config import Config

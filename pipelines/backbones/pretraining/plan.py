@@ -15,9 +15,9 @@ from extract.config import Preprocessing
 from pipelines.backbones.checkpoint import identity_of
 from pipelines.backbones.data import memory_for_faces
 from pipelines.backbones.files import FOLDER
-from pipelines.backbones.pretrain_state import step_faces
+from pipelines.backbones.pretraining.state import step_faces
+from pipelines.backbones.pretraining.unlabelled import Unlabelled, choose_faces
 from pipelines.backbones.register import check_section_name
-from pipelines.backbones.unlabelled import Unlabelled, choose_faces
 from pipelines.config import Config, PretrainConfig, to_mapping
 from pipelines.training.optimise import seeded
 

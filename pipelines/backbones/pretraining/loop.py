@@ -19,7 +19,7 @@ from pipelines.backbones.changes import CropDraws, random_resized_crop
 from pipelines.backbones.data import FaceBatch, Faces, in_chunks
 from pipelines.backbones.optimise import cosine_lr
 from pipelines.backbones.precision import autocast, reproducible
-from pipelines.backbones.pretrain_state import Checkpoints, Course, Note, State, step_faces
+from pipelines.backbones.pretraining.state import Checkpoints, Course, Note, State, step_faces
 from pipelines.backbones.stopping import StopAsked, Stopper
 from pipelines.config import PretrainConfig
 from pipelines.progress import Advance, progress

@@ -17,10 +17,10 @@ from pipelines.backbones.checkpoint import ANEW, difference, read_checkpoint
 from pipelines.backbones.data import Faces, memory_for_faces
 from pipelines.backbones.distributed import World, open_world
 from pipelines.backbones.precision import Precision, choose_precision
-from pipelines.backbones.pretrain_loop import Watch, run_epochs
-from pipelines.backbones.pretrain_plan import Order, Plan, make_plan
-from pipelines.backbones.pretrain_state import Checkpoints, Course, Note, State
-from pipelines.backbones.reconstructions import draw_pictures, write_report
+from pipelines.backbones.pretraining.loop import Watch, run_epochs
+from pipelines.backbones.pretraining.plan import Order, Plan, make_plan
+from pipelines.backbones.pretraining.reconstructions import draw_pictures, write_report
+from pipelines.backbones.pretraining.state import Checkpoints, Course, Note, State
 from pipelines.config import Config
 from pipelines.files import write_json
 

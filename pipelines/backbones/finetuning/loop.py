@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from extract.backbones.build import normalise
-from pipelines.backbones.course import Course
 from pipelines.backbones.data import Faces, in_chunks
+from pipelines.backbones.finetuning.course import Course
+from pipelines.backbones.finetuning.recipe import new_state, set_probing
+from pipelines.backbones.finetuning.state import Checkpoints, Kept, State
+from pipelines.backbones.finetuning.steps import batches_of, move, parts_of, take_part
 from pipelines.backbones.optimise import cosine_lr
 from pipelines.backbones.precision import autocast, reproducible
-from pipelines.backbones.recipe import new_state, set_probing
 from pipelines.backbones.sampling import epoch_steps
-from pipelines.backbones.state import Checkpoints, Kept, State
-from pipelines.backbones.steps import batches_of, move, parts_of, take_part
 from pipelines.backbones.stopping import StopAsked, Stopper
 from pipelines.config import FinetuneConfig
 from pipelines.progress import Advance, progress

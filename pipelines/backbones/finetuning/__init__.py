@@ -1,0 +1,1 @@
+"""Fine-tuning of a backbone on labelled faces."""

@@ -1,0 +1,157 @@
+"""Separate training of a backbone: labelled faces in, weights and a section of mtl.toml out. N frames."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from extract.backbones.build import build_trainable
+from extract.backbones.origin import file_digest
+from extract.backbones.rename import read_rules
+from extract.config import Preprocessing
+from heads.losses import MultiTaskLoss, class_weights, positive_weights
+from heads.tasks import TASK_OUTPUTS
+from pipelines.backbones.checkpoint import identity_of
+from pipelines.backbones.data import Faces, memory_for_faces
+from pipelines.backbones.distributed import World, open_world
+from pipelines.backbones.files import checkpoint_path
+from pipelines.backbones.finetuning.course import Course, Trainee
+from pipelines.backbones.finetuning.facesets import Material, gather
+from pipelines.backbones.finetuning.loop import train_backbone
+from pipelines.backbones.finetuning.order import Order
+from pipelines.backbones.finetuning.recipe import check_recipe, prepare
+from pipelines.backbones.finetuning.result import Finetuned, finish
+from pipelines.backbones.finetuning.state import Checkpoints, Kept
+from pipelines.backbones.precision import Precision, choose_precision
+from pipelines.backbones.register import check_section_name
+from pipelines.backbones.sampling import draw_rows
+from pipelines.config import Config, to_mapping
+from pipelines.labels import as_targets
+from pipelines.training.epochs import Watch
+
+# Fields of [finetune] that do not change what is trained; the start and the sets are described apart.
+NOT_RECIPE = ("checkpoint_minutes", "licence", "init", "rename", "data")
+
+
+def finetune(config: Config, frames: pl.DataFrame, order: Order, watch: Watch | None = None) -> Finetuned:
+    """Trains, saves and registers a backbone; weights of the same name are replaced when the training is over.
+
+    Rows of split train with a label of one of the tasks train; the rows that `[split]` lets choose do so, an epoch at a
+    time; no other row is looked at. `pipelines.backbones.finetuning.facesets` tells how further sets of faces come in.
+    A face that cannot be read counts as a row without labels. A run that was stopped goes on where it stood.
+
+    Raises:
+        ValueError: no labelled frame for a task on one of the two sides, an unknown model or device, weights that do
+            not fit, faces that cannot be read, a checkpoint of another training, or a loss that is no number.
+        KeyboardInterrupt: Ctrl-C; the state is kept.
+    """
+    check_section_name(order.section)
+    check_recipe(config.finetune)
+    material = gather(config, frames, order.tasks)
+    with open_world(order.device) as (world, device):
+        checkpoints, kept = open_checkpoints(config, order, material, world)
+        model, preprocessing = build(config, order)
+        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        augmented = bool(config.finetune.rand_augment)
+        with Faces(material.folder, material.paths, preprocessing, device=device, augmented=augmented) as faces:
+            if kept is not None:
+                faces.unreadable.update({int(row): reason for row, reason in kept[1]["unreadable"].items()})
+            faces.keep(memory_for_faces(), config.folder)
+            course = make_course(config, order, material, model, faces, device, world, kept)
+            checkpoints.about = {"precision": course.precision, "unreadable": faces.unreadable}
+            fitted = train_backbone(course, watch, checkpoints, kept)
+        result = finish(config, order, material, course, fitted)
+        checkpoints.remove()
+        world.barrier()
+    return result
+
+
+def open_checkpoints(config: Config, order: Order, material: Material, world: World) -> tuple[Checkpoints, Kept | None]:
+    """Where this training's state is kept, and what an earlier run of the command left there."""
+    checkpoints = Checkpoints(
+        path=checkpoint_path(order.config_path.parent, order.section),
+        identity=identity_of(describe(config, order, material)),
+        minutes=config.finetune.checkpoint_minutes,
+        writes=world.is_first,
+    )
+    if order.restart:
+        checkpoints.remove()
+    world.barrier()
+    return checkpoints, checkpoints.read()
+
+
+def describe(config: Config, order: Order, material: Material) -> dict[str, Any]:
+    """What makes one training another: the recipe, the start and the data; not where it runs."""
+    recipe = {key: value for key, value in to_mapping(config.finetune).items() if key not in NOT_RECIPE}
+    file = Path(order.init)
+    return {
+        "model": order.model,
+        "tasks": list(order.tasks),
+        "init": file_digest(file) if file.is_file() else order.init,
+        "rename": order.rename,
+        "finetune": recipe,
+        "loss": to_mapping(config.loss),
+        "data": {each.name: each.about() for each in material.sets},
+    }
+
+
+def build(config: Config, order: Order) -> tuple[Trainee, Preprocessing]:
+    """The backbone with its outputs, and how its faces are prepared; the same for the same seed."""
+    settings = config.finetune
+    num_outputs = sum(TASK_OUTPUTS[task].num_outputs for task in order.tasks)
+    trainable, preprocessing = build_trainable(
+        order.model,
+        num_outputs,
+        settings.size_px or None,
+        order.init,
+        seed=settings.seed,
+        drop_path=settings.drop_path,
+        rename=read_rules(order.rename) if order.rename else None,
+    )
+    prepare(trainable, settings)
+    return Trainee(trainable, order.tasks), preprocessing
+
+
+def make_course(
+    config: Config,
+    order: Order,
+    material: Material,
+    model: Trainee,
+    faces: Faces,
+    device: torch.device,
+    world: World = World(),
+    kept: Kept | None = None,
+) -> Course:
+    """Everything the training loop needs.
+
+    The loss's weights of classes and positives are those of what an epoch shows: of training rows alone, as often as
+    sampling draws them, so that nothing is made up for twice.
+    """
+    settings = config.finetune
+    targets = as_targets(material.labels)
+    shown = draw_rows(material.pool, settings, np.random.default_rng([settings.seed, 0]), whole=True)
+    learnt = targets.gather(torch.from_numpy(shown))
+    loss = MultiTaskLoss(order.tasks, [config.loss], class_weights(learnt), positive_weights(learnt))
+    if kept is not None:
+        precision: Precision = kept[1]["precision"]
+    elif settings.precision == "auto":
+        precision = world.gather_objects(choose_precision(model, faces.preprocessing, device))[0]
+    else:
+        precision = settings.precision
+    return Course(
+        model=model,
+        loss=loss.to(device),
+        faces=faces,
+        targets=targets.to(device),
+        labels=material.labels,
+        pool=material.pool,
+        select=material.select,
+        tasks=order.tasks,
+        config=settings,
+        device=device,
+        precision=precision,
+        name=order.section,
+        world=world,
+    )

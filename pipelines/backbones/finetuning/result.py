@@ -1,0 +1,133 @@
+"""What a fine-tuning ends with: weights, outputs, history and a section of mtl.toml."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from extract.backbones.adapt import merge_lora
+from extract.backbones.matching import Match
+from extract.backbones.origin import file_digest
+from extract.config import BackboneConfig, Preprocessing
+from pipelines.backbones.files import FOLDER, history_path, save_trained
+from pipelines.backbones.finetuning.course import Course, Trainee
+from pipelines.backbones.finetuning.facesets import Material
+from pipelines.backbones.finetuning.loop import judge
+from pipelines.backbones.finetuning.order import Order
+from pipelines.backbones.precision import Precision
+from pipelines.backbones.register import register_backbone
+from pipelines.config import Config, to_mapping
+from pipelines.files import write_json
+from pipelines.scoring.metrics import main_scores
+from pipelines.training.epochs import Epoch, Fitted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finetuned:
+    """A trained backbone: its files, the best epoch and that epoch's metrics on the rows that choose.
+
+    `unreadable` lists faces that could not be read, with the reason; `replaced` is the earlier section of that name;
+    `matched` says what of a weights file the backbone started from. `is_first` is False in the other processes of
+    several, which have written nothing.
+    """
+
+    order: Order
+    weights: Path
+    output: Path
+    history_file: Path
+    epoch: int
+    metrics: dict[str, Any]
+    history: tuple[Epoch, ...]
+    unreadable: tuple[tuple[str, str], ...]
+    precision: Precision
+    device: str
+    replaced: BackboneConfig | None
+    matched: Match | None
+    sets: tuple[dict[str, Any], ...]
+    is_first: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "section": self.order.section,
+            "model": self.order.model,
+            "tasks": list(self.order.tasks),
+            "init": self.order.init,
+            "matched": None if self.matched is None else self.matched.to_json(),
+            "weights": str(self.weights),
+            "output": str(self.output),
+            "epoch": self.epoch,
+            "num_epochs": len(self.history),
+            "select": self.metrics,
+            "history": [
+                {"epoch": e.epoch, "P": e.p, **e.scores, **e.losses, "lr": e.lr, "seconds": round(e.duration_s, 3)}
+                for e in self.history
+            ],
+            "data": list(self.sets),
+            "unreadable": [{"path": path, "reason": reason} for path, reason in self.unreadable],
+            "precision": self.precision,
+            "device": self.device,
+        }
+
+
+def finish(config: Config, order: Order, material: Material, course: Course, fitted: Fitted) -> Finetuned:
+    """Saves and registers what was trained. The first process does; the others only know of it."""
+    model, preprocessing, world = course.model.cpu(), course.faces.preprocessing, course.world
+    if config.finetune.lora_rank:
+        merge_lora(model.trainable.backbone)
+    metrics, licence = judge(course, fitted.predictions), order.licence or material.licence
+    unreadable = {row: reason for met in world.gather_objects(course.faces.unreadable) for row, reason in met.items()}
+    sets = tuple({"set": each.name, "faces": str(each.folder), **each.about()} for each in material.sets)
+    result = Finetuned(
+        order=order,
+        weights=FOLDER / f"{order.section}.safetensors",
+        output=FOLDER / f"{order.section}.output.safetensors",
+        history_file=history_path(order.section),
+        epoch=fitted.epoch,
+        metrics=metrics,
+        history=fitted.history,
+        unreadable=tuple((course.faces.paths[row], reason) for row, reason in sorted(unreadable.items())),
+        precision=course.precision,
+        device=str(course.device),
+        replaced=None,
+        matched=model.trainable.matched,
+        sets=sets,
+        is_first=world.is_first,
+    )
+    if not world.is_first:
+        return result
+    about = {"finetune": to_mapping(config.finetune), "loss": to_mapping(config.loss)}
+    return save(result, model, preprocessing, about, licence)
+
+
+def save(
+    result: Finetuned, model: Trainee, preprocessing: Preprocessing, about: dict[str, Any], licence: str
+) -> Finetuned:
+    """Writes weights, outputs and history, then the section of mtl.toml; the result knows which one it replaced."""
+    order = result.order
+    folder = order.config_path.parent
+    about |= {
+        "init": order.init,
+        "epoch": result.epoch,
+        "select": result.metrics,
+        "data": list(result.sets),
+        "precision": result.precision,
+        **({"licence": licence} if licence else {}),
+    }
+    save_trained(folder, order.section, order.model, model, preprocessing, about)
+    section = section_of(result, preprocessing, file_digest(folder / result.weights), licence)
+    write_json(folder / result.history_file, result.to_json())
+    return dataclasses.replace(result, replaced=register_backbone(order.config_path, order.section, section))
+
+
+def section_of(result: Finetuned, preprocessing: Preprocessing, digest: str, licence: str) -> dict[str, Any]:
+    """[backbones.NAME] as it stands in mtl.toml; the rest of the preprocessing travels in the file of weights."""
+    scores = ", ".join(f"{task} {value:.4f}" for task, value in main_scores(result.metrics).items())
+    return {
+        "model": result.order.model,
+        "weights": result.weights.as_posix(),
+        "tasks": list(result.order.tasks),
+        "size_px": preprocessing.size_px,
+        "score": f"{scores} on the frames that chose epoch {result.epoch}",
+        "file_digest": digest,
+        **({"licence": licence} if licence else {}),
+    }

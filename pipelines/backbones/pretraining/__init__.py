@@ -1,0 +1,1 @@
+"""Pretraining of a ViT on unlabelled faces, as a masked autoencoder."""
