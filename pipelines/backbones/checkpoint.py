@@ -6,9 +6,11 @@ to keep: what goes on from a checkpoint ends with the bits of a training that wa
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import safetensors.torch
 import torch
@@ -18,6 +20,47 @@ from torch import Tensor
 from cache.files import write_durably
 
 ANEW = "--restart begins anew"
+Kept = tuple[dict[str, Tensor], dict[str, Any]]
+
+
+class Keepable(Protocol):
+    """What a checkpoint is made of: tensors by name, and what JSON can hold."""
+
+    def tensors(self) -> dict[str, Tensor]: ...
+
+    def about(self) -> dict[str, Any]: ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Checkpoints:
+    """The checkpoint of one training at `path`, written by the process that `writes`, every `minutes` and when asked.
+
+    `identity` says what is trained on what; `about` is kept beside the state.
+    """
+
+    path: Path
+    identity: str
+    minutes: float
+    writes: bool = True
+    about: dict[str, Any] = field(default_factory=dict)
+    _saved: float = field(default_factory=time.monotonic)
+
+    def read(self) -> Kept | None:
+        """What the file keeps, or None. Raises ValueError: it is damaged, or of another training."""
+        return read_checkpoint(self.path, self.identity)
+
+    def save(self, state: Keepable) -> None:
+        if self.writes:
+            write_checkpoint(self.path, state.tensors(), {"identity": self.identity, **self.about, **state.about()})
+        self._saved = time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        return time.monotonic() - self._saved >= 60 * self.minutes
+
+    def remove(self) -> None:
+        if self.writes:
+            self.path.unlink(missing_ok=True)
 
 
 def identity_of(about: Mapping[str, Any]) -> str:
@@ -37,7 +80,7 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], about: Mapping[s
     write_durably(path, safetensors.torch.save(copies, metadata))
 
 
-def read_checkpoint(path: Path, identity: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def read_checkpoint(path: Path, identity: str) -> Kept | None:
     """The tensors, on the CPU, and `about` of the checkpoint at `path`; None where there is none.
 
     Raises:

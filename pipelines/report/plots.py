@@ -178,7 +178,7 @@ def learning_curve(
         figure.add_scatter(x=list(epochs), y=list(values), mode=mode, name=name, line=line, hovertemplate=hover)
     if level is not None:
         figure.add_hline(y=level, line={"color": OTHER, "dash": "dash", "width": 1})
-    figure.update_xaxes(title_text="epoch")
+    figure.update_xaxes(title_text="epoch", **({"dtick": 1} if len(epochs) <= 12 else {}))  # no half epochs
     figure.update_yaxes(title_text="mean squared error of masked patches")
     return _finished(figure, height=420)
 

@@ -13,7 +13,7 @@ from extract.backbones.rename import read_rules
 from extract.config import Preprocessing
 from heads.losses import MultiTaskLoss, class_weights, positive_weights
 from heads.tasks import TASK_OUTPUTS
-from pipelines.backbones.checkpoint import identity_of
+from pipelines.backbones.checkpoint import Checkpoints, Kept, identity_of
 from pipelines.backbones.data import Faces, memory_for_faces
 from pipelines.backbones.distributed import World, open_world
 from pipelines.backbones.files import checkpoint_path
@@ -23,7 +23,6 @@ from pipelines.backbones.finetuning.loop import train_backbone
 from pipelines.backbones.finetuning.order import Order
 from pipelines.backbones.finetuning.recipe import check_recipe, prepare
 from pipelines.backbones.finetuning.result import Finetuned, finish
-from pipelines.backbones.finetuning.state import Checkpoints, Kept
 from pipelines.backbones.precision import Precision, choose_precision
 from pipelines.backbones.register import check_section_name
 from pipelines.backbones.sampling import draw_rows

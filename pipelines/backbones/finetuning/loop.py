@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from extract.backbones.build import normalise
+from pipelines.backbones.checkpoint import Checkpoints, Kept
 from pipelines.backbones.data import Faces, in_chunks
 from pipelines.backbones.finetuning.course import Course
 from pipelines.backbones.finetuning.recipe import new_state, set_probing
-from pipelines.backbones.finetuning.state import Checkpoints, Kept, State
+from pipelines.backbones.finetuning.state import State
 from pipelines.backbones.finetuning.steps import batches_of, move, parts_of, take_part
 from pipelines.backbones.optimise import cosine_lr
 from pipelines.backbones.precision import autocast, reproducible

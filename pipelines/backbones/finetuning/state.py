@@ -1,25 +1,20 @@
 """Where a training stands: all that changes while it runs, kept in a checkpoint and taken up again bit for bit."""
 
 import dataclasses
-import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipelines.backbones.checkpoint import read_checkpoint, write_checkpoint
+from pipelines.backbones.checkpoint import Kept
 from pipelines.backbones.finetuning.ema import Ema
 from pipelines.backbones.optimise import AdamW
 from pipelines.scoring.metrics import Probabilities
 from pipelines.training.epochs import Epoch, Fitted, HeadKeeper
 from pipelines.training.predict import Predictions
-
-Kept = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def moving_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -119,39 +114,6 @@ class State:
             tensor.copy_(tensors[name])
         self.best.load(part_of(tensors, "best"), about["history"], self.sums.device)
         self.epoch, self.step, self.num_steps = about["epoch"], about["step"], about["num_steps"]
-
-
-@dataclass(slots=True, kw_only=True)
-class Checkpoints:
-    """The checkpoint of one training at `path`, written by the process that `writes`, every `minutes` and when asked.
-
-    `identity` says what is trained on what; `about` is kept beside the state.
-    """
-
-    path: Path
-    identity: str
-    minutes: float
-    writes: bool = True
-    about: dict[str, Any] = field(default_factory=dict)
-    _saved: float = field(default_factory=time.monotonic)
-
-    def read(self) -> Kept | None:
-        """What the file keeps, or None. Raises ValueError: it is damaged, or of another training."""
-        return read_checkpoint(self.path, self.identity)
-
-    def save(self, state: State) -> None:
-        if self.writes:
-            about = {"identity": self.identity, **self.about, **state.about()}
-            write_checkpoint(self.path, state.tensors(), json.loads(json.dumps(about)))
-        self._saved = time.monotonic()
-
-    @property
-    def is_due(self) -> bool:
-        return time.monotonic() - self._saved >= 60 * self.minutes
-
-    def remove(self) -> None:
-        if self.writes:
-            self.path.unlink(missing_ok=True)
 
 
 def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:

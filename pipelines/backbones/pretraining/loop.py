@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from extract.backbones.mae import draw_orders
 from extract.backbones.transforms import normalise
 from pipelines.backbones.changes import CropDraws, random_resized_crop
+from pipelines.backbones.checkpoint import Checkpoints
 from pipelines.backbones.data import FaceBatch, Faces, in_chunks
 from pipelines.backbones.optimise import cosine_lr
 from pipelines.backbones.precision import autocast, reproducible
-from pipelines.backbones.pretraining.state import Checkpoints, Course, Note, State, step_faces
+from pipelines.backbones.pretraining.state import Course, Note, State, check_finite, save_finite, step_faces
 from pipelines.backbones.stopping import StopAsked, Stopper
 from pipelines.config import PretrainConfig
 from pipelines.progress import Advance, progress
@@ -44,7 +45,7 @@ def run_epochs(course: Course, state: State, checkpoints: Checkpoints, watch: Wa
             note = _run_epoch(course, model, state, checkpoints, stopper)
             if watch is not None and course.world.is_first:
                 watch(note)
-        checkpoints.write(course, state)
+        save_finite(course, state, checkpoints)
 
 
 def _run_epoch(course: Course, model: nn.Module, state: State, checkpoints: Checkpoints, stopper: Stopper) -> Note:
@@ -59,16 +60,16 @@ def _run_epoch(course: Course, model: nn.Module, state: State, checkpoints: Chec
             train_step(course, model, state, rows, feed, lr, advance)
             state.step += 1
             if state.step % CHECK_STEPS == 0 or course.device.type == "cpu":
-                checkpoints.check(course, state)
+                check_finite(course, state, checkpoints.path)
             if checkpoints.is_due:
-                checkpoints.write(course, state)
+                save_finite(course, state, checkpoints)
             try:
                 stopper.check(state.epoch * len(steps) + state.step)
             except StopAsked:
-                checkpoints.write(course, state)
+                save_finite(course, state, checkpoints)
                 stopper.leave()
         held_out = held_out_loss(course, advance)
-    checkpoints.check(course, state, *state.model.parameters())
+    check_finite(course, state, checkpoints.path, *state.model.parameters())
     loss, count = state.sums.tolist()
     if not count:
         raise ValueError(f"{course.name}: no face to train on can be read; {first_reason(course.faces)}")

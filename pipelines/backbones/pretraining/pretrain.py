@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from cache.files import write_durably
 from extract.backbones.mae import MaskedAutoencoder, draw_orders
 from extract.backbones.weights import read_weights, save_backbone
-from pipelines.backbones.checkpoint import ANEW, difference, read_checkpoint
+from pipelines.backbones.checkpoint import ANEW, Checkpoints, difference, read_checkpoint
 from pipelines.backbones.data import Faces, memory_for_faces
 from pipelines.backbones.distributed import World, open_world
 from pipelines.backbones.precision import Precision, choose_precision
 from pipelines.backbones.pretraining.loop import Watch, run_epochs
 from pipelines.backbones.pretraining.plan import Order, Plan, make_plan
 from pipelines.backbones.pretraining.reconstructions import draw_pictures, write_report
-from pipelines.backbones.pretraining.state import Checkpoints, Course, Note, State
+from pipelines.backbones.pretraining.state import Course, Note, State
 from pipelines.config import Config
 from pipelines.files import write_json
 
@@ -79,11 +79,14 @@ def _train(plan: Plan, faces: Faces, world: World, device: torch.device, watch: 
         writes=world.is_first,
     )
     state = State(model, plan.config, device)
-    about = None if plan.order.restart else checkpoints.load_into(state)
-    faces.unreadable.update({int(row): reason for row, reason in (about or {}).get("unreadable", {}).items()})
+    kept = None if plan.order.restart else checkpoints.read()
+    if kept is not None:
+        state.load(*kept)
+    about = {} if kept is None else kept[1]
+    faces.unreadable.update({int(row): reason for row, reason in about.get("unreadable", {}).items()})
     faces.keep(memory_for_faces(), plan.places.folder)
     checkpoints.about = {
-        "precision": about["precision"] if about else world.gather_objects(_precision(plan, device))[0],
+        "precision": about["precision"] if kept is not None else world.gather_objects(_precision(plan, device))[0],
         "unreadable": faces.unreadable,
     }
     course = Course(
@@ -105,17 +108,17 @@ def _train(plan: Plan, faces: Faces, world: World, device: torch.device, watch: 
         if watch is not None:
             watch(note)
         if time.monotonic() - shown >= 60 * plan.config.checkpoint_minutes:
-            show(_result(plan, course, state, about is not None), course)
+            show(_result(plan, course, state, kept is not None), course)
             shown = time.monotonic()
 
     run_epochs(course, state, checkpoints, seen)
     for unreadable in world.gather_objects(dict(faces.unreadable)):
         faces.unreadable.update(unreadable)
-    result = _result(plan, course, state, about is not None)
+    result = _result(plan, course, state, kept is not None)
     if world.is_first:
         show(result, course)
         save(result)
-        checkpoints.path.unlink(missing_ok=True)
+        checkpoints.remove()
     world.barrier()
     return result
 

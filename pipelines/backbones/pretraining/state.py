@@ -1,8 +1,7 @@
 """Where a masked pretraining stands, and its checkpoint."""
 
 import dataclasses
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from extract.backbones.mae import MaskedAutoencoder
-from pipelines.backbones.checkpoint import read_checkpoint, write_checkpoint
+from pipelines.backbones.checkpoint import Checkpoints
 from pipelines.backbones.data import Faces, in_chunks
 from pipelines.backbones.distributed import World
 from pipelines.backbones.optimise import AdamW, decay_groups
@@ -85,53 +84,21 @@ class State:
         self.history = [Note(**values) for values in about["history"]]
 
 
-@dataclass(slots=True, kw_only=True)
-class Checkpoints:
-    """The checkpoint of one training, written by one process when `minutes` have passed, and never of broken weights.
+def check_finite(course: Course, state: State, checkpoint: Path, *others: Tensor) -> None:
+    """Raises `ValueError` where the losses or numbers of `others` are not finite: then nothing is kept any more."""
+    if all(bool(tensor.isfinite().all()) for tensor in (state.sums, *others)):
+        return
+    before = f", or begin from the encoder of {checkpoint} (--init, and another --name)" if checkpoint.exists() else ""
+    raise ValueError(
+        f"{course.name}: the loss is no finite number in epoch {state.epoch + 1}, step {state.step}; lower "
+        f"pretrain.base_lr (now {course.config.base_lr:g}) or set pretrain.grad_clip=1{before}"
+    )
 
-    `about` is kept beside the state.
-    """
 
-    path: Path
-    identity: str
-    minutes: float
-    writes: bool = True
-    about: dict[str, Any] = field(default_factory=dict)
-    _written: float = field(default_factory=time.monotonic)
-
-    def load_into(self, state: State) -> dict[str, Any] | None:
-        """What the checkpoint says besides, or None where there is none.
-
-        Raises:
-            ValueError: it is damaged, or of another training.
-        """
-        kept = read_checkpoint(self.path, self.identity)
-        if kept is None:
-            return None
-        state.load(*kept)
-        return kept[1]
-
-    @property
-    def is_due(self) -> bool:
-        return time.monotonic() - self._written >= 60 * self.minutes
-
-    def check(self, course: Course, state: State, *others: Tensor) -> None:
-        """Raises `ValueError` where the losses or numbers of `others` are not finite: then nothing is kept any more."""
-        if all(bool(tensor.isfinite().all()) for tensor in (state.sums, *others)):
-            return
-        before = (
-            f", or begin from the encoder of {self.path} (--init, and another --name)" if self.path.exists() else ""
-        )
-        raise ValueError(
-            f"{course.name}: the loss is no finite number in epoch {state.epoch + 1}, step {state.step}; lower "
-            f"pretrain.base_lr (now {course.config.base_lr:g}) or set pretrain.grad_clip=1{before}"
-        )
-
-    def write(self, course: Course, state: State) -> None:
-        self.check(course, state, *state.model.parameters())
-        if self.writes:
-            write_checkpoint(self.path, state.tensors(), {"identity": self.identity, **self.about, **state.about()})
-        self._written = time.monotonic()
+def save_finite(course: Course, state: State, checkpoints: Checkpoints) -> None:
+    """Writes the checkpoint, but never of broken weights."""
+    check_finite(course, state, checkpoints.path, *state.model.parameters())
+    checkpoints.save(state)
 
 
 def step_faces(config: PretrainConfig) -> int:
