@@ -25,7 +25,7 @@ from zarr.storage import LocalStore
 from cache import writer
 from cache.store import Cache
 from extract.backbones.build import build_trainable, save_backbone
-from pipelines.backbones.finetuning import state
+from pipelines.backbones import checkpoint
 from pipelines.cli import main
 
 TOML = """# mine
@@ -558,7 +558,7 @@ def test_a_disk_that_is_full_when_weights_are_saved(
     """Earlier weights and the section of mtl.toml stay, whether a checkpoint or the weights find no room."""
     assert mtl(*FINETUNE, "va")[0] == 0
     if file == "va.safetensors":
-        monkeypatch.setattr(state, "write_checkpoint", lambda *_: None)
+        monkeypatch.setattr(checkpoint, "write_checkpoint", lambda *_: None)
     no_room(4096)
     assert f"backbones/{file}: File too large" in refused(*FINETUNE, "va", "--set", "finetune.lr=0.1")
 
