@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipelines.scoring.metrics import Probabilities
 from pipelines.training.predict import Predictions
@@ -122,38 +122,6 @@ class HeadKeeper:
             state=self._state,
             halted=self.halted,
         )
-
-
-class Keeper:
-    """`HeadKeeper` for a model that is trained alone, and gets its best weights back in the end."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self._keeper = HeadKeeper()
-
-    @property
-    def best(self) -> Epoch | None:
-        return self._keeper.best
-
-    @property
-    def num_since_best(self) -> int:
-        return self._keeper.num_since_best
-
-    def offer(self, note: Epoch, predictions: Predictions, *, patient: bool) -> Epoch:
-        """Records an epoch; copies the weights now, before another step can change them, if it is the best."""
-        note = self._keeper.offer(note, predictions, patient=patient)
-        if note.best:
-            self._keeper.keep({key: value.detach().clone() for key, value in self.model.state_dict().items()})
-        return note
-
-    def restore(self) -> Fitted:
-        """Puts the best epoch's weights back into the model."""
-        result = self._keeper.result()
-        if isinstance(result, ValueError):
-            raise result
-        self.model.load_state_dict(dict(result.state))
-        self.model.eval()
-        return result
 
 
 def _as_tensors(said: Predictions) -> dict[str, Tensor]:

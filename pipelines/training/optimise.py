@@ -1,50 +1,20 @@
-"""How weights move: AdamW, the learning rate over the epochs, and dropout that can be repeated."""
+"""How weights move: the kernel of AdamW, the learning rate over the epochs, and dropout that can be repeated.
+
+The optimisers over it are ours, not torch.optim's: making one of those imports torch's compiler, 5 s of CPU time,
+longer than many a head trains.
+"""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipelines.config import TrainConfig
 
 BETAS = (0.9, 0.999)
 EPS = 1e-8
-
-
-class AdamW:
-    """AdamW (Loshchilov and Hutter, ICLR 2019) on torch's fused kernel; parameters without a gradient stay still.
-
-    Matrices decay; biases, norms and the losses' own parameters (one dimension or none) do not. It is not that of
-    torch.optim: making one of those imports torch's compiler, 5 s of CPU time, longer than many a head trains.
-    """
-
-    def __init__(self, parameters: Iterable[nn.Parameter], weight_decay: float) -> None:
-        self.parameters = list(parameters)
-        self.groups = [
-            (weight_decay, [p for p in self.parameters if p.ndim > 1]),
-            (0.0, [p for p in self.parameters if p.ndim <= 1]),
-        ]
-        self.state: dict[Tensor, tuple[Tensor, Tensor, Tensor]] = {
-            p: (torch.zeros_like(p), torch.zeros_like(p), torch.zeros((), device=p.device)) for p in self.parameters
-        }
-
-    def zero_grad(self) -> None:
-        for p in self.parameters:
-            p.grad = None
-
-    @torch.no_grad()
-    def step(self, lr: float) -> None:
-        """Moves every parameter that has a gradient."""
-        for weight_decay, group in self.groups:
-            moving: list[Tensor] = [p for p in group if p.grad is not None]
-            if not moving:
-                continue
-            means, squares, steps = (list(part) for part in zip(*(self.state[p] for p in moving), strict=True))
-            torch._foreach_add_(steps, 1)
-            gradients = [p.grad for p in moving if p.grad is not None]
-            fused_adamw(moving, gradients, means, squares, steps, lr, weight_decay)
 
 
 def fused_adamw(

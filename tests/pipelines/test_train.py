@@ -10,6 +10,7 @@ import torch
 
 from heads.fusion import FUSIONS
 from heads.temporal import TEMPORALS
+from pipelines.backbones.optimise import AdamW, decay_groups
 from pipelines.config import SplitConfig, TrainConfig
 from pipelines.training import fit as fit_module
 from pipelines.training import methods
@@ -18,7 +19,7 @@ from pipelines.training import train as train_module
 from pipelines.training.dataset import restrict
 from pipelines.training.epochs import Epoch
 from pipelines.training.methods import METHODS
-from pipelines.training.optimise import AdamW, lr_at
+from pipelines.training.optimise import lr_at
 from pipelines.training.predict import predict, score_predictions
 from pipelines.training.strategy import strategy_of
 from pipelines.training.train import train_strategy
@@ -322,7 +323,8 @@ def test_own_adamw_is_torchs():
     ours = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((4, 3), (5,), ())]
     theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
     decay = [{"params": theirs[:1], "weight_decay": 0.1}, {"params": theirs[1:], "weight_decay": 0.0}]
-    mine, reference = AdamW(ours, weight_decay=0.1), torch.optim.AdamW(decay, lr=0.0)
+    mine = AdamW(decay_groups(zip("abc", ours, strict=True), 0.1))
+    reference = torch.optim.AdamW(decay, lr=0.0)
     for step in range(5):
         for group in reference.param_groups:
             group["lr"] = 0.1 / (step + 1)

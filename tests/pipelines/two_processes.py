@@ -12,7 +12,7 @@ from heads.config import LossConfig
 from heads.losses import MultiTaskLoss, Targets
 from heads.tasks import TASK_OUTPUTS
 from pipelines.backbones.distributed import World, open_world
-from pipelines.training.optimise import AdamW
+from pipelines.backbones.optimise import AdamW, decay_groups
 
 TASKS = ("va", "expr", "au")
 SIZES = [TASK_OUTPUTS[task].num_outputs for task in TASKS]
@@ -50,7 +50,7 @@ def train(world: World) -> dict[str, list[float]]:
     model = Model()
     loss = MultiTaskLoss(TASKS, [LossConfig(va_loss="ccc+mse", task_weights="learned")])
     wrapped = world.wrap(model)
-    optimiser = AdamW([*model.parameters(), *loss.parameters()], 0.05)
+    optimiser = AdamW(decay_groups([*model.named_parameters(), *loss.named_parameters(prefix="loss")], 0.05))
     batches = [np.arange(13), np.arange(13, 20), np.arange(4, 17), *(rng.permutation(NUM_ROWS)[:13] for _ in range(5))]
     losses = []
     for batch in batches:
