@@ -1,7 +1,10 @@
-"""Fixtures of every room: where real faces and weights are, for the tests marked `real`."""
+"""Fixtures of every room: where real faces and weights are, for the tests marked `real`; calls that may hang."""
 
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,3 +17,28 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set MTL_REAL_DATA to a folder that has talking/ and weights/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def in_time() -> Callable[[Callable[[], Any]], Any]:
+    """`in_time(call)` gives what `call()` gives or raises; one that hangs fails the test after 20 s in its place."""
+
+    def run(call: Callable[[], Any], limit_s: float = 20.0) -> Any:
+        outcome: list[Any] = []
+
+        def attempt() -> None:
+            try:
+                outcome.append((call(), None))
+            except BaseException as error:
+                outcome.append((None, error))
+
+        thread = threading.Thread(target=attempt, daemon=True)
+        thread.start()
+        thread.join(limit_s)
+        assert outcome, f"still not done after {limit_s:g} s"
+        found, error = outcome[0]
+        if error is not None:
+            raise error
+        return found
+
+    return run
