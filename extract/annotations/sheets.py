@@ -54,8 +54,7 @@ def read_sheet(path: Path, headerless: Sequence[Sequence[str]] = (), ignored: st
         raise ValueError(f"{path}: no such file; check the path")
     if path.suffix.lower() in PARQUET_SUFFIXES:
         return _parquet_sheet(path, ignored)
-    text = _read_text(path)
-    lines = _csv_records(path, text) if '"' in text else _plain_lines(text)
+    lines = read_rows(path)
     if lines.is_empty():
         raise ValueError(f"{path}: the file is empty; expected a row a frame")
     line, head = int(lines["line"][0]), lines["cells"][0].to_list()
@@ -68,6 +67,16 @@ def read_sheet(path: Path, headerless: Sequence[Sequence[str]] = (), ignored: st
         if name in RULES
     )
     return Sheet(path=path, cells=cells, lines=body["line"], classes=classes)
+
+
+def read_rows(path: Path) -> pl.DataFrame:
+    """(line, cells) of every line of the text file at `path` that is not blank; cells as they stand, quotes resolved.
+
+    Raises:
+        ValueError: not UTF-8 text, or quotes that do not fit.
+    """
+    text = _read_text(path)
+    return _csv_records(path, text) if '"' in text else _plain_lines(text)
 
 
 def parse_sheet(sheet: Sheet, *, empty_is_missing: bool) -> pl.DataFrame:
