@@ -4,7 +4,15 @@ Filled from the sections `[backbones.NAME]` of mtl.toml; read by `extract.backbo
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Interval, MinLen
+
+# Pixels are in [0, 1] when mean and std are applied; some weights want 0 to 255, which is a std of 1 / 255.
+Side = Annotated[int, Interval(ge=1, le=4096)]
+Mean = Annotated[float, Interval(ge=-1000, le=1000)]
+Deviation = Annotated[float, Interval(ge=1e-6, le=1000)]
+CropShare = Annotated[float, Interval(gt=0, le=1)]
 
 IMPORTED_MODEL, ONNX_MODEL = "imported:", "onnx:"
 
@@ -16,11 +24,11 @@ class Preprocessing:
     `size_px` is the side of the square input; a face is resized to `size_px / crop_pct` and the centre is cut out.
     """
 
-    size_px: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    size_px: Side
+    mean: tuple[Mean, Mean, Mean]
+    std: tuple[Deviation, Deviation, Deviation]
     interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
-    crop_pct: float = 1.0
+    crop_pct: CropShare = 1.0
     crop_mode: Literal["center", "squash", "border"] = "center"
 
     def to_json(self) -> dict[str, Any]:
@@ -45,15 +53,15 @@ class BackboneConfig:
     trained the backbone; none is part of a stream's identity, but a file of another digest is refused.
     """
 
-    model: str
-    weights: str = "pretrained"
-    tasks: tuple[str, ...] = ()
-    seed: int = 0
-    size_px: int | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    model: Annotated[str, MinLen(1)]
+    weights: Annotated[str, MinLen(1)] = "pretrained"
+    tasks: tuple[Annotated[str, MinLen(1)], ...] = ()
+    seed: Annotated[int, Interval(ge=0, le=2**32 - 1)] = 0
+    size_px: Side | None = None
+    mean: tuple[Mean, Mean, Mean] | None = None
+    std: tuple[Deviation, Deviation, Deviation] | None = None
     interpolation: Literal["bicubic", "bilinear", "nearest"] | None = None
-    crop_pct: float | None = None
+    crop_pct: CropShare | None = None
     crop_mode: Literal["center", "squash", "border"] | None = None
     output: str = ""
     licence: str = ""

@@ -1,12 +1,19 @@
 """What a head is made of and what it is trained to minimise: plain data, no torch.
 
 Read by `heads.model` and `heads.losses`; filled from the sections `[head]` and `[loss]` of mtl.toml and from grids.
+The range of a number stands beside its field.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Interval, MinLen
+
+from heads.ranges import range_problem
 
 Task = Literal["va", "expr", "au"]
+Fusion = Literal["concat", "sum", "gated", "attention"]  # the keys of heads.fusion.FUSIONS
+Temporal = Literal["none", "gru", "lstm", "tcn", "transformer"]  # the keys of heads.temporal.TEMPORALS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,14 +25,14 @@ class HeadConfig:
     """
 
     tasks: tuple[Task, ...] = ("va", "expr", "au")
-    streams: Literal["all", "own"] | tuple[str, ...] = "all"
-    fusion: str = "attention"
-    temporal: str = "tcn"
-    width: int = 128
-    depth: int = 2
-    num_heads: int = 4
-    kernel: int = 5
-    dropout: float = 0.2
+    streams: Literal["all", "own"] | tuple[Annotated[str, MinLen(1)], ...] = "all"
+    fusion: Fusion = "attention"
+    temporal: Temporal = "tcn"
+    width: Annotated[int, Interval(ge=1, le=8192)] = 128
+    depth: Annotated[int, Interval(ge=1, le=64)] = 2
+    num_heads: Annotated[int, Interval(ge=1, le=256)] = 4
+    kernel: Annotated[int, Interval(ge=1, le=1023)] = 5
+    dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +48,32 @@ class LossConfig:
     au_loss: Literal["bce", "asymmetric"] = "bce"
     class_weights: bool = True
     positive_weights: bool = True
-    label_smoothing: float = 0.0
-    focal_gamma: float = 2.0
-    asymmetric_gamma_positive: float = 0.0
-    asymmetric_gamma_negative: float = 4.0
-    asymmetric_clip: float = 0.05
+    label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    focal_gamma: Annotated[float, Interval(ge=0, le=100)] = 2.0
+    asymmetric_gamma_positive: Annotated[float, Interval(ge=0, le=100)] = 0.0
+    asymmetric_gamma_negative: Annotated[float, Interval(ge=0, le=100)] = 4.0
+    asymmetric_clip: Annotated[float, Interval(ge=0, lt=1)] = 0.05
     task_weights: Literal["fixed", "learned"] = "fixed"
-    va_weight: float = 1.0
-    expr_weight: float = 1.0
-    au_weight: float = 1.0
+    va_weight: Annotated[float, Interval(ge=0, le=1e6)] = 1.0
+    expr_weight: Annotated[float, Interval(ge=0, le=1e6)] = 1.0
+    au_weight: Annotated[float, Interval(ge=0, le=1e6)] = 1.0
+
+
+def head_problem(config: HeadConfig) -> str | None:
+    """What makes a head of this `config` impossible to build, in one line; None when nothing does.
+
+    The one check of a head's values: `heads.model` builds nothing that it refuses, and a grid is held to it before
+    anything is trained.
+    """
+    width, num_heads = config.width, config.num_heads
+    if not config.tasks or len(set(config.tasks)) != len(config.tasks):
+        return f"tasks = {list(config.tasks)}: name at least one task, each once"
+    if problem := range_problem(config):
+        return problem
+    if config.fusion == "attention" and width % num_heads:
+        return f"attention fusion: width = {width} is not a multiple of num_heads = {num_heads}"
+    if config.temporal == "transformer" and width % (2 * num_heads):
+        return f"transformer: width = {width} is not a multiple of 2 x num_heads = {2 * num_heads}"
+    if config.temporal == "tcn" and config.kernel % 2 == 0:
+        return f"tcn: kernel = {config.kernel} must be odd, for as many steps before as after"
+    return None

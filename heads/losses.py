@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from heads.config import LossConfig
 from heads.layers import look_up
+from heads.ranges import range_problem
 
 MAX_WEIGHT = 10.0  # no class and no positive counts more: a rare one would be learned by heart
 TINY = 1e-8
@@ -263,13 +264,8 @@ def _fixed_weight(task: str, config: LossConfig) -> float:
 
 
 def _check(config: LossConfig) -> None:
-    for name in ("label_smoothing", "asymmetric_clip"):
-        if not 0 <= getattr(config, name) < 1:
-            raise ValueError(f"loss: {name} {getattr(config, name)} must be at least 0 and below 1")
-    gammas = ("focal_gamma", "asymmetric_gamma_positive", "asymmetric_gamma_negative")
-    for name in (*gammas, "va_weight", "expr_weight", "au_weight"):
-        if getattr(config, name) < 0:
-            raise ValueError(f"loss: {name} {getattr(config, name)} must not be negative")
+    if problem := range_problem(config):
+        raise ValueError(f"loss: {problem}")
 
 
 VaLoss = Callable[[Tensor, Tensor, Tensor], Tensor]

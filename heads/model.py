@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from heads.config import HeadConfig, Task
+from heads.config import HeadConfig, Task, head_problem
 from heads.fusion import build_fusion
 from heads.layers import Linear, Noise, initialise, join_noises
 from heads.tasks import build_output
@@ -174,18 +174,7 @@ def load_single(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 def check(config: HeadConfig, stream_widths: Mapping[str, int]) -> None:
     """Sizes and choices that go together, or a `ValueError` of one line."""
-    width, num_heads = config.width, config.num_heads
     if not stream_widths:
         raise ValueError("head: no stream to read; name at least one")
-    if not config.tasks or len(set(config.tasks)) != len(config.tasks):
-        raise ValueError(f"head: tasks = {list(config.tasks)}: name at least one task, each once")
-    if min(width, config.depth, num_heads) < 1:
-        raise ValueError(f"head: width {width}, depth {config.depth} and num_heads {num_heads} must be at least 1")
-    if not 0 <= config.dropout < 1:
-        raise ValueError(f"head: dropout {config.dropout} must be at least 0 and below 1")
-    if config.fusion == "attention" and width % num_heads:
-        raise ValueError(f"head: attention fusion: width {width} is not divisible by num_heads {num_heads}")
-    if config.temporal == "transformer" and width % (2 * num_heads):
-        raise ValueError(f"head: transformer: width {width} is not divisible by 2 x num_heads {num_heads}")
-    if config.temporal == "tcn" and (config.kernel < 1 or config.kernel % 2 == 0):
-        raise ValueError(f"head: tcn: kernel {config.kernel} must be odd, for as many steps before as after")
+    if problem := head_problem(config):
+        raise ValueError(f"head: {problem}")

@@ -5,15 +5,36 @@ Every field of `[head]`, `[loss]` and `[train]` has a name of its own across the
 
 import dataclasses
 import difflib
+import sys
 import tomllib
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Interval, MinLen, MultipleOf
 
 from extract.config import BackboneConfig
 from heads.config import HeadConfig, LossConfig, Task
+from heads.ranges import hints_of, in_range, range_words, split_annotation
+
+# The range of every number stands beside it and is checked wherever the value is read: mtl.toml, --set, grids, runs.
+# What several fields share has a name. Upper bounds are far above what is sensible, and below what ends in a crash.
+Seed = Annotated[int, Interval(ge=0, le=2**32 - 1)]
+Epochs = Annotated[int, Interval(ge=1, le=10**6)]
+Patience = Annotated[int, Interval(ge=1, le=10**6)]
+Rate = Annotated[float, Interval(gt=0, le=100)]
+Decay = Annotated[float, Interval(ge=0, le=100)]
+Warmup = Annotated[float, Interval(ge=0, le=10**6)]
+Clip = Annotated[float, Interval(ge=0, le=1e9)]
+Count = Annotated[int, Interval(ge=0, le=10**9)]
+Batch = Annotated[int, Interval(ge=1, le=10**6)]
+Share = Annotated[float, Interval(ge=0, lt=1)]
+Probability = Annotated[float, Interval(ge=0, le=1)]
+Minutes = Annotated[float, Interval(ge=0, le=10**6)]
+SideOrOwn = Annotated[int, Interval(ge=0, le=4096)]
+Name = Annotated[str, MinLen(1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +50,7 @@ class CacheConfig:
     """Where embeddings are kept; `shard_rows` rows are written, marked and resumed as one."""
 
     path: Path = Path("cache.zarr")
-    shard_rows: int = 4096
+    shard_rows: Annotated[int, Interval(ge=1, le=2**20)] = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +74,9 @@ class SplitConfig:
 
     select: Literal["val", "test"] = "val"
     report: Literal["auto", "val", "test"] = "auto"
-    num_folds: int = 5
-    inner_folds: int = 1
-    fold_seed: int = 0
+    num_folds: Annotated[int, Interval(ge=3, le=999)] = 5
+    inner_folds: Annotated[int, Interval(ge=1, le=998)] = 1
+    fold_seed: Seed = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,23 +89,23 @@ class TrainConfig:
     predictions are float32."""
 
     method: Literal["separate", "joint", "progressive"] = "joint"
-    window: int = 64
-    stride: int = 32
-    max_gap: int = 300
-    batch_windows: int = 32
-    epochs: int = 20
-    patience: int = 5
-    frozen_epochs: int = 3
-    lr: float = 1e-3
-    weight_decay: float = 1e-2
-    warmup_epochs: float = 1.0
+    window: Annotated[int, Interval(ge=1, le=10**6)] = 64
+    stride: Annotated[int, Interval(ge=1, le=10**6)] = 32
+    max_gap: Annotated[int, Interval(ge=1, le=10**9)] = 300
+    batch_windows: Batch = 32
+    epochs: Epochs = 20
+    patience: Patience = 5
+    frozen_epochs: Annotated[int, Interval(ge=0, le=10**6)] = 3
+    lr: Rate = 1e-3
+    weight_decay: Decay = 1e-2
+    warmup_epochs: Warmup = 1.0
     schedule: Literal["cosine", "constant"] = "cosine"
-    grad_clip: float = 1.0
-    view: str = "base"
-    augment: tuple[str, ...] = ()
+    grad_clip: Clip = 1.0
+    view: Name = "base"
+    augment: tuple[Name, ...] = ()
     precision: Literal["float32", "bfloat16"] = "float32"
-    seed: int = 0
-    fold: int = -1
+    seed: Seed = 0
+    fold: Annotated[int, Interval(ge=-1, le=998_998)] = -1
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -103,7 +124,7 @@ class FaceSetConfig:
     faces: Path
     frames: Path
     tasks: tuple[Task, ...] = ()
-    share: float = 0.0
+    share: Share = 0.0
     licence: str = ""
 
 
@@ -128,39 +149,39 @@ class FinetuneConfig:
     another's numbers. `data` are further sets of faces; `licence` is a note on the data for the backbone's section.
     """
 
-    size_px: int = 0
-    epochs: int = 10
-    batch_size: int = 64
-    accumulate: int = 1
-    lr: float = 3e-4
-    min_lr: float = 0.0
-    weight_decay: float = 0.05
-    warmup_epochs: float = 0.5
-    layer_decay: float = 1.0
-    grad_clip: float = 1.0
-    drop_path: float = 0.0
-    ema: float = 0.0
+    size_px: SideOrOwn = 0
+    epochs: Epochs = 10
+    batch_size: Annotated[int, Interval(ge=2, le=10**6)] = 64
+    accumulate: Batch = 1
+    lr: Rate = 3e-4
+    min_lr: Annotated[float, Interval(ge=0, le=100)] = 0.0
+    weight_decay: Decay = 0.05
+    warmup_epochs: Warmup = 0.5
+    layer_decay: Annotated[float, Interval(gt=0, le=1)] = 1.0
+    grad_clip: Clip = 1.0
+    drop_path: Share = 0.0
+    ema: Share = 0.0
     freeze: Literal["none", "partial", "backbone"] = "none"
-    trainable_blocks: int = 2
-    probe_epochs: int = 0
-    lora_rank: int = 0
-    lora_alpha: float = 16.0
+    trainable_blocks: Annotated[int, Interval(ge=1, le=1000)] = 2
+    probe_epochs: Annotated[int, Interval(ge=0, le=10**6)] = 0
+    lora_rank: Annotated[int, Interval(ge=0, le=4096)] = 0
+    lora_alpha: Annotated[float, Interval(gt=0, le=1e6)] = 16.0
     checkpoint_gradients: bool = False
     balance: Literal["none", "videos", "labels", "both"] = "none"
-    max_faces_per_epoch: int = 0
-    max_faces_per_video: int = 0
-    flip: float = 0.5
-    brightness: float = 0.2
-    contrast: float = 0.2
-    erase: float = 0.0
+    max_faces_per_epoch: Count = 0
+    max_faces_per_video: Count = 0
+    flip: Probability = 0.5
+    brightness: Probability = 0.2
+    contrast: Probability = 0.2
+    erase: Probability = 0.0
     rand_augment: str = ""
-    mixup: float = 0.0
-    patience: int = 4
-    seed: int = 0
-    init: Literal["pretrained", "random"] | str = "pretrained"
+    mixup: Annotated[float, Interval(ge=0, le=1000)] = 0.0
+    patience: Patience = 4
+    seed: Seed = 0
+    init: Literal["pretrained", "random"] | Name = "pretrained"
     rename: str = ""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    checkpoint_minutes: float = 10.0
+    checkpoint_minutes: Minutes = 10.0
     data: tuple[FaceSetConfig, ...] = ()
     licence: str = ""
 
@@ -177,25 +198,25 @@ class PretrainConfig:
     trained on. The state is kept every `checkpoint_minutes`; `precision` is that of [finetune].
     """
 
-    size_px: int = 0
-    init: Literal["pretrained", "random"] | str = "random"
-    mask_ratio: float = 0.75
+    size_px: SideOrOwn = 0
+    init: Literal["pretrained", "random"] | Name = "random"
+    mask_ratio: Annotated[float, Interval(gt=0, lt=1)] = 0.75
     normalise_targets: bool = True
-    decoder_width: int = 256
-    decoder_depth: int = 4
-    epochs: int = 100
-    warmup_epochs: float = 5.0
-    batch_size: int = 256
-    accumulate: int = 1
-    base_lr: float = 1.5e-4
-    weight_decay: float = 0.05
-    grad_clip: float = 0.0
-    crop_min_area: float = 0.2
-    flip: float = 0.5
-    max_faces_per_video: int = 0
-    held_out_faces: int = 256
-    checkpoint_minutes: float = 10.0
-    seed: int = 0
+    decoder_width: Annotated[int, Interval(ge=32, le=8192), MultipleOf(32)] = 256
+    decoder_depth: Annotated[int, Interval(ge=1, le=64)] = 4
+    epochs: Epochs = 100
+    warmup_epochs: Warmup = 5.0
+    batch_size: Batch = 256
+    accumulate: Batch = 1
+    base_lr: Rate = 1.5e-4
+    weight_decay: Decay = 0.05
+    grad_clip: Clip = 0.0
+    crop_min_area: Annotated[float, Interval(gt=0, le=1)] = 0.2
+    flip: Probability = 0.5
+    max_faces_per_video: Count = 0
+    held_out_faces: Count = 256
+    checkpoint_minutes: Minutes = 10.0
+    seed: Seed = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
@@ -293,7 +314,7 @@ def from_mapping(cls: type, values: Mapping[str, Any], where: str) -> Any:
     Raises:
         ValueError: an unknown or missing key, or a value of the wrong type; says `where`.
     """
-    hints = get_type_hints(cls)
+    hints = hints_of(cls)
     for key in values:
         if key not in hints:
             raise ValueError(f"{where}: unknown key {key!r}{nearest(key, hints)}; known: {', '.join(hints)}")
@@ -306,6 +327,12 @@ def from_mapping(cls: type, values: Mapping[str, Any], where: str) -> Any:
 
 def convert(value: Any, annotation: Any, where: str) -> Any:
     """`value` from TOML or JSON as `annotation` asks, or a `ValueError` that says what was expected."""
+    kind, limits = split_annotation(annotation)
+    if limits:
+        converted = convert(value, kind, where)
+        if not in_range(converted, limits):
+            raise ValueError(f"{where}: expected {describe(annotation)}, found {shortened(value)}")
+        return converted
     origin, args = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         for option in args:
@@ -313,28 +340,31 @@ def convert(value: Any, annotation: Any, where: str) -> Any:
                 return convert(value, option, where)
             except ValueError:
                 continue
-        raise ValueError(f"{where}: expected {describe(annotation)}, found {value!r}")
+        raise ValueError(f"{where}: expected {describe(annotation)}, found {shortened(value)}")
     if origin is Literal and value in args and type(value) in {type(arg) for arg in args}:
         return value
     if origin is tuple and isinstance(value, list | tuple):
         inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
         if len(inner) == len(value):
             return tuple(convert(item, kind, where) for item, kind in zip(value, inner, strict=True))
-    if annotation is Path and isinstance(value, str | Path):
+    if annotation is Path and isinstance(value, str | Path) and str(value).strip() and "\0" not in str(value):
         return Path(value)
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type) and isinstance(value, Mapping):
         return from_mapping(annotation, value, where)
-    if annotation is float and isinstance(value, int | float) and not isinstance(value, bool):
+    if annotation is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:  # so no NaN either
         return float(value)
     if annotation in (int, str, bool) and type(value) is annotation:
         return value
     if annotation is type(None) and value is None:
         return None
-    raise ValueError(f"{where}: expected {describe(annotation)}, found {value!r}")
+    raise ValueError(f"{where}: expected {describe(annotation)}, found {shortened(value)}")
 
 
 def describe(annotation: Any) -> str:
     """An annotation in the user's words."""
+    kind, limits = split_annotation(annotation)
+    if limits:
+        return f"{describe(kind)} {range_words(limits)}".strip()
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return "one of " + ", ".join(repr(arg) for arg in args)
@@ -346,6 +376,15 @@ def describe(annotation: Any) -> str:
         return "a section with " + ", ".join(f.name for f in dataclasses.fields(annotation))
     names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path"}
     return names.get(annotation, str(annotation))
+
+
+def shortened(value: Any) -> str:
+    """A value as a message shows it: whole where it is short."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # more digits than Python writes, or brackets in brackets without end
+        return "what is too long to show"
+    return text if len(text) <= 80 else f"{text[:60]} ... ({len(text):,} characters)"
 
 
 def to_mapping(config: Any) -> dict[str, Any]:

@@ -20,9 +20,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pipelines.config import Config, SplitConfig, from_mapping, nearest
+from annotated_types import Interval
+
+from heads.config import head_problem
+from heads.ranges import range_problem
+from pipelines.config import Config, Seed, SplitConfig, from_mapping, nearest
 from pipelines.project import packaged_grids
 from pipelines.search.grid_values import annotation_of, condition_value_of, value_of
 from pipelines.splits import INNER_STEP, fold_number, fold_problem
@@ -44,12 +48,12 @@ class StudyConfig:
     name: str = ""
     select: Literal["val", "test"] | None = None
     report: Literal["auto", "val", "test"] | None = None
-    time_limit_s: float = 0.0
+    time_limit_s: Annotated[float, Interval(ge=0, le=1e9)] = 0.0
     sampler: Literal["grid", "random", "tpe"] = "grid"
-    trials: int = 0
-    sampler_seed: int = 0
-    halving: int = 0
-    halving_first: int = 2
+    trials: Annotated[int, Interval(ge=0, le=10**7)] = 0
+    sampler_seed: Seed = 0
+    halving: Annotated[int, Interval(ge=0, le=1000)] = 0
+    halving_first: Annotated[int, Interval(ge=1, le=10**6)] = 2
     storage: str = ""
 
 
@@ -187,18 +191,10 @@ def check(strategies: Sequence[Strategy], config: Config, where: str) -> None:
 
 def problem_of(strategy: Strategy, config: Config) -> str | None:
     """What makes `strategy` impossible to train, in one line; None when nothing does."""
-    head, train = strategy.head, strategy.train
-    flat = strategy.flat()
-    for key in ("width", "depth", "num_heads", "kernel", "window", "stride", "batch_windows", "epochs"):
-        if flat[key] < 1:
-            return f"{key} = {flat[key]} must be at least 1"
-    if train.lr <= 0:
-        return f"lr = {train.lr} must be above 0"
-    if not 0 <= head.dropout < 1:
-        return f"dropout = {head.dropout} must be at least 0 and below 1"
-    users = [name for name in (head.fusion, head.temporal) if name in ("attention", "transformer")]
-    if users and head.width % head.num_heads:
-        return f"width = {head.width} is not a multiple of num_heads = {head.num_heads}, as {users[0]} needs"
+    train = strategy.train
+    problem = head_problem(strategy.head) or range_problem(strategy.loss) or range_problem(train)
+    if problem:
+        return problem
     if problem := fold_problem(train.fold, config.split):
         return f"fold = {train.fold}: {problem}"
     try:
@@ -255,9 +251,6 @@ def _table(document: Mapping[str, Any], name: str, where: str) -> dict[str, Any]
 
 def _study(table: Mapping[str, Any], where: str) -> StudyConfig:
     study: StudyConfig = from_mapping(StudyConfig, table, where)
-    for key, least in (("trials", 0), ("halving", 0), ("halving_first", 1), ("sampler_seed", 0)):
-        if getattr(study, key) < least:
-            raise ValueError(f"{where} {key}: {getattr(study, key)} must be at least {least}")
     if study.sampler != "grid" and not study.trials:
         raise ValueError(f"{where}: sampler = {study.sampler!r} needs trials, the number of trials to try")
     if study.halving == 1:

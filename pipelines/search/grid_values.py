@@ -30,13 +30,11 @@ def _toml(text: str) -> tuple[Any, ...]:
 def value_of(key: str, value: Any, where: str, listed: bool = False) -> Any:
     """`value` as the field `key` holds it, or a `ValueError` with the nearest right one."""
     annotation = annotation_of(key, where)
-    known = _literals(annotation) or _registry(key)
+    known = _literals(annotation)
     try:
         converted = convert(value, annotation, f"{where} {key}")
     except ValueError as error:
         raise ValueError(f"{error}{_hint(value, annotation, known, listed)}") from None
-    if isinstance(converted, str) and known and converted not in known:
-        raise ValueError(f"{where} {key}: unknown {key} {value!r}{nearest(value, known)}; known: {', '.join(known)}")
     return _in_order(converted, f"{where} {key}") if key == "tasks" else converted
 
 
@@ -73,16 +71,3 @@ def _literals(annotation: Any) -> tuple[str, ...]:
     if get_origin(annotation) is Literal:
         return tuple(arg for arg in get_args(annotation) if isinstance(arg, str))
     return tuple(itertools.chain(*(_literals(arg) for arg in get_args(annotation) if arg is not Ellipsis)))
-
-
-def _registry(key: str) -> tuple[str, ...]:
-    """The names that the registry behind a field knows; none where there is no registry."""
-    if key == "fusion":
-        from heads.fusion import FUSIONS
-
-        return tuple(FUSIONS)
-    if key == "temporal":
-        from heads.temporal import TEMPORALS
-
-        return tuple(TEMPORALS)
-    return ()

@@ -42,7 +42,7 @@ def run_digest(config: Config, dataset: Dataset, strategy: Strategy) -> str:
 def run_name(strategy: Strategy, digest: str) -> str:
     """A name a person can read, and no other run has: `attention-tcn-joint-s0-1a2b3c4d`."""
     head, train = strategy.head, strategy.train
-    words = [head.fusion, head.temporal, train.method]
+    words: list[str] = [head.fusion, head.temporal, train.method]
     if set(head.tasks) != set(TASKS):
         words += head.tasks
     inner = f"i{inner_part(train.fold)}" if train.fold >= INNER_STEP else ""

@@ -5,9 +5,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any
 
 from heads.config import HeadConfig, LossConfig
+from heads.ranges import hints_of
 from pipelines.config import Config, TrainConfig, convert, nearest, to_mapping
 
 REPEATS = ("seed", "fold")
@@ -70,7 +71,7 @@ def strategy_of(config: Config) -> Strategy:
 
 def flat_fields() -> dict[str, tuple[str, Any]]:
     """Flat field name -> (part, annotation)."""
-    return {key: (part, hint) for part, cls in PARTS.items() for key, hint in get_type_hints(cls).items()}
+    return {key: (part, hint) for part, cls in PARTS.items() for key, hint in hints_of(cls).items()}
 
 
 def field_of(key: str, where: str) -> tuple[str, Any]:

@@ -161,12 +161,15 @@ def test_dropout_keeps_one_mask_a_window(config_of, widths, windows):
         ({"temporal": "rnn"}, "temporal encoder: unknown name 'rnn'; known: none"),
         ({"tasks": ("emotion",)}, "task: unknown name 'emotion'; known: va"),
         ({"tasks": ()}, "name at least one task"),
-        ({"fusion": "attention", "num_heads": 3}, "attention fusion: width 16 is not divisible by num_heads 3"),
-        ({"temporal": "transformer", "num_heads": 3}, "transformer: width 16 is not divisible by 2 x num_heads 3"),
-        ({"temporal": "transformer", "num_heads": 16}, "transformer: width 16 is not divisible by 2 x num_heads 16"),
-        ({"temporal": "tcn", "kernel": 4}, "tcn: kernel 4 must be odd"),
-        ({"width": 0}, "width 0, depth 2 and num_heads 2 must be at least 1"),
-        ({"dropout": 1.0}, "dropout 1.0 must be at least 0 and below 1"),
+        ({"fusion": "attention", "num_heads": 3}, "attention fusion: width = 16 is not a multiple of num_heads = 3"),
+        ({"temporal": "transformer", "num_heads": 3}, "transformer: width = 16 is not a multiple of 2 x num_heads = 6"),
+        (
+            {"temporal": "transformer", "num_heads": 16},
+            "transformer: width = 16 is not a multiple of 2 x num_heads = 32",
+        ),
+        ({"temporal": "tcn", "kernel": 4}, "tcn: kernel = 4 must be odd"),
+        ({"width": 0}, "width = 0 must be from 1 to 8192"),
+        ({"dropout": 1.0}, "dropout = 1.0 must be at least 0 and below 1"),
     ],
 )
 def test_what_does_not_go_together_is_one_clear_line(config_of, widths, values, message):

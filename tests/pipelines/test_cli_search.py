@@ -225,7 +225,10 @@ def test_a_failing_trial_is_named_and_the_exit_code_is_1(
 
 def test_a_mistake_in_the_grid_is_found_before_anything_runs(project: Path, mtl: Callable[..., Any]) -> None:
     (project / "small.toml").write_text('[product]\ntemporal = ["none", "gruu"]\n')
-    with pytest.raises(ValueError, match=r"small.toml: \[product\] temporal: unknown temporal 'gruu'.*'gru'"):
+    with pytest.raises(
+        ValueError,
+        match=r"small.toml: \[product\] temporal: expected one of 'none', 'gru', .*found 'gruu' .did you mean 'gru'",
+    ):
         mtl("--grid", "small.toml")
     assert not (project / "studies").exists()
 

@@ -312,21 +312,20 @@ def test_weights_of_the_loss_are_of_what_is_shown(project: Config, faces: Given)
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"batch_size": 1}, "finetune.batch_size is 1; it must be at least 2"),
+        ({"batch_size": 1}, "finetune.batch_size = 1 must be from 2 to 1000000"),
         ({"accumulate": 0}, "accumulate"),
         ({"ema": 1.0}, "finetune.ema"),
         ({"drop_path": -0.1}, "drop_path"),
         ({"layer_decay": 0.0}, "layer_decay"),
-        ({"erase": 1.5}, "a probability"),
+        ({"erase": 1.5}, "erase = 1.5 must be from 0 to 1"),
+        ({"min_lr": 0.1, "lr": 0.01}, "min_lr = 0.1 must be at most finetune.lr = 0.01"),
         ({"lora_rank": 4, "freeze": "partial"}, "lora_rank freezes the backbone itself"),
-        ({"lr": float("nan")}, ""),
+        ({"lr": float("nan")}, "finetune.lr = nan must be above 0"),
+        ({"lr": -1.0}, "finetune.lr"),
     ],
 )
 def test_recipes_that_make_no_sense(settings: dict[str, Any], says: str) -> None:
     config = FinetuneConfig(**settings)
-    if not says:
-        check_recipe(config)  # training says so itself
-        return
     with pytest.raises(ValueError, match=says):
         check_recipe(config)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extract.config import BackboneConfig
-from pipelines.config import Config, SplitConfig
+from pipelines.config import Config, SplitConfig, TrainConfig
 from pipelines.project import packaged_grids
 from pipelines.search.grid import check, expand, find_grid, parse_grid, read_grid
 from pipelines.search.plan import read_strategies
@@ -179,8 +179,13 @@ def test_strategies_that_cannot_be_trained_are_refused_together_before_anything_
     "values", [{"window": 0}, {"lr": 0.0}, {"dropout": 1.0}, {"fold": 5}, {"fold": -2}, {"streams": ["iris"]}]
 )
 def test_values_out_of_range_are_refused(values: dict) -> None:
-    strategy = strategy_of(CONFIG).replace(values, "here")
     with pytest.raises(ValueError, match=next(iter(values))):
+        check([strategy_of(CONFIG).replace(values, "here")], CONFIG, "g.toml")
+
+
+def test_values_out_of_range_that_no_reader_saw_are_refused() -> None:
+    strategy = Strategy(train=TrainConfig(lr=0.0))
+    with pytest.raises(ValueError, match=r"lr = 0\.0 must be above 0 and at most 100"):
         check([strategy], CONFIG, "g.toml")
 
 

@@ -8,6 +8,7 @@ import torch
 from extract.backbones.adapt import Mode, add_lora, checkpoint_gradients, freeze
 from extract.backbones.build import TrainableBackbone
 from extract.backbones.layers import layer_ids, num_layers, undecayed
+from heads.ranges import range_problem
 from pipelines.backbones.finetuning.course import Course, Trainee
 from pipelines.backbones.finetuning.ema import Ema
 from pipelines.backbones.finetuning.state import State, moving_tensors
@@ -19,27 +20,10 @@ MODES: dict[str, Mode] = {"none": "full", "partial": "partial", "backbone": "fro
 
 def check_recipe(config: FinetuneConfig) -> None:
     """Raises ValueError naming the first value of [finetune] that makes no sense."""
-    at_least = {
-        "epochs": 1,
-        "batch_size": 2,
-        "accumulate": 1,
-        "patience": 1,
-        "trainable_blocks": 1,
-        "checkpoint_minutes": 0,
-    }
-    at_least |= dict.fromkeys(("min_lr", "warmup_epochs", "grad_clip", "mixup", "lora_rank", "probe_epochs"), 0)
-    at_least |= dict.fromkeys(("max_faces_per_epoch", "max_faces_per_video", "weight_decay"), 0)
-    for name, least in at_least.items():
-        if not getattr(config, name) >= least:
-            raise ValueError(f"finetune.{name} is {getattr(config, name)}; it must be at least {least}")
-    for name in ("flip", "erase"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise ValueError(f"finetune.{name} is {getattr(config, name)}; it is a probability, 0 to 1")
-    for name in ("drop_path", "ema"):
-        if not 0 <= getattr(config, name) < 1:
-            raise ValueError(f"finetune.{name} is {getattr(config, name)}; it must be at least 0 and below 1")
-    if not 0 < config.layer_decay <= 1:
-        raise ValueError(f"finetune.layer_decay is {config.layer_decay}; it must be above 0 and at most 1")
+    if problem := range_problem(config):
+        raise ValueError(f"finetune.{problem}")
+    if config.min_lr > config.lr:
+        raise ValueError(f"finetune.min_lr = {config.min_lr:g} must be at most finetune.lr = {config.lr:g}")
     if config.lora_rank and config.freeze != "none":
         raise ValueError('finetune.lora_rank freezes the backbone itself; set finetune.freeze to "none"')
 

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from extract.backbones.build import build_trainable
-from extract.backbones.mae import HEAD_WIDTH, MaskedAutoencoder, check_vit
+from extract.backbones.mae import MaskedAutoencoder, check_vit
 from extract.backbones.matching import Match
 from extract.backbones.weights import weights_digest
 from extract.config import Preprocessing
+from heads.ranges import range_problem
 from pipelines.backbones.checkpoint import identity_of
 from pipelines.backbones.data import memory_for_faces
 from pipelines.backbones.files import FOLDER
@@ -173,29 +174,8 @@ def _identity(config: PretrainConfig, order: Order, model: MaskedAutoencoder, fa
 
 def check_settings(config: PretrainConfig) -> None:
     """Raises `ValueError` for a setting of [pretrain] that is out of its range; says which it is."""
-    ranges = {
-        "mask_ratio": (0 < config.mask_ratio < 1, "between 0 and 1, as 0.75"),
-        "decoder_width": (
-            config.decoder_width > 0 and config.decoder_width % HEAD_WIDTH == 0, f"a multiple of {HEAD_WIDTH}"
-        ),
-        "decoder_depth": (config.decoder_depth > 0, "1 or more"),
-        "epochs": (config.epochs > 0, "1 or more"),
-        "warmup_epochs": (config.warmup_epochs >= 0, "0 or more"),
-        "batch_size": (config.batch_size > 0, "1 or more"),
-        "accumulate": (config.accumulate > 0, "1 or more"),
-        "base_lr": (config.base_lr > 0, "above 0"),
-        "weight_decay": (config.weight_decay >= 0, "0 or more"),
-        "grad_clip": (config.grad_clip >= 0, "0 or more"),
-        "crop_min_area": (0 < config.crop_min_area <= 1, "above 0, at most 1"),
-        "flip": (0 <= config.flip <= 1, "from 0 to 1"),
-        "max_faces_per_video": (config.max_faces_per_video >= 0, "0 or more"),
-        "held_out_faces": (config.held_out_faces >= 0, "0 or more"),
-        "checkpoint_minutes": (config.checkpoint_minutes >= 0, "0 or more"),
-        "seed": (config.seed >= 0, "0 or more"),
-    }  # fmt: skip
-    for name, (is_fine, expected) in ranges.items():
-        if not is_fine:
-            raise ValueError(f"pretrain.{name} = {getattr(config, name)}: expected {expected}")
+    if problem := range_problem(config):
+        raise ValueError(f"pretrain.{problem}")
 
 
 def build(config: PretrainConfig, order: Order) -> tuple[MaskedAutoencoder, Preprocessing, Match | None]:
