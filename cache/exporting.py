@@ -17,6 +17,7 @@ import polars as pl
 
 from cache.files import naming, sync, sync_tree, temporary_beside
 from cache.frames import OUTSIDE, frames_digest
+from cache.parquet import scan_parquet
 from cache.stream import Stream
 
 ROW_GROUP_ROWS = 4096  # of Parquet: where Polars chose, an export of 400 MB held twice that
@@ -152,7 +153,7 @@ def _write_parquet(export: Export, path: Path) -> None:
             embedding = pl.Series("embedding", rows.astype(np.float32), pl.Array(pl.Float32, rows.shape[1]))
             files.append(parts / f"{start:012d}.parquet")
             export.keys[start:stop].with_columns(embedding).write_parquet(files[-1])
-        pl.scan_parquet(files).sink_parquet(path, row_group_size=ROW_GROUP_ROWS)
+        scan_parquet(files).sink_parquet(path, row_group_size=ROW_GROUP_ROWS)
     finally:
         shutil.rmtree(parts)
 

@@ -4,6 +4,7 @@ Letters: V vectors of the source, D width, T rows of a video's array.
 """
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import polars as pl
 from polars.exceptions import PolarsError
 
+from cache.parquet import parquet_schema, scan_parquet
 from cache.sources import (
     Source,
     SourceOptions,
@@ -48,7 +50,7 @@ def open_parquet(path: Path, frames: pl.DataFrame, options: SourceOptions) -> So
     """A Parquet table with keys and the column `embedding`, a list of numbers of one length."""
     keys = read_keys(path)
     try:
-        first = pl.scan_parquet(path).select("embedding").head(1).collect()["embedding"]
+        first = scan_parquet(path).select("embedding").head(1).collect()["embedding"]
     except PolarsError:
         raise ValueError(f"{path}: no column embedding; for keys of a matrix, import the .npy file") from None
     if not isinstance(first.dtype, pl.Array | pl.List) or first.is_empty() or first[0] is None or not len(first[0]):
@@ -56,7 +58,7 @@ def open_parquet(path: Path, frames: pl.DataFrame, options: SourceOptions) -> So
     width = len(first[0])
 
     def read_range(start: int, stop: int) -> np.ndarray:
-        block = pl.scan_parquet(path).select("embedding").slice(start, stop - start).collect()["embedding"]
+        block = scan_parquet(path).select("embedding").slice(start, stop - start).collect()["embedding"]
         if isinstance(block.dtype, pl.List):
             widths = block.list.len().fill_null(0).to_numpy()
             wrong = int((widths != width).argmax())
@@ -70,7 +72,8 @@ def open_parquet(path: Path, frames: pl.DataFrame, options: SourceOptions) -> So
 def open_folder(path: Path, frames: pl.DataFrame, options: SourceOptions) -> Source:
     """One array [T, D] a video, `VIDEO.npy`; a file that no video of the table is named after counts as one vector."""
     end = f"{options.suffix}.npy"
-    files = {each.relative_to(path).as_posix().removesuffix(end): each for each in sorted(path.rglob(f"*{end}"))}
+    there = sorted(each for each in path.rglob("*.npy") if each.name.endswith(end))  # the suffix is no pattern
+    files = {each.relative_to(path).as_posix().removesuffix(end): each for each in there}
     if not files:
         raise ValueError(f"{path}: no files *{end}")
     rows = {key[0]: part["frame"] for key, part in frames.group_by("video", maintain_order=True)}
@@ -175,14 +178,14 @@ def _floats(vectors: np.ndarray) -> np.ndarray:
 def read_keys(path: Path) -> pl.DataFrame:
     """video and frame of a Parquet file, and valid where it has it; or both from a column of paths."""
     try:
-        columns = pl.read_parquet_schema(path)
-        keys = pl.scan_parquet(path).select(_key_columns(path, columns)).collect()
+        columns = parquet_schema(path)
+        keys = scan_parquet(path).select(_key_columns(path, columns)).collect()
         return keys.with_columns(pl.col("video").cast(pl.String), pl.col("frame").cast(pl.Int64))
     except (PolarsError, OSError) as error:
         raise ValueError(f"{path}: cannot be read as keys ({str(error).splitlines()[0]})") from None
 
 
-def _key_columns(path: Path, columns: dict[str, pl.DataType]) -> list[pl.Expr]:
+def _key_columns(path: Path, columns: Mapping[str, pl.DataType]) -> list[pl.Expr]:
     valid = [pl.col("valid").cast(pl.Boolean)] if "valid" in columns else []
     if "video" in columns and "frame" in columns:
         if columns["frame"].is_float():

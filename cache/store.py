@@ -5,7 +5,6 @@ A stream appears in one step: it is made whole under a temporary name and then r
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,12 +19,12 @@ from cache.identity import StreamIdentity
 from cache.marks import EMBEDDING
 from cache.metadata import BASE_VIEW, SCHEMA, Wording, title
 from cache.stream import Stream
+from cache.valid_names import check_name
 from cache.writer import ShardWriter
 
 KIND = "mtl embedding cache"
 GROUP = {"zarr_format": 3, "node_type": "group", "attributes": {"kind": KIND}}
 STREAM_GROUP = {"attributes": {}, "zarr_format": 3, "node_type": "group"}
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 class Cache:
@@ -92,8 +91,7 @@ class Cache:
         if self.read_only:
             raise ValueError(f"{self.path}: opened for reading only")
         for what, text in (("stream", name), ("view", identity.view)):
-            if not NAME.fullmatch(text):
-                raise ValueError(f"{what} {text!r}: a name has letters, digits, '_', '-' and '.', and no '.' first")
+            check_name(text, what)
         assert identity.dtype == "float16", identity.dtype
         assert shard_rows > 0, shard_rows
         if (name, identity.view) not in self.streams():

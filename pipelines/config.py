@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Interval, MinLen, MultipleOf
 
+from cache.valid_names import check_name
 from extract.config import BackboneConfig
 from heads.config import HeadConfig, LossConfig, Task
 from heads.ranges import hints_of, in_range, range_words, split_annotation
@@ -286,7 +287,7 @@ def parse_config(document: Mapping[str, Any], folder: Path, where: str) -> Confi
         for name, cls in SECTIONS.items()
     }
     backbones = {
-        name: from_mapping(
+        check_name(name, f"{where}: section [backbones.NAME], NAME ="): from_mapping(
             BackboneConfig, _table(table, f"{where}: [backbones.{name}]"), f"{where}: [backbones.{name}]"
         )
         for name, table in _table(document.get("backbones", {}), f"{where}: [backbones]").items()

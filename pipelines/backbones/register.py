@@ -6,7 +6,6 @@ there already is changed in its place.
 
 import fcntl
 import os
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,19 +15,18 @@ from typing import Any
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
+from cache.valid_names import check_name
 from extract.config import BackboneConfig
 from pipelines.config import parse_config
 from pipelines.files import write_text
 
-SECTION_NAME = re.compile(r"[A-Za-z0-9_-]+")
 # Keys of an earlier section that speak of the user's rights: they stay where the new weights bring none of their own.
 KEPT_KEYS = ("licence",)
 
 
 def check_section_name(name: str) -> None:
     """Raises `ValueError` unless `name` can be a section, a stream and a file name at once."""
-    if not SECTION_NAME.fullmatch(name):
-        raise ValueError(f"--name {name!r}: a backbone's name is made of letters, digits, - and _")
+    check_name(name, "--name", is_section=True)
 
 
 def register_backbone(path: Path, name: str, section: Mapping[str, Any]) -> BackboneConfig | None:

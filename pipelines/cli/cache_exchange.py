@@ -136,11 +136,10 @@ def _section(settings: "Config", name: str, view: str, source: Path, tasks: list
         ValueError: the name cannot be a section's, a task is unknown, or the section is a backbone's that runs.
     """
     from cache.names import TASKS
+    from cache.valid_names import check_name
     from extract.config import IMPORTED_MODEL
-    from pipelines.backbones.register import SECTION_NAME
 
-    if not SECTION_NAME.fullmatch(name):
-        raise ValueError(f"{name!r}: a stream's name is made of letters, digits, - and _")
+    check_name(name, "NAME", is_section=True)
     unknown = [each for each in tasks if each not in TASKS]
     if unknown:
         raise ValueError(f"--task {unknown[0]}: unknown; known: {', '.join(TASKS)}")

@@ -4,7 +4,6 @@ ensemble.json    members, weights, every score; written last      predictions.pa
 postprocess.json, predictions.post.parquet                        its post-processing, as a run's
 """
 
-import io
 import os
 import shutil
 from collections import Counter
@@ -19,6 +18,8 @@ import polars as pl
 
 from cache.files import remove_leftovers, sync, sync_tree, temporary_beside, write_durably
 from cache.names import TASKS
+from cache.parquet import parquet_bytes
+from cache.valid_names import check_name
 from pipelines.ensemble.members import NUM_TOP, Ensemble, Library, Mix, Outcome
 from pipelines.files import read_json, write_json
 from pipelines.postprocess.apply import COLUMNS
@@ -131,8 +132,7 @@ def read_library(found: Found, truth: Truth) -> tuple[Library, Found]:
 
 def place_of(found: Found, name: str) -> Path:
     """Where the ensemble goes: `ensembles/NAME` beside the folder that holds its first run, in a study the study's."""
-    if not name or Path(name).name != name or name.startswith("."):
-        raise ValueError(f"--name {name}: a plain name is needed, without folders")
+    check_name(name, "--name")
     place = found.candidates[0].folder.resolve().parent.parent / "ensembles" / name
     return place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place
 
@@ -164,9 +164,8 @@ def write_ensemble(
     made.mkdir()
     try:
         outcome = ensemble.outcomes["ensemble"]
-        predictions = io.BytesIO()
-        pl.concat([outcome.select.table, outcome.report.table]).sort("video", "frame").write_parquet(predictions)
-        write_durably(made / PREDICTIONS, predictions.getvalue())
+        predictions = pl.concat([outcome.select.table, outcome.report.table]).sort("video", "frame")
+        write_durably(made / PREDICTIONS, parquet_bytes(predictions))
         assert outcome.fitted is not None
         write_postprocess(made, outcome.fitted, name=folder.name, fitted_on="out-of-fold predictions")
         record = record_of(folder, ensemble, found, size, truth) | {"considered": list(considered)}

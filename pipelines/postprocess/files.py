@@ -5,7 +5,6 @@ predictions.post.parquet  predictions.parquet with the parameters applied
 """
 
 import hashlib
-import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ import polars as pl
 from cache.files import write_durably
 from cache.frames import frames_digest, labels_digest, read_frames
 from cache.names import ACTION_UNITS, EXPRESSIONS
+from cache.parquet import parquet_bytes, read_parquet
 from pipelines.config import Config
 from pipelines.files import read_json, write_json
 from pipelines.postprocess.apply import Parameters, apply
@@ -101,7 +101,7 @@ def read_table(path: Path, remedy: str) -> pl.DataFrame:
         ValueError: it is missing or damaged; ends with `remedy`.
     """
     try:
-        return pl.read_parquet(path)
+        return read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
         what = "no such file" if isinstance(error, FileNotFoundError) else "damaged"
         raise ValueError(f"{path}: {what}; {remedy}") from None
@@ -134,9 +134,7 @@ def postprocess_run(folder: Path, truth: Truth, *, force: bool = False) -> tuple
 def write_postprocess(folder: Path, fitted: Fitted, *, name: str, fitted_on: str) -> dict[str, Any]:
     """Applies what was fitted to predictions.parquet in `folder`, then writes postprocess.json; returns that."""
     said = (folder / PREDICTIONS).read_bytes()
-    processed = io.BytesIO()
-    apply(fitted.parameters, pl.read_parquet(said)).write_parquet(processed)
-    write_durably(folder / PROCESSED, processed.getvalue())
+    write_durably(folder / PROCESSED, parquet_bytes(apply(fitted.parameters, read_parquet(said))))
     record = record_of(fitted, name=name, fitted_on=fitted_on, predictions=_digest(said))
     write_json(folder / RECORD, record)
     return record

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from cache.names import ACTION_UNITS, VA_COLUMNS
+from cache.parquet import read_parquet
 from pipelines.labels import Labels, labels_of
 from pipelines.scoring.intervals import GroupSums, Interval, Runs, group_sums, groups_of_runs, interval
 from pipelines.scoring.leaderboard import Group, Leaderboard, Row
@@ -45,8 +46,7 @@ class Reader:
         """The sums of a run of `fold` by part; empty where its predictions were removed."""
         if not path.is_file():
             return {}
-        schema = pl.read_parquet_schema(path)
-        table = pl.read_parquet(path, columns=[*KEYS, "part", *(name for name in DECIDED if name in schema)])
+        table = read_parquet(path, [*KEYS, "part", *DECIDED])
         parts = table.sort(KEYS).partition_by("part", as_dict=True)
         return {
             str(part): group_sums(rows, *self._truth((fold, str(part)), rows.select(KEYS)))

@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from cache.names import TASKS
+from cache.parquet import read_parquet
 from pipelines.scoring.intervals import Interval
 from pipelines.scoring.nested import Nested
 from pipelines.scoring.paired import Versus
@@ -112,7 +113,7 @@ def make_leaderboard(results: Sequence[Result]) -> Leaderboard:
 
 def read_part(result: Result, frames: pl.DataFrame, part: str) -> pl.DataFrame:
     """A run's predictions of the rows of `part`, each with its labels beside it as columns `true:NAME`."""
-    table = pl.read_parquet(result.folder / "predictions.parquet").filter(pl.col("part") == part)
+    table = read_parquet(result.folder / "predictions.parquet").filter(pl.col("part") == part)
     labels = frames.select(pl.col("video", "frame"), pl.exclude("video", "frame", "path", "split").name.prefix("true:"))
     return table.join(labels, on=["video", "frame"], how="left").sort("video", "frame")
 

@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 
+from cache.valid_names import check_name
 from heads.config import head_problem
 from heads.ranges import range_problem
 from pipelines.config import Config, Seed, SplitConfig, from_mapping, nearest
@@ -255,8 +256,8 @@ def _study(table: Mapping[str, Any], where: str) -> StudyConfig:
         raise ValueError(f"{where}: sampler = {study.sampler!r} needs trials, the number of trials to try")
     if study.halving == 1:
         raise ValueError(f"{where} halving: 1 would end nothing; 2 or 3 halves or thirds, 0 switches it off")
-    if study.name and Path(study.name).name != study.name:
-        raise ValueError(f"{where} name: {study.name!r} is no name for a folder; --study names one anywhere")
+    if study.name:
+        check_name(study.name, f"{where} name")
     return study
 
 

@@ -10,6 +10,7 @@ import polars as pl
 
 from cache.frames import frames_digest, labels_digest, read_frames
 from cache.store import Cache
+from cache.valid_names import problem_of_name
 from pipelines.config import Config, SplitConfig
 from pipelines.progress import Advance
 from pipelines.search.grid import Grid, check, expand, read_grid
@@ -106,12 +107,19 @@ def make_plan(config: Config, grid: Grid, strategies: Sequence[Strategy], study:
     return SearchPlan(
         config=config,
         grid=grid,
-        folder=study or config.at(config.output.studies) / grid.name,
+        folder=study or config.at(config.output.studies) / _study_name(grid),
         frames=frames,
         material=material,
         trials=plan(strategies, config, material),
         keys=tuple(keys),
     )
+
+
+def _study_name(grid: Grid) -> str:
+    """The name of the grid's study: [study] name, else that of the grid's file, which must be able to be one."""
+    if problem := problem_of_name(grid.name):
+        raise ValueError(f"{grid.path}: its study would be called {grid.name!r}, but {problem}; --study names a folder")
+    return grid.name
 
 
 def make_chooser(search: SearchPlan, study: Study) -> Chooser:

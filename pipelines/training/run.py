@@ -5,7 +5,6 @@ history.csv          every epoch of every model         predictions.parquet     
 metrics.json         both scores, apart                 run.json                   the manifest, written last
 """
 
-import io
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,8 @@ from torch import nn
 
 from cache.files import naming, remove_leftovers, sync, sync_tree, temporary_beside
 from cache.identity import StreamIdentity
+from cache.parquet import parquet_bytes
+from cache.valid_names import check_name
 from heads.model import load_single, single_state
 from pipelines.config import Config
 from pipelines.device import resolve_device
@@ -159,6 +160,8 @@ def train_or_find(
     Raises:
         ValueError: the run `name` is there and was made from something else; or as `load_dataset`, `train_strategy`.
     """
+    if name:
+        check_name(name, "--name")
     used = [stream for names in streams_of(strategy, config).values() for stream in names]
     wanted = [(stream, view) for stream in used for view in strategy.train.views]
     dataset = load_dataset(config, wanted, resolve_device(device))
@@ -280,9 +283,7 @@ def _fill(made: Path, name: str, trained: Trained, config: Config, dataset: Data
         (made / weights_file(model.spec)).write_bytes(save(state))
     history_table(trained.history).write_csv(made / "history.csv")
     parts = [table(said, dataset, part) for part, said in trained.predictions.items()]
-    predictions = io.BytesIO()
-    pl.concat(parts).sort("video", "frame").write_parquet(predictions)
-    (made / "predictions.parquet").write_bytes(predictions.getvalue())
+    (made / "predictions.parquet").write_bytes(parquet_bytes(pl.concat(parts).sort("video", "frame")))
     _dump(made / "metrics.json", dict(trained.metrics))
     sync_tree(made)
     _dump(made / "run.json", manifest_of(name, trained, config, dataset))
