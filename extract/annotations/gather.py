@@ -70,7 +70,11 @@ def _read_files(sources: Sources) -> Iterator[tuple[str, pl.DataFrame]]:
 def _not_listed(listing: Listing) -> list[Finding]:
     message = f"{plural(len(listing.faults), 'packed video')} not read whole"
     remedy = "put them right and type `mtl prepare` again; until then faces are missing from the table"
-    return report("packed_faces_not_listed", "error", listing.faults, message, remedy)
+    again = f"{plural(len(listing.repeated), 'link')} to folders that are listed already left out"
+    return [
+        *report("packed_faces_not_listed", "error", listing.faults, message, remedy),
+        *report("folders_listed_once", "info", listing.repeated, again, "nothing: each folder's faces are rows once"),
+    ]
 
 
 def _with_faces(frames: pl.DataFrame, root: Path, faces: Path, listing: Listing) -> tuple[pl.DataFrame, list[Finding]]:

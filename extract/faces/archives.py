@@ -16,13 +16,15 @@ from collections.abc import Mapping
 from functools import partial
 from typing import IO, Generic, TypeVar
 
-from extract.faces.files import Face, MissingFace, decode, face_digest, is_machines
+from cache.regular import MAX_MEMBERS, MIB, OPEN_FLAGS, check_regular
+from extract.faces.files import FOLLOW, Face, MissingFace, check_face_bytes, decode, face_digest, is_machines
+from extract.faces.orientation import Orientations
 
-MAX_FACE_BYTES = 256 * 1024 * 1024  # a header may claim any size, and memory is asked for before it is found out
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 DAMAGED = "the archive is cut off or damaged"
 LINK = "a link in the archive; pack the files that links lead to"
-TOO_LARGE = "too large for a face"
+TOO_MANY = f"the archive has more than {MAX_MEMBERS:,} files; these are not one video's faces"
+HEADER_BYTES = MIB  # that tarfile may read at once: a header of extra fields may claim any size
 BLOCK = 512  # bytes of a tar header; the archive ends with blocks of zeros
 Member = TypeVar("Member")
 
@@ -33,9 +35,10 @@ class Archive(ABC, Generic[Member]):
     Members are found by the name below the video, such as `00001.jpg`.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, orientations: Orientations = FOLLOW) -> None:
         self.path = path
         self.name = os.path.basename(path)
+        self._orientations = orientations
         self._lock = threading.Lock()
         self._members: Mapping[str, Member] | None = None
         self._fault: str | None = None
@@ -54,7 +57,7 @@ class Archive(ABC, Generic[Member]):
     def face(self, name: str) -> Face:
         """Raises ValueError where the archive or the member is damaged or not there, OSError as faces do."""
         data = self._data(name)
-        return Face(face_digest(data), partial(decode, data))
+        return Face(face_digest(data), partial(decode, data, orientations=self._orientations))
 
     def digest(self, name: str) -> bytes:
         """That of the member's bytes: the same as of the file that was packed. Raises as `face` does."""
@@ -80,6 +83,13 @@ class Archive(ABC, Generic[Member]):
             return self._members
 
     def _opened(self) -> dict[str, Member]:
+        try:
+            check_regular(self.path)
+        except ValueError as error:
+            self._fault = str(error).removeprefix(f"{self.path}: ")
+            return {}
+        except OSError:
+            pass  # said below, with the reason of the opening
         try:
             return self._below(self._open())
         except Exception as error:  # zipfile and tarfile: struct.error, UnicodeDecodeError and others for bad headers
@@ -109,7 +119,7 @@ class TarArchive(Archive[tuple[int, int] | None]):
     _file: int | None = None
 
     def _open(self) -> dict[str, tuple[int, int] | None]:
-        self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._file = os.open(self.path, OPEN_FLAGS)
         if os.pread(self._file, 8, 0).startswith(COMPRESSED):
             self._fault = "the tar is compressed: unpack it or make a plain .tar (JPEGs do not shrink)"
             return {}
@@ -119,11 +129,14 @@ class TarArchive(Archive[tuple[int, int] | None]):
     def _scan(self, file: IO[bytes]) -> dict[str, tuple[int, int] | None]:
         members: dict[str, tuple[int, int] | None] = {}
         try:
-            with tarfile.open(fileobj=file, mode="r:") as archive:
+            with tarfile.open(fileobj=_Headers(file), mode="r:") as archive:  # type: ignore[call-overload]
                 while (member := archive.next()) is not None:
                     if member.size < 0:  # leads back, and round for ever
                         raise tarfile.ReadError
                     archive.members.clear()  # type: ignore[attr-defined]  # else every header is kept
+                    if len(members) >= MAX_MEMBERS:
+                        self._fault = TOO_MANY
+                        return members
                     if not member.isdir():
                         whole = member.isreg() and not member.issparse()
                         members[member.name] = (member.offset_data, member.size) if whole else None
@@ -140,8 +153,7 @@ class TarArchive(Archive[tuple[int, int] | None]):
         if member is None:
             raise ValueError(LINK)
         offset, size = member
-        if size > MAX_FACE_BYTES:
-            raise ValueError(TOO_LARGE)
+        check_face_bytes(size)
         assert self._file is not None
         try:
             data = os.pread(self._file, size, offset)
@@ -159,6 +171,19 @@ class TarArchive(Archive[tuple[int, int] | None]):
             self._file = None
 
 
+class _Headers:
+    """A tar file for `tarfile`, which reads headers and no members: a reading of more is damage, or an attack."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > HEADER_BYTES:
+            raise tarfile.ReadError
+        return self._file.read(size)
+
+
 class ZipArchive(Archive[zipfile.ZipInfo]):
     """A zip; every member's checksum is compared."""
 
@@ -166,6 +191,9 @@ class ZipArchive(Archive[zipfile.ZipInfo]):
 
     def _open(self) -> dict[str, zipfile.ZipInfo]:
         self._zip = zipfile.ZipFile(self.path)
+        if len(self._zip.filelist) > MAX_MEMBERS:
+            self._fault = TOO_MANY
+            return {}
         # Some programs of Windows write backslashes.
         return {info.filename.replace("\\", "/"): info for info in self._zip.infolist() if not info.is_dir()}
 
@@ -174,8 +202,7 @@ class ZipArchive(Archive[zipfile.ZipInfo]):
             raise ValueError("the archive is encrypted")
         if stat.S_ISLNK(member.external_attr >> 16):
             raise ValueError(LINK)
-        if member.file_size > MAX_FACE_BYTES:
-            raise ValueError(TOO_LARGE)
+        check_face_bytes(member.file_size)
         assert self._zip is not None
         try:
             return self._zip.read(member)

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from extract.faces.archives import TarArchive, ZipArchive
-from extract.faces.files import Face
+from extract.faces.files import FOLLOW, Face
+from extract.faces.orientation import Orientations
 from extract.faces.video import Video
 
 
@@ -35,11 +36,14 @@ class Container(Protocol):
     def close(self) -> None: ...
 
 
+New = Callable[[str, Orientations], Container]
+
+
 class OpenContainers:
     """At most `limit` containers are open: the least recently used goes first, one in use stays."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, limit: int, orientations: Orientations = FOLLOW) -> None:
+        self._limit, self._orientations = limit, orientations
         self._open: OrderedDict[str, Container] = OrderedDict()
         self._users: Counter[str] = Counter()
         self._changed = threading.Condition()
@@ -70,7 +74,7 @@ class OpenContainers:
             while path not in self._open and len(self._open) >= self._limit and not self._close_idle():
                 self._changed.wait()
             if path not in self._open:
-                self._open[path] = new_container(path)
+                self._open[path] = new_container(path, self._orientations)
             self._open.move_to_end(path)
             self._users[path] += 1
             return self._open[path]
@@ -116,11 +120,11 @@ def is_video(path: str) -> bool:
     return path.endswith(tuple(VIDEOS))
 
 
-def new_container(path: str) -> Container:
-    return next(kind for suffix, kind in KINDS.items() if path.endswith(suffix))(path)
+def new_container(path: str, orientations: Orientations = FOLLOW) -> Container:
+    return next(kind for suffix, kind in KINDS.items() if path.endswith(suffix))(path, orientations)
 
 
-def _both_cases(kinds: dict[str, Callable[[str], Container]]) -> dict[str, Callable[[str], Container]]:
+def _both_cases(kinds: dict[str, New]) -> dict[str, New]:
     return {name: kind for suffix, kind in kinds.items() for name in (suffix, suffix.upper())}
 
 

@@ -1,12 +1,13 @@
 """Faces: bytes of a file in the faces folder, pixels from bytes, and the digest by which a changed face is found.
 
-A face is [H, W, 3] uint8 RGB, the same pixels as Pillow gives. Every reason why a face cannot be had is a short
+A face is [H, W, 3] uint8 RGB, the same pixels as Pillow gives, upright as a person sees it. Every reason why a face cannot be had is a short
 `ValueError`; a picture that is only partly there is never taken for a whole one.
 """
 
 import errno
 import io
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -16,10 +17,11 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from cache.identity import bytes_digest
+from cache.regular import FACE_BYTES, FACE_PIXELS, KINDS, OPEN_FLAGS, size_words
+from extract.faces.orientation import UPRIGHT, Orientations
 
-MAX_PIXELS = 64_000_000
 READ_BYTES = 1 << 20  # more than nearly every face has
-READ_ONLY = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+FOLLOW = Orientations()
 JPEG_START = b"\xff\xd8\xff"
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")  # not EPS and its like, whose decoders start other programs
 # Not the face's fault: going on would mark every face behind it as failed.
@@ -82,10 +84,11 @@ def read_face_bytes(folder: Path | str, path: str) -> bytes:
 
 def _read(path: str) -> bytes:
     """A file's bytes; Python's own file object costs half as much again, 4 of 80 µs a small face."""
-    descriptor = os.open(path, READ_ONLY)
+    descriptor = os.open(path, OPEN_FLAGS)
     try:
+        check_face_file(os.fstat(descriptor))
         data = part = os.read(descriptor, READ_BYTES)
-        while part:
+        while part and len(data) <= FACE_BYTES:
             part = os.read(descriptor, READ_BYTES)
             data += part
     finally:
@@ -93,13 +96,27 @@ def _read(path: str) -> bytes:
     return data
 
 
+def check_face_file(status: os.stat_result) -> None:
+    """Raises ValueError where it is no regular file, or one too large for a face."""
+    kind = stat.S_IFMT(status.st_mode)
+    if kind != stat.S_IFREG:
+        raise ValueError(f"cannot be read: {KINDS.get(kind, 'no file')}, no regular file")
+    check_face_bytes(status.st_size)
+
+
+def check_face_bytes(num_bytes: int) -> None:
+    """Raises ValueError where so many bytes, of a file or a member, are too many for a face."""
+    if num_bytes > FACE_BYTES:
+        raise ValueError(f"{size_words(num_bytes)} is too large for a face; at most {size_words(FACE_BYTES)}")
+
+
 def face_digest(data: bytes) -> bytes:
     """16 bytes that change with any byte of the file; the cache keeps them."""
     return bytes_digest(data)
 
 
-def decode(data: bytes, out: np.ndarray | None = None) -> np.ndarray:
-    """Pixels [H, W, 3] uint8 RGB of an image file's bytes.
+def decode(data: bytes, out: np.ndarray | None = None, orientations: Orientations = FOLLOW) -> np.ndarray:
+    """Pixels [H, W, 3] uint8 RGB of an image file's bytes, turned as its EXIF orientation says.
 
     A face of exactly the shape of `out` (C-contiguous uint8) is decoded into it and `out` is returned; this saves a
     third of the time of a small JPEG. On an error `out` may hold anything.
@@ -107,6 +124,18 @@ def decode(data: bytes, out: np.ndarray | None = None) -> np.ndarray:
     Raises:
         ValueError: the bytes are not a whole image; says why in a few words.
     """
+    orientation = orientations.of(data)
+    if orientation == UPRIGHT:
+        return _decode_stored(data, out)
+    pixels = orientations.turned(_decode_stored(data, None), orientation)
+    if out is None or out.shape != pixels.shape:
+        return pixels
+    out[:] = pixels
+    return out
+
+
+def _decode_stored(data: bytes, out: np.ndarray | None) -> np.ndarray:
+    """The pixels as they lie in the file."""
     if not data:
         raise ValueError("empty file")
     if not data.startswith(JPEG_START):
@@ -148,5 +177,5 @@ def _decode_with_pillow(data: bytes) -> np.ndarray:
 
 def check_size(width: int, height: int) -> None:
     """Raises ValueError for a picture too large to be a face: decoding it would take the memory of many."""
-    if width * height > MAX_PIXELS:
+    if width * height > FACE_PIXELS:
         raise ValueError(f"{width} x {height} px is no face crop")

@@ -4,57 +4,115 @@ Place: above `extract.faces.containers`, below `extract.annotations.readers`.
 """
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cache.regular import check_regular
 from extract.faces.containers import KINDS, find_container, is_face, new_container
+from extract.faces.files import is_machines
 
 NUM_THREADS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """`paths` relative to the faces folder, sorted; `faults` are archives and videos not listed whole, and why."""
+    """`paths` relative to the faces folder, sorted; `faults` are archives and videos not listed whole, and why;
+    `repeated` are links to folders that are listed already, and were left out."""
 
     paths: list[str]
     faults: tuple[str, ...]
+    repeated: tuple[str, ...] = ()
 
 
 def list_faces(folder: Path) -> Listing:
     """Every face below `folder` as `VIDEO/00001.jpg`, however it is packed; hidden files are left out.
 
+    A folder is listed once, under its own name where it has one here: a link that leads to it again, or round in a
+    circle, is left out.
+
     The faces of one video have the same paths as files, in an archive and as a video file. Videos are decoded to count
     their frames, since what a file says of their number is often wrong.
 
     Raises:
-        ValueError: there is no such folder.
+        ValueError: there is no such folder, or a folder below cannot be listed: a part would pass for the whole.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such faces folder; name it with --faces or in mtl.toml under [data] faces")
     paths: set[str] = set()
     videos: set[str] = set()
-    for prefix, files in _walk(folder):
+    faults: list[str] = []
+    repeated: list[str] = []
+    for prefix, files in _walk(folder, repeated):
         paths.update(prefix + name for name in files if is_face(name))
-        videos.update(prefix + video for name in files if (video := _video_of(name)))
+        packed_files = [name for name in files if _video_of(name)]
+        videos.update(prefix + _video_of(name) for name in packed_files)
+        faults += [fault for name in packed_files if (fault := _odd(folder, prefix + name))]
     found = {video: find_container(str(folder), video) for video in sorted(videos)}
     packed = [(video, path) for video, path in found.items() if path is not None]
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        faults = []
         for (video, path), (names, fault) in zip(packed, pool.map(_names, (path for _, path in packed)), strict=True):
             paths.update(f"{video}/{name}" for name in names if is_face(name))
             faults += [f"{os.path.relpath(path, folder)}: {fault}"] if fault else []
-    return Listing(sorted(paths), tuple(faults))
+    return Listing(sorted(paths), tuple(faults), tuple(repeated))
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """(prefix of the paths, names of the files) of `folder` and every folder below, without hidden ones."""
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        prefix = os.path.relpath(place, folder).replace(os.sep, "/") + "/"
-        yield "" if prefix == "./" else prefix, [name for name in files if not name.startswith(".")]
+def _walk(folder: Path, repeated: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """(prefix of the paths, names of the files) of `folder` and every folder below, without hidden ones; links that
+    were left out are added to `repeated`. Folders first, then links to others, so a folder goes by its own name."""
+    seen: set[tuple[int, int]] = set()
+    todo, links = [""], deque[str]()
+    while todo or links:
+        prefix = todo.pop() if todo else links.popleft()
+        with _listing(folder / prefix):
+            status = os.stat(folder / prefix)
+            if (status.st_dev, status.st_ino) in seen:
+                repeated.append(f"{prefix.removesuffix('/')} -> {os.path.realpath(folder / prefix)}")
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            folders, linked, files = _entries(folder / prefix)
+        todo += [f"{prefix}{name}/" for name in reversed(folders)]
+        links += [f"{prefix}{name}/" for name in linked]
+        yield prefix, files
+
+
+def _entries(place: Path) -> tuple[list[str], list[str], list[str]]:
+    """Names of the folders in `place`, of the links to folders, and of all other files, each in order."""
+    kinds: tuple[list[str], list[str], list[str]] = ([], [], [])
+    with os.scandir(place) as entries:
+        for entry in sorted(entries, key=lambda each: each.name):
+            if not entry.name.startswith("."):
+                is_folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+                kinds[0 if is_folder and not entry.is_symlink() else 1 if is_folder else 2].append(entry.name)
+    return kinds
+
+
+@contextmanager
+def _listing(place: Path) -> Iterator[None]:
+    """An OSError from inside says that `place` cannot be listed."""
+    try:
+        yield
+    except OSError as error:
+        if is_machines(error):
+            raise
+        raise ValueError(
+            f"{place}: cannot be listed ({error.strerror}), so its faces would be missing; give yourself the right to "
+            "read it, or move it out of the faces folder"
+        ) from None
+
+
+def _odd(folder: Path, path: str) -> str | None:
+    """Why a file named as an archive or video is none, such as a pipe; None where it may be one."""
+    try:
+        check_regular(folder / path)
+    except ValueError as error:
+        return str(error).removeprefix(f"{folder}/")
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    return None
 
 
 def _video_of(name: str) -> str:

@@ -4,7 +4,8 @@ The path `A/B/00001.jpg` of the frames table means, in this order: the file of t
 `00001.jpg` of `A/B.tar` or `A/B.zip`; the first frame of the video file `A/B.mp4` (or another of
 `extract.faces.containers.VIDEOS`), decoded frames being counted from 1 as Aff-Wild2's crops are. So a frames table, and
 with it a stream's identity, does not depend on how faces are packed; nor do digests, between files and archives. The
-path `A/B.mp4/00001.jpg` names the video file outright.
+path `A/B.mp4/00001.jpg` names the video file outright. Faces are upright as a person sees them: what a picture or a
+video notes of its orientation is followed, unless it is told not to.
 
 Place: above `extract.faces.files` and `extract.faces.containers`; below all that reads faces.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from extract.faces.containers import OpenContainers, find_container, is_video
 from extract.faces.files import Face, MissingFace, decode, face_digest, is_inside, read_face_bytes
+from extract.faces.orientation import Orientations
 from extract.faces.video import NoDecoder
 
 NUM_THREADS = 8  # for digests: reading small files waits for the disk
@@ -31,9 +33,10 @@ class FaceSource:
     Plain files cost one open() each. Where a file is missing, what holds its video's faces is looked for once.
     """
 
-    def __init__(self, folder: Path, num_open: int = 64) -> None:
+    def __init__(self, folder: Path, num_open: int = 64, follow_orientation: bool = True) -> None:
         self._folder = str(folder)
-        self._containers = OpenContainers(num_open)
+        self.orientations = Orientations(follow_orientation)
+        self._containers = OpenContainers(num_open, self.orientations)
         self._found: dict[str, str | None] = {}
 
     def groups(self, paths: Sequence[str]) -> list[tuple[str | None, range]]:
@@ -61,7 +64,7 @@ class FaceSource:
         for path in paths:
             try:
                 data = read_face_bytes(self._folder, path)
-                yield Face(face_digest(data), partial(decode, data))
+                yield Face(face_digest(data), partial(decode, data, orientations=self.orientations))
             except MissingFace as error:
                 yield self._packed(path, error)
             except ValueError as error:

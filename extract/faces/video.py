@@ -1,8 +1,9 @@
 """A video already cropped to the face, whose frames are the faces; decoded front to back, never by seeking.
 
 Frames are counted as they are decoded, from 1, so `00001.jpg` is the first frame, as in Aff-Wild2's crops. Times in the
-file, a variable frame rate, a rotation it asks of players: none of them counts. Pixels are what ffmpeg's plain
-conversion to RGB gives. From the first error on nothing is a face, since decoders carry damage into the frames behind;
+file and a variable frame rate do not count. Pixels are what ffmpeg's plain conversion to RGB gives, turned as the file
+asks of players, in steps of 90 degrees. A file that is shorter than its own elements say is cut off, and says so behind
+its last frame (`extract.faces.cut`). From the first error on nothing is a face, since decoders carry damage into the frames behind;
 damage that a decoder does not notice (few videos have checksums) shows only against a digest taken before it.
 
 Place: beside `extract.faces.archives`, below `extract.faces.containers`. PyAV is an optional extra.
@@ -19,12 +20,17 @@ from typing import Any
 import numpy as np
 
 from cache.identity import FACE_DIGEST_BYTES, bytes_digest
-from extract.faces.files import Face, MissingFace, check_size, is_machines
+from cache.regular import check_regular
+from extract.faces.cut import missing_bytes
+from extract.faces.files import FOLLOW, Face, MissingFace, check_size, is_machines
+from extract.faces.orientation import UPRIGHT, Orientations, orientation_of_matrix
 
 NUMBER = re.compile(r"([0-9]+)[^0-9]*$")
 READ_BYTES = 1 << 20
 # Without it decoders guess what is damaged and say nothing.
 STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
+# A playlist that calls itself .mp4 may name any address.
+NO_NETWORK = {"protocol_whitelist": "file"}
 
 
 class NoDecoder(ValueError):
@@ -37,8 +43,9 @@ class Video:
     A frame number below the last one asked for begins again at the front. Any thread may ask, one at a time decodes.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, orientations: Orientations = FOLLOW) -> None:
         self.path = path
+        self._orientations = orientations
         self._lock = threading.Lock()
         self._digest: bytes | None = None
         self._container: Any = None
@@ -46,6 +53,7 @@ class Video:
         self._position = 0  # frames decoded since the front
         self._end: tuple[int, str] | None = None  # where known: number of whole frames, and why there are no more
         self._fault: str | None = None  # why it cannot be opened
+        self._cut: str | None = None  # what is missing at its end
         self._to_rgb: Any = None
 
     def face(self, name: str) -> Face:
@@ -88,7 +96,7 @@ class Video:
             while self._end is None:
                 self._next()
             num_frames, why = self._end
-        is_whole = num_frames and why == _ends(num_frames)
+        is_whole = num_frames and why == _ends(num_frames)  # not where `_cut` or damage ended it
         return [f"{number:05d}.jpg" for number in range(1, num_frames + 1)], None if is_whole else why
 
     def close(self) -> None:
@@ -128,19 +136,33 @@ class Video:
             raise ValueError(self._fault)
         av = _pyav()
         try:
-            self._container = av.open(self.path)
+            self._check_file()
+            self._container = av.open(self.path, container_options=NO_NETWORK)
             stream = self._container.streams.best("video")
+            check_size(stream.codec_context.width, stream.codec_context.height)
             stream.codec_context.options = STRICT
             stream.codec_context.thread_count = 1  # fastest at a face's size; videos are decoded side by side
         except Exception as error:  # FFmpegError of several kinds; AttributeError where there is sound only
             self.close()
             if is_machines(error) or isinstance(error, MemoryError):
                 raise
-            self._fault = "the video cannot be opened: damaged, or no video"
+            self._fault = str(error) if type(error) is ValueError else self._why_closed()
             raise ValueError(self._fault) from None
         self._frames = _decoded(self._container, stream)
         self._position = 0
         self._to_rgb = av.video.reformatter.VideoReformatter()  # kept: a new one a frame costs ten times the conversion
+
+    def _check_file(self) -> None:
+        """Raises ValueError where it is no regular file; notes what it lacks at its end."""
+        try:
+            check_regular(self.path)
+        except ValueError as error:
+            raise ValueError(str(error).removeprefix(f"{self.path}: ")) from None
+        num_bytes = missing_bytes(self.path)
+        self._cut = f"the video is cut off: {num_bytes:,} bytes or more are missing at its end" if num_bytes else None
+
+    def _why_closed(self) -> str:
+        return self._cut or "the video cannot be opened: damaged, or no video"
 
     def _next(self) -> Any:
         """The next frame; None, with `_end` set, where there is none."""
@@ -150,9 +172,9 @@ class Video:
             if is_machines(error) or isinstance(error, MemoryError):
                 self.close()
                 raise
-            return self._stop(f"the video is damaged from frame {self._position + 1} on")
+            return self._stop(self._cut or f"the video is damaged from frame {self._position + 1} on")
         if frame is None:
-            return self._stop(_ends(self._position))
+            return self._stop(self._cut or _ends(self._position))
         self._position += 1
         return frame
 
@@ -163,7 +185,8 @@ class Video:
     def _rgb(self, frame: Any) -> np.ndarray | str:
         try:
             check_size(frame.width, frame.height)
-            return self._to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
+            pixels = self._to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
+            return self._orientations.turned(pixels, _orientation(frame)) if self._orientations.follow else pixels
         except ValueError as error:
             return str(error)
 
@@ -198,6 +221,12 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
             if frame.is_corrupt:
                 raise ValueError("guessed in part")
             yield frame
+
+
+def _orientation(frame: Any) -> int:
+    """That of the display matrix that comes with a frame, as EXIF counts them."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    return UPRIGHT if matrix is None else orientation_of_matrix(np.frombuffer(matrix, np.int32).reshape(3, 3))
 
 
 def _file_digest(path: str) -> bytes:

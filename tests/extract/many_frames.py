@@ -43,7 +43,7 @@ def stub_decoding(face_bytes: bytes) -> None:
     """Every room that reads, digests or decodes faces gets new memory of the right size instead, filled."""
     face, digest = faces.decode(face_bytes), faces.face_digest(face_bytes)
 
-    def decode(data: bytes, out: np.ndarray | None = None) -> np.ndarray:
+    def decode(data: bytes, out: np.ndarray | None = None, **_: object) -> np.ndarray:
         if out is None or out.shape != face.shape:
             return face.copy()
         out[:] = face
