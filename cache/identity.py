@@ -13,6 +13,8 @@ from typing import Any
 FACE_DIGEST_BYTES = 16
 # The pooling of a stream whose vectors others made: nothing is known of how, and no face was seen.
 IMPORTED = "imported"
+# What helps where one of two identities has a part and the other, made before there was such a choice, has not.
+HINTS = {"preprocessing orientation": "; --ignore-orientation takes faces as stored, as old caches do"}
 
 
 def bytes_digest(data: bytes) -> bytes:
@@ -73,7 +75,8 @@ class StreamIdentity:
         for key in dict.fromkeys([*old, *new]):
             if key in ("frames", "num_frames") or old.get(key) == new.get(key):
                 continue
-            found.append(f"{key} (cached {_short(old.get(key))}, wanted {_short(new.get(key))})")
+            hint = HINTS.get(key, "") if key not in old or key not in new else ""
+            found.append(f"{key} (cached {_short(old.get(key))}, wanted {_short(new.get(key))}{hint})")
         if self.num_frames != wanted.num_frames:
             found.append(f"frame list (cached {self.num_frames} frames, wanted {wanted.num_frames})")
         elif self.frames != wanted.frames:

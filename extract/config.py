@@ -15,6 +15,8 @@ Deviation = Annotated[float, Interval(ge=1e-6, le=1000)]
 CropShare = Annotated[float, Interval(gt=0, le=1)]
 
 IMPORTED_MODEL, ONNX_MODEL = "imported:", "onnx:"
+# The part of a stream's preprocessing that says whether faces were turned as their EXIF orientation or rotation says.
+ORIENTATION, FOLLOWED = "orientation", "followed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

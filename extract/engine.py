@@ -79,7 +79,9 @@ def extract(
     streams = [(each, stream) for each, (found, _) in zip(backbones, opened, strict=True) for stream in found]
     hooks.opened()
     with contextlib.ExitStack() as stack:
-        source = stack.enter_context(contextlib.closing(FaceSource(faces)))
+        source = stack.enter_context(
+            contextlib.closing(FaceSource(faces, follow_orientation=settings.follow_orientation))
+        )
         for _, stream in streams:
             stack.enter_context(stream.writer_lock(settings.part))
         num_redone = sum(_forget_bad(stream, frames, faces, source, settings.part) for _, stream in streams)
@@ -87,7 +89,10 @@ def extract(
         todo = planning.todo_of(jobs, len(frames), settings.part)
         found = planning.sample_of(todo.missing, frames, faces, source)
         hooks.begin(todo.num_missing)
-        notes = _run_all(jobs, frames, source, planning.native_size(found, source), settings, hooks.advance)
+        size = planning.native_size(found, source)
+        source.orientations.num_turned = 0  # the sample is decoded again
+        notes = _run_all(jobs, frames, source, size, settings, hooks.advance)
+        notes += _about_turned(source.orientations.num_turned)
     return Report(
         num_done=todo.num_missing,
         num_skipped=len(frames) - todo.num_missing - todo.num_elsewhere,
@@ -107,6 +112,12 @@ def default_batch_size(device: torch.device) -> int:
 def default_num_threads() -> int:
     """Decoding threads where nobody says: the processor cores this process may use, at most 16."""
     return min(16, len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
+
+
+def _about_turned(num_turned: int) -> list[str]:
+    if not num_turned:
+        return []
+    return [f"{num_turned:,} faces turned as their EXIF orientation or rotation says; --ignore-orientation: as stored"]
 
 
 def _forget_bad(stream: Stream, frames: pl.DataFrame, faces: Path, source: FaceSource, part: Part) -> int:

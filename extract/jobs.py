@@ -24,6 +24,7 @@ from extract.backbones.build import Backbone
 from extract.backbones.calibration import choose_runtime
 from extract.backbones.origin import origin_of
 from extract.backbones.runtime import Runtime
+from extract.config import FOLLOWED, ORIENTATION
 from extract.faces.source import FaceSource
 from extract.view_names import BASE, recipe
 
@@ -41,6 +42,7 @@ class Settings:
 
     `batch_size` counts faces. `exact` resizes with timm's own transform instead of on the device. `part` (i, n) leaves
     all but the i-th of n runs of shards to others. `folder` is where the backbones' relative paths start.
+    `follow_orientation` turns faces as their EXIF orientation or rotation says; it is part of a stream's identity.
     """
 
     device: torch.device
@@ -53,6 +55,7 @@ class Settings:
     views: tuple[str, ...] = (BASE,)
     part: Part = WHOLE
     folder: Path = Path()
+    follow_orientation: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -71,13 +74,15 @@ class Job:
         return self.stream.name, self.stream.view
 
 
-def identity_of(backbone: Backbone, view: str, digest: str, num_frames: int) -> StreamIdentity:
-    """The identity of a view over the frame list with that `digest`; of an augmented one the recipe is a part."""
+def identity_of(
+    backbone: Backbone, view: str, digest: str, num_frames: int, follow_orientation: bool = True
+) -> StreamIdentity:
+    """The identity of a view over the frame list with that `digest`; of an augmented one the recipe is a part, and of
+    upright faces that they are. Caches from before orientations were followed say nothing of them."""
     identity = backbone.identity(digest, num_frames, view)
     added = recipe(view)
-    if not added:
-        return identity
-    return dataclasses.replace(identity, preprocessing={**identity.preprocessing, "augmentation": added})
+    more = ({ORIENTATION: FOLLOWED} if follow_orientation else {}) | ({"augmentation": added} if added else {})
+    return dataclasses.replace(identity, preprocessing={**identity.preprocessing, **more})
 
 
 def open_streams(
@@ -93,7 +98,9 @@ def open_streams(
         ValueError: a stream there was made from something else, or the runtime asked for cannot be had here.
     """
     digest, there = frames_digest(frames), set(cache.streams())
-    identities = {view: identity_of(backbone, view, digest, len(frames)) for view in settings.views}
+    identities = {
+        view: identity_of(backbone, view, digest, len(frames), settings.follow_orientation) for view in settings.views
+    }
     made = {view for view in identities if (backbone.name, view) not in there}
     for view in identities.keys() - made:  # refused before anything is made or measured
         cache.stream(backbone.name, view, expected=identities[view])

@@ -16,6 +16,7 @@ from cache.locks import WHOLE, Part
 from cache.store import Cache
 from cache.stream import Stream
 from extract.backbones.origin import origin_of
+from extract.config import FOLLOWED, ORIENTATION
 from extract.faces.source import FaceSource
 from extract.report import Report, failures_of
 from extract.upkeep import is_settled
@@ -104,6 +105,7 @@ def extract_on(
         views=choices.views,
         part=choices.part,
         folder=config.folder,
+        follow_orientation=not config.data.ignore_orientation,
     )
     cache = Cache.open(config.at(config.cache.path), create=True)
     return extract(frames, config.at(config.data.faces), cache, backbones, settings, hooks)
@@ -174,7 +176,9 @@ def _known(cache: Cache, config: Config, name: str, view: str, digest: str) -> S
     stream = cache.stream(name, view)
     origin = origin_of(config.backbones[name], config.folder)
     same = origin is not None and stream.provenance.get("origin") == origin and stream.identity.frames == digest
-    return stream if same and stream.identity.preprocessing.get("augmentation", {}) == recipe(view) else None
+    made = stream.identity.preprocessing
+    same = same and made.get(ORIENTATION) == (None if config.data.ignore_orientation else FOLLOWED)
+    return stream if same and made.get("augmentation", {}) == recipe(view) else None
 
 
 def choose(config: Config, names: Sequence[str]) -> list[str]:

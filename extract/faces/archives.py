@@ -14,7 +14,7 @@ import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import partial
-from typing import IO, Generic, TypeVar
+from typing import IO, Generic, TypeVar, cast
 
 from cache.regular import MAX_MEMBERS, MIB, OPEN_FLAGS, check_regular
 from extract.faces.files import FOLLOW, Face, MissingFace, check_face_bytes, decode, face_digest, is_machines
@@ -129,7 +129,7 @@ class TarArchive(Archive[tuple[int, int] | None]):
     def _scan(self, file: IO[bytes]) -> dict[str, tuple[int, int] | None]:
         members: dict[str, tuple[int, int] | None] = {}
         try:
-            with tarfile.open(fileobj=_Headers(file), mode="r:") as archive:  # type: ignore[call-overload]
+            with tarfile.open(fileobj=cast("IO[bytes]", _Headers(file)), mode="r:") as archive:
                 while (member := archive.next()) is not None:
                     if member.size < 0:  # leads back, and round for ever
                         raise tarfile.ReadError

@@ -25,13 +25,15 @@ CHUNK_ROWS = 256
 class FaceCheck:
     """What was found on disk: row numbers of missing faces, reasons of unreadable ones, digests of the rest.
 
-    `digests` [N, 2] uint64 are zero where a face was not read; `sizes` counts faces by (height, width) in pixels.
+    `digests` [N, 2] uint64 are zero where a face was not read; `sizes` counts faces by (height, width) in pixels, and
+    `num_turned` those that note an orientation.
     """
 
     missing: tuple[int, ...]
     unreadable: tuple[tuple[int, str], ...]
     digests: np.ndarray
     sizes: Counter[tuple[int, int]]
+    num_turned: int = 0
 
 
 def check_faces(
@@ -63,7 +65,13 @@ def check_faces(
     finally:
         pool.shutdown(cancel_futures=True)
         source.close()
-    return FaceCheck(missing=tuple(sorted(missing)), unreadable=tuple(sorted(unreadable)), digests=digests, sizes=sizes)
+    return FaceCheck(
+        missing=tuple(sorted(missing)),
+        unreadable=tuple(sorted(unreadable)),
+        digests=digests,
+        sizes=sizes,
+        num_turned=source.orientations.num_turned,
+    )
 
 
 def _tasks(groups: Sequence[tuple[str | None, range]]) -> list[Sequence[int]]:
@@ -115,6 +123,13 @@ def check_face_files(frames: pl.DataFrame, files: FaceCheck) -> list[Finding]:
             sizes if len(sizes) > 1 else [],
             f"faces of {len(sizes)} sizes",
             "nothing: each is resized; extraction is fastest when all have one size",
+        ),
+        *report(
+            "turned_faces",
+            "info",
+            [f"{files.num_turned:,} of {len(paths):,}"] if files.num_turned else [],
+            f"{plural(files.num_turned, 'face')} turned as their EXIF orientation or rotation says",
+            "nothing, where they stand upright now; --ignore-orientation takes them as stored",
         ),
     ]
 

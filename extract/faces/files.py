@@ -1,7 +1,7 @@
 """Faces: bytes of a file in the faces folder, pixels from bytes, and the digest by which a changed face is found.
 
-A face is [H, W, 3] uint8 RGB, the same pixels as Pillow gives, upright as a person sees it. Every reason why a face cannot be had is a short
-`ValueError`; a picture that is only partly there is never taken for a whole one.
+A face is [H, W, 3] uint8 RGB, the same pixels as Pillow gives, upright as a person sees it. Every reason why a face
+cannot be had is a short `ValueError`; a picture that is only partly there is never taken for a whole one.
 """
 
 import errno
@@ -126,9 +126,10 @@ def decode(data: bytes, out: np.ndarray | None = None, orientations: Orientation
     """
     orientation = orientations.of(data)
     if orientation == UPRIGHT:
-        return _decode_stored(data, out)
-    pixels = orientations.turned(_decode_stored(data, None), orientation)
-    if out is None or out.shape != pixels.shape:
+        pixels = _decode_stored(data, out)
+    else:
+        pixels = orientations.turned(_decode_stored(data, None), orientation)
+    if pixels is out or out is None or out.shape != pixels.shape:
         return pixels
     out[:] = pixels
     return out
@@ -155,7 +156,8 @@ def _decode_stored(data: bytes, out: np.ndarray | None) -> np.ndarray:
 def _decode_jpeg(data: bytes, space: str, out: np.ndarray | None) -> np.ndarray:
     try:
         # The fast variants of DCT and upsampling would change pixels; `strict` turns warnings of damage into errors.
-        return simplejpeg.decode_jpeg(data, space, fastdct=False, fastupsample=False, buffer=out, strict=True)
+        pixels = simplejpeg.decode_jpeg(data, space, fastdct=False, fastupsample=False, buffer=out, strict=True)
+        return pixels if out is None else out  # simplejpeg gives another array of the same memory
     except ValueError as error:
         raise ValueError(f"damaged JPEG: {error}") from None
 

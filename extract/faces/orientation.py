@@ -83,7 +83,8 @@ def orientation_of_matrix(matrix: np.ndarray) -> int:
     near = np.round(corner / scale)
     if not np.allclose(near, corner / scale, atol=1e-3):
         return UPRIGHT
-    return OF_MATRIX.get(tuple(int(value) for value in near.reshape(-1)), UPRIGHT)
+    a, b, c, d = (int(value) for value in near.reshape(-1))
+    return OF_MATRIX.get((a, b, c, d), UPRIGHT)
 
 
 def _in_jpeg(data: bytes) -> int:

@@ -3,8 +3,9 @@
 Frames are counted as they are decoded, from 1, so `00001.jpg` is the first frame, as in Aff-Wild2's crops. Times in the
 file and a variable frame rate do not count. Pixels are what ffmpeg's plain conversion to RGB gives, turned as the file
 asks of players, in steps of 90 degrees. A file that is shorter than its own elements say is cut off, and says so behind
-its last frame (`extract.faces.cut`). From the first error on nothing is a face, since decoders carry damage into the frames behind;
-damage that a decoder does not notice (few videos have checksums) shows only against a digest taken before it.
+its last frame (`extract.faces.cut`). From the first error on nothing is a face, since decoders carry damage into the
+frames behind; damage that a decoder does not notice (few videos have checksums) shows only against a digest taken
+before it.
 
 Place: beside `extract.faces.archives`, below `extract.faces.containers`. PyAV is an optional extra.
 """

@@ -50,13 +50,14 @@ class Faces:
         *,
         device: torch.device = torch.device("cpu"),
         augmented: bool = False,
+        follow_orientation: bool = True,
     ) -> None:
         """`augmented`: batches will come with RandAugment, which begins with the faces as they are in their files."""
         self.folder, self.paths, self.preprocessing = folder, paths, preprocessing
         self.device, self.augmented = device, augmented
         self.unreadable: dict[int, str] = {}
         self._num_threads = num_threads or max(default_num_threads() // processes_here(), 1)
-        self._source = FaceSource(folder)
+        self._source = FaceSource(folder, follow_orientation=follow_orientation)
         self._kept: KeptFaces | None = None
         self._resident: Tensor | None = None
         self._ring: Ring | None = None

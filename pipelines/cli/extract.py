@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pipelines.cli.options import CONFIG, ConfigOption, JsonOption, SetOption
+from pipelines.cli.options import CONFIG, ConfigOption, JsonOption, OrientationOption, SetOption, with_orientation
 
 if TYPE_CHECKING:
     from extract.report import Report
@@ -44,6 +44,7 @@ def extract(
     device: Annotated[
         str, typer.Option("--device", help="auto, cpu, cuda, cuda:N, all GPUs, or several by commas.")
     ] = "auto",
+    ignore_orientation: OrientationOption = False,
     config: ConfigOption = CONFIG,
     set_: SetOption = None,
     json_output: JsonOption = False,
@@ -80,7 +81,7 @@ def extract(
         views=parse_views(views),
         part=parse_part(shard),
     )
-    done, report = run_extraction(read_config(config, set_ or ()), names, choices)
+    done, report = run_extraction(read_config(config, with_orientation(set_, ignore_orientation)), names, choices)
     if json_output:
         typer.echo(json.dumps(to_json(done, report)))
     else:

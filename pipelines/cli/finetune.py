@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption
+from pipelines.cli.options import (
+    CONFIG,
+    ConfigOption,
+    DeviceOption,
+    JsonOption,
+    OrientationOption,
+    SetOption,
+    with_orientation,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -32,6 +40,7 @@ def finetune(
         str, typer.Option("--rename", help="How the file's tensors are renamed: a preset, or a file of rules.")
     ] = "",
     licence: Annotated[str, typer.Option("--licence", help="A note on the data's licence, for the section.")] = "",
+    ignore_orientation: OrientationOption = False,
     config: ConfigOption = CONFIG,
     overrides: SetOption = None,
     device: DeviceOption = "auto",
@@ -62,7 +71,7 @@ def finetune(
     from pipelines.backbones.finetuning.order import make_order
     from pipelines.config import read_config
 
-    settings = read_config(config, overrides or ())
+    settings = read_config(config, with_orientation(overrides, ignore_orientation))
     order = make_order(
         settings,
         config,

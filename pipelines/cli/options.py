@@ -10,7 +10,15 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one value of the configuration; repeatable."),
 ]
+OrientationOption = Annotated[
+    bool, typer.Option("--ignore-orientation", help="Take faces as stored, whatever their EXIF or rotation says.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output and nothing else.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 
 CONFIG = Path("mtl.toml")
+
+
+def with_orientation(overrides: list[str] | None, ignore_orientation: bool) -> list[str]:
+    """The overrides of `--set`, with what `--ignore-orientation` stands for."""
+    return [*(overrides or ()), *(["data.ignore_orientation=true"] if ignore_orientation else [])]

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption
+from pipelines.cli.options import (
+    CONFIG,
+    ConfigOption,
+    DeviceOption,
+    JsonOption,
+    OrientationOption,
+    SetOption,
+    with_orientation,
+)
 
 if TYPE_CHECKING:
     from pipelines.backbones.pretraining.plan import Plan
@@ -33,6 +41,7 @@ def pretrain(
     ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how much it will be, and do nothing.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew; leave it out to go on after a stop.")] = False,
+    ignore_orientation: OrientationOption = False,
     config: ConfigOption = CONFIG,
     overrides: SetOption = None,
     device: DeviceOption = "auto",
@@ -57,7 +66,7 @@ def pretrain(
     from pipelines.backbones.pretraining.pretrain import pretrain as train
     from pipelines.config import read_config
 
-    settings = read_config(config, overrides or ())
+    settings = read_config(config, with_orientation(overrides, ignore_orientation))
     order = make_order(settings, model, name, init=init, device=device, faces=faces, splits=split, restart=restart)
     if dry_run:
         plan = make_plan(settings, order)

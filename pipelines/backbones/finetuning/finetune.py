@@ -54,7 +54,14 @@ def finetune(config: Config, frames: pl.DataFrame, order: Order, watch: Watch | 
         model, preprocessing = build(config, order)
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         augmented = bool(config.finetune.rand_augment)
-        with Faces(material.folder, material.paths, preprocessing, device=device, augmented=augmented) as faces:
+        with Faces(
+            material.folder,
+            material.paths,
+            preprocessing,
+            device=device,
+            augmented=augmented,
+            follow_orientation=not config.data.ignore_orientation,
+        ) as faces:
             if kept is not None:
                 faces.unreadable.update({int(row): reason for row, reason in kept[1]["unreadable"].items()})
             faces.keep(memory_for_faces(), config.folder)
@@ -93,6 +100,7 @@ def describe(config: Config, order: Order, material: Material) -> dict[str, Any]
         "finetune": recipe,
         "loss": to_mapping(config.loss),
         "data": {each.name: each.about() for each in material.sets},
+        **({"ignore_orientation": True} if config.data.ignore_orientation else {}),
     }
 
 

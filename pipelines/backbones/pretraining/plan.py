@@ -154,12 +154,12 @@ def make_plan(config: Config, order: Order) -> Plan:
         preprocessing=preprocessing,
         faces=faces,
         places=Places(folder=config.folder, name=order.name),
-        identity=_identity(config.pretrain, order, model, faces),
+        identity=_identity(config, order, model, faces),
         matched=matched,
     )
 
 
-def _identity(config: PretrainConfig, order: Order, model: MaskedAutoencoder, faces: Unlabelled) -> str:
+def _identity(config: Config, order: Order, model: MaskedAutoencoder, faces: Unlabelled) -> str:
     """Other weights at the start, other faces or another setting make it another training."""
     return identity_of(
         {
@@ -167,7 +167,8 @@ def _identity(config: PretrainConfig, order: Order, model: MaskedAutoencoder, fa
             "weights at the start": weights_digest(model.encoder),
             "num_faces": len(faces.train),
             "faces": faces.digest,
-            "pretrain": {key: value for key, value in to_mapping(config).items() if key not in UNSEEN},
+            "pretrain": {key: value for key, value in to_mapping(config.pretrain).items() if key not in UNSEEN},
+            **({"ignore_orientation": True} if config.data.ignore_orientation else {}),
         }
     )
 

@@ -66,7 +66,13 @@ def pretrain(config: Config, order: Order, watch: Watch | None = None) -> Pretra
         finished = find_finished(plan, world, device)
         if finished is not None and not order.restart:
             return finished
-        with Faces(plan.faces.folder, plan.faces.paths, plan.preprocessing, device=device) as faces:
+        with Faces(
+            plan.faces.folder,
+            plan.faces.paths,
+            plan.preprocessing,
+            device=device,
+            follow_orientation=not config.data.ignore_orientation,
+        ) as faces:
             return _train(plan, faces, world, device, watch)
 
 
