@@ -143,7 +143,7 @@ def test_a_matrix_of_no_quarter_turn_is_left(matrix: np.ndarray) -> None:
 
 
 def test_the_orientation_is_part_of_the_identity(made: ModuleType, tmp_path: Path) -> None:
-    frames = made.make_faces(tmp_path, num_faces=3)
+    frames = made.make_faces(tmp_path / "faces", num_faces=6)
     path = tmp_path / "faces" / frames["path"][1]
     with Image.open(path) as image:
         pixels = np.asarray(image)
@@ -161,8 +161,8 @@ def test_the_orientation_is_part_of_the_identity(made: ModuleType, tmp_path: Pat
     assert not run("b", follow_orientation=False).num_done
     cache = Cache.open(tmp_path / "cache.zarr")
     a, b = (cache.stream(name).read() for name in ("a", "b"))
-    np.testing.assert_array_equal(a[[0, 2]], b[[0, 2]])
-    assert not np.array_equal(a[1], b[1])
+    same = [np.array_equal(*rows) for rows in zip(a, b, strict=True)]
+    assert [row for row, equal in enumerate(same) if not equal] == [1]
 
 
 @pytest.mark.real
