@@ -32,7 +32,7 @@ class Export:
     advance: Callable[[int], None]
 
     def shards(self) -> Iterator[tuple[int, int, np.ndarray]]:
-        """(start, stop, rows [R, D] float16) of every shard, checked, in order."""
+        """(start, stop, rows [R, D]) of every shard, checked, in order."""
         for shard in range(self.stream.num_shards):
             start, stop = self.stream.rows(shard)
             yield start, stop, self.stream.read_shard(shard)
@@ -119,22 +119,22 @@ def _remove(path: Path) -> None:
 
 
 def _write_hdf5(export: Export, path: Path) -> None:
-    """embedding [N, D] float16, valid [N] bool, video and frame [N]; the identity as JSON in an attribute."""
+    """embedding [N, D], valid [N] bool, video and frame [N]; the identity as JSON in an attribute."""
     with h5py.File(path, "w") as file:
         file.attrs["identity"] = json.dumps(export.stream.identity.to_json())
         file.create_dataset("video", data=export.keys["video"].to_list(), dtype=h5py.string_dtype())
         file["frame"] = export.keys["frame"].to_numpy()
         file["valid"] = export.keys["valid"].to_numpy()
-        embedding = file.create_dataset("embedding", export.shape, np.float16)
+        embedding = file.create_dataset("embedding", export.shape, export.stream.dtype)
         for start, stop, rows in export.shards():
             embedding[start:stop] = rows
 
 
 def _write_npy(export: Export, path: Path, keys: Path) -> None:
-    """The matrix [N, D] float16, and its keys as Parquet."""
+    """The matrix [N, D], and its keys as Parquet."""
     export.keys.write_parquet(keys)
     with open(path, "wb") as file:
-        header = {"descr": "<f2", "fortran_order": False, "shape": export.shape}
+        header = {"descr": export.stream.dtype.str, "fortran_order": False, "shape": export.shape}
         np.lib.format.write_array_header_1_0(file, header)
         for _, _, rows in export.shards():
             file.write(rows.tobytes())
@@ -159,7 +159,7 @@ def _write_parquet(export: Export, path: Path) -> None:
 
 
 def _write_folder(export: Export, path: Path) -> None:
-    """VIDEO.npy [T, D] float16 for each video, its frames in order, NaN where there is no embedding."""
+    """VIDEO.npy [T, D] for each video, its frames in order, NaN where there is no embedding."""
     outside = export.keys.filter(pl.col("video").str.contains(OUTSIDE))
     if len(outside):
         raise ValueError(f"video {outside['video'][0]!r}: cannot be a file's name; export to .h5 or .parquet")
@@ -178,7 +178,7 @@ def _append(path: Path, rows: np.ndarray, length: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:
         if not file.tell():
-            header = {"descr": "<f2", "fortran_order": False, "shape": (length, rows.shape[1])}
+            header = {"descr": rows.dtype.str, "fortran_order": False, "shape": (length, rows.shape[1])}
             np.lib.format.write_array_header_1_0(file, header)
         file.write(rows.tobytes())
 

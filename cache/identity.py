@@ -51,6 +51,19 @@ class StreamIdentity:
         """Whether the embeddings came from a file, so that no face digests were taken."""
         return self.pooling == IMPORTED
 
+    @property
+    def maker(self) -> str:
+        """What the importer said made the embeddings; "" where nobody said so."""
+        return self.backbone if self.is_imported and self.backbone != IMPORTED else ""
+
+    def as_made_by(self, other: "StreamIdentity") -> "StreamIdentity":
+        """This identity with what may differ where both are one maker's embeddings put as in `other`: the frames, and
+        of imported ones of one named maker the file they lay in and how it was read."""
+        same = dataclasses.replace(self, frames=other.frames, num_frames=other.num_frames)
+        if self.maker and self.maker == other.maker:
+            same = dataclasses.replace(same, weights=other.weights, preprocessing=other.preprocessing)
+        return same
+
     def to_json(self) -> dict[str, Any]:
         """Plain values: what JSON makes of it, so tuples are lists."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

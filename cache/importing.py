@@ -15,6 +15,8 @@ import polars as pl
 
 from cache.frames import frames_digest
 from cache.identity import FACE_DIGEST_BYTES, IMPORTED, StreamIdentity
+from cache.regular import check_regular
+from cache.rounding import REMEDY, Rounding, too_large
 from cache.sources import Source, SourceOptions
 from cache.sources_arrays import open_folder, open_matrix, open_parquet, open_pickle
 from cache.sources_hdf5 import open_hdf5
@@ -24,21 +26,25 @@ from cache.stream import BASE_VIEW, Stream
 
 MISSING, INVALID = -1, -2
 REASONS = {MISSING: "not in the imported file", INVALID: "marked invalid in the imported file"}
-NOT_FINITE, TOO_LARGE = "not finite in the imported file", "too large for float16"
+NOT_FINITE, TOO_LARGE = "not finite in the imported file", "too large for {dtype}"
 # Options that change which vector a frame gets: they are part of the stream's identity.
-NUMBERING = ("dataset", "suffix", "first_frame", "step")
+NUMBERING = ("dataset", "suffix", "first_frame", "step", "names", "part")
 FOLDER, PARTS = "folder", "parts"  # kinds of source that are no file
 OPTION_KINDS = {
     "dataset": (".h5", ".hdf5", PARTS),
     "keys": (".npy",),
-    **dict.fromkeys(("suffix", "first_frame", "step"), (FOLDER,)),
+    "suffix": (FOLDER,),
+    **dict.fromkeys(("first_frame", "step"), (FOLDER, ".h5", ".hdf5")),
+    "names": (".h5", ".hdf5"),
+    "part": (".pkl", ".pickle"),
 }
 DIGEST_BYTES, READ_BYTES = 16, 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportReport:
-    """What an import did; `failed` counts the rows of each reason, `example_extra` is a key no frame asked for."""
+    """What an import did; `failed` counts the rows of each reason, `example_extra` is a key no frame asked for, and
+    `notes` are lines on what the values lost."""
 
     stream: str
     view: str
@@ -49,6 +55,7 @@ class ImportReport:
     num_extra: int
     example_extra: str
     in_order: bool
+    notes: tuple[str, ...] = ()
 
 
 def import_stream(
@@ -61,14 +68,15 @@ def import_stream(
     backbone: str = IMPORTED,
     options: SourceOptions | None = None,
     shard_rows: int,
+    dtype: str = "float16",
     advance: Callable[[int], None] = lambda count: None,
 ) -> ImportReport:
     """Fills a view of the stream `name` from the file or folder `path`; one begun from the same bytes is finished.
 
     Raises:
-        ValueError: the source cannot be read, names a frame twice, has not one width or nothing for the frames table;
-            or the stream there was made from something else, or its views are of another width. A view that was made
-            here is removed again.
+        ValueError: the source cannot be read, names a frame twice, has not one width or nothing for the frames table,
+            or no vector that can be kept; or the stream there was made from something else, or its views are of
+            another width. A view that was made here is removed again.
     """
     options = options or SourceOptions()
     source = open_source(path, frames, options)
@@ -78,7 +86,7 @@ def import_stream(
         weights=_digest(source.files),
         preprocessing=_numbering(options),
         pooling=IMPORTED,
-        dtype="float16",
+        dtype=dtype,
         view=view,
         frames=frames_digest(frames),
         num_frames=len(frames),
@@ -87,13 +95,24 @@ def import_stream(
     is_new = (name, view) not in cache.streams()
     _check_views(cache, name, identity, path)
     stream = cache.create(name, identity, shard_rows, {"imported": path.name})
+    rounding = Rounding(dtype)
     try:
-        _fill(stream, source, rows, advance)
+        _fill(stream, source, rows, rounding, advance)
+        _require_some(stream, path)
     except ValueError:
         if is_new:
             cache.remove(name, view)
         raise
-    return _report(stream, source, rows)
+    return _report(stream, source, rows, rounding)
+
+
+def _require_some(stream: Stream, path: Path) -> None:
+    """Raises ValueError where not one row can be used: no head could be trained on it."""
+    failed = Counter(stream.failed().values())
+    if sum(failed.values()) == stream.num_rows:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in failed.items())
+        hint = f"; {REMEDY}" if TOO_LARGE.format(dtype="float16") in failed else ""
+        raise ValueError(f"{path}: no vector of it can be kept: {reasons}{hint}")
 
 
 def _check_views(cache: Cache, name: str, identity: StreamIdentity, path: Path) -> None:
@@ -117,6 +136,8 @@ def open_source(path: Path, frames: pl.DataFrame, options: SourceOptions) -> Sou
     if not path.exists():
         raise ValueError(f"{path}: no such file or folder")
     kind = path.suffix.lower()
+    if not path.is_dir():
+        check_regular(path)
     if path.is_dir():
         kind = PARTS if has_parts(path) else FOLDER
     if kind not in SOURCES:
@@ -181,33 +202,36 @@ def _digest(files: tuple[Path, ...]) -> str:
     return digest.hexdigest()
 
 
-def _fill(stream: Stream, source: Source, rows: np.ndarray, advance: Callable[[int], None]) -> None:
+def _fill(stream: Stream, source: Source, rows: np.ndarray, rounding: Rounding, advance: Callable[[int], None]) -> None:
     with stream.writer_lock():
         missing = set(stream.missing_shards())
         for shard in range(stream.num_shards):
             start, stop = stream.rows(shard)
             if shard in missing:
-                embeddings, failed = _gather(source, rows[start:stop])
+                embeddings, failed = _gather(source, rows[start:stop], rounding)
                 stream.write_shard(shard, embeddings, np.zeros((stop - start, FACE_DIGEST_BYTES), np.uint8), failed)
             advance(stop - start)
 
 
-def _gather(source: Source, rows: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
-    """[R, D] float16 of the vectors `rows` [R], and why rows have none."""
-    embeddings = np.zeros((len(rows), source.width), np.float16)
+def _gather(source: Source, rows: np.ndarray, rounding: Rounding) -> tuple[np.ndarray, dict[int, str]]:
+    """[R, D] in the dtype of `rounding` of the vectors `rows` [R], and why rows have none."""
+    embeddings = np.zeros((len(rows), source.width), rounding.dtype)
     failed = {int(row): REASONS[int(rows[row])] for row in np.flatnonzero(rows < 0)}
     there = np.flatnonzero(rows >= 0)
     vectors = source.read(rows[there])
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         embeddings[there] = vectors
+    rounding.add(vectors, embeddings[there])
     lost = np.flatnonzero(~np.isfinite(embeddings[there]).all(axis=1))
     for index, finite in zip(lost, np.atleast_1d(np.isfinite(vectors[lost]).all(axis=1)), strict=True):
-        failed[int(there[index])] = TOO_LARGE if finite else NOT_FINITE
+        failed[int(there[index])] = TOO_LARGE.format(dtype=rounding.dtype) if finite else NOT_FINITE
     return embeddings, failed
 
 
-def _report(stream: Stream, source: Source, rows: np.ndarray) -> ImportReport:
+def _report(stream: Stream, source: Source, rows: np.ndarray, rounding: Rounding) -> ImportReport:
     failed = stream.failed()
+    num_large = sum(reason == TOO_LARGE.format(dtype=rounding.dtype) for reason in failed.values())
+    large = too_large(f"stream {stream.name}", num_large, rounding.dtype) if num_large else ""
     used = np.zeros(len(source.keys), bool)
     used[rows[rows >= 0]] = True
     if "valid" in source.keys.columns:  # a vector that does not count is no extra one
@@ -224,6 +248,7 @@ def _report(stream: Stream, source: Source, rows: np.ndarray) -> ImportReport:
         num_extra=len(extra),
         example_extra=f"video {example[0]!r} frame {example[1]}" if example else "",
         in_order=source.in_order,
+        notes=tuple(filter(None, (rounding.note(f"stream {stream.name}"), large))),
     )
 
 

@@ -78,6 +78,8 @@ def read_metadata(folder: Path, name: str, view: str) -> Metadata:
         provenance, layout = dict(attributes["provenance"]), shards.read_layout(folder)
         if (layout.num_rows, layout.width) != (identity.num_frames, identity.width):
             raise ValueError("the embedding array has another shape than its identity")
+        if layout.dtype != identity.dtype:
+            raise ValueError("the embedding array has another dtype than its identity")
         shards.check_small_arrays(folder, layout)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{wording.where}: damaged metadata: {error}; type {wording.remake}") from None

@@ -22,6 +22,8 @@ FACE_BYTES = 64 * MIB
 FACE_PIXELS = 1 << 24
 # Members that an archive or video of one person's faces may list: 9 hours at 30 per second.
 MAX_MEMBERS = 1_000_000
+# What an import may claim to hold; the challenge's largest set has 2.6 million frames, embeddings are to 4,096 wide.
+MAX_VECTORS, MAX_WIDTH = 20_000_000, 65_536
 # A pickle is held whole: 2.6 million vectors of 1280 float32 are 12.4 GiB.
 PICKLE_BYTES = 16 * GIB
 

@@ -1,4 +1,4 @@
-"""The Zarr v3 arrays of a stream: embedding [N, D] float16, face_digest [N, 8] uint8, state [N] uint8.
+"""The Zarr v3 arrays of a stream: embedding [N, D] float16 or float32, face_digest [N, 8] uint8, state [N] uint8.
 
 All are cut into the same shards of `shard_rows` rows. An embedding shard is the raw rows, then an index; it is written
 by zarr, so every Zarr v3 reader reads it, and read here as a plain file where its layout is found to be exactly that.
@@ -29,7 +29,8 @@ KEPT_DIGEST_BYTES = 8
 NOT_DONE, DONE, FAILED = 0, 1, 2
 # Rows of an inner chunk at most: what another Zarr reader loads for one row, and what the last shard is padded to.
 INNER_ROWS, SMALL_INNER_ROWS = 64, 512
-INDEX_ENTRY_BYTES, INDEX_CHECKSUM_BYTES, ITEM_BYTES = 16, 4, 2
+INDEX_ENTRY_BYTES, INDEX_CHECKSUM_BYTES = 16, 4
+DTYPES = ("float16", "float32")  # what embeddings may be stored in
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +41,12 @@ class Layout:
     width: int
     shard_rows: int
     inner_rows: int | None
+    dtype: str = DTYPES[0]
 
 
-def create_arrays(folder: Path, num_rows: int, width: int, shard_rows: int) -> None:
+def create_arrays(folder: Path, num_rows: int, width: int, shard_rows: int, dtype: str = DTYPES[0]) -> None:
     """Makes the three arrays, without rows, in the group at `folder`."""
-    _create(folder / EMBEDDING, (num_rows, width), "float16", shard_rows, INNER_ROWS)
+    _create(folder / EMBEDDING, (num_rows, width), dtype, shard_rows, INNER_ROWS)
     _create(folder / FACE_DIGEST, (num_rows, KEPT_DIGEST_BYTES), "uint8", shard_rows, SMALL_INNER_ROWS)
     _create(folder / STATE, (num_rows,), "uint8", shard_rows, SMALL_INNER_ROWS)
 
@@ -87,17 +89,17 @@ def read_layout(folder: Path) -> Layout:
     """The layout of the embedding array, from its zarr.json.
 
     Raises:
-        ValueError: the metadata cannot be read, or is not that of [N, D] float16 in shards of whole rows.
+        ValueError: the metadata cannot be read, or is not that of [N, D] of `DTYPES` in shards of whole rows.
     """
     path = folder / EMBEDDING / "zarr.json"
     try:
         metadata, (num_rows, width), (shard_rows, shard_width) = _read_array(path)
-        if metadata["data_type"] != "float16" or shard_width != width or shard_rows < 1:
-            raise ValueError("not [N, D] float16 in shards of whole rows")
+        if metadata["data_type"] not in DTYPES or shard_width != width or shard_rows < 1:
+            raise ValueError(f"not [N, D] of {' or '.join(DTYPES)} in shards of whole rows")
         inner_rows = _inner_rows(metadata, shard_rows, width)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: the array's metadata cannot be read ({error})") from None
-    return Layout(num_rows, width, shard_rows, inner_rows)
+    return Layout(num_rows, width, shard_rows, inner_rows, metadata["data_type"])
 
 
 def check_small_arrays(folder: Path, layout: Layout) -> None:
@@ -144,7 +146,8 @@ def _names(codecs: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def copy_rows(folder: Path, layout: Layout, shard: int, out: np.ndarray) -> bool:
-    """Copies the rows of one embedding shard into `out` [R, D] float16, if they lie in line in a whole file.
+    """Copies the rows of one embedding shard into `out` [R, D] (the layout's dtype), if they lie in line in a whole
+    file.
 
     False where the file is not there or short, or the rows lie otherwise: only zarr can tell, and `out` holds
     anything.
@@ -162,7 +165,7 @@ def copy_rows(folder: Path, layout: Layout, shard: int, out: np.ndarray) -> bool
 def _is_in_line(file: FileIO, layout: Layout, num_rows: int) -> bool:
     """Whether the shard's own index says that its first `num_rows` rows lie one after the other from its start."""
     assert layout.inner_rows is not None
-    chunk_bytes = layout.inner_rows * layout.width * ITEM_BYTES
+    chunk_bytes = layout.inner_rows * layout.width * np.dtype(layout.dtype).itemsize
     num_chunks, num_used = layout.shard_rows // layout.inner_rows, -(-num_rows // layout.inner_rows)
     index_start = os.fstat(file.fileno()).st_size - num_chunks * INDEX_ENTRY_BYTES - INDEX_CHECKSUM_BYTES
     if index_start < num_used * chunk_bytes:

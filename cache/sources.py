@@ -12,8 +12,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from cache.regular import MAX_VECTORS, MAX_WIDTH
+
 # Rows read at a time where a format has no quick access to single rows.
 BLOCK_ROWS = 8192
+BLOCK_VALUES = 1 << 25  # of a block at most, 256 MiB of float64
 FRAME_NAME = re.compile(r"(\d+)(?:\.\w+)?")
 
 Read = Callable[[np.ndarray], np.ndarray]
@@ -25,7 +28,8 @@ class SourceOptions:
 
     `dataset` is the matrix of an HDF5 file or of numbered parts, `keys` the Parquet file that names the rows of a .npy
     matrix, `suffix` what follows the video's name in a folder's file names; `first_frame` and `step` number a folder's
-    rows.
+    rows. `names` says which comes first in the names of an HDF5 file that has a dataset a frame, "video/frame" or
+    "frame/video"; `part` names one of several arrays that a pickle keeps for each frame.
     """
 
     dataset: str = ""
@@ -34,6 +38,8 @@ class SourceOptions:
     first_frame: int | None = None
     step: int = 1
     allow_pickle: bool = False
+    names: str = ""
+    part: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -64,10 +70,39 @@ def keys_in_order(num_vectors: int, frames: pl.DataFrame, where: str, hint: str)
 
 
 def check_matrix(shape: tuple[int, ...], dtype: np.dtype, where: str) -> int:
-    """D of an array [V, D] of numbers; raises ValueError where it is none."""
-    if len(shape) != 2 or not shape[1] or dtype.kind not in "fiu":
+    """D of an array [V, D] of numbers; raises ValueError where it is none, or claims more than any has."""
+    if len(shape) != 2 or shape[0] < 0 or shape[1] < 1 or dtype.kind not in "fiu":
         raise ValueError(f"{where}: not a matrix [rows, width] of numbers but {dtype} of shape {list(shape)}")
+    if shape[0] > MAX_VECTORS or shape[1] > MAX_WIDTH:
+        raise ValueError(
+            f"{where}: claims {shape[0]:,} vectors {shape[1]:,} wide; at most {MAX_VECTORS:,} of {MAX_WIDTH:,} are read"
+        )
     return shape[1]
+
+
+def numbered(
+    video: str, length: int, rows: pl.Series, options: SourceOptions, where: str, numbers: pl.Series | None = None
+) -> pl.DataFrame:
+    """The keys of one video's T rows: `numbers` [T] where given, else counted from `first_frame` by `step`, else the
+    frames `rows` that the table has of it, if they are as many.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if numbers is not None:
+        frame = numbers
+    elif options.first_frame is not None:
+        frame = pl.Series(options.first_frame + options.step * np.arange(length))
+    elif length == len(rows):
+        frame = rows
+    else:
+        raise ValueError(
+            f"{where}: has {length} rows and the frames table {len(rows)} frames of video {video!r}; "
+            "number the rows by --first-frame and --step"
+        )
+    return pl.DataFrame(
+        {"video": [video] * len(frame), "frame": frame.cast(pl.Int64)}, {"video": pl.String, "frame": pl.Int64}
+    )
 
 
 def check_width(found: int, wanted: int, where: str) -> None:
@@ -87,10 +122,11 @@ def in_blocks(read_range: Callable[[int, int], np.ndarray], num_vectors: int, wi
 
     def read(indices: np.ndarray) -> np.ndarray:
         out = np.empty((len(indices), width), np.float64)
-        blocks = indices // BLOCK_ROWS
+        block_rows = max(1, min(BLOCK_ROWS, BLOCK_VALUES // width))
+        blocks = indices // block_rows
         for block in np.unique(blocks):
-            mine, start = blocks == block, int(block) * BLOCK_ROWS
-            out[mine] = read_range(start, min(start + BLOCK_ROWS, num_vectors))[indices[mine] - start]
+            mine, start = blocks == block, int(block) * block_rows
+            out[mine] = read_range(start, min(start + block_rows, num_vectors))[indices[mine] - start]
         return out
 
     return read

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from polars.exceptions import PolarsError
+from polars.exceptions import PanicException, PolarsError
 
 from cache.parquet import parquet_schema, scan_parquet
+from cache.regular import PICKLE_BYTES, check_regular
 from cache.sources import (
     Source,
     SourceOptions,
@@ -22,9 +23,11 @@ from cache.sources import (
     in_blocks,
     in_files,
     keys_in_order,
+    numbered,
 )
 
 MAX_ENDS = 8  # more than that are other videos' names
+HSEMOTION_PARTS = ("features", "scores")
 PATH_COLUMNS = ("image_path", "path")
 # The end of VIDEO/00001.jpg, whatever folder comes before.
 PATH_KEY = r"([^/]+)/(\d+)(?:\.\w+)?$"
@@ -53,9 +56,12 @@ def open_parquet(path: Path, frames: pl.DataFrame, options: SourceOptions) -> So
         first = scan_parquet(path).select("embedding").head(1).collect()["embedding"]
     except PolarsError:
         raise ValueError(f"{path}: no column embedding; for keys of a matrix, import the .npy file") from None
-    if not isinstance(first.dtype, pl.Array | pl.List) or first.is_empty() or first[0] is None or not len(first[0]):
-        raise ValueError(f"{path}: embedding is not a column of lists of numbers")
-    width = len(first[0])
+    inner = first.dtype.inner if isinstance(first.dtype, pl.Array | pl.List) else None
+    if inner is None or not (inner.is_integer() or inner.is_float()):
+        raise ValueError(f"{path}: embedding is not a column of lists of numbers but of {first.dtype}")
+    if first.is_empty() or first[0] is None or not len(first[0]):
+        raise ValueError(f"{path}: embedding has no vector in its first row")
+    width = check_matrix((len(keys), len(first[0])), np.dtype(np.float64), str(path))
 
     def read_range(start: int, stop: int) -> np.ndarray:
         block = scan_parquet(path).select("embedding").slice(start, stop - start).collect()["embedding"]
@@ -64,7 +70,7 @@ def open_parquet(path: Path, frames: pl.DataFrame, options: SourceOptions) -> So
             wrong = int((widths != width).argmax())
             check_width(int(widths[wrong]), width, f"{path}: row {start + wrong + 1}")
             block = block.list.to_array(width)
-        return block.to_numpy()
+        return block.cast(pl.Array(pl.Float64, width)).to_numpy()
 
     return Source(files=(path,), keys=keys, width=width, read=in_blocks(read_range, len(keys), width))
 
@@ -89,7 +95,12 @@ def open_folder(path: Path, frames: pl.DataFrame, options: SourceOptions) -> Sou
         raise ValueError(
             f"{path}: no video of the frames table has a file; {_ends(list(files), {str(video) for video in rows})}"
         )
-    parts = [_numbered(video, lengths.get(video), rows, options, file) for video, file in files.items()]
+    parts = [
+        numbered(video, lengths[video], rows[video], options, str(file))
+        if video in lengths
+        else ONE_VECTOR.select(pl.lit(video).alias("video"), "frame")
+        for video, file in files.items()
+    ]
     starts, order = np.cumsum([0, *map(len, parts)])[:-1], list(files.values())
     read = in_files(lambda file: load_array(order[file]), starts, width)
     return Source(files=tuple(order), keys=pl.concat(parts), width=width, read=read)
@@ -103,34 +114,20 @@ def _ends(names: list[str], videos: set[str]) -> str:
     return f"there is {names[0]}.npy, and the table has video {min(videos)!r}"
 
 
-def _numbered(
-    video: str, length: int | None, rows: dict[Any, pl.Series], options: SourceOptions, path: Path
-) -> pl.DataFrame:
-    """The keys of one video's T rows: the frames the table has of it, or counted from `first_frame` by `step`."""
-    if length is None:
-        frame = pl.Series([0])
-    elif options.first_frame is not None:
-        frame = pl.Series(options.first_frame + options.step * np.arange(length))
-    elif length == len(rows[video]):
-        frame = rows[video]
-    else:
-        raise ValueError(
-            f"{path}: has {length} rows and the frames table {len(rows[video])} frames of video {video!r}; "
-            "number the rows by --first-frame and --step"
-        )
-    return pl.DataFrame(
-        {"video": [video] * len(frame), "frame": frame.cast(pl.Int64)}, {"video": pl.String, "frame": pl.Int64}
-    )
+ONE_VECTOR = pl.DataFrame({"frame": [0]}, {"frame": pl.Int64})
 
 
 def open_pickle(path: Path, frames: pl.DataFrame, options: SourceOptions) -> Source:
     """A pickled dictionary {"video/frame" or (video, frame): vector}; loading it runs code that the file names.
+
+    A value may be several arrays, as HSEmotion keeps (features, scores): `options.part` chooses.
 
     Raises:
         ValueError: not allowed by the options, or something else.
     """
     if not options.allow_pickle:
         raise ValueError(f"{path}: loading a pickle runs code from the file; if you trust it, add --allow-pickle")
+    check_regular(path, PICKLE_BYTES)
     try:
         with open(path, "rb") as file:
             table = pickle.load(file)
@@ -141,14 +138,40 @@ def open_pickle(path: Path, frames: pl.DataFrame, options: SourceOptions) -> Sou
     if not isinstance(table, dict) or not table:
         raise ValueError(f'{path}: not a dictionary {{"video/frame": vector}}')
     keys = [_pickle_key(key, path) for key in table]
-    vectors = [_floats(np.asarray(value)).reshape(-1) for value in table.values()]
-    for key, vector in zip(keys, vectors, strict=True):
-        check_width(vector.size, vectors[0].size, f"{path}: video {key[0]!r} frame {key[1]}")
+    vectors = []
+    for (video, frame), value in zip(keys, table.values(), strict=True):
+        where = f"{path}: video {video!r} frame {frame}"
+        vectors.append(_floats(part_of(value, options.part, where), where))
+        check_width(vectors[-1].size, vectors[0].size, where)
     schema = {"video": pl.String, "frame": pl.Int64}
     matrix = np.stack(vectors)
+    check_matrix(matrix.shape, matrix.dtype, str(path))
     return Source(
         files=(path,), keys=pl.DataFrame(keys, schema, orient="row"), width=matrix.shape[1], read=lambda at: matrix[at]
     )
+
+
+def part_of(value: Any, part: str, where: str) -> Any:
+    """The array `part` of a value that is several; the value itself where it is one vector.
+
+    Raises:
+        ValueError: several arrays and no part asked for, or no such part; names those there are.
+    """
+    if isinstance(value, dict):
+        parts = {str(name): each for name, each in value.items()}
+    elif isinstance(value, tuple | list) and any(np.ndim(each) for each in value):
+        parts = {str(number): each for number, each in enumerate(value)}
+        if len(parts) == len(HSEMOTION_PARTS):  # HSEmotion's order
+            parts |= dict(zip(HSEMOTION_PARTS, value, strict=True))
+    elif part:
+        raise ValueError(f"{where}: --part {part}: it is one vector and has no parts; leave out --part")
+    else:
+        return value
+    if part not in parts:
+        there = ", ".join(f"{name} ({np.size(each)} numbers)" for name, each in parts.items())
+        problem = f"no part {part}" if part else "several arrays"
+        raise ValueError(f"{where}: {problem}; choose with --part: {there}")
+    return parts[part]
 
 
 def _pickle_key(key: Any, path: Path) -> tuple[str, int]:
@@ -162,34 +185,49 @@ def _pickle_key(key: Any, path: Path) -> tuple[str, int]:
 
 def load_array(path: Path) -> np.ndarray:
     """The array of a .npy file, mapped, not read; one that would run code is refused."""
+    check_regular(path)
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: cannot be read as .npy ({error})") from None
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # a header is parsed as Python and may claim any shape: OverflowError, RecursionError
+        words = str(error).splitlines() or [type(error).__name__]
+        raise ValueError(f"{path}: cannot be read as .npy ({words[0]})") from None
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path}: cannot be read as .npy (it is an archive of several arrays)")
+    return array
 
 
-def _floats(vectors: np.ndarray) -> np.ndarray:
+def _floats(value: Any, where: str) -> np.ndarray:
+    """[D] of anything that is numbers; halves, integers and lists too."""
     try:
-        return vectors.astype(np.float64)
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiub":
+            raise TypeError
+        return array.astype(np.float64).reshape(-1)
     except (TypeError, ValueError):
-        raise ValueError(f"a vector is not made of numbers but of {vectors.dtype}") from None
+        raise ValueError(f"{where}: not a vector of numbers but {type(value).__name__}") from None
 
 
 def read_keys(path: Path) -> pl.DataFrame:
     """video and frame of a Parquet file, and valid where it has it; or both from a column of paths."""
+    check_regular(path)
     try:
         columns = parquet_schema(path)
         keys = scan_parquet(path).select(_key_columns(path, columns)).collect()
         return keys.with_columns(pl.col("video").cast(pl.String), pl.col("frame").cast(pl.Int64))
-    except (PolarsError, OSError) as error:
-        raise ValueError(f"{path}: cannot be read as keys ({str(error).splitlines()[0]})") from None
+    except (PolarsError, OSError, PanicException) as error:  # odd types and damage inside make Polars panic
+        words = str(error).splitlines() or [type(error).__name__]
+        raise ValueError(f"{path}: cannot be read as keys ({words[0]})") from None
 
 
 def _key_columns(path: Path, columns: Mapping[str, pl.DataType]) -> list[pl.Expr]:
     valid = [pl.col("valid").cast(pl.Boolean)] if "valid" in columns else []
     if "video" in columns and "frame" in columns:
-        if columns["frame"].is_float():
-            raise ValueError(f"{path}: frame is a column of {columns['frame']}, wanted whole numbers")
+        for key, is_fit in (("frame", columns["frame"].is_integer()), ("video", columns["video"].is_integer())):
+            if not is_fit and columns[key] != pl.String:
+                wanted = "whole numbers" if key == "frame" else "names"
+                raise ValueError(f"{path}: {key} is a column of {columns[key]}, wanted {wanted}")
         return [pl.col("video"), pl.col("frame"), *valid]
     for name in PATH_COLUMNS:
         if name in columns:

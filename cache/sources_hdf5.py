@@ -1,6 +1,8 @@
-"""HDF5 files as sources: a matrix [V, D], or one dataset a frame, `/<frame>/<video>`, as the paper's code has it.
+"""HDF5 files as sources: one matrix [V, D]; one [T, D] a video; or one dataset [D] a frame.
 
-Letters: V vectors of the file, D width.
+Datasets of a frame are named /VIDEO/FRAME, or /FRAME/VIDEO as the paper's code has it. Which of the two a file means is
+told by its names: a frame's is a number, and a reading that finds every name in the frames table goes before one that
+does not. Where both readings may be meant, neither is guessed. Letters: V vectors, D width, T rows of a video.
 """
 
 from pathlib import Path
@@ -10,6 +12,8 @@ import h5py
 import numpy as np
 import polars as pl
 
+from cache.hdf5_links import datasets, item, leaves
+from cache.regular import check_regular
 from cache.sources import (
     Read,
     Source,
@@ -19,52 +23,79 @@ from cache.sources import (
     frame_number,
     in_blocks,
     keys_in_order,
+    numbered,
 )
 
 # Names under which a matrix is looked for where there are several.
 MATRIX_NAMES = ("embedding", "embeddings", "features")
+KEYS = {"video": pl.String, "frame": pl.Int64}
+VIDEO_FIRST, FRAME_FIRST = "video/frame", "frame/video"
+FORMS = (VIDEO_FIRST, FRAME_FIRST)
 
 
 def open_hdf5(path: Path, frames: pl.DataFrame, options: SourceOptions) -> Source:
-    """Raises ValueError where the file is not HDF5, or neither of the two forms."""
+    """Raises ValueError where the file is not HDF5, leads out of itself, or has none of the three forms."""
+    check_regular(path)
     try:
         file = h5py.File(path, "r")
     except OSError as error:
         raise ValueError(f"{path}: cannot be read as HDF5 ({error})") from None
     with file:
-        name = _matrix_name(file, path, options.dataset)
-        return _open_frames(file, path) if name is None else _open_matrix(file, path, name, frames)
+        try:
+            return _opened(file, path, frames, options)
+        except (OSError, RuntimeError, KeyError, UnicodeError) as error:  # damage inside
+            raise ValueError(f"{path}: cannot be read as HDF5 ({str(error).splitlines()[0]})") from None
 
 
-def _matrix_name(file: Any, path: Path, asked: str) -> str | None:
+def _opened(file: Any, path: Path, frames: pl.DataFrame, options: SourceOptions) -> Source:
+    if not options.dataset:
+        matrices = _video_matrices(file, path, frames)
+        if matrices:
+            return _open_videos(file, path, matrices, frames, options)
+    if options.first_frame is not None:
+        raise ValueError(f"{path}: --first-frame goes with one matrix a video, named as the video; there is none")
+    name = _matrix_name(file, path, options.dataset, frames)
+    if name is None:
+        return _open_frames(file, path, frames, options.names)
+    if options.names:
+        raise ValueError(f"{path}: --names goes with one dataset a frame; this is a matrix, {name}")
+    return _open_matrix(file, path, name, frames)
+
+
+def _matrix_name(file: Any, path: Path, asked: str, frames: pl.DataFrame) -> str | None:
     """The dataset that is the matrix; None where the file has only groups."""
     if asked:
-        if not isinstance(file.get(asked), h5py.Dataset):
+        if not isinstance(item(file, asked, path), h5py.Dataset):
             raise ValueError(f"{path}: no dataset {asked!r}; there: {', '.join(file) or 'nothing'}")
         return asked
-    datasets = [name for name, item in file.items() if isinstance(item, h5py.Dataset)]
-    matrices = [name for name in datasets if file[name].ndim == 2]
+    found = dict(datasets(file, path))
+    matrices = [name for name, dataset in found.items() if dataset.ndim == 2]
     named = [name for name in MATRIX_NAMES if name in matrices] or matrices
     if len(matrices) > 1 and named is matrices:
-        raise ValueError(f"{path}: several matrices ({', '.join(matrices)}); choose with --dataset")
-    if datasets and not named:
-        raise ValueError(f"{path}: no matrix [rows, width] among its datasets {', '.join(datasets)}")
+        raise ValueError(
+            f"{path}: several matrices ({', '.join(matrices[:8])}); choose with --dataset, or name each as a video of "
+            f"the table, such as {frames['video'][0] if len(frames) else 'none'!r}"
+        )
+    if found and not named:
+        raise ValueError(f"{path}: no matrix [rows, width] among its datasets {', '.join(list(found)[:8])}")
     return named[0] if named else None
 
 
 def _open_matrix(file: Any, path: Path, name: str, frames: pl.DataFrame) -> Source:
     """A matrix, its rows named by the datasets video and frame beside it, or those of the frames table in order."""
-    matrix, beside = file[name], file[name].parent
+    matrix = item(file, name, path)
+    beside = matrix.parent
     width = check_matrix(matrix.shape, matrix.dtype, f"{path}: {name}")
-    in_order = "video" not in beside and "frame" not in beside
+    there = {key: item(beside, key, path) for key in ("video", "frame", "valid")}
+    in_order = there["video"] is None and there["frame"] is None
     columns: dict[str, Any] = {}
     if in_order:
         hint = "put datasets video and frame beside it, which name its rows"
         columns = keys_in_order(len(matrix), frames, f"{path}: {name}", hint).to_dict()
     else:
-        columns = {key: _companion(beside, key, len(matrix), path) for key in ("video", "frame")}
-    if "valid" in beside:
-        columns["valid"] = _companion(beside, "valid", len(matrix), path)
+        columns = {key: _companion(there[key], key, len(matrix), path) for key in ("video", "frame")}
+    if there["valid"] is not None:
+        columns["valid"] = _companion(there["valid"], "valid", len(matrix), path)
 
     def read_range(start: int, stop: int) -> np.ndarray:
         with h5py.File(path, "r") as again:
@@ -74,9 +105,8 @@ def _open_matrix(file: Any, path: Path, name: str, frames: pl.DataFrame) -> Sour
     return Source(files=(path,), keys=pl.DataFrame(columns), width=width, read=read, in_order=in_order)
 
 
-def _companion(group: Any, key: str, num_rows: int, path: Path) -> pl.Series:
+def _companion(data: Any, key: str, num_rows: int, path: Path) -> pl.Series:
     """video as text, frame as whole numbers or valid as truth, one a row of the matrix."""
-    data = group.get(key)
     if not isinstance(data, h5py.Dataset) or data.shape != (num_rows,):
         raise ValueError(f"{path}: {key} is missing or has not one value for each of the {num_rows} rows")
     text = h5py.check_string_dtype(data.dtype) is not None
@@ -91,22 +121,111 @@ def _companion(group: Any, key: str, num_rows: int, path: Path) -> pl.Series:
     return pl.Series(numbers, dtype=pl.Int64)
 
 
-def _open_frames(file: Any, path: Path) -> Source:
+def _video_matrices(file: Any, path: Path, frames: pl.DataFrame) -> dict[str, str]:
+    """Video -> the dataset [T, D] of its name, or one of `MATRIX_NAMES` in a group of its name."""
+    if any(isinstance(item(file, name, path), h5py.Dataset) for name in MATRIX_NAMES):
+        return {}
+    found: dict[str, str] = {}
+    for video in frames["video"].unique(maintain_order=True):
+        there = item(file, video, path)
+        for name in (video, *(f"{video}/{each}" for each in MATRIX_NAMES if isinstance(there, h5py.Group))):
+            dataset = item(file, name, path)
+            if isinstance(dataset, h5py.Dataset) and dataset.ndim == 2:
+                found.setdefault(video, name)
+    return found
+
+
+def _open_videos(
+    file: Any, path: Path, matrices: dict[str, str], frames: pl.DataFrame, options: SourceOptions
+) -> Source:
+    """One matrix a video: its rows are the video's frames in order, or numbered by a dataset frame beside it in the
+    video's group, or by `first_frame` and `step`. Any other at the file's top counts as one vector."""
+    if options.names:
+        raise ValueError(f"{path}: --names goes with one dataset a frame; these are matrices, one a video")
+    rows = {key[0]: part["frame"] for key, part in frames.group_by("video", maintain_order=True)}
+    names, parts, lengths, width = [], [], [], 0
+    for video, name in matrices.items():
+        dataset = item(file, name, path)
+        found = check_matrix(dataset.shape, dataset.dtype, f"{path}: /{name}")
+        width = width or found
+        check_width(found, width, f"{path}: /{name}")
+        index = item(dataset.parent, "frame", path) if name != video else None
+        numbers = None if index is None else _companion(index, "frame", len(dataset), path)
+        parts.append(numbered(video, len(dataset), rows[video], options, f"{path}: /{name}", numbers))
+        names.append(name)
+        lengths.append(len(dataset))
+    tops = {name.split("/")[0] for name in names}
+    others = [name for name, _ in datasets(file, path) if name not in tops]
+    extra = pl.DataFrame({"video": others, "frame": [0] * len(others)}, KEYS)
+    starts = np.cumsum([0, *lengths])
+    return Source(
+        files=(path,),
+        keys=pl.concat([*parts, extra]),
+        width=width,
+        read=_video_reader(path, names, starts, width),
+    )
+
+
+def _video_reader(path: Path, names: list[str], starts: np.ndarray, width: int) -> Read:
+    def read(indices: np.ndarray) -> np.ndarray:
+        out = np.empty((len(indices), width), np.float64)
+        owner = np.searchsorted(starts, indices, side="right") - 1
+        with h5py.File(path, "r") as file:
+            for number in np.unique(owner):
+                mine, dataset = owner == number, file[names[number]]
+                out[mine] = _rows_of(dataset, indices[mine] - starts[number], width)
+        return out
+
+    return read
+
+
+def _rows_of(dataset: Any, indices: np.ndarray, width: int) -> np.ndarray:
+    return in_blocks(lambda start, stop: dataset[start:stop], len(dataset), width)(indices)
+
+
+def _open_frames(file: Any, path: Path, frames: pl.DataFrame, form: str) -> Source:
     """One dataset [D] a frame; names are indexed, vectors read when they are asked for."""
-    names, videos, numbers = [], [], []
-    for frame, group in file.items():
-        number = frame_number(frame)
-        if number is None:
-            raise ValueError(f"{path}: group {frame!r} is not a frame's number; wanted /<frame>/<video>")
-        for video in group:
-            names.append(f"{frame}/{video}")
-            videos.append(video)
-            numbers.append(number)
-    if not names:
-        raise ValueError(f"{path}: holds no vectors; wanted a matrix or /<frame>/<video>")
-    keys = pl.DataFrame({"video": videos, "frame": numbers}, {"video": pl.String, "frame": pl.Int64})
-    width = int(_vector(file, names[0], path).size)
-    return Source(files=(path,), keys=keys, width=width, read=_frame_reader(path, pl.Series(names), width))
+    names = list(leaves(file, path))
+    if not names or len(names[0]) < 2:
+        raise ValueError(f"{path}: holds no vectors; wanted a matrix, /VIDEO/FRAME or /FRAME/VIDEO")
+    keys = _chosen(names, frames, path, form)
+    full = ["/".join(parts) for parts in names]
+    width = int(_vector(file, full[0], path).size)
+    return Source(files=(path,), keys=keys, width=width, read=_frame_reader(path, pl.Series(full), width))
+
+
+def _chosen(names: list[tuple[str, ...]], frames: pl.DataFrame, path: Path, asked: str) -> pl.DataFrame:
+    """The keys of `names` by the form `asked` for, else by the only one that can be meant.
+
+    Raises:
+        ValueError: a name has no frame's number, or both forms may be meant.
+    """
+    read = {form: keys for form in ((asked,) if asked else FORMS) if (keys := _read_names(names, form)) is not None}
+    if not read:
+        odd = next(parts for parts in names if frame_number(parts[0]) is None or frame_number(parts[-1]) is None)
+        wanted = f"/{asked.upper()}" if asked else "/VIDEO/FRAME or /FRAME/VIDEO"
+        raise ValueError(f"{path}: /{'/'.join(odd)} has no frame's number in its place; wanted {wanted}")
+    if len(read) == 1:
+        return next(iter(read.values()))
+    table = frames.select("video", "frame")
+    hits = {form: len(keys.join(table, on=["video", "frame"], how="semi")) for form, keys in read.items()}
+    likely = [form for form in read if hits[form] == len(names)] or [form for form in read if hits[form]]
+    if len(likely) == 1:
+        return read[likely[0]]
+    first = next((parts for parts in names if parts[0] != parts[-1]), names[0])
+    raise ValueError(
+        f"{path}: /{'/'.join(first)} may be video {first[0]!r} frame {first[-1]} or video {first[-1]!r} frame "
+        f"{first[0]}; say which by --names {VIDEO_FIRST} or --names {FRAME_FIRST}"
+    )
+
+
+def _read_names(names: list[tuple[str, ...]], form: str) -> pl.DataFrame | None:
+    """video and frame of each of `names`; None where one has no number in the frame's place."""
+    at, rest = (-1, slice(None, -1)) if form == VIDEO_FIRST else (0, slice(1, None))
+    numbers = [frame_number(parts[at]) for parts in names]
+    if None in numbers:
+        return None
+    return pl.DataFrame({"video": ["/".join(parts[rest]) for parts in names], "frame": numbers}, KEYS)
 
 
 def _frame_reader(path: Path, names: pl.Series, width: int) -> Read:
@@ -124,7 +243,8 @@ def _frame_reader(path: Path, names: pl.Series, width: int) -> Read:
 
 def _vector(file: Any, name: str, path: Path) -> np.ndarray:
     """[D] or [1, D]; raises ValueError where `name` is no vector of numbers."""
-    item = file[name]
-    if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiu" or not item.size:
+    found = item(file, name, path)
+    if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "fiu" or not found.size:
         raise ValueError(f"{path}: /{name} is not a vector of numbers")
-    return item[()]
+    check_matrix((1, found.size), found.dtype, f"{path}: /{name}")
+    return found[()]

@@ -92,7 +92,7 @@ class Cache:
             raise ValueError(f"{self.path}: opened for reading only")
         for what, text in (("stream", name), ("view", identity.view)):
             check_name(text, what)
-        assert identity.dtype == "float16", identity.dtype
+        assert identity.dtype in shards.DTYPES, identity.dtype
         assert shard_rows > 0, shard_rows
         if (name, identity.view) not in self.streams():
             remove_leftovers(self.path)
@@ -108,7 +108,9 @@ class Cache:
             (temporary / "zarr.json").write_text(json.dumps(STREAM_GROUP, indent=2))
             attributes = {"schema": SCHEMA, "identity": identity.to_json(), "provenance": dict(provenance)}
             zarr.create_group(LocalStore(temporary / identity.view), zarr_format=3, attributes=attributes)
-            shards.create_arrays(temporary / identity.view, identity.num_frames, identity.width, shard_rows)
+            shards.create_arrays(
+                temporary / identity.view, identity.num_frames, identity.width, shard_rows, identity.dtype
+            )
             sync_tree(temporary)
             target = self.path / name
             _rename_if_absent(temporary, target)

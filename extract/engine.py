@@ -193,7 +193,7 @@ class Pass:
         finally:
             self._loader.close()
             writer.close()
-        return [
+        return writer.notes() + [
             f"{name}: memory holds no more than {each.limit} faces at once, of batches of {self._batch_size}"
             for (name, _), each in embed.items()
             if each.limit < self._batch_size

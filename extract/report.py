@@ -8,6 +8,8 @@ import polars as pl
 
 from cache.stream import Stream
 
+NO_EMBEDDING = "its embedding by "  # how the reasons begin that are no face's fault
+
 
 class Failure(NamedTuple):
     """A face without an embedding."""
@@ -33,6 +35,11 @@ class Report:
     num_elsewhere: int = 0
     num_redone: int = 0
     notes: tuple[str, ...] = ()
+
+    @property
+    def is_backbones_fault(self) -> bool:
+        """Whether every failure is an embedding that is none: the faces are right."""
+        return all(failure.reason.startswith(NO_EMBEDDING) for failure in self.failed)
 
 
 def failures_of(streams: Sequence[Stream], frames: pl.DataFrame) -> list[Failure]:

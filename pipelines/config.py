@@ -50,10 +50,12 @@ class DataConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheConfig:
-    """Where embeddings are kept; `shard_rows` rows are written, marked and resumed as one."""
+    """Where embeddings are kept; `shard_rows` rows are written, marked and resumed as one. `dtype` "float32" is for
+    embeddings whose values float16 cannot hold (above 65,504, or most of them below 6e-5), at twice the size."""
 
     path: Path = Path("cache.zarr")
     shard_rows: Annotated[int, Interval(ge=1, le=2**20)] = 4096
+    dtype: Literal["float16", "float32"] = "float16"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ A command that finds nothing to do loads neither torch nor a backbone, and write
 """
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -93,7 +94,10 @@ def extract_on(
     from extract.jobs import Settings
 
     where = torch.device(device)
-    backbones = [load_backbone(name, config.backbones[name], config.folder) for name in names]
+    backbones = [
+        dataclasses.replace(load_backbone(name, config.backbones[name], config.folder), dtype=config.cache.dtype)
+        for name in names
+    ]
     settings = Settings(
         device=where,
         batch_size=choices.batch_size or default_batch_size(where),
@@ -178,6 +182,7 @@ def _known(cache: Cache, config: Config, name: str, view: str, digest: str) -> S
     same = origin is not None and stream.provenance.get("origin") == origin and stream.identity.frames == digest
     made = stream.identity.preprocessing
     same = same and made.get(ORIENTATION) == (None if config.data.ignore_orientation else FOLLOWED)
+    same = same and stream.identity.dtype == config.cache.dtype
     return stream if same and made.get("augmentation", {}) == recipe(view) else None
 
 

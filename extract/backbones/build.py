@@ -42,7 +42,8 @@ OVERRIDES = ("size_px", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Backbone:
-    """One section `[backbones.NAME]` ready to run. `module` maps [B, 3, S, S] to [B, D], in evaluation mode."""
+    """One section `[backbones.NAME]` ready to run. `module` maps [B, 3, S, S] to [B, D], in evaluation mode.
+    `dtype` is what embeddings are stored in."""
 
     name: str
     config: BackboneConfig
@@ -52,6 +53,7 @@ class Backbone:
     pooling: str
     width: int
     weights_digest: str
+    dtype: str = DTYPE
 
     @property
     def is_torch(self) -> bool:
@@ -65,7 +67,7 @@ class Backbone:
             weights=self.weights_digest,
             preprocessing=self.preprocessing.to_json(),
             pooling=self.pooling,
-            dtype=DTYPE,
+            dtype=self.dtype,
             view=view,
             frames=frames_digest,
             num_frames=num_frames,

@@ -38,6 +38,23 @@ def origin_of(config: BackboneConfig, folder: Path) -> dict[str, Any] | None:
     return {"section": {key: value for key, value in known.items() if value is not None}, "file": digest, **versions}
 
 
+def maker_of(config: BackboneConfig, folder: Path, where: str) -> str:
+    """A backbone in words, for embeddings that it made elsewhere: its model, and its weights file's digest.
+
+    Raises:
+        ValueError: it was imported itself, or its weights file cannot be read.
+    """
+    if config.is_imported:
+        raise ValueError(f"{where}: was imported itself; name what made it by --made-by TEXT")
+    file = config.model.removeprefix(ONNX) if config.is_onnx else config.weights
+    if file in FETCHED:
+        return f"{config.model} {file}" + (f" {config.seed}" if file == "random" else "")
+    try:
+        return f"{config.model} {file_digest(folder / file)}"
+    except OSError as error:
+        raise ValueError(f"{where}: {folder / file}: {error.strerror}; name what made them by --made-by TEXT") from None
+
+
 def check_file(config: BackboneConfig, folder: Path, where: str) -> None:
     """Raises ValueError where the section notes its weights file's digest and the file has another."""
     if not config.file_digest or config.weights in FETCHED or not (folder / config.weights).is_file():

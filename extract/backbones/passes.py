@@ -1,7 +1,7 @@
 """One forward pass of a backbone, in the ways there are: eager, compiled, or as a CUDA graph.
 
-A pass takes faces [B, S, S, 3] uint8 on the device and returns embeddings [B, D] float16 there. Each function here has
-one signature: backbone, precision, device and `num_faces`, the most that one pass will be given.
+A pass takes faces [B, S, S, 3] uint8 on the device and returns embeddings [B, D] of the backbone's dtype there. Each
+function here has one signature: backbone, precision, device and `num_faces`, the most that one pass will be given.
 Letters: B faces, D width, S side of the input in pixels.
 """
 
@@ -102,8 +102,8 @@ def graph(backbone: Backbone, precision: Precision, device: torch.device, num_fa
 def _recorded(
     backbone: Backbone, precision: Precision, device: torch.device, blank: Tensor
 ) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
-    """The graph, its input [B, 3, S, S] float32 and its output [B, D] float16, whose memory never moves."""
-    module = _placed(backbone, device)
+    """The graph, its input [B, 3, S, S] float32 and its output [B, D], whose memory never moves."""
+    module, stored = _placed(backbone, device), getattr(torch, backbone.dtype)
     # Normalising stays outside: its constants are cached elsewhere, and a graph would go on reading their memory.
     x = normalise(blank, backbone.preprocessing, torch.float32)
 
@@ -112,7 +112,7 @@ def _recorded(
         # graph still reads them. Without that cache the casts are a part of the graph.
         autocast = torch.autocast(device.type, DTYPES[precision], enabled=precision != "float32", cache_enabled=False)
         with torch.inference_mode(), autocast:
-            return module(x).to(torch.float16)
+            return module(x).to(stored)
 
     # Warming up and recording on one side stream: libraries keep handles and workspaces by stream.
     stream, recording = torch.cuda.Stream(device), torch.cuda.CUDAGraph()
@@ -134,11 +134,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _forward(backbone: Backbone, precision: Precision, device: torch.device) -> Pass:
     module, mixed = _placed(backbone, device), precision != "float32"
+    stored = getattr(torch, backbone.dtype)
 
     def forward(faces: Tensor) -> Tensor:
         x = normalise(faces, backbone.preprocessing, torch.float32)
         with torch.autocast(device.type, DTYPES[precision], enabled=mixed):
-            return module(x).to(torch.float16)
+            return module(x).to(stored)
 
     return forward
 

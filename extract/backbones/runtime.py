@@ -1,4 +1,4 @@
-"""Backbones on a device: the runtime they were given, and the forward pass from uint8 faces to float16 embeddings.
+"""Backbones on a device: the runtime they were given, and the forward pass from uint8 faces to embeddings.
 
 Letters: B faces, D width, S side of the input in pixels.
 """
@@ -50,7 +50,7 @@ class Runtime:
 
 
 class Embedder:
-    """Faces [B, S, S, 3] uint8 on the device -> embeddings [B, D] float16 there; any B.
+    """Faces [B, S, S, 3] uint8 on the device -> embeddings [B, D] of the backbone's dtype there; any B.
 
     `limit` is the number of faces of one forward pass: the batch size, halved each time the device's memory did not
     hold a pass, for good.
@@ -170,7 +170,7 @@ class Ticket(Generic[Key]):
         self._event = torch.cuda.current_stream(device).record_event() if pin_memory else None
 
     def embeddings(self) -> dict[Key, np.ndarray]:
-        """Waits; key of the outputs -> [B, D] float16. From here on the batch's buffers may be filled again."""
+        """Waits; key of the outputs -> [B, D]. From here on the batch's buffers may be filled again."""
         if self._event is not None:
             self._event.synchronize()
         return {name: host.numpy() for name, host in self._host.items()}

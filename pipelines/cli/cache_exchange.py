@@ -23,15 +23,27 @@ def import_(
     name: Annotated[str, typer.Argument(help="The stream to make; heads call it by this name.")],
     source: Annotated[Path, typer.Argument(help="A .h5, .npy, .parquet or .pkl file, or a folder of .npy files.")],
     view: Annotated[str, typer.Option(help="Which view of the faces these are; hflip, say.")] = "base",
-    backbone_name: Annotated[str, typer.Option(help="What made the embeddings; kept in the identity.")] = "imported",
+    made_by: Annotated[
+        str,
+        typer.Option(
+            "--made-by", "--backbone-name", metavar="TEXT", help="What made the embeddings: heads go by this text."
+        ),
+    ] = "",
+    backbone: Annotated[
+        str, typer.Option("--backbone", metavar="NAME", help="They are those of [backbones.NAME] in mtl.toml.")
+    ] = "",
     task: Annotated[list[str] | None, typer.Option(help="What it was trained for: va, expr or au; repeatable.")] = None,
     keys: Annotated[
         Path | None, typer.Option(help="Parquet naming a .npy matrix's rows: video, frame; or path.")
     ] = None,
     dataset: Annotated[str, typer.Option(help="The matrix, where an HDF5 file or a folder of parts has several.")] = "",
+    names: Annotated[
+        str, typer.Option(metavar="FORM", help="HDF5 with a dataset a frame: video/frame or frame/video.")
+    ] = "",
+    part: Annotated[str, typer.Option(help="In a pickle: which of several arrays a frame; 0, features, ...")] = "",
     suffix: Annotated[str, typer.Option(help="In a folder: what follows the video's name, before .npy.")] = "",
-    first_frame: Annotated[int | None, typer.Option(help="In a folder: the frame of each file's first row.")] = None,
-    step: Annotated[int, typer.Option(min=1, help="In a folder: frames from one row to the next.")] = 1,
+    first_frame: Annotated[int | None, typer.Option(help="One matrix a video: the frame of its first row.")] = None,
+    step: Annotated[int, typer.Option(min=1, help="One matrix a video: frames from one row to the next.")] = 1,
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Load a pickle: runs code from it.")] = False,
     config: ConfigOption = CONFIG,
     set_: SetOption = None,
@@ -39,19 +51,21 @@ def import_(
 ) -> None:
     """Take embeddings others made into the cache, as a stream that heads read like any other.
 
-    HDF5: a matrix whose rows are the frames table's, or named by datasets video and frame beside it; or one dataset a
-    frame, /FRAME/VIDEO. A .npy matrix: rows named by a Parquet file of the same name or --keys. A folder: one
-    VIDEO.npy a video; or numbered parts, NAME_0.npy with a Parquet file of the same number that names its rows. Frames
-    without a vector become missing steps.
+    HDF5: a matrix whose rows are the frames table's, or named by datasets video and frame beside it; one matrix a
+    video, /VIDEO; or one dataset a frame, /VIDEO/FRAME or /FRAME/VIDEO (--names where both may be meant). A .npy
+    matrix: rows named by a Parquet file of the same name or --keys. A folder: one VIDEO.npy a video; or numbered
+    parts, NAME_0.npy with a Parquet file of the same number that names its rows. Frames without a vector become
+    missing steps. Heads trained on the stream apply to other faces embedded the same way where both were imported with
+    the same --made-by, or the same --backbone.
 
     \b
     Examples:
       mtl cache import vit features.h5
       mtl cache import vit flipped.h5 --view hflip
-      mtl cache import clip img_emb.npy --keys metadata.parquet --backbone-name ViT-B-32
+      mtl cache import clip img_emb.npy --keys metadata.parquet --made-by "open_clip ViT-B-32 laion2b"
       mtl cache import clip embeddings/ --dataset img_emb
       mtl cache import i3d features/ --suffix _rgb --first-frame 1 --step 16
-      mtl cache import expr features.pkl --allow-pickle --task expr
+      mtl cache import expr features.pkl --allow-pickle --part features --task expr
     """
     from cache.frames import read_frames
     from cache.importing import import_stream
@@ -66,8 +80,16 @@ def import_(
     if allow_pickle:
         typer.echo(f"{source}: loading a pickle runs code from the file", err=True)
     options = SourceOptions(
-        dataset=dataset, keys=keys, suffix=suffix, first_frame=first_frame, step=step, allow_pickle=allow_pickle
+        dataset=dataset,
+        keys=keys,
+        suffix=suffix,
+        first_frame=first_frame,
+        step=step,
+        allow_pickle=allow_pickle,
+        names=_form(names),
+        part=part,
     )
+    maker = _maker(settings, made_by, backbone)
     cache = Cache.open(settings.at(settings.cache.path), create=True)
     with progress(f"import {name}", len(frames), "rows") as advance:
         report = import_stream(
@@ -76,7 +98,8 @@ def import_(
             source,
             frames,
             view=view,
-            backbone=backbone_name,
+            backbone=maker,
+            dtype=settings.cache.dtype,
             options=options,
             shard_rows=settings.cache.shard_rows,
             advance=advance,
@@ -153,6 +176,31 @@ def _section(settings: "Config", name: str, view: str, source: Path, tasks: list
     return section | ({"tasks": tasks} if tasks else {})
 
 
+def _form(names: str) -> str:
+    forms = ("", "video/frame", "frame/video")
+    if names not in forms:
+        raise ValueError(f"--names {names}: unknown form; known: {', '.join(forms[1:])}")
+    return names
+
+
+def _maker(settings: "Config", made_by: str, backbone: str) -> str:
+    """What the identity says made the embeddings: a text, or a section of mtl.toml with its weights' digest.
+
+    Raises:
+        ValueError: both are given, or there is no such section, or nothing to be told of its weights.
+    """
+    from cache.identity import IMPORTED
+    from extract.backbones.origin import maker_of
+
+    if made_by and backbone:
+        raise ValueError("--made-by and --backbone both say who made the embeddings; give one")
+    if backbone and backbone not in settings.backbones:
+        raise ValueError(f"--backbone {backbone}: not in mtl.toml; there: {', '.join(settings.backbones) or 'none'}")
+    if backbone:
+        return maker_of(settings.backbones[backbone], settings.folder, f"--backbone {backbone}")
+    return " ".join(made_by.split()) or IMPORTED
+
+
 def _register(config: Path, name: str, section: dict[str, str | list[str]]) -> None:
     from pipelines.backbones.register import register_backbone
 
@@ -166,6 +214,8 @@ def _show(report: "ImportReport") -> None:
         f"{report.num_valid:,} of {report.num_rows:,} frames into stream {report.stream}{view}, {report.width} wide; "
         f"[backbones.{report.stream}] in mtl.toml names it"
     )
+    for note in report.notes:
+        typer.echo(note, err=True)
     if report.in_order:
         typer.echo("the file names no frames: its rows were taken in the order of the frames table", err=True)
     for reason, count in report.failed.items():

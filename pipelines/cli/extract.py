@@ -133,6 +133,9 @@ def show(names: list[str], report: "Report") -> None:
         typer.echo(f"  {failure.path} (video {failure.video}, frame {failure.frame}): {failure.reason}", err=True)
     if len(report.failed) > LISTED:
         typer.echo(f"  and {len(report.failed) - LISTED:,} more; --json lists all", err=True)
+    if report.is_backbones_fault:
+        typer.echo("The faces are right, the embeddings are not: put the backbone right, as said above.", err=True)
+        return
     typer.echo(
         "Put these files right and run the same command again: it redoes just their shards. Or leave them: heads see "
         "them as missing steps, and --allow-failed makes the exit code 0.",

@@ -23,7 +23,7 @@ from pipelines.training.strategy import Strategy, strategy_of, streams_of
 if TYPE_CHECKING:
     from pipelines.training.fit import Halving
 
-FLOAT16_BYTES = 2
+ITEM_BYTES = {"float16": 2, "float32": 4}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,8 @@ class SearchPlan:
     @property
     def resident_bytes(self) -> int:
         """Memory of the streams, which are read once and stay."""
-        return sum(FLOAT16_BYTES * self.material.num_rows * one["width"] for one in self.material.streams.values())
+        streams = self.material.streams.values()
+        return sum(ITEM_BYTES[self.config.cache.dtype] * self.material.num_rows * one["width"] for one in streams)
 
 
 def read_strategies(config: Config, grid_path: Path) -> tuple[Config, Grid, tuple[Strategy, ...]]:

@@ -21,7 +21,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resident:
-    """Streams by (name, view): `streams` [N, D] float16 on `device`, `valid` [N] bool, and what each stream is."""
+    """Streams by (name, view): `streams` [N, D] as stored, on `device`, `valid` [N] bool, and what each stream is."""
 
     streams: Mapping[Key, Tensor]
     valid: Mapping[Key, np.ndarray]
@@ -65,7 +65,7 @@ def load_resident(path: Path, frames: pl.DataFrame, wanted: Iterable[Key], devic
                 f"stream {name} was extracted for another frame list (cached {stream.identity.num_frames} frames, "
                 f"wanted {len(frames)}); type {stream.remake_hint}"
             )
-        host = torch.empty(stream.num_rows, stream.width, dtype=torch.float16)
+        host = torch.empty(stream.num_rows, stream.width, dtype=getattr(torch, stream.dtype.name))
         stream.read(out=host.numpy())
         streams[name, view] = host.to(device)
         valid[name, view] = stream.valid()

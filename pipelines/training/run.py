@@ -8,7 +8,7 @@ metrics.json         both scores, apart                 run.json                
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -259,8 +259,12 @@ def check_streams(run: Run, dataset: Dataset) -> None:
     """Raises `ValueError` where a stream differs from the run's in anything but the list of frames."""
     for name, trained in run.identities.items():
         found = dataset.resident.identities[name, run.strategy.train.view]
-        found = replace(found, frames=trained.frames, num_frames=trained.num_frames)
-        if differences := found.differences(trained):
+        if differences := found.as_made_by(trained).differences(trained):
+            if trained.is_imported and found.is_imported and not (trained.maker and found.maker):
+                raise ValueError(
+                    f"{run.folder}: stream {name} was imported from other files, and it is not said that one backbone "
+                    "made both; import each with the same --made-by TEXT (`mtl cache import`), and train on the first"
+                )
             raise ValueError(
                 f"{run.folder}: stream {name} is not the one this run was trained on: {'; '.join(differences)}"
             )

@@ -1,6 +1,7 @@
 """The engine: timm's own embeddings, whatever the threads, the kills and the faces."""
 
 import contextlib
+import dataclasses
 import errno
 import io
 import os
@@ -304,9 +305,46 @@ def test_what_float16_cannot_hold_fails(made: ModuleType, tmp_path: Path, frames
     report = made.run(frames, tmp_path, huge)
     stream = stream_of(tmp_path, "huge")
     assert 0 < len(report.failed) < len(frames)
-    assert all("huge is not finite in float16" in failure.reason for failure in report.failed)
+    assert all("huge is too large for float16" in failure.reason for failure in report.failed)
+    assert report.is_backbones_fault
+    assert report.notes == (
+        f"huge: {len(report.failed)} of its embeddings are too large for float16; "
+        'set dtype = "float32" under [cache] in mtl.toml',
+    )
     assert len(report.failed) == (~stream.valid()).sum()
     assert np.isfinite(stream.read()).all()
+
+
+def test_float32_holds_what_float16_cannot(made: ModuleType, tmp_path: Path, frames: pl.DataFrame) -> None:
+    """The same embeddings whatever their scale; at 1e-9 and 1e9 times float16 says what is lost."""
+    made.run(frames, tmp_path, dataclasses.replace(made.tiny("plain"), dtype="float32"))
+    plain = stream_of(tmp_path, "plain").read()
+    assert plain.dtype == np.float32
+    for name, scale, words in (("small", 2.0**-30, "all its values are 0 in float16"), ("large", 2.0**30, "too large")):
+        backbone = made.tiny(name)
+        with torch.no_grad():
+            backbone.module.layer.weight *= scale
+            backbone.module.layer.bias *= scale
+        report = made.run(frames, tmp_path, dataclasses.replace(backbone, name=f"{name}-32", dtype="float32"))
+        assert not report.failed
+        assert not report.notes
+        np.testing.assert_allclose(stream_of(tmp_path, f"{name}-32").read(), plain * scale, rtol=1e-4)
+        (note,) = made.run(frames, tmp_path, backbone).notes
+        assert words in note
+        assert 'set dtype = "float32" under [cache]' in note
+        with pytest.raises(ValueError, match=r"dtype \(cached float16, wanted float32\)"):
+            made.run(frames, tmp_path, dataclasses.replace(backbone, dtype="float32"))
+
+
+def test_weights_that_are_no_numbers_are_not_the_faces_fault(
+    made: ModuleType, tmp_path: Path, frames: pl.DataFrame
+) -> None:
+    broken = made.tiny("broken")
+    with torch.no_grad():
+        broken.module.layer.weight[0, 0] = torch.nan
+    report = made.run(frames, tmp_path, broken)
+    assert report.notes == (f"broken: {len(frames)} of its embeddings are not numbers; check its weights",)
+    assert report.is_backbones_fault
 
 
 # Trouble
