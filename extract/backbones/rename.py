@@ -25,17 +25,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cache.regular import CONFIG_BYTES, read_text
+from extract.backbones.renaming import renamed
+
 KEYS = ("preset", "drop", "rename", "join")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What is dropped, renamed and joined, in this order. `name` is the preset's or the file's, for messages."""
+    """What is dropped, renamed and joined, in this order. `name` is the preset's or the file's, for messages.
+
+    `is_own` says that the expressions are ours and end; others are given a budget (`extract.backbones.renaming`).
+    """
 
     name: str
     drop: tuple[re.Pattern[str], ...] = ()
     rename: tuple[tuple[re.Pattern[str], str], ...] = ()
     join: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    is_own: bool = False
 
     def new_name(self, name: str) -> str | None:
         """The name that a tensor gets before joining; None where it is dropped."""
@@ -45,16 +52,20 @@ class Rules:
             name = expression.sub(replacement, name)
         return name
 
+    def _within_budget(self, names: list[str]) -> list[str | None]:
+        return renamed(self.drop, self.rename, names, self.name) if self.drop or self.rename else [*names]
+
     def apply(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors under their new names.
 
         Raises:
-            ValueError: two tensors get one name, or parts that are to be joined are not all there.
+            ValueError: two tensors get one name, parts that are to be joined are not all there, or the expressions
+                never end.
         """
         renamed: dict[str, Tensor] = {}
         sources: dict[str, str] = {}
-        for name, tensor in state.items():
-            new = self.new_name(name)
+        names = [self.new_name(name) for name in state] if self.is_own else self._within_budget(list(state))
+        for (name, tensor), new in zip(state.items(), names, strict=True):
             if new is None:
                 continue
             if new in sources:
@@ -85,7 +96,7 @@ def read_rules(text_or_path: str | Path) -> Rules:
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ValueError(f"rename {text}: no such file of rules, and the presets are {', '.join(PRESETS)}{hint}")
     try:
-        return _parsed(path.read_text(encoding="utf-8"), str(path))
+        return _parsed(read_text(path, CONFIG_BYTES), str(path))
     except UnicodeDecodeError:
         raise ValueError(f"rename {path}: not a text file; rules are TOML") from None
 
@@ -182,6 +193,7 @@ def _rules(name: str, drop: tuple[str, ...], rename: Mapping[str, str], join: Ma
         drop=tuple(map(re.compile, drop)),
         rename=tuple((re.compile(expression), new) for expression, new in rename.items()),
         join=tuple(join.items()),
+        is_own=True,
     )
 
 

@@ -1,6 +1,7 @@
 """Rules for the names of other people's checkpoints: read, applied, reported; and presets on their families' names."""
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -147,6 +148,7 @@ def test_rules_are_understood_or_refused_when_read(drop: list[str], rename: dict
     assert rules.new_name(name) == (None if any(re.search(text, name) for text in drop) else expected)
 
 
+@settings(deadline=None, max_examples=25)  # a process for every example
 @given(st.sets(NAMES, min_size=1, max_size=6), st.text(alphabet="xyz.$(+", min_size=1, max_size=5))
 def test_a_prefix_put_on_and_taken_off(names: set[str], prefix: str) -> None:
     """Nothing is lost, nothing is exchanged, whatever the letters mean in an expression."""
@@ -466,3 +468,36 @@ def test_open_clips_pictures(kind: str) -> None:
 def test_presets_of_face_nets(preset: str, theirs: str, ours: str | None) -> None:
     """What these leave is in the names that the nets of `iresnet` know; see test_iresnet.py for the tensors."""
     assert PRESETS[preset].new_name(theirs) == ours
+
+
+NEVER_ENDING = {
+    "nested": "[rename]\n'^(a+)+$' = 'b'\n",
+    "nested in drop": "drop = ['^(a|aa)+$']\n",
+    "two beside one another": "[rename]\n'(x?a)*(x?a)*(x?a)*(x?a)*(x?a)*(x?a)*(x?a)*(x?a)*$' = 'b'\n",
+}
+DOUBLING = "[rename]\n" + "".join(f"'^(.*){'(?:)' * number}$' = '\\1\\1'\n" for number in range(40))
+
+
+@pytest.mark.parametrize("kind", NEVER_ENDING)
+def test_expressions_that_never_end_are_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("extract.backbones.renaming.RULES_S", 1.0)
+    rules = read_rules(NEVER_ENDING[kind])
+    with pytest.raises(ValueError, match=r"rename rules: the expressions take more than 1 s over 1 names"):
+        rules.apply({"a" * 60 + "!": torch.zeros(1)})
+
+
+def test_expressions_that_double_are_refused() -> None:
+    with pytest.raises(ValueError, match="makes a name of more than 4,096 characters"):
+        read_rules(DOUBLING).apply({"abc": torch.zeros(1)})
+
+
+def test_rules_of_a_user_rename_as_presets_do() -> None:
+    text = "drop = ['^head']\n[rename]\n'^encoder\\.(\\d+)' = 'blocks.\\1'\n"
+    state = {"encoder.3.w": torch.ones(1), "head.w": torch.ones(2), "ünï": torch.ones(3)}
+    assert [*read_rules(text).apply(state)] == ["blocks.3.w", "ünï"]
+
+
+def test_a_pipe_is_no_file_of_rules(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "rules.toml")
+    with pytest.raises(ValueError, match="rules"):
+        read_rules(tmp_path / "rules.toml")
