@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -12,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cache.frames import conform, write_frames
+from cache.identity import StreamIdentity
 from cache.store import Cache
 from pipelines.cli.cache import app
 from pipelines.config import read_config
@@ -161,3 +163,59 @@ def test_an_error_is_one_line_and_exit_code_2_and_needs_no_torch(project: Path) 
 @pytest.mark.parametrize("command", ["import", "export"])
 def test_help_has_examples(command: str) -> None:
     assert f"mtl cache {command}" in CliRunner().invoke(app, [command, "--help"]).stdout.split("Examples")[1]
+
+
+def _identity(project: Path, number: int, words: tuple[str, ...]) -> StreamIdentity:
+    """Of a stream of other vectors over another frames table, imported with `words`."""
+    folder = project / f"p{number}"
+    folder.mkdir()
+    (folder / "mtl.toml").write_text('[backbones.tiny]\nmodel = "test_vit"\nweights = "tiny.bin"\n')
+    (folder / "tiny.bin").write_bytes(b"weights")
+    paths = [f"w{number}/{row:05d}.jpg" for row in range(number + 3)]
+    table = pl.DataFrame({"video": f"w{number}", "frame": range(number + 3), "path": paths})
+    write_frames(conform(table, "t"), folder / "frames.parquet")
+    np.save(folder / "m.npy", np.full((number + 3, 2), number + 1.0))
+    result = mtl_cache(folder, "import", "clip", str(folder / "m.npy"), *words)
+    assert result.exit_code == 0, result.output
+    return Cache.open(folder / "cache.zarr").stream("clip").identity
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        (("--made-by", "ViT-B 32"), ("--made-by", "ViT-B  32"), ""),
+        (("--backbone-name", "ViT-B 32"), ("--made-by", "ViT-B 32"), ""),
+        (("--backbone", "tiny"), ("--backbone", "tiny"), ""),
+        (("--made-by", "ViT-B 32"), ("--made-by", "ViT-L 14"), "backbone .cached ViT-L 14, wanted ViT-B 32"),
+        ((), (), "import each with the same --made-by TEXT"),
+        (("--made-by", "ViT-B 32"), (), "import each with the same --made-by TEXT"),
+    ],
+)
+def test_heads_go_by_who_made_the_embeddings(
+    project: Path, first: tuple[str, ...], second: tuple[str, ...], words: str
+) -> None:
+    from pipelines.training.run import check_streams
+
+    trained, found = _identity(project, 0, first), _identity(project, 1, second)
+    train = SimpleNamespace(view="base")
+    run = SimpleNamespace(identities={"clip": trained}, folder="runs/a", strategy=SimpleNamespace(train=train))
+    dataset = SimpleNamespace(resident=SimpleNamespace(identities={("clip", "base"): found}))
+    if words:
+        with pytest.raises(ValueError, match=words):
+            check_streams(run, dataset)  # type: ignore[arg-type]
+    else:
+        check_streams(run, dataset)  # type: ignore[arg-type]
+
+
+def test_who_made_them_is_said_once_and_of_a_section_that_ran(project: Path) -> None:
+    for words, problem in (
+        (("--made-by", "a", "--backbone", "expr"), "give one"),
+        (("--backbone", "none"), "not in mtl.toml"),
+        (("--names", "frame"), "unknown form"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            CliRunner().invoke(
+                app,
+                ["import", "x", str(project / "m.npy"), *words, "--config", str(project / "mtl.toml")],
+                catch_exceptions=False,
+            )
