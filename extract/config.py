@@ -12,11 +12,13 @@ from annotated_types import Interval, MinLen
 Side = Annotated[int, Interval(ge=1, le=4096)]
 Mean = Annotated[float, Interval(ge=-1000, le=1000)]
 Deviation = Annotated[float, Interval(ge=1e-6, le=1000)]
-CropShare = Annotated[float, Interval(gt=0, le=1)]
+CropShare = Annotated[float, Interval(ge=0.1, le=1)]
 
 IMPORTED_MODEL, ONNX_MODEL = "imported:", "onnx:"
 # The part of a stream's preprocessing that says whether faces were turned as their EXIF orientation or rotation says.
 ORIENTATION, FOLLOWED = "orientation", "followed"
+# What weights may bring along (timm: 0.875 to 1.15); a face is resized to size_px / crop_pct, so a tiny one is refused.
+CROP_PCT = (0.1, 2.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +32,13 @@ class Preprocessing:
     mean: tuple[Mean, Mean, Mean]
     std: tuple[Deviation, Deviation, Deviation]
     interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
-    crop_pct: CropShare = 1.0
+    crop_pct: Annotated[float, Interval(ge=CROP_PCT[0], le=CROP_PCT[1])] = 1.0
     crop_mode: Literal["center", "squash", "border"] = "center"
+
+    def __post_init__(self) -> None:
+        least, most = CROP_PCT
+        if not least <= self.crop_pct <= most:
+            raise ValueError(f"crop_pct is {self.crop_pct}; expected {least:g} to {most:g}")
 
     def to_json(self) -> dict[str, Any]:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}

@@ -6,8 +6,9 @@ A field says `Annotated[float, Interval(gt=0, le=10)]`, a text that must not be 
 
 import functools
 import math
+import types
 from collections.abc import Sequence
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Interval, MinLen, MultipleOf
 
@@ -45,11 +46,19 @@ def range_problem(config: Any) -> str | None:
     """
     kind: type = type(config)
     for name, annotation in hints_of(kind).items():
-        _, limits = split_annotation(annotation)
         value = getattr(config, name)
+        limits = _limits_of(annotation, value)
         if isinstance(value, int | float | str) and not isinstance(value, bool) and not in_range(value, limits):
             return f"{name} = {value!r} must be {range_words(limits) or 'a finite number'}"
     return None
+
+
+def _limits_of(annotation: Any, value: Any) -> tuple[Any, ...]:
+    """The limits that concern `value`: of a choice such as `Literal["auto"] | Rate`, those of the numbers."""
+    if get_origin(annotation) not in (Union, types.UnionType):
+        return split_annotation(annotation)[1]
+    numbers = [split_annotation(option) for option in get_args(annotation)]
+    return next((limits for kind, limits in numbers if kind in (int, float) and isinstance(value, int | float)), ())
 
 
 def _keeps(value: Any, limit: Any) -> bool:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from annotated_types import Interval, MinLen, MultipleOf
 
 from cache.valid_names import check_name
-from extract.config import BackboneConfig
+from extract.config import BackboneConfig, CropShare
 from heads.config import HeadConfig, LossConfig, Task
 from heads.ranges import hints_of, in_range, range_words, split_annotation
 
@@ -137,12 +137,16 @@ class FaceSetConfig:
 class FinetuneConfig:
     """How `mtl finetune` trains a backbone; `size_px` 0 keeps the model's own input size.
 
-    A step sees `batch_size` faces, or `accumulate` batches of that size one after the other, over all processes
-    together. `layer_decay` lets each layer learn that much slower than the one above it (1: all alike), `drop_path` is
-    stochastic depth, `ema` the decay of averaged weights, which then are scored and saved (0: none), and `grad_clip` 0
-    clips nothing. `freeze` "backbone" trains the outputs alone, "partial" the last `trainable_blocks` besides;
-    for the first `probe_epochs` the backbone stands still whatever `freeze` says. `lora_rank` above 0 trains low-rank
-    additions in the backbone's place. `checkpoint_gradients` computes activations twice and keeps fewer.
+    `crop_pct` is the part of a face's side that the model sees, cut from the middle: 1 is all of an aligned face, where
+    timm's own for most weights, 0.875, cuts 6 % off each side. Extraction then does as training did.
+
+    `lr` "auto" is 1e-3 for a model with batch normalisation and 3e-4 for others (ViTs, ConvNeXts). A step sees
+    `batch_size` faces, or `accumulate` batches of that size one after the other, over all processes together.
+    `layer_decay` lets each layer learn that much slower than the one above it (1: all alike), `drop_path` is stochastic
+    depth, `ema` the decay of averaged weights, which then are scored and saved (0: none), and `grad_clip` 0 clips
+    nothing. `freeze` "backbone" trains the outputs alone, "partial" the last `trainable_blocks` besides; for the first
+    `probe_epochs` the backbone stands still whatever `freeze` says. `lora_rank` above 0 trains low-rank additions in
+    the backbone's place. `checkpoint_gradients` computes activations twice and keeps fewer.
 
     `balance` "videos" shows a video as often as the root of its length says, "labels" a rare expression or action unit
     by the root of its rarity more often; `max_faces_per_video` draws at most so many of a video, anew each epoch.
@@ -155,10 +159,11 @@ class FinetuneConfig:
     """
 
     size_px: SideOrOwn = 0
+    crop_pct: CropShare = 1.0
     epochs: Epochs = 10
     batch_size: Annotated[int, Interval(ge=2, le=10**6)] = 64
     accumulate: Batch = 1
-    lr: Rate = 3e-4
+    lr: Literal["auto"] | Rate = "auto"
     min_lr: Annotated[float, Interval(ge=0, le=100)] = 0.0
     weight_decay: Decay = 0.05
     warmup_epochs: Warmup = 0.5
@@ -190,10 +195,16 @@ class FinetuneConfig:
     data: tuple[FaceSetConfig, ...] = ()
     licence: str = ""
 
+    @property
+    def rate(self) -> float:
+        """`lr`, once it is known for the model."""
+        assert not isinstance(self.lr, str), "pipelines.backbones.finetuning.recipe.with_rate says what auto is"
+        return self.lr
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainConfig:
-    """How `mtl pretrain` trains a ViT as a masked autoencoder; `size_px` 0 keeps the model's own input size.
+    """How `mtl pretrain` trains a ViT as a masked autoencoder; `size_px` and `crop_pct` are those of [finetune].
 
     The paper's (arXiv 2111.06377) but for the decoder: 4 blocks of 256 cost half of a ViT-S encoder, and its 8 of 512
     gained nothing after fine-tuning (table 1). A step sees `batch_size` faces, or
@@ -204,6 +215,7 @@ class PretrainConfig:
     """
 
     size_px: SideOrOwn = 0
+    crop_pct: CropShare = 1.0
     init: Literal["pretrained", "random"] | Name = "random"
     mask_ratio: Annotated[float, Interval(gt=0, lt=1)] = 0.75
     normalise_targets: bool = True

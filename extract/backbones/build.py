@@ -138,6 +138,7 @@ def build_trainable(
     seed: int = 0,
     folder: Path = Path(),
     *,
+    crop_pct: float | None = None,
     drop_path: float = 0.0,
     rename: Rules | None = None,
 ) -> tuple[TrainableBackbone, Preprocessing]:
@@ -145,14 +146,14 @@ def build_trainable(
 
     `init` is "pretrained", "random" or a weights file seen from `folder`, of whose tensors most must fit, by their
     names or by the rules of `rename`: `matched` of the result tells which. `seed` makes what is drawn here the same
-    each time. `size_px` None or 0 keeps the weights' own input size. `drop_path` is the probability by which the last
-    block is skipped, falling to 0 at the first. `save_backbone(path, trainable.backbone, ...)` keeps it without the
-    output.
+    each time. `size_px` None or 0 keeps the weights' own input size, `crop_pct` None their own crop. `drop_path` is the
+    probability by which the last block is skipped, falling to 0 at the first. `save_backbone(path,
+    trainable.backbone, ...)` keeps it without the output.
 
     Raises:
         ValueError: as `load_backbone`, a model that cannot skip blocks, or rules without a file.
     """
-    config = BackboneConfig(model=model, weights=init, seed=seed, size_px=size_px or None)
+    config = BackboneConfig(model=model, weights=init, seed=seed, size_px=size_px or None, crop_pct=crop_pct)
     if rename is not None and init in FETCHED:
         raise ValueError(f"{model}: --rename is for a file of weights, and --init is {init!r}; take one of them out")
     if not 0 <= drop_path < 1:
@@ -218,7 +219,7 @@ def _preprocessing(module: Any, config: BackboneConfig, saved: Mapping[str, Any]
         colours = {key: tuple(map(float, values[key])) for key in ("mean", "std")}
         return Preprocessing(**{key: values[key] for key in OVERRIDES} | colours)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: the weights' preprocessing cannot be used ({first_line(error)})") from None
+        raise ValueError(f"{where}: this preprocessing cannot be used: {first_line(error)}") from None
 
 
 def _width(module: nn.Module, size_px: int, model: str, where: str) -> int:

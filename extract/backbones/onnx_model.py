@@ -203,7 +203,10 @@ def _preprocessing(config: BackboneConfig, port: Port, name: str, where: str) ->
         raise ValueError(f"{where}: {name} does not say how its input is scaled; set mean and std: {SCALES}")
     chosen = {key: getattr(config, key) for key in PREPROCESSING_FIELDS if getattr(config, key) is not None}
     chosen |= {"mean": tuple(map(float, config.mean)), "std": tuple(map(float, config.std))}
-    return Preprocessing(size_px=size_px, **chosen)
+    try:
+        return Preprocessing(size_px=size_px, **chosen)
+    except ValueError as error:
+        raise ValueError(f"{where}: this preprocessing cannot be used: {error}") from None
 
 
 def _widths(session: Any, port: Port, size_px: int, name: str, where: str) -> dict[str, int]:

@@ -67,6 +67,7 @@ class Faces:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._close_ring()
+        self._resident = None
         if self._kept is not None:
             self._kept.close()
         self._source.close()

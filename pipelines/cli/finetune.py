@@ -50,6 +50,8 @@ def finetune(
 ) -> None:
     """Train a backbone on the labelled frames of train, choosing its epoch on val, and enter it in mtl.toml.
 
+    At the end the held-out rows are scored once, by the backbone alone, and its predictions are kept as those of a head
+    are, in runs/backbone-NAME: mtl ensemble, compare, postprocess and evaluate take it, mtl search lists it.
     Stopped or killed, the same command goes on where it stood; weights of an earlier training stay until it is done.
     The recipe (rates, freezing, LoRA, balance, mixup, further data sets, ..) is [finetune] in mtl.toml; the losses are
     those of [loss].
@@ -140,6 +142,19 @@ def _print_unreadable(result: "Finetuned") -> None:
         typer.echo(f"  and {num - NUM_LISTED} more (--json lists them all)", err=True)
 
 
+def _held_out_words(result: "Finetuned") -> str:
+    from pipelines.scoring.metrics import main_scores
+    from pipelines.scoring.tables import TASK_TITLES
+
+    if result.report is None:
+        return f"held out: not scored: {result.not_scored}"
+    scores = ", ".join(
+        f"{TASK_TITLES[task]} {'no label' if value is None else f'{value:.4f}'}"
+        for task, value in main_scores(result.report).items()
+    )
+    return f"held out: {scores}  ({result.report_of}; {result.run})"
+
+
 def _print_result(result: "Finetuned") -> None:
     from pipelines.scoring.metrics import main_scores
     from pipelines.scoring.tables import TASK_TITLES
@@ -147,6 +162,7 @@ def _print_result(result: "Finetuned") -> None:
     order = result.order
     scores = ", ".join(f"{TASK_TITLES[task]} {value:.4f}" for task, value in main_scores(result.metrics).items())
     typer.echo(f"{scores}  (epoch {result.epoch} of {len(result.history)}, on the frames that choose it)")
+    typer.echo(_held_out_words(result))
     for line in result.matched.print_lines() if result.matched is not None else ():
         typer.echo(line)
     typer.echo(f"{result.weights}: {order.model}, [backbones.{order.section}] of {order.config_path}")

@@ -20,6 +20,8 @@ from cache.files import remove_leftovers, sync, sync_tree, temporary_beside, wri
 from cache.names import TASKS
 from cache.parquet import parquet_bytes
 from cache.valid_names import check_name
+from pipelines.backbones.runs import fitting_runs
+from pipelines.config import Config
 from pipelines.ensemble.members import NUM_TOP, Ensemble, Library, Mix, Outcome
 from pipelines.files import read_json, write_json
 from pipelines.postprocess.apply import COLUMNS
@@ -59,10 +61,11 @@ class Found:
         return sorted(str(candidate.manifest["digest"]) for candidate in self.candidates)
 
 
-def find_runs(given: Sequence[Path], truth: Truth, *, runs: Path, studies: Path) -> Found:
+def find_runs(given: Sequence[Path], truth: Truth, *, runs: Path, studies: Path, config: Config | None = None) -> Found:
     """The runs of the studies and run folders `given`; names without a folder are looked for in `studies` and `runs`.
 
-    A run named by itself has to be usable; of a study's runs, those that are not are left out.
+    A run named by itself has to be usable; of a study's runs, those that are not are left out. With a study come the
+    runs of the backbones that `config` names, where they are of its rows: those that its leaderboard lists.
 
     Raises:
         ValueError: no study or run by that name, a named run that is none, or fewer than two runs to choose from.
@@ -85,6 +88,15 @@ def find_runs(given: Sequence[Path], truth: Truth, *, runs: Path, studies: Path)
             except ValueError as error:
                 skipped.append((run, str(error).removeprefix(f"{run}: ")))
     same, others = _of_one_split(list(candidates.values()))
+    if config is not None and same and any((find_folder(path, studies) / "study.json").is_file() for path in given):
+        about = {
+            "frames": truth.frames_digest,
+            "labels": truth.labels_digest,
+            "split": same[0].manifest["split"]["hash"],
+        }
+        folders, left_out = fitting_runs(config, about)
+        same += [Candidate(one, read_run_manifest(one, truth)) for one in folders if one.resolve() not in candidates]
+        skipped += left_out
     found = Found(tuple(same), (*skipped, *others))
     if len(found.candidates) < 2:
         why = f"; left out: {found.skipped[0][0].name}: {found.skipped[0][1]}" if found.skipped else ""

@@ -37,7 +37,7 @@ def ensemble_runs(
     """
     truth = read_truth(config)
     output = config.output
-    found = find_runs(given, truth, runs=config.at(output.runs), studies=config.at(output.studies))
+    found = find_runs(given, truth, runs=config.at(output.runs), studies=config.at(output.studies), config=config)
     folder = place_of(found, name)
     if folder.exists() and not force:
         record = read_ensemble(folder)

@@ -11,7 +11,7 @@ from pipelines.files import read_json, write_text
 from pipelines.report.figures import effect_figures, spread_figures, task_figures
 from pipelines.report.page import Cell, Markup, details, join, page, table, tag, tiles
 from pipelines.scoring.intervals import NUM_RESAMPLES, Interval
-from pipelines.scoring.leaderboard import Group, Leaderboard, Row, Spread
+from pipelines.scoring.leaderboard import Group, Leaderboard, Row, Spread, place_among
 from pipelines.scoring.metrics import MAIN_SCORE
 from pipelines.scoring.nested import Nested
 from pipelines.scoring.paired import NUM_SWAPS
@@ -49,6 +49,7 @@ def make_report(study: Study, board: Leaderboard, frames: pl.DataFrame) -> str:
         _opening(board),
         _what_was_done(about),
         _leaderboard(board),
+        _backbones(board),
         _section("The chosen strategy, task by task", task_figures(board, frames)),
         _section("What helped", effect_figures(board)),
         _section("Spread over seeds, and what selection cost", spread_figures(board)),
@@ -167,6 +168,31 @@ def _leaderboard(board: Leaderboard) -> Markup:
         if words := verdict_words(group):
             parts.append(tag("div", *(tag("p", sentence) for sentence in words), css="verdict"))
     return join(parts)
+
+
+def _backbones(board: Leaderboard) -> Markup:
+    """What the backbones earn by themselves, where they have runs on these rows."""
+    if not board.backbones:
+        return Markup()
+    words = (
+        "Fine-tuned backbones by their own outputs, frame by frame, on the same rows: what heads add stands against "
+        "this. Their epochs were chosen as the heads' were, but no search chose among them, so they have no rank; the "
+        "last column says where one would stand by its selection score among the strategies of its tasks."
+    )
+    names = [TASK_WORDS[task] for task in TASKS]
+    upper = [Cell(""), Cell("selection", "group chose", len(names)), Cell("held-out", "group scored", 1 + len(names))]
+    lower = [Cell("backbone"), *(Cell(text, "n chose") for text in names)]
+    lower += [*(Cell(text, "n scored") for text in (*names, "sum, 95 %")), Cell("would stand", "n")]
+    rows = []
+    for row in board.backbones:
+        place = place_among(row, board)
+        chose, scored = (
+            [_number(part.get(MAIN_SCORE[task]), 2) for task in TASKS] for part in (row.select, row.report)
+        )
+        cells = [Cell(row.streams[0]), *(Cell(text, "n chose") for text in chose)]
+        cells += [Cell(text, "n scored") for text in (*scored, _between(row))]
+        rows.append([*cells, Cell(f"{place[0]} of {place[1]}" if place else "–", "n")])
+    return join([tag("h2", "Backbones by themselves"), tag("p", words), table([[*upper, Cell("")], lower], rows)])
 
 
 def _rows_table(group: Group, varied: Sequence[str], rows: Sequence[Row], first: str = "") -> Markup:

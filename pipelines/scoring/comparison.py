@@ -9,6 +9,7 @@ import polars as pl
 
 from cache.frames import frames_digest, labels_digest, read_frames
 from cache.names import TASKS
+from pipelines.backbones.runs import is_backbone
 from pipelines.config import Config
 from pipelines.files import read_json
 from pipelines.scoring.evidence import Reader
@@ -144,6 +145,8 @@ def _side(folder: Path, manifest: Mapping[str, Any]) -> Side:
     result = Result(trial, read_json(folder / "metrics.json"), float(manifest["seconds"]), folder)
     head, train = strategy.head, strategy.train
     words = f"{head.fusion}, {head.temporal}, {train.method}, seed {train.seed}"
+    if is_backbone(manifest):
+        words = f"backbone {manifest['backbone']['section']} by itself, seed {train.seed}"
     return Side(folder.name, words, head.tasks, (result,))
 
 

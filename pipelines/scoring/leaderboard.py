@@ -90,10 +90,16 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leaderboard:
-    """Groups, the largest set of tasks first; `varied` names the fields in which the strategies differ."""
+    """Groups, the largest set of tasks first; `varied` names the fields in which the strategies differ.
+
+    `backbones` are fine-tuned backbones by themselves, a row each, with the name for `streams` and without a rank: the
+    search chose nothing about them. `left_out` names those whose runs are no longer theirs, with the reason.
+    """
 
     groups: tuple[Group, ...]
     varied: tuple[str, ...]
+    backbones: tuple[Row, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -109,6 +115,28 @@ def make_leaderboard(results: Sequence[Result]) -> Leaderboard:
         ranked = tuple(replace(row, rank=place) for place, row in enumerate(members, start=1))
         groups.append(Group(tasks=tasks, rows=ranked))
     return Leaderboard(groups=tuple(groups), varied=_varied(rows))
+
+
+def backbone_row(result: Result, name: str) -> Row:
+    """The row of a backbone by itself, from its run."""
+    return Row(
+        rank=0,
+        tasks=result.trial.strategy.head.tasks,
+        values={},
+        streams=(name,),
+        results=(result,),
+        select=_spreads([result], "select"),
+        report=_spreads([result], "report"),
+    )
+
+
+def place_among(row: Row, board: Leaderboard) -> tuple[int, int] | None:
+    """Where a backbone's `row` would stand by its selection score among the strategies of its very tasks, and among how
+    many with itself; None where there are no others, or P is not known."""
+    group = next((group for group in board.groups if group.tasks == row.tasks), None)
+    if group is None or "P" not in row.select:
+        return None
+    return 1 + sum(other.select["P"].mean > row.select["P"].mean for other in group.rows), len(group.rows) + 1
 
 
 def read_part(result: Result, frames: pl.DataFrame, part: str) -> pl.DataFrame:

@@ -8,7 +8,7 @@ import polars as pl
 
 from pipelines.files import write_json, write_text
 from pipelines.scoring.intervals import LEVEL, NUM_RESAMPLES, Interval
-from pipelines.scoring.leaderboard import Group, Leaderboard, Row
+from pipelines.scoring.leaderboard import Group, Leaderboard, Row, place_among
 from pipelines.scoring.metrics import MAIN_SCORE
 from pipelines.scoring.nested import Nested
 from pipelines.scoring.paired import LIMIT, NUM_SWAPS, Versus
@@ -19,7 +19,7 @@ from pipelines.words import units_words
 
 def write_leaderboard(board: Leaderboard, folder: Path, head: Mapping[str, Any]) -> None:
     """leaderboard.csv and leaderboard.json in `folder`; `head` (the study's name, its split) opens the JSON."""
-    records = [to_record(row, board.varied) for row in board.rows]
+    records = [to_record(row, board.varied) for row in (*board.rows, *board.backbones)]
     write_text(folder / "leaderboard.csv", pl.DataFrame(records, infer_schema_length=None).write_csv())
     write_json(folder / "leaderboard.json", to_json(board, head))
 
@@ -37,13 +37,17 @@ def to_json(board: Leaderboard, head: Mapping[str, Any]) -> dict[str, Any]:
             "limit": LIMIT,
         },
         "groups": [_group_json(group) for group in board.groups],
+        "backbones": [_backbone_json(row, board) for row in board.backbones],
+        "backbones_left_out": [{"backbone": name, "reason": reason} for name, reason in board.left_out],
     }
 
 
 def to_record(row: Row, varied: Sequence[str]) -> dict[str, Any]:
-    """A row of leaderboard.csv."""
-    record: dict[str, Any] = {"rank": row.rank, "tasks": ",".join(row.tasks)}
-    record |= {name: choice_of(row.values[name]) for name in varied} | {"streams_used": ",".join(row.streams)}
+    """A row of leaderboard.csv; a backbone by itself has no rank and none of a strategy's choices."""
+    is_backbone = not row.values
+    record: dict[str, Any] = {"rank": None if is_backbone else row.rank, "tasks": ",".join(row.tasks)}
+    record |= {"kind": "backbone" if is_backbone else "strategy"}
+    record |= {name: choice_of(row.values.get(name)) for name in varied} | {"streams_used": ",".join(row.streams)}
     record |= {"num_seeds": len(row.seeds), "num_folds": len(row.folds), "num_inner": row.num_inner}
     for part, values in (("select", row.select), ("report", row.report)):
         for key in ("P", *MAIN_SCORE.values()):
@@ -64,6 +68,20 @@ def _group_json(group: Group) -> dict[str, Any]:
         "verdict": verdict_words(group),
         "nested": _nested_json(group.nested),
         "rows": [_row_json(row) for row in group.rows],
+    }
+
+
+def _backbone_json(row: Row, board: Leaderboard) -> dict[str, Any]:
+    place = place_among(row, board)
+    return {
+        "backbone": row.streams[0],
+        "tasks": list(row.tasks),
+        "select": {key: spread.mean for key, spread in row.select.items()},
+        "report": {key: spread.mean for key, spread in row.report.items()},
+        "interval": _interval_json(row.interval),
+        "place": None if place is None else {"rank": place[0], "among": place[1]},
+        "seconds": row.seconds,
+        "run": str(row.results[0].folder),
     }
 
 
@@ -113,4 +131,7 @@ def _nested_json(nested: Nested | None) -> dict[str, Any] | None:
 
 
 def _runs(row: Row) -> list[str]:
+    """By their path from the study; a backbone's by its folder, which lies elsewhere."""
+    if not row.values:
+        return [str(result.folder) for result in row.results]
     return [f"runs/{result.folder.name}" for result in row.results]

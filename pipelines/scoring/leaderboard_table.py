@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.scoring.leaderboard import Group, Leaderboard, Row, Spread
+from cache.names import TASKS
+from pipelines.scoring.leaderboard import Group, Leaderboard, Row, Spread, place_among
 from pipelines.scoring.metrics import MAIN_SCORE
 from pipelines.scoring.verdict import compared, verdict_words
 from pipelines.words import TASK_WORDS, chosen_words, field_words, task_words, value_in
@@ -30,6 +31,9 @@ def leaderboard_tables(
         if len(group.rows) > top:
             parts.append(Text(f"  and {len(group.rows) - top} more in leaderboard.csv", style="dim"))
         parts += [Text(words) for words in verdict_words(group)]
+    if board.backbones:
+        parts.append(_backbones_table(board))
+    parts += [Text(f"backbone {name} left out: {reason}") for name, reason in board.left_out]
     if len(board.groups) > 1:
         parts.append(Text("P sums the tasks' scores, so strategies compare within a table, not across tables.", "dim"))
     if words := chosen_words(splits):
@@ -68,6 +72,29 @@ def _table(group: Group, varied: Sequence[str], top: int, most: int, shown: Sequ
     return table
 
 
+def _backbones_table(board: Leaderboard) -> Table:
+    """A row a backbone: the scores of its tasks by its own outputs, frame by frame."""
+    title = "backbones by themselves, frame by frame, not ranked"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("backbone", overflow="fold")
+    names = " ".join(f"{TASK_WORDS[task]:>4}" for task in TASKS)
+    for head in (f"selection\n{names}", f"held-out\n{names}", "held-out sum\n95 % interval", "would\nstand"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for row in board.backbones:
+        place = place_among(row, board)
+        table.add_row(
+            escape(row.streams[0]),
+            *(" ".join(_part_words(part.get(MAIN_SCORE[task])) for task in TASKS) for part in (row.select, row.report)),
+            f"{row.interval.low:.2f}–{row.interval.high:.2f}" if row.interval else "–",
+            f"{place[0]} of {place[1]}" if place else "–",
+        )
+    return table
+
+
+def _part_words(part: Spread | None) -> str:
+    return "   –" if part is None else f"{part.mean:>4.2f}"
+
+
 # Columns that give way in a narrow terminal, the last one first.
 OPTIONAL = ("drop", "interval", "places", "runs", "parts")
 
@@ -84,7 +111,7 @@ def _optional(row: Row, most: int) -> dict[str, str]:
         "interval": f"{row.interval.low:.2f}–{row.interval.high:.2f}" if row.interval else "–",
         "places": f"{row.stability.low}–{row.stability.high}" if row.stability else "–",
         "runs": str(len(row.results)) if len(row.results) == most else f"{len(row.results)} of {most}",
-        "parts": " ".join("   –" if part is None else f"{part.mean:>4.2f}" for part in parts),
+        "parts": " ".join(map(_part_words, parts)),
     }
 
 

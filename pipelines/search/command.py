@@ -12,6 +12,7 @@ from pipelines.config import Config
 from pipelines.files import write_text
 from pipelines.progress import Advance, progress
 from pipelines.report.study import write_report
+from pipelines.scoring.backbone_rows import with_backbones
 from pipelines.scoring.evidence import with_intervals
 from pipelines.scoring.leaderboard import Leaderboard, make_leaderboard
 from pipelines.scoring.leaderboard_files import to_json, write_leaderboard
@@ -67,6 +68,7 @@ def run_search(
 def write_results(search: SearchPlan, study: Study) -> Leaderboard:
     """The leaderboard of all finished trials of the study, and its files; no report while there is no result."""
     board = with_intervals(make_leaderboard(study.results()), search.frames)
+    board = with_backbones(board, search.config, search.material, search.frames)
     write_leaderboard(board, study.path, _head(search))
     folds = {fold: resolve_split(search.frames, search.config.split, fold) for fold in search.material.splits}
     write_text(study.path / "splits.csv", assignment(search.frames, folds).write_csv())

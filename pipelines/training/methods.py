@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from heads.config import Task
+from heads.linear import LinearHead
 from heads.losses import MultiTaskLoss, class_weights, positive_weights
 from heads.model import Head, ProgressiveHead, build_head, build_progressive, load_single, stack_heads
 from pipelines.splits import Split
@@ -228,6 +229,10 @@ def _build_progressive(spec: Spec, strategies: Sequence[Strategy]) -> nn.Module:
     return build_progressive(strategies[0].head, parts, *_seeds_and_rates(strategies))
 
 
+def _build_linear(spec: Spec, strategies: Sequence[Strategy]) -> nn.Module:
+    return LinearHead(spec.tasks, *next(iter(spec.parts["joint"].items())))
+
+
 def _seeds_and_rates(strategies: Sequence[Strategy]) -> tuple[list[int], list[float]]:
     return [one.train.seed for one in strategies], [one.head.dropout for one in strategies]
 
@@ -235,6 +240,7 @@ def _seeds_and_rates(strategies: Sequence[Strategy]) -> tuple[list[int], list[fl
 KINDS: dict[str, Callable[[Spec, Sequence[Strategy]], nn.Module]] = {
     "head": _build_head,
     "progressive": _build_progressive,
+    "linear": _build_linear,  # a fine-tuned backbone's own outputs
 }
 METHODS: dict[str, Callable[[Sequence[Setup]], list[Outcome]]] = {
     "separate": train_separate,

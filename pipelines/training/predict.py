@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS, VA_COLUMNS
 from heads.tasks import TASK_OUTPUTS
+from pipelines.labels import Labels
 from pipelines.scoring.metrics import Decisions, Probabilities, score
 from pipelines.training.dataset import Dataset, Plan, Reader
 
@@ -88,8 +89,12 @@ def score_predictions(predictions: Predictions, dataset: Dataset, tasks: tuple[s
 
     Beside the keys of `metrics.score`: "unscored", the tasks without a labelled row.
     """
-    labels = dataset.labels.rows(predictions.rows)
-    metrics = score(predictions.decide(), labels, tasks)
+    return score_rows(predictions, dataset.labels, tasks)
+
+
+def score_rows(predictions: Predictions, labels: Labels, tasks: tuple[str, ...]) -> dict[str, Any]:
+    """`score_predictions` against the labels of a whole frames table."""
+    metrics = score(predictions.decide(), labels.rows(predictions.rows), tasks)
     unscored = [task for task in tasks if metrics[f"num_frames.{task}"] == 0]
     for key in metrics:
         if key.partition(".")[0] in unscored or (key == "P" and unscored):
@@ -99,6 +104,11 @@ def score_predictions(predictions: Predictions, dataset: Dataset, tasks: tuple[s
 
 def table(predictions: Predictions, dataset: Dataset, part: str) -> pl.DataFrame:
     """Predictions as a table in the frames table's columns, with probabilities as `p_<Class>` and `p_<AU>`."""
+    return prediction_table(predictions, dataset.frames, part)
+
+
+def prediction_table(predictions: Predictions, frames: pl.DataFrame, part: str) -> pl.DataFrame:
+    """`table` over the whole frames table `frames`."""
     probabilities, decided = predictions.probabilities, predictions.decide()
     columns: dict[str, np.ndarray] = {}
     if probabilities.va is not None:
@@ -109,8 +119,8 @@ def table(predictions: Predictions, dataset: Dataset, part: str) -> pl.DataFrame
     if probabilities.au is not None and decided.action_units is not None:
         columns |= _named(ACTION_UNITS, decided.action_units.astype(np.int8))
         columns |= _named([f"p_{name}" for name in ACTION_UNITS], probabilities.au.astype(np.float32))
-    frames = dataset.frames.select("video", "frame")[predictions.rows]
-    return frames.with_columns(pl.lit(part).alias("part"), *[pl.Series(name, v) for name, v in columns.items()])
+    rows = frames.select("video", "frame")[predictions.rows]
+    return rows.with_columns(pl.lit(part).alias("part"), *[pl.Series(name, v) for name, v in columns.items()])
 
 
 def _outputs(outputs: dict[str, Tensor], tasks: tuple[str, ...]) -> Tensor:

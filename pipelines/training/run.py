@@ -17,7 +17,7 @@ import polars as pl
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from cache.files import naming, remove_leftovers, sync, sync_tree, temporary_beside
 from cache.identity import StreamIdentity
@@ -28,7 +28,7 @@ from pipelines.config import Config
 from pipelines.device import resolve_device
 from pipelines.files import read_json
 from pipelines.training.dataset import Dataset, load_dataset
-from pipelines.training.epochs import Watch
+from pipelines.training.epochs import Epoch, Watch
 from pipelines.training.fit import Halving
 from pipelines.training.manifest import (
     FORMAT,
@@ -183,12 +183,18 @@ def write_run(folder: Path, trained: Trained, config: Config, dataset: Dataset, 
     """
     if folder.exists() and not force:
         raise ValueError(f"{folder} is there already; --force trains again and replaces it, --name picks another name")
+    place_run(folder, lambda made: _fill(made, folder.name, trained, config, dataset))
+
+
+def place_run(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Puts what `fill` writes into a folder it is given at `folder`, in one step after all of it is durable; replaces
+    what is there."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder.parent)
     made = temporary_beside(folder)
     try:
         with naming(folder):
-            _fill(made, folder.name, trained, config, dataset)
+            fill(made)
         old = temporary_beside(folder)
         if folder.exists():
             folder.rename(old)
@@ -278,19 +284,39 @@ def _load_weights(module: nn.Module, path: Path) -> None:
 
 
 def _fill(made: Path, name: str, trained: Trained, config: Config, dataset: Dataset) -> None:
-    """Everything of the run in the folder `made`, run.json last."""
+    write_files(
+        made,
+        config_toml=config_toml(config, trained.strategy),
+        states={weights_file(model.spec): single_state(model.module, 0) for model in trained.models},
+        history=trained.history,
+        predictions=[table(said, dataset, part) for part, said in trained.predictions.items()],
+        metrics=trained.metrics,
+        manifest=manifest_of(name, trained, config, dataset),
+    )
+
+
+def write_files(
+    made: Path,
+    *,
+    config_toml: str,
+    states: Mapping[str, Mapping[str, Tensor]],
+    history: Sequence[Epoch],
+    predictions: Sequence[pl.DataFrame],
+    metrics: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+) -> None:
+    """Everything of a run in the folder `made`, run.json last; `states` are weights by file."""
     (made / "weights").mkdir(parents=True)
-    (made / "config.toml").write_text(config_toml(config, trained.strategy), encoding="utf-8")
-    for model in trained.models:
-        state = {key: value.detach().cpu().contiguous() for key, value in single_state(model.module, 0).items()}
+    (made / "config.toml").write_text(config_toml, encoding="utf-8")
+    for file, state in states.items():
+        plain = {key: value.detach().cpu().contiguous() for key, value in state.items()}
         # As bytes, here and below: on a full disk save_file and write_parquet raise errors that are no OSError.
-        (made / weights_file(model.spec)).write_bytes(save(state))
-    history_table(trained.history).write_csv(made / "history.csv")
-    parts = [table(said, dataset, part) for part, said in trained.predictions.items()]
-    (made / "predictions.parquet").write_bytes(parquet_bytes(pl.concat(parts).sort("video", "frame")))
-    _dump(made / "metrics.json", dict(trained.metrics))
+        (made / file).write_bytes(save(plain))
+    history_table(history).write_csv(made / "history.csv")
+    (made / "predictions.parquet").write_bytes(parquet_bytes(pl.concat(predictions).sort("video", "frame")))
+    _dump(made / "metrics.json", dict(metrics))
     sync_tree(made)
-    _dump(made / "run.json", manifest_of(name, trained, config, dataset))
+    _dump(made / "run.json", manifest)
     sync(made / "run.json")
     sync(made)
 

@@ -102,6 +102,12 @@ def test_preprocessing_overrides() -> None:
     assert preprocessing == Preprocessing(**changes, crop_pct=1.0, crop_mode="squash")
 
 
+@pytest.mark.parametrize("crop_pct", [0.0, -1.0, 1e-9, 2.1, float("inf"), float("nan")])
+def test_a_crop_that_makes_no_sense(crop_pct: float) -> None:
+    with pytest.raises(ValueError, match=r"\[backbones\.expr\]: .*crop_pct is .*expected 0\.1 to 2"):
+        load(crop_pct=crop_pct)
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_another_input_size(model: str) -> None:
     backbone = load(model=model, size_px=112)

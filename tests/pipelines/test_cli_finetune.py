@@ -1,6 +1,7 @@
 """`mtl finetune` as it is typed: what it prints, what it refuses, in one line."""
 
 import json
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -68,7 +69,8 @@ def test_what_it_prints_and_registers(project: Path) -> None:
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0].startswith("EXPR: macro F1 0.")
-    assert lines[1] == "backbones/expr.safetensors: test_vit2, [backbones.expr] of mtl.toml"
+    assert re.fullmatch(r"held out: EXPR: macro F1 0\.\d{4}  \(test; runs/backbone-expr\)", lines[1])
+    assert lines[2] == "backbones/expr.safetensors: test_vit2, [backbones.expr] of mtl.toml"
     assert lines[-1] == "next: mtl extract --backbone expr"
     assert (project / "mtl.toml").read_text().startswith(TOML)
     again = CliRunner().invoke(cli.app, ["finetune", "--task", "expr", "--init", "random", "--json"])
@@ -149,7 +151,7 @@ def test_dry_run_trains_nothing(project: Path) -> None:
     result = CliRunner().invoke(cli.app, arguments)
     assert result.exit_code == 0, result.output
     assert "[data]: 16 faces train, 16 of them shown in an epoch, 16 choose" in result.stdout
-    assert "2 epochs of 1 steps, at most; nothing was trained or written" in result.stdout
+    assert "2 epochs of 1 steps, at most, learning rate 0.0003; nothing was trained or written" in result.stdout
     shown = json.loads(CliRunner().invoke(cli.app, [*arguments, "--json"]).stdout)
     assert shown["learning"] == 64 * 8 + 8
     assert shown["learning"] < shown["parameters"]
@@ -166,8 +168,8 @@ def test_weights_of_somebody_else(project: Path, monkeypatch: pytest.MonkeyPatch
     elsewhere.mkdir()
     safetensors.torch.save_file({**theirs, "arc.weight": torch.zeros(2)}, elsewhere / "theirs.safetensors")
     (elsewhere / "rules.toml").write_text("drop = ['^arc']\n[rename]\n'^face\\.' = ''\n")
-    still = ["--device", "cpu", "--set", "finetune.lr=0.0", "--set", "finetune.epochs=1", "--licence", "theirs"]
-    still += ["--task", "expr", "--model", "test_vit2", "--config", str(project / "mtl.toml")]
+    still = ["--device", "cpu", "--set", "finetune.freeze=backbone", "--set", "finetune.epochs=1"]
+    still += ["--licence", "theirs", "--task", "expr", "--model", "test_vit2", "--config", str(project / "mtl.toml")]
     monkeypatch.chdir(elsewhere)
     given = ["--init", "theirs.safetensors", "--rename", "rules.toml"]
     result = CliRunner().invoke(cli.app, ["finetune", *still, *given])

@@ -257,23 +257,41 @@ def test_init_from_a_file(project: Config, faces: tuple[Path, pl.DataFrame]) -> 
         finetune(project, faces[1], order)
 
 
+@pytest.mark.parametrize("crop_pct", [None, 0.875, 0.6])  # None: nothing set
 def test_the_engine_extracts_what_was_trained(
-    project: Config, faces: tuple[Path, pl.DataFrame], tmp_path: Path
+    project: Config, faces: tuple[Path, pl.DataFrame], tmp_path: Path, crop_pct: float | None
 ) -> None:
     folder, frames = faces
-    run(project, frames, epochs=1)
+    run(project, frames, epochs=1, **({} if crop_pct is None else {"crop_pct": crop_pct}))
     config = read_config(project.folder / "mtl.toml")
     backbone = load_backbone("expr", config.backbones["expr"], config.folder)
+    wanted_crop = 1.0 if crop_pct is None else crop_pct
+    assert config.backbones["expr"].crop_pct == backbone.preprocessing.crop_pct == wanted_crop
+    assert json.loads(read_weights(project.folder / "backbones/expr.safetensors")[1]["preprocessing"])["crop_pct"] == (
+        wanted_crop
+    )
     cache = Cache.open(tmp_path / "cache.zarr", create=True)
     settings = Settings(device=torch.device("cpu"), batch_size=64, num_threads=1, shard_rows=128)
     report = extract(frames, folder, cache, [backbone], settings)
     assert report.failed == []
+    assert cache.stream("expr").identity.preprocessing["crop_pct"] == wanted_crop
     embeddings = torch.from_numpy(cache.stream("expr").read().astype(np.float32))
     model, preprocessing = load_trained(config, "expr")
     with Faces(folder, frames["path"].to_list(), preprocessing) as reader, torch.no_grad():
         batch = next(iter(reader.batches([np.arange(5, 12)])))
         wanted = model.trainable.backbone(normalise(batch.faces, preprocessing, torch.float32))
     torch.testing.assert_close(embeddings[5:12], wanted, atol=2e-3, rtol=2e-3)
+
+
+def test_a_backbone_of_old_keeps_its_crop(project: Config, faces: tuple[Path, pl.DataFrame]) -> None:
+    """Sections of earlier versions had no crop_pct: it travelled in the file, and still does."""
+    run(project, faces[1], epochs=1, crop_pct=0.875)
+    path = project.folder / "mtl.toml"
+    before = load_backbone("expr", read_config(path).backbones["expr"], project.folder)
+    path.write_text("\n".join(line for line in path.read_text().splitlines() if not line.startswith("crop_pct")))
+    assert read_config(path).backbones["expr"].crop_pct is None
+    after = load_backbone("expr", read_config(path).backbones["expr"], project.folder)
+    assert after.identity("frames", 1) == before.identity("frames", 1)
 
 
 def test_the_section_tells_where_the_weights_are_from(

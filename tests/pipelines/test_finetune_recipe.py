@@ -13,6 +13,7 @@ import safetensors.torch
 import timm
 import torch
 
+from extract.backbones.build import build_trainable
 from extract.backbones.layers import layer_ids, num_layers
 from extract.backbones.weights import read_weights
 from heads.config import LossConfig
@@ -23,7 +24,7 @@ from pipelines.backbones.finetuning.ema import Ema
 from pipelines.backbones.finetuning.facesets import gather
 from pipelines.backbones.finetuning.finetune import build, make_course
 from pipelines.backbones.finetuning.order import make_order
-from pipelines.backbones.finetuning.recipe import check_recipe, groups_of, new_state
+from pipelines.backbones.finetuning.recipe import check_recipe, groups_of, new_state, with_rate
 from pipelines.backbones.finetuning.state import State, moving_tensors
 from pipelines.backbones.optimise import AdamW, Group, cosine_lr, decay_groups
 from pipelines.config import Config, FinetuneConfig
@@ -317,17 +318,33 @@ def test_weights_of_the_loss_are_of_what_is_shown(project: Config, faces: Given)
         ({"ema": 1.0}, "finetune.ema"),
         ({"drop_path": -0.1}, "drop_path"),
         ({"layer_decay": 0.0}, "layer_decay"),
+        *[({"crop_pct": value}, "finetune.crop_pct") for value in (0.0, -1.0, 1e-9, 1.01, float("nan"))],
         ({"erase": 1.5}, "erase = 1.5 must be from 0 to 1"),
         ({"min_lr": 0.1, "lr": 0.01}, "min_lr = 0.1 must be at most finetune.lr = 0.01"),
         ({"lora_rank": 4, "freeze": "partial"}, "lora_rank freezes the backbone itself"),
         ({"lr": float("nan")}, "finetune.lr = nan must be above 0"),
-        ({"lr": -1.0}, "finetune.lr"),
+        ({"lr": -1.0}, "finetune.lr = -1.0 must be above 0"),
     ],
 )
 def test_recipes_that_make_no_sense(settings: dict[str, Any], says: str) -> None:
     config = FinetuneConfig(**settings)
     with pytest.raises(ValueError, match=says):
         check_recipe(config)
+
+
+@pytest.mark.parametrize(
+    ("model", "lr"),
+    [("test_vit2", 3e-4), ("test_convnext3", 3e-4), ("test_efficientnet", 1e-3), ("test_resnet", 1e-3)],
+)
+@pytest.mark.parametrize("given", [None, 2e-3])
+def test_the_rate_with_nothing_set(model: str, lr: float, given: float | None) -> None:
+    """By batch normalisation or none, frozen or not; a number given stays, and the least rate is below it."""
+    trainable, _ = build_trainable(model, 8, 32, "random")
+    trainable.eval().requires_grad_(False)
+    config = FinetuneConfig() if given is None else FinetuneConfig(lr=given)
+    assert with_rate(config, trainable).rate == (lr if given is None else given)
+    with pytest.raises(ValueError, match=r"min_lr = 0\.01 must be at most finetune\.lr"):
+        with_rate(FinetuneConfig(min_lr=0.01), trainable)
 
 
 def test_the_start_is_the_same_for_the_same_seed(project: Config, faces: Given) -> None:

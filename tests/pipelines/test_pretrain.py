@@ -165,6 +165,19 @@ def test_it_begins_from_weights(project: Path, undisturbed: Pretrained) -> None:
         assert torch.equal(plan.model.encoder.state_dict()[name], tensor)
 
 
+def test_it_sees_all_of_a_face_unless_told_otherwise(project: Path, undisturbed: Pretrained) -> None:
+    """What the encoder was shown is kept with it; fine-tuning from it goes by [finetune]."""
+    assert undisturbed.plan.preprocessing.crop_pct == 1.0
+    cropped = run(project, epochs=1, crop_pct=0.875, order={"name": "cropped"})
+    for path, crop_pct in ((undisturbed.plan.places.weights, 1.0), (cropped.plan.places.weights, 0.875)):
+        found = load_backbone("mae", BackboneConfig(model=MODEL, weights=str(path)), Path()).preprocessing
+        assert found.crop_pct == crop_pct
+        assert build_trainable(MODEL, 3, None, str(path), crop_pct=1.0)[1].crop_pct == 1.0
+    for value in (0.0, 1.5, float("nan")):
+        with pytest.raises(ValueError, match=r"pretrain\.crop_pct"):
+            make_plan(settings(project, crop_pct=value), undisturbed.plan.order)
+
+
 def test_in_bfloat16(project: Path, undisturbed: Pretrained) -> None:
     result = run(project, precision="bfloat16")
     assert result.precision == "bfloat16"

@@ -19,7 +19,7 @@ from cache.names import TASKS
 from pipelines.backbones.sampling import Pool, make_pool
 from pipelines.config import Config
 from pipelines.labels import Labels, labels_of
-from pipelines.splits import resolve_split
+from pipelines.splits import Split, resolve_split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,8 @@ class FaceSet:
 class Material:
     """The R faces of a training: `paths` under `folder`; `labels` hold what a row teaches, or what it is judged by.
 
-    `pool` says which rows train and how often; `select` are the row numbers that choose the epoch.
+    `pool` says which rows train and how often; `select` are the row numbers that choose the epoch. `split` is that of
+    the first set, [data]: its rows that are held out are scored once, at the end.
     """
 
     folder: Path
@@ -61,6 +62,7 @@ class Material:
     pool: Pool
     select: np.ndarray
     sets: tuple[FaceSet, ...]
+    split: Split
 
     @property
     def licence(self) -> str:
@@ -79,7 +81,8 @@ def gather(config: Config, frames: pl.DataFrame, tasks: Sequence[str]) -> Materi
             out in another; a folder or a table that is missing.
     """
     further = [_further(config, index) for index in range(len(config.finetune.data))]
-    sets = (_main(config, frames, tuple(tasks)), *further)
+    split = resolve_split(frames, config.split)
+    sets = (_main(config, frames, tuple(tasks), split), *further)
     judges = {task: _judge(sets, task) for task in tasks}
     _check_apart(sets)
     folder, prefixes = _common([each.folder for each in sets])
@@ -92,7 +95,7 @@ def gather(config: Config, frames: pl.DataFrame, tasks: Sequence[str]) -> Materi
     pool = make_pool(labels, rows, video, source, tasks, tuple(each.share for each in sets))
     paths = [path for part in parts for path in part.paths]
     return Material(
-        folder=folder, paths=paths, labels=labels, pool=pool, select=np.flatnonzero(~train), sets=sets
+        folder=folder, paths=paths, labels=labels, pool=pool, select=np.flatnonzero(~train), sets=sets, split=split
     )  # fmt: skip
 
 
@@ -135,8 +138,7 @@ def only(labels: Labels, kept: dict[str, np.ndarray]) -> Labels:
     )
 
 
-def _main(config: Config, frames: pl.DataFrame, tasks: tuple[str, ...]) -> FaceSet:
-    split = resolve_split(frames, config.split)
+def _main(config: Config, frames: pl.DataFrame, tasks: tuple[str, ...], split: Split) -> FaceSet:
     return FaceSet(
         name="[data]",
         folder=_folder(config.at(config.data.faces), "faces under [data]"),

@@ -19,12 +19,14 @@ from pipelines.backbones.distributed import World, open_world
 from pipelines.backbones.files import checkpoint_path
 from pipelines.backbones.finetuning.course import Course, Trainee
 from pipelines.backbones.finetuning.facesets import Material, gather
+from pipelines.backbones.finetuning.heldout import score_held_out
 from pipelines.backbones.finetuning.loop import train_backbone
 from pipelines.backbones.finetuning.order import Order
-from pipelines.backbones.finetuning.recipe import check_recipe, prepare
+from pipelines.backbones.finetuning.recipe import check_recipe, prepare, with_rate
 from pipelines.backbones.finetuning.result import Finetuned, finish
 from pipelines.backbones.precision import Precision, choose_precision
 from pipelines.backbones.register import check_section_name
+from pipelines.backbones.runs import check_place
 from pipelines.backbones.sampling import draw_rows
 from pipelines.config import Config, to_mapping
 from pipelines.labels import as_targets
@@ -38,7 +40,8 @@ def finetune(config: Config, frames: pl.DataFrame, order: Order, watch: Watch | 
     """Trains, saves and registers a backbone; weights of the same name are replaced when the training is over.
 
     Rows of split train with a label of one of the tasks train; the rows that `[split]` lets choose do so, an epoch at a
-    time; no other row is looked at. `pipelines.backbones.finetuning.facesets` tells how further sets of faces come in.
+    time; no other row is looked at until the training is over. Then the held-out rows of [data] are scored, once.
+    `pipelines.backbones.finetuning.facesets` tells how further sets of faces come in.
     A face that cannot be read counts as a row without labels. A run that was stopped goes on where it stood.
 
     Raises:
@@ -48,6 +51,7 @@ def finetune(config: Config, frames: pl.DataFrame, order: Order, watch: Watch | 
     """
     check_section_name(order.section)
     check_recipe(config.finetune)
+    check_place(config, order.section)
     material = gather(config, frames, order.tasks)
     with open_world(order.device) as (world, device):
         checkpoints, kept = open_checkpoints(config, order, material, world)
@@ -68,7 +72,8 @@ def finetune(config: Config, frames: pl.DataFrame, order: Order, watch: Watch | 
             course = make_course(config, order, material, model, faces, device, world, kept)
             checkpoints.about = {"precision": course.precision, "unreadable": faces.unreadable}
             fitted = train_backbone(course, watch, checkpoints, kept)
-        result = finish(config, order, material, course, fitted)
+        held_out = score_held_out(config, course, material)
+        result = finish(config, order, material, course, fitted, held_out)
         checkpoints.remove()
         world.barrier()
     return result
@@ -114,6 +119,7 @@ def build(config: Config, order: Order) -> tuple[Trainee, Preprocessing]:
         settings.size_px or None,
         order.init,
         seed=settings.seed,
+        crop_pct=settings.crop_pct,
         drop_path=settings.drop_path,
         rename=read_rules(order.rename) if order.rename else None,
     )
@@ -136,7 +142,7 @@ def make_course(
     The loss's weights of classes and positives are those of what an epoch shows: of training rows alone, as often as
     sampling draws them, so that nothing is made up for twice.
     """
-    settings = config.finetune
+    settings = with_rate(config.finetune, model)
     targets = as_targets(material.labels)
     shown = draw_rows(material.pool, settings, np.random.default_rng([settings.seed, 0]), whole=True)
     learnt = targets.gather(torch.from_numpy(shown))

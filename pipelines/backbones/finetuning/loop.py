@@ -94,7 +94,7 @@ def _train_epochs(course: Course, state: State, learning: frozenset[str], guard:
             if state.best.keeper.best is None:
                 raise ValueError(
                     f"{course.name}: the loss is no finite number in epoch {state.epoch + 1}; lower finetune.lr "
-                    f"(now {config.lr})"
+                    f"(now {config.rate:g})"
                 )
             return
         metrics = judge(course, predictions)
@@ -152,7 +152,7 @@ def train_epoch(course: Course, state: State, steps: Steps, guard: Guard, advanc
 def lr_at(config: FinetuneConfig, progress: float) -> float:
     """The learning rate after `progress` epochs."""
     return cosine_lr(
-        progress, lr=config.lr, epochs=config.epochs, warmup_epochs=config.warmup_epochs, min_lr=config.min_lr
+        progress, lr=config.rate, epochs=config.epochs, warmup_epochs=config.warmup_epochs, min_lr=config.min_lr
     )
 
 
@@ -164,11 +164,22 @@ def mean_losses(course: Course, state: State) -> dict[str, float]:
     return dict(zip(("loss", *(f"loss.{task}" for task in course.tasks)), (x / count for x in sums), strict=True))
 
 
-@torch.no_grad()
 def predict_faces(
     course: Course, rows: np.ndarray, advance: Advance, check: Callable[[], None] = lambda: None
 ) -> Predictions:
-    """What the model says of those of `rows` whose face can be read; leaves the model in evaluation mode.
+    """`predict_readable`; raises ValueError where no face can be read."""
+    found = predict_readable(course, rows, advance, check)
+    if found is None:
+        raise ValueError(f"{course.name}: no face to choose the epoch on can be read; {first_reason(course.faces)}")
+    return found
+
+
+@torch.no_grad()
+def predict_readable(
+    course: Course, rows: np.ndarray, advance: Advance, check: Callable[[], None] = lambda: None
+) -> Predictions | None:
+    """What the model says of those of `rows` whose face can be read, None where none can; leaves the model in
+    evaluation mode.
 
     Each process predicts a share and has all in the end; `check` is called now and then, and may raise.
     """
@@ -190,7 +201,7 @@ def predict_faces(
     shares = course.world.gather_objects((np.concatenate(read), values) if read else None)
     found = [share for share in shares if share is not None]
     if not found:
-        raise ValueError(f"{course.name}: no face to choose the epoch on can be read; {first_reason(course.faces)}")
+        return None
     joined = {task: np.concatenate([values[task] for _, values in found]) for task in course.tasks}
     return Predictions(rows=np.concatenate([rows for rows, _ in found]), probabilities=Probabilities(**joined))
 

@@ -11,8 +11,9 @@ from pipelines.backbones.files import checkpoint_path
 from pipelines.backbones.finetuning.facesets import Material, gather
 from pipelines.backbones.finetuning.finetune import build
 from pipelines.backbones.finetuning.order import Order
-from pipelines.backbones.finetuning.recipe import check_recipe
+from pipelines.backbones.finetuning.recipe import check_recipe, with_rate
 from pipelines.backbones.register import check_section_name
+from pipelines.backbones.runs import check_place
 from pipelines.backbones.sampling import draw_rows, epoch_steps
 from pipelines.config import Config
 
@@ -25,6 +26,7 @@ class Outlook:
     sets: tuple[dict[str, Any], ...]
     num_steps: int
     num_epochs: int
+    lr: float
     num_parameters: int
     num_learning: int
     size_px: int
@@ -44,6 +46,7 @@ class Outlook:
             "data": list(self.sets),
             "steps_an_epoch": self.num_steps,
             "epochs": self.num_epochs,
+            "lr": self.lr,
             "goes_on": self.goes_on,
         }
 
@@ -57,7 +60,10 @@ class Outlook:
             f"{each['select']:,} choose"
             for each in self.sets
         ]
-        lines.append(f"{self.num_epochs} epochs of {self.num_steps:,} steps, at most; nothing was trained or written")
+        rate = f"learning rate {self.lr:g}"
+        lines.append(
+            f"{self.num_epochs} epochs of {self.num_steps:,} steps, at most, {rate}; nothing was trained or written"
+        )
         return lines + (["an earlier run was stopped; this would go on where it stood"] if self.goes_on else [])
 
 
@@ -65,6 +71,7 @@ def foresee(config: Config, frames: pl.DataFrame, order: Order) -> Outlook:
     """The outlook of `finetune`. Raises as it, but for what only the faces themselves can tell."""
     check_section_name(order.section)
     check_recipe(config.finetune)
+    check_place(config, order.section)
     material = gather(config, frames, order.tasks)
     model, preprocessing = build(config, order)
     parameters = list(model.parameters())
@@ -74,6 +81,7 @@ def foresee(config: Config, frames: pl.DataFrame, order: Order) -> Outlook:
         sets=_sets(config, material),
         num_steps=len(epoch_steps(material.pool, config.finetune, 1)),
         num_epochs=config.finetune.epochs,
+        lr=with_rate(config.finetune, model).rate,
         num_parameters=sum(p.numel() for p in parameters),
         num_learning=sum(p.numel() for p in parameters if p.requires_grad),
         size_px=preprocessing.size_px,

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Iterator
 
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from extract.backbones.adapt import Mode, add_lora, checkpoint_gradients, freeze
 from extract.backbones.build import TrainableBackbone
@@ -15,6 +17,7 @@ from pipelines.backbones.finetuning.state import State, moving_tensors
 from pipelines.backbones.optimise import AdamW, Group, decay_groups
 from pipelines.config import FinetuneConfig
 
+BATCH_NORM_LR, OTHER_LR = 1e-3, 3e-4
 MODES: dict[str, Mode] = {"none": "full", "partial": "partial", "backbone": "frozen"}
 
 
@@ -22,10 +25,24 @@ def check_recipe(config: FinetuneConfig) -> None:
     """Raises ValueError naming the first value of [finetune] that makes no sense."""
     if problem := range_problem(config):
         raise ValueError(f"finetune.{problem}")
-    if config.min_lr > config.lr:
-        raise ValueError(f"finetune.min_lr = {config.min_lr:g} must be at most finetune.lr = {config.lr:g}")
+    if config.lr != "auto":
+        check_least_rate(config)
     if config.lora_rank and config.freeze != "none":
         raise ValueError('finetune.lora_rank freezes the backbone itself; set finetune.freeze to "none"')
+
+
+def check_least_rate(config: FinetuneConfig) -> None:
+    if config.min_lr > config.rate:
+        raise ValueError(f"finetune.min_lr = {config.min_lr:g} must be at most finetune.lr = {config.rate:g}")
+
+
+def with_rate(config: FinetuneConfig, model: nn.Module) -> FinetuneConfig:
+    """`config` with a number for `lr`, by whether `model` has batch normalisation; bench/RESULTS.md has the figures."""
+    if config.lr == "auto":
+        has_norm = any(isinstance(part, _BatchNorm) for part in model.modules())
+        config = dataclasses.replace(config, lr=BATCH_NORM_LR if has_norm else OTHER_LR)
+        check_least_rate(config)
+    return config
 
 
 def prepare(trainable: TrainableBackbone, config: FinetuneConfig) -> None:

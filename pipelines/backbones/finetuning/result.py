@@ -1,6 +1,7 @@
 """What a fine-tuning ends with: weights, outputs, history and a section of mtl.toml."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from extract.config import BackboneConfig, Preprocessing
 from pipelines.backbones.files import FOLDER, history_path, save_trained
 from pipelines.backbones.finetuning.course import Course, Trainee
 from pipelines.backbones.finetuning.facesets import Material
+from pipelines.backbones.finetuning.heldout import HeldOut, write_run
 from pipelines.backbones.finetuning.loop import judge
 from pipelines.backbones.finetuning.order import Order
 from pipelines.backbones.precision import Precision
 from pipelines.backbones.register import register_backbone
+from pipelines.backbones.runs import run_name
 from pipelines.config import Config, to_mapping
 from pipelines.files import write_json
 from pipelines.scoring.metrics import main_scores
@@ -27,8 +30,9 @@ class Finetuned:
     """A trained backbone: its files, the best epoch and that epoch's metrics on the rows that choose.
 
     `unreadable` lists faces that could not be read, with the reason; `replaced` is the earlier section of that name;
-    `matched` says what of a weights file the backbone started from. `is_first` is False in the other processes of
-    several, which have written nothing.
+    `matched` says what of a weights file the backbone started from. `report` are the metrics of the held-out rows,
+    those of `report_of`, and `run` the folder with the predictions; `not_scored` says why there are none. `is_first` is
+    False in the other processes of several, which have written nothing.
     """
 
     order: Order
@@ -44,6 +48,10 @@ class Finetuned:
     replaced: BackboneConfig | None
     matched: Match | None
     sets: tuple[dict[str, Any], ...]
+    run: Path | None = None
+    report: Mapping[str, Any] | None = None
+    report_of: str = ""
+    not_scored: str = ""
     is_first: bool = True
 
     def to_json(self) -> dict[str, Any]:
@@ -58,6 +66,10 @@ class Finetuned:
             "epoch": self.epoch,
             "num_epochs": len(self.history),
             "select": self.metrics,
+            "report": None if self.report is None else dict(self.report),
+            "report_of": self.report_of,
+            "run": None if self.run is None else str(self.run),
+            "not_scored": self.not_scored,
             "history": [
                 {"epoch": e.epoch, "P": e.p, **e.scores, **e.losses, "lr": e.lr, "seconds": round(e.duration_s, 3)}
                 for e in self.history
@@ -69,7 +81,9 @@ class Finetuned:
         }
 
 
-def finish(config: Config, order: Order, material: Material, course: Course, fitted: Fitted) -> Finetuned:
+def finish(
+    config: Config, order: Order, material: Material, course: Course, fitted: Fitted, held_out: HeldOut | str
+) -> Finetuned:
     """Saves and registers what was trained. The first process does; the others only know of it."""
     model, preprocessing, world = course.model.cpu(), course.faces.preprocessing, course.world
     if config.finetune.lora_rank:
@@ -91,18 +105,26 @@ def finish(config: Config, order: Order, material: Material, course: Course, fit
         replaced=None,
         matched=model.trainable.matched,
         sets=sets,
+        run=None if isinstance(held_out, str) else config.output.runs / run_name(order.section),
+        report=None if isinstance(held_out, str) else held_out.metrics["report"],
+        report_of=material.split.description["report"]["of"],
+        not_scored=held_out if isinstance(held_out, str) else "",
         is_first=world.is_first,
     )
     if not world.is_first:
         return result
     about = {"finetune": to_mapping(config.finetune), "loss": to_mapping(config.loss)}
-    return save(result, model, preprocessing, about, licence)
+    result, section = save(result, model, preprocessing, about, licence)
+    if not isinstance(held_out, str):
+        write_run(config, order.section, section, material, course, fitted, held_out)
+    return result
 
 
 def save(
     result: Finetuned, model: Trainee, preprocessing: Preprocessing, about: dict[str, Any], licence: str
-) -> Finetuned:
-    """Writes weights, outputs and history, then the section of mtl.toml; the result knows which one it replaced."""
+) -> tuple[Finetuned, dict[str, Any]]:
+    """Writes weights, outputs and history, then the section of mtl.toml, which is returned; the result knows which one
+    it replaced."""
     order = result.order
     folder = order.config_path.parent
     about |= {
@@ -116,7 +138,8 @@ def save(
     save_trained(folder, order.section, order.model, model, preprocessing, about)
     section = section_of(result, preprocessing, file_digest(folder / result.weights), licence)
     write_json(folder / result.history_file, result.to_json())
-    return dataclasses.replace(result, replaced=register_backbone(order.config_path, order.section, section))
+    replaced = register_backbone(order.config_path, order.section, section)
+    return dataclasses.replace(result, replaced=replaced), section
 
 
 def section_of(result: Finetuned, preprocessing: Preprocessing, digest: str, licence: str) -> dict[str, Any]:
@@ -127,6 +150,7 @@ def section_of(result: Finetuned, preprocessing: Preprocessing, digest: str, lic
         "weights": result.weights.as_posix(),
         "tasks": list(result.order.tasks),
         "size_px": preprocessing.size_px,
+        "crop_pct": preprocessing.crop_pct,
         "score": f"{scores} on the frames that chose epoch {result.epoch}",
         "file_digest": digest,
         **({"licence": licence} if licence else {}),

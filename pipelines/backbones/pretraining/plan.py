@@ -185,7 +185,9 @@ def build(config: PretrainConfig, order: Order) -> tuple[MaskedAutoencoder, Prep
     Raises:
         ValueError: no such model, not a ViT, weights that do not fit, or patches that do not.
     """
-    trainable, preprocessing = build_trainable(order.model, 1, config.size_px or None, order.init, seed=config.seed)
+    trainable, preprocessing = build_trainable(
+        order.model, 1, config.size_px or None, order.init, seed=config.seed, crop_pct=config.crop_pct
+    )
     check_vit(trainable.backbone, order.model, preprocessing.size_px)
     with seeded(config.seed, torch.device("cpu")):
         model = MaskedAutoencoder(

@@ -1,0 +1,214 @@
+"""A fine-tuned backbone scored once on the rows of [data] that are held out, and its run folder. N frames, R rows.
+
+The predictions are the backbone's own, of the faces themselves, for the rows that chose the epoch and those held out:
+all of them, labelled or not, as of a head, so that the two can stand in one ensemble.
+"""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from cache.frames import frames_digest, labels_digest
+from cache.identity import StreamIdentity
+from extract.backbones.build import Backbone, load_backbone
+from extract.config import BackboneConfig
+from extract.jobs import identity_of
+from heads.config import HeadConfig, Task
+from pipelines.backbones.data import Faces
+from pipelines.backbones.files import FOLDER, output_tensors
+from pipelines.backbones.finetuning.course import Course
+from pipelines.backbones.finetuning.facesets import FaceSet, Material
+from pipelines.backbones.finetuning.loop import bar, predict_readable
+from pipelines.backbones.runs import KIND, run_folder
+from pipelines.config import Config, TrainConfig, from_mapping
+from pipelines.scoring.metrics import Probabilities
+from pipelines.training.epochs import Fitted
+from pipelines.training.manifest import FORMAT, commit, config_toml, versions, weights_file
+from pipelines.training.methods import Spec
+from pipelines.training.predict import Predictions, prediction_table, score_rows
+from pipelines.training.run import place_run, write_files
+from pipelines.training.strategy import Strategy
+from pipelines.training.windows import PADDING, nearest_rows, video_codes
+
+PARTS = ("select", "report")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """`predictions` and `metrics` by part, "select" and "report"; `num_unreadable` counts rows whose face is not to be
+    read: they have the prediction of the row nearest in time."""
+
+    predictions: Mapping[str, Predictions]
+    metrics: Mapping[str, Any]
+    num_unreadable: Mapping[str, int]
+    seconds: float
+
+
+def score_held_out(config: Config, course: Course, material: Material) -> HeldOut | str:
+    """Predicts and scores both parts with the best epoch's weights; why not, where no face of a part can be read."""
+    begin = time.perf_counter()
+    data = material.sets[0]
+    parts = {part: np.flatnonzero(getattr(material.split, part)) for part in PARTS}
+    rows = np.sort(np.concatenate(list(parts.values())))
+    paths = data.frames["path"].gather(rows).to_list()
+    with (
+        Faces(
+            data.folder,
+            paths,
+            course.faces.preprocessing,
+            device=course.device,
+            follow_orientation=not config.data.ignore_orientation,
+        ) as faces,
+        bar(course, "score", len(rows), 0) as advance,
+    ):
+        said = predict_readable(dataclasses.replace(course, faces=faces), np.arange(len(rows)), advance)
+    read = np.zeros(0, dtype=np.int64) if said is None else rows[said.rows]
+    for part, asked in parts.items():
+        if said is None or not np.isin(asked, read).any():
+            return f"no face of {material.split.description[part]['of']} can be read, so there is no held-out score"
+    assert said is not None
+    said = Predictions(rows=read, probabilities=said.probabilities)
+    predictions = {part: _filled(said, asked, data) for part, asked in parts.items()}
+    return HeldOut(
+        predictions=predictions,
+        metrics={part: score_rows(found, data.labels, course.tasks) for part, found in predictions.items()},
+        num_unreadable={part: int((~np.isin(asked, read)).sum()) for part, asked in parts.items()},
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def _filled(said: Predictions, asked: np.ndarray, data: FaceSet) -> Predictions:
+    """Predictions of the rows `asked` [R]: a row that `said` lacks takes those of the row nearest in time in its video,
+    and zeros where there is none, as a row without an embedding does under a head."""
+    times = data.frames["frame"].to_numpy().astype(np.int64)
+    source = nearest_rows(video_codes(data.frames), times, np.intersect1d(said.rows, asked), asked)
+    there, place = source != PADDING, np.searchsorted(said.rows, source)
+    parts = {}
+    for task in ("va", "expr", "au"):
+        values = getattr(said.probabilities, task)
+        if values is not None:
+            parts[task] = np.where(there[:, None], values[np.where(there, place, 0)], 0).astype(np.float32)
+    return Predictions(rows=asked, probabilities=Probabilities(**parts))
+
+
+def write_run(
+    config: Config,
+    section: str,
+    entry: Mapping[str, Any],
+    material: Material,
+    course: Course,
+    fitted: Fitted,
+    held_out: HeldOut,
+) -> Path:
+    """The run folder of the backbone that is registered as [backbones.SECTION] with the values `entry`, in the place of
+    an earlier one."""
+    registered: BackboneConfig = from_mapping(BackboneConfig, entry, f"[backbones.{section}]")
+    backbone = dataclasses.replace(load_backbone(section, registered, config.folder), dtype=config.cache.dtype)
+    config = dataclasses.replace(config, backbones={**config.backbones, section: registered})
+    tasks = cast(tuple[Task, ...], course.tasks)
+    strategy = Strategy(
+        head=HeadConfig(tasks=tasks, streams=(section,), fusion="concat", temporal="none"),
+        loss=config.loss,
+        train=TrainConfig(seed=config.finetune.seed),
+    )
+    spec = Spec(name=section, kind="linear", tasks=tasks, parts={"joint": {section: backbone.width}})
+    outputs = {f"outputs.{name.replace('.', '.linear.', 1)}": t for name, t in output_tensors(course.model).items()}
+    metrics = {**held_out.metrics, "tasks": list(tasks), "epoch": {section: fitted.epoch}, "halted": 0}
+    folder = run_folder(config, section)
+    frames = material.sets[0].frames
+    follow = not config.data.ignore_orientation
+    identity = identity_of(backbone, "base", frames_digest(frames), len(frames), follow)  # what mtl extract makes
+    manifest = manifest_of(folder.name, strategy, spec, backbone, identity, material, course, fitted, held_out)
+    place_run(
+        folder,
+        lambda made: write_files(
+            made,
+            config_toml=config_toml(config, strategy),
+            states={weights_file(spec): outputs},
+            history=fitted.history,
+            predictions=[prediction_table(said, frames, part) for part, said in held_out.predictions.items()],
+            metrics=metrics,
+            manifest=manifest,
+        ),
+    )
+    return folder
+
+
+def manifest_of(
+    name: str,
+    strategy: Strategy,
+    spec: Spec,
+    backbone: Backbone,
+    identity: StreamIdentity,
+    material: Material,
+    course: Course,
+    fitted: Fitted,
+    held_out: HeldOut,
+) -> dict[str, Any]:
+    """run.json: that of a head whose one model is the backbone's own outputs on its stream, with "kind" beside it."""
+    frames = material.sets[0].frames
+    made_from = {
+        "kind": KIND,
+        "tasks": list(spec.tasks),
+        "file_digest": backbone.config.file_digest,
+        "outputs": _digest(course),
+        "stream": identity.digest,
+        "frames": frames_digest(frames),
+        "labels": labels_digest(frames),
+        "split": material.split.description["hash"],
+    }
+    num_outputs = sum(p.numel() for p in course.model.trainable.output.parameters())
+    return {
+        "format": FORMAT,
+        "kind": KIND,
+        "name": name,
+        "digest": hashlib.blake2b(json.dumps(made_from, sort_keys=True).encode(), digest_size=8).hexdigest(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": sum(epoch.duration_s for epoch in fitted.history) + held_out.seconds,
+        "backbone": {
+            "section": spec.name,
+            "model": backbone.config.model,
+            "weights": (FOLDER / f"{spec.name}.safetensors").as_posix(),
+            "file_digest": backbone.config.file_digest,
+        },
+        "strategy": strategy.flat(),
+        "seed": strategy.train.seed,
+        "epoch": {spec.name: fitted.epoch},
+        "num_parameters": sum(p.numel() for p in course.model.parameters()),
+        "models": [
+            {
+                "name": spec.name,
+                "kind": spec.kind,
+                "tasks": list(spec.tasks),
+                "parts": {part: dict(widths) for part, widths in spec.parts.items()},
+                "file": weights_file(spec),
+                "epoch": fitted.epoch,
+                "num_parameters": num_outputs,
+            }
+        ],
+        "streams": {spec.name: {"digest": identity.digest, "identity": identity.to_json()}},
+        "frames": made_from["frames"],
+        "labels": made_from["labels"],
+        "split": dict(material.split.description),
+        "num_without_embedding": dict(held_out.num_unreadable),
+        "device": str(course.device),
+        "commit": commit(),
+        "versions": versions(),
+    }
+
+
+def _digest(course: Course) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(output_tensors(course.model).items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,51 @@
+"""Fine-tuned backbones by themselves, for a study's leaderboard: their own predictions, frame by frame, scored.
+
+Their scores are of the same rows as the study's. The epoch of each was chosen on the rows that chose the heads' epochs,
+so selection and held-out scores mean the same; what is not the same is that no search chose among them: no rank.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+
+from pipelines.backbones.runs import PREFIX, fitting_runs
+from pipelines.config import Config
+from pipelines.files import read_json
+from pipelines.scoring.evidence import Reader
+from pipelines.scoring.intervals import interval
+from pipelines.scoring.leaderboard import Leaderboard, Row, backbone_row
+from pipelines.search.study import Material, Result, Trial
+from pipelines.training.strategy import Strategy
+
+NO_FOLD = -1
+
+
+def with_backbones(board: Leaderboard, config: Config, material: Material, frames: pl.DataFrame) -> Leaderboard:
+    """`board` with a row for each backbone of mtl.toml that has a run on the study's frames, labels and split.
+
+    A study of folds alone has none: backbones are trained on no fold.
+    """
+    if not board.rows or NO_FOLD not in material.splits:
+        return board
+    split = material.splits[NO_FOLD]["hash"]
+    folders, skipped = fitting_runs(config, {"frames": material.frames, "labels": material.labels, "split": split})
+    reader, rows = Reader(frames), []
+    for folder in folders:
+        try:
+            rows.append(_row(folder, reader))
+        except (ValueError, KeyError, TypeError, OSError, pl.exceptions.PolarsError) as error:
+            skipped.append((folder, f"damaged ({type(error).__name__}); `mtl finetune` makes it again"))
+    left_out = tuple((folder.name.removeprefix(PREFIX), reason) for folder, reason in skipped)
+    return replace(board, backbones=tuple(rows), left_out=left_out)
+
+
+def _row(folder: Path, reader: Reader) -> Row:
+    manifest = read_json(folder / "run.json")
+    name = manifest["backbone"]["section"]
+    trial = Trial(
+        Strategy().replace(manifest["strategy"], f"{folder}/run.json"), {"joint": (name,)}, manifest["digest"]
+    )
+    row = backbone_row(Result(trial, read_json(folder / "metrics.json"), float(manifest["seconds"]), folder), name)
+    runs = reader.runs(row.results, "report") if "P" in row.report else {}
+    return replace(row, interval=interval(runs, row.tasks) if runs else None)
