@@ -37,7 +37,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One line of the table: `values` are one ratio a round, `target` is None where the row is only for information."""
+    """One line of the table: `values` are one ratio a round, `target` is None where the row is only for information.
+
+    `middle` is given where the row's value is not the median of `values`.
+    """
 
     id: str
     what: str
@@ -45,10 +48,11 @@ class Row:
     device: str = "cpu"
     target: Target | None = None
     note: str = ""
+    middle: float | None = None
 
     @property
     def value(self) -> float:
-        return statistics.median(self.values)
+        return statistics.median(self.values) if self.middle is None else self.middle
 
     @property
     def verdict(self) -> str:
