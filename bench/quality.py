@@ -170,13 +170,12 @@ def shifted(grid: str, by: int) -> str:
 
 def members(ensemble: Path) -> list[Path]:
     """Folders of the runs that an ensemble draws from, for any task."""
-    text = (ensemble / "ensemble.json").read_text()
-    runs = ensemble.parents[1] / "runs"
-    return [run for run in sorted(runs.iterdir()) if run.is_dir() and run.name in text]
+    record = json.loads((ensemble / "ensemble.json").read_text())
+    return sorted({(ensemble / each["run"]).resolve() for task in record["members"].values() for each in task})
 
 
 def num_parameters(run: Path) -> int:
-    """Numbers in all weights of a run."""
+    """How many numbers are in all weights of a run."""
     total = 0
     for path in sorted((run / "weights").glob("*.safetensors")):
         with safe_open(path, "pt") as weights:
