@@ -173,23 +173,3 @@ def test_the_grid_with_other_seeds(bench: SimpleNamespace) -> None:
     grid = "[set]\nwidth = 64\n[product]\nseed = [0, 1]\nlr = [0.1]\n"
     assert bench.quality.shifted(grid, 2) == grid.replace("[0, 1]", "[4, 5]")
     assert bench.quality.shifted(bench.quality.GRID.read_text(), 1) != bench.quality.GRID.read_text()
-
-
-@pytest.mark.slow
-def test_our_side_runs_through_the_commands(
-    bench: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    grid = tmp_path / "small.toml"
-    grid.write_text("[set]\nwidth = 16\ndepth = 1\n[product]\nseed = [0, 1]\n")
-    data = tmp_path / "data" / "seed7"
-    shutil.copytree(ROOT / "tests/fixtures/made", data)
-    monkeypatch.setenv("MTL_BENCH_QUALITY", str(data.parent))
-    monkeypatch.setattr(bench.quality, "GRID", grid)
-    monkeypatch.setattr(bench.quality, "NUM_SEEDS", 1)
-    made = bench.quality.data_set(7)
-    default, searched = bench.quality.trained(made, "default"), bench.quality.searched(made)
-    assert 0.2 < default.mean < 3.0
-    assert 0.2 < searched.mean < 3.0
-    assert default.num_parameters > searched.num_parameters > 0
-    row = bench.quality.compared("Q1 D7", searched, [default, searched], bench.quality.Q1)
-    assert row.value <= 1.0
