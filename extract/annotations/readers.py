@@ -18,7 +18,7 @@ from extract.faces.listing import Listing, list_faces
 
 # A file without a header is the whole s-Aff-Wild2 row or a bare list of faces.
 HEADERLESS = (("path", *LABEL_COLUMNS), ("path",))
-RUN_COLUMNS = r"part|p_\w+"
+RUN_COLUMNS = r"part|valid|p_\w+"
 
 
 def read_annotations(path: Path, split: str) -> pl.DataFrame:
@@ -51,7 +51,7 @@ def read_table(path: Path) -> pl.DataFrame:
 def read_labels(path: Path) -> pl.DataFrame:
     """Labels or predictions of any layout of `read_annotations` or `read_table`, for scoring.
 
-    What our own runs write beside the labels (`part`, and probabilities `p_...`) is left out.
+    What our own runs write beside the labels (`part`, `valid`, and probabilities `p_...`) is left out.
 
     Raises:
         ValueError: the first bad row, as `file:line: what; remedy`.

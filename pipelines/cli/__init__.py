@@ -23,10 +23,12 @@ from pipelines.cli import (
     finetune,
     init,
     postprocess,
+    predict,
     prepare,
     pretrain,
     score,
     search,
+    submit,
     train_head,
 )
 
@@ -52,6 +54,8 @@ for command in (
     compare,
     postprocess,
     ensemble,
+    predict,
+    submit,
 ):
     command.register(app)
 app.add_typer(cache.app, name="cache")

@@ -1,0 +1,87 @@
+"""`mtl submit`: the file to hand in for a list of the challenge."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="submit")(submit)
+
+
+def submit(
+    model: Annotated[Path, typer.Argument(metavar="RUN", help="A run's or an ensemble's folder, or its name.")],
+    track: Annotated[str, typer.Option(help="mtl, va, expr or au.")],
+    names: Annotated[Path, typer.Option("--list", metavar="FILE", help="The challenge's list of frames (or videos).")],
+    out: Annotated[Path, typer.Option(help="The file to write; a new folder for a list of videos.")],
+    fill: Annotated[
+        str,
+        typer.Option(
+            help="Frames without a crop: interpolate (VA linearly over frame numbers, the rest of the nearest frame), "
+            "nearest, or linear (probabilities too)."
+        ),
+    ] = "interpolate",
+    fill_empty_videos: Annotated[
+        bool,
+        typer.Option(
+            "--fill-empty-videos", help="Answer videos without any crop: valence and arousal 0, Neutral, no AU."
+        ),
+    ] = False,
+    fill_unprepared: Annotated[
+        bool,
+        typer.Option("--fill-unprepared", help="Fill frames that have a crop, but no row in the frames table."),
+    ] = False,
+    num_frames: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="For a list of videos: a table video,num_frames of the videos themselves."),
+    ] = None,
+    post: Annotated[
+        bool, typer.Option("--post/--no-post", help="With the stored post-processing, where there is one.")
+    ] = True,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier submission of this name.")] = False,
+    config: ConfigOption = CONFIG,
+    set_: SetOption = None,
+    device: DeviceOption = "auto",
+    json_output: JsonOption = False,
+) -> None:
+    """Write a submission: the track's header, and every row of the list in its order, duplicates too.
+
+    The list's frames must be in the frames table: `mtl prepare --test-list FILE`, then `mtl extract`. Frames without a
+    crop are filled from their neighbours, and their number is said. The file is read back before it gets its name.
+
+    Format: no quotes, no spaces, lines end in LF; valence and arousal clipped to [-1, 1] with six digits; expression 0
+    to 7; action units 0 or 1. A list of bare video names (ABAW3) gives a folder with VIDEO.txt, one row per frame.
+
+    Examples:
+
+        mtl submit best --track mtl --list MTL_Challenge_test_set_release.txt --out submission1.txt
+
+        mtl submit tcn --track va --list VA_test_set_example.txt --out va1.txt --fill nearest
+    """
+    from pipelines.config import read_config
+    from pipelines.submission.submit import SubmissionRequest
+    from pipelines.submission.submit import submit as write_submission
+    from pipelines.submission.summary import submit_lines
+
+    request = SubmissionRequest(
+        model=model,
+        track=track,
+        names=names,
+        out=out,
+        fill=fill,
+        num_frames=num_frames,
+        fill_empty_videos=fill_empty_videos,
+        fill_unprepared=fill_unprepared,
+        post=post,
+        force=force,
+    )
+    done = write_submission(read_config(config, set_ or ()), request, device)
+    if json_output:
+        typer.echo(json.dumps(done, indent=2, ensure_ascii=False))
+        return
+    for line in submit_lines(done, asked_post=post):
+        typer.echo(line)

@@ -1,0 +1,1 @@
+"""Predictions of runs and ensembles for frames without labels."""

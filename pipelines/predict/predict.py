@@ -1,0 +1,93 @@
+"""`mtl predict`: the frames asked for, predicted from the cache, as one table in a file. R rows.
+
+What is asked for is rows of the frames table, by their split or by a list of names.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from extract.annotations.lists import read_list
+from pipelines.config import Config
+from pipelines.device import resolve_device
+from pipelines.postprocess.apply import prediction_columns
+from pipelines.predict.listed import match_list
+from pipelines.predict.outfile import check_format, check_place, replaceable_table, table_bytes, write_new
+from pipelines.predict.predictor import (
+    FramePredictions,
+    find_predictor,
+    load_predictor,
+    num_trained_on,
+    predict_frames,
+)
+from pipelines.scoring.evaluate import rows_of
+from pipelines.training.dataset import load_dataset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameRequest:
+    """Which frames to predict: those of `split`, or with `names` those that a list names; and how.
+
+    `out` is a Parquet or CSV file; None for `predictions/NAME-SPLIT.parquet` beside mtl.toml.
+    """
+
+    model: Path
+    split: str = "test"
+    names: Path | None = None
+    out: Path | None = None
+    post: bool = True
+    force: bool = False
+
+
+def predict_to_file(config: Config, request: FrameRequest, device: str) -> dict[str, Any]:
+    """Predicts and writes what `request` asks for; returns what was done, in numbers.
+
+    Raises:
+        ValueError: no such run or ensemble, no frame to predict, or a file that is not to be replaced.
+    """
+    check_format(request.out)
+    folder = find_predictor(request.model, config)
+    names = None if request.names is None else read_list(request.names)
+    asked = request.split if names is None else names.path.stem
+    out = request.out or config.at(Path("predictions")) / f"{folder.name}-{asked}.parquet"
+    check_place(out, force=request.force, is_ours=replaceable_table)
+    predictor = load_predictor(folder, resolve_device(device), post=request.post)
+    dataset = load_dataset(config, predictor.streams, resolve_device(device))
+    counts: dict[str, Any] = {"split": request.split}
+    if names is None:
+        part = rows = rows_of(predictor.runs[0].run, dataset, request.split)
+    else:
+        listed = match_list(names, dataset.frames, config.at(config.data.frames))
+        part, rows = listed.part, listed.rows
+        counts = {"list": str(names.path), "num_listed": len(names)}
+        counts |= {"num_absent": listed.absent.height, "num_absent_videos": listed.absent_videos.height}
+    found = predict_frames(predictor, dataset, part).rows(rows[part])
+    write_new(out, table_bytes(predictions_table(found), out.suffix), force=request.force)
+    return {
+        predictor.kind: str(folder),
+        "out": str(out),
+        **counts,
+        "tasks": list(predictor.tasks),
+        "post": None if predictor.parameters is None else predictor.parameters.to_json(),
+        "num_frames": found.frames.height,
+        "num_videos": found.frames["video"].n_unique(),
+        "num_nearest": int((~found.valid & found.known).sum()),
+        "num_unknown": int((~found.known).sum()),
+        "num_seen": num_trained_on(predictor, dataset, rows),
+    }
+
+
+def predictions_table(found: FramePredictions) -> pl.DataFrame:
+    """One row per frame: video, frame, path, valid, then what is predicted.
+
+    valence and arousal in [-1, 1] (a model may go slightly beyond), `expression` 0 to 7 with the probabilities
+    `p_Neutral` to `p_Other`, `AU1` to `AU26` 0 or 1 with the probabilities `p_AU1` to `p_AU26`. Null where a video has
+    no embedding at all.
+    """
+    columns = prediction_columns(found.probabilities, found.decide())
+    known = pl.Series(found.known)
+    values = [pl.when(known).then(pl.Series(name, column)).alias(name) for name, column in columns.items()]
+    return found.frames.with_columns(pl.Series("valid", np.asarray(found.valid))).with_columns(values)

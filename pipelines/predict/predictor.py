@@ -1,0 +1,189 @@
+"""A run, or an ensemble of runs, as one thing that predicts frames from the cache. N frames, R rows, K outputs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from cache.names import TASKS
+from pipelines.config import Config
+from pipelines.ensemble.files import RECORD as ENSEMBLE
+from pipelines.ensemble.files import read_ensemble
+from pipelines.postprocess.apply import Parameters, smoothed
+from pipelines.postprocess.files import RECORD as POSTPROCESS
+from pipelines.postprocess.files import read_parameters
+from pipelines.scoring.evaluate import num_seen
+from pipelines.scoring.metrics import Decisions, Probabilities
+from pipelines.training.dataset import Dataset
+from pipelines.training.run import Run, load_run, predict_run
+from pipelines.training.windows import context_rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightedRun:
+    """A run and the weight of its predictions, for each task for which it counts."""
+
+    run: Run
+    weights: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictor:
+    """A run or an ensemble. `parameters` is its stored post-processing; None where there is none, or none is wanted."""
+
+    folder: Path
+    kind: str
+    runs: tuple[WeightedRun, ...]
+    parameters: Parameters | None
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(task for task in TASKS if any(task in one.weights for one in self.runs))
+
+    @property
+    def streams(self) -> list[tuple[str, str]]:
+        """(name, view) of every stream that a model reads."""
+        wanted = [(name, one.run.strategy.train.view) for one in self.runs for name in one.run.streams]
+        return list(dict.fromkeys(wanted))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FramePredictions:
+    """Predictions of the frames `frames` [R] (video, frame, path), post-processed where the predictor says so.
+
+    `valid` [R] is False where the frame has no embedding of its own: its prediction is that of the video's nearest
+    frame. `known` [R] is False where the video has none at all: then nothing is predicted, and the numbers are zeros.
+    """
+
+    frames: pl.DataFrame
+    probabilities: Probabilities
+    parameters: Parameters
+    valid: np.ndarray
+    known: np.ndarray
+
+    def decide(self) -> Decisions:
+        """The classes and action units that follow."""
+        return self.parameters.decide(self.probabilities)
+
+    def rows(self, rows: np.ndarray) -> "FramePredictions":
+        """Those of `rows` [R] bool."""
+        parts = {task: getattr(self.probabilities, task) for task in TASKS}
+        kept = {task: values[rows] for task, values in parts.items() if values is not None}
+        return FramePredictions(
+            frames=self.frames.filter(rows),
+            probabilities=Probabilities(**kept),
+            parameters=self.parameters,
+            valid=self.valid[rows],
+            known=self.known[rows],
+        )
+
+
+def find_predictor(given: Path, config: Config) -> Path:
+    """The folder of a run or an ensemble: `given` as a path, or its name among the runs or ensembles of `config`.
+
+    Raises:
+        ValueError: there is none, or a run and an ensemble of that name; a study is named with what is in it.
+    """
+    runs = config.at(config.output.runs)
+    places = [given] if given.exists() or given.parent != Path() else [runs / given, runs.parent / "ensembles" / given]
+    found = [place for place in places if (place / "run.json").is_file() or (place / ENSEMBLE).is_file()]
+    if len(found) > 1:
+        raise ValueError(f"{given}: a run and an ensemble have this name; give a path: {found[0]} or {found[1]}")
+    if found:
+        return found[0]
+    study = given if given.exists() else config.at(config.output.studies) / given
+    if (study / "study.json").is_file():
+        raise ValueError(
+            f"{study}: a study; name a run or an ensemble in it: {study}/runs/NAME, {study}/ensembles/NAME"
+        )
+    raise ValueError(
+        f"{given}: no finished run and no ensemble here; `mtl train-head` makes a run, `mtl ensemble` an ensemble"
+    )
+
+
+def load_predictor(folder: Path, device: torch.device, *, post: bool = True) -> Predictor:
+    """The run or ensemble at `folder` with its weights; with `post` also its stored post-processing.
+
+    Raises:
+        ValueError: none there, a member of the ensemble is gone, or a file is damaged.
+    """
+    is_ensemble = (folder / ENSEMBLE).is_file()
+    runs = _ensemble_runs(folder, device) if is_ensemble else [_single_run(folder, device)]
+    parameters = read_parameters(folder) if post and (folder / POSTPROCESS).exists() else None
+    return Predictor(folder=folder, kind="ensemble" if is_ensemble else "run", runs=tuple(runs), parameters=parameters)
+
+
+def predict_frames(predictor: Predictor, dataset: Dataset, part: np.ndarray) -> FramePredictions:
+    """What `predictor` predicts of the rows `part` [N] bool of the dataset.
+
+    Raises:
+        ValueError: a stream is not the one that a run was trained on, or a prediction is not a finite number.
+    """
+    totals: dict[str, np.ndarray] = {}
+    valid, known = np.ones(len(part), dtype=bool), np.ones(len(part), dtype=bool)
+    context = context_rows(dataset.frames, dataset.videos, part)
+    for one in predictor.runs:
+        predictions = predict_run(one.run, dataset, part).probabilities
+        for task, weight in one.weights.items():
+            totals[task] = totals.get(task, 0.0) + weight * getattr(predictions, task).astype(np.float64)
+        has_embedding = dataset.resident.all_valid(one.run.streams, one.run.strategy.train.view)
+        valid &= has_embedding
+        known &= np.isin(dataset.videos, dataset.videos[context & has_embedding])
+    frames = dataset.frames.select("video", "frame", "path").filter(part)
+    _check_finite(predictor, frames, totals)
+    parameters = predictor.parameters or Parameters()
+    return FramePredictions(
+        frames=frames,
+        probabilities=smoothed(parameters, frames, Probabilities(**totals)),
+        parameters=parameters,
+        valid=valid[part],
+        known=known[part],
+    )
+
+
+def num_trained_on(predictor: Predictor, dataset: Dataset, part: np.ndarray) -> int:
+    """How many labelled rows of `part` [N] bool trained a run of the predictor or chose its epoch, as far as known."""
+    return max(num_seen(one.run, dataset, part) or 0 for one in predictor.runs)
+
+
+def _single_run(folder: Path, device: torch.device) -> WeightedRun:
+    run = load_run(folder, device)
+    return WeightedRun(run=run, weights=dict.fromkeys(run.tasks, 1.0))
+
+
+def _ensemble_runs(folder: Path, device: torch.device) -> list[WeightedRun]:
+    """The members that count for some task."""
+    weights: dict[str, dict[str, float]] = {}
+    for task, members in read_ensemble(folder)["members"].items():
+        for member in members:
+            weights.setdefault(member["run"], {})[task] = float(member["weight"])
+    for name in weights:
+        if not (folder / name / "run.json").is_file():
+            raise ValueError(
+                f"{folder}: its member {(folder / name).resolve()} is no finished run any more; put it back, or make "
+                "the ensemble again with `mtl ensemble --force`"
+            )
+    return [WeightedRun(run=load_run((folder / name).resolve(), device), weights=w) for name, w in weights.items()]
+
+
+def _check_finite(predictor: Predictor, frames: pl.DataFrame, totals: Mapping[str, np.ndarray]) -> None:
+    for task, values in totals.items():
+        wrong = ~np.isfinite(values).all(axis=1)
+        if wrong.any():
+            video, frame = frames.select("video", "frame").row(int(wrong.argmax()))
+            raise ValueError(
+                f"{predictor.folder}: its prediction of {task} for {video} frame {frame} is not a finite number "
+                f"({int(wrong.sum()):,} of {len(wrong):,} frames); its weights are damaged or diverged: train it again"
+            )
+
+
+def check_tasks(predictor: Predictor, needed: Sequence[str], what: str) -> None:
+    """Raises `ValueError` where the predictor lacks one of the tasks that `what` needs."""
+    if lacking := [task for task in needed if task not in predictor.tasks]:
+        raise ValueError(
+            f"{predictor.folder}: predicts {', '.join(predictor.tasks)}, but {what} needs {', '.join(lacking)} too; "
+            "combine it with a run of that task (`mtl ensemble RUN RUN --name NAME`), or train one with all tasks"
+        )

@@ -1,0 +1,1 @@
+"""Files to hand in: the challenge's formats, filled, written and read back."""

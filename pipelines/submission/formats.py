@@ -1,0 +1,98 @@
+"""The challenge's submission formats, to the byte: header, cells of a row, numbers. R rows.
+
+A row is `path,cells`; in the per-video form of ABAW3 the cells alone. No quotes, no spaces, UTF-8, every line ends in
+LF, the last one too. Valence and arousal are clipped to [-1, 1] and have six digits after the point.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS
+from pipelines.scoring.metrics import Decisions
+
+DIGITS = 6
+NUM_CELLS = {"va": 2, "expr": 1, "au": len(ACTION_UNITS)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Track:
+    """One track: the tasks whose cells stand in a row, in this order; the header with paths, and without them."""
+
+    name: str
+    tasks: tuple[str, ...]
+    header: str
+    video_header: str | None
+
+    @property
+    def num_cells(self) -> int:
+        """Cells of a row behind the path."""
+        return sum(NUM_CELLS[task] for task in self.tasks)
+
+
+def cells_of(track: Track, decided: Decisions) -> list[str]:
+    """[R] the cells of each row, joined by commas."""
+    columns = [column for task in track.tasks for column in COLUMNS[task](decided)]
+    return [",".join(cells) for cells in zip(*columns, strict=True)]
+
+
+def fixed(values: np.ndarray) -> list[str]:
+    """[R] numbers clipped to [-1, 1], such as "0.250000" and "-1.000000"; never "-0.000000"."""
+    rounded = np.round(np.clip(values.astype(np.float64), -1.0, 1.0), DIGITS) + 0.0
+    return [f"{value:.{DIGITS}f}" for value in rounded.tolist()]
+
+
+def num_clipped(decided: Decisions) -> int:
+    """Frames whose valence or arousal is outside [-1, 1]."""
+    return 0 if decided.va is None else int((np.abs(decided.va) > 1.0).any(axis=1).sum())
+
+
+def _va_columns(decided: Decisions) -> list[list[str]]:
+    assert decided.va is not None
+    return [fixed(decided.va[:, 0]), fixed(decided.va[:, 1])]
+
+
+def _expr_columns(decided: Decisions) -> list[list[str]]:
+    assert decided.expression is not None
+    return [list(map(str, decided.expression.tolist()))]
+
+
+def _au_columns(decided: Decisions) -> list[list[str]]:
+    assert decided.action_units is not None
+    return [list(map(str, column)) for column in decided.action_units.T.tolist()]
+
+
+def track_of(header: str) -> str | None:
+    """The track whose header a list has, None where it is no track's alone."""
+    cells = [cell.strip().casefold() for cell in header.strip(", ").split(",")]
+    return next((name for name, known in _HEADERS if [cell.casefold() for cell in known] == cells), None)
+
+
+# The compound-expression track's: no head here predicts it, and its list must not pass for another track's.
+CE_HEADER = (
+    "image_location,Fearfully_Surprised,Happily_Surprised,Sadly_Surprised,Disgustedly_Surprised,Angrily_Surprised,"
+    "Sadly_Fearful,Sadly_Angry"
+)
+COLUMNS = {"va": _va_columns, "expr": _expr_columns, "au": _au_columns}
+TRACKS: dict[str, Track] = {
+    "mtl": Track(name="mtl", tasks=TASKS, header="image,valence,arousal,expression,aus", video_header=None),
+    "va": Track(name="va", tasks=("va",), header="image_location,valence,arousal", video_header="valence,arousal"),
+    "expr": Track(
+        name="expr",
+        tasks=("expr",),
+        header="image_location," + ",".join(EXPRESSIONS),
+        video_header=",".join(EXPRESSIONS),
+    ),
+    "au": Track(
+        name="au",
+        tasks=("au",),
+        header="image_location," + ",".join(ACTION_UNITS),
+        video_header=",".join(ACTION_UNITS),
+    ),
+}
+_HEADERS: Sequence[tuple[str, Sequence[str]]] = (
+    *((track.name, track.header.split(",")) for track in TRACKS.values()),
+    ("ce", CE_HEADER.split(",")),
+    ("mtl", ("image", "valence", "arousal", "expression", *ACTION_UNITS)),
+)
