@@ -62,6 +62,8 @@ def submit(config: Config, request: SubmissionRequest, device: str) -> dict[str,
     track, names = _track(request), read_list(request.names)
     _check_names(track, names)
     is_videos = names.kind == "videos"
+    if request.num_frames is not None and not is_videos:
+        raise ValueError(f"--num-frames is for a list of videos, but {names.path} names frames; leave it out")
     if is_videos:
         check_new_folder(request.out)
     else:

@@ -166,6 +166,7 @@ def test_a_crop_that_the_frames_table_lacks_is_named(project: Path, tmp_path: Pa
         (["clip4"], ["--track", "va"], r"list.txt:1: a list of videos: .*give --num-frames FILE"),
         (['"clip4,x/00001.jpg"'], [], "has a comma or a quote, which the format cannot say"),
         (["clip4/00001.jpg"], ["--list", "none.txt"], "none.txt: no such file"),
+        (["clip4/00001.jpg"], ["--num-frames", "n.csv"], "--num-frames is for a list of videos, but list.txt names"),
         (["clip4/00001.jpg"], ["--out", "runs"], "runs: a folder; name a file"),
         (["clip4/00001.jpg"], ["--out", "mtl.toml"], "mtl.toml is there already"),
         (["clip4/00001.jpg"], ["--out", "mtl.toml", "--force"], "mtl.toml: not a file of this command"),
