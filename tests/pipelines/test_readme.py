@@ -81,6 +81,8 @@ def test_the_walk_from_faces_to_a_leaderboard_runs(tmp_path: Path, monkeypatch: 
         for variant in adapted(line):
             assert app(variant, standalone_mode=False) in (0, None), variant
     assert Path("studies/joint/report.html").is_file()
+    rows = Path("submission.txt").read_text().splitlines()
+    assert len(rows) == len(Path("data/test_list.txt").read_text().splitlines())
     assert not Path("cache.zarr/expr").exists()  # the walk ends with `mtl cache rm expr`
 
 
@@ -92,7 +94,7 @@ def adapted(line: list[str]) -> list[list[str]]:
         "vit_small_patch16_224": "test_vit2",
         "cuda:0,cuda:1": "cpu,cpu",
     }
-    line = [names.get(word, f"data/{word}" if word.endswith("_set.txt") else word) for word in line]
+    line = [names.get(word, f"data/{word}" if word.endswith(("_set.txt", "_list.txt")) else word) for word in line]
     if line[0] == "pretrain":
         return [
             [*line, "--set", "pretrain.size_px=32", "--set", "pretrain.epochs=1", "--set", "pretrain.decoder_width=32"]
