@@ -31,7 +31,7 @@ OPTIONAL = ("subject", "fps")
 # A missing label is null; the challenge's marks (-5 and -1) became null in the readers.
 MISSING_HINT = "; leave a missing label empty"
 # Backslash, control sign, drive letter, empty part, "." or "..": no such path is portable and inside the faces folder.
-OUTSIDE = r"[\\\x00-\x1f]|^[A-Za-z]:|(?:^|/)\.{0,2}(?:/|$)"
+OUTSIDE = r"[\\\x00-\x1f\x7f-\x9f]|^[A-Za-z]:|(?:^|/)\.{0,2}(?:/|$)"
 HASH_ROWS = 65536
 
 
@@ -114,6 +114,9 @@ def _cast(table: pl.DataFrame, where: str) -> pl.DataFrame:
         dtype = DTYPES[name]
         if table[name].dtype == dtype:
             continue
+        found = table[name].dtype
+        if found.is_nested() or found.is_temporal() or found in (pl.Binary, pl.Object):
+            raise ValueError(f"{where}: column {name!r} holds values of type {found}; expected {dtype}")
         cast = pl.col(name).cast(dtype, strict=False)
         lost = cast.is_null() & pl.col(name).is_not_null()
         if table[name].dtype.is_float() and dtype.is_integer():
@@ -167,7 +170,7 @@ def _raise_first(table: pl.DataFrame, wrong: pl.Expr, column: str, what: str, wh
     count = int(mask.sum())
     others = f" ({count} rows in all)" if count > 1 else ""
     video, frame, value = table["video"][row], table["frame"][row], table[column][row]
-    raise ValueError(f"{where}: row {row + 1}, video {video!r} frame {frame}: {column} {value!r} {what}{others}")
+    raise ValueError(f"{where}: row {row + 1}, video {video!r} frame {frame!r}: {column} {value!r} {what}{others}")
 
 
 def _first_line(error: Exception) -> str:

@@ -30,12 +30,17 @@ class Finding:
     examples: tuple[str, ...] = ()
 
 
-def report(code: str, severity: Severity, items: Sequence[str], message: str, remedy: str) -> list[Finding]:
-    """A finding about `items`, or none when there are none; `message` ends the sentence that the count begins."""
+def report(
+    code: str, severity: Severity, items: Sequence[str], message: str, remedy: str, count: int | None = None
+) -> list[Finding]:
+    """A finding about `items`, or none when there are none; `message` ends the sentence that the count begins.
+
+    `count` is their number where `items` are only the first of them.
+    """
     if not items:
         return []
-    examples = tuple(items[:NUM_EXAMPLES])
-    return [Finding(code=code, severity=severity, count=len(items), message=message, remedy=remedy, examples=examples)]
+    count, examples = len(items) if count is None else count, tuple(items[:NUM_EXAMPLES])
+    return [Finding(code=code, severity=severity, count=count, message=message, remedy=remedy, examples=examples)]
 
 
 def plural(count: int, noun: str) -> str:

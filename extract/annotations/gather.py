@@ -3,7 +3,7 @@
 Place: above `extract.annotations.readers` and `extract.annotations.tracks`, below the command.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,11 @@ import polars as pl
 
 from cache.frames import frames_digest, read_frames
 from extract.annotations.checks import Finding, plural, report
+from extract.annotations.dummies import check_dummies, refuse_dummies
+from extract.annotations.duplicates import OnConflict
+from extract.annotations.listed import is_bare_list, listed_rows
+from extract.annotations.lists import read_list
+from extract.annotations.matching import match_faces
 from extract.annotations.readers import add_context, merge, read_annotations, read_subjects, read_table, scan_faces
 from extract.annotations.tracks import list_tracks, read_per_track, settle
 from extract.faces.listing import Listing, list_faces
@@ -18,15 +23,30 @@ from extract.faces.listing import Listing, list_faces
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """Where rows come from. `annotations` maps train, val and test to a file; with no source at all, the faces folder
-    alone gives rows without labels. `context` adds the faces that no annotation names."""
+    """Where rows come from. `annotations` maps train, val and test to a file, `test_list` names frames or videos; with
+    no source at all, the faces folder alone gives rows without labels. `context` adds the faces that no annotation
+    names. `on_conflict` concerns rows of one file that disagree about a frame.
+    """
 
     faces: Path
     annotations: Mapping[str, Path] = field(default_factory=dict)
+    test_list: Path | None = None
     tracks: Path | None = None
     table: Path | None = None
     subjects: Path | None = None
     context: bool = False
+    on_conflict: OnConflict = "error"
+
+    @property
+    def lists(self) -> tuple[Path, ...]:
+        """The files that name faces and hold no labels: the test list, and a test file that is one."""
+        bare = [path for split, path in self.annotations.items() if split == "test" and is_bare_list(path)]
+        return (*([self.test_list] if self.test_list is not None else []), *bare)
+
+    @property
+    def labelled(self) -> dict[str, Path]:
+        """The annotations that are no mere lists, by split."""
+        return {split: path for split, path in self.annotations.items() if path not in self.lists}
 
 
 def gather(sources: Sources) -> tuple[pl.DataFrame, tuple[Finding, ...]]:
@@ -39,15 +59,23 @@ def gather(sources: Sources) -> tuple[pl.DataFrame, tuple[Finding, ...]]:
         raise ValueError(
             f"{sources.faces}: no such faces folder; name it with --faces or in mtl.toml under [data] faces"
         )
-    found: list[Finding] = []
-    named = dict(_read_files(sources))
+    named, found = _read_files(sources)
     tracks = None if sources.tracks is None else read_per_track(sources.tracks)
-    is_listed = tracks is not None or sources.context or not named
-    listing = list_faces(sources.faces) if is_listed else Listing([], ())
+    lists = [read_list(path) for path in sources.lists]
+    # Frames of videos have to be counted where the rows do not say which there are.
+    opened = bool(lists) or tracks is not None or sources.context or not named
+    listing = list_faces(sources.faces, open_videos=opened)
     found += _not_listed(listing)
+    for name, table in named.items():
+        named[name], about = _matched(table, sources.faces, listing)
+        found += about
     if sources.tracks is not None and tracks is not None:
         named[str(sources.tracks)], about = _with_faces(tracks, sources.tracks, sources.faces, listing)
         found += about + _left_out(sources.tracks)
+    for names in lists:
+        rows, about = listed_rows(names, sources.faces, listing)
+        named[f"{names.path} (test list)"], more = _with_faces(rows, names.path, sources.faces, listing)
+        found += about + more
     if not named:
         named = {str(sources.faces): scan_faces(sources.faces, listing)}
     frames = merge(list(named.values()), names=list(named))
@@ -60,11 +88,25 @@ def gather(sources: Sources) -> tuple[pl.DataFrame, tuple[Finding, ...]]:
     return frames, tuple(found)
 
 
-def _read_files(sources: Sources) -> Iterator[tuple[str, pl.DataFrame]]:
-    for split, path in sources.annotations.items():
-        yield f"{path} ({split})", read_annotations(path, split)
+def _read_files(sources: Sources) -> tuple[dict[str, pl.DataFrame], list[Finding]]:
+    """The tables of the annotation files by their names in errors, and findings about duplicate rows."""
+    named, found = {}, []
+    for split, path in sources.labelled.items():
+        named[f"{path} ({split})"], about = read_annotations(path, split, sources.on_conflict)
+        found += about
     if sources.table is not None:
-        yield str(sources.table), read_table(sources.table)
+        named[str(sources.table)], about = read_table(sources.table, sources.on_conflict)
+        found += about
+    for name, table in named.items():
+        remedy = "give the file with --test-list, which reads names only"
+        refuse_dummies(table.filter(split="test"), name, remedy)
+        found += check_dummies(table.filter(pl.col("split") != "test"), name)
+    return named, found
+
+
+def _matched(frames: pl.DataFrame, faces: Path, listing: Listing) -> tuple[pl.DataFrame, list[Finding]]:
+    matched = match_faces(frames, faces, listing)
+    return matched.frames, matched.findings
 
 
 def _not_listed(listing: Listing) -> list[Finding]:
@@ -78,16 +120,17 @@ def _not_listed(listing: Listing) -> list[Finding]:
 
 
 def _with_faces(frames: pl.DataFrame, root: Path, faces: Path, listing: Listing) -> tuple[pl.DataFrame, list[Finding]]:
-    """The rows that have a face: per-track files have a row for every frame, also where no face was found."""
-    on_disk = frames.join(pl.DataFrame({"path": listing.paths}, schema={"path": pl.String}), on="path", how="semi")
-    if on_disk.is_empty():
+    """The rows that have a face: per-track files and test lists name every frame, also where no face was found."""
+    matched = match_faces(frames, faces, listing)
+    if not matched.has_face.any():
         raise ValueError(
             f"{faces}: none of the {frames.height:,} frames of {root} has a face here; check the faces folder"
         )
-    absent = frames.join(on_disk, on="path", how="anti")["path"].to_list()
-    message = f"{plural(len(absent), 'frame')} of the per-track files without a face left out"
+    absent = matched.frames.filter(~matched.has_face)["path"].to_list()
+    message = f"{plural(len(absent), 'frame')} of {root} without a face left out"
     remedy = "nothing, where the face detector found none; otherwise check the faces folder"
-    return on_disk.sort("video", "frame"), report("frames_without_face", "info", absent, message, remedy)
+    about = report("frames_without_face", "info", absent, message, remedy)
+    return matched.frames.filter(matched.has_face), [*matched.findings, *about]
 
 
 def _left_out(root: Path) -> list[Finding]:

@@ -12,17 +12,20 @@ import polars as pl
 
 from cache.frames import conform
 from cache.names import LABEL_COLUMNS
+from extract.annotations.checks import Finding, plural
 from extract.annotations.columns import RULES, frame_in, video_in
-from extract.annotations.sheets import Sheet, check_distinct, parse_sheet, read_sheet
+from extract.annotations.duplicates import OnConflict, settle_duplicates
+from extract.annotations.sheets import Sheet, parse_sheet, read_sheet
 from extract.faces.listing import Listing, list_faces
 
 # A file without a header is the whole s-Aff-Wild2 row or a bare list of faces.
 HEADERLESS = (("path", *LABEL_COLUMNS), ("path",))
+KEY = ["video", "frame"]
 RUN_COLUMNS = r"part|valid|p_\w+"
 
 
-def read_annotations(path: Path, split: str) -> pl.DataFrame:
-    """An s-Aff-Wild2 file or a list of faces as the rows of one split.
+def read_annotations(path: Path, split: str, on_conflict: OnConflict = "error") -> tuple[pl.DataFrame, list[Finding]]:
+    """An s-Aff-Wild2 file or a list of faces as the rows of one split, and findings about duplicate rows.
 
     With a header, columns are found by their names, in any order; without one, the row is the official
     `image,valence,arousal,expression,AU1,...,AU26`, or a face alone.
@@ -33,10 +36,11 @@ def read_annotations(path: Path, split: str) -> pl.DataFrame:
     sheet = read_sheet(path, HEADERLESS)
     if "split" in sheet.cells.columns:
         raise ValueError(f"{path}: the file has a column 'split' of its own; give it with --table")
-    return _frames(sheet, parse_sheet(sheet, empty_is_missing=path.suffix.lower() != ".txt"), split)
+    values = parse_sheet(sheet, empty_is_missing=path.suffix.lower() != ".txt")
+    return _frames(sheet, values, split, on_conflict)
 
 
-def read_table(path: Path) -> pl.DataFrame:
+def read_table(path: Path, on_conflict: OnConflict = "error") -> tuple[pl.DataFrame, list[Finding]]:
     """A CSV or Parquet table in our columns; an empty cell is a missing label, a missing `split` is "none".
 
     A face is named by `image` or `path`, or by `video` and `frame` (then its path is `video/00001.jpg`).
@@ -45,11 +49,11 @@ def read_table(path: Path) -> pl.DataFrame:
         ValueError: the first bad row, as `file:line: what; remedy`.
     """
     sheet = read_sheet(path, HEADERLESS)
-    return _frames(sheet, parse_sheet(sheet, empty_is_missing=True), "none")
+    return _frames(sheet, parse_sheet(sheet, empty_is_missing=True), "none", on_conflict)
 
 
-def read_labels(path: Path) -> pl.DataFrame:
-    """Labels or predictions of any layout of `read_annotations` or `read_table`, for scoring.
+def read_labels(path: Path, on_conflict: OnConflict = "error") -> pl.DataFrame:
+    """Labels or predictions of any layout of `read_annotations` or `read_table`, for scoring; one row a frame.
 
     What our own runs write beside the labels (`part`, `valid`, and probabilities `p_...`) is left out.
 
@@ -57,11 +61,13 @@ def read_labels(path: Path) -> pl.DataFrame:
         ValueError: the first bad row, as `file:line: what; remedy`.
     """
     sheet = read_sheet(path, HEADERLESS, RUN_COLUMNS)
-    return _frames(sheet, parse_sheet(sheet, empty_is_missing=True), "none")
+    return _frames(sheet, parse_sheet(sheet, empty_is_missing=True), "none", on_conflict)[0]
 
 
-def _frames(sheet: Sheet, values: pl.DataFrame, split: str) -> pl.DataFrame:
-    """`values` [R rows] with path, video, frame and split completed, checked and sorted."""
+def _frames(
+    sheet: Sheet, values: pl.DataFrame, split: str, on_conflict: OnConflict
+) -> tuple[pl.DataFrame, list[Finding]]:
+    """`values` [R rows] with path, video, frame and split completed, checked, one row a frame, sorted."""
     if values.is_empty():
         raise ValueError(f"{sheet.path}: no rows below the header; expected a row a frame")
     columns = set(values.columns)
@@ -75,8 +81,8 @@ def _frames(sheet: Sheet, values: pl.DataFrame, split: str) -> pl.DataFrame:
         values = values.with_columns(frame=frame_in(pl.col("path")))
     if "split" not in columns:
         values = values.with_columns(split=pl.lit(split))
-    check_distinct(sheet, values.select("video", "frame"))
-    return conform(values.with_columns(pl.col("split").fill_null("none")), str(sheet.path))
+    values, found = settle_duplicates(sheet, values, on_conflict)
+    return conform(values.with_columns(pl.col("split").fill_null("none")), str(sheet.path)), found
 
 
 def face_path(video: pl.Expr, frame: pl.Expr) -> pl.Expr:
@@ -91,7 +97,7 @@ def scan_faces(folder: Path, listing: Listing | None = None) -> pl.DataFrame:
         ValueError: no such folder, no face in it, a face without a frame number, or two faces of one frame.
     """
     listing = listing or list_faces(folder)
-    table = pl.DataFrame({"path": listing.paths}, schema={"path": pl.String})
+    table = faces_of(listing)
     if table.is_empty() and listing.faults:
         raise ValueError(f"{folder}/{listing.faults[0]}")
     if table.is_empty():
@@ -101,12 +107,28 @@ def scan_faces(folder: Path, listing: Listing | None = None) -> pl.DataFrame:
     if len(wrong):
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise ValueError(f"{folder}/{wrong[0]}: {rule.explain(wrong[0])}; expected {rule.expected}{more}")
-    table = table.with_columns(video=video_in(pl.col("path")), frame=frame_in(pl.col("path")))
-    twice = table.filter(pl.struct("video", "frame").is_duplicated()).sort("video", "frame")
-    if twice.height:
-        first, second = twice["path"][0], twice["path"][1]
-        raise ValueError(f"{folder}: {first} and {second} are the same frame number; rename or remove one of them")
+    refuse_twins(folder, table)
     return conform(table.with_columns(split=pl.lit("none")), str(folder))
+
+
+def faces_of(listing: Listing) -> pl.DataFrame:
+    """(path, video, frame) of every face; `video` is null at the folder's top, `frame` where no number is clear."""
+    table = pl.DataFrame({"path": listing.paths}, schema={"path": pl.String})
+    return table.with_columns(video=video_in(pl.col("path")), frame=frame_in(pl.col("path")))
+
+
+def refuse_twins(folder: Path, faces: pl.DataFrame) -> None:
+    """Raises a `ValueError` naming two of `faces` (path, video, frame) that are the same frame of one video."""
+    twins = faces.drop_nulls().filter(pl.struct(KEY).is_duplicated()).sort(*KEY, "path")
+    if twins.is_empty():
+        return
+    (first, video, frame), (second, *_) = twins.rows()[:2]
+    num = twins.select(KEY).n_unique()
+    more = f" ({plural(num, 'frame')} with several files)" if num > 1 else ""
+    raise ValueError(
+        f"{folder}: {first} and {second} are the same frame: video {video!r}, number {frame}; rename or remove one of "
+        f"them{more}"
+    )
 
 
 def add_context(frames: pl.DataFrame, faces: pl.DataFrame) -> pl.DataFrame:
@@ -165,21 +187,28 @@ def merge(
 
 def _merge_twins(rows: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
     """`rows` with the rows of one (video, frame) made one."""
-    key = ["video", "frame"]
-    is_twin = pl.struct(key).is_duplicated()
+    is_twin = pl.struct(KEY).is_duplicated()
     twins = rows.filter(is_twin).with_columns(pl.col("split").replace("none", None))
     if twins.is_empty():
         return rows
-    others = [name for name in rows.columns if name not in (*key, "source")]
-    groups = twins.group_by(key, maintain_order=True)
+    others = [name for name in rows.columns if name not in (*KEY, "source")]
+    groups = twins.group_by(KEY, maintain_order=True)
     low, high = groups.agg(pl.col(others).min()), groups.agg(pl.col(others).max())
     for name in others:
         clash = (low[name] != high[name]).fill_null(False)
+        if name == "path":  # other names of one frame are none
+            clash &= pl.select(_other_frame(low[name], high[name])).to_series()
         if clash.any():
             _raise_clash(twins, low.row(clash.arg_max() or 0, named=True), name, names)
     return pl.concat(
         [rows.filter(~is_twin), high.with_columns(pl.col("split").fill_null("none"))], how="diagonal_relaxed"
     )
+
+
+def _other_frame(first: pl.Series, second: pl.Series) -> pl.Expr:
+    """Whether two paths are of different frames."""
+    one, other = pl.lit(first), pl.lit(second)
+    return (video_in(one) != video_in(other)) | frame_in(one).ne_missing(frame_in(other))
 
 
 def _raise_clash(twins: pl.DataFrame, twin: dict[str, object], name: str, names: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ Place: below `extract.annotations.readers` and `extract.annotations.tracks`, whi
 one file. Everything runs column by column; only a row that is wrong is looked at by itself, for its message.
 """
 
+import codecs
 import csv
 import io
 import re
@@ -44,8 +45,8 @@ def read_sheet(path: Path, headerless: Sequence[Sequence[str]] = (), ignored: st
     """The cells of a text file or Parquet table, not yet checked.
 
     `headerless` are the column lists that a file without a header may have, told apart by their number. Columns whose
-    names match the pattern `ignored` are left out. BOM and CRLF are accepted; blank lines are left out (their numbers
-    are not given to other lines).
+    names match the pattern `ignored` are left out. A BOM, the line ends of any system and empty cells at a line's end
+    are accepted; blank lines are left out (their numbers are not given to other lines).
 
     Raises:
         ValueError: no such file, not text, unknown or doubled column, a row of another number of columns.
@@ -112,29 +113,15 @@ def _raise_first(sheet: Sheet, wrong: pl.DataFrame) -> None:
     raise ValueError(f"{sheet.at(rows[0])}: {column} {found}; expected {rule.expected}{more}")
 
 
-def check_distinct(sheet: Sheet, keys: pl.DataFrame) -> None:
-    """Raises a `ValueError` naming two rows of one file that have the same keys (video, frame) [R rows]."""
-    first = keys.select(pl.struct(pl.all()).is_first_distinct()).to_series()
-    if first.all():
-        return
-    row = (~first).arg_max()
-    assert row is not None
-    video, frame = keys.row(row)
-    earlier = keys.select(((pl.col("video") == video) & (pl.col("frame") == frame)).arg_max()).item()
-    raise ValueError(
-        f"{sheet.at(row)}: video {video!r}, frame {frame} stands already in {sheet.unit} {sheet.lines[earlier]}; "
-        f"remove one of the two"
-    )
-
-
 def _read_text(path: Path) -> str:
     data = path.read_bytes()
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
+        kind = "UTF-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "not UTF-8"
         raise ValueError(
-            f"{path}:{line}: not UTF-8 text; save the file as UTF-8, or check that it is the right file"
+            f"{path}:{line}: {kind} text; save the file as UTF-8, or check that it is the right file"
         ) from None
 
 
@@ -163,17 +150,35 @@ def _parquet_sheet(path: Path, ignored: str) -> Sheet:
         table = pl.read_parquet(path, glob=False)
     except pl.exceptions.PolarsError as error:
         raise ValueError(f"{path}: not a Parquet table ({' '.join(str(error).split())})") from None
+    except pl.exceptions.PanicException:
+        raise ValueError(f"{path}: a damaged Parquet table; write it again") from None
     columns, classes = _named(path, 0, list(table.columns), ignored)
+    if len(columns) != len(table.columns):
+        raise ValueError(f"{path}: columns {', '.join(table.columns)}; in Parquet, name a column for each label")
     table.columns = columns
-    table = table.select(name for name in columns if name in RULES)
-    flags = [name for name, kind in table.schema.items() if kind == pl.Boolean]
-    floats = [name for name, kind in table.schema.items() if kind.is_float()]
-    nested = [name for name, kind in table.schema.items() if kind.is_nested()]
-    if nested:
-        raise ValueError(f"{path}: column {nested[0]!r} holds lists; expected one value a row")
-    cells = table.with_columns(pl.col(flags).cast(pl.Int8), pl.col(floats).fill_nan(None)).cast(pl.String)
+    cells = table.select(_as_text(path, name, table.schema[name]) for name in columns if name in RULES)
     rows = pl.Series("line", range(1, table.height + 1), dtype=pl.UInt32)
     return Sheet(path=path, cells=cells, lines=rows, unit="row", classes=classes)
+
+
+def _as_text(path: Path, name: str, kind: pl.DataType) -> pl.Expr:
+    """A Parquet column as the texts that a rule reads; only what a text file could say is taken."""
+    column = pl.col(name)
+    if kind in (pl.String, pl.Categorical, pl.Enum):
+        return column.cast(pl.String).str.strip_chars().replace("", None)
+    if kind == pl.Boolean:
+        return column.cast(pl.Int8).cast(pl.String)
+    if kind.is_float():
+        return column.fill_nan(None).cast(pl.String)
+    if kind.is_integer() or kind.is_decimal() or kind == pl.Null:
+        return column.cast(pl.String)
+    raise ValueError(f"{path}: column {name!r} holds {_kind_words(kind)}; expected one number or text per row")
+
+
+def _kind_words(kind: pl.DataType) -> str:
+    if kind.is_nested():
+        return "structs" if kind == pl.Struct else "lists"
+    return "raw bytes" if kind == pl.Binary else f"values of type {str(kind).partition('(')[0].lower()}"
 
 
 def _columns_of(
@@ -198,6 +203,7 @@ def _named(path: Path, line: int, header: list[str], ignored: str) -> tuple[list
     Two habits of the challenge's files: `aus` stands for the twelve action units, and a list of the class names
     stands for one column with the number of a class in that list.
     """
+    header = _without_empty_end(header)
     canonical = {name.casefold(): name for name in (*KNOWN_COLUMNS, *EXPRESSIONS, "image_location", "aus")}
     names = [canonical.get(cell.strip().casefold(), cell.strip()) for cell in header]
     classes = tuple(name for name in names if name in EXPRESSIONS)
@@ -212,19 +218,40 @@ def _named(path: Path, line: int, header: list[str], ignored: str) -> tuple[list
     where = f"{path}:{line}" if line else str(path)
     for name in columns:
         if name not in RULES and not re.fullmatch(ignored, name):
-            raise ValueError(f"{where}: unknown column {name!r}; known: {', '.join(KNOWN_COLUMNS)}")
+            raise ValueError(
+                f"{where}: unknown column {name!r}{_unknown_hint(name)}; known: {', '.join(KNOWN_COLUMNS)}"
+            )
         if columns.count(name) > 1 or len(set(classes)) < len(classes):
             raise ValueError(f"{where}: the column {name!r} is named twice; name each column once")
     return columns, classes or EXPRESSIONS
 
 
+def _without_empty_end(cells: list[str]) -> list[str]:
+    end = next((index for index in range(len(cells), 0, -1) if cells[index - 1].strip()), 1)
+    return cells[:end]
+
+
+def _unknown_hint(name: str) -> str:
+    """What a column nobody knows may be, where that can be told."""
+    separator = next((sign for sign in (";", "\t") if len(re.split(f"{sign} ?", name)) > 2), None)
+    if separator is not None:
+        return f" (cells are separated by {'semicolons' if separator == ';' else 'tabs'}; write commas)"
+    if name.partition("_")[2] in ("Surprised", "Fearful", "Angry"):
+        return " (compound expressions are no labels here; a list of faces goes with --test-list)"
+    return ""
+
+
 def _check_widths(path: Path, body: pl.DataFrame, width: int, source: str) -> None:
-    wrong = body.filter(pl.col("cells").list.len() != width)
+    """Raises for rows that are too short, or too long by more than empty cells."""
+    beyond = pl.col("cells").list.slice(width).list.join("").str.strip_chars() != ""
+    wrong = body.filter((pl.col("cells").list.len() < width) | beyond)
     if wrong.is_empty():
         return
-    found = len(wrong["cells"][0])
+    cells = wrong["cells"][0].to_list()
     more = f" (and {wrong.height - 1} more such rows)" if wrong.height > 1 else ""
+    is_bare = len(cells) < width and not any(cell.strip() for cell in cells[1:])
+    remedy = "a list of faces without labels goes with --test-list" if is_bare else "correct the row or remove it"
     raise ValueError(
-        f"{path}:{wrong['line'][0]}: too {'few' if found < width else 'many'} columns: {found}, but {source} has "
-        f"{width}; correct the row or remove it{more}"
+        f"{path}:{wrong['line'][0]}: too {'few' if len(cells) < width else 'many'} columns: {len(cells)}, but {source} "
+        f"has {width}; {remedy}{more}"
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cache.regular import check_regular
-from extract.faces.containers import KINDS, find_container, is_face, new_container
+from extract.faces.containers import KINDS, find_container, is_face, is_video, new_container
 from extract.faces.files import is_machines
 
 NUM_THREADS = min(8, os.cpu_count() or 1)
@@ -21,21 +21,23 @@ NUM_THREADS = min(8, os.cpu_count() or 1)
 @dataclass(frozen=True, slots=True)
 class Listing:
     """`paths` relative to the faces folder, sorted; `faults` are archives and videos not listed whole, and why;
-    `repeated` are links to folders that are listed already, and were left out."""
+    `repeated` are links to folders that are listed already, and were left out; `unopened` are video files, without
+    their endings, whose frames were not asked for."""
 
     paths: list[str]
     faults: tuple[str, ...]
     repeated: tuple[str, ...] = ()
+    unopened: tuple[str, ...] = ()
 
 
-def list_faces(folder: Path) -> Listing:
+def list_faces(folder: Path, *, open_videos: bool = True) -> Listing:
     """Every face below `folder` as `VIDEO/00001.jpg`, however it is packed; hidden files are left out.
 
     A folder is listed once, under its own name where it has one here: a link that leads to it again, or round in a
     circle, is left out.
 
     The faces of one video have the same paths as files, in an archive and as a video file. Videos are decoded to count
-    their frames, since what a file says of their number is often wrong.
+    their frames, since what a file says of their number is often wrong; without `open_videos` they are only named.
 
     Raises:
         ValueError: there is no such folder, or a folder below cannot be listed: a part would pass for the whole.
@@ -53,11 +55,13 @@ def list_faces(folder: Path) -> Listing:
         faults += [fault for name in packed_files if (fault := _odd(folder, prefix + name))]
     found = {video: find_container(str(folder), video) for video in sorted(videos)}
     packed = [(video, path) for video, path in found.items() if path is not None]
+    unopened = () if open_videos else tuple(video for video, path in packed if is_video(path))
+    packed = [(video, path) for video, path in packed if open_videos or not is_video(path)]
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         for (video, path), (names, fault) in zip(packed, pool.map(_names, (path for _, path in packed)), strict=True):
             paths.update(f"{video}/{name}" for name in names if is_face(name))
             faults += [f"{os.path.relpath(path, folder)}: {fault}"] if fault else []
-    return Listing(sorted(paths), tuple(faults), tuple(repeated))
+    return Listing(sorted(paths), tuple(faults), tuple(repeated), unopened)
 
 
 def _walk(folder: Path, repeated: list[str]) -> Iterator[tuple[str, list[str]]]:

@@ -94,13 +94,13 @@ def test_official_layout(small: Path) -> None:
     header, *rows = (small / "train_set.txt").read_text().splitlines()
     assert header == "image,valence,arousal,expression,AU1,AU2,AU4,AU6,AU7,AU10,AU12,AU15,AU23,AU24,AU25,AU26"
     faces = {path.relative_to(small / "cropped_aligned").as_posix() for path in small.rglob("*.jpg")}
-    listed = {split: read_annotations(small / f"{split}_set.txt", split) for split in ("train", "val", "test")}
+    listed = {split: read_annotations(small / f"{split}_set.txt", split)[0] for split in ("train", "val", "test")}
     assert sorted(path for table in listed.values() for path in table["path"]) == sorted(faces)
     assert all(row.partition(",")[0] in faces for row in rows)
     assert all(len(Path(row.partition(",")[0]).stem) == 5 for row in rows)
     names = (small / "test_list.txt").read_text().splitlines()
     assert sorted(names[1:]) == sorted(listed["test"]["path"])
-    assert read_annotations(small / "test_list.txt", "test").height == listed["test"].height
+    assert read_annotations(small / "test_list.txt", "test")[0].height == listed["test"].height
 
 
 def test_faces_are_small_rgb_jpegs(small: Path) -> None:

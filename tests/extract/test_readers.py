@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.names import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS
+from extract.annotations import readers
+from extract.annotations.columns import frame_in
 from extract.annotations.readers import (
     add_context,
     merge,
-    read_annotations,
     read_labels,
     read_subjects,
-    read_table,
     scan_faces,
 )
 
@@ -28,6 +28,14 @@ LAST = "0," * 11 + "1"
 def write(path: Path, *lines: str, end: str = "\n", encoding: str = "utf-8") -> Path:
     path.write_bytes(end.join([*lines, ""]).encode(encoding))
     return path
+
+
+def read_annotations(path: Path, split: str) -> pl.DataFrame:
+    return readers.read_annotations(path, split)[0]
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    return readers.read_table(path)[0]
 
 
 def refuses(match: str, path: Path) -> str:
@@ -103,7 +111,10 @@ def test_one_of_valence_and_arousal_may_be_missing(tmp_path: Path) -> None:
         (f"a/99999999999999999999.jpg,0,0,1,{AUS}", "it is not a plain path"),
         (f"a/./2.jpg,0,0,1,{AUS}", "it is not a plain path"),
         (f"a//2.jpg,0,0,1,{AUS}", "it is not a plain path"),
-        (f"a/frame_1.png,0,0,1,{AUS}", "video 'a', frame 1 stands already in line 2"),
+        (
+            f"a/frame_1.png,0,0,1,{AUS}",
+            "video 'a', frame 1: valence is 0 here and 0.5 in line 2; remove one of the two, or choose with --on-conf",
+        ),
         (f'"a/2.jpg,0,0,1,{AUS}', "not a CSV row"),
     ],
 )
@@ -157,11 +168,50 @@ def test_a_challenge_prediction_of_classes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "frame"),
-    [("00012.jpg", 12), ("img_00012.jpg", 12), ("12.mp4", 12), ("cam2_f12.png", 12), ("12.v3.jpg", 3), ("f12x", 12)],
+    [
+        ("00012.jpg", 12),
+        ("img_00012.jpg", 12),
+        ("12.mp4", 12),
+        ("cam2_f12.png", 12),
+        ("f12x", 12),
+        ("b_12.jpg", 12),
+        ("v7_12.jpg", 12),
+        ("frame_0012_conf0.98.jpg", 12),
+        ("frame_0012_conf98.jpg", 12),
+        ("Image-12-of-900.png", 12),
+        ("frame_det_00_000012.bmp", 12),
+        ("S005_001_00000012.png", 12),
+    ],
 )
-def test_the_frame_is_the_last_number_of_the_stem(tmp_path: Path, name: str, frame: int) -> None:
+def test_the_frame_is_the_number_that_can_be_no_other(tmp_path: Path, name: str, frame: int) -> None:
     frames = read_annotations(write(tmp_path / "t.txt", "image", f"a/b/{name}"), "test")
     assert frames.select("video", "frame").row(0) == ("a/b", frame)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["00012_98.jpg", "12.v3.jpg", "0.98.jpg", "1_2.jpg", "001_002.jpg", "frame1_frame2.jpg", "00012_conf0.98.jpg"],
+)
+def test_a_name_that_leaves_the_frame_open_is_refused(tmp_path: Path, name: str) -> None:
+    refuses(
+        r"t.txt:1: path is .*, it has several numbers \(\d+, \d+.*\) and none", write(tmp_path / "t.txt", f"a/{name}")
+    )
+
+
+@given(st.lists(st.sampled_from(["_", "-", ".", "frame", "f", "conf", "7", "07", "12", "00012", "x"]), max_size=6))
+@settings(max_examples=200, deadline=None)
+def test_a_frame_number_is_never_part_of_a_decimal(parts: list[str]) -> None:
+    """Whatever a name is made of: the number found stands in it whole, and is not the fraction of another."""
+    stem = "a" + "".join(parts)
+    found = pl.select(frame_in(pl.lit(f"v/{stem}.jpg"))).item()
+    wholes = re.findall(r"\d+", stem)
+    if found is None:
+        assert len(wholes) != 1
+    else:
+        assert found in {int(whole) for whole in wholes}
+        assert len(wholes) == 1 or found not in {int(part) for part in re.findall(r"\d\.(\d+)", stem)} - {
+            int(part) for part in re.findall(r"(?:^|[^.\d])(\d+)", stem)
+        }
 
 
 # --- the grammar -------------------------------------------------------------------------------------------------
