@@ -98,7 +98,10 @@ def check_positives(frames: pl.DataFrame) -> list[Finding]:
     for (what, lacking), splits in lacks.items():
         where = ", ".join(splits)
         remedy = f"each counts 0 in the mean F1 of {where}" + (", and cannot be learned" if "train" in splits else "")
-        new = report("no_positive_in_split", "warning", lacking, f"{len(lacking)} {what} in {where}", remedy)
+        words = (
+            f"{plural(len(lacking), what.partition(' without')[0])} without{what.partition(' without')[2]} in {where}"
+        )
+        new = report("no_positive_in_split", "warning", lacking, words, remedy)
         found += [replace(finding, examples=lacking) for finding in new]
     return found
 
@@ -111,11 +114,11 @@ def _lacking(part: pl.DataFrame) -> dict[str, list[str]]:
     positive = dict(zip(ACTION_UNITS, units.sum().row(0), strict=True))
     any_unit = any(labelled.values())
     return {
-        "expressions without a labelled frame": [
+        "expression without a labelled frame": [
             name for index, name in enumerate(EXPRESSIONS) if seen and index not in seen
         ],
-        "action units without a label": [name for name in ACTION_UNITS if any_unit and not labelled[name]],
-        "action units without a positive": [name for name in ACTION_UNITS if labelled[name] and not positive[name]],
+        "action unit without a label": [name for name in ACTION_UNITS if any_unit and not labelled[name]],
+        "action unit without a positive": [name for name in ACTION_UNITS if labelled[name] and not positive[name]],
     }
 
 

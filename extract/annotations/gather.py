@@ -3,7 +3,7 @@
 Place: above `extract.annotations.readers` and `extract.annotations.tracks`, below the command.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,17 +37,6 @@ class Sources:
     context: bool = False
     on_conflict: OnConflict = "error"
 
-    @property
-    def lists(self) -> tuple[Path, ...]:
-        """The files that name faces and hold no labels: the test list, and a test file that is one."""
-        bare = [path for split, path in self.annotations.items() if split == "test" and is_bare_list(path)]
-        return (*([self.test_list] if self.test_list is not None else []), *bare)
-
-    @property
-    def labelled(self) -> dict[str, Path]:
-        """The annotations that are no mere lists, by split."""
-        return {split: path for split, path in self.annotations.items() if path not in self.lists}
-
 
 def gather(sources: Sources) -> tuple[pl.DataFrame, tuple[Finding, ...]]:
     """The frames table of `sources`, and findings about the reading itself.
@@ -59,9 +48,10 @@ def gather(sources: Sources) -> tuple[pl.DataFrame, tuple[Finding, ...]]:
         raise ValueError(
             f"{sources.faces}: no such faces folder; name it with --faces or in mtl.toml under [data] faces"
         )
-    named, found = _read_files(sources)
+    bare = [path for split, path in sources.annotations.items() if split == "test" and is_bare_list(path)]
+    named, found = _read_files(sources, bare)
     tracks = None if sources.tracks is None else read_per_track(sources.tracks)
-    lists = [read_list(path) for path in sources.lists]
+    lists = [read_list(path) for path in (sources.test_list, *bare) if path is not None]
     # Frames of videos have to be counted where the rows do not say which there are.
     opened = bool(lists) or tracks is not None or sources.context or not named
     listing = list_faces(sources.faces, open_videos=opened)
@@ -88,10 +78,12 @@ def gather(sources: Sources) -> tuple[pl.DataFrame, tuple[Finding, ...]]:
     return frames, tuple(found)
 
 
-def _read_files(sources: Sources) -> tuple[dict[str, pl.DataFrame], list[Finding]]:
-    """The tables of the annotation files by their names in errors, and findings about duplicate rows."""
-    named, found = {}, []
-    for split, path in sources.labelled.items():
+def _read_files(sources: Sources, bare: Sequence[Path]) -> tuple[dict[str, pl.DataFrame], list[Finding]]:
+    """The tables of the annotation files by their names in errors, without the `bare` lists; findings about rows."""
+    named: dict[str, pl.DataFrame] = {}
+    found: list[Finding] = []
+    labelled = [(split, path) for split, path in sources.annotations.items() if path not in bare]
+    for split, path in labelled:
         named[f"{path} ({split})"], about = read_annotations(path, split, sources.on_conflict)
         found += about
     if sources.table is not None:

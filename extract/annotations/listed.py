@@ -31,12 +31,14 @@ def listed_rows(names: NameList, faces: Path, listing: Listing) -> tuple[pl.Data
     Raises:
         ValueError: none of the videos of a list of videos has a face.
     """
-    if names.kind == "frames":
-        rows, found = names.rows.select("path", *KEY), []
-    else:
+    found: list[Finding] = []
+    rows = names.rows.select("path", *KEY)
+    if names.kind == "videos":
         rows, found = _of_videos(names, faces, listing)
     distinct = rows.unique(KEY, keep="first", maintain_order=True)
-    again = [f"{video} frame {frame}" for video, frame in rows.filter(~pl.struct(KEY).is_first_distinct()).select(KEY).rows()]
+    again = [
+        f"{video} frame {frame}" for video, frame in rows.filter(~pl.struct(KEY).is_first_distinct()).select(KEY).rows()
+    ]
     message = f"{plural(len(again), 'row')} of {names.path} repeated for the same frame"
     remedy = "nothing: each frame is predicted once, and a submission has every row"
     found = [*found, *report("list_rows_repeated", "info", again, message, remedy)]

@@ -1,7 +1,7 @@
 """Rows of annotations and faces of a folder brought together by (video, frame), whatever the files are called.
 
-`1.jpg`, `00001.JPG` and `frame_1.png` are one frame; a video's name is compared in one spelling of Unicode. Place: above
-`extract.annotations.readers` and `extract.faces.listing`, below `extract.annotations.gather`.
+`1.jpg`, `00001.JPG` and `frame_1.png` are one frame; a video's name is compared in one spelling of Unicode. Place:
+above `extract.annotations.readers` and `extract.faces.listing`, below `extract.annotations.gather`.
 """
 
 from dataclasses import dataclass
@@ -70,4 +70,6 @@ def _without_number(faces: pl.DataFrame) -> list[Finding]:
     paths = faces.filter(pl.col("frame").is_null())["path"].to_list()
     why = [f"{path}: {RULES['path'].explain(path)}" for path in paths[:5]]
     message = f"{plural(len(paths), 'face file')} of annotated videos without a clear frame number, left out"
-    return report("faces_without_number", "warning", why, message, "name each after its frame: 00001.jpg", count=len(paths))
+    return report(
+        "faces_without_number", "warning", why, message, "name each after its frame: 00001.jpg", count=len(paths)
+    )

@@ -1,7 +1,7 @@
 """Options every command shares, written once."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,6 +15,14 @@ OrientationOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output and nothing else.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+OnConflictOption = Annotated[
+    Literal["error", "first", "last", "missing"],
+    typer.Option(
+        "--on-conflict",
+        help="Rows of one annotation file that disagree about a frame: an error, or the first or last counts, or "
+        "what differs is missing.",
+    ),
+]
 
 CONFIG = Path("mtl.toml")
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.options import CONFIG, ConfigOption, JsonOption
+from pipelines.cli.options import CONFIG, ConfigOption, JsonOption, OnConflictOption
 
 
 def register(app: typer.Typer) -> None:
@@ -16,8 +16,9 @@ def register(app: typer.Typer) -> None:
 def prepare(
     train: Annotated[Path | None, typer.Option(help="Annotation of the training rows (s-Aff-Wild2 file).")] = None,
     val: Annotated[Path | None, typer.Option(help="Annotation of the validation rows.")] = None,
-    test: Annotated[
-        Path | None, typer.Option(help="Annotation of the test rows, or the challenge's test list.")
+    test: Annotated[Path | None, typer.Option(help="Annotation of the test rows, with labels.")] = None,
+    test_list: Annotated[
+        Path | None, typer.Option(help="The challenge's test list, of frames or videos: only names are read.")
     ] = None,
     tracks: Annotated[Path | None, typer.Option(help="Folder of VA_..., EXPR_... and AU_... (Aff-Wild2).")] = None,
     table: Annotated[Path | None, typer.Option(help="CSV or Parquet with image, split and label columns.")] = None,
@@ -27,6 +28,7 @@ def prepare(
     subjects: Annotated[Path | None, typer.Option(help="CSV with the header video,subject.")] = None,
     out: Annotated[Path | None, typer.Option(help="Table to write; default: \\[data] frames of mtl.toml.")] = None,
     context: Annotated[bool, typer.Option(help="Add faces that no annotation names, as temporal context.")] = False,
+    on_conflict: OnConflictOption = "error",
     check_faces: Annotated[bool, typer.Option(help="Decode every face, or only look whether it is there.")] = True,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on errors or warnings.")] = False,
     config: ConfigOption = CONFIG,
@@ -36,11 +38,15 @@ def prepare(
 
     Without any annotation the faces alone become rows, for prediction. The
     table is written even when there are findings; a bad row in an annotation
-    stops with exit code 2 and writes nothing.
+    stops with exit code 2 and writes nothing. Rows that name a frame again and
+    say the same are one row. Faces are found by video and frame number,
+    whatever the file is called; frames of --tracks and --test-list without a
+    face are left out.
 
     \b
     Examples:
       mtl prepare --train train_set.txt --val val_set.txt --test test_set.txt
+      mtl prepare --train train.txt --val val.txt --test-list test_list.txt
       mtl prepare --tracks "6th ABAW Annotations" --faces cropped_aligned
       mtl prepare --table labels.csv --subjects subjects.csv --out frames.parquet
       mtl prepare --faces my_faces --out my_faces.parquet --json
@@ -57,7 +63,16 @@ def prepare(
     given = {"train": train, "val": val, "test": test}
     annotations = {split: path for split, path in given.items() if path is not None}
     frames, about = gather(
-        Sources(faces=faces, annotations=annotations, tracks=tracks, table=table, subjects=subjects, context=context)
+        Sources(
+            faces=faces,
+            annotations=annotations,
+            test_list=test_list,
+            tracks=tracks,
+            table=table,
+            subjects=subjects,
+            context=context,
+            on_conflict=on_conflict,
+        )
     )
     with progress("Checking faces", frames.height, "faces") as advance:
         findings = examine(frames, faces, advance, open_faces=check_faces, extra=(*about, *check_replaced(frames, out)))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.options import JsonOption
+from pipelines.cli.options import JsonOption, OnConflictOption
 
 
 def register(app: typer.Typer) -> None:
@@ -17,11 +17,13 @@ def score(
     labels: Annotated[Path, typer.Argument(help="The same; -5 and -1 mean: no label.")],
     tasks: Annotated[str, typer.Option(help="va, expr, au or several, comma separated; default: all predicted.")] = "",
     split: Annotated[str, typer.Option(help="Only rows of LABELS in this split.")] = "",
+    on_conflict: OnConflictOption = "error",
     json_output: JsonOption = False,
 ) -> None:
     """Score predictions, whoever made them, by P, CCC, macro F1 and AU F1.
 
     Every labelled frame of LABELS needs a prediction; frames that only PREDICTIONS has are not counted.
+    A task without a label is not scored, and the output says so.
 
     Examples:
 
@@ -32,4 +34,4 @@ def score(
     from pipelines.scoring.score import score_tables
     from pipelines.scoring.tables import print_metrics
 
-    print_metrics(score_tables(predictions, labels, tasks, split), as_json=json_output)
+    print_metrics(score_tables(predictions, labels, tasks, split, on_conflict), as_json=json_output)

@@ -7,12 +7,16 @@ import numpy as np
 import polars as pl
 
 from cache.names import ACTION_UNITS, LABEL_COLUMNS, TASK_COLUMNS, TASKS, VA_COLUMNS
+from extract.annotations.dummies import refuse_dummies
+from extract.annotations.duplicates import OnConflict
 from extract.annotations.readers import read_labels
 from pipelines.labels import labels_of
 from pipelines.scoring.metrics import Decisions, score
 
 
-def score_tables(predictions: Path, labels: Path, tasks: str = "", split: str = "") -> dict[str, Any]:
+def score_tables(
+    predictions: Path, labels: Path, tasks: str = "", split: str = "", on_conflict: OnConflict = "error"
+) -> dict[str, Any]:
     """The metrics of the file `predictions` on the labelled frames of the file `labels`.
 
     Args:
@@ -20,32 +24,50 @@ def score_tables(predictions: Path, labels: Path, tasks: str = "", split: str = 
         labels: the same; -5 and -1 mean that a label is missing.
         tasks: "va", "expr", "au", several with commas, or "" for all that have both predictions and labels.
         split: only label rows of this split; "" for all.
+        on_conflict: what counts where rows of `labels` disagree about a frame.
+
+    The metrics have "not_scored" besides: why each task that has no score has none.
 
     Raises:
-        ValueError: a file cannot be read, or a labelled frame has no prediction.
+        ValueError: a file cannot be read, labels are dummy values, or a labelled frame has no prediction.
     """
-    said, truth = read_labels(predictions), read_labels(labels)
+    said, truth = read_labels(predictions), read_labels(labels, on_conflict)
     if split:
         truth = truth.filter(pl.col("split") == split)
         if not len(truth):
             raise ValueError(f"{labels}: no row is in split {split}")
+    refuse_dummies(truth, str(labels), "score against the true labels")
     table = truth.join(said.select("video", "frame", *LABEL_COLUMNS), on=["video", "frame"], how="left", suffix=":said")
-    chosen = _tasks(tasks, table, predictions)
+    chosen, not_scored = _tasks(tasks, table, predictions, labels)
     for task in chosen:
         _check_complete(task, table, predictions)
-    return score(_decisions(table, chosen), labels_of(table), chosen)
+    return score(_decisions(table, chosen), labels_of(table), chosen) | {"not_scored": not_scored}
 
 
-def _tasks(tasks: str, table: pl.DataFrame, predictions: Path) -> list[str]:
+def _tasks(tasks: str, table: pl.DataFrame, predictions: Path, labels: Path) -> tuple[list[str], dict[str, str]]:
+    """The tasks to score, and why each of the others is not: what has no label cannot be scored."""
     asked = [task.strip() for task in tasks.split(",") if task.strip()]
     for task in asked:
         if task not in TASKS:
             raise ValueError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
-    have = [task for task in TASKS if table.select(_any_said(task).any()).item()]
-    chosen = asked or have
+    why: dict[str, str] = {}
+    for task in TASKS:
+        if asked and task not in asked:
+            why[task] = "not asked for"
+        elif not table.select(pl.any_horizontal(pl.col(TASK_COLUMNS[task]).is_not_null()).any()).item():
+            why[task] = f"no label in {labels}"
+        elif not asked and not table.select(_any_said(task).any()).item():
+            why[task] = f"no prediction in {predictions} of a labelled frame"
+    for task in asked:
+        if task in why:
+            raise ValueError(f"{labels}: no label of {task}, so it cannot be scored; leave it out of --tasks")
+    chosen = [task for task in TASKS if task not in why]
     if not chosen:
+        unlabelled = all(reason.startswith("no label") for reason in why.values())
+        if unlabelled:
+            raise ValueError(f"{labels}: no label in any row, so nothing can be scored; is it a test list?")
         raise ValueError(f"{predictions}: no predicted frame is among the labelled ones; do video and frame match?")
-    return [task for task in TASKS if task in chosen]
+    return chosen, why
 
 
 def _any_said(task: str) -> pl.Expr:

@@ -30,6 +30,8 @@ def print_metrics(metrics: Mapping[str, Any], *, as_json: bool, title: str = "")
         line = "  ".join(f"{name} {metrics[key]:.3f}" for name, key in DETAILS[task].items())
         console.print(f"[bold]{task}[/bold]  {line}", highlight=False)
     _print_undefined(metrics, console)
+    for task, why in metrics.get("not_scored", {}).items():
+        console.print(f"not scored: {task} ({why})", highlight=False, markup=False)
 
 
 def print_beside(plain: Mapping[str, Any], post: Mapping[str, Any], title: str) -> None:

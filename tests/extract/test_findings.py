@@ -139,8 +139,8 @@ def test_classes_and_units_without_a_positive() -> None:
     others = ("Neutral", "Anger", "Disgust", "Fear", "Sadness", "Surprise", "Other")
     assert lacking == {
         "7 expressions without a labelled frame in train, val": others,
-        "1 action units without a positive in train": ("AU1",),
-        "1 action units without a label in train": ("AU2",),
+        "1 action unit without a positive in train": ("AU1",),
+        "1 action unit without a label in train": ("AU2",),
     }
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cache.names import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS
 from extract.annotations import readers
 from extract.annotations.columns import frame_in
+from extract.annotations.matching import match_faces
 from extract.annotations.readers import (
     add_context,
     merge,
@@ -18,6 +19,7 @@ from extract.annotations.readers import (
     read_subjects,
     scan_faces,
 )
+from extract.faces.listing import Listing
 
 HEADER = ",".join(("image", *LABEL_COLUMNS))
 AUS = "0,1,0,1,0,1,0,1,0,1,0,-1"
@@ -206,7 +208,7 @@ def test_a_frame_number_is_never_part_of_a_decimal(parts: list[str]) -> None:
     found = pl.select(frame_in(pl.lit(f"v/{stem}.jpg"))).item()
     wholes = re.findall(r"\d+", stem)
     if found is None:
-        assert len(wholes) != 1
+        assert len(wholes) != 1 or len(wholes[0]) > 15
     else:
         assert found in {int(whole) for whole in wholes}
         assert len(wholes) == 1 or found not in {int(part) for part in re.findall(r"\d\.(\d+)", stem)} - {
@@ -370,7 +372,7 @@ def test_scans_a_folder_of_faces(tmp_path: Path) -> None:
         ([], "no faces in this folder"),
         (["00001.jpg"], "it has no video folder"),
         (["a/face.jpg"], "it has no frame number"),
-        (["a/1.jpg", "a/01.png"], "the same frame number"),
+        (["a/1.jpg", "a/01.png"], "a/01.png and a/1.jpg are the same frame"),
     ],
 )
 def test_a_folder_that_is_no_faces_folder(tmp_path: Path, paths: list[str], message: str) -> None:
@@ -453,3 +455,76 @@ def test_real_annotations(real_data: Path) -> None:
     assert scan_faces(folder / "cropped_aligned").select("path").equals(frames.select("path"))
     shared = frames.group_by("subject").agg(pl.col("split").n_unique()).filter(pl.col("split") > 1)
     assert shared["subject"].to_list() == ["webcam_a"]
+
+
+# --- duplicate rows, dummy values, names of files -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("on_conflict", "expected"), [("first", (0.5, 0)), ("last", (0.25, 0)), ("missing", (None, 0)), ("error", None)]
+)
+def test_rows_that_disagree(tmp_path: Path, on_conflict: str, expected: tuple[float | None, int] | None) -> None:
+    lines = ["image,valence,AU1", "a/1.jpg,0.5,0", "b/1.jpg,0,1", "a/00001.jpg,0.25,0"]
+    path = write(tmp_path / "t.txt", *lines)
+    if expected is None:
+        with pytest.raises(ValueError, match=r"t.txt:4: video 'a', frame 1: valence is 0.25 here and 0.5 in line 2"):
+            readers.read_annotations(path, "train", on_conflict)
+        return
+    frames, found = readers.read_annotations(path, "train", on_conflict)
+    assert frames.select("valence", "AU1").row(0) == expected
+    assert [(finding.code, finding.count) for finding in found] == [("conflicting_rows", 1)]
+
+
+@given(tables, st.lists(st.integers(0, 7), min_size=1, max_size=6), st.sampled_from(["\n", "\r\n", "\r"]))
+@settings(max_examples=30, deadline=None)
+def test_rows_that_are_alike_are_one(
+    tmp_path_factory: pytest.TempPathFactory,
+    table: dict[tuple[str, int], dict[str, float | None]],
+    again: list[int],
+    end: str,
+) -> None:
+    """Duplicates, blank lines, empty cells at the end and line ends of any system leave the table as it was."""
+    cells = [",".join(official_row(*key, row)) for key, row in table.items()]
+    repeated = [cells[index % len(cells)] for index in again]
+    folder = tmp_path_factory.mktemp("g")
+    plain = read_annotations(write(folder / "plain.txt", HEADER, *cells), "train")
+    odd = write(folder / "odd.txt", HEADER + ",", *cells, "", *[f"{line},," for line in repeated], end=end)
+    frames, found = readers.read_annotations(odd, "train")
+    assert frames.equals(plain)
+    assert [(finding.code, finding.count) for finding in found] == [("duplicate_rows", len(repeated))]
+
+
+def test_videos_are_one_in_every_spelling_of_unicode(tmp_path: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    frames = read_annotations(write(tmp_path / "t.txt", f"{composed}/1.jpg", f"{decomposed}/2.jpg"), "test")
+    assert frames["video"].unique().to_list() == [composed]
+    matched = match_faces(frames, tmp_path, Listing([f"{decomposed}/00001.JPG", f"{decomposed}/0002.png"], ()))
+    assert matched.frames["path"].to_list() == [f"{decomposed}/00001.JPG", f"{decomposed}/0002.png"]
+    assert matched.has_face.all()
+
+
+@given(
+    st.dictionaries(
+        st.tuples(st.sampled_from("ab"), st.integers(0, 300)),
+        st.tuples(
+            st.integers(0, 6), st.sampled_from([".jpg", ".JPG", ".png", ".jpeg"]), st.sampled_from(["", "frame_"])
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
+@settings(max_examples=40, deadline=None)
+def test_faces_are_found_by_video_and_number(files: dict[tuple[str, int], tuple[int, str, str]]) -> None:
+    paths = {key: f"{key[0]}/{word}{key[1]:0{width}d}{end}" for key, (width, end, word) in files.items()}
+    keys = sorted(files)
+    schema = {"video": pl.String, "frame": pl.Int64}
+    frames = pl.DataFrame(keys, schema=schema, orient="row")
+    frames = frames.with_columns(path=readers.face_path(pl.col("video"), pl.col("frame")))
+    matched = match_faces(frames, Path("faces"), Listing(sorted(paths.values()), ()))
+    assert matched.frames["path"].to_list() == [paths[key] for key in keys]
+
+
+def test_two_files_of_one_frame_are_named() -> None:
+    frames = pl.DataFrame({"video": ["a"], "frame": [2], "path": ["a/00002.jpg"]})
+    with pytest.raises(ValueError, match=r"a/00001\.jpg and a/1\.jpg are the same frame: video 'a', number 1"):
+        match_faces(frames, Path("faces"), Listing(["a/00001.jpg", "a/1.jpg", "a/00002.jpg"], ()))

@@ -219,3 +219,32 @@ def test_two_files_that_disagree_are_named(mtl: Callable[..., Result], project: 
     code, _, err = mtl("--train", "train.txt", "--val", "val.txt")
     assert code == 2
     assert "video 'a', frame 1: split is 'train' in train.txt (train) and 'val' in val.txt (val)" in err
+
+
+LISTS = {
+    "bare": "image\nb/00001.jpg\nb/00001.jpg\nb/00009.jpg\n",
+    "commas": "image,valence,arousal,expression,aus\r\nb/00001.jpg,\r\nb/9.jpg,\r\n",
+    "dummies": "image_location,valence,arousal\nb/00001.jpg,.5,-.5\nb/00009.jpg,.5,-.5\n",
+    "videos": "\ufeffb\n",
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_test_list_gives_names_and_never_labels(mtl: Callable[..., Result], project: Path, name: str) -> None:
+    (project / "list.txt").write_text(LISTS[name], encoding="utf-8")
+    code, out, err = mtl("--train", "train.txt", "--test-list", "list.txt", "--json")
+    assert (code, err) == (0, "")
+    test = read_frames(project / "made/frames.parquet").filter(split="test")
+    assert test["path"].to_list() == ["b/00001.jpg"]
+    assert not any(test.select(LABEL_COLUMNS).count().row(0))
+    codes = [finding["code"] for finding in json.loads(out)["findings"]]
+    assert ("frames_without_face" in codes) == (name != "videos")
+    assert ("list_rows_repeated" in codes) == (name == "bare")
+
+
+def test_dummy_values_are_no_test_labels(mtl: Callable[..., Result], project: Path) -> None:
+    (project / "list.txt").write_text(LISTS["dummies"])
+    code, _, err = mtl("--train", "train.txt", "--test", "list.txt")
+    assert code == 2
+    assert "every one of 2 rows has the same labels (valence 0.5, arousal -0.5)" in err
+    assert "give the file with --test-list" in err

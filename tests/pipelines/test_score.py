@@ -73,3 +73,23 @@ def test_the_command_prints_json_and_a_table(tmp_path: Path) -> None:
     assert "not the official P" in asked.output
     with pytest.raises(ValueError, match="unknown task 'vaa'"):
         CliRunner().invoke(app, ["score", labels, labels, "--tasks", "vaa"], catch_exceptions=False)
+
+
+def test_what_is_not_labelled_is_not_scored(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("image,valence,arousal\nv/1.jpg,0.1,0.2\nv/2.jpg,0.3,0.1\n")
+    said = write(tmp_path / "said.txt", LABELS[:2])
+    metrics = score_tables(said, labels)
+    assert metrics["P"] == metrics["va.ccc_mean"] == pytest.approx(1)
+    assert set(metrics["not_scored"]) == {"expr", "au"}
+    assert "expr.f1_macro" not in metrics
+    with pytest.raises(ValueError, match="no label of expr, so it cannot be scored"):
+        score_tables(said, labels, "va,expr")
+
+
+def test_dummy_labels_are_refused_and_alike_rows_are_one(tmp_path: Path) -> None:
+    said = write(tmp_path / "said.txt", [*LABELS[:2], LABELS[0]])
+    assert score_tables(said, write(tmp_path / "labels.txt", [*LABELS, *LABELS]))["va.ccc_mean"] == pytest.approx(1)
+    dummies = write(tmp_path / "list.txt", [(f"v/{frame}.jpg", 0.5, -0.5, 0, 1) for frame in (1, 2, 5)])
+    with pytest.raises(ValueError, match=r"every one of 3 rows has the same labels .*dummy values, not labels"):
+        score_tables(said, dummies)
