@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from cache.summary import StreamSummary
 from cache.verify import Damage
@@ -23,9 +23,7 @@ def print_streams(streams: Iterable[StreamSummary], console: Console) -> None:
     table.add_column("usable")
     for each in streams:
         if each.fault:
-            table.add_row(
-                each.name, each.view, *[""] * 4, bytes_text(each.num_bytes), f"[red]{escape(each.fault)}[/red]"
-            )
+            table.add_row(each.name, each.view, *[""] * 4, bytes_text(each.num_bytes), Text(each.fault, "red"))
             continue
         done = _share(each.num_done, each.num_rows) if each.num_rows else "-"
         numbers = (f"{each.num_rows:,}", done, f"{each.num_failed:,}", str(each.width))
@@ -49,7 +47,7 @@ def print_stream(stream: Mapping[str, Any], console: Console) -> None:
     }
     table = Table(title=f"{stream['name']} (view {stream['view']})", title_justify="left", show_header=False)
     for key, value in facts.items():
-        table.add_row(key, escape(str(value)))
+        table.add_row(key, str(value))
     console.print(table)
     _print_some([f"row {row}: {reason}" for row, reason in failed.items()], "failed faces", console)
 
@@ -61,9 +59,9 @@ def print_damages(damages: Iterable[Damage], console: Console) -> None:
         place = f"shard {each.shard}: " if each.shard is not None and each.row is None else ""
         groups.setdefault((each.stream, each.view, each.remedy), []).append(f"{each.kind}: {place}{each.what}")
     for (stream, view, remedy), lines in groups.items():
-        console.print(f"[bold]{stream}[/bold] (view {view}): {len(lines)} found", highlight=False)
+        console.print(Text.assemble((stream, "bold"), f" (view {view}): {len(lines)} found"))
         _print_some(lines, "", console)
-        console.print(f"  type {remedy}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  type {remedy}", soft_wrap=True)
 
 
 def bytes_text(num_bytes: float) -> str:
@@ -93,6 +91,6 @@ def _print_some(lines: list[str], title: str, console: Console) -> None:
     if title and lines:
         console.print(f"{title}:")
     for line in lines[:MAX_LINES]:
-        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  {line}", soft_wrap=True)
     if len(lines) > MAX_LINES:
-        console.print(f"  and {len(lines) - MAX_LINES:,} more; --json names them all", highlight=False)
+        console.print(f"  and {len(lines) - MAX_LINES:,} more; --json names them all")

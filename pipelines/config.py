@@ -254,8 +254,8 @@ class Config:
     backbones: Mapping[str, BackboneConfig] = field(default_factory=dict)
 
     def at(self, path: Path | str) -> Path:
-        """`path` seen from the folder of mtl.toml."""
-        return self.folder / path
+        """`path` seen from the folder of mtl.toml; `~` is the home folder."""
+        return self.folder / Path(path).expanduser()
 
     def own_streams(self, tasks: Sequence[str]) -> tuple[str, ...]:
         """Names of the backbones made for any of `tasks`, in the order of mtl.toml."""

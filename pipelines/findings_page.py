@@ -2,9 +2,9 @@
 
 from rich.columns import Columns
 from rich.console import Console
-from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS
 from extract.annotations.checks import Finding, plural
@@ -103,14 +103,14 @@ def _print_list(findings: Findings, console: Console) -> None:
     table.add_column(overflow="fold")
     for finding in findings.findings:
         style = STYLES[finding.severity]
-        table.add_row(f"[{style}]{finding.severity}[/]", _words(finding))
+        table.add_row(Text(finding.severity, style), _words(finding))
     console.print(table)
 
 
-def _words(finding: Finding) -> str:
+def _words(finding: Finding) -> Text:
     more = ", ..." if finding.count > len(finding.examples) else ""
     examples = f": {', '.join(finding.examples)}{more}" if finding.examples else ""
-    return f"{escape(finding.message + examples)}\n[dim]-> {escape(finding.remedy)}[/]"
+    return Text.assemble(finding.message + examples, (f"\n-> {finding.remedy}", "dim"))
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from typing import Annotated
 
 import typer
 
@@ -31,9 +32,12 @@ from pipelines.cli import (
     submit,
     train_head,
 )
+from pipelines.cli.group import MtlGroup, print_version
+from pipelines.terminal import flush_progress, say, soften_encodings
 
 app = typer.Typer(
     name="mtl",
+    cls=MtlGroup,
     help="Multi-task affect from video: valence-arousal, 8 expressions and 12 action units, per frame.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -61,6 +65,16 @@ for command in (
 app.add_typer(cache.app, name="cache")
 
 
+@app.callback()
+def mtl(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=print_version, help="Versions of mtl, Python and torch."),
+    ] = False,
+) -> None:
+    pass
+
+
 STOPPED = "mtl: stopped; nothing finished is lost, the same command goes on from here\n"
 
 
@@ -72,6 +86,7 @@ def main() -> None:
     # Where other programs keep the cores busy, torch's waiting threads would burn what the working ones need: two
     # threads on two busy cores did 10 to 27 faces/s so, and 184 to 435 with threads that sleep.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    soften_encodings()
     with _sigterm_as_ctrl_c() as received:
         try:
             app()
@@ -85,8 +100,9 @@ def main() -> None:
         except (ValueError, OSError) as error:
             if os.environ.get("MTL_DEBUG"):
                 raise
-            sys.stderr.write(f"mtl: error: {one_line(error)}\n")
+            say(f"mtl: error: {one_line(error)}", err=True)
             sys.exit(2)
+        flush_progress()
         sys.stderr.write(STOPPED)
         sys.exit(128 + (received or [signal.SIGINT])[0])
 

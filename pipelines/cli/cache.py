@@ -1,6 +1,5 @@
 """`mtl cache`: what is cached, whether it is whole, and how to be rid of it; `cache_exchange` adds to it."""
 
-import json
 import sys
 from contextlib import closing
 from dataclasses import asdict
@@ -10,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli import cache_exchange
+from pipelines.cli.group import MtlGroup
 from pipelines.cli.options import CONFIG, ConfigOption, JsonOption, SetOption
+from pipelines.terminal import make_console, say, say_json, visible
 
 if TYPE_CHECKING:
     import polars as pl
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pipelines.config import Config
 
 app = typer.Typer(
+    cls=MtlGroup,
     help="List, describe, verify, remove, import and export cached embeddings.",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -39,7 +41,6 @@ def list_streams(config: ConfigOption = CONFIG, overrides: SetOption = None, as_
       mtl cache ls
       mtl cache ls --json
     """
-    from rich.console import Console
 
     from cache.summary import summarise
     from pipelines.cache_page import print_streams
@@ -47,11 +48,11 @@ def list_streams(config: ConfigOption = CONFIG, overrides: SetOption = None, as_
     settings, cache = _open(config, overrides, read_only=True)
     streams = summarise(cache, _frames(settings))
     if as_json:
-        typer.echo(json.dumps([asdict(each) for each in streams], indent=2))
+        say_json([asdict(each) for each in streams])
     elif streams:
-        print_streams(streams, Console())
+        print_streams(streams, make_console())
     else:
-        typer.echo(f"{cache.path}: no streams yet; `mtl extract` makes them")
+        say(f"{cache.path}: no streams yet; `mtl extract` makes them")
 
 
 @app.command()
@@ -69,7 +70,6 @@ def info(
       mtl cache info expr
       mtl cache info expr --view base --json
     """
-    from rich.console import Console
 
     from cache.summary import describe
     from pipelines.cache_page import print_stream
@@ -77,10 +77,10 @@ def info(
     _, cache = _open(config, overrides, read_only=True)
     found = [describe(cache.stream(*key)) for key in _chosen(cache, name, view)]
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        say_json(found)
         return
     for stream in found:
-        print_stream(stream, Console())
+        print_stream(stream, make_console())
 
 
 @app.command()
@@ -107,7 +107,6 @@ def verify(
       mtl cache verify expr --no-faces --json
       mtl cache verify expr --repair
     """
-    from rich.console import Console
 
     from pipelines.cache_page import print_damages
 
@@ -118,13 +117,13 @@ def verify(
     if as_json:
         streams = [{"name": each, "view": found} for each, found in keys]
         document = {"streams": streams, "damages": [asdict(each) for each in damages], "repaired_shards": repaired}
-        typer.echo(json.dumps(document, indent=2))
+        say_json(document)
     elif damages:
-        print_damages(damages, Console())
+        print_damages(damages, make_console())
         if repair:
-            typer.echo(f"{repaired} shards unmarked; `mtl extract` redoes them")
+            say(f"{repaired} shards unmarked; `mtl extract` redoes them")
     else:
-        typer.echo(f"{cache.path}: {len(keys)} streams, all whole")
+        say(f"{cache.path}: {len(keys)} streams, all whole")
     if damages:
         raise typer.Exit(1)
 
@@ -151,10 +150,10 @@ def rm(
     if not yes:
         if not _is_terminal():
             raise ValueError(f"mtl cache rm {' '.join(names)}: there is no terminal to ask on; add --yes")
-        typer.confirm(f"Remove {', '.join(f'{each} (view {found})' for each, found in keys)}?", abort=True)
+        typer.confirm(visible(f"Remove {', '.join(f'{each} (view {found})' for each, found in keys)}?"), abort=True)
     for name in names:
         cache.remove(name, view)
-        typer.echo(f"{cache.path}: removed {name}" + (f" (view {view})" if view else ""))
+        say(f"{cache.path}: removed {name}" + (f" (view {view})" if view else ""))
 
 
 def _is_terminal() -> bool:
@@ -197,7 +196,7 @@ def _verify(settings: "Config", cache: "Cache", keys: list[tuple[str, str]], fac
         raise ValueError(f"{folder if frames is not None else settings.data.frames}: not there; leave out --faces")
     with_faces = frames is not None and folder.is_dir() if faces is None else faces
     if not with_faces and faces is None:
-        typer.echo("faces are not checked: no frames table or no faces folder", err=True)
+        say("faces are not checked: no frames table or no faces folder", err=True)
     found: list[Damage] = []
     with closing(FaceSource(folder)) as source:
         digests = source.digests if with_faces else None

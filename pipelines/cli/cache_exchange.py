@@ -1,6 +1,5 @@
 """`mtl cache import` and `mtl cache export`: embeddings from and for other programs."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli.options import CONFIG, ConfigOption, JsonOption, SetOption
+from pipelines.terminal import say, say_json
 
 if TYPE_CHECKING:
     from cache.importing import ImportReport
@@ -78,7 +78,7 @@ def import_(
     section = _section(settings, name, view, source, task or [])
     frames = read_frames(settings.at(settings.data.frames))
     if allow_pickle:
-        typer.echo(f"{source}: loading a pickle runs code from the file", err=True)
+        say(f"{source}: loading a pickle runs code from the file", err=True)
     options = SourceOptions(
         dataset=dataset,
         keys=keys,
@@ -106,7 +106,7 @@ def import_(
         )
     _register(config, name, section)
     if as_json:
-        typer.echo(json.dumps(asdict(report), indent=2))
+        say_json(asdict(report))
     else:
         _show(report)
 
@@ -146,9 +146,9 @@ def export(
     if as_json:
         document = {"stream": name, "view": view, "files": [str(path) for path in files]}
         numbers = {"num_rows": stream.num_rows, "num_valid": num_valid, "width": stream.width}
-        typer.echo(json.dumps(document | numbers, indent=2))
+        say_json(document | numbers)
     else:
-        typer.echo(f"{', '.join(map(str, files))}: {stream.num_rows:,} rows of {name}, {num_valid:,} valid")
+        say(f"{', '.join(map(str, files))}: {stream.num_rows:,} rows of {name}, {num_valid:,} valid")
 
 
 def _section(settings: "Config", name: str, view: str, source: Path, tasks: list[str]) -> dict[str, str | list[str]]:
@@ -210,15 +210,15 @@ def _register(config: Path, name: str, section: dict[str, str | list[str]]) -> N
 def _show(report: "ImportReport") -> None:
     """Prints what was imported and, to standard error, what was lacking or left over."""
     view = "" if report.view == "base" else f" (view {report.view})"
-    typer.echo(
+    say(
         f"{report.num_valid:,} of {report.num_rows:,} frames into stream {report.stream}{view}, {report.width} wide; "
         f"[backbones.{report.stream}] in mtl.toml names it"
     )
     for note in report.notes:
-        typer.echo(note, err=True)
+        say(note, err=True)
     if report.in_order:
-        typer.echo("the file names no frames: its rows were taken in the order of the frames table", err=True)
+        say("the file names no frames: its rows were taken in the order of the frames table", err=True)
     for reason, count in report.failed.items():
-        typer.echo(f"{count:,} frames are missing steps: {reason}", err=True)
+        say(f"{count:,} frames are missing steps: {reason}", err=True)
     if report.num_extra:
-        typer.echo(f"{report.num_extra:,} vectors belong to no frame, such as {report.example_extra}", err=True)
+        say(f"{report.num_extra:,} vectors belong to no frame, such as {report.example_extra}", err=True)

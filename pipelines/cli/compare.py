@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.options import CONFIG, ConfigOption, JsonOption, SetOption
+from pipelines.terminal import make_console, say_json
 
 
 def register(app: typer.Typer) -> None:
@@ -31,9 +32,6 @@ def compare(
 
         mtl compare runs/attention-tcn-joint-s0-1a2b3c4d runs/sum-gru-joint-s0-5e6f7a8b --json
     """
-    import json
-
-    from rich.console import Console
 
     from pipelines.config import read_config
     from pipelines.scoring.comparison import compare_named
@@ -41,6 +39,6 @@ def compare(
 
     found = compare_named(names, read_config(config, set_ or ()), tasks)
     if json_output:
-        print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+        say_json(found.to_json())
         return
-    Console().print(comparison_page(found), highlight=False)
+    make_console().print(comparison_page(found))

@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
+
+from pipelines.terminal import make_console, say
 
 # A model of 190,000 parameters at 64 px; epochs of each task, on measured validation scores.
 MODEL, SIZE_PX, LR = "test_mambaout", 64, 0.002
@@ -42,13 +45,13 @@ def demo(
                 continue
             if command[0] == "finetune" and command[2] in read_config(Path("mtl.toml")).backbones:
                 continue
-            typer.secho(f"\n$ mtl {shlex.join(command)}", fg="cyan")
+            make_console().print(Text(f"\n$ mtl {shlex.join(command)}", "cyan"), soft_wrap=True)
             code = app(command, standalone_mode=False)
             if code == INTERRUPTED:
                 raise KeyboardInterrupt
             if code:
                 raise typer.Exit(code)
-    typer.echo(f"\neverything is in {folder}; open {folder / 'studies' / 'demo' / 'report.html'} in a browser")
+    say(f"\neverything is in {folder}; open {folder / 'studies' / 'demo' / 'report.html'} in a browser")
 
 
 def commands(seed: int) -> list[list[str]]:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from pipelines.terminal import say
+
 
 def register(app: typer.Typer) -> None:
     app.command(name="demo-data")(demo_data)
@@ -35,11 +37,11 @@ def demo_data(
     with progress("Drawing faces", total, "faces") as advance:
         made = make_data(folder, seed=seed, num_videos=videos, frames_per_video=frames, advance=advance)
     splits = ", ".join(f"{split} {count:,}" for split, count in made.num_faces.items())
-    typer.echo(
+    say(
         f"{folder}: {sum(made.num_faces.values()):,} faces ({splits}), {made.num_videos} videos, "
         f"{made.num_subjects} subjects{'; made before, nothing to do' if made.reused else ''}"
     )
     where = shlex.quote(str(folder))
     files = " ".join(f"--{split} {where}/{split}_set.txt" for split in made.num_faces)
-    typer.echo(f"next: mtl init --faces {where}/cropped_aligned")
-    typer.echo(f"      mtl prepare {files} --subjects {where}/subjects.csv")
+    say(f"next: mtl init --faces {where}/cropped_aligned")
+    say(f"      mtl prepare {files} --subjects {where}/subjects.csv")

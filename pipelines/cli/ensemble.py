@@ -1,12 +1,12 @@
 """`mtl ensemble`: greedy selection of runs over their cached predictions."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipelines.cli.options import CONFIG, ConfigOption, JsonOption, SetOption
+from pipelines.terminal import say, say_json
 
 
 def register(app: typer.Typer) -> None:
@@ -41,10 +41,10 @@ def ensemble(
     settings = read_config(config, set_ or ())
     folder, record, there = ensemble_runs(settings, runs, size=size, name=name, force=force)
     if json_output:
-        typer.echo(json.dumps({"ensemble": str(folder), **record}, indent=2, ensure_ascii=False))
+        say_json({"ensemble": str(folder), **record})
         return
     if there:
-        typer.echo(f"{folder}: made before, {record['created']}; --force makes it again", err=True)
+        say(f"{folder}: made before, {record['created']}; --force makes it again", err=True)
     console = page_console()
     print_ensemble(record, console)
-    console.print(str(folder), soft_wrap=True, markup=False)
+    console.print(str(folder), soft_wrap=True)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption
+from pipelines.terminal import say
 
 
 def register(app: typer.Typer) -> None:
@@ -51,7 +52,7 @@ def evaluate(
     else:
         print_metrics(scored, as_json=False, title=title)
     if metrics["unscored"]:
-        typer.echo(f"no labelled frame in {split} for: {', '.join(metrics['unscored'])}")
+        say(f"no labelled frame in {split} for: {', '.join(metrics['unscored'])}")
     if metrics["num_seen"]:
         chose = "chose its epoch and its post-processing" if post else "chose its epoch"
-        typer.echo(f"no held-out score: {metrics['num_seen']:,} of these frames trained the run or {chose}")
+        say(f"no held-out score: {metrics['num_seen']:,} of these frames trained the run or {chose}")

@@ -1,12 +1,12 @@
 """`mtl extract`: runs backbones over the faces, once, into the cache."""
 
-import json
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from pipelines.cli.options import CONFIG, ConfigOption, JsonOption, OrientationOption, SetOption, with_orientation
+from pipelines.terminal import say, say_json
 
 if TYPE_CHECKING:
     from extract.report import Report
@@ -83,7 +83,7 @@ def extract(
     )
     done, report = run_extraction(read_config(config, with_orientation(set_, ignore_orientation)), names, choices)
     if json_output:
-        typer.echo(json.dumps(to_json(done, report)))
+        say_json(to_json(done, report))
     else:
         show(done, report)
     if report.failed and not allow_failed:
@@ -117,26 +117,26 @@ def show(names: list[str], report: "Report") -> None:
     streams = f"{len(names)} stream{'s' if len(names) > 1 else ''} ({', '.join(names)})"
     if report.num_done:
         rate = report.num_done / report.seconds
-        typer.echo(f"{report.num_done:,} faces into {streams} in {report.seconds:,.1f} s, {rate:,.0f} faces/s")
+        say(f"{report.num_done:,} faces into {streams} in {report.seconds:,.1f} s, {rate:,.0f} faces/s")
     for note in report.notes:
-        typer.echo(note)
+        say(note)
     if report.num_redone:
-        typer.echo(f"{report.num_redone:,} damaged shards were made again")
+        say(f"{report.num_redone:,} damaged shards were made again")
     if report.num_elsewhere:
-        typer.echo(f"{report.num_elsewhere:,} faces are left to the other parts")
+        say(f"{report.num_elsewhere:,} faces are left to the other parts")
     if report.num_skipped:
-        typer.echo(f"{report.num_skipped:,} faces were in {streams} already")
+        say(f"{report.num_skipped:,} faces were in {streams} already")
     if not report.failed:
         return
-    typer.echo(f"{len(report.failed):,} faces failed:", err=True)
+    say(f"{len(report.failed):,} faces failed:", err=True)
     for failure in report.failed[:LISTED]:
-        typer.echo(f"  {failure.path} (video {failure.video}, frame {failure.frame}): {failure.reason}", err=True)
+        say(f"  {failure.path} (video {failure.video}, frame {failure.frame}): {failure.reason}", err=True)
     if len(report.failed) > LISTED:
-        typer.echo(f"  and {len(report.failed) - LISTED:,} more; --json lists all", err=True)
+        say(f"  and {len(report.failed) - LISTED:,} more; --json lists all", err=True)
     if report.is_backbones_fault:
-        typer.echo("The faces are right, the embeddings are not: put the backbone right, as said above.", err=True)
+        say("The faces are right, the embeddings are not: put the backbone right, as said above.", err=True)
         return
-    typer.echo(
+    say(
         "Put these files right and run the same command again: it redoes just their shards. Or leave them: heads see "
         "them as missing steps, and --allow-failed makes the exit code 0.",
         err=True,

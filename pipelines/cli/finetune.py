@@ -1,6 +1,5 @@
 """`mtl finetune`: trains a backbone on labelled faces and enters it in mtl.toml."""
 
-import json
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +14,7 @@ from pipelines.cli.options import (
     SetOption,
     with_orientation,
 )
+from pipelines.terminal import say, say_json
 
 if TYPE_CHECKING:
     import polars as pl
@@ -48,13 +48,13 @@ def finetune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained on what, and stop.")] = False,
     json_output: JsonOption = False,
 ) -> None:
-    """Train a backbone on the labelled frames of train, choosing its epoch on val, and enter it in mtl.toml.
+    r"""Train a backbone on the labelled frames of train, choosing its epoch on val, and enter it in mtl.toml.
 
     At the end the held-out rows are scored once, by the backbone alone, and its predictions are kept as those of a head
     are, in runs/backbone-NAME: mtl ensemble, compare, postprocess and evaluate take it, mtl search lists it.
     Stopped or killed, the same command goes on where it stood; weights of an earlier training stay until it is done.
-    The recipe (rates, freezing, LoRA, balance, mixup, further data sets, ..) is [finetune] in mtl.toml; the losses are
-    those of [loss].
+    The recipe (rates, freezing, LoRA, balance, mixup, further data sets, ..) is \[finetune] in mtl.toml; the losses are
+    those of \[loss].
 
     Examples:
 
@@ -93,13 +93,13 @@ def finetune(
     try:
         result = train(settings, frames, order, _print_epoch if sys.stderr.isatty() else None)
     except KeyboardInterrupt:
-        typer.echo(_stopped(order), err=True)
+        say(_stopped(order), err=True)
         raise typer.Exit(130) from None
     if not result.is_first:
         return
     _print_unreadable(result)
     if json_output:
-        typer.echo(json.dumps(result.to_json(), indent=2))
+        say_json(result.to_json())
     else:
         _print_result(result)
 
@@ -108,7 +108,7 @@ def _print_outlook(settings: "Config", frames: "pl.DataFrame", order: "Order", *
     from pipelines.backbones.finetuning.outlook import foresee
 
     outlook = foresee(settings, frames, order)
-    typer.echo(json.dumps(outlook.to_json(), indent=2) if as_json else "\n".join(outlook.print_lines()))
+    say_json(outlook.to_json()) if as_json else say("\n".join(outlook.print_lines()))
 
 
 def _stopped(order: "Order") -> str:
@@ -125,7 +125,7 @@ def _stopped(order: "Order") -> str:
 def _print_epoch(epoch: "Epoch") -> None:
     scores = "  ".join(f"{task} {score:.4f}" for task, score in epoch.scores.items())
     left_s = (epoch.num_epochs - epoch.epoch) * epoch.duration_s
-    typer.echo(
+    say(
         f"epoch {epoch.epoch}/{epoch.num_epochs}  loss {epoch.losses['loss']:.4f}  {scores}"
         f"{'  best' if epoch.best else ''}  {epoch.duration_s:.0f} s, at most {left_s:.0f} s to go",
         err=True,
@@ -135,11 +135,11 @@ def _print_epoch(epoch: "Epoch") -> None:
 def _print_unreadable(result: "Finetuned") -> None:
     num = len(result.unreadable)
     if num:
-        typer.echo(f"mtl: {num} face{'s' if num > 1 else ''} could not be read and did not count:", err=True)
+        say(f"mtl: {num} face{'s' if num > 1 else ''} could not be read and did not count:", err=True)
     for path, reason in result.unreadable[:NUM_LISTED]:
-        typer.echo(f"  {path}: {reason}", err=True)
+        say(f"  {path}: {reason}", err=True)
     if num > NUM_LISTED:
-        typer.echo(f"  and {num - NUM_LISTED} more (--json lists them all)", err=True)
+        say(f"  and {num - NUM_LISTED} more (--json lists them all)", err=True)
 
 
 def _held_out_words(result: "Finetuned") -> str:
@@ -161,11 +161,11 @@ def _print_result(result: "Finetuned") -> None:
 
     order = result.order
     scores = ", ".join(f"{TASK_TITLES[task]} {value:.4f}" for task, value in main_scores(result.metrics).items())
-    typer.echo(f"{scores}  (epoch {result.epoch} of {len(result.history)}, on the frames that choose it)")
-    typer.echo(_held_out_words(result))
+    say(f"{scores}  (epoch {result.epoch} of {len(result.history)}, on the frames that choose it)")
+    say(_held_out_words(result))
     for line in result.matched.print_lines() if result.matched is not None else ():
-        typer.echo(line)
-    typer.echo(f"{result.weights}: {order.model}, [backbones.{order.section}] of {order.config_path}")
+        say(line)
+    say(f"{result.weights}: {order.model}, [backbones.{order.section}] of {order.config_path}")
     if result.replaced is not None:
-        typer.echo(f"  in the place of {result.replaced.model}, {result.replaced.weights}")
-    typer.echo(f"next: mtl extract --backbone {order.section}")
+        say(f"  in the place of {result.replaced.model}, {result.replaced.weights}")
+    say(f"next: mtl extract --backbone {order.section}")

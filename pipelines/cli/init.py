@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from pipelines.terminal import say
+
 
 def register(app: typer.Typer) -> None:
     app.command(name="init")(init)
@@ -28,5 +30,5 @@ def init(
     from pipelines.project import write_project
 
     write_project(folder, faces, force=force)
-    typer.echo(f"wrote {folder / 'mtl.toml'} and {folder / 'grids'}")
-    typer.echo("next: mtl prepare --train train_set.txt --val val_set.txt   (mtl prepare --help for other annotations)")
+    say(f"wrote {folder / 'mtl.toml'} and {folder / 'grids'}")
+    say("next: mtl prepare --train train_set.txt --val val_set.txt   (mtl prepare --help for other annotations)")

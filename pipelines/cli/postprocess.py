@@ -1,12 +1,12 @@
 """`mtl postprocess`: fits smoothing, class offsets and thresholds of runs, out of fold, and applies them."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipelines.cli.options import CONFIG, ConfigOption, JsonOption, SetOption
+from pipelines.terminal import say, say_json
 
 
 def register(app: typer.Typer) -> None:
@@ -44,8 +44,8 @@ def postprocess(
         if json_output:
             continue
         if there:
-            typer.echo(f"{folder}: fitted before, {record['created']}; --force fits it again", err=True)
+            say(f"{folder}: fitted before, {record['created']}; --force fits it again", err=True)
         print_postprocess(record, console)
-        console.print(f"{folder / 'predictions.post.parquet'}", soft_wrap=True, markup=False)
+        console.print(f"{folder / 'predictions.post.parquet'}", soft_wrap=True)
     if json_output:
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        say_json(found)

@@ -1,12 +1,12 @@
 """`mtl predict`: predictions of a run or an ensemble for frames of the frames table, labelled or not."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption
+from pipelines.terminal import say, say_json
 
 
 def register(app: typer.Typer) -> None:
@@ -57,7 +57,7 @@ def predict(
     request = FrameRequest(model=model, split=split or "test", names=names, out=out, post=post, force=force)
     done = predict_to_file(read_config(config, set_ or ()), request, device)
     if json_output:
-        typer.echo(json.dumps(done, indent=2, ensure_ascii=False))
+        say_json(done)
         return
     for line in predict_lines(done | {"asked_post": post}):
-        typer.echo(line)
+        say(line)

@@ -1,12 +1,12 @@
 """`mtl prepare`: annotations and faces become the frames table, with one page of findings."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipelines.cli.options import CONFIG, ConfigOption, JsonOption, OnConflictOption
+from pipelines.terminal import make_console, say, say_json
 
 
 def register(app: typer.Typer) -> None:
@@ -51,7 +51,6 @@ def prepare(
       mtl prepare --table labels.csv --subjects subjects.csv --out frames.parquet
       mtl prepare --faces my_faces --out my_faces.parquet --json
     """
-    from rich.console import Console
 
     from cache.frames import write_frames
     from extract.annotations.findings import examine
@@ -78,10 +77,10 @@ def prepare(
         findings = examine(frames, faces, advance, open_faces=check_faces, extra=(*about, *check_replaced(frames, out)))
     write_frames(frames, out)
     if as_json:
-        typer.echo(json.dumps({"frames": str(out), **findings.to_json()}, indent=2))
+        say_json({"frames": str(out), **findings.to_json()})
     else:
-        print_findings(findings, Console(highlight=False))
-        typer.echo(f"\n{out}: {frames.height:,} rows written")
+        print_findings(findings, make_console())
+        say(f"\n{out}: {frames.height:,} rows written")
     if strict and findings.num_of("error") + findings.num_of("warning"):
         raise typer.Exit(1)
 

@@ -1,6 +1,5 @@
 """`mtl pretrain`: trains a ViT on faces without labels, as a masked autoencoder."""
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +15,7 @@ from pipelines.cli.options import (
     SetOption,
     with_orientation,
 )
+from pipelines.terminal import say, say_json
 
 if TYPE_CHECKING:
     from pipelines.backbones.pretraining.plan import Plan
@@ -70,21 +70,21 @@ def pretrain(
     order = make_order(settings, model, name, init=init, device=device, faces=faces, splits=split, restart=restart)
     if dry_run:
         plan = make_plan(settings, order)
-        typer.echo(json.dumps(plan.to_json(), indent=2)) if json_output else _print_plan(plan)
+        say_json(plan.to_json()) if json_output else _print_plan(plan)
         return
     result = train(settings, order, _print_epoch if sys.stderr.isatty() else None)
     if not result.is_first:
         return
     _print_unreadable(result)
     if json_output:
-        typer.echo(json.dumps(result.to_json(), indent=2))
+        say_json(result.to_json())
     else:
         _print_result(result)
 
 
 def _print_epoch(note: "Note") -> None:
     held_out = "" if note.held_out is None else f"  held-out {note.held_out:.4f}"
-    typer.echo(
+    say(
         f"epoch {note.epoch}/{note.num_epochs}  loss {note.loss:.4f}{held_out}  {note.duration_s:.0f} s, "
         f"about {(note.num_epochs - note.epoch) * note.duration_s:.0f} s to go",
         err=True,
@@ -96,15 +96,15 @@ def _print_plan(plan: "Plan") -> None:
 
     about = plan.to_json()
     encoder, decoder = (about["parameters"][part] / 1e6 for part in ("encoder", "decoder"))
-    typer.echo(
+    say(
         f"{plural(about['num_faces'], 'face')} of {plural(about['num_videos'], 'video')} under "
         f"{about['faces_folder']}; {about['num_held_out']:,} held out, {about['num_left_out']:,} left out as scored"
     )
-    typer.echo(
+    say(
         f"{about['model']} at {about['size_px']} px: {encoder:.1f} M parameters, and {decoder:.1f} M of the decoder; "
         f"sees {about['visible_patches']} of {about['patches']} patches"
     )
-    typer.echo(
+    say(
         f"{about['epochs']:,} epochs, {about['steps']:,} steps, about {about['memory_bytes'] / 2**30:.1f} GiB of memory"
     )
 
@@ -114,23 +114,23 @@ def _print_unreadable(result: "Pretrained") -> None:
 
     faults = [*result.plan.faces.faults, *(f"{path}: {reason}" for path, reason in result.unreadable)]
     if faults:
-        typer.echo(f"mtl: {plural(len(faults), 'face or video')} could not be read and did not count:", err=True)
+        say(f"mtl: {plural(len(faults), 'face or video')} could not be read and did not count:", err=True)
     for fault in faults[:NUM_LISTED]:
-        typer.echo(f"  {fault}", err=True)
+        say(f"  {fault}", err=True)
     if len(faults) > NUM_LISTED:
-        typer.echo(f"  and {len(faults) - NUM_LISTED:,} more (--json lists them all)", err=True)
+        say(f"  and {len(faults) - NUM_LISTED:,} more (--json lists them all)", err=True)
 
 
 def _print_result(result: "Pretrained") -> None:
     plan, last = result.plan, result.history[-1]
     if result.was_finished:
-        typer.echo("finished before; nothing to do (--restart begins anew)")
+        say("finished before; nothing to do (--restart begins anew)")
     held_out = "" if last.held_out is None else f", {last.held_out:.4f} on {len(plan.faces.held_out):,} held-out faces"
-    typer.echo(f"loss {last.loss:.4f}{held_out}  (epoch {last.epoch}, {len(plan.faces.train):,} faces)")
+    say(f"loss {last.loss:.4f}{held_out}  (epoch {last.epoch}, {len(plan.faces.train):,} faces)")
     for line in plan.matched.print_lines() if plan.matched is not None else ():
-        typer.echo(line)
+        say(line)
     if plan.faces.num_scored:
-        typer.echo(f"{plan.faces.num_scored:,} faces of videos that are scored were left out (--split takes them in)")
-    typer.echo(f"{plan.places.weights}: {plan.order.model}")
-    typer.echo(f"{plan.places.report / 'report.html'}: losses, and what it draws")
-    typer.echo(f"next: mtl finetune --task expr --model {plan.order.model} --init {plan.places.weights}")
+        say(f"{plan.faces.num_scored:,} faces of videos that are scored were left out (--split takes them in)")
+    say(f"{plan.places.weights}: {plan.order.model}")
+    say(f"{plan.places.report / 'report.html'}: losses, and what it draws")
+    say(f"next: mtl finetune --task expr --model {plan.order.model} --init {plan.places.weights}")

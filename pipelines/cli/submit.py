@@ -1,12 +1,12 @@
 """`mtl submit`: the file to hand in for a list of the challenge."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption
+from pipelines.terminal import say, say_json
 
 
 def register(app: typer.Typer) -> None:
@@ -81,7 +81,7 @@ def submit(
     )
     done = write_submission(read_config(config, set_ or ()), request, device)
     if json_output:
-        typer.echo(json.dumps(done, indent=2, ensure_ascii=False))
+        say_json(done)
         return
     for line in submit_lines(done, asked_post=post):
-        typer.echo(line)
+        say(line)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption
+from pipelines.terminal import say
 
 
 def register(app: typer.Typer) -> None:
@@ -63,10 +64,10 @@ def train_head(
         with stopping() as poll, training_progress() as watch:
             run = train_or_find(settings, strategy, device, folder=runs, name=name, force=force, watch=watch, poll=poll)
     except KeyboardInterrupt:
-        typer.echo("mtl: stopped; the same command goes on where it was", err=True)
+        say("mtl: stopped; the same command goes on where it was", err=True)
         raise typer.Exit(130) from None
     if run.found and not json_output:
-        typer.echo("this strategy was trained on these data before; --force trains it again", err=True)
+        say("this strategy was trained on these data before; --force trains it again", err=True)
     print_result(run.folder, run.manifest, run.metrics, as_json=json_output)
 
 

@@ -71,7 +71,7 @@ def print_ensemble(record: Mapping[str, Any], console: Console) -> None:
             console.print(f"against {words}, held out: {found['report']:+.4f}{interval_words(found['interval'])}")
     _print_members(record, console)
     for one in record["skipped"][:SHOWN_SKIPPED]:
-        console.print(f"left out: {one['run']}: {one['reason']}", markup=False)
+        console.print(f"left out: {one['run']}: {one['reason']}")
     if len(record["skipped"]) > SHOWN_SKIPPED:
         console.print(f"left out: {len(record['skipped']) - SHOWN_SKIPPED} more")
 
@@ -89,4 +89,4 @@ def _print_members(record: Mapping[str, Any], console: Console) -> None:
     for task, members in record["members"].items():
         named = [f"{Path(one['run']).name} x{one['count']}" for one in members[:SHOWN_MEMBERS]]
         more = [f"and {len(members) - SHOWN_MEMBERS} more"] if len(members) > SHOWN_MEMBERS else []
-        console.print(f"{TASK_WORDS[task]:<5}" + ", ".join([*named, *more]), markup=False)
+        console.print(f"{TASK_WORDS[task]:<5}" + ", ".join([*named, *more]))

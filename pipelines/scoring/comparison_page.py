@@ -2,7 +2,6 @@
 
 from rich import box
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -27,7 +26,7 @@ def comparison_page(found: Comparison) -> Group:
         ends = f"{one.low:+.3f} to {one.high:+.3f}"
         table.add_row(words, *scores, f"{one.value:+.3f}", ends, probability_words(one.p))
     sides = [
-        Text.from_markup(f"{letter}: [bold]{escape(side.name)}[/bold] ({escape(side.words)})")
+        Text.assemble(f"{letter}: ", (side.name, "bold"), f" ({side.words})")
         for letter, side in (("A", found.first), ("B", found.second))
     ]
     return Group(*sides, table, Text(worth(found)))

@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.console import Group as Renderables
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -14,6 +12,7 @@ from cache.names import TASKS
 from pipelines.scoring.leaderboard import Group, Leaderboard, Row, Spread, place_among
 from pipelines.scoring.metrics import MAIN_SCORE
 from pipelines.scoring.verdict import compared, verdict_words
+from pipelines.terminal import make_console
 from pipelines.words import TASK_WORDS, chosen_words, field_words, task_words, value_in
 
 
@@ -43,7 +42,7 @@ def leaderboard_tables(
 
 def _fitting(group: Group, varied: Sequence[str], top: int, most: int, width: int) -> Table:
     """The table with as many of the `OPTIONAL` columns as fit into `width`."""
-    console = Console(width=1000, height=100)  # without a height, a "dumb" terminal overrules the width
+    console = make_console(width=1000)
     tables = [_table(group, varied, top, most, OPTIONAL[:count]) for count in range(len(OPTIONAL), -1, -1)]
     return next((table for table in tables if console.measure(table).maximum <= width), tables[-1])
 
@@ -52,7 +51,7 @@ def _table(group: Group, varied: Sequence[str], top: int, most: int, shown: Sequ
     table = Table(title=_title(group), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("#", justify="right")
     for name in varied:
-        table.add_column(escape(field_words(name, short=True)), overflow="fold")
+        table.add_column(field_words(name, short=True), overflow="fold")
     table.add_column("selection\nP ± sd", justify="right", no_wrap=True)
     table.add_column("held-out\nP ± sd", justify="right", no_wrap=True, style="bold")
     tested = bool(compared(group))
@@ -64,7 +63,7 @@ def _table(group: Group, varied: Sequence[str], top: int, most: int, shown: Sequ
     for name in shown:
         table.add_column(heads[name], justify="right", no_wrap=True)
     for row in group.rows[:top]:
-        fields = [escape(value_in(name, row.values)) for name in varied]
+        fields = [value_in(name, row.values) for name in varied]
         scores = [spread_words(row.select["P"]), spread_words(row.report.get("P"))]
         scores += [_told(row)] if tested else []
         optional = _optional(row, most)
@@ -83,7 +82,7 @@ def _backbones_table(board: Leaderboard) -> Table:
     for row in board.backbones:
         place = place_among(row, board)
         table.add_row(
-            escape(row.streams[0]),
+            row.streams[0],
             *(" ".join(_part_words(part.get(MAIN_SCORE[task])) for task in TASKS) for part in (row.select, row.report)),
             f"{row.interval.low:.2f}–{row.interval.high:.2f}" if row.interval else "–",
             f"{place[0]} of {place[1]}" if place else "–",

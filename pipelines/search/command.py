@@ -1,6 +1,5 @@
 """What `mtl search` does and prints: the search with its leaderboard and report; `preview` has its dry run."""
 
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -30,6 +29,7 @@ from pipelines.search.plan import (
 from pipelines.search.preview import wide_console
 from pipelines.search.study import Study, open_study, read_study
 from pipelines.splits import assignment, resolve_split
+from pipelines.terminal import say_json
 from pipelines.training.strategy import Strategy
 from pipelines.words import counted, strategy_words
 
@@ -56,7 +56,7 @@ def run_search(
         outcome = _run(search, study, device, console, retry_failed=retry_failed, limit=limit)
         board = write_results(search, study)
     if as_json:
-        print(json.dumps(to_json(board, _head(search, outcome)), indent=2, ensure_ascii=False))
+        say_json(to_json(board, _head(search, outcome)))
     else:
         _print_results(search, board, outcome, console)
     _print_failures(search, outcome)
@@ -85,9 +85,7 @@ def _run(
 
     todo = to_run(search, study, retry_failed=retry_failed)[:limit]
     before = sum(study.is_finished(trial) for trial in search.trials)
-    console.print(
-        f"{counted(len(search.trials), 'trial')}: {before} finished before, {len(todo)} to run", highlight=False
-    )
+    console.print(f"{counted(len(search.trials), 'trial')}: {before} finished before, {len(todo)} to run")
     trainer: Trainer = make_trainer(search, device) if todo else _no_trainer
     with progress("searching", len(todo), "trials") if todo else nullcontext() as bar:
         return run_trials(
@@ -134,16 +132,16 @@ def _print_results(search: SearchPlan, board: Leaderboard, outcome: Outcome, con
     console.print(leaderboard_tables(board, console.width, splits=splits))
     halted = sum(bool(result.metrics.get("halted")) for row in board.rows for result in row.results)
     if halted:
-        console.print(f"successive halving ended {counted(halted, 'training')} before its time", highlight=False)
+        console.print(f"successive halving ended {counted(halted, 'training')} before its time")
     if outcome.stopped:
         console.print(
             f"stopped by {outcome.stopped}: {counted(outcome.num_left, 'trial')} left; the same command goes on"
         )
     elif outcome.num_left:
-        console.print(f"{counted(outcome.num_left, 'trial')} left; the same command goes on", highlight=False)
+        console.print(f"{counted(outcome.num_left, 'trial')} left; the same command goes on")
     for name in ("leaderboard.csv", "leaderboard.json", "report.html"):
         if (search.folder / name).exists():
-            console.print(str(search.folder / name), highlight=False, soft_wrap=True, markup=False)
+            console.print(str(search.folder / name), soft_wrap=True)
 
 
 def _print_failures(search: SearchPlan, outcome: Outcome) -> None:
@@ -151,15 +149,13 @@ def _print_failures(search: SearchPlan, outcome: Outcome) -> None:
     if not outcome.failed:
         return
     console = wide_console(stderr=True)
-    console.print(f"{counted(len(outcome.failed), 'trial')} failed; --retry-failed tries again:", highlight=False)
+    console.print(f"{counted(len(outcome.failed), 'trial')} failed; --retry-failed tries again:")
     fields = ["tasks", *(name for name in search.grid.fields if name != "tasks")]
     for trial, reason in outcome.failed[:SHOWN_FAILURES]:
         words = strategy_words(trial.strategy.flat(), fields)
-        console.print(f"  {words}: {reason}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  {words}: {reason}", soft_wrap=True)
     if len(outcome.failed) > SHOWN_FAILURES:
-        console.print(
-            f"  and {len(outcome.failed) - SHOWN_FAILURES} more in {search.folder / 'failed.json'}", markup=False
-        )
+        console.print(f"  and {len(outcome.failed) - SHOWN_FAILURES} more in {search.folder / 'failed.json'}")
 
 
 def _no_trainer(stack: Sequence[tuple[Strategy, Path]], advance: Advance) -> Sequence[Exception | None]:

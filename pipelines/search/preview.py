@@ -1,6 +1,5 @@
 """What `mtl search --dry-run` does and prints: how many trials, how long, how much memory; nothing is kept of it."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from pipelines.search.estimate import Estimate, from_results, measure
 from pipelines.search.plan import SearchPlan, make_grouping, make_plan, make_trainer, read_strategies, to_run
 from pipelines.search.study import Study, Trial, read_study
 from pipelines.splits import inner_part, outer_fold
+from pipelines.terminal import make_console, say_json
 from pipelines.words import counted, duration_words, value_words
 
 SHOWN_KINDS = 8
@@ -80,22 +80,22 @@ def _estimate(search: SearchPlan, study: Study, left: Sequence[Trial], device: s
 
 def _print_preview(found: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        say_json(found)
         return
     console = wide_console()
     counts = "" if found["num_left"] is None else f", {found['num_finished']} finished, {found['num_left']} to run"
-    console.print(f"{found['grid']}: {counted(found['num_trials'], 'trial')}{counts}", highlight=False, soft_wrap=True)
+    console.print(f"{found['grid']}: {counted(found['num_trials'], 'trial')}{counts}", soft_wrap=True)
     if found["num_folds"]:
         inner = counted(found["num_inner"], "inner part")
-        console.print(f"{counted(found['num_folds'], 'outer fold')}, in each {inner} to choose on", highlight=False)
+        console.print(f"{counted(found['num_folds'], 'outer fold')}, in each {inner} to choose on")
     seconds = found["seconds"]
     shown = "time: " if seconds is None else f"time: {duration_words(seconds)}, "
-    console.print(f"{shown}{found['how']}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{shown}{found['how']}", soft_wrap=True)
     if "num_stacks" in found:
         stacks = f"{counted(found['num_stacks'], 'stack')} of up to {counted(found['largest_stack'], 'trial')} at once"
-        console.print(stacks, highlight=False)
+        console.print(stacks)
     if "resident_bytes" in found:
-        console.print(f"memory of the streams: {_mib(found['resident_bytes'])}", highlight=False)
+        console.print(f"memory of the streams: {_mib(found['resident_bytes'])}")
     if "stack_bytes" in found:
         _print_memory(found, console)
 
@@ -106,13 +106,13 @@ def _print_memory(found: dict[str, Any], console: Console) -> None:
     for one in found["stack_shapes"]:
         kinds.setdefault(f"{value_words('temporal', one['temporal'])}, {one['method']}", []).append(one)
     words = f"memory of a stack beside them: up to {_mib(found['stack_bytes'])} ({found['memory_how']})"
-    console.print(words, highlight=False, soft_wrap=True)
+    console.print(words, soft_wrap=True)
     for name, (largest, *_) in list(kinds.items())[:SHOWN_KINDS]:
         weights, batches = _mib(largest["weights_bytes"]), _mib(largest["activation_bytes"])
         words = f"  {name}: {_mib(largest['bytes'])} (weights and AdamW {weights}, batches and activations {batches})"
-        console.print(words, highlight=False, markup=False, soft_wrap=True)
+        console.print(words, soft_wrap=True)
     if len(kinds) > SHOWN_KINDS:
-        console.print(f"  and {len(kinds) - SHOWN_KINDS} smaller; every shape is in --json", highlight=False)
+        console.print(f"  and {len(kinds) - SHOWN_KINDS} smaller; every shape is in --json")
 
 
 def _mib(size: int) -> str:
@@ -121,5 +121,5 @@ def _mib(size: int) -> str:
 
 def wide_console(stderr: bool = False) -> Console:
     """As wide as the terminal; written to a file or a pipe, wide enough for the leaderboard."""
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=PIPE_WIDTH, height=100)
+    console = make_console(stderr=stderr)
+    return console if console.is_terminal else make_console(stderr=stderr, width=PIPE_WIDTH)

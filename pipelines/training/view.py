@@ -1,46 +1,35 @@
 """What a person sees of a training: a bar a model with its score so far, and the result as a table."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from cache.names import TASKS
-from pipelines.progress import RateColumn
+from pipelines.progress import Bar, Lines, progress_group
 from pipelines.scoring.metrics import MAIN_SCORE
 from pipelines.scoring.tables import TASK_TITLES
+from pipelines.terminal import make_console, say_json
 from pipelines.training.epochs import Epoch, Watch
 
 
 @contextmanager
 def training_progress() -> Iterator[Watch]:
-    """Yields what is to be told of every epoch: a bar a model on standard error, silent where that is no terminal."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        RateColumn("epochs"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[said]}"),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        bars: dict[str, TaskID] = {}
+    """Yields what is to be told of every epoch: a bar a model on standard error, or lines where it is no terminal."""
+    with progress_group("epochs") as group:
+        bars: dict[str, Bar | Lines] = {}
         best: dict[str, Epoch] = {}
 
         def watch(note: Epoch) -> None:
             if note.model not in bars:
-                bars[note.model] = bar.add_task(note.model, total=note.num_epochs, said="")
+                bars[note.model] = group.add(note.model, note.num_epochs, "epochs")
             if note.best:
                 best[note.model] = note
             top, name = best[note.model], score_name(tuple(note.scores))
-            said = f"{name} {note.p:.4f}, best {top.p:.4f} in epoch {top.epoch}"
-            bar.update(bars[note.model], completed=note.epoch, said=said)
+            bars[note.model].note(f"{name} {note.p:.4f}, best {top.p:.4f} in epoch {top.epoch}")
+            bars[note.model].reach(note.epoch)
 
         yield watch
 
@@ -48,17 +37,17 @@ def training_progress() -> Iterator[Watch]:
 def print_result(folder: Path, manifest: Mapping[str, Any], metrics: Mapping[str, Any], *, as_json: bool) -> None:
     """The two scores of a run, apart: the one its epoch was chosen by, and the one on rows held out."""
     if as_json:
-        print(json.dumps({"run": str(folder), "seconds": manifest["seconds"], **metrics}, indent=2))
+        say_json({"run": str(folder), "seconds": manifest["seconds"], **metrics})
         return
-    console = Console()
+    console = make_console()
     console.print(result_table(manifest, metrics))
     if metrics["report"]["unscored"]:
         lost = ", ".join(metrics["report"]["unscored"])
-        console.print(f"held out: no labelled frame for {lost}, so no score there", highlight=False)
+        console.print(f"held out: no labelled frame for {lost}, so no score there")
     epochs = ", ".join(f"{name} {epoch}" for name, epoch in metrics["epoch"].items())
     facts = f"best epoch: {epochs}   {manifest['num_parameters']:,} parameters   {manifest['seconds']:.1f} s"
-    console.print(facts, highlight=False)
-    console.print(f"run: {folder}", highlight=False, soft_wrap=True)
+    console.print(facts)
+    console.print(f"run: {folder}", soft_wrap=True)
 
 
 def result_table(manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> Table:
@@ -76,7 +65,7 @@ def result_table(manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> Tab
             cells += [number(part[MAIN_SCORE[task]]), f"{part[f'num_frames.{task}']:,}"]
         table.add_row(TASK_TITLES[task], *cells)
     name = score_name(tuple(tasks))
-    table.add_row(f"[bold]{name}[/bold]", number(select["P"]), "", f"[bold]{number(report['P'])}[/bold]", "")
+    table.add_row(name, number(select["P"]), "", number(report["P"]), "", style="bold")
     return table
 
 

@@ -115,13 +115,13 @@ def test_stopped_by_the_user(project: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     with monkeypatch.context() as patch:
         patch.setattr(job, "train_backbone", interrupt)
-        result = CliRunner().invoke(cli.app, ["finetune", "--task", "expr", *MODEL])
+        result = CliRunner().invoke(cli.app, ["finetune", "--task", "expr", *MODEL, "--quiet"])
     assert result.exit_code == 130
     assert result.stderr == "mtl: stopped; nothing was written, earlier weights stay as they were\n"
     assert not (project / "backbones").exists()
     with monkeypatch.context() as patch:
         patch.setattr(loop, "judge", interrupted(loop.judge))
-        result = CliRunner().invoke(cli.app, ["finetune", "--task", "expr", *MODEL])
+        result = CliRunner().invoke(cli.app, ["finetune", "--task", "expr", *MODEL, "--quiet"])
     assert result.exit_code == 130
     assert result.stderr == (
         "mtl: stopped; the same command goes on from backbones/expr.checkpoint.safetensors, --restart begins anew; "

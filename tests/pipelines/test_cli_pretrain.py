@@ -36,9 +36,9 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 
 def test_what_it_prints(project: Path) -> None:
-    result = CliRunner().invoke(cli.app, ["pretrain", *MODEL])
+    result = CliRunner().invoke(cli.app, ["pretrain", *MODEL, "--quiet"])
     assert result.exit_code == 0, result.output
-    assert result.stderr == ""  # no terminal, no progress
+    assert result.stderr == ""
     lines = result.stdout.splitlines()
     assert lines[0].startswith("loss ")
     assert lines[0].endswith("on 6 held-out faces  (epoch 3, 36 faces)")
@@ -87,7 +87,7 @@ def test_stopped_by_the_user(
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(pretrain_loop, "train_step", step)
-    monkeypatch.setattr(sys, "argv", ["mtl", "pretrain", *MODEL])
+    monkeypatch.setattr(sys, "argv", ["mtl", "pretrain", *MODEL, "--quiet"])
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert stop.value.code == 143
@@ -97,7 +97,7 @@ def test_stopped_by_the_user(
 
 def test_unreadable_faces_are_listed(project: Path) -> None:
     (project / "faces/v0/00003.png").write_bytes(b"")
-    result = CliRunner().invoke(cli.app, ["pretrain", *MODEL, "--set", "pretrain.epochs=1"])
+    result = CliRunner().invoke(cli.app, ["pretrain", *MODEL, "--quiet", "--set", "pretrain.epochs=1"])
     assert result.exit_code == 0, result.output
     assert result.stderr == "mtl: 1 face or video could not be read and did not count:\n  v0/00003.png: empty file\n"
 

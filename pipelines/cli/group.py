@@ -1,0 +1,72 @@
+"""What all commands have in common: `--quiet`, `~` in paths, the last line of progress; and `mtl --version`."""
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from pipelines.terminal import flush_progress, say, set_quiet
+
+
+class MtlGroup(TyperGroup):
+    """A group whose commands all take `--quiet`, and expand `~` in the paths they are given."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        for command in self.commands.values():
+            if not isinstance(command, TyperGroup):
+                command.params.append(_quiet_option())
+                command.callback = _at_home(command.callback)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        finally:
+            flush_progress()
+
+
+def print_version(wanted: bool) -> None:
+    """Prints versions and ends the command; torch is not loaded for it."""
+    if wanted:
+        say(f"mtl-affect {_version('mtl-affect')}, Python {platform.python_version()}, torch {_version('torch')}")
+        raise typer.Exit
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _quiet_option() -> Any:
+    """The option as Typer itself makes it, whichever release that is."""
+    help_text = "No progress on standard error; results, warnings and errors stay."
+    made = typer.Typer(add_completion=False)
+
+    @made.command()
+    def _(quiet: Annotated[bool, typer.Option("--quiet", "-q", callback=set_quiet, help=help_text)] = False) -> None:
+        pass
+
+    (option,) = [param for param in typer.main.get_command(made).params if param.name == "quiet"]
+    option.expose_value = False
+    return option
+
+
+def _at_home(callback: Any) -> Any:
+    """`callback` with `~` at the start of every path expanded, as shells do it in some places only."""
+
+    def called(**values: Any) -> Any:
+        return callback(**{name: _expanded(value) for name, value in values.items()})
+
+    return called
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_expanded(each) for each in value]
+    return Path(os.path.expanduser(value)) if isinstance(value, Path) else value
