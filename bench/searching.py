@@ -23,6 +23,7 @@ from bench.training import DATA, plain_windows, timed
 from pipelines.config import read_config
 from pipelines.search.command import run_search
 from pipelines.search.plan import read_strategies
+from pipelines.training.budget import batch_windows
 from pipelines.training.dataset import load_dataset
 from pipelines.training.fit import Halving, _Training
 from pipelines.training.stack import Stack
@@ -34,7 +35,8 @@ MADE = ROOT / "tests/fixtures/made"
 NUM_TRIALS, NUM_RIVALS, NUM_OPTUNA = 200, 4, 6
 STEPS_GRID = """
 [set]
-epochs = 3
+steps = 60
+eval_steps = 20
 stride = 32
 [product]
 temporal = ["none", "gru", "tcn", "transformer"]
@@ -43,7 +45,8 @@ seed = [0, 1, 2]
 """
 TRIALS_GRID = """
 [set]
-epochs = 3
+steps = 60
+eval_steps = 20
 width = 32
 depth = 1
 stride = 64
@@ -70,16 +73,16 @@ def against_steps(device: torch.device) -> list[Row]:
     """S3: a search of 24 trials against its steps: forward, backward and optimiser, without the data's part."""
     grid = _grid("steps", STEPS_GRID)
     study = _fresh("steps")
-    with timed(*DATA, *BESIDES, (Stack, "run_epoch"), device=device) as spent:
+    with timed(*DATA, *BESIDES, (Stack, "run_until"), device=device) as spent:
         begin = time.perf_counter()
         _search_here(grid, study, device)
         wall = time.perf_counter() - begin
-    steps = spent["run_epoch"]
+    steps = spent["run_until"]
     shares = {name.strip("_"): spent[name] / wall for _, name in BESIDES}
     shares["data"] = sum(spent[name] for _, name in DATA) / wall  # those of predicting too
     shares["other"] = 1 - steps / wall - sum(shares.values())
     parts = ", ".join(f"{name} {share:.1%}" for name, share in sorted(shares.items(), key=lambda item: -item[1]))
-    note = f"24 trials of 3 epochs in {wall:.0f} s, Python being started; of the whole: {parts}"
+    note = f"24 trials of 60 steps in {wall:.0f} s, Python being started; of the whole: {parts}"
     target, what = Target(1.05, at_most=True), "search ÷ sum of its steps"
     return [Row(id="S3", what=what, values=[wall / steps], target=target, device=device.type, note=note)]
 
@@ -106,7 +109,9 @@ def against_processes(device: torch.device) -> list[Row]:
     dataset = load_dataset(config, [(name, "base") for name in config.backbones], device)
     train = strategies[0].train
     parts = [plain_windows(dataset, strategies[0], part) for part in ("train", "val")]
-    options = {"epochs": train.epochs, "batch": train.batch_windows, "width": strategies[0].head.width}
+    batch = batch_windows(train, dataset.frames)
+    epochs = max(1, round(train.steps * batch / len(parts[0])))
+    options = {"epochs": epochs, "batch": batch, "width": strategies[0].head.width}
     begin = time.perf_counter()
     optuna_search(*parts, num_trials=NUM_OPTUNA, journal=_fresh("optuna"), device=device, **options)
     one = (time.perf_counter() - begin) / NUM_OPTUNA
@@ -165,11 +170,11 @@ def halving(device: torch.device) -> list[Row]:
     """S8: successive halving of 9 learning rates against training them all to their end."""
     config = read_config(MADE / "mtl.toml")
     dataset = load_dataset(config, [(name, "base") for name in config.backbones], device)
-    values = {"temporal": "gru", "width": 32, "depth": 1, "epochs": 18, "patience": 99, "stride": 64}
+    values = {"temporal": "gru", "width": 32, "depth": 1, "steps": 180, "eval_steps": 10, "patience": 999, "stride": 64}
     rates = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     orders = [Order(strategy=strategy_of(config).replace({**values, "lr": lr}, "bench")) for lr in rates]
     counts, best, seconds = [], [], []
-    for each in (None, Halving(factor=3, first=2)):
+    for each in (None, Halving(factor=3, first=20)):
         begin = time.perf_counter()
         done = [one for one in train_strategies(config, dataset, orders, each) if isinstance(one, Trained)]
         seconds.append(time.perf_counter() - begin)
@@ -177,7 +182,7 @@ def halving(device: torch.device) -> list[Row]:
         best.append(max(done, key=lambda one: one.metrics["select"]["P"]))
     same = best[0].strategy == best[1].strategy
     note = (
-        f"9 rates of a GRU, 18 epochs; epochs of heads counted, all equal in work; the winner is "
+        f"9 rates of a GRU, 180 steps; evaluations of heads counted, all equal in work; the winner is "
         f"{'the same' if same else 'ANOTHER'}; wall {seconds[1]:.0f} s against {seconds[0]:.0f} s"
     )
     target = Target(0.35, at_most=True)

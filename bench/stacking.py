@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench.made_streams import made_dataset, num_frames
 from bench.measure import Row, Target, cpus, interleave, ratios, walls
-from bench.training import WIDTHS, data_of, eager, epochs, is_cpu, make_stack, own_orders
+from bench.training import WIDTHS, data_of, eager, is_cpu, make_stack, one_pass, own_orders, passes
 from heads.model import single_state
 from heads.temporal import TEMPORALS
 from pipelines.training.stack import Stack
@@ -31,11 +31,11 @@ def stacked(device: torch.device) -> list[Row]:
     gains: dict[tuple[str, str], list[Row]] = {}
     for temporal in TEMPORALS:
         alone = eager(make_stack(config, dataset, own_orders(config, 1, {"temporal": temporal})))
-        actions = {"alone": functools.partial(epochs, alone, 3)}  # too soon over to be timed by a single step
+        actions = {"alone": functools.partial(passes, alone, 3)}  # too soon over to be timed by a single step
         for precision in ("float32", "bfloat16"):
             values = {"temporal": temporal, "precision": precision}
             stack = make_stack(config, dataset, own_orders(config, size, values))
-            actions[precision] = functools.partial(stack.run_epoch, 1)
+            actions[precision] = functools.partial(one_pass, stack)
         costs = interleave(actions)
         for precision, (name, clock) in itertools.product(("float32", "bfloat16"), clocks.items()):
             row = Row(
@@ -64,7 +64,7 @@ def in_a_graph(device: torch.device) -> list[Row]:
             make_stack(config, dataset, own_orders(config, size, {"temporal": temporal}))
             for size in (1, STACKS["cuda"])
         )
-        costs = interleave({"alone": functools.partial(epochs, alone, 3), "stack": functools.partial(epochs, stack, 3)})
+        costs = interleave({"alone": functools.partial(passes, alone, 3), "stack": functools.partial(passes, stack, 3)})
         values = ratios(walls(costs["stack"]), walls(costs["alone"]))
         what, note = "64 stacked heads ÷ one head in a CUDA graph", f"{temporal}, 4 orders of data"
         rows.append(
@@ -83,7 +83,7 @@ def in_a_graph(device: torch.device) -> list[Row]:
 def as_alone(device: torch.device) -> list[Row]:
     """S6: parameters and outputs of heads in a stack of 8 against the same heads alone, after 50 steps."""
     config, dataset = made_dataset(num_frames(10, 8, 32, 16), dict.fromkeys(WIDTHS, 96), device)
-    small = {"batch_windows": 8, "window": 32, "stride": 16, "width": 64, "epochs": NUM_STEPS // 10}
+    small = {"batch_windows": 8, "window": 32, "stride": 16, "width": 64, "steps": NUM_STEPS}
     target, rows = Target(1e-5, at_most=True), []
     for temporal in TEMPORALS:
         strategies = own_orders(config, 8, small | {"temporal": temporal})
@@ -128,8 +128,7 @@ def _least_and_mean(rows: Sequence[Row], name: str, target: Target) -> list[Row]
 
 
 def _run(stack: Stack) -> Stack:
-    for epoch in range(1, stack.feeds[0].config.epochs + 1):
-        stack.run_epoch(epoch)
+    stack.run_until(stack.feeds[0].config.steps)
     return stack
 
 

@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,14 +20,15 @@ from bench.measure import ROUNDS, Row, Target, cpus, interleave, ratios, walls
 from bench.rivals import PlainHead, WindowDataset, live_backbone, plain_epoch, plain_loader, usual_model
 from pipelines.config import Config
 from pipelines.training.dataset import Dataset, Reader
-from pipelines.training.feed import Feed, make_feed
+from pipelines.training.feed import WindowSampler, make_feed
 from pipelines.training.methods import Setup, Spec, build_model, make_loss
 from pipelines.training.stack import Stack
 from pipelines.training.step import Step
 from pipelines.training.strategy import Strategy, strategy_of, streams_of
 
+BATCH = 32
 WIDTHS = {"one": 768, "two": 768, "three": 768}
-DATA = ((Feed, "batches"), (Stack, "_rows"), (Reader, "__call__"), (Step, "targets"))
+DATA = ((WindowSampler, "batch"), (Stack, "_rows"), (Reader, "__call__"), (Step, "targets"))
 LIVE = (("B3", "efficientnet_b0", 112, 1280, 192), ("B3v", "vit_base_patch16_224", 224, 768, 16))
 
 
@@ -37,12 +39,12 @@ def waiting(device: torch.device) -> list[Row]:
     target, rows = Target(0.03 if device.type == "cpu" else 0.02, at_most=True), []
     for name, temporal, num_heads in cases:
         stack = eager(make_stack(config, dataset, own_orders(config, num_heads, {"temporal": temporal})))
-        stack.run_epoch(1)
+        one_pass(stack)
         shares = []
         for _ in range(ROUNDS):
-            with timed(*DATA, (Stack, "run_epoch"), device=device) as spent:
-                stack.run_epoch(1)
-            shares.append(1 - spent["run_epoch"] / sum(spent.values()))
+            with timed(*DATA, (Stack, "run_until"), device=device) as spent:
+                one_pass(stack)
+            shares.append(1 - spent["run_until"] / sum(spent.values()))
         what = "waiting for data ÷ training step"
         note = f"{temporal}, {heads_words(num_heads)}"
         rows.append(Row(id=name, what=what, values=shares, target=target, device=device.type, note=note))
@@ -59,7 +61,7 @@ def against_plain(device: torch.device) -> list[Row]:
         model = PlainHead(list(WIDTHS.values()), temporal).to(device)
         optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
         loaders = {workers: plain_loader(windows, config.train.batch_windows, workers) for workers in (0, 2)}
-        ours = functools.partial(stack.run_epoch, 1)
+        ours = functools.partial(one_pass, stack)
         plain = {str(w): functools.partial(plain_epoch, model, optimiser, each, device) for w, each in loaders.items()}
         costs = interleave({**plain, "ours": ours})
         fastest = min(plain, key=lambda workers: statistics.median(walls(costs[workers])))
@@ -85,7 +87,7 @@ def against_live(device: torch.device) -> list[Row]:
         costs = interleave(
             {
                 "live": functools.partial(live_backbone, model, transform, FACES, paths, device),
-                "cached": functools.partial(stack.run_epoch, 1),
+                "cached": functools.partial(one_pass, stack),
             }
         )
         cached = walls(costs["cached"])
@@ -110,10 +112,9 @@ def make_stack(config: Config, dataset: Dataset, strategies: Sequence[Strategy])
         for strategy in strategies
     ]
     first = setups[0]
-    widths = dataset.resident.widths(first.used, "base")
-    tasks = first.strategy.head.tasks
-    spec = Spec(name="joint", kind="head", tasks=tasks, parts={"joint": widths})
-    reader = dataset.reader(spec.streams, first.used, "base")
+    head = first.strategy.head
+    tasks, reader = head.tasks, dataset.reader(first.used, first.used, head, ["base"])
+    spec = Spec(name="joint", kind="head", tasks=tasks, parts={"joint": reader.widths})
     feeds = [make_feed(dataset, reader, setup.split.train, tasks, setup.strategy.train) for setup in setups]
     plans = [dataset.plan(setup.split.select, setup.strategy.train, setup.used) for setup in setups]
     device = dataset.resident.device
@@ -185,16 +186,22 @@ def plain_windows(dataset: Dataset, strategy: Strategy, part: str = "train") -> 
 
 
 def data_of(device: torch.device, num_steps: int, widths: Sequence[int] = ()) -> tuple[Config, Dataset]:
-    """Data of `num_steps` batches an epoch."""
-    train = Config().train
-    count = num_frames(num_steps, train.batch_windows, train.window, train.stride)
+    """Data of `num_steps` batches per pass, and a configuration that is evaluated after each."""
+    train = replace(Config().train, batch_windows=BATCH, eval_steps=num_steps)
+    count = num_frames(num_steps, BATCH, train.window, train.stride)
     named = {f"stream{index}": width for index, width in enumerate(widths)} or WIDTHS
-    return made_dataset(count, named, device)
+    config, dataset = made_dataset(count, named, device)
+    return replace(config, train=train), dataset
 
 
-def epochs(stack: Stack, count: int) -> None:
+def one_pass(stack: Stack) -> None:
+    """Trains for as many steps as lie between two evaluations."""
+    stack.run_until(stack.num_steps + stack.feeds[0].config.eval_steps)
+
+
+def passes(stack: Stack, count: int) -> None:
     for _ in range(count):
-        stack.run_epoch(1)
+        one_pass(stack)
 
 
 def heads_words(num_heads: int) -> str:

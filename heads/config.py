@@ -14,6 +14,8 @@ from heads.ranges import range_problem
 Task = Literal["va", "expr", "au"]
 Fusion = Literal["concat", "sum", "gated", "attention"]  # the keys of heads.fusion.FUSIONS
 Temporal = Literal["none", "gru", "lstm", "tcn", "transformer"]  # the keys of heads.temporal.TEMPORALS
+# Blocks of each encoder where `depth` is 0. A TCN of 5 with kernel 3 sees 31 steps to either side.
+DEPTHS: dict[Temporal, int] = {"none": 2, "gru": 2, "lstm": 2, "tcn": 5, "transformer": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,18 +23,29 @@ class HeadConfig:
     """The shape of a head: fusion, then a temporal encoder, then one output a task.
 
     `streams` is "all" (every backbone), "own" (the backbones made for the head's tasks) or a list of names.
-    `kernel` concerns the TCN only; `num_heads` the attention fusion and the transformer.
+    `inputs` "deviation" replaces each embedding by its difference from the mean over its video, "both" puts the two
+    side by side; no label is used for that mean, but all frames of the video are, or with `mean_frames` above 0 those
+    of the so many real frames up to the step, as a live camera would have them.
+    `depth` 0 is the encoder's own number of blocks (`DEPTHS`). `kernel` concerns the TCN only; `num_heads` the
+    attention fusion and the transformer.
     """
 
     tasks: tuple[Task, ...] = ("va", "expr", "au")
     streams: Literal["all", "own"] | tuple[Annotated[str, MinLen(1)], ...] = "all"
     fusion: Fusion = "attention"
     temporal: Temporal = "tcn"
+    inputs: Literal["embedding", "deviation", "both"] = "embedding"
+    mean_frames: Annotated[int, Interval(ge=0, le=10**9)] = 0
     width: Annotated[int, Interval(ge=1, le=8192)] = 128
-    depth: Annotated[int, Interval(ge=1, le=64)] = 2
+    depth: Annotated[int, Interval(ge=0, le=64)] = 0
     num_heads: Annotated[int, Interval(ge=1, le=256)] = 4
-    kernel: Annotated[int, Interval(ge=1, le=1023)] = 5
-    dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.2
+    kernel: Annotated[int, Interval(ge=1, le=1023)] = 3
+    dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.3
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the temporal encoder."""
+        return self.depth or DEPTHS[self.temporal]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

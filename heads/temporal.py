@@ -200,24 +200,30 @@ def _reorder(x: Tensor, order: Tensor) -> Tensor:
 
 def none(config: HeadConfig, noise: Noise) -> TemporalEncoder:
     """Frame-wise: knows neither neighbours nor time."""
-    return TemporalEncoder((StepBlock(config, noise) for _ in range(config.depth)), config, noise, knows_time=False)
+    return TemporalEncoder(
+        (StepBlock(config, noise) for _ in range(config.num_blocks)), config, noise, knows_time=False
+    )
 
 
 def gru(config: HeadConfig, noise: Noise) -> TemporalEncoder:
-    return TemporalEncoder((RecurrentBlock(gru_states, 3, config, noise) for _ in range(config.depth)), config, noise)
+    return TemporalEncoder(
+        (RecurrentBlock(gru_states, 3, config, noise) for _ in range(config.num_blocks)), config, noise
+    )
 
 
 def lstm(config: HeadConfig, noise: Noise) -> TemporalEncoder:
-    return TemporalEncoder((RecurrentBlock(lstm_states, 4, config, noise) for _ in range(config.depth)), config, noise)
+    return TemporalEncoder(
+        (RecurrentBlock(lstm_states, 4, config, noise) for _ in range(config.num_blocks)), config, noise
+    )
 
 
 def tcn(config: HeadConfig, noise: Noise) -> TemporalEncoder:
-    blocks = (ConvolutionBlock(2**layer, config, noise) for layer in range(config.depth))
+    blocks = (ConvolutionBlock(2**layer, config, noise) for layer in range(config.num_blocks))
     return TemporalEncoder(blocks, config, noise)
 
 
 def transformer(config: HeadConfig, noise: Noise) -> TemporalEncoder:
-    blocks = (block(config, noise) for _ in range(config.depth) for block in (AttentionBlock, StepBlock))
+    blocks = (block(config, noise) for _ in range(config.num_blocks) for block in (AttentionBlock, StepBlock))
     return TemporalEncoder(blocks, config, noise)
 
 

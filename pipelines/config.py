@@ -86,8 +86,12 @@ class SplitConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """How a head is trained. `window` and `stride` count steps; `max_gap` counts real frames: a window never spans a
-    longer gap. `frozen_epochs` concerns the method "progressive": epochs of its joint part with the trunks frozen.
+    """How a head is trained: `steps` optimiser steps, scored every `eval_steps`, until `patience` steps brought nothing
+    better. None of these depends on how many windows a data set has; a step sees `batch_windows` windows, where 0 is
+    4 to 32 by the size of the data (`pipelines.training.budget`).
+
+    `window` and `stride` count steps of time; `max_gap` counts real frames: a window never spans a longer gap.
+    `frozen_steps` concerns the method "progressive": steps of its joint part with the trunks frozen.
     `fold` -1 means the splits of the frames table; 1002 is fold 2 with the second of its inner parts to choose on.
     `augment` names further views (`mtl extract --views`) from which training draws windows beside `view`; predictions
     and scores are always of `view`. `precision` is that of the products of a training step; weights, losses and
@@ -97,13 +101,14 @@ class TrainConfig:
     window: Annotated[int, Interval(ge=1, le=10**6)] = 64
     stride: Annotated[int, Interval(ge=1, le=10**6)] = 32
     max_gap: Annotated[int, Interval(ge=1, le=10**9)] = 300
-    batch_windows: Batch = 32
-    epochs: Epochs = 20
-    patience: Patience = 5
-    frozen_epochs: Annotated[int, Interval(ge=0, le=10**6)] = 3
+    batch_windows: Annotated[int, Interval(ge=0, le=10**6)] = 0
+    steps: Annotated[int, Interval(ge=1, le=10**9)] = 800
+    eval_steps: Annotated[int, Interval(ge=1, le=10**9)] = 40
+    patience: Annotated[int, Interval(ge=1, le=10**9)] = 400
+    frozen_steps: Annotated[int, Interval(ge=0, le=10**9)] = 120
     lr: Rate = 1e-3
     weight_decay: Decay = 1e-2
-    warmup_epochs: Warmup = 1.0
+    warmup_steps: Annotated[int, Interval(ge=0, le=10**9)] = 40
     schedule: Literal["cosine", "constant"] = "cosine"
     grad_clip: Clip = 1.0
     view: Name = "base"

@@ -19,7 +19,7 @@ frames = "frames.parquet"        # written by `mtl prepare`
 path = "cache.zarr"              # written by `mtl extract`
 
 [split]
-select = "val"                   # where epochs and strategies are chosen
+select = "val"                   # where weights and strategies are chosen
 report = "auto"                  # scored once: test where it has labels, else half the videos of val
 
 # A backbone is any timm model. `mtl finetune --task expr --model NAME` adds its section itself.
@@ -38,7 +38,7 @@ temporal = "tcn"                 # none, gru, lstm, tcn, transformer
 method = "joint"                 # separate, joint, progressive
 window = 64                      # steps
 stride = 32
-epochs = 20
+steps  = 800                     # optimiser steps
 seed   = 0
 """
 

@@ -18,7 +18,9 @@ FIELD_WORDS = {
     "window": "window (steps)",
     "stride": "stride (steps)",
     "max_gap": "longest gap (frames)",
-    "batch_windows": "windows a batch",
+    "batch_windows": "windows per step",
+    "mean_frames": "mean over (frames)",
+    "frozen_steps": "steps with frozen trunks",
     "lr": "learning rate",
     "focal_gamma": "focal γ",
     "asymmetric_gamma_positive": "asymmetric γ, positives",
@@ -41,12 +43,18 @@ VALUE_WORDS = {
 CONCERNS: dict[str, tuple[tuple[str, tuple[Any, ...]], ...]] = {
     "num_heads": (("temporal", ("transformer",)), ("fusion", ("attention",))),
     "kernel": (("temporal", ("tcn",)),),
-    "depth": (("temporal", ("gru", "lstm", "tcn", "transformer")),),
-    "frozen_epochs": (("method", ("progressive",)),),
+    "mean_frames": (("inputs", ("deviation", "both")),),
+    "frozen_steps": (("method", ("progressive",)),),
     "focal_gamma": (("expr_loss", ("focal",)),),
     "asymmetric_gamma_positive": (("au_loss", ("asymmetric",)),),
     "asymmetric_gamma_negative": (("au_loss", ("asymmetric",)),),
     "asymmetric_clip": (("au_loss", ("asymmetric",)),),
+}
+# Values that stand for another one.
+AUTOMATIC: dict[tuple[str, Any], str] = {
+    ("depth", 0): "its own",
+    ("batch_windows", 0): "by size",
+    ("mean_frames", 0): "whole video",
 }
 OTHER_HALF = "the other half of "
 TASK_WORDS = {"va": "VA", "expr": "EXPR", "au": "AU"}
@@ -69,6 +77,8 @@ def value_words(field: str, value: Any) -> str:
     """A strategy field's value for readers."""
     if field == "tasks":
         return task_words(value)
+    if (field, value) in AUTOMATIC:
+        return AUTOMATIC[field, value]
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
@@ -104,7 +114,7 @@ def split_words(split: Mapping[str, Any]) -> str:
     """Who trained, who chose, who was scored, in one sentence a part."""
     parts = {name: f"{split[name]['of']} ({_size(split[name])})" for name in ("train", "select", "report")}
     return (
-        f"Heads were trained on {parts['train']}. Epochs and strategies were chosen on {parts['select']}. "
+        f"Heads were trained on {parts['train']}. Weights and strategies were chosen on {parts['select']}. "
         f"The held-out score is from {parts['report']}, which chose nothing." + halved_words(split)
     )
 

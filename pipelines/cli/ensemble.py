@@ -22,7 +22,7 @@ def ensemble(
     set_: SetOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Combine finished runs: members and weights per task, chosen greedily on the rows that chose the runs' epochs.
+    """Combine finished runs: members and weights per task, chosen greedily on the rows that chose the runs' weights.
 
     Nothing is trained. The choice is measured out of fold, beside the best single run and the mean of the best five;
     then the held-out rows are scored once. Written to ensembles/NAME in the study (or beside the folder of the runs):

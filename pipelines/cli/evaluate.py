@@ -53,6 +53,8 @@ def evaluate(
         print_metrics(scored, as_json=False, title=title)
     if metrics["unscored"]:
         say(f"no labelled frame in {split} for: {', '.join(metrics['unscored'])}")
+    for line in metrics["warnings"]:
+        say(f"warning: {line}")
     if metrics["num_seen"]:
-        chose = "chose its epoch and its post-processing" if post else "chose its epoch"
+        chose = "chose its weights and its post-processing" if post else "chose its weights"
         say(f"no held-out score: {metrics['num_seen']:,} of these frames trained the run or {chose}")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pipelines.backbones.finetuning.order import Order
     from pipelines.backbones.finetuning.result import Finetuned
     from pipelines.config import Config
-    from pipelines.training.epochs import Epoch
+    from pipelines.training.evaluations import Epoch
 
 NUM_LISTED = 10
 

@@ -35,7 +35,7 @@ def search(
 
         mtl search --grid grids/joint.toml
 
-        mtl search --grid grids/temporal.toml --study studies/windows --set train.epochs=40
+        mtl search --grid grids/temporal.toml --study studies/windows --set train.steps=2000
     """
     from pipelines.config import read_config
     from pipelines.search.command import run_search

@@ -31,8 +31,8 @@ def train_head(
 ) -> None:
     """Train one head on cached embeddings, and write a run folder.
 
-    What is not given comes from mtl.toml. The best epoch is chosen on one set of rows and scored once on another; both
-    scores are shown. The same strategy on the same data is not trained twice.
+    What is not given comes from mtl.toml. The best weights are chosen on one set of rows and scored once on another;
+    both scores are shown. The same strategy on the same data is not trained twice.
 
     Examples:
 

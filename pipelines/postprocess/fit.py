@@ -22,6 +22,7 @@ from pipelines.postprocess.parts import (
     difference,
     fold_sums,
     folds_of,
+    gain_error,
     replaced,
     row_sums,
     score_part,
@@ -119,7 +120,7 @@ def fit(select: Part, report: Part, grid: Sequence[Smoothing] = GRID) -> Fitted:
     for task in select.tasks:
         material = _material(task, cut, grid)
         tried = [_try(material, components, cut, report) for components in OPTIONS[task]]
-        best = _best([step for step, _ in tried])
+        best = _best(tried, cut)
         steps += [dataclasses.replace(step, kept=place == best) for place, (step, _) in enumerate(tried)]
         parameters = _with(parameters, tried[best][0])
         outside = replaced(outside, task, tried[best][1])
@@ -217,10 +218,19 @@ def _score(task: str, said: np.ndarray, part: Part) -> float:
     return float(task_score(task, row_sums(task, said, part.labels).sum(axis=0)))
 
 
-def _best(steps: Sequence[Step]) -> int:
-    """The step of the highest score out of fold; the one with the fewest components where more gain nothing."""
-    values = [-1.0 if step.out_of_fold is None else step.out_of_fold for step in steps]
-    return int(np.argmax(values))
+def _best(tried: Sequence[tuple[Step, np.ndarray]], cut: _Cut) -> int:
+    """The place of the highest score out of fold among those whose gain over none is more than its standard error.
+
+    The first of `tried` is that of no components; the error is that of the gain over resampled subjects or videos.
+    """
+    (first, plain), *others = tried
+    best, highest = 0, first.out_of_fold
+    for place, (step, outside) in enumerate(others, start=1):
+        if highest is None or first.out_of_fold is None or step.out_of_fold is None or step.out_of_fold <= highest:
+            continue
+        if step.out_of_fold - first.out_of_fold > gain_error(step.task, plain, outside, cut.part):
+            best, highest = place, step.out_of_fold
+    return best
 
 
 def _with(parameters: Parameters, step: Step) -> Parameters:

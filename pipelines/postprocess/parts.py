@@ -19,6 +19,7 @@ from pipelines.splits import assign_groups, groups_of
 
 NUM_FOLDS = 5
 FOLD_SEED = 0
+NUM_DRAWN = 1000
 NOTHING = {"va": np.zeros((2, 6)), "expr": np.zeros((8, 3)), "au": np.zeros((12, 3))}
 
 
@@ -86,6 +87,19 @@ def difference(before: Decisions, after: Decisions, part: Part) -> Interval | No
     low, high = np.quantile(before_after[1] - before_after[0], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     sample = Groups({}, dict(zip(first.groups, first.num_videos, strict=True))).sample
     return Interval(float(low), float(high), sample)
+
+
+def gain_error(task: str, before: np.ndarray, after: np.ndarray, part: Part) -> float:
+    """Standard error of the gain in the task's score from the decisions `before` to `after` on the rows of `part`:
+    its deviation over 1,000 drawings of as many of the subjects or videos."""
+    names, group = np.unique(groups_of(part.frames), return_inverse=True)
+    count = len(names)
+    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=NUM_DRAWN).astype(float)
+    first, second = (
+        task_score(task, np.tensordot(drawn, fold_sums(row_sums(task, said, part.labels), group, count), axes=1))
+        for said in (before, after)
+    )
+    return float(np.std(second - first))
 
 
 def task_score(task: str, sums: np.ndarray) -> np.ndarray:

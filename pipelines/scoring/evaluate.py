@@ -14,6 +14,7 @@ from pipelines.postprocess.files import read_parameters
 from pipelines.postprocess.parts import score_part
 from pipelines.scoring.metrics import MAIN_SCORE
 from pipelines.splits import Split
+from pipelines.training.budget import context_of, context_warnings
 from pipelines.training.dataset import Dataset, load_dataset
 from pipelines.training.predict import Predictions, score_predictions
 from pipelines.training.run import Run, load_run, predict_run, read_manifest
@@ -26,10 +27,11 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """The metrics of the run at `folder` on `split`, over the frames and streams of `config`.
 
-    `split` is train, val or test of the frames table, or select or report: the rows that chose the run's epoch, and
+    `split` is train, val or test of the frames table, or select or report: the rows that chose the run's weights, and
     those scored at its end. Beside the flat keys: "run", "split", "unscored" (tasks without a label there: null) and
-    "num_seen", how many of the labelled rows trained the run or chose its epoch (None where the frames are others).
-    With `post` also "post", the metrics of the same predictions with the run's stored post-processing applied.
+    "num_seen", how many of the labelled rows trained the run or chose its weights (None where the frames are others).
+    "warnings" are lines on rows without an embedding or without context. With `post` also "post", the metrics of the
+    same predictions with the run's stored post-processing applied.
 
     Raises:
         ValueError: no such run, streams that do not fit, no label of any of its tasks in `split`, or with `post` no
@@ -43,7 +45,9 @@ def evaluate_run(
     metrics = score_predictions(predictions, dataset, run.tasks)
     if len(metrics["unscored"]) == len(run.tasks):
         raise ValueError(f"no frame of split {split} has a label for {', '.join(run.tasks)}; choose another --split")
-    found = {"run": str(folder), "split": split, **metrics, "num_seen": num_seen(run, dataset, rows)}
+    warnings = context_warnings(context_of(dataset, rows, run.strategy, run.streams), run.strategy, f"split {split}")
+    seen = num_seen(run, dataset, rows)
+    found = {"run": str(folder), "split": split, **metrics, "num_seen": seen, "warnings": warnings}
     return found if parameters is None else found | {"post": score_processed(parameters, predictions, dataset, metrics)}
 
 
@@ -87,7 +91,7 @@ def rows_of(run: Run, dataset: Dataset, split: str) -> np.ndarray:
 
 
 def num_seen(run: Run, dataset: Dataset, rows: np.ndarray) -> int | None:
-    """How many labelled rows among `rows` trained the run or chose its epoch; None where the frames are others."""
+    """How many labelled rows among `rows` trained the run or chose its weights; None where the frames are others."""
     if not same_rows(run, dataset):
         return None
     split = split_of(run, dataset)

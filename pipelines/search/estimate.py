@@ -14,7 +14,7 @@ from pipelines.training.strategy import Strategy
 
 NUM_MEASURED = 4
 BUDGET_S = 30.0
-LONG_EPOCHS = 3
+SHORT, LONG = 1, 3  # evaluations
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,9 @@ def from_results(results: Sequence[Result], left: Sequence[Trial]) -> Estimate:
 def measure(
     left: Sequence[Trial], trainer: Trainer, grouping: Grouping = one_by_one, budget_s: float = BUDGET_S
 ) -> Estimate:
-    """Trains stacks with the most frequent temporal encoders for 1 and 3 epochs: fixed cost and cost of an epoch.
+    """Trains stacks with the most frequent temporal encoders for one and three evaluations: fixed cost, cost of a step.
 
-    Nothing is kept of these trainings. The estimate is for all epochs: early stopping makes it shorter.
+    Nothing is kept of these trainings. The estimate is for all steps: early stopping makes it shorter.
     """
     began = time.perf_counter()
     counts = Counter(trial.strategy.head.temporal for trial in left)
@@ -51,32 +51,36 @@ def measure(
         for name, _ in counts.most_common(NUM_MEASURED):
             chosen = min((stack for stack in stacks if stack[0].head.temporal == name), key=lambda one: work(one[0]))
             if not rates:  # the first training also pays for what is made once: warm up
-                _seconds(chosen[:1], 1, trainer, Path(folder) / "warm")
-            short = _seconds(chosen, 1, trainer, Path(folder) / f"{name}-1")
+                _seconds(chosen[:1], SHORT, trainer, Path(folder) / "warm")
+            short = _seconds(chosen, SHORT, trainer, Path(folder) / f"{name}-1")
             if time.perf_counter() - began > budget_s:
-                rates[name] = (0.0, short / work(chosen[0], 1))
+                rates[name] = (0.0, short / work(chosen[0], SHORT))
                 break
-            long = _seconds(chosen, LONG_EPOCHS, trainer, Path(folder) / f"{name}-{LONG_EPOCHS}")
-            slope = max(long - short, 0.0) / (work(chosen[0], LONG_EPOCHS) - work(chosen[0], 1))
-            rates[name] = (max(short - slope * work(chosen[0], 1), 0.0), slope)
+            long = _seconds(chosen, LONG, trainer, Path(folder) / f"{name}-{LONG}")
+            slope = max(long - short, 0.0) / (work(chosen[0], LONG) - work(chosen[0], SHORT))
+            rates[name] = (max(short - slope * work(chosen[0], SHORT), 0.0), slope)
     seconds = _total((trial.strategy for trial in left), rates)
-    how = f"from timed trainings of 1 and {LONG_EPOCHS} epochs ({', '.join(rates)}); early stopping makes it shorter"
-    return Estimate(seconds, how)
+    timed = f"from timed trainings of {SHORT} and {LONG} evaluations ({', '.join(rates)})"
+    return Estimate(seconds, f"{timed}; early stopping makes it shorter")
 
 
-def work(strategy: Strategy, epochs: int | None = None) -> int:
-    """Epochs of all its models: a model a task for the method separate, and once more together for progressive."""
+def work(strategy: Strategy, evaluations: int | None = None) -> int:
+    """Steps of all its models, up to so many evaluations.
+
+    That is a model per task for the method separate, and once more together for progressive.
+    """
     tasks = len(strategy.head.tasks)
     models = {"joint": 1, "separate": tasks, "progressive": tasks + 1}[strategy.train.method]
-    return models * (strategy.train.epochs if epochs is None else epochs)
+    return models * (strategy.train.steps if evaluations is None else evaluations * strategy.train.eval_steps)
 
 
-def _seconds(stack: Sequence[Strategy], epochs: int, trainer: Trainer, folder: Path) -> float:
+def _seconds(stack: Sequence[Strategy], evaluations: int, trainer: Trainer, folder: Path) -> float:
     """Seconds a trial of the stack."""
     begin = time.perf_counter()
     short = []
     for index, strategy in enumerate(stack):
-        train = dataclasses.replace(strategy.train, epochs=epochs, patience=epochs + 1)
+        steps = evaluations * strategy.train.eval_steps
+        train = dataclasses.replace(strategy.train, steps=steps, patience=steps + 1)
         short.append((dataclasses.replace(strategy, train=train), folder / str(index)))
     for error in trainer(short, lambda count: None):
         if error is not None:

@@ -41,7 +41,7 @@ class StudyConfig:
     """Section [study]. An empty `name` is the grid file's; `time_limit_s` 0 sets no limit to one `mtl search`.
 
     `sampler` "random" or "tpe" (Bergstra et al., NeurIPS 2011, by Optuna) tries `trials` of the grid's trials instead
-    of all of them. `halving` above 1 ends, after `halving_first` epochs and then at every `halving` times as many, the
+    of all of them. `halving` above 1 ends, after `halving_first` steps and then at every `halving` times as many, the
     training of all strategies of a stack but the best 1 in `halving`. `storage` is a database for Optuna's record
     (`postgresql://USER@HOST/NAME`), instead of the journal in the study's folder.
     """
@@ -54,7 +54,7 @@ class StudyConfig:
     trials: Annotated[int, Interval(ge=0, le=10**7)] = 0
     sampler_seed: Seed = 0
     halving: Annotated[int, Interval(ge=0, le=1000)] = 0
-    halving_first: Annotated[int, Interval(ge=1, le=10**6)] = 2
+    halving_first: Annotated[int, Interval(ge=1, le=10**9)] = 80
     storage: str = ""
 
 

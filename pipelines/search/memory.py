@@ -13,13 +13,14 @@ from heads.config import Task
 from heads.model import build_head, build_progressive
 from pipelines.config import Config
 from pipelines.search.study import Trial
+from pipelines.training.inputs import input_width
 from pipelines.training.stacks import FREE_HEAD, FREE_LOSS, FREE_TRAIN, head_bytes, stack_key
 from pipelines.training.strategy import Strategy, streams_of
 from pipelines.words import strategy_words
 
 HOW = "weights counted, the rest estimated from the shapes, not measured"
 FLOAT32_BYTES = 4
-KEPT_TRAINING = 5  # a weight in training, its gradient, AdamW's two moments, and the best epoch's copy
+KEPT_TRAINING = 5  # a weight in training, its gradient, AdamW's two moments, and the best evaluation's copy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +75,10 @@ def weights_bytes(strategy: Strategy, config: Config, widths: dict[str, int]) ->
     Separate models are trained one after the other: the largest so, the others as weights alone. The joint part of a
     progressive strategy holds all trunks at once.
     """
-    streams = {name: {used: widths[used] for used in names} for name, names in streams_of(strategy, config).items()}
+    streams = {
+        name: {used: input_width(widths[used], strategy.head.inputs) for used in names}
+        for name, names in streams_of(strategy, config).items()
+    }
     if strategy.train.method == "joint":
         counts = [_count(build_head(strategy.head, streams["joint"]))]
     elif strategy.train.method == "progressive":

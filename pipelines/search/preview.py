@@ -12,6 +12,7 @@ from pipelines.search.plan import SearchPlan, make_grouping, make_plan, make_tra
 from pipelines.search.study import Study, Trial, read_study
 from pipelines.splits import inner_part, outer_fold
 from pipelines.terminal import make_console, say_json
+from pipelines.training.budget import budget_of, budget_words, shortfall
 from pipelines.words import counted, duration_words, value_words
 
 SHOWN_KINDS = 8
@@ -52,6 +53,7 @@ def dry_run(
         "resident_bytes": search.resident_bytes,
     }
     if left:
+        found["budgets"] = _budgets(search, left)
         stacks = make_grouping(search, device)(left)
         found |= {"num_stacks": len(stacks), "largest_stack": max(map(len, stacks)), **_memory(search, stacks)}
     estimate = _estimate(search, study, left, device)
@@ -68,6 +70,32 @@ def _memory(search: SearchPlan, stacks: Sequence[Sequence[Trial]]) -> dict[str, 
         "stack_shapes": [shape.to_json() for shape in shapes],
         "memory_how": HOW,
     }
+
+
+def _budgets(search: SearchPlan, left: Sequence[Trial]) -> list[dict[str, Any]]:
+    """What a model gets, and what that is too little for: an entry per kind of budget and temporal encoder."""
+    found: dict[str, dict[str, Any]] = {}
+    for trial in left:
+        strategy = trial.strategy
+        entry = {
+            "temporal": strategy.head.temporal,
+            **budget_of(strategy, search.frames),
+            "warning": shortfall(strategy),
+        }
+        found.setdefault(str(entry), {**entry, "num_trials": 0})["num_trials"] += 1
+    return list(found.values())
+
+
+def budget_lines(budgets: Sequence[dict[str, Any]]) -> list[str]:
+    """One line per budget, and one per warning."""
+    trials: dict[str, int] = {}
+    for one in budgets:
+        words = budget_words(one)
+        trials[words] = trials.get(words, 0) + one["num_trials"]
+    lines = [f"each model: at most {words}" for words in trials]
+    if len(lines) > 1:
+        lines = [f"{line} ({counted(count, 'trial')})" for line, count in zip(lines, trials.values(), strict=True)]
+    return [*lines, *(f"warning: {text}" for text in dict.fromkeys(one["warning"] for one in budgets) if text)]
 
 
 def _estimate(search: SearchPlan, study: Study, left: Sequence[Trial], device: str) -> Estimate:
@@ -91,6 +119,8 @@ def _print_preview(found: dict[str, Any], as_json: bool) -> None:
     seconds = found["seconds"]
     shown = "time: " if seconds is None else f"time: {duration_words(seconds)}, "
     console.print(f"{shown}{found['how']}", soft_wrap=True)
+    for words in budget_lines(found.get("budgets", [])):
+        console.print(words, soft_wrap=True)
     if "num_stacks" in found:
         stacks = f"{counted(found['num_stacks'], 'stack')} of up to {counted(found['largest_stack'], 'trial')} at once"
         console.print(stacks)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from heads.losses import Targets
 from pipelines.config import TrainConfig
+from pipelines.training.budget import batch_windows
 from pipelines.training.dataset import Dataset, Reader
 
 
@@ -31,8 +32,13 @@ class Feed:
     hidden: Tensor
     key: bytes
 
-    def batches(self, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """One epoch of row numbers [B, T]: windows moved by a drawn offset, in drawn order, those with labels."""
+    @property
+    def batch_windows(self) -> int:
+        """B: as the configuration says, or by the number of rows that train in the frames table, whichever the fold."""
+        return batch_windows(self.config, self.dataset.frames)
+
+    def one_pass(self, generator: torch.Generator) -> Tensor:
+        """Row numbers [W, T] of all windows with labels, moved by a drawn offset and in drawn order."""
         offset = int(torch.randint(self.config.stride, (), generator=generator))
         windows = self.dataset.windows(self.train, self.config, offset)
         windows = windows[self.learnable[windows].any(axis=1)]
@@ -41,7 +47,47 @@ class Feed:
         if self.reader.others:  # each window from a drawn view
             views = torch.randint(1 + len(self.reader.others), (len(rows), 1), generator=generator).to(rows.device)
             rows = rows + views * len(self.hidden)
-        return rows.split(self.config.batch_windows)
+        return rows
+
+
+class WindowSampler:
+    """Batches of a feed without an end: pass after pass over its windows, each drawn anew from a generator of its own.
+
+    A batch that a pass does not fill is filled from the next one, so every batch has B windows.
+    """
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self._generator = torch.Generator().manual_seed(feed.config.seed)
+        self._draw()
+
+    def batch(self) -> Tensor:
+        """The next batch [B, T]."""
+        size = self._feed.batch_windows
+        parts = [self._take(size)]
+        while (missing := size - sum(map(len, parts))) > 0:
+            self._draw()
+            parts.append(self._take(missing))
+        return parts[0] if len(parts) == 1 else torch.cat([part for part in parts if len(part)])
+
+    def state(self) -> tuple[Tensor, int]:
+        """The generator as the current pass began, and how many of its windows are gone."""
+        return self._begun, self._used
+
+    def load(self, state: tuple[Tensor, int]) -> None:
+        """Resumes where `state` was taken."""
+        self._generator.set_state(state[0])
+        self._draw()
+        self._used = state[1]
+
+    def _take(self, count: int) -> Tensor:
+        part = self._windows[self._used : self._used + count]
+        self._used += len(part)
+        return part
+
+    def _draw(self) -> None:
+        self._begun, self._used = self._generator.get_state(), 0
+        self._windows = self._feed.one_pass(self._generator)
 
 
 def make_feed(dataset: Dataset, reader: Reader, train: np.ndarray, tasks: tuple[str, ...], config: TrainConfig) -> Feed:

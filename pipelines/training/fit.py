@@ -1,7 +1,7 @@
 """The training loop of M heads at once on windows of resident streams; one head is a stack of one.
 
 A head's result does not depend on its neighbours: its order of data comes from a generator of its own and its dropout
-from its own seed; it stops when it would have stopped alone, and has its own best epoch.
+from its own seed; it stops when it would have stopped alone, and has its own best weights.
 Letters: M stacked heads, N frames, B windows, T steps.
 """
 
@@ -18,8 +18,9 @@ from heads.losses import MultiTaskLoss
 from heads.model import ProgressiveHead, single_state
 from pipelines.config import TrainConfig
 from pipelines.scoring.metrics import main_scores, score
+from pipelines.training.budget import evaluations
 from pipelines.training.dataset import Plan
-from pipelines.training.epochs import Epoch, Fitted, HeadKeeper, ShouldStop, Watch
+from pipelines.training.evaluations import Evaluation, Fitted, HeadKeeper, ShouldStop, Watch
 from pipelines.training.feed import Feed
 from pipelines.training.optimise import lr_at
 from pipelines.training.predict import Predictions
@@ -31,24 +32,25 @@ SHRINK = 0.75  # heads still training, as a share of the stack, below which the 
 
 @dataclass(frozen=True, slots=True)
 class Halving:
-    """Successive halving (Jamieson and Talwalkar, AISTATS 2016): after `first`, first x `factor`, .. epochs, the best
-    1/`factor` of a stack's strategies go on."""
+    """Successive halving (Jamieson and Talwalkar, AISTATS 2016): after `first`, first x `factor`, .. steps, the best
+    1/`factor` of a stack's strategies go on; each at the first evaluation at or after such a step."""
 
     factor: int
     first: int
 
-    def is_rung(self, epoch: int, num_epochs: int) -> bool:
+    def is_rung(self, before: int, step: int, num_steps: int) -> bool:
+        """Whether a rung lies after `before`, the step of the last evaluation, and at or before `step`."""
         rung = self.first
-        while rung < min(epoch, num_epochs):
+        while rung <= before:
             rung *= self.factor
-        return rung == epoch < num_epochs
+        return rung <= step < num_steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One head of a stack: where it learns, where its epochs are chosen, and who is told.
+    """One head of a stack: where it learns, where its weights are chosen, and who is told.
 
-    `should_stop` is asked after every epoch; True ends this head's training there, its best epoch so far stands.
+    `should_stop` is asked after every evaluation; True ends this head's training there, the best weights so far stand.
     Heads of one `arm` differ in seed and fold only, and rise or fall together in successive halving.
     """
 
@@ -58,7 +60,7 @@ class Member:
     arm: str = ""
     watch: Watch | None = None
     should_stop: ShouldStop | None = None
-    keeper: HeadKeeper = field(default_factory=HeadKeeper)
+    keeper: HeadKeeper[Evaluation] = field(default_factory=lambda: HeadKeeper(Evaluation))
 
     @property
     def config(self) -> TrainConfig:
@@ -71,40 +73,41 @@ def fit(
     members: Sequence[Member],
     *,
     count_start: bool = False,
-    frozen_epochs: int = 0,
+    frozen_steps: int = 0,
     halving: Halving | None = None,
     unfinished: Unfinished | None = None,
-) -> list[Fitted | ValueError]:
-    """Trains the heads of `model`, one a member, which share tasks, streams, windows' shape and number of epochs.
+) -> list[Fitted[Evaluation] | ValueError]:
+    """Trains the heads of `model`, one a member, which share tasks, streams, windows' shape and number of steps.
 
     Args:
         model: `(streams, valid, times) -> {task: [M, B, T, K]}`, on the device.
         loss: what is minimised; may have parameters of its own.
         members: head m's feed, plan, name and listeners.
         count_start: the heads before their first step are candidates too.
-        frozen_epochs: first epochs with the trunks of a `ProgressiveHead` frozen; patience counts from their end.
+        frozen_steps: first steps with the trunks of a `ProgressiveHead` frozen, up to a whole evaluation; patience
+            counts from their end.
         halving: ends the training of arms that are behind.
         unfinished: where the state of the training is kept, under the members' name; it goes on from there.
 
     Returns:
-        For each member its best epoch with its weights, or what went wrong: the loss or the predictions were no finite
-        numbers before any epoch was scored.
+        For each member its best evaluation with its weights, or what went wrong: the loss or the predictions were no
+        finite numbers before anything was scored.
 
     Raises:
         KeyboardInterrupt: `unfinished` was told to stop, and has the state.
     """
-    training = _Training(model, loss, members)
-    num_epochs = members[0].config.epochs
+    training, config = _Training(model, loss, members, frozen_steps), members[0].config
     rest = training.rest_in(unfinished) if unfinished is not None else None
-    for epoch in range(training.go_on(unfinished, 0 if count_start else 1), num_epochs + 1):
+    steps = [0] * count_start + evaluations(config)
+    for before, step in training.left(unfinished, list(zip([0, *steps], steps, strict=False))):
         begin, model = time.perf_counter(), training.stack.model
         if isinstance(model, ProgressiveHead):
-            model.set_trunks_frozen(epoch <= frozen_epochs)
-        losses = training.stack.run_epoch(epoch, rest) if epoch else [{} for _ in training.members]
+            model.set_trunks_frozen(before < frozen_steps)
+        losses = training.stack.run_until(step, rest) if step else [{} for _ in training.members]
         said = training.stack.predict()
-        training.judge(epoch, losses, said, time.perf_counter() - begin, patient=epoch <= frozen_epochs)
-        if halving is not None and halving.is_rung(epoch, num_epochs):
-            training.halve(epoch, halving.factor)
+        training.judge(step, losses, said, time.perf_counter() - begin)
+        if halving is not None and halving.is_rung(before, step, config.steps):
+            training.halve(step, halving.factor)
         if not training.going:
             break
         training.shrink()
@@ -116,26 +119,28 @@ def fit(
 class _Training:
     """A stack and who its heads are: `members` as in the stack, `going` the places of those not yet done."""
 
-    def __init__(self, model: nn.Module, loss: MultiTaskLoss, members: Sequence[Member]) -> None:
+    def __init__(self, model: nn.Module, loss: MultiTaskLoss, members: Sequence[Member], frozen_steps: int) -> None:
         self.stack = Stack(model, loss, [member.feed for member in members], [member.plan for member in members])
         self.all, self.members = list(members), list(members)
         self.going = set(range(len(members)))
+        self.frozen_steps = frozen_steps
 
-    def go_on(self, unfinished: Unfinished | None, first: int) -> int:
-        """The epoch to go on with: `first`, or that in which an earlier process was stopped."""
+    def left(self, unfinished: Unfinished | None, periods: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The `periods` to train, from one evaluation's step to the next one's, that are left; all of them unless an
+        earlier process was stopped."""
         state = None if unfinished is None else unfinished.load(self.all[0].name)
         if state is None:
-            return first
+            return periods
         for member, saved in zip(self.all, state["keepers"], strict=True):
             member.keeper.adopt(saved, member.feed.hidden.device)
             for note in member.keeper.history if member.watch is not None else ():
                 member.watch(note)  # type: ignore[misc]
         if "ended" in state:
-            return self.all[0].config.epochs + 1
-        epoch = self.stack.load(state)
+            return []
+        self.stack.load(state)
         self.members = [self.all[place] for place in self.stack.places]
         self.going = set(state["going"])
-        return epoch
+        return [(before, step) for before, step in periods if step >= self.stack.num_steps]
 
     def rest_in(self, unfinished: Unfinished) -> Rest:
         """What to do between two steps: save the stack where it is time to."""
@@ -150,40 +155,40 @@ class _Training:
 
     def judge(
         self,
-        epoch: int,
+        step: int,
         losses: Sequence[Mapping[str, float]],
         said: Sequence[Predictions],
         seconds: float,
-        *,
-        patient: bool,
     ) -> None:
-        """Scores the epoch of every head that is still going, keeps the best weights, and ends those that are done."""
+        """Scores every head that is still going, keeps the best weights, and ends those that are done."""
         for place in sorted(self.going):
             member, keeper = self.members[place], self.members[place].keeper
             if not (is_finite(said[place]) and all(map(math.isfinite, losses[place].values()))):
-                keeper.diverged(member.name, epoch, member.config.lr)
+                keeper.diverged(member.name, step, member.config.lr)
                 self.going.discard(place)
                 continue
-            note = Epoch(
+            note = Evaluation(
                 model=member.name,
-                epoch=epoch,
-                num_epochs=member.config.epochs,
-                lr=lr_at(member.config, epoch),
+                step=step,
+                num_steps=member.config.steps,
+                lr=lr_at(member.config, step),
                 losses=dict(losses[place]),
                 scores=judge(said[place], member.feed),
                 best=False,
                 duration_s=seconds / len(self.members),
             )
-            note = keeper.offer(note, said[place], patient=patient)
+            note = keeper.offer(note, said[place])
             if note.best:
                 keeper.keep(single_state(self.stack.model, place))
             if member.watch is not None:
                 member.watch(note)
             asked = member.should_stop is not None and member.should_stop(note)
-            if keeper.num_since_best >= member.config.patience or asked:
+            assert keeper.best is not None
+            since = step - max(keeper.best.step, self.frozen_steps)
+            if since >= member.config.patience or asked:
                 self.going.discard(place)
 
-    def halve(self, epoch: int, factor: int) -> None:
+    def halve(self, step: int, factor: int) -> None:
         """Ends the training of all arms but the best 1/`factor`, by the mean of their heads' best scores."""
         scores: dict[str, list[float]] = {}
         for member in self.members:
@@ -193,7 +198,7 @@ class _Training:
         ranked = sorted(going, key=lambda arm: (-float(np.mean(scores[arm])), arm))
         behind = set(ranked[-(-len(ranked) // factor) :])
         for place in [place for place in self.going if self.members[place].arm in behind]:
-            self.members[place].keeper.halted = epoch
+            self.members[place].keeper.halted = step
             self.going.discard(place)
 
     def shrink(self) -> None:

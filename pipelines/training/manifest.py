@@ -17,8 +17,9 @@ import tomlkit
 from cache.names import TASKS
 from pipelines.config import SECTIONS, Config, to_mapping
 from pipelines.splits import INNER_STEP, inner_part, outer_fold
+from pipelines.training.budget import budget_of, context_of
 from pipelines.training.dataset import Dataset
-from pipelines.training.epochs import Epoch
+from pipelines.training.evaluations import Epoch, Evaluation
 from pipelines.training.methods import Spec
 from pipelines.training.strategy import Strategy, streams_of
 from pipelines.training.train import Trained
@@ -64,7 +65,7 @@ def manifest_of(name: str, trained: Trained, config: Config, dataset: Dataset) -
         "seconds": trained.seconds,
         "strategy": strategy.flat(),
         "seed": strategy.train.seed,
-        "epoch": trained.metrics["epoch"],
+        "step": trained.metrics["step"],
         "num_parameters": trained.num_parameters,
         "models": [
             {
@@ -73,7 +74,7 @@ def manifest_of(name: str, trained: Trained, config: Config, dataset: Dataset) -
                 "tasks": list(model.spec.tasks),
                 "parts": {part: dict(widths) for part, widths in model.spec.parts.items()},
                 "file": weights_file(model.spec),
-                "epoch": model.epoch,
+                "step": model.step,
                 "num_parameters": sum(p.numel() for p in model.module.parameters()),
             }
             for model in trained.models
@@ -85,6 +86,8 @@ def manifest_of(name: str, trained: Trained, config: Config, dataset: Dataset) -
         "frames": dataset.frames_digest,
         "labels": dataset.labels_digest,
         "split": dict(trained.split.description),
+        "budget": budget_of(strategy, dataset.frames),
+        "context": {part: context_of(dataset, rows, strategy, trained.streams) for part, rows in parts.items()},
         "num_without_embedding": {part: int((rows & ~valid).sum()) for part, rows in parts.items()},
         "device": resident.device_name,
         "commit": commit(),
@@ -104,12 +107,12 @@ def config_toml(config: Config, strategy: Strategy) -> str:
     return tomlkit.dumps({**sections, "backbones": values["backbones"]})
 
 
-def history_table(history: Sequence[Epoch]) -> pl.DataFrame:
-    """An epoch a row: losses, scores on the rows that choose, and whether it was the best so far."""
+def history_table(history: Sequence[Evaluation | Epoch]) -> pl.DataFrame:
+    """One row per evaluation: losses, scores on the rows that choose, and whether it was the best so far."""
     rows = [
         {
             "model": note.model,
-            "epoch": note.epoch,
+            **({"step": note.step} if isinstance(note, Evaluation) else {"epoch": note.epoch}),
             "lr": note.lr,
             **note.losses,
             **{f"score.{task}": value for task, value in note.scores.items()},

@@ -17,7 +17,7 @@ from heads.losses import MultiTaskLoss, class_weights, positive_weights
 from heads.model import Head, ProgressiveHead, build_head, build_progressive, load_single, stack_heads
 from pipelines.splits import Split
 from pipelines.training.dataset import Dataset, restrict
-from pipelines.training.epochs import Epoch, Fitted, ShouldStop, Watch
+from pipelines.training.evaluations import Evaluation, Fitted, ShouldStop, Watch
 from pipelines.training.feed import Feed, make_feed
 from pipelines.training.fit import Halving, Member, fit
 from pipelines.training.predict import Predictions
@@ -64,13 +64,13 @@ class Spec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedModel:
-    """A model of one head with the weights of its best epoch, and what that predicted of the rows that choose."""
+    """A model of one head with the weights of its best evaluation, and what that predicted of the rows that choose."""
 
     spec: Spec
     module: nn.Module
-    epoch: int
+    step: int
     predictions: Predictions
-    history: tuple[Epoch, ...]
+    history: tuple[Evaluation, ...]
     halted: int = 0
 
 
@@ -84,7 +84,7 @@ def train_joint(setups: Sequence[Setup]) -> list[Outcome]:
 
 
 def train_separate(setups: Sequence[Setup]) -> list[Outcome]:
-    """A model a task, each with its own best epoch by its own task's score."""
+    """A model a task, each with its own best weights by its own task's score."""
     first = setups[0]
     by_task = [_train_heads(setups, task, (task,), first.streams[task]) for task in first.strategy.head.tasks]
     return [_joined(models) for models in zip(*by_task, strict=True)]
@@ -93,7 +93,7 @@ def train_separate(setups: Sequence[Setup]) -> list[Outcome]:
 def train_progressive(setups: Sequence[Setup]) -> list[Outcome]:
     """Separate models first; then one model of all their trunks, which starts as exactly those and may exchange.
 
-    The trunks are frozen for `frozen_epochs`. The start counts as an epoch, so on the rows that choose the result is
+    The trunks are frozen for `frozen_steps`. The start is scored too, so on the rows that choose the result is
     never worse than the separate models.
     """
     separate = train_separate(setups)
@@ -119,10 +119,10 @@ def _train_joined(setups: Sequence[Setup], separate: Sequence[list[TrainedModel]
         task: stack_heads([models[place].module for models in separate]) for place, task in enumerate(tasks)
     }
     module = ProgressiveHead.from_separate(heads)
-    fitted = _train(setups, spec, module, count_start=True, frozen_epochs=strategy.train.frozen_epochs)
+    fitted = _train(setups, spec, module, count_start=True, frozen_steps=strategy.train.frozen_steps)
     found: list[Outcome] = []
     for one, models in zip(fitted, separate, strict=True):
-        history = tuple(epoch for model in models for epoch in model.history)
+        history = tuple(note for model in models for note in model.history)
         found.append(one if isinstance(one, ValueError) else [dataclasses.replace(one, history=history + one.history)])
     return found
 
@@ -146,13 +146,14 @@ def _train_heads(
     setups: Sequence[Setup], name: str, tasks: tuple[Task, ...], streams: tuple[str, ...]
 ) -> list[TrainedModel | ValueError]:
     first = setups[0]
-    widths = first.dataset.resident.widths(streams, first.strategy.train.view)
-    spec = Spec(name=name, kind="head", tasks=tasks, parts={"joint": widths})
+    strategy = first.strategy
+    reader = first.dataset.reader(streams, first.used, strategy.head, strategy.train.views[:1])
+    spec = Spec(name=name, kind="head", tasks=tasks, parts={"joint": reader.widths})
     return _train(setups, spec, build_model(spec, [setup.strategy for setup in setups]))
 
 
 def _train(
-    setups: Sequence[Setup], spec: Spec, module: nn.Module, *, count_start: bool = False, frozen_epochs: int = 0
+    setups: Sequence[Setup], spec: Spec, module: nn.Module, *, count_start: bool = False, frozen_steps: int = 0
 ) -> list[TrainedModel | ValueError]:
     dataset = setups[0].dataset
     device = dataset.resident.device
@@ -161,7 +162,7 @@ def _train(
         make_loss(setups, spec.tasks).to(device),
         _members(setups, spec),
         count_start=count_start,
-        frozen_epochs=frozen_epochs,
+        frozen_steps=frozen_steps,
         halving=setups[0].halving,
         unfinished=setups[0].unfinished,
     )
@@ -178,7 +179,7 @@ def _members(setups: Sequence[Setup], spec: Spec) -> list[Member]:
     for setup in setups:
         config, dataset = setup.strategy.train, setup.dataset
         if id(setup.split) not in feeds:
-            reader = dataset.reader(spec.streams, setup.used, config.view, config.views[1:])
+            reader = dataset.reader(spec.streams, setup.used, setup.strategy.head, config.views)
             feeds[id(setup.split)] = make_feed(dataset, reader, setup.split.train, spec.tasks, config)
         members.append(
             Member(
@@ -193,14 +194,14 @@ def _members(setups: Sequence[Setup], spec: Spec) -> list[Member]:
     return members
 
 
-def _trained(spec: Spec, strategy: Strategy, fitted: Fitted, device: torch.device) -> TrainedModel:
-    """The head by itself, with the weights of its best epoch."""
+def _trained(spec: Spec, strategy: Strategy, fitted: Fitted[Evaluation], device: torch.device) -> TrainedModel:
+    """The head by itself, with the weights of its best evaluation."""
     module = build_model(spec, [strategy]).to(device)
     load_single(module, fitted.state)
     return TrainedModel(
         spec=spec,
         module=module.eval(),
-        epoch=fitted.epoch,
+        step=fitted.best.step,
         predictions=fitted.predictions,
         history=fitted.history,
         halted=fitted.halted,

@@ -1,4 +1,4 @@
-"""How weights move: the kernel of AdamW, the learning rate over the epochs, and dropout that can be repeated.
+"""How weights move: the kernel of AdamW, the learning rate over the steps, and dropout that can be repeated.
 
 The optimisers over it are ours, not torch.optim's: making one of those imports torch's compiler, 5 s of CPU time,
 longer than many a head trains.
@@ -47,13 +47,13 @@ def fused_adamw(
 
 
 def lr_at(config: TrainConfig, progress: float) -> float:
-    """The learning rate after `progress` epochs: linear warm-up, then half a cosine down to 0, or constant."""
-    warmup = min(config.warmup_epochs, config.epochs)
+    """The learning rate after `progress` steps: linear warm-up, then half a cosine down to 0, or constant."""
+    warmup = min(config.warmup_steps, config.steps)
     if progress < warmup:
         return config.lr * progress / warmup
-    if config.schedule == "constant" or config.epochs == warmup:
+    if config.schedule == "constant" or config.steps == warmup:
         return config.lr
-    return config.lr * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (config.epochs - warmup)))
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (config.steps - warmup)))
 
 
 @contextmanager

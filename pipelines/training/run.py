@@ -1,7 +1,7 @@
 """Run folders: one training, written whole or not at all, and read back. N frames.
 
 config.toml          the resolved configuration         weights/NAME.safetensors   one file a model
-history.csv          every epoch of every model         predictions.parquet        of the select and report rows
+history.csv          every evaluation of every model       predictions.parquet        of the select and report rows
 metrics.json         both scores, apart                 run.json                   the manifest, written last
 """
 
@@ -28,7 +28,7 @@ from pipelines.config import Config
 from pipelines.device import resolve_device
 from pipelines.files import read_json
 from pipelines.training.dataset import Dataset, load_dataset
-from pipelines.training.epochs import Epoch, Watch
+from pipelines.training.evaluations import Epoch, Evaluation, Watch
 from pipelines.training.fit import Halving
 from pipelines.training.manifest import (
     FORMAT,
@@ -40,9 +40,9 @@ from pipelines.training.manifest import (
     weights_file,
 )
 from pipelines.training.methods import Spec, build_model
-from pipelines.training.predict import Predictions, merge, predict, table
+from pipelines.training.predict import Predictions, table
 from pipelines.training.strategy import Strategy, streams_of
-from pipelines.training.train import Order, Trained, train_strategies, train_strategy
+from pipelines.training.train import Order, Trained, predict_models, train_strategies, train_strategy
 from pipelines.training.unfinished import FOLDER, Unfinished
 
 
@@ -251,14 +251,7 @@ def predict_run(run: Run, dataset: Dataset, rows: np.ndarray) -> Predictions:
         ValueError: a stream is not the one that the run was trained on; says what differs.
     """
     check_streams(run, dataset)
-    train = run.strategy.train
-    plan = dataset.plan(rows, train, run.streams)
-    return merge(
-        [
-            predict(module, spec.tasks, dataset.reader(spec.streams, run.streams, train.view), plan)
-            for spec, module in run.models
-        ]
-    )
+    return predict_models(run.models, dataset, run.strategy, run.streams, rows)
 
 
 def check_streams(run: Run, dataset: Dataset) -> None:
@@ -300,7 +293,7 @@ def write_files(
     *,
     config_toml: str,
     states: Mapping[str, Mapping[str, Tensor]],
-    history: Sequence[Epoch],
+    history: Sequence[Evaluation | Epoch],
     predictions: Sequence[pl.DataFrame],
     metrics: Mapping[str, Any],
     manifest: Mapping[str, Any],

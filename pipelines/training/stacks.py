@@ -13,13 +13,15 @@ import torch
 
 from heads.losses import NUMBERS
 from pipelines.config import Config
+from pipelines.training.budget import MOST_BATCH
+from pipelines.training.inputs import input_width
 from pipelines.training.strategy import Strategy, streams_of
 
 Item = TypeVar("Item")
 
 # Fields that a stack's heads need not share.
 FREE_HEAD = ("dropout", "streams")  # streams count by what they resolve to
-FREE_TRAIN = ("seed", "fold", "lr", "weight_decay", "warmup_epochs", "schedule", "grad_clip", "patience")
+FREE_TRAIN = ("seed", "fold", "lr", "weight_decay", "warmup_steps", "schedule", "grad_clip", "patience")
 FREE_LOSS = (*NUMBERS, "class_weights", "positive_weights", "va_weight", "expr_weight", "au_weight")
 # On a CPU stacks of 8 gave most, 1.0 to 1.15 times the heads a second of one in CPU time; larger ones leave its caches.
 MOST = {"cpu": 8, "cuda": 256}
@@ -76,8 +78,10 @@ def head_bytes(strategy: Strategy, config: Config, widths: dict[str, int]) -> in
     backward pass."""
     head, train = strategy.head, strategy.train
     streams = {name for names in streams_of(strategy, config).values() for name in names}
-    steps = train.batch_windows * train.window
+    steps = (train.batch_windows or MOST_BATCH) * train.window
     trunks = len(head.tasks) if train.method == "progressive" else 1
-    inputs = 3 * sum(widths[name] for name in streams)  # gathered, normalised, and its half-precision copy
-    kept = trunks * head.width * (KEPT_A_BLOCK * head.depth + KEPT_BESIDES + 4 * len(streams))
+    inputs = 3 * sum(
+        input_width(widths[name], head.inputs) for name in streams
+    )  # gathered, normalised, and its half-precision copy
+    kept = trunks * head.width * (KEPT_A_BLOCK * head.num_blocks + KEPT_BESIDES + 4 * len(streams))
     return BYTES * steps * (inputs + kept)

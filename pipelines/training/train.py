@@ -4,19 +4,20 @@ Callable any number of times in a process over the same `Dataset`: nothing is re
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from pipelines.config import Config
 from pipelines.search.grid import problem_of
 from pipelines.splits import Split
 from pipelines.training.dataset import Dataset
-from pipelines.training.epochs import Epoch, ShouldStop, Watch
+from pipelines.training.evaluations import Evaluation, ShouldStop, Watch
 from pipelines.training.fit import Halving
-from pipelines.training.methods import METHODS, Setup, TrainedModel
+from pipelines.training.methods import METHODS, Setup, Spec, TrainedModel
 from pipelines.training.predict import Predictions, merge, predict, score_predictions
 from pipelines.training.strategy import Strategy, streams_of
 from pipelines.training.unfinished import Unfinished
@@ -44,17 +45,17 @@ class Trained:
         return sum(p.numel() for model in self.models for p in model.module.parameters())
 
     @property
-    def history(self) -> tuple[Epoch, ...]:
-        """Every epoch of every model, in the order they were trained."""
-        return tuple(epoch for model in self.models for epoch in model.history)
+    def history(self) -> tuple[Evaluation, ...]:
+        """Every evaluation of every model, in the order they were trained."""
+        return tuple(note for model in self.models for note in model.history)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
     """A strategy to train, and who listens.
 
-    `watch` is told of every epoch of every model; `should_stop` is asked after every epoch, and True ends that model's
-    training, its best epoch so far stands.
+    `watch` is told of every evaluation of every model; `should_stop` is asked after each, and True ends that model's
+    training, its best weights so far stand.
     """
 
     strategy: Strategy
@@ -86,7 +87,7 @@ def train_strategies(
     halving: Halving | None = None,
     unfinished: Unfinished | None = None,
 ) -> list[Trained | ValueError]:
-    """Trains strategies of one shape (`pipelines.training.stacks`) at once, each by its method; chooses epochs on the
+    """Trains strategies of one shape (`pipelines.training.stacks`) at once, each by its method; chooses weights on the
     split's select rows, scores the report rows once. None depends on the others.
 
     Args:
@@ -143,7 +144,9 @@ def _scored(setup: Setup, models: list[TrainedModel], seconds: float) -> Trained
     dataset, strategy = setup.dataset, setup.strategy
     predictions = {
         "select": merge([model.predictions for model in models]),
-        "report": predict_rows(models, dataset, strategy, setup.used, setup.split.report),
+        "report": predict_models(
+            [(model.spec, model.module) for model in models], dataset, strategy, setup.used, setup.split.report
+        ),
     }
     scores = {part: score_predictions(said, dataset, strategy.head.tasks) for part, said in predictions.items()}
     return Trained(
@@ -155,23 +158,24 @@ def _scored(setup: Setup, models: list[TrainedModel], seconds: float) -> Trained
         metrics={
             **scores,
             "tasks": list(strategy.head.tasks),
-            "epoch": {m.spec.name: m.epoch for m in models},
+            "step": {m.spec.name: m.step for m in models},
             "halted": max(m.halted for m in models),
         },
         seconds=seconds + time.perf_counter() - begin,
     )
 
 
-def predict_rows(
-    models: list[TrainedModel], dataset: Dataset, strategy: Strategy, used: tuple[str, ...], part: np.ndarray
+def predict_models(
+    models: Iterable[tuple[Spec, nn.Module]],
+    dataset: Dataset,
+    strategy: Strategy,
+    used: tuple[str, ...],
+    part: np.ndarray,
 ) -> Predictions:
-    """What `models` together say of the rows `part` [N]; `used` are all streams of the strategy."""
-    plan, view = dataset.plan(part, strategy.train, used), strategy.train.view
+    """What `models` together predict of the rows `part` [N]; `used` are all streams of the strategy."""
+    plan, head, views = dataset.plan(part, strategy.train, used), strategy.head, strategy.train.views[:1]
     return merge(
-        [
-            predict(model.module, model.spec.tasks, dataset.reader(model.spec.streams, used, view), plan)
-            for model in models
-        ]
+        [predict(module, spec.tasks, dataset.reader(spec.streams, used, head, views), plan) for spec, module in models]
     )
 
 
@@ -183,7 +187,7 @@ def check_labels(setup: Setup) -> None:
         for task in setup.strategy.head.tasks:
             if not (rows & setup.dataset.labels.labelled(task)).any():
                 where = setup.split.description[part]["of"]
-                role = "learn from" if part == "train" else "choose epochs on"
+                role = "learn from" if part == "train" else "choose weights on"
                 raise ValueError(
                     f"task {task}: no labelled frame in {where} to {role}; leave the task out (--tasks), label some, "
                     "or choose another split ([split] in mtl.toml)"

@@ -3,7 +3,7 @@
 torch is imported where it is used: which stack a study was stopped in is asked without it.
 
 about.json   which runs the stack trains, and what they are made from
-MODEL.pt     the state of one of its models (`joint`, or one a task): weights, optimiser, best epochs, place in the data
+MODEL.pt     the state of one of its models (`joint`, or one a task): weights, best ones, optimiser, place in the data
 """
 
 import io

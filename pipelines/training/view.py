@@ -12,42 +12,57 @@ from pipelines.progress import Bar, Lines, progress_group
 from pipelines.scoring.metrics import MAIN_SCORE
 from pipelines.scoring.tables import TASK_TITLES
 from pipelines.terminal import make_console, say_json
-from pipelines.training.epochs import Epoch, Watch
+from pipelines.training.budget import budget_words, context_warnings, shortfall
+from pipelines.training.evaluations import Evaluation, Watch
+from pipelines.training.strategy import Strategy
 
 
 @contextmanager
 def training_progress() -> Iterator[Watch]:
-    """Yields what is to be told of every epoch: a bar a model on standard error, or lines where it is no terminal."""
-    with progress_group("epochs") as group:
+    """Yields what is to be told of every evaluation: a bar per model on standard error, or lines off a terminal."""
+    with progress_group("steps") as group:
         bars: dict[str, Bar | Lines] = {}
-        best: dict[str, Epoch] = {}
+        best: dict[str, Evaluation] = {}
 
-        def watch(note: Epoch) -> None:
+        def watch(note: Evaluation) -> None:
             if note.model not in bars:
-                bars[note.model] = group.add(note.model, note.num_epochs, "epochs")
+                bars[note.model] = group.add(note.model, note.num_steps, "steps")
             if note.best:
                 best[note.model] = note
             top, name = best[note.model], score_name(tuple(note.scores))
-            bars[note.model].note(f"{name} {note.p:.4f}, best {top.p:.4f} in epoch {top.epoch}")
-            bars[note.model].reach(note.epoch)
+            bars[note.model].note(f"{name} {note.p:.4f}, best {top.p:.4f} at step {top.step}")
+            bars[note.model].reach(note.step)
 
         yield watch
 
 
 def print_result(folder: Path, manifest: Mapping[str, Any], metrics: Mapping[str, Any], *, as_json: bool) -> None:
-    """The two scores of a run, apart: the one its epoch was chosen by, and the one on rows held out."""
+    """The two scores of a run, apart: the one its weights were chosen by, and the one on rows held out."""
     if as_json:
-        say_json({"run": str(folder), "seconds": manifest["seconds"], **metrics})
+        about = {"run": str(folder), "seconds": manifest["seconds"], "budget": manifest["budget"]}
+        say_json({**about, "warnings": warnings_of(manifest), **metrics})
         return
     console = make_console()
     console.print(result_table(manifest, metrics))
     if metrics["report"]["unscored"]:
         lost = ", ".join(metrics["report"]["unscored"])
         console.print(f"held out: no labelled frame for {lost}, so no score there")
-    epochs = ", ".join(f"{name} {epoch}" for name, epoch in metrics["epoch"].items())
-    facts = f"best epoch: {epochs}   {manifest['num_parameters']:,} parameters   {manifest['seconds']:.1f} s"
+    steps = ", ".join(f"{name} {step}" for name, step in metrics["step"].items())
+    facts = f"best step: {steps}   {manifest['num_parameters']:,} parameters   {manifest['seconds']:.1f} s"
     console.print(facts)
+    console.print(f"at most {budget_words(manifest['budget'])}")
+    for line in warnings_of(manifest):
+        console.print(f"warning: {line}", style="yellow", soft_wrap=True)
     console.print(f"run: {folder}", soft_wrap=True)
+
+
+def warnings_of(manifest: Mapping[str, Any]) -> list[str]:
+    """What was too little for this run: steps, embeddings, context; a line each."""
+    strategy = Strategy().replace(manifest["strategy"], "run.json")
+    found = [shortfall(strategy)]
+    for part, where in (("train", "train"), ("select", "selection"), ("report", "held out")):
+        found += context_warnings(manifest["context"][part], strategy, where)
+    return [line for line in found if line]
 
 
 def result_table(manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> Table:

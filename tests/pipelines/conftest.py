@@ -73,7 +73,9 @@ num_heads = 2
 window = 16
 stride = 8
 batch_windows = 4
-epochs = 2
+steps = 12
+eval_steps = 6
+warmup_steps = 6
 """
 
 
@@ -137,9 +139,9 @@ def make_made() -> Callable[..., Made]:
 
 @pytest.fixture(scope="session")
 def small() -> Config:
-    """A small head, two epochs, three streams."""
+    """A small head, two evaluations of six steps, three streams."""
     return Config(
         head=HeadConfig(width=16, depth=1, num_heads=2, dropout=0.1),
-        train=TrainConfig(window=16, stride=8, batch_windows=4, epochs=2, lr=3e-3),
+        train=TrainConfig(window=16, stride=8, batch_windows=4, steps=12, eval_steps=6, warmup_steps=6, lr=3e-3),
         backbones={name: BackboneConfig(model="test_vit") for name in WIDTHS},
     )

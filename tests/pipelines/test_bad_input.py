@@ -46,7 +46,7 @@ num_heads = 2
 [train]
 window = 8
 stride = 8
-epochs = 1
+steps = 2
 [finetune]
 size_px = 32
 epochs = 1
@@ -407,11 +407,11 @@ READERS = {
 @use("trained")
 @pytest.mark.parametrize("command", [name for name in READERS if name != "prepare"])
 def test_a_broken_configuration(project: Path, refused: Refused, command: str) -> None:
-    said = refused(*READERS[command], "--set", "train.epoch=3")
-    assert "epoch" in said
-    assert "did you mean 'epochs'?" in said
+    said = refused(*READERS[command], "--set", "train.step=3")
+    assert "step" in said
+    assert "did you mean 'steps'?" in said
     assert "no_section" in refused(*READERS[command], "--set", "no_section.key=3")
-    assert "epochs" in refused(*READERS[command], "--set", "train.epochs=many")
+    assert "steps" in refused(*READERS[command], "--set", "train.steps=many")
     broken_files(project, refused, READERS[command])
 
 
@@ -425,8 +425,8 @@ def broken_files(project: Path, refused: Refused, arguments: list[str]) -> None:
     for text in (b"[train\n", b"\xff\xfe", TOML.encode()[:40]):
         path.write_bytes(text)
         assert refused(*arguments).startswith("mtl: error: mtl.toml: not valid TOML: ")
-    path.write_text(TOML.replace("epochs", "epoch", 1))
-    assert "mtl.toml: [train]: unknown key 'epoch' (did you mean 'epochs'?)" in refused(*arguments)
+    path.write_text(TOML.replace("steps", "step", 1))
+    assert "mtl.toml: [train]: unknown key 'step' (did you mean 'steps'?)" in refused(*arguments)
     path.write_text(f"train = 3\n{TOML.replace('[train]', '[other]')}")
     assert "mtl.toml: " in refused(*arguments)
     path.unlink()

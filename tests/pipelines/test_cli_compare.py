@@ -157,7 +157,7 @@ def made_runs(tmp_path_factory: pytest.TempPathFactory, make_made: Callable) -> 
 
     folder = tmp_path_factory.mktemp("runs")
     make_made().write(folder)
-    config = read_config(folder / "mtl.toml", ["train.epochs=1"])
+    config = read_config(folder / "mtl.toml", ["train.steps=6"])
     dataset = load_dataset(config, [(name, "base") for name in config.backbones], torch.device("cpu"))
     base = strategy_of(config).replace({"fusion": "concat", "temporal": "none"}, "here")
     for name, values in (("first", {}), ("second", {"lr": 0.01, "seed": 1}), ("other", {"fold": 0})):

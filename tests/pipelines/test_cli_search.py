@@ -82,7 +82,7 @@ def test_a_run_of_a_search_is_an_ordinary_run(project: Path, mtl: Callable[..., 
     (run,) = (project / "studies" / "small" / "runs").iterdir()
     manifest = read_json(run / "run.json")
     config = read_config(run / "config.toml")
-    assert config.train.epochs == 2
+    assert config.train.steps == 12
     strategy = Strategy().replace(manifest["strategy"], "run.json")
     settings = read_config(project / "mtl.toml")
     dataset = load_dataset(settings, [(name, "base") for name in settings.backbones], torch.device("cpu"))
@@ -145,7 +145,7 @@ temporal = ["none", "gru"]
 fold = [0, 1, 2]
 [set]
 fusion = "sum"
-epochs = 1
+steps = 6
 """
 
 

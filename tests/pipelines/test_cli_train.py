@@ -59,14 +59,14 @@ def test_train_head_prints_both_scores_apart_and_the_run(mtl, folder):
 def test_train_head_takes_its_choices_from_options(mtl, folder):
     options = {"fusion": "gated", "temporal": "gru", "tasks": "va,au", "streams": "va,au", "method": "progressive"}
     words = [word for key, value in options.items() for word in (f"--{key}", value)]
-    said = json.loads(mtl("train-head", *words, "--seed", "4", "--set", "train.epochs=1", "--runs", "other", "--json"))
+    said = json.loads(mtl("train-head", *words, "--seed", "4", "--set", "train.steps=6", "--runs", "other", "--json"))
     manifest = json.loads((folder / said["run"] / "run.json").read_text())
-    chosen = {key: manifest["strategy"][key] for key in (*options, "seed", "epochs")}
-    expected = options | {"tasks": ["va", "au"], "streams": ["va", "au"], "seed": 4, "epochs": 1}
+    chosen = {key: manifest["strategy"][key] for key in (*options, "seed", "steps")}
+    expected = options | {"tasks": ["va", "au"], "streams": ["va", "au"], "seed": 4, "steps": 6}
     assert chosen == expected
     assert said["run"].startswith("other/gated-gru-progressive-va-au-s4-")
     assert said["select"]["P"] == said["select"]["va.ccc_mean"] + said["select"]["au.f1_mean"]
-    assert said["epoch"].keys() == {"joint"}
+    assert said["step"].keys() == {"joint"}
 
 
 def test_train_head_json_has_the_stable_keys(mtl):
@@ -97,8 +97,8 @@ def test_evaluate_prints_and_repeats_the_scores(mtl):
         (["train-head", "--streams", "va,clip"], "unknown stream 'clip'"),
         (["train-head", "--set", "train.lrr=1"], "unknown key 'lrr' .did you mean 'lr'"),
         (
-            ["train-head", "--set", "train.epochs=0"],
-            "[train] epochs: expected a whole number from 1 to 1000000, found 0",
+            ["train-head", "--set", "train.steps=0"],
+            "[train] steps: expected a whole number from 1 to 1000000000, found 0",
         ),
         (["train-head", "--fold", "9"], "fold 9 of 5"),
         (["train-head", "--device", "gpu"], "--device gpu"),

@@ -50,8 +50,8 @@ def test_values_and_overrides(tmp_path: Path) -> None:
     [
         ("[haed]", r"unknown section \[haed\] \(did you mean 'head'\?\)"),
         ("[head]\nfusoin = 'sum'", r"\[head\]: unknown key 'fusoin' \(did you mean 'fusion'\?\)"),
-        ("[train]\nepochs = 'ten'", r"\[train\] epochs: expected a whole number, found 'ten'"),
-        ("[train]\nepochs = true", "expected a whole number, found True"),
+        ("[train]\nsteps = 'ten'", r"\[train\] steps: expected a whole number, found 'ten'"),
+        ("[train]\nsteps = true", "expected a whole number, found True"),
         ("[train]\nmethod = 'both'", "expected one of 'separate', 'joint', 'progressive'"),
         ("[backbones.a]\nweights = 'x'", r"\[backbones.a\]: missing key 'model'"),
         ("[backbones.a]\nmodel = 'x'\nmean = [0, 1]", "mean: expected"),

@@ -36,7 +36,7 @@ from pipelines.config import Config, read_config
 from pipelines.labels import labels_of, targets_of
 from pipelines.scoring.metrics import score
 from pipelines.splits import resolve_split
-from pipelines.training.epochs import Epoch
+from pipelines.training.evaluations import Epoch
 
 small = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("small_faces.py"))))
 MODEL, SIDE, SETTINGS, run, digest = small.MODEL, small.SIDE, small.SETTINGS, small.run, small.digest

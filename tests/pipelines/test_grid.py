@@ -118,7 +118,7 @@ def test_a_condition_can_hang_on_what_another_one_gives_whatever_their_order() -
     temporal = ["transformer", "gru"]
     """
     found = chosen(text, "temporal", "num_heads", "dropout")
-    assert found == [("transformer", 4, 0.2), ("transformer", 8, 0.5), ("gru", 4, 0.2)]
+    assert found == [("transformer", 4, 0.3), ("transformer", 8, 0.5), ("gru", 4, 0.3)]
 
 
 def test_equal_strategies_are_kept_once() -> None:
@@ -219,7 +219,7 @@ def test_the_grids_that_ship_are_right_and_found_by_name() -> None:
 
 def test_joint_toml_counts_what_the_design_says() -> None:
     (path,) = (path for path in packaged_grids() if path.name == "joint.toml")
-    assert len(expand(read_grid(path), strategy_of(CONFIG))) == 3 * 2 * 2 * (3 + 2) * 3 * 3
+    assert len(expand(read_grid(path), strategy_of(CONFIG))) == 3 * 2 * 2 * (3 + 2) * 2 * 3 * 3
 
 
 def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:

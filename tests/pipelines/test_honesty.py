@@ -223,7 +223,7 @@ lr = [0.001, 0.002, 0.005, 0.01]
 [set]
 width = 16
 depth = 1
-epochs = 2
+steps = 12
 window = 32
 """
 

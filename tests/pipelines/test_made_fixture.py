@@ -14,7 +14,7 @@ from pipelines.training.strategy import strategy_of
 from pipelines.training.train import train_strategy
 
 MADE = Path(__file__).resolve().parents[1] / "fixtures" / "made"
-SMALL = {"width": 48, "depth": 1, "epochs": 8, "fusion": "sum", "lr": 3e-3, "batch_windows": 16}
+SMALL = {"width": 48, "depth": 1, "steps": 48, "fusion": "sum", "lr": 3e-3, "batch_windows": 16}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def dataset(config: Config) -> Dataset:
 
 
 def held_out(config: Config, dataset: Dataset, values: dict) -> float:
-    """P on held-out videos, mean over two seeds; epochs were chosen on other videos."""
+    """P on held-out videos, mean over two seeds; weights were chosen on other videos."""
     base = strategy_of(config).replace(SMALL | values, "test")
     runs = [train_strategy(config, dataset, base.replace({"seed": seed}, "test")) for seed in (0, 1)]
     return sum(run.metrics["report"]["P"] for run in runs) / len(runs)

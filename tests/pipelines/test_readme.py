@@ -105,9 +105,7 @@ def adapted(line: list[str]) -> list[list[str]]:
         small = ["--init", "random", "--set", "finetune.size_px=32", "--set", "finetune.epochs=1"]
         return [[task if word == "expr" else word for word in line] + small for task in ("expr", "va", "au")]
     if line[0] in ("train-head", "search"):
-        line += ["--set", "train.epochs=1", "--set", "head.width=16"] + (
-            ["--limit", "4"] if line[0] == "search" else []
-        )
+        line += ["--set", "train.steps=4", "--set", "head.width=16"] + (["--limit", "4"] if line[0] == "search" else [])
     return [[*line, "--yes"] if line[:2] == ["cache", "rm"] else line]
 
 

@@ -16,7 +16,7 @@ GRID = """\
 name = "real"
 
 [set]
-epochs = 3
+steps = 18
 width = 32
 
 [product]

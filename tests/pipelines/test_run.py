@@ -45,13 +45,13 @@ def project(made, tmp_path_factory):
 def test_the_saved_weights_give_the_saved_score(small, made, tmp_path, method):
     """The code released with the paper saved the weights of one epoch later."""
     dataset = made.dataset(failed=(0, 70))
-    metrics = train_run(small, dataset, strategy(small, method=method, streams="own", epochs=3), tmp_path / "r")
+    metrics = train_run(small, dataset, strategy(small, method=method, streams="own", steps=18), tmp_path / "r")
     run, split = load_run(tmp_path / "r"), dataset.split(small.split, -1)
     for part in ("select", "report"):
         again = score_predictions(predict_run(run, dataset, getattr(split, part)), dataset, run.tasks)
         assert again == metrics[part] == run.metrics[part]
     names = {path.name for path in (tmp_path / "r" / "weights").iterdir()}
-    assert names == {f"{model}.safetensors" for model in metrics["epoch"]}
+    assert names == {f"{model}.safetensors" for model in metrics["step"]}
     assert not any(module.training for _, module in run.models)
 
 
@@ -68,13 +68,13 @@ def test_what_stands_in_a_run_folder(small, made, tmp_path):
     assert manifest["num_parameters"] == sum(
         v.numel() for v in load_file(folder / "weights/joint.safetensors").values()
     )
-    assert {"format", "seed", "commit", "versions", "frames", "labels", "seconds", "epoch", "device"} <= set(manifest)
+    assert {"format", "seed", "commit", "versions", "frames", "labels", "seconds", "step", "device"} <= set(manifest)
     config = tomllib.loads((folder / "config.toml").read_text())
     assert config["head"]["fusion"] == "sum"
     assert config["train"]["seed"] == 3
     assert read_config(folder / "config.toml").head == chosen.head
     history = pl.read_csv(folder / "history.csv")
-    assert history["epoch"].to_list() == [note.epoch for note in result.history]
+    assert history["step"].to_list() == [note.step for note in result.history]
     assert {"model", "lr", "loss", "loss.va", "score.au", "P", "best", "duration_s"} <= set(history.columns)
     assert [path.name for path in folder.parent.iterdir()] == ["r"], "nothing half-written is left beside it"
 

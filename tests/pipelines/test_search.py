@@ -237,19 +237,19 @@ def test_time_is_measured_from_short_trainings_when_nothing_is_finished(tmp_path
 
     def trainer(stack, advance) -> list[None]:
         ((strategy, _),) = stack
-        asked.append((strategy.head.temporal, strategy.train.epochs))
-        time.sleep(0.01 + 0.02 * strategy.train.epochs)
+        asked.append((strategy.head.temporal, strategy.train.steps))
+        time.sleep(0.01 + 0.0005 * strategy.train.steps)
         return [None]
 
     estimate = measure(trials, trainer)
-    assert asked == [("gru", 1), ("gru", 1), ("gru", 3), ("tcn", 1), ("tcn", 3)]
-    assert estimate.seconds == pytest.approx(6 * (0.01 + 0.02 * CONFIG.train.epochs), rel=0.4)
+    assert asked == [("gru", 40), ("gru", 40), ("gru", 120), ("tcn", 40), ("tcn", 120)]
+    assert estimate.seconds == pytest.approx(6 * (0.01 + 0.0005 * CONFIG.train.steps), rel=0.4)
     assert "gru, tcn" in estimate.how
 
 
 def test_methods_are_counted_by_their_models() -> None:
-    counts = [work(Strategy().replace({"method": name, "epochs": 10}, "here")) for name in METHODS]
-    assert counts == [10, 30, 40]
+    counts = [work(Strategy().replace({"method": name, "steps": 60}, "here")) for name in METHODS]
+    assert counts == [60, 180, 240]
 
 
 METHODS = ("joint", "separate", "progressive")

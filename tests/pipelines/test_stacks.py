@@ -7,40 +7,45 @@ import numpy as np
 import pytest
 import torch
 
+from heads.config import HeadConfig
 from heads.temporal import TEMPORALS
 from pipelines.config import Config, SplitConfig
 from pipelines.files import read_json
+from pipelines.training import stack as stack_module
 from pipelines.training import stacks
 from pipelines.training.fit import Halving
+from pipelines.training.optimise import lr_at
 from pipelines.training.stacks import head_bytes, in_stacks, stack_key
 from pipelines.training.strategy import Strategy, strategy_of
 from pipelines.training.train import Order, Trained, train_strategies, train_strategy
 
 CPU = torch.device("cpu")
+DIVERGING = 99.0
 # What may differ inside a stack; the fourth stops early, so that the stack shrinks before its end.
 MEMBERS = (
     {"seed": 0},
     {"seed": 1, "lr": 3e-3, "dropout": 0.0, "label_smoothing": 0.1},
     {"seed": 0, "weight_decay": 0.1, "va_weight": 3.0, "class_weights": False, "schedule": "constant"},
-    {"seed": 2, "patience": 1, "lr": 0.3, "grad_clip": 0.0},
-    {"seed": 1, "fold": 1, "warmup_epochs": 0.0, "positive_weights": False},
-    {"seed": 0, "patience": 1, "lr": 1e-9},
+    {"seed": 2, "patience": 3, "lr": 0.03, "grad_clip": 0.0},
+    {"seed": 1, "fold": 1, "warmup_steps": 0, "positive_weights": False},
+    {"seed": 0, "patience": 3, "lr": 1e-9},
 )
 
 
 @pytest.fixture
 def folded(small: Config) -> Config:
-    return dataclasses.replace(small, split=SplitConfig(num_folds=3))
+    train = dataclasses.replace(small.train, steps=6, eval_steps=3, warmup_steps=3)
+    return dataclasses.replace(small, split=SplitConfig(num_folds=3), train=train)
 
 
 def members(config: Config, values: dict) -> list[Strategy]:
-    base = strategy_of(config).replace({"fold": 0, "epochs": 4, "patience": 9} | values, "test")
+    base = strategy_of(config).replace({"fold": 0, "steps": 12, "patience": 27} | values, "test")
     return [base.replace({**each}, "test") for each in MEMBERS]
 
 
 def as_alone(one: Trained, alone: Trained) -> None:
-    assert [(note.model, note.epoch, note.best) for note in one.history] == [
-        (note.model, note.epoch, note.best) for note in alone.history
+    assert [(note.model, note.step, note.best) for note in one.history] == [
+        (note.model, note.step, note.best) for note in alone.history
     ]
     for note, other in zip(one.history, alone.history, strict=True):
         assert note.losses == pytest.approx(other.losses, rel=1e-4)
@@ -74,7 +79,7 @@ def test_a_stack_trains_each_as_alone(folded: Config, made, temporal: str) -> No
 @pytest.mark.parametrize("method", ["separate", "progressive"])
 def test_every_method_stacks(folded: Config, made, method: str) -> None:
     dataset = made.dataset()
-    strategies = members(folded, {"temporal": "tcn", "method": method, "streams": "own", "frozen_epochs": 1})
+    strategies = members(folded, {"temporal": "tcn", "method": method, "streams": "own", "frozen_steps": 6})
     stack = train_strategies(folded, dataset, [Order(strategy=strategy) for strategy in strategies])
     for one, strategy in zip(stack, strategies, strict=True):
         assert isinstance(one, Trained)
@@ -84,7 +89,7 @@ def test_every_method_stacks(folded: Config, made, method: str) -> None:
 @pytest.mark.parametrize("temporal", sorted(TEMPORALS))
 def test_bfloat16_trains_about_as_well(folded: Config, made, temporal: str) -> None:
     dataset = made.dataset()
-    base = strategy_of(folded).replace({"fold": 0, "epochs": 4, "patience": 9, "temporal": temporal}, "test")
+    base = strategy_of(folded).replace({"fold": 0, "steps": 12, "patience": 27, "temporal": temporal}, "test")
     full, half = (
         train_strategy(folded, dataset, base.replace({"precision": precision}, "test"))
         for precision in ("float32", "bfloat16")
@@ -102,10 +107,13 @@ def test_learned_weights_stack(folded: Config, made) -> None:
         as_alone(one, train_strategy(folded, dataset, strategy))
 
 
-def test_a_head_that_diverges_costs_itself_alone(folded: Config, made) -> None:
+def test_a_head_that_diverges_costs_itself_alone(folded: Config, made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        stack_module, "lr_at", lambda config, progress: 1e30 if config.lr == DIVERGING else lr_at(config, progress)
+    )
     dataset = made.dataset()
     good, other = members(folded, {"temporal": "none"})[:2]
-    bad = good.replace({"lr": 1e30, "schedule": "constant", "warmup_epochs": 0.0, "grad_clip": 0.0}, "test")
+    bad = good.replace({"lr": DIVERGING, "grad_clip": 0.0}, "test")
     first, failed, second = train_strategies(folded, dataset, [Order(strategy=each) for each in (good, bad, other)])
     assert isinstance(failed, ValueError)
     assert "lower train.lr" in str(failed)
@@ -115,8 +123,8 @@ def test_a_head_that_diverges_costs_itself_alone(folded: Config, made) -> None:
 
 
 def test_what_cannot_be_trained_costs_itself_alone(folded: Config, made) -> None:
-    good = members(folded, {"temporal": "none", "epochs": 1})[0]
-    bad = good.replace({"lr": -1.0}, "test")
+    good = members(folded, {"temporal": "none", "steps": 3})[0]
+    bad = dataclasses.replace(good, train=dataclasses.replace(good.train, lr=-1.0))
     first, second = train_strategies(folded, made.dataset(), [Order(strategy=bad), Order(strategy=good)])
     assert isinstance(first, ValueError)
     assert isinstance(second, Trained)
@@ -128,14 +136,16 @@ def test_what_cannot_be_trained_costs_itself_alone(folded: Config, made) -> None
         {"temporal": "gru"},
         {"width": 24},
         {"window": 5},
-        {"epochs": 3},
+        {"steps": 15},
         {"method": "separate"},
         {"va_loss": "mse"},
         {"task_weights": "learned"},
         {"tasks": ["va"]},
         {"streams": ["va"]},
-        {"kernel": 3},
+        {"kernel": 5},
         {"precision": "bfloat16"},
+        {"inputs": "both"},
+        {"eval_steps": 5},
     ],
 )
 def test_other_shapes_are_other_stacks(folded: Config, values: dict) -> None:
@@ -171,7 +181,7 @@ def test_runs_of_a_stack_are_ordinary_runs(folded: Config, made, tmp_path: Path)
     from pipelines.training.run import load_run, predict_run, train_runs
 
     dataset = made.dataset()
-    strategies = members(folded, {"temporal": "gru", "epochs": 2})[:3]
+    strategies = members(folded, {"temporal": "gru", "steps": 6})[:3]
     pairs = [(strategy, tmp_path / str(index)) for index, strategy in enumerate(strategies)]
     assert train_runs(folded, dataset, pairs) == [None, None, None]
     for strategy, folder in pairs:
@@ -189,25 +199,32 @@ def test_runs_of_a_stack_are_ordinary_runs(folded: Config, made, tmp_path: Path)
 
 
 def test_rungs() -> None:
-    halving = Halving(factor=3, first=2)
-    assert [epoch for epoch in range(1, 60) if halving.is_rung(epoch, 54)] == [2, 6, 18]
-    assert [epoch for epoch in range(1, 60) if halving.is_rung(epoch, 18)] == [2, 6]
+    halving = Halving(factor=3, first=20)
+
+    def rungs(num_steps: int, every: int) -> list[int]:
+        steps = range(every, num_steps + 1, every)
+        return [step for step in steps if halving.is_rung(step - every, step, num_steps)]
+
+    assert rungs(540, 20) == [20, 60, 180]
+    assert rungs(180, 20) == [20, 60]
+    assert rungs(540, 50) == [50, 100, 200]
+    assert rungs(540, 100) == [100, 200]  # two of them lie before the first evaluation
 
 
 def test_halving_ends_what_is_behind_and_keeps_the_winner(folded: Config, made) -> None:
     """Nine learning rates with two seeds each: a third goes on at each rung, both seeds of a rate together."""
-    base = strategy_of(folded).replace({"fold": 0, "epochs": 9, "patience": 99, "temporal": "none"}, "test")
+    base = strategy_of(folded).replace({"fold": 0, "steps": 27, "patience": 297, "temporal": "none"}, "test")
     rates = [1e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2]
     strategies = [base.replace({"lr": lr, "seed": seed}, "test") for lr in rates for seed in (0, 1)]
     dataset, orders = made.dataset(), [Order(strategy=strategy) for strategy in strategies]
     whole = train_strategies(folded, dataset, orders)
-    halved = train_strategies(folded, dataset, orders, Halving(factor=3, first=1))
-    epochs = {}
+    halved = train_strategies(folded, dataset, orders, Halving(factor=3, first=3))
+    ends = {}
     for one, strategy in zip(halved, strategies, strict=True):
         assert isinstance(one, Trained)
-        epochs.setdefault(strategy.train.lr, []).append((len(one.history), one.metrics["halted"]))
-    assert all(len(set(seeds)) == 1 for seeds in epochs.values())
-    assert sorted(seeds[0] for seeds in epochs.values()) == [(1, 1)] * 6 + [(3, 3)] * 2 + [(9, 0)]
+        ends.setdefault(strategy.train.lr, []).append((len(one.history), one.metrics["halted"]))
+    assert all(len(set(seeds)) == 1 for seeds in ends.values())
+    assert sorted(seeds[0] for seeds in ends.values()) == [(1, 3)] * 6 + [(3, 9)] * 2 + [(9, 0)]
     for one, alone in zip(halved, whole, strict=True):
         if not one.metrics["halted"]:
             as_alone(one, alone)
@@ -225,11 +242,11 @@ def as_begun(one: Trained, alone: Trained) -> None:
 def test_halted_trials_are_trained_to_their_end_where_halving_is_off(folded: Config, made, tmp_path: Path) -> None:
     from pipelines.training.run import train_runs
 
-    base = strategy_of(folded).replace({"fold": 0, "epochs": 4, "patience": 99, "temporal": "none"}, "test")
+    base = strategy_of(folded).replace({"fold": 0, "steps": 12, "patience": 297, "temporal": "none"}, "test")
     pairs = [(base.replace({"lr": lr}, "test"), tmp_path / f"{lr}") for lr in (1e-6, 1e-3)]
-    assert train_runs(folded, made.dataset(), pairs, halving=Halving(factor=2, first=1)) == [None, None]
+    assert train_runs(folded, made.dataset(), pairs, halving=Halving(factor=2, first=3)) == [None, None]
     halted = [read_json(folder / "metrics.json")["halted"] for _, folder in pairs]
-    assert halted == [1, 0]
+    assert halted == [3, 0]
 
 
 # Views
@@ -247,7 +264,7 @@ def test_training_draws_windows_from_every_view(folded: Config, made) -> None:
             dataset.resident.streams[name, view] = stream
             dataset.resident.valid[name, view] = dataset.resident.valid[name, "base"]
             dataset.resident.identities[name, view] = dataset.resident.identities[name, "base"]
-    base = strategy_of(folded).replace({"fold": 0, "epochs": 4, "temporal": "none", "patience": 9}, "test")
+    base = strategy_of(folded).replace({"fold": 0, "steps": 12, "temporal": "none", "patience": 27}, "test")
     plain, same, noisy = (
         train_strategy(folded, dataset, base.replace({"augment": augment}, "test"))
         for augment in ([], ["same", "same"], ["noise", "noise", "noise"])
@@ -270,7 +287,7 @@ def test_a_reader_gives_each_row_in_its_view(made) -> None:
     for name in made.streams:
         dataset.resident.streams[name, "other"] = dataset.resident.streams[name, "base"] + 100
         dataset.resident.valid[name, "other"] = np.arange(len(made.frames)) != 3
-    reader = dataset.reader(["va", "au"], ["va", "au"], "base", ["other"])
+    reader = dataset.reader(["va", "au"], ["va", "au"], HeadConfig(), ["base", "other"])
     size = len(made.frames) + 1
     rows = torch.tensor([[[2, 3, size - 1], [size + 2, size + 3, 2 * size - 1]]])
     streams, valid, times = reader(rows)

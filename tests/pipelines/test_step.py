@@ -13,9 +13,10 @@ from heads.temporal import TEMPORALS
 from pipelines.config import Config
 from pipelines.training import dataset as dataset_module
 from pipelines.training.dataset import Dataset
-from pipelines.training.feed import Feed, make_feed
+from pipelines.training.feed import Feed, WindowSampler, make_feed
+from pipelines.training.inputs import Source
 from pipelines.training.methods import Setup, Spec, build_model, make_loss
-from pipelines.training.stack import Stack
+from pipelines.training.stack import Stack, _order_of
 from pipelines.training.stack_optimise import StackedAdamW, limits_of
 from pipelines.training.step import Step
 from pipelines.training.strategy import strategy_of, streams_of
@@ -32,18 +33,19 @@ def stack_of(config: Config, dataset: Dataset, values: dict) -> Stack:
         for one in strategies
     ]
     tasks, used = base.head.tasks, setups[0].used
-    spec = Spec(name="joint", kind="head", tasks=tasks, parts={"joint": dataset.resident.widths(used, base.train.view)})
+    reader = dataset.reader(used, used, base.head, ["base"])
+    spec = Spec(name="joint", kind="head", tasks=tasks, parts={"joint": reader.widths})
     if values.get("method") == "progressive":
-        widths = dataset.resident.widths(used, base.train.view)
-        spec = Spec(name="joint", kind="progressive", tasks=tasks, parts=dict.fromkeys(tasks, widths))
-    reader = dataset.reader(used, used, "base")
+        spec = Spec(name="joint", kind="progressive", tasks=tasks, parts=dict.fromkeys(tasks, reader.widths))
     feeds = [make_feed(dataset, reader, setup.split.train, tasks, setup.strategy.train) for setup in setups]
     plans = [dataset.plan(setup.split.select, setup.strategy.train, used) for setup in setups]
     return Stack(build_model(spec, strategies), make_loss(setups, tasks), feeds, plans)
 
 
 def first_rows(stack: Stack) -> Tensor:
-    return stack._rows([order[0] for order in stack._orders()])
+    samplers = {_order_of(feed): WindowSampler(feed) for feed in stack.feeds}
+    batches = {key: sampler.batch() for key, sampler in samplers.items()}
+    return stack._rows([batches[_order_of(feed)] for feed in stack.feeds])
 
 
 @pytest.mark.parametrize("active", [(True, True, True), (True, False, True)])
@@ -91,10 +93,9 @@ def on_meta(stack: Stack) -> Step:
     targets = first.dataset.targets.to("meta")
     reader = dataclasses.replace(
         first.reader,
-        streams={name: x.to(meta) for name, x in first.reader.streams.items()},
+        sources={name: source.to(meta) for name, source in first.reader.sources.items()},
         valid=first.reader.valid.to(meta),
         times=first.reader.times.to(meta),
-        _memory={},
     )
     feeds: list[Feed] = [
         dataclasses.replace(
@@ -186,11 +187,12 @@ def test_both_ways_to_mix_views_give_the_same_windows() -> None:
     valids = [torch.rand(8, generator=generator) < 0.7 for _ in range(3)]
     rows = torch.randint(3 * 8, (5, 4), generator=generator)
     flat, inside = (rows % 8).flatten(), (rows % 8).flatten().clamp(max=6)
+    sources = [{"x": Source(stream=view["x"])} for view in views]
     found = []
     for way in (dataset_module._in_place, dataset_module._everywhere):
         streams, valid = {"x": views[0]["x"].index_select(0, inside).float()}, valids[0].index_select(0, flat)
         for number in (1, 2):
-            way(streams, valid, (views[number], valids[number]), flat, inside, rows.flatten() // 8 == number)
+            way(streams, valid, (sources[number], valids[number]), flat, inside, rows.flatten() // 8 == number)
         found.append((streams["x"], valid))
     assert torch.equal(found[0][0], found[1][0])
     assert torch.equal(found[0][1], found[1][1])

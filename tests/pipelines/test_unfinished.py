@@ -27,11 +27,11 @@ from pipelines.training.unfinished import FOLDER, Unfinished
 METHODS = {
     "joint": {"temporal": "gru"},
     "separate": {"method": "separate", "streams": "own", "temporal": "tcn"},
-    "progressive": {"method": "progressive", "streams": "own", "frozen_epochs": 1},
+    "progressive": {"method": "progressive", "streams": "own", "frozen_steps": 6},
     "learned weights": {"task_weights": "learned", "temporal": "none"},
 }
 # Of other data orders, folds and ends: the stack shrinks on its way.
-MEMBERS = ({"seed": 0}, {"seed": 1, "lr": 3e-3}, {"seed": 0, "patience": 1, "lr": 1e-9}, {"seed": 2, "fold": 1})
+MEMBERS = ({"seed": 0}, {"seed": 1, "lr": 3e-3}, {"seed": 0, "patience": 6, "lr": 1e-9}, {"seed": 2, "fold": 1})
 
 
 class Stop:
@@ -48,7 +48,7 @@ class Stop:
 
 def strategies_of(small: Config, values: dict) -> tuple[Config, list[Strategy]]:
     config = dataclasses.replace(small, split=SplitConfig(num_folds=3))
-    base = strategy_of(config).replace({"fold": 0, "epochs": 4, "patience": 9, **values}, "test")
+    base = strategy_of(config).replace({"fold": 0, "steps": 24, "patience": 54, **values}, "test")
     return config, [base.replace(each, "test") for each in MEMBERS]
 
 
@@ -96,7 +96,7 @@ def test_stopped_twice_is_as_undisturbed(small: Config, made, tmp_path: Path, na
 
 def test_any_step_is_a_place_to_stop(small: Config, made, tmp_path: Path) -> None:
     dataset = made.dataset()
-    config, strategies = strategies_of(small, {"temporal": "none", "epochs": 2})
+    config, strategies = strategies_of(small, {"temporal": "none", "steps": 12})
     count = Stop(0)
     undisturbed = train(config, dataset, strategies[:2], tmp_path / "none", count)
     for after in range(1, count.calls + 1):
@@ -139,8 +139,8 @@ def test_saved_by_the_clock_and_removed_in_the_end(small: Config, made, tmp_path
 
 GRID = """
 [set]
-epochs = 6
-patience = 6
+steps = 36
+patience = 36
 [product]
 lr = [1e-3, 2e-3, 3e-3]
 seed = [0, 1]

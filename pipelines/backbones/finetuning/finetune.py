@@ -30,13 +30,13 @@ from pipelines.backbones.runs import check_place
 from pipelines.backbones.sampling import draw_rows
 from pipelines.config import Config, to_mapping
 from pipelines.labels import as_targets
-from pipelines.training.epochs import Watch
+from pipelines.training.evaluations import EpochWatch
 
 # Fields of [finetune] that do not change what is trained; the start and the sets are described apart.
 NOT_RECIPE = ("checkpoint_minutes", "licence", "init", "rename", "data")
 
 
-def finetune(config: Config, frames: pl.DataFrame, order: Order, watch: Watch | None = None) -> Finetuned:
+def finetune(config: Config, frames: pl.DataFrame, order: Order, watch: EpochWatch | None = None) -> Finetuned:
     """Trains, saves and registers a backbone; weights of the same name are replaced when the training is over.
 
     Rows of split train with a label of one of the tasks train; the rows that `[split]` lets choose do so, an epoch at a

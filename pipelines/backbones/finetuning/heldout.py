@@ -31,7 +31,7 @@ from pipelines.backbones.finetuning.loop import bar, predict_readable
 from pipelines.backbones.runs import KIND, run_folder
 from pipelines.config import Config, TrainConfig, from_mapping
 from pipelines.scoring.metrics import Probabilities
-from pipelines.training.epochs import Fitted
+from pipelines.training.evaluations import Epoch, Fitted
 from pipelines.training.manifest import FORMAT, commit, config_toml, versions, weights_file
 from pipelines.training.methods import Spec
 from pipelines.training.predict import Predictions, prediction_table, score_rows
@@ -106,7 +106,7 @@ def write_run(
     entry: Mapping[str, Any],
     material: Material,
     course: Course,
-    fitted: Fitted,
+    fitted: Fitted[Epoch],
     held_out: HeldOut,
 ) -> Path:
     """The run folder of the backbone that is registered as [backbones.SECTION] with the values `entry`, in the place of
@@ -122,7 +122,7 @@ def write_run(
     )
     spec = Spec(name=section, kind="linear", tasks=tasks, parts={"joint": {section: backbone.width}})
     outputs = {f"outputs.{name.replace('.', '.linear.', 1)}": t for name, t in output_tensors(course.model).items()}
-    metrics = {**held_out.metrics, "tasks": list(tasks), "epoch": {section: fitted.epoch}, "halted": 0}
+    metrics = {**held_out.metrics, "tasks": list(tasks), "epoch": {section: fitted.best.epoch}, "halted": 0}
     folder = run_folder(config, section)
     frames = material.sets[0].frames
     follow = not config.data.ignore_orientation
@@ -151,7 +151,7 @@ def manifest_of(
     identity: StreamIdentity,
     material: Material,
     course: Course,
-    fitted: Fitted,
+    fitted: Fitted[Epoch],
     held_out: HeldOut,
 ) -> dict[str, Any]:
     """run.json: that of a head whose one model is the backbone's own outputs on its stream, with "kind" beside it."""
@@ -182,7 +182,7 @@ def manifest_of(
         },
         "strategy": strategy.flat(),
         "seed": strategy.train.seed,
-        "epoch": {spec.name: fitted.epoch},
+        "epoch": {spec.name: fitted.best.epoch},
         "num_parameters": sum(p.numel() for p in course.model.parameters()),
         "models": [
             {
@@ -191,7 +191,7 @@ def manifest_of(
                 "tasks": list(spec.tasks),
                 "parts": {part: dict(widths) for part, widths in spec.parts.items()},
                 "file": weights_file(spec),
-                "epoch": fitted.epoch,
+                "epoch": fitted.best.epoch,
                 "num_parameters": num_outputs,
             }
         ],

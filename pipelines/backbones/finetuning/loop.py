@@ -30,7 +30,7 @@ from pipelines.backbones.stopping import StopAsked, Stopper
 from pipelines.config import FinetuneConfig
 from pipelines.progress import Advance, progress
 from pipelines.scoring.metrics import Probabilities, main_scores, score
-from pipelines.training.epochs import Epoch, Fitted, Watch
+from pipelines.training.evaluations import Epoch, EpochWatch, Fitted
 from pipelines.training.fit import is_finite
 from pipelines.training.optimise import seeded
 from pipelines.training.predict import ACTIVATIONS, Predictions
@@ -57,8 +57,8 @@ class Guard:
 
 
 def train_backbone(
-    course: Course, watch: Watch | None = None, checkpoints: Checkpoints | None = None, kept: Kept | None = None
-) -> Fitted:
+    course: Course, watch: EpochWatch | None = None, checkpoints: Checkpoints | None = None, kept: Kept | None = None
+) -> Fitted[Epoch]:
     """Trains the model in place; it ends with the weights of its best epoch, those that earned the score.
 
     The state is kept in `checkpoints` after each epoch, and when a signal asks for a stop; `kept` is where an earlier
@@ -84,7 +84,9 @@ def train_backbone(
     return state.best.restore(state.moving)
 
 
-def _train_epochs(course: Course, state: State, learning: frozenset[str], guard: Guard, watch: Watch | None) -> None:
+def _train_epochs(
+    course: Course, state: State, learning: frozenset[str], guard: Guard, watch: EpochWatch | None
+) -> None:
     """The epochs that are left, until the last one, the end of patience, or a loss that is no number."""
     config = course.config
     while state.epoch < config.epochs and state.best.keeper.num_since_best < config.patience:

@@ -22,7 +22,7 @@ from pipelines.backbones.runs import run_name
 from pipelines.config import Config, to_mapping
 from pipelines.files import write_json
 from pipelines.scoring.metrics import main_scores
-from pipelines.training.epochs import Epoch, Fitted
+from pipelines.training.evaluations import Epoch, Fitted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,7 @@ class Finetuned:
 
 
 def finish(
-    config: Config, order: Order, material: Material, course: Course, fitted: Fitted, held_out: HeldOut | str
+    config: Config, order: Order, material: Material, course: Course, fitted: Fitted[Epoch], held_out: HeldOut | str
 ) -> Finetuned:
     """Saves and registers what was trained. The first process does; the others only know of it."""
     model, preprocessing, world = course.model.cpu(), course.faces.preprocessing, course.world
@@ -96,7 +96,7 @@ def finish(
         weights=FOLDER / f"{order.section}.safetensors",
         output=FOLDER / f"{order.section}.output.safetensors",
         history_file=history_path(order.section),
-        epoch=fitted.epoch,
+        epoch=fitted.best.epoch,
         metrics=metrics,
         history=fitted.history,
         unreadable=tuple((course.faces.paths[row], reason) for row, reason in sorted(unreadable.items())),

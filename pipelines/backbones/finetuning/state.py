@@ -13,7 +13,7 @@ from pipelines.backbones.checkpoint import Kept
 from pipelines.backbones.finetuning.ema import Ema
 from pipelines.backbones.optimise import AdamW
 from pipelines.scoring.metrics import Probabilities
-from pipelines.training.epochs import Epoch, Fitted, HeadKeeper
+from pipelines.training.evaluations import Epoch, Fitted, HeadKeeper
 from pipelines.training.predict import Predictions
 
 
@@ -27,7 +27,7 @@ class Best:
     """The best epoch so far: its weights as of its evaluation, and its predictions. Whatever epochs said besides."""
 
     def __init__(self) -> None:
-        self.keeper = HeadKeeper()
+        self.keeper = HeadKeeper(Epoch)
         self.weights: dict[str, Tensor] = {}
         self.predictions: Predictions | None = None
 
@@ -37,14 +37,14 @@ class Best:
 
     def offer(self, note: Epoch, predictions: Predictions, moving: Mapping[str, Tensor]) -> Epoch:
         """Records an epoch; copies the `moving` weights now, before another step can change them, if it is the best."""
-        note = self.keeper.offer(note, predictions, patient=False)
+        note = self.keeper.offer(note, predictions)
         if note.best:
             self.predictions = predictions
             self.weights = {key: value.clone() for key, value in moving.items()}
         return note
 
     @torch.no_grad()
-    def restore(self, moving: Mapping[str, Tensor]) -> Fitted:
+    def restore(self, moving: Mapping[str, Tensor]) -> Fitted[Epoch]:
         """Puts the best epoch's weights back into the `moving` ones."""
         self.keeper.keep(self.weights)
         result = self.keeper.result()
@@ -69,7 +69,7 @@ class Best:
         arrays = {name: value.numpy() for name, value in part_of(tensors, "predicted").items()}
         self.predictions = Predictions(rows=arrays.pop("rows"), probabilities=Probabilities(**arrays))
         for values in history:
-            self.keeper.offer(Epoch(**{**values, "best": False}), self.predictions, patient=False)
+            self.keeper.offer(Epoch(**{**values, "best": False}), self.predictions)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,0 +1,101 @@
+"""How much a head is trained: windows a step, steps and evaluations, and what is too little. B windows, T steps.
+
+Everything here is counted from mtl.toml and the frames table before anything trains.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from pipelines.config import TrainConfig
+from pipelines.training.strategy import Strategy
+from pipelines.training.windows import PADDING
+
+if TYPE_CHECKING:
+    from pipelines.training.dataset import Dataset
+
+LEAST_BATCH, MOST_BATCH = 4, 32
+# Optimiser steps for one pass over the windows that a batch by size aims at: small data sets get small batches.
+STEPS_A_PASS = 20
+# Fewer steps stopped heads of the demo's streams before their best held-out score.
+LEAST_STEPS = {"none": 120, "gru": 400, "lstm": 400, "tcn": 400, "transformer": 400}
+MOST_SINGLE = 0.5  # of the windows, with a single step each
+
+
+def batch_windows(config: TrainConfig, frames: pl.DataFrame) -> int:
+    """Windows B of a step: `config.batch_windows`, or where that is 0 a power of two from 4 to 32.
+
+    A data set of W windows (its rows that train, over the stride) gets the one nearest to W / 20. Folds are no part of
+    it, so that the folds of a strategy train alike and in one stack.
+    """
+    if config.batch_windows:
+        return config.batch_windows
+    windows = (frames["split"] == "train").sum() / min(config.stride, config.window)
+    nearest = 2 ** round(math.log2(max(windows / STEPS_A_PASS, 1)))
+    return min(max(nearest, LEAST_BATCH), MOST_BATCH)
+
+
+def evaluations(config: TrainConfig) -> list[int]:
+    """The steps after which a head is scored: every `eval_steps`, and the last."""
+    return [*range(config.eval_steps, config.steps, config.eval_steps), config.steps]
+
+
+def budget_of(strategy: Strategy, frames: pl.DataFrame) -> dict[str, int]:
+    """What a model of `strategy` gets on `frames`: "steps" at most, of "batch_windows"; "eval_steps" between scores."""
+    train = strategy.train
+    return {
+        "steps": train.steps,
+        "batch_windows": batch_windows(train, frames),
+        "eval_steps": min(train.eval_steps, train.steps),
+    }
+
+
+def budget_words(budget: Mapping[str, int]) -> str:
+    """ "800 steps of 8 windows, scored every 40"."""
+    return f"{budget['steps']:,} steps of {budget['batch_windows']} windows, scored every {budget['eval_steps']}"
+
+
+def shortfall(strategy: Strategy) -> str:
+    """What is too little for the temporal encoder of `strategy`, in one line; empty where nothing is."""
+    temporal, steps = strategy.head.temporal, strategy.train.steps
+    least = LEAST_STEPS.get(temporal, 0)
+    if steps >= least:
+        return ""
+    return (
+        f"{steps} steps are few for temporal = {temporal!r}: less than {least} stopped it too soon; raise train.steps"
+    )
+
+
+def context_of(dataset: "Dataset", rows: np.ndarray, strategy: Strategy, used: Sequence[str]) -> dict[str, int]:
+    """What the rows `rows` [N] bool have to be predicted from: counts of labelled rows, of those without an embedding,
+    of windows, and of windows of a single step."""
+    labelled = np.logical_or.reduce([dataset.labels.labelled(task) for task in strategy.head.tasks]) & rows
+    windows = dataset.windows(rows, strategy.train)
+    valid = dataset.resident.all_valid(used, strategy.train.view)
+    return {
+        "num_labelled": int(labelled.sum()),
+        "num_without_embedding": int((labelled & ~valid).sum()),
+        "num_windows": len(windows),
+        "num_single_step": int(((windows != PADDING).sum(axis=1) == 1).sum()),
+    }
+
+
+def context_warnings(context: Mapping[str, int], strategy: Strategy, where: str) -> list[str]:
+    """What is silently missing among the rows called `where`: a line each."""
+    found = []
+    missing, labelled = context["num_without_embedding"], context["num_labelled"]
+    if missing:
+        found.append(
+            f"{where}: {missing:,} of {labelled:,} labelled frames have no embedding; each gets the prediction of the "
+            "frame nearest in time"
+        )
+    single, windows = context["num_single_step"], context["num_windows"]
+    if strategy.head.temporal != "none" and single > MOST_SINGLE * windows:
+        found.append(
+            f"{where}: {single:,} of {windows:,} windows hold a single frame, so the temporal encoder sees nothing "
+            f"beside it: the gaps between frames are longer than train.max_gap = {strategy.train.max_gap}"
+        )
+    return found
