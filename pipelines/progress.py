@@ -87,13 +87,10 @@ class Lines:
         share = f" ({100 * self._done // self._total} %)" if self._total else ""
         left = max(self._total - self._done, 0)
         ends = f"{duration_words(left / rate)} left" if left and rate else "" if left else duration_words(seconds)
-        parts = [
-            f"{self._done:,} of {self._total:,} {self._unit}{share}",
-            f"{rate:,.1f} {self._unit}/s",
-            ends,
-            self._note,
-        ]
-        return f"{self._title}: " + ", ".join(filter(None, parts))
+        parts = [f"{self._done:,} of {self._total:,} {self._unit}{share}"]
+        if self._done > self._before:  # else nothing has been timed yet
+            parts += [f"{rate:,.1f} {self._unit}/s", ends]
+        return f"{self._title}: " + ", ".join(filter(None, [*parts, self._note]))
 
 
 class ProgressGroup:

@@ -26,7 +26,7 @@ def training_progress() -> Iterator[Watch]:
 
         def watch(note: Evaluation) -> None:
             if note.model not in bars:
-                bars[note.model] = group.add(note.model, note.num_steps, "steps")
+                bars[note.model] = group.add(note.model, note.num_steps, "steps", note.step)  # timed from here
             if note.best:
                 best[note.model] = note
             top, name = best[note.model], score_name(tuple(note.scores))
