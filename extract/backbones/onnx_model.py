@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cache.regular import check_regular
 from extract.backbones.onnx_file import external_file
 from extract.config import ONNX_MODEL, BackboneConfig, Preprocessing
 
@@ -155,6 +156,7 @@ def _providers(runtime: Any, device: torch.device) -> list[Any]:
 def _read(path: Path, where: str) -> bytes:
     """The file's bytes, whole in themselves."""
     try:
+        check_regular(path)
         data = path.read_bytes()
     except OSError:
         raise ValueError(f"{where}: {path}: no such ONNX file") from None

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from cache.regular import open_regular
 from extract.config import BackboneConfig
 
 FETCHED = ("pretrained", "random")
@@ -68,5 +69,5 @@ def check_file(config: BackboneConfig, folder: Path, where: str) -> None:
 
 def file_digest(path: Path) -> str:
     """32 hex digits over the file's bytes."""
-    with open(path, "rb") as file:
+    with open(open_regular(path), "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
