@@ -1,5 +1,8 @@
 # Two commands matter: `make demo` and `make test`. Both install first.
-PYTHON ?= python3.11
+# The first Python here that the program runs with; `make PYTHON=...` names another.
+PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3; do \
+	$$each -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1 \
+	&& echo $$each && break; done)
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 DEMO   ?= demo
@@ -10,6 +13,7 @@ install: $(VENV)/.installed
 
 # uv where it is present, else put into the virtual environment: it installs everything in under a minute.
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "no Python 3.11, 3.12 or 3.13 is here; name one: make PYTHON=PATH" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@UV=$$(command -v uv || echo $(BIN)/uv); \
 	 test -x "$$UV" || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; \
