@@ -24,6 +24,7 @@ from pipelines.terminal import is_quiet, make_console, say_progress
 from pipelines.words import duration_words
 
 Advance = Callable[[int], None]
+SHORT_S = 10.0  # work that is over sooner shows no line off a terminal
 
 
 class RateColumn(ProgressColumn):
@@ -59,7 +60,7 @@ class Bar:
 
 
 class Lines:
-    """The same off a terminal: a line of progress every few seconds, and one at the end."""
+    """The same off a terminal: a line of progress every few seconds, and one at the end; none for short work."""
 
     def __init__(self, title: str, total: int, unit: str, done: int = 0) -> None:
         self._title, self._total, self._unit = title, total, unit
@@ -70,7 +71,7 @@ class Lines:
 
     def reach(self, done: int) -> None:
         self._done = done
-        say_progress(self.line(time.monotonic()))
+        self._say()
 
     def note(self, text: str) -> None:
         self._note = text
@@ -78,7 +79,12 @@ class Lines:
     def close(self) -> None:
         """Shows how far it came, if anything was done at all."""
         if self._done > self._before:
-            say_progress(self.line(time.monotonic()), last=True)
+            self._say(last=True)
+
+    def _say(self, *, last: bool = False) -> None:
+        now_s = time.monotonic()
+        if now_s - self._began_s >= SHORT_S:
+            say_progress(self.line(now_s), last=last)
 
     def line(self, now_s: float) -> str:
         """ "extract va: 4,096 of 50,000 faces (8 %), 812.0 faces/s, 57 s left"; where all is done, how long it took."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from cache.files import naming, sync, temporary_beside
+from cache.parquet import parquet_schema
 
 FORMATS = (".parquet", ".csv")
 OWN_COLUMNS = ("video", "frame", "path", "valid")
@@ -80,6 +81,6 @@ def replaceable_table(path: Path) -> bool:
         if path.suffix.lower() == ".csv":
             with open(path, encoding="utf-8") as file:
                 return file.readline(4096).startswith(",".join(OWN_COLUMNS))
-        return tuple(pl.read_parquet_schema(path))[: len(OWN_COLUMNS)] == OWN_COLUMNS
+        return tuple(parquet_schema(path))[: len(OWN_COLUMNS)] == OWN_COLUMNS
     except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError):
         return False

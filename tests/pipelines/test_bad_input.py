@@ -620,7 +620,7 @@ def test_no_label_where_a_run_is_to_be_scored(project: Path, mtl: Typed, refused
         (["finetune", "--task", "va", "--model", "test_vitt"], "timm has no model 'test_vitt'; did you mean"),
         (["finetune", "--task", "emotion", "--model", "test_vit"], "expected one or several of va, expr, au"),
         (["train-head", "--streams", "exprr"], "exprr"),
-        (["train-head", "--fusion", "summ"], "unknown name 'summ'; known: concat, sum, gated, attention"),
+        (["train-head", "--fusion", "summ"], "expected one of 'concat', 'sum', 'gated', 'attention', found 'summ'"),
         (["train-head", "--tasks", "va,emotion"], "emotion"),
         (["evaluate", "two"], "runs/two: no finished run here (no run.json); `mtl train-head` makes one"),
         (["evaluate", "one", "--split", "vall"], "--split vall: unknown split; known: train, val, test"),

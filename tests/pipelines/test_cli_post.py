@@ -242,7 +242,7 @@ def test_runs_that_do_not_fit_are_left_out_with_a_reason(project: Path, mtl: Cal
     [
         (["nothing"], "no study and no run here"),
         ([RUN], "at least two finished runs on one split, found 1"),
-        (["s", "--name", "a/b"], "a plain name"),
+        (["s", "--name", "a/b"], "it is one folder, no path"),
         ([RUN, "studies/s/runs/nothing"], "no study and no run here"),
     ],
 )
@@ -305,7 +305,7 @@ def test_evaluate_scores_a_run_with_its_stored_post_processing(
     said = mtl("evaluate", "run0", "--split", "report", "--post")
     assert all(words in said for words in ("plain", "post-processed", f"{record['report']:.4f}"))
     assert "no held-out score" not in said
-    assert "chose its epoch and its post-processing" in mtl("evaluate", "run0", "--split", "select", "--post")
+    assert "chose its weights and its post-processing" in mtl("evaluate", "run0", "--split", "select", "--post")
 
 
 def _with_parameters(run: Path) -> dict[str, float]:

@@ -24,7 +24,7 @@ KEY = ["video", "frame"]
 RUNS = {
     "joint": (),
     "separate": ("--method", "separate", "--temporal", "gru"),
-    "progressive": ("--method", "progressive", "--set", "train.frozen_epochs=1"),
+    "progressive": ("--method", "progressive", "--set", "train.frozen_steps=1"),
     "fold": ("--fold", "0"),
     "va": ("--tasks", "va"),
 }

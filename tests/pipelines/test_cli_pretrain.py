@@ -117,7 +117,7 @@ def test_unreadable_faces_are_listed(project: Path) -> None:
             [*MODEL, "--set", "pretrain.batch_size=0"],
             "[pretrain] batch_size: expected a whole number from 1 to",
         ),
-        ([*MODEL, "--set", "pretrain.decoder_width=50"], "expected a multiple of 32"),
+        ([*MODEL, "--set", "pretrain.decoder_width=50"], "and a multiple of 32, found 50"),
         ([*MODEL, "--set", "pretrain.epoch=1"], "did you mean 'epochs'"),
         ([*MODEL, "--faces", "nowhere"], "nowhere: no such folder of faces"),
         ([*MODEL, "--faces", "one"], "1 face to pretrain on, and at least two are needed"),

@@ -91,14 +91,14 @@ def test_evaluate_prints_and_repeats_the_scores(mtl):
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["train-head", "--fusion", "sums"], "fusion: unknown name 'sums'; known: concat"),
+        (["train-head", "--fusion", "sums"], "fusion: expected one of 'concat', 'sum', 'gated', 'attention', found 'sums'"),
         (["train-head", "--method", "jiont"], "mtl train-head method: expected one of"),
         (["train-head", "--tasks", "va,emotion"], "mtl train-head tasks"),
         (["train-head", "--streams", "va,clip"], "unknown stream 'clip'"),
         (["train-head", "--set", "train.lrr=1"], "unknown key 'lrr' .did you mean 'lr'"),
         (
             ["train-head", "--set", "train.steps=0"],
-            "[train] steps: expected a whole number from 1 to 1000000000, found 0",
+            r"\[train\] steps: expected a whole number from 1 to 1000000000, found 0",
         ),
         (["train-head", "--fold", "9"], "fold 9 of 5"),
         (["train-head", "--device", "gpu"], "--device gpu"),

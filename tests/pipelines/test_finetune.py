@@ -228,7 +228,7 @@ def test_patience_and_divergence(
     project: Config, faces: tuple[Path, pl.DataFrame], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     epochs: list[Epoch] = []
-    run(project, faces[1], lr=0.0, epochs=9, patience=2, watch=epochs.append)
+    run(project, faces[1], lr=1e-30, epochs=9, patience=2, watch=epochs.append)
     assert [epoch.epoch for epoch in epochs] == [1, 2, 3]
     with pytest.raises(ValueError, match=r"epoch 1; lower finetune\.lr"):
         run(project, faces[1], lr=float("nan"), epochs=2)
@@ -243,7 +243,7 @@ def test_init_from_a_file(project: Config, faces: tuple[Path, pl.DataFrame]) -> 
     first = run(project, faces[1], epochs=2)
     weights = project.folder / first.weights
     start = weights_digest(load_trained(read_config(project.folder / "mtl.toml"), "expr")[0].trainable.backbone)
-    run(project, faces[1], "au", init=str(first.weights), lr=0.0, epochs=1)
+    run(project, faces[1], "au", init=str(first.weights), lr=1e-30, epochs=1)
     again = load_trained(read_config(project.folder / "mtl.toml"), "au")[0].trainable.backbone
     assert weights_digest(again) == start
     order = Order(

@@ -14,7 +14,7 @@ from pipelines.training.strategy import strategy_of
 from pipelines.training.train import train_strategy
 
 MADE = Path(__file__).resolve().parents[1] / "fixtures" / "made"
-SMALL = {"width": 48, "depth": 1, "steps": 48, "fusion": "sum", "lr": 3e-3, "batch_windows": 16}
+SMALL = {"width": 48, "depth": 1, "steps": 96, "eval_steps": 12, "fusion": "sum", "lr": 3e-3, "batch_windows": 16}
 
 
 @pytest.fixture(scope="module")

@@ -193,7 +193,7 @@ def test_with_train_and_val_alone_the_report_says_which_part_of_val_chose_and_wh
     labelled = [name for name in frames.columns if name in (*VA_COLUMNS, "expression", *ACTION_UNITS)]
     blind = frames.with_columns(pl.when(pl.col("split") != "test").then(pl.col(name)).alias(name) for name in labelled)
     text = reported(tmp_path / "s", blind, {"product": {"temporal": ["none", "tcn"]}})
-    assert "Epochs and strategies were chosen on half of the videos of val (3 videos, 90 frames)" in text
+    assert "Weights and strategies were chosen on half of the videos of val (3 videos, 90 frames)" in text
     assert "The held-out score is from the other half of val (3 videos, 90 frames), which chose nothing." in text
     assert "Nothing but val has labels to choose and to score by, so it was cut in two" in text
     assert "splits.csv in the study's folder names the half of every video" in text.replace("&#x27;", "'")

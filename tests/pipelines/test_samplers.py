@@ -107,7 +107,7 @@ def test_a_model_ends_an_arm_that_a_kill_cut_in_two() -> None:
         ({"sampler": "bayes"}, "expected one of 'grid', 'random', 'tpe'"),
         ({"trials": -1}, "trials: expected a whole number from 0 to 10000000, found -1"),
         ({"halving": 1}, "halving: 1 would end nothing"),
-        ({"halving": 3, "halving_first": 0}, "halving_first: expected a whole number from 1 to 1000000, found 0"),
+        ({"halving": 3, "halving_first": 0}, "halving_first: expected a whole number from 1 to 1000000000, found 0"),
     ],
 )
 def test_wrong_settings_are_one_line(study: dict, says: str) -> None:

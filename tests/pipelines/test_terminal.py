@@ -82,7 +82,17 @@ def test_every_encoding_says_something(encoding: str) -> None:
     assert done.stderr.decode(encoding).strip() in (">=", "≥")
 
 
-def test_off_a_terminal_a_line_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_short_work_shows_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("extract va", 10, "faces") as advance:
+        advance(10)
+    say("done")
+    assert capsys.readouterr().err == ""
+
+
+def test_off_a_terminal_a_line_says_how_far_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.progress.SHORT_S", 0.0)
     with progress("extract va", 10, "faces") as advance:
         for _ in range(10):
             advance(1)
