@@ -351,7 +351,7 @@ def test_remove(stream: Stream, cache: Cache) -> None:
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", ".hidden", "a\\b", "a b"])
 def test_names_that_cannot_be_folders(made: ModuleType, cache: Cache, frames: pl.DataFrame, name: str) -> None:
-    with pytest.raises(ValueError, match="a name (has letters|begins with)"):
+    with pytest.raises(ValueError, match=r"a name (has letters|begins with)"):
         cache.create(name, made.make_identity(frames), 40, {})
     with pytest.raises(ValueError, match="no stream"):
         cache.stream(name)

@@ -205,10 +205,10 @@ def test_after_early_stopping_nothing_is_trained_again(
     save = small.finetune.__globals__["finish"]
     monkeypatch.setitem(finetune.__globals__, "finish", lambda *_: die())
     with pytest.raises(Dead):
-        run(project, faces[1], lr=0.0, epochs=9, patience=1)
+        run(project, faces[1], lr=1e-30, epochs=9, patience=1)
     monkeypatch.setitem(finetune.__globals__, "finish", save)
     epochs: list[Epoch] = []
-    result = run(project, faces[1], lr=0.0, epochs=9, patience=1, watch=epochs.append)
+    result = run(project, faces[1], lr=1e-30, epochs=9, patience=1, watch=epochs.append)
     assert epochs == []
     assert (result.epoch, len(result.history)) == (1, 2)
 
