@@ -6,7 +6,6 @@ Every field of `[head]`, `[loss]` and `[train]` has a name of its own across the
 import dataclasses
 import difflib
 import sys
-import tomllib
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Interval, MinLen, MultipleOf
 
+from cache.parsing import parse_toml
+from cache.regular import CONFIG_BYTES, read_text
 from cache.valid_names import check_name
 from extract.config import BackboneConfig, CropShare
 from heads.config import HeadConfig, LossConfig, Task
@@ -289,8 +290,8 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; `mtl init` writes one")
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        document = parse_toml(read_text(path, CONFIG_BYTES))
+    except ValueError as error:
         raise ValueError(f"{path}: not valid TOML: {error}") from None
     for override in overrides:
         apply_override(document, override)
@@ -440,8 +441,8 @@ def _table(value: Any, where: str) -> dict[str, Any]:
 
 def _toml_value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {text}")["value"]
+    except ValueError:
         return text.strip()
 
 

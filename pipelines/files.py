@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.files import write_durably
+from cache.parsing import parse_json
 
 
 def write_text(path: Path, text: str) -> None:
@@ -25,8 +26,8 @@ def read_json(path: Path) -> Any:
         ValueError: the file is missing or not JSON; names it.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: not valid JSON: {error}") from None

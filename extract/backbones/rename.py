@@ -15,7 +15,6 @@ Expressions are Python's `re`; they match anywhere in a name unless `^` and `$` 
 import difflib
 import os
 import re
-import tomllib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cache.parsing import parse_toml
 from cache.regular import CONFIG_BYTES, read_text
 from extract.backbones.renaming import renamed
 
@@ -103,8 +103,8 @@ def read_rules(text_or_path: str | Path) -> Rules:
 
 def _parsed(text: str, name: str) -> Rules:
     try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        values = parse_toml(text)
+    except ValueError as error:
         raise ValueError(
             f"rename {name}: not TOML ({error}); put expressions in single quotes, where \\ stands for itself"
         ) from None

@@ -15,6 +15,7 @@ from typing import Any
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
+from cache.parsing import MARK, parse_toml
 from cache.valid_names import check_name
 from extract.config import BackboneConfig
 from pipelines.config import parse_config
@@ -45,7 +46,7 @@ def register_backbone(path: Path, name: str, section: Mapping[str, Any]) -> Back
     if not path.is_file():
         raise ValueError(f"{path}: no such file; `mtl init` writes one")
     with _alone(path.parent):
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8").removeprefix(MARK)
         before = parse_config(_parse(text, path), path.parent, str(path)).backbones.get(name)
         after = with_section(text, name, section, str(path))
         mode = path.stat().st_mode
@@ -95,8 +96,8 @@ def _edited(text: str, name: str, section: Mapping[str, Any]) -> str:
 
 def _parse(text: str, path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return parse_toml(text)
+    except ValueError as error:
         raise ValueError(f"{path}: not valid TOML: {error}") from None
 
 

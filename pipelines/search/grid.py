@@ -15,7 +15,6 @@ keeps the value of mtl.toml. The more special section wins: set, product, list o
 
 import dataclasses
 import itertools
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -24,6 +23,8 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 
+from cache.parsing import parse_toml
+from cache.regular import CONFIG_BYTES, read_text
 from cache.valid_names import check_name
 from heads.config import head_problem
 from heads.ranges import range_problem
@@ -120,9 +121,9 @@ def read_grid(path: Path) -> Grid:
     """
     path = find_grid(path)
     try:
-        text = path.read_text(encoding="utf-8")
-        document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        text = read_text(path, CONFIG_BYTES)
+        document = parse_toml(text)
+    except ValueError as error:
         raise ValueError(f"{path}: not valid TOML: {error}") from None
     return parse_grid(document, path, text)
 

@@ -1,11 +1,11 @@
 """One value of a grid file as the strategy field it is for: converted, or refused with the nearest right one."""
 
 import itertools
-import tomllib
 from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from cache.names import TASKS
+from cache.parsing import parse_toml
 from pipelines.config import convert, nearest
 from pipelines.training.strategy import flat_fields
 
@@ -22,8 +22,8 @@ def condition_value_of(key: str, text: str, where: str) -> Any:
 
 def _toml(text: str) -> tuple[Any, ...]:
     try:
-        return text, tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return text, parse_toml(f"value = {text}")["value"]
+    except ValueError:
         return (text,)
 
 
