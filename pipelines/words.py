@@ -51,10 +51,10 @@ CONCERNS: dict[str, tuple[tuple[str, tuple[Any, ...]], ...]] = {
     "asymmetric_clip": (("au_loss", ("asymmetric",)),),
 }
 # Values that stand for another one.
-AUTOMATIC: dict[tuple[str, Any], str] = {
-    ("depth", 0): "its own",
-    ("batch_windows", 0): "by size",
-    ("mean_frames", 0): "whole video",
+AUTOMATIC: dict[str, tuple[int, str]] = {
+    "depth": (0, "its own"),
+    "batch_windows": (0, "by size"),
+    "mean_frames": (0, "whole video"),
 }
 OTHER_HALF = "the other half of "
 TASK_WORDS = {"va": "VA", "expr": "EXPR", "au": "AU"}
@@ -77,8 +77,8 @@ def value_words(field: str, value: Any) -> str:
     """A strategy field's value for readers."""
     if field == "tasks":
         return task_words(value)
-    if (field, value) in AUTOMATIC:
-        return AUTOMATIC[field, value]
+    if field in AUTOMATIC and value == AUTOMATIC[field][0]:
+        return AUTOMATIC[field][1]
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
