@@ -64,7 +64,7 @@ class Lines:
 
     def __init__(self, title: str, total: int, unit: str, done: int = 0) -> None:
         self._title, self._total, self._unit = title, total, unit
-        self._before, self._done, self._began_s, self._note = done, done, time.monotonic(), ""
+        self._before, self._done, self._shown, self._began_s, self._note = done, done, -1, time.monotonic(), ""
 
     def __call__(self, count: int) -> None:
         self.reach(self._done + count)
@@ -77,14 +77,14 @@ class Lines:
         self._note = text
 
     def close(self) -> None:
-        """Shows how far it came, if anything was done at all."""
-        if self._done > self._before:
+        """Shows how far it came, if anything was done at all and the last line did not say so."""
+        if self._done > self._before and self._done != self._shown:
             self._say(last=True)
 
     def _say(self, *, last: bool = False) -> None:
         now_s = time.monotonic()
-        if now_s - self._began_s >= SHORT_S:
-            say_progress(self.line(now_s), last=last)
+        if now_s - self._began_s >= SHORT_S and say_progress(self.line(now_s), last=last):
+            self._shown = self._done
 
     def line(self, now_s: float) -> str:
         """ "extract va: 4,096 of 50,000 faces (8 %), 812.0 faces/s, 57 s left"; where all is done, how long it took."""

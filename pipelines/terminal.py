@@ -89,20 +89,22 @@ def is_quiet() -> bool:
     return _State.quiet
 
 
-def say_progress(line: str, *, last: bool = False) -> None:
-    """Shows a line of progress on standard error, unless one was shown a moment ago.
+def say_progress(line: str, *, last: bool = False) -> bool:
+    """Shows a line of progress on standard error, unless one was shown a moment ago; tells whether it was shown.
 
     The `last` line of a piece of work is kept then, and shown before the next thing that is printed: of a fast loop
     one line in some seconds is seen, and always the last.
     """
     if _State.quiet:
-        return
+        return False
     now = time.monotonic()
     if now - _State.last_s >= LINE_SECONDS:
         _State.held, _State.last_s = "", now
         print(visible(line), file=sys.stderr, flush=True)
-    elif last:
+        return True
+    if last:
         _State.held = line
+    return False
 
 
 def flush_progress() -> None:

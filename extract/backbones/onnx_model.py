@@ -160,6 +160,8 @@ def _read(path: Path, where: str) -> bytes:
         data = path.read_bytes()
     except OSError:
         raise ValueError(f"{where}: {path}: no such ONNX file") from None
+    except ValueError as error:
+        raise ValueError(f'{where}: {error}; name the ONNX file: model = "onnx:FILE"') from None
     try:
         outside = external_file(data)
     except ValueError as error:

@@ -41,10 +41,26 @@ def leaderboard_tables(
 
 
 def _fitting(group: Group, varied: Sequence[str], top: int, most: int, width: int) -> Table:
-    """The table with as many of the `OPTIONAL` columns as fit into `width`."""
+    """The table with as many of the `OPTIONAL` columns as fit into `width`.
+
+    Where not all do, the fields that follow from another one go first: they tell no two strategies apart.
+    """
     console = make_console(width=1000)
-    tables = [_table(group, varied, top, most, OPTIONAL[:count]) for count in range(len(OPTIONAL), -1, -1)]
+    told = _telling(group, varied)
+    shown = [(varied, OPTIONAL), *((told, OPTIONAL[:count]) for count in range(len(OPTIONAL), -1, -1))]
+    tables = [_table(group, names, top, most, optional) for names, optional in shown]
     return next((table for table in tables if console.measure(table).maximum <= width), tables[-1])
+
+
+def _telling(group: Group, varied: Sequence[str]) -> list[str]:
+    """Of the fields `varied` those whose value does not follow from that of one that stays."""
+    columns = {name: [value_in(name, row.values) for row in group.rows] for name in varied}
+    kept = list(varied)
+    for name in reversed(varied):
+        others = (columns[other] for other in kept if other != name)
+        if any(len(set(zip(other, columns[name], strict=True))) == len(set(other)) for other in others):
+            kept.remove(name)
+    return kept
 
 
 def _table(group: Group, varied: Sequence[str], top: int, most: int, shown: Sequence[str]) -> Table:

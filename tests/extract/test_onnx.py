@@ -208,7 +208,7 @@ def test_pixels_of_0_to_255(tmp_path: Path) -> None:
         ({}, {"output": "logits"}, r"no output 'logits' .*; there: embedding \(4 wide\)"),
         ({}, {"weights": "random"}, "has its weights in it; take the line weights out"),
         ({}, {"model": "onnx:gone.onnx"}, "gone.onnx: no such ONNX file"),
-        ({}, {"model": "onnx:"}, "no such ONNX file"),
+        ({}, {"model": "onnx:"}, 'a folder; wanted a regular file; name the ONNX file: model = "onnx:FILE"'),
     ],
 )
 def test_refused(tmp_path: Path, made: dict[str, object], options: dict[str, object], says: str) -> None:

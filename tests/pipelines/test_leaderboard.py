@@ -128,6 +128,18 @@ def test_the_table_fits_the_terminal_and_shows_only_what_varies(width: int) -> N
     assert "width" not in text
 
 
+@pytest.mark.parametrize(("width", "there"), [(200, True), (100, False)])
+def test_in_a_narrow_terminal_a_field_that_follows_from_another_goes_first(width: int, there: bool) -> None:
+    results = [
+        result(1.0 + 0.01 * depth, 1.0, temporal=temporal, depth=depth, inputs=inputs)
+        for temporal, depth in (("none", 2), ("gru", 1), ("tcn", 3))
+        for inputs in ("embedding", "both")
+    ]
+    text = shown(make_leaderboard(results), width)
+    assert ("depth" in text) is there
+    assert all(word in text for word in ("inputs", "temporal", "interval"))
+
+
 def test_a_field_is_compared_where_it_alone_differs() -> None:
     results = [
         result(1.0, 0.0, temporal="gru", num_heads=4),

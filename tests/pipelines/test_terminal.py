@@ -104,6 +104,16 @@ def test_off_a_terminal_a_line_says_how_far_it_is(
     assert captured.out == "done\n"
 
 
+def test_the_last_line_is_shown_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("pipelines.progress.SHORT_S", 0.0)
+    monkeypatch.setattr("pipelines.terminal.LINE_SECONDS", 0.0)
+    with progress("search", 2, "trials") as advance:
+        advance(1)
+        advance(1)
+    say("done")
+    assert [line[:14] for line in capsys.readouterr().err.splitlines()] == ["search: 1 of 2", "search: 2 of 2"]
+
+
 def test_a_line_has_rate_and_time_left() -> None:
     lines = Lines("x", 100, "rows", done=20)
     lines._began_s, lines._done = 0.0, 40
