@@ -21,7 +21,8 @@ def leaderboard_tables(
 ) -> Renderables:
     """The first `top` rows of each group in `width` columns, with only the fields in which strategies differ.
 
-    Below each what its first place is worth; at the end which rows of `splits` (descriptions) chose and were scored.
+    Below each what its first place is worth, and which rows of `splits` (descriptions) chose and were scored; then the
+    backbones by themselves.
     """
     parts: list[Table | Text] = []
     most = max((len(row.results) for row in board.rows), default=0)
@@ -30,13 +31,13 @@ def leaderboard_tables(
         if len(group.rows) > top:
             parts.append(Text(f"  and {len(group.rows) - top} more in leaderboard.csv", style="dim"))
         parts += [Text(words) for words in verdict_words(group)]
-    if board.backbones:
-        parts.append(_backbones_table(board))
-    parts += [Text(f"backbone {name} left out: {reason}") for name, reason in board.left_out]
     if len(board.groups) > 1:
         parts.append(Text("P sums the tasks' scores, so strategies compare within a table, not across tables.", "dim"))
     if words := chosen_words(splits):
         parts.append(Text(words))
+    if board.backbones:
+        parts += [Text(), _backbones_table(board)]
+    parts += [Text(f"backbone {name} left out: {reason}") for name, reason in board.left_out]
     return Renderables(*parts)
 
 
