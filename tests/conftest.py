@@ -1,12 +1,19 @@
 """Fixtures of every room: where real faces and weights are, for the tests marked `real`; calls that may hang."""
 
 import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+
+def pytest_configure() -> None:
+    """A suite started in a shell's background has Ctrl-C ignored, and every process of its tests would have too."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -33,12 +33,12 @@ def test_killed_at_five_moments(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @NEEDS_FORK
-@pytest.mark.parametrize("num_streams", [1, 2])
-def test_killed_at_fifty_moments(tmp_path: Path, num_streams: int) -> None:
-    found = run_script("killed_extraction.py", "kill", tmp_path, 50, 13, num_streams)
-    assert found["kills"] >= 50
+@pytest.mark.parametrize(("num_streams", "num_kills"), [(1, 15), (2, 35)])
+def test_killed_at_many_moments(tmp_path: Path, num_streams: int, num_kills: int) -> None:
+    found = run_script("killed_extraction.py", "kill", tmp_path, num_kills, 13, num_streams)
+    assert found["kills"] >= num_kills
     assert len(found["phases"]) >= 3, "the moments are not spread"
-    assert found["phases"]["between shards"] >= 10
+    assert found["phases"]["between shards"] >= num_kills // 5
 
 
 # Started twice
@@ -68,25 +68,20 @@ def memory_of(folder: Path, num_frames: int, width: int, batch_size: int = 256) 
 
 @pytest.mark.slow
 @NEEDS_PROC
-def test_memory_of_millions(tmp_path: Path) -> None:
-    """2.6 million frames, table and all: 1.5 GB above the backbone at most. A width of 64 spares the disk 4 GB; what
-    grows with the width is a few shards, as the next test shows."""
-    found = memory_of(tmp_path / "many", 2_600_000, 64)
-    assert found["table"] + found["extraction"] < 1500 * MB
-    assert found["extraction"] < 300 * MB
-
-
-@pytest.mark.slow
-@NEEDS_PROC
 def test_memory_does_not_grow_with_the_frames(tmp_path: Path) -> None:
-    few, many = (memory_of(tmp_path / str(rows), rows, 64)["extraction"] for rows in (150_000, 750_000))
-    assert many - few < 40 * MB, (few, many)  # an embedding of 64 kept for each of them would be 77 MB
+    """A million frames, table and all: 0.6 GB above the backbone at most. A width of 64 spares the disk; what grows
+    with the width is a few shards, as the next test shows."""
+    few, many = (memory_of(tmp_path / str(rows), rows, 64) for rows in (100_000, 1_000_000))
+    assert many["table"] + many["extraction"] < 600 * MB
+    assert many["extraction"] < 300 * MB
+    # An embedding of 64 kept for each of them would be 115 MB.
+    assert many["extraction"] - few["extraction"] < 40 * MB, (few, many)
 
 
 @pytest.mark.slow
 @NEEDS_PROC
 def test_memory_of_wide_embeddings(tmp_path: Path) -> None:
     """Shards of 4,096 rows of 768 are 6 MB each; a few are in memory, whatever the number of frames."""
-    few, many = (memory_of(tmp_path / str(rows), rows, 768)["extraction"] for rows in (30_000, 90_000))
+    few, many = (memory_of(tmp_path / str(rows), rows, 768)["extraction"] for rows in (20_000, 60_000))
     assert many < 250 * MB
-    assert many - few < 40 * MB, (few, many)  # the rows themselves: 92 MB
+    assert many - few < 35 * MB, (few, many)  # the rows themselves: 61 MB
