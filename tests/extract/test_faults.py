@@ -69,8 +69,8 @@ def memory_of(folder: Path, num_frames: int, width: int, batch_size: int = 256) 
 @pytest.mark.slow
 @NEEDS_PROC
 def test_memory_does_not_grow_with_the_frames(tmp_path: Path) -> None:
-    """Half a million frames, table and all: 0.5 GB above the backbone at most. A width of 64 spares the disk; what grows
-    with the width is a few shards, as the next test shows."""
+    """Half a million frames, table and all: 0.5 GB above the backbone at most. A width of 64 spares the disk; what
+    grows with the width is a few shards, as the next test shows."""
     few, many = (memory_of(tmp_path / str(rows), rows, 64) for rows in (50_000, 500_000))
     assert many["table"] + many["extraction"] < 500 * MB
     assert many["extraction"] < 300 * MB

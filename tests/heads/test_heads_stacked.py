@@ -131,8 +131,8 @@ def gradients(total, parameters):
 
 
 def assert_near(ours, theirs, what=""):
-    """Equal up to rounding: 1e-5 of the tensor's size, or 5e-7: a step of AdamW moves a weight by some 1e-3, and what is
-    near 0 has the rounding of its neighbours."""
+    """Equal up to rounding: 1e-5 of the tensor's size, or 5e-7: a step of AdamW moves a weight by some 1e-3, and what
+    is near 0 has the rounding of its neighbours."""
     assert ours.shape == theirs.shape, what
     error, size = (ours.double() - theirs.double()).norm(), theirs.double().norm()
     assert error <= 1e-5 * size + 5e-7, (what, float(error), float(size))
