@@ -9,6 +9,7 @@ import polars as pl
 
 from cache.frames import conform
 from extract.annotations.checks import Finding, plural, report
+from extract.annotations.columns import spelt
 from extract.annotations.lists import NameList
 from extract.annotations.readers import KEY, faces_of
 from extract.annotations.sheets import PARQUET_SUFFIXES, read_rows
@@ -47,7 +48,7 @@ def listed_rows(names: NameList, faces: Path, listing: Listing) -> tuple[pl.Data
 
 def _of_videos(names: NameList, faces: Path, listing: Listing) -> tuple[pl.DataFrame, list[Finding]]:
     """Every face of the videos that a list names."""
-    videos = names.rows.select("video").unique(maintain_order=True)
+    videos = names.rows.select(spelt(pl.col("video"))).unique(maintain_order=True)
     rows = faces_of(listing).drop_nulls().join(videos, on="video", how="semi")
     if rows.is_empty():
         raise ValueError(

@@ -32,7 +32,8 @@ class NameList:
     """One list. `header` is the first line's text where it is a header; `kind` is what the rows name.
 
     `rows` [R], in the list's order with its duplicates: `line` u32 (from 1), `path` str (the text of the name; of a
-    video list null), `video` str, `frame` i64 (the number in the name; of a video list null).
+    video list null), `video` str (of a video list its text: the answer is a file of that name), `frame` i64 (the number
+    in the name; of a video list null).
     """
 
     path: Path
@@ -101,7 +102,8 @@ def _frame_rows(path: Path, names: pl.DataFrame) -> pl.DataFrame:
 def _video_rows(path: Path, names: pl.DataFrame) -> pl.DataFrame:
     """A list of videos has nothing behind the names: a table of anything else would pass for one."""
     named = RULES["video"].value(pl.col("name"), ())
-    rows = names.select("line", path=pl.lit(None, pl.String), video=pl.when(~_is_face("name")).then(named))
+    own = pl.when(~_is_face("name") & named.is_not_null()).then("name")
+    rows = names.select("line", path=pl.lit(None, pl.String), video=own)
     wrong = rows["video"].is_null() | names["rest"]
     _raise_first(path, names, wrong, "one video's name and nothing else, or a frame such as video/00001.jpg")
     return rows.with_columns(frame=pl.lit(None, pl.Int64))

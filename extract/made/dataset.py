@@ -15,6 +15,7 @@ import numpy as np
 from numpy.random import Generator
 
 from cache.names import ACTION_UNITS, LABEL_COLUMNS, VA_COLUMNS
+from extract.made.peculiar import LabelledVideo, peculiar_files, row_of, spell
 from extract.made.person import make_person
 from extract.made.photo import make_scene, photograph
 from extract.made.signal import Ints, Traces, drawn_movements, listed_frames, make_habits, make_traces
@@ -29,7 +30,7 @@ JITTER = 0.10
 MISSING_VA, MISSING_EXPRESSION, MISSING_ONE_UNIT = 0.12, 0.40, 0.04
 WITHOUT_UNITS = 4  # every fourth video of a split has no action units at all: another group of annotators
 # What the generators are for: a number of its own keeps the draws of one from moving those of another.
-PLAN, SUBJECT, SIGNAL, PICTURE = range(4)
+PLAN, SUBJECT, SIGNAL, PICTURE, PECULIAR = range(5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,12 @@ class MadeParameters:
     num_videos: int = 120
     frames_per_video: int = 80
     recipe: int = RECIPE
+    peculiar: bool = False
+
+    def to_json(self) -> dict[str, object]:
+        """As made.json has it; what is not peculiar does not say so."""
+        values = asdict(self)
+        return values if self.peculiar else {name: value for name, value in values.items() if name != "peculiar"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,24 +81,26 @@ def make_data(
     seed: int = 0,
     num_videos: int = 120,
     frames_per_video: int = 80,
+    peculiar: bool = False,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Made:
     """Writes the data set into `folder`, or goes on where an earlier call with the same parameters was cut off.
 
     Args:
         frames_per_video: the average; lengths vary from half to one and a half of it.
+        peculiar: names, annotations and lists as the challenge's own files are (see `extract.made.peculiar`).
         advance: told how many faces were drawn, a video at a time; not called when there is nothing left to draw.
 
     Raises:
         ValueError: too few videos or frames, or a folder that holds something else.
     """
-    parameters = MadeParameters(seed, num_videos, frames_per_video)
+    parameters = MadeParameters(seed, num_videos, frames_per_video, peculiar=peculiar)
     plans = make_plan(parameters)
     reused = _claim(folder, parameters)
     if not reused:
         _draw_all(folder / FACES, parameters, plans, advance)
-        _write_annotations(folder, parameters, plans)
-        _write_text(folder / MANIFEST, json.dumps(asdict(parameters), indent=2) + "\n")
+        (_write_peculiar if peculiar else _write_annotations)(folder, parameters, plans)
+        _write_text(folder / MANIFEST, json.dumps(parameters.to_json(), indent=2) + "\n")
     (folder / STARTED).unlink(missing_ok=True)
     return Made(
         num_subjects=len({plan.subject for plan in plans}),
@@ -193,11 +202,11 @@ def _claim(folder: Path, parameters: MadeParameters) -> bool:
     Raises:
         ValueError: the folder holds something else, or a made data set of other parameters.
     """
-    wanted = asdict(parameters)
+    wanted = parameters.to_json()
     for name in (MANIFEST, STARTED):
         if (folder / name).is_file():
             found = _read_json(folder / name)
-            if {key: found.get(key) for key in wanted} != wanted:
+            if {key: found.get(key) for key in (*wanted, *found)} != wanted:
                 raise ValueError(f"{folder}: holds a made data set of other parameters; name another folder")
             return name == MANIFEST
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -218,20 +227,24 @@ def _read_json(path: Path) -> dict[str, object]:
 def _draw_all(faces: Path, parameters: MadeParameters, plans: list[VideoPlan], advance: Callable[[int], None]) -> None:
     """Draws the videos that are not there yet; a video's folder appears when it is whole."""
     faces.mkdir(exist_ok=True)
+    spelt = spell([plan.split for plan in plans]) if parameters.peculiar else None
     for plan in plans:
-        if not (faces / plan.name).is_dir():
-            _write_video(faces, parameters, plan)
+        folder = faces / (plan.name if spelt is None else spelt[plan.index].folder)
+        if not folder.is_dir():
+            file_name = "{:05d}.jpg" if spelt is None else spelt[plan.index].file_name
+            _write_video(folder, draw_video(parameters, plan), file_name)
         advance(plan.num_frames)
 
 
-def _write_video(faces: Path, parameters: MadeParameters, plan: VideoPlan) -> None:
-    unfinished = faces / f".{plan.name}.partial"
+def _write_video(folder: Path, faces: Iterator[tuple[int, bytes]], file_name: str) -> None:
+    """A file for each of `faces`; `file_name` is the pattern of its name."""
+    unfinished = folder.with_name(f".{folder.name}.partial")
     if unfinished.exists():
         shutil.rmtree(unfinished)
     unfinished.mkdir()
-    for frame, data in draw_video(parameters, plan):
-        (unfinished / f"{frame:05d}.jpg").write_bytes(data)
-    unfinished.rename(faces / plan.name)
+    for frame, data in faces:
+        (unfinished / file_name.format(frame)).write_bytes(data)
+    unfinished.rename(folder)
 
 
 def _write_annotations(folder: Path, parameters: MadeParameters, plans: list[VideoPlan]) -> None:
@@ -247,18 +260,35 @@ def _write_annotations(folder: Path, parameters: MadeParameters, plans: list[Vid
     _write_text(folder / "subjects.csv", "\n".join(["video,subject", *subjects]) + "\n")
 
 
+def _write_peculiar(folder: Path, parameters: MadeParameters, plans: list[VideoPlan]) -> None:
+    """Annotations and lists as the challenge writes them, and NOTES.md, which says what each holds."""
+    spelt = spell([plan.split for plan in plans])
+    labels = [make_labels(parameters, plan) for plan in plans]
+    videos = [
+        LabelledVideo(spelling=names, split=plan.split, frames=frames, labels=values)
+        for plan, names, (frames, values) in zip(plans, spelt, labels, strict=True)
+    ]
+    files = peculiar_files(_generator(parameters, PECULIAR), videos, [plan.subject for plan in plans])
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        _write(folder / name, data)
+
+
 def _rows(parameters: MadeParameters, plan: VideoPlan) -> list[str]:
     """A video's rows of the annotation file."""
     frames, labels = make_labels(parameters, plan)
     assert labels.shape[1] == len(VA_COLUMNS) + 1 + len(ACTION_UNITS)
     return [
-        f"{plan.name}/{frame:05d}.jpg," + ",".join(f"{value:g}" for value in row)
-        for frame, row in zip(frames.tolist(), labels.tolist(), strict=True)
+        row_of(f"{plan.name}/{frame:05d}.jpg", row) for frame, row in zip(frames.tolist(), labels.tolist(), strict=True)
     ]
 
 
 def _write_text(path: Path, text: str) -> None:
+    _write(path, text.encode())
+
+
+def _write(path: Path, data: bytes) -> None:
     """The file appears whole or not at all."""
     unfinished = path.with_name(path.name + ".partial")
-    unfinished.write_text(text, encoding="utf-8", newline="\n")
+    unfinished.write_bytes(data)
     os.replace(unfinished, path)

@@ -18,30 +18,44 @@ def demo_data(
     seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
     videos: Annotated[int, typer.Option(help="Number of videos, 3 or more.")] = 120,
     frames: Annotated[int, typer.Option(help="Faces of a video on average, 4 or more.")] = 80,
+    peculiar: Annotated[
+        bool, typer.Option("--peculiar", help="Names, annotations and lists with all that is odd in official ones.")
+    ] = False,
 ) -> None:
     """Draw face videos with labels, in the layout of s-Aff-Wild2.
 
     Faces, movements and labels are made by the program, so that everything
     can be tried without the official data. What an earlier call has finished
-    is kept.
+    is kept. --peculiar writes the same faces and labels the way the
+    challenge's files are: repeated rows, lists with dummy values, names in
+    several spellings; NOTES.md in the folder says what each file holds.
 
     \b
     Examples:
       mtl demo-data data
       mtl demo-data small --videos 8 --frames 20 --seed 1
+      mtl demo-data odd --videos 12 --frames 20 --peculiar
     """
     from extract.made.dataset import MadeParameters, make_data, make_plan
     from pipelines.progress import progress
 
     total = sum(plan.num_frames for plan in make_plan(MadeParameters(seed, videos, frames)))
     with progress("Drawing faces", total, "faces") as advance:
-        made = make_data(folder, seed=seed, num_videos=videos, frames_per_video=frames, advance=advance)
+        made = make_data(
+            folder, seed=seed, num_videos=videos, frames_per_video=frames, peculiar=peculiar, advance=advance
+        )
     splits = ", ".join(f"{split} {count:,}" for split, count in made.num_faces.items())
     say(
         f"{folder}: {sum(made.num_faces.values()):,} faces ({splits}), {made.num_videos} videos, "
         f"{made.num_subjects} subjects{'; made before, nothing to do' if made.reused else ''}"
     )
     where = shlex.quote(str(folder))
-    files = " ".join(f"--{split} {where}/{split}_set.txt" for split in made.num_faces)
+    given = {f"--{split}": f"{split}_set.txt" for split in made.num_faces}
+    if peculiar:
+        given = {**given, "--test-list": "test_list.txt"}
+        del given["--test"]
+    files = " ".join(f"{option} {where}/{name}" for option, name in given.items())
+    if peculiar:
+        say(f"what is in which file: {folder / 'NOTES.md'}")
     say(f"next: mtl init --faces {where}/cropped_aligned")
     say(f"      mtl prepare {files} --subjects {where}/subjects.csv")

@@ -1,6 +1,7 @@
 """A list of names against the frames table: which rows are asked for, and what the table does not have. N frames."""
 
 import os
+import unicodedata
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -85,11 +86,13 @@ def first_crop_without_row(faces: Path, absent: pl.DataFrame) -> tuple[int, int]
 def _crops(faces: Path, video: str) -> Iterator[int]:
     """Frame numbers of the crops of `video` in the folder `faces`, as files or packed."""
     names: list[str] = []
-    if (faces / video).is_dir():
-        names = [name for name in os.listdir(faces / video) if is_face(name)]
-    if not names and (packed := find_container(str(faces), video)) is not None:
-        with closing(new_container(packed)) as container:
-            names = container.names()[0]
+    # The disk may write an accent in another way than the list.
+    for spelling in dict.fromkeys((video, *(unicodedata.normalize(form, video) for form in ("NFC", "NFD")))):
+        if not names and (faces / spelling).is_dir():
+            names = [name for name in os.listdir(faces / spelling) if is_face(name)]
+        if not names and (packed := find_container(str(faces), spelling)) is not None:
+            with closing(new_container(packed)) as container:
+                names = container.names()[0]
     numbers = pl.DataFrame({"path": [f"{video}/{name}" for name in names]}, schema={"path": pl.String})
     numbers = numbers.filter(RULES["path"].value(pl.col("path"), ()).is_not_null())
     yield from numbers.select(frame_in(pl.col("path"))).to_series().to_list()
