@@ -1,7 +1,7 @@
 """The frames table: one row a frame, sorted by (video, frame); row i of every stream belongs to row i of it.
 
 Columns: video, frame (the number in the file's name: real time, with gaps), path (relative to the faces folder),
-split, the labels of `cache.names` (null where missing), and where known subject and fps.
+split, the labels of `cache.names` (null where missing), and where known the subject.
 """
 
 import hashlib
@@ -24,10 +24,10 @@ DTYPES: dict[str, pl.DataType] = {
     "expression": pl.Int8(),
     **dict.fromkeys(ACTION_UNITS, pl.Int8()),
     "subject": pl.String(),
-    "fps": pl.Float32(),
 }
 KEYS = ("video", "frame", "path")
-OPTIONAL = ("subject", "fps")
+OPTIONAL = ("subject",)
+FORMER = ("fps",)  # columns of tables of earlier versions, which nothing went by
 # A missing label is null; the challenge's marks (-5 and -1) became null in the readers.
 MISSING_HINT = "; leave a missing label empty"
 # Backslash, control sign, drive letter, empty part, "." or "..": no such path is portable and inside the faces folder.
@@ -69,7 +69,7 @@ def read_frames(path: Path) -> pl.DataFrame:
         table = pl.read_parquet(path, glob=False)
     except PolarsError as error:
         raise ValueError(f"{path}: not a Parquet file ({_first_line(error)}); `mtl prepare` writes one") from None
-    return conform(table, str(path))
+    return conform(table.drop(FORMER, strict=False), str(path))
 
 
 def write_frames(table: pl.DataFrame, path: Path) -> None:
@@ -80,7 +80,7 @@ def write_frames(table: pl.DataFrame, path: Path) -> None:
 
 
 def frames_digest(table: pl.DataFrame) -> str:
-    """Hexadecimal digest of (video, frame, path) in the rows' order; labels, split, subject and fps are not in it."""
+    """Hexadecimal digest of (video, frame, path) in the rows' order; labels, split and subject are not in it."""
     return _digest(table, KEYS)
 
 
@@ -146,8 +146,6 @@ def _check_values(table: pl.DataFrame, where: str) -> None:
     check("expression", ~_between("expression", 0, top), f"is outside 0..{top}{MISSING_HINT}")
     for name in ACTION_UNITS:
         check(name, ~_between(name, 0, 1), f"is neither 0 nor 1{MISSING_HINT}")
-    if "fps" in table.columns:
-        check("fps", ~((pl.col("fps") > 0) & pl.col("fps").is_finite()), "is not a number above 0")
 
 
 def _between(name: str, low: int, high: int) -> pl.Expr:

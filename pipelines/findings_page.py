@@ -6,7 +6,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS
+from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS, VA_COLUMNS
 from extract.annotations.checks import Finding, plural
 from extract.annotations.findings import FaceCounts, Findings, SplitCounts
 
@@ -19,20 +19,22 @@ def print_findings(findings: Findings, console: Console) -> None:
     subjects = "" if findings.num_subjects is None else f", {plural(findings.num_subjects, 'subject')}"
     console.print(f"{plural(findings.num_rows, 'frame')} of {plural(findings.num_videos, 'video')}{subjects}\n")
     console.print(_split_table(findings), "")
-    if any(sum(counts.num_labelled.values()) for counts in findings.splits.values()):
-        _print_beside(_expression_table(findings), _unit_table(findings), console)
+    _print_beside(
+        [table for table in (_expression_table(findings), _value_table(findings)) if table.row_count], console
+    )
     if findings.faces is not None:
         console.print(_face_line(findings.faces))
     _print_list(findings, console)
 
 
-def _print_beside(left: Table, right: Table, console: Console) -> None:
+def _print_beside(tables: list[Table], console: Console) -> None:
     """The tables side by side where the terminal is wide enough, else one below the other."""
-    width = sum(Measurement.get(console, console.options, table).maximum for table in (left, right))
-    if width + GUTTER <= console.width:
-        console.print(Columns([left, right], padding=(0, GUTTER)), "")
+    width = sum(Measurement.get(console, console.options, table).maximum for table in tables)
+    if len(tables) > 1 and width + GUTTER <= console.width:
+        console.print(Columns(tables, padding=(0, GUTTER)), "")
     else:
-        console.print(left, "", right, "")
+        for table in tables:
+            console.print(table, "")
 
 
 def _split_table(findings: Findings) -> Table:
@@ -51,22 +53,23 @@ def _split_table(findings: Findings) -> Table:
 
 
 def _expression_table(findings: Findings) -> Table:
+    """Frames of each class; no row where nothing is labelled."""
     splits = _labelled(findings, "expr")
     table = _table("Expressions", "", *splits)
-    for name in EXPRESSIONS:
+    for name in EXPRESSIONS if splits else ():
         cells = [_share(counts.expressions[name], sum(counts.expressions.values())) for counts in splits.values()]
         table.add_row(name, *cells)
     return table
 
 
-def _unit_table(findings: Findings) -> Table:
-    """Positives of each action unit; valence and arousal below, as mean and deviation."""
-    splits = {**_labelled(findings, "au"), **_labelled(findings, "va")}
-    splits = {name: counts for name, counts in findings.splits.items() if name in splits}
-    table = _table("Positives of action units", "", *splits)
-    for name in ACTION_UNITS:
+def _value_table(findings: Findings) -> Table:
+    """Positives of each action unit; valence and arousal as mean and deviation; what nobody labelled is left out."""
+    with_units, with_values = _labelled(findings, "au"), _labelled(findings, "va")
+    splits = {name: counts for name, counts in findings.splits.items() if name in with_units or name in with_values}
+    table = _table("Positives of action units" if with_units else "Valence and arousal", "", *splits)
+    for name in ACTION_UNITS if with_units else ():
         table.add_row(name, *[_share(*counts.action_units[name]) for counts in splits.values()])
-    for name in ("valence", "arousal"):
+    for name in VA_COLUMNS if with_values else ():
         moments = [counts.moments[name] for counts in splits.values()]
         table.add_row(name, *["-" if pair is None else f"{pair[0]:+.2f} ± {pair[1]:.2f}" for pair in moments])
     return table
@@ -115,6 +118,7 @@ def _words(finding: Finding) -> Text:
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.min_width = len(title)  # or a narrow table would break its title
     for index, name in enumerate(columns):
         table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
     return table

@@ -214,6 +214,54 @@ def check_subjects(frames: pl.DataFrame) -> list[Finding]:
     return report("video_without_subject", "warning", unknown, message, remedy)
 
 
+def check_gaps(frames: pl.DataFrame, max_gap: int) -> list[Finding]:
+    """Steps between neighbouring frame numbers of a video above `max_gap` real frames: no window of a head spans them.
+
+    Neighbours are those that a window may hold: rows of one split, and rows of split "none" in the same videos.
+    """
+    steps = _neighbours(frames)
+    long = steps.filter(pl.col("step") > max_gap)
+    if long.is_empty():
+        return []
+    num_alone = _num_alone(steps, max_gap)
+    videos = long["video"].unique(maintain_order=True)
+    items = [
+        f"{video} frames {frame - step} to {frame}"
+        for video, frame, step in long.select("video", "frame", "step").head(5).rows()
+    ]
+    alone = f"; {plural(num_alone, 'frame')} with no other within it" if num_alone else ""
+    words = f"above {plural(max_gap, 'frame')} ([train] max_gap) in {plural(len(videos), 'video')}{alone}"
+    num_steps = steps["step"].count()
+    if long.height == num_steps:
+        message = f"every gap between neighbouring frames is {words}: heads get no context"
+        median = int(steps["step"].median() or 0)  # type: ignore[arg-type]
+        remedy = f"raise [train] max_gap (the median gap is {median:,}), or prepare more faces (--context)"
+        return report("no_context", "warning", items, message, remedy, count=long.height)
+    message = f"{long.height:,} of {num_steps:,} gaps between neighbouring frames {words}"
+    remedy = "nothing, where the scene is another behind them; a larger [train] max_gap lets windows span them"
+    return report("long_gaps", "info", items, message, remedy, count=long.height)
+
+
+def _neighbours(frames: pl.DataFrame) -> pl.DataFrame:
+    """(part, video, frame, step) in order, a split after the other; `step` from the frame before it, null at a start.
+
+    Rows of split "none" stand with each of the splits that has the video, or by themselves where none has.
+    """
+    rows = frames.select("video", "frame", part="split")
+    split = rows.filter(pl.col("part") != "none")
+    context = rows.filter(pl.col("part") == "none").drop("part")
+    context = context.join(split.select("video", "part").unique(), on="video", how="left", maintain_order="left")
+    parts = pl.concat([split, context.select("video", "frame", pl.col("part").fill_null("none"))])
+    return parts.sort("part", "video", "frame").with_columns(step=pl.col("frame").diff().over("part", "video"))
+
+
+def _num_alone(steps: pl.DataFrame, max_gap: int) -> int:
+    """How many frames have neither a frame before nor one behind them within `max_gap`."""
+    near = (pl.col("step") <= max_gap).fill_null(False)
+    behind = near.shift(-1).over("part", "video").fill_null(False)
+    return steps.filter(~near & ~behind).select("video", "frame").n_unique()
+
+
 CHECKS: tuple[Callable[[pl.DataFrame], list[Finding]], ...] = (
     check_ranges,
     check_leaks,

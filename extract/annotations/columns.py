@@ -175,7 +175,6 @@ RULES: dict[str, Rule] = {
     "frame": _numbers(0, 2**53, None, pl.Int64(), "a frame number: a whole number from 0 on", may_be_empty=False),
     "split": Rule(_split, f"one of {', '.join(SPLITS)}"),
     "subject": Rule(_any_text, "a name without control characters"),
-    "fps": _numbers(1e-3, 1e4, None, pl.Float32(), "frames a second: a number above 0"),
     "expression": Rule(
         _expression, f"0 to 7, or a name of {', '.join(EXPRESSIONS)}, or -1 where there is no label", _minus_one
     ),

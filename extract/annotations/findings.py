@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from cache.names import ACTION_UNITS, EXPRESSIONS, SPLITS, TASK_COLUMNS, VA_COLUMNS
-from extract.annotations.checks import CHECKS, Finding
+from extract.annotations.checks import CHECKS, Finding, check_gaps
 from extract.faces.check import check_face_files, check_faces
 
 SEVERITIES = ("error", "warning", "info")
@@ -87,11 +87,13 @@ def examine(
     advance: Callable[[int], None] = lambda count: None,
     *,
     open_faces: bool = True,
+    max_gap: int | None = None,
     extra: tuple[Finding, ...] = (),
 ) -> Findings:
     """Counts and findings of `frames`, and of its files in the folder `faces` where one is given.
 
-    `advance` is called with the number of files looked at; `extra` are findings made while reading the annotations.
+    `advance` is called with the number of files looked at; `max_gap` is the longest step between two frames (in real
+    frames) that a head's window spans; `extra` are findings made while reading the annotations.
 
     Raises:
         ValueError: `faces` is no folder.
@@ -99,6 +101,8 @@ def examine(
     found = [*extra]
     for check in CHECKS:
         found += check(frames)
+    if max_gap is not None:
+        found += check_gaps(frames, max_gap)
     counts = None
     if faces is not None:
         files = check_faces(frames["path"].to_list(), faces, advance, open_faces=open_faces)

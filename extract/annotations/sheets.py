@@ -20,7 +20,7 @@ from extract.annotations.columns import RULES
 PATH_NAMES = ("image", "path", "image_location")
 NOTHING = r"(?!)"
 PARQUET_SUFFIXES = (".parquet", ".pq")
-KNOWN_COLUMNS = ("image", "path", "video", "frame", "split", "subject", "fps", *LABEL_COLUMNS)
+KNOWN_COLUMNS = ("image", "path", "video", "frame", "split", "subject", *LABEL_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +236,8 @@ def _unknown_hint(name: str) -> str:
     separator = next((sign for sign in (";", "\t") if len(re.split(f"{sign} ?", name)) > 2), None)
     if separator is not None:
         return f" (cells are separated by {'semicolons' if separator == ';' else 'tabs'}; write commas)"
+    if name.casefold() == "fps":
+        return " (time is counted in frame numbers, whatever the frame rate; leave the column out)"
     if name.partition("_")[2] in ("Surprised", "Fearful", "Angry"):
         return " (compound expressions are no labels here; a list of faces goes with --test-list)"
     return ""

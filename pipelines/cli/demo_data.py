@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pipelines.terminal import say
+from pipelines.words import counted
 
 
 def register(app: typer.Typer) -> None:
@@ -46,8 +47,8 @@ def demo_data(
         )
     splits = ", ".join(f"{split} {count:,}" for split, count in made.num_faces.items())
     say(
-        f"{folder}: {sum(made.num_faces.values()):,} faces ({splits}), {made.num_videos} videos, "
-        f"{made.num_subjects} subjects{'; made before, nothing to do' if made.reused else ''}"
+        f"{folder}: {sum(made.num_faces.values()):,} faces ({splits}), {counted(made.num_videos, 'video')}, "
+        f"{counted(made.num_subjects, 'subject')}{'; made before, nothing to do' if made.reused else ''}"
     )
     where = shlex.quote(str(folder))
     given = {f"--{split}": f"{split}_set.txt" for split in made.num_faces}

@@ -7,6 +7,7 @@ import typer
 
 from pipelines.cli.options import CONFIG, ConfigOption, JsonOption, OnConflictOption
 from pipelines.terminal import make_console, say, say_json
+from pipelines.words import counted
 
 
 def register(app: typer.Typer) -> None:
@@ -58,7 +59,7 @@ def prepare(
     from pipelines.findings_page import print_findings
     from pipelines.progress import progress
 
-    faces, out = _places(config, faces, out)
+    faces, out, max_gap = _settings(config, faces, out)
     given = {"train": train, "val": val, "test": test}
     annotations = {split: path for split, path in given.items() if path is not None}
     frames, about = gather(
@@ -74,22 +75,27 @@ def prepare(
         )
     )
     with progress("Checking faces", frames.height, "faces") as advance:
-        findings = examine(frames, faces, advance, open_faces=check_faces, extra=(*about, *check_replaced(frames, out)))
+        extra = (*about, *check_replaced(frames, out))
+        findings = examine(frames, faces, advance, open_faces=check_faces, max_gap=max_gap, extra=extra)
     write_frames(frames, out)
     if as_json:
         say_json({"frames": str(out), **findings.to_json()})
     else:
         print_findings(findings, make_console())
-        say(f"\n{out}: {frames.height:,} rows written")
+        say(f"\n{out}: {counted(frames.height, 'row')} written")
     if strict and findings.num_of("error") + findings.num_of("warning"):
         raise typer.Exit(1)
 
 
-def _places(config: Path, faces: Path | None, out: Path | None) -> tuple[Path, Path]:
-    """Faces folder and frames table; mtl.toml is read only for what was not given."""
-    if faces is not None and out is not None:
-        return faces, out
-    from pipelines.config import read_config
+def _settings(config: Path, faces: Path | None, out: Path | None) -> tuple[Path, Path, int]:
+    """Faces folder, frames table, [train] max_gap; mtl.toml may be absent where the first two are given."""
+    from pipelines.config import TrainConfig, read_config
 
+    if faces is not None and out is not None and not config.exists():
+        return faces, out, TrainConfig().max_gap
     settings = read_config(config)
-    return faces or settings.at(settings.data.faces), out or settings.at(settings.data.frames)
+    return (
+        faces or settings.at(settings.data.faces),
+        out or settings.at(settings.data.frames),
+        settings.train.max_gap,
+    )

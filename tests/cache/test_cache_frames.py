@@ -20,7 +20,7 @@ def test_conform_sorts_and_completes() -> None:
     frames = conform(table(), "t")
     assert frames["path"].to_list() == ["a/2.jpg", "a/10.jpg", "b/1.jpg"]
     assert frames["split"].to_list() == ["none"] * 3
-    assert frames.columns == [name for name in DTYPES if name not in ("subject", "fps")]
+    assert frames.columns == [name for name in DTYPES if name != "subject"]
     assert all(frames[name].dtype == DTYPES[name] and frames[name].null_count() == 3 for name in LABEL_COLUMNS)
 
 
@@ -53,8 +53,6 @@ def test_conform_twice_is_conform_once() -> None:
         ({"path": ["C:/1.jpg", "a/10.jpg", "a/2.jpg"]}, "path 'C:/1.jpg'"),
         ({"path": ["b\\..\\1.jpg", "a/10.jpg", "a/2.jpg"]}, "is not a plain path"),
         ({"path": ["", "a/10.jpg", "a/2.jpg"]}, "path '' is not a plain path"),
-        ({"fps": [0.0, 25.0, 25.0]}, "fps 0.0 is not a number above 0"),
-        ({"fps": [float("inf"), 25.0, 25.0]}, "fps inf is not a number above 0"),
         ({"AU3": [0, 1, 1], "x": [1, 1, 1]}, "unknown column 'AU3', 'x'; known: video, frame"),
     ],
 )
@@ -63,6 +61,11 @@ def test_conform_refuses_in_one_line(columns: dict[str, list], said: str) -> Non
         conform(table(**columns), "table.csv")
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_table_of_an_earlier_version_is_read_without_its_frame_rates(tmp_path: Path) -> None:
+    conform(table(), "t").with_columns(fps=25.0).write_parquet(tmp_path / "frames.parquet")
+    assert read_frames(tmp_path / "frames.parquet").equals(conform(table(), "t"))
 
 
 def test_conform_wants_the_key_columns() -> None:
@@ -87,7 +90,6 @@ ROWS = st.fixed_dictionaries(
         "expression": st.none() | st.integers(0, 7),
         **dict.fromkeys(ACTION_UNITS, st.none() | st.integers(0, 1)),
         "subject": st.none() | NAMES,
-        "fps": st.none() | st.floats(1, 240, width=32),
     }
 )
 TABLES = st.lists(ROWS, max_size=8, unique_by=lambda row: (row["video"], row["frame"])).map(

@@ -10,6 +10,7 @@ import simplejpeg
 
 from cache.frames import conform
 from cache.names import ACTION_UNITS, LABEL_COLUMNS
+from extract.annotations.checks import Finding
 from extract.annotations.findings import Findings, examine
 from extract.annotations.gather import Sources, check_replaced, gather
 from extract.faces.check import check_faces
@@ -89,6 +90,41 @@ def test_json_has_stable_keys() -> None:
     assert document["splits"]["train"]["action_units"]["AU1"] == {"positive": 1, "labelled": 1}
     assert set(document["findings"][0]) == {"code", "severity", "count", "message", "remedy", "examples"}
     assert [finding["severity"] for finding in document["findings"]] == ["error", "warning"]
+
+
+def gaps(max_gap: int, *rows: tuple[str, int, str]) -> list[Finding]:
+    found = examine(table(*rows), None, max_gap=max_gap).findings
+    return [finding for finding in found if finding.code in ("no_context", "long_gaps")]
+
+
+def at(video: str, split: str, *frames: int) -> list[tuple[str, int, str]]:
+    return [(video, frame, split) for frame in frames]
+
+
+def test_gaps_that_no_window_spans_are_counted() -> None:
+    rows = [*at("a", "train", 1, 5, 305, 606, 610), *at("b", "train", 1, 900), *at("c", "val", 4, 5)]
+    (found,) = gaps(300, *rows)
+    assert (found.code, found.severity, found.count) == ("long_gaps", "info", 2)
+    assert "2 of 6 gaps between neighbouring frames above 300 frames ([train] max_gap) in 2 videos" in found.message
+    assert "; 2 frames with no other within it" in found.message
+    assert found.examples == ("a frames 305 to 606", "b frames 1 to 900")
+    assert not gaps(899, *rows)
+
+
+def test_no_context_at_all_is_a_warning() -> None:
+    (found,) = gaps(10, *at("a", "train", 1, 101, 201), *at("b", "val", 1, 12))
+    assert (found.code, found.severity, found.count) == ("no_context", "warning", 3)
+    assert "heads get no context" in found.message
+    assert "5 frames with no other" in found.message
+    assert "the median gap is 100" in found.remedy
+
+
+def test_frames_of_no_split_are_context_and_those_of_another_split_are_not() -> None:
+    assert not gaps(10, *at("a", "train", 1, 17), *at("a", "none", 9))
+    (found,) = gaps(10, *at("a", "train", 1, 17), *at("a", "val", 9, 10))
+    assert (found.count, found.code) == (1, "long_gaps")
+    assert gaps(10, *at("a", "none", 1, 17))[0].code == "no_context"
+    assert not gaps(10, *at("a", "none", 1), *at("b", "train", 17))
 
 
 # --- findings about rows and labels ------------------------------------------------------------------------------

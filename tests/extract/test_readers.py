@@ -284,17 +284,23 @@ def test_a_spoilt_cell_is_reported_with_its_line(
 
 def test_a_csv_with_our_columns(tmp_path: Path) -> None:
     lines = [
-        "video,frame,split,expression,AU12,subject,fps",
-        "a,3,val,happiness,1,anna,25",
-        "b,7,,,,,",
-        '"c, d",1,,,,,',
+        "video,frame,split,expression,AU12,subject",
+        "a,3,val,happiness,1,anna",
+        "b,7,,,,",
+        '"c, d",1,,,,',
     ]
     frames = read_table(write(tmp_path / "t.csv", *lines))
-    assert frames.select("path", "split", "expression", "AU12", "subject", "fps").rows() == [
-        ("a/00003.jpg", "val", 4, 1, "anna", 25.0),
-        ("b/00007.jpg", "none", None, None, None, None),
-        ("c, d/00001.jpg", "none", None, None, None, None),
+    assert frames.select("path", "split", "expression", "AU12", "subject").rows() == [
+        ("a/00003.jpg", "val", 4, 1, "anna"),
+        ("b/00007.jpg", "none", None, None, None),
+        ("c, d/00001.jpg", "none", None, None, None),
     ]
+
+
+@pytest.mark.parametrize("name", ["fps", "FPS"])
+def test_frame_rates_are_refused_because_nothing_goes_by_them(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"t\.csv:1: unknown column '{name}' \(time is counted in frame numbers"):
+        read_table(write(tmp_path / "t.csv", f"video,frame,{name}", "a,1,25"))
 
 
 @pytest.mark.parametrize("row", ["a,-1,val", "a,1.5,val", "a,1,validation", "../a,1,val", ",1,val", "a,,val"])

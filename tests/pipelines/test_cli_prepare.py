@@ -79,6 +79,35 @@ def test_the_page_fits_and_has_no_colours_when_piped(
     assert "1 subject in more than one split: ann (train, val)" in out
 
 
+LABELLED = {"va": "0.5,-0.25,-1" + ",-1" * 12, "expr": "-5,-5,4" + ",-1" * 12, "au": "-5,-5,-1" + ",1" * 12}
+TITLES = {"va": "Valence and arousal", "expr": "Expressions", "au": "Positives of action units"}
+
+
+@pytest.mark.parametrize("tasks", [("va",), ("expr",), ("au",), ("va", "expr"), ()])
+def test_tables_of_tasks_without_labels_are_left_out(
+    mtl: Callable[..., Result], project: Path, tasks: tuple[str, ...]
+) -> None:
+    rows = [f"a/0000{index + 1}.jpg,{LABELLED[task]}" for index, task in enumerate(tasks)]
+    rows = rows or [f"a/00001.jpg,-5,-5{',-1' * 13}"]
+    (project / "train.txt").write_text("\n".join([HEADER, *rows]) + "\n")
+    _, out, _ = mtl("--train", "train.txt")
+    titles = {part.strip() for line in out.splitlines() for part in line.split("   ")}
+    assert {task for task, title in TITLES.items() if title in titles} == set(tasks)
+    assert ("valence" in out) == ("va" in tasks)
+    assert ("\nAU12 " in out) == ("au" in tasks)
+    assert f"{max(len(tasks), 1)} row" + "s" * (len(tasks) > 1) + " written" in out
+
+
+def test_gaps_go_by_the_configuration(mtl: Callable[..., Result], project: Path) -> None:
+    arguments = ("--train", "train.txt", "--val", "val.txt")
+    assert "context" not in mtl(*arguments)[1]
+    with open(project / "mtl.toml", "a") as file:
+        file.write("[train]\nmax_gap = 1\n")
+    out = " ".join(mtl(*arguments)[1].split())
+    assert "every gap between neighbouring frames is above 1 frame ([train] max_gap) in 1 video" in out
+    assert "1 to 3" in out
+
+
 def test_json_alone_on_standard_output(mtl: Callable[..., Result], project: Path) -> None:
     code, out, _ = mtl("--train", "train.txt", "--val", "val.txt", "--json")
     document = json.loads(out)
