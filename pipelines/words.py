@@ -146,7 +146,7 @@ def probability_words(p: float) -> str:
 
 
 def _size(part: Mapping[str, Any]) -> str:
-    return f"{part['videos']:,} videos, {part['frames']:,} frames"
+    return f"{counted(part['videos'], 'video')}, {counted(part['frames'], 'frame')}"
 
 
 def counted(number: int, thing: str) -> str:

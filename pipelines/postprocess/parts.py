@@ -4,6 +4,7 @@ A task's score is a function of sums over rows, so whatever is fitted on some fo
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,16 @@ import polars as pl
 from cache.names import EXPRESSIONS, TASK_COLUMNS, TASKS
 from pipelines.labels import Labels, labels_of
 from pipelines.postprocess.apply import probabilities_of
-from pipelines.scoring.intervals import LEVEL, NUM_RESAMPLES, Groups, GroupSums, Interval, group_sums, scores
+from pipelines.scoring.intervals import (
+    NUM_RESAMPLES,
+    Groups,
+    GroupSums,
+    Interval,
+    group_sums,
+    middle,
+    scores,
+    without_labels,
+)
 from pipelines.scoring.metrics import Decisions, Probabilities, score
 from pipelines.splits import assign_groups, groups_of
 
@@ -73,7 +83,7 @@ def score_part(decisions: Decisions, labels: Labels) -> dict[str, Any]:
 def difference(before: Decisions, after: Decisions, part: Part) -> Interval | None:
     """The interval of P(after) - P(before) on `part`, both on the same resampled groups; None for a single one.
 
-    A class that is in none of those drawn counts 0 on both sides.
+    A class that is in none of those drawn counts 0 on both sides; drawings without labels of a task are left out.
     """
     first, second = (_sums_of(decisions, part) for decisions in (before, after))
     count = len(first.groups)
@@ -81,25 +91,27 @@ def difference(before: Decisions, after: Decisions, part: Part) -> Interval | No
         return None
     drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=NUM_RESAMPLES).astype(float)
     before_after = []
+    lacking = np.zeros(NUM_RESAMPLES, dtype=bool)
     for side in (first, second):
-        moments, expr, au = (np.tensordot(drawn, sums, axes=1) for sums in (side.moments, side.expr, side.au))
-        before_after.append(scores(moments, expr, au, part.tasks))
-    low, high = np.quantile(before_after[1] - before_after[0], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        sums = {task: np.tensordot(drawn, whole, axes=1) for task, whole in zip(TASKS, side.parts, strict=True)}
+        before_after.append(scores(sums["va"], sums["expr"], sums["au"], part.tasks))
+        for task, whole in zip(TASKS, side.parts, strict=True):
+            lacking |= without_labels(task, sums[task], whole.sum(axis=0))
+    low, high = middle(np.where(lacking, np.nan, before_after[1] - before_after[0]))
     sample = Groups({}, dict(zip(first.groups, first.num_videos, strict=True))).sample
-    return Interval(float(low), float(high), sample)
+    return None if math.isnan(low) else Interval(low, high, sample)
 
 
 def gain_error(task: str, before: np.ndarray, after: np.ndarray, part: Part) -> float:
     """Standard error of the gain in the task's score from the decisions `before` to `after` on the rows of `part`:
-    its deviation over 1,000 drawings of as many of the subjects or videos."""
+    its deviation over 1,000 drawings of as many of the subjects or videos; those without a label of it left out."""
     names, group = np.unique(groups_of(part.frames), return_inverse=True)
     count = len(names)
     drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=NUM_DRAWN).astype(float)
-    first, second = (
-        task_score(task, np.tensordot(drawn, fold_sums(row_sums(task, said, part.labels), group, count), axes=1))
-        for said in (before, after)
-    )
-    return float(np.std(second - first))
+    first, second = (fold_sums(row_sums(task, said, part.labels), group, count) for said in (before, after))
+    sums = [np.tensordot(drawn, whole, axes=1) for whole in (first, second)]
+    labelled = ~without_labels(task, sums[0], first.sum(axis=0))
+    return float(np.std((task_score(task, sums[1]) - task_score(task, sums[0]))[labelled]))
 
 
 def task_score(task: str, sums: np.ndarray) -> np.ndarray:

@@ -104,7 +104,7 @@ def _stable(rows: Sequence[Row], reader: Reader) -> list[Row]:
     known = [index for index, one in enumerate(runs) if one]
     if len(known) > 1:
         found = stability([runs[index] for index in known], rows[0].tasks)
-        for index, one in zip(known, found, strict=True):
+        for index, one in zip(known, found, strict=bool(found)):
             rows[index] = replace(rows[index], stability=one)
     return rows
 

@@ -5,6 +5,7 @@ G groups, R resamples. CCC and F1 are functions of sums over frames, so each gro
 weighted sum of groups: 500 resamples cost one matrix product.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -161,18 +162,24 @@ def mean_of_runs(values: Mapping[int, Mapping[int, np.ndarray]]) -> np.ndarray:
 def interval(runs: Runs, tasks: Sequence[str], *, num: int = NUM_RESAMPLES, seed: int = 0) -> Interval | None:
     """The interval of the mean P of `runs` on their held-out groups.
 
-    A resample draws groups with replacement within each fold, the same ones for all seeds. None for a single group.
+    A resample draws groups with replacement within each fold, the same ones for all seeds. None for a single group,
+    and where no resample has labels of every task in every fold.
     """
     groups = groups_of_runs([runs])
     if groups.sample.num_groups < 2:
         return None
     low, high = middle(resampled(runs, groups, drawn(groups, num, seed), tasks)["P"])
-    return Interval(low, high, groups.sample)
+    return None if math.isnan(low) else Interval(low, high, groups.sample)
 
 
 def middle(values: np.ndarray) -> tuple[float, float]:
-    """The ends of the middle `LEVEL` of `values` [R]."""
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    """The ends of the middle `LEVEL` of `values` [R]; NaN, a resample without labels of a task, is left out.
+
+    NaN where that is so of every resample.
+    """
+    if not np.isfinite(values).any():
+        return math.nan, math.nan
+    low, high = np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
@@ -227,16 +234,27 @@ def _resampled(sums: GroupSums, weights: np.ndarray, tasks: Sequence[str]) -> di
     """[R] scores of the resamples `weights` [R, G].
 
     A class that is labelled, but in none of the groups drawn, has no F1 in that resample: it is left out of the mean.
-    Counted as 0 it would pull the whole interval below the score it is about.
+    Counted as 0 it would pull the whole interval below the score it is about. For the same reason a task is NaN, and P
+    with it, where none of the groups drawn has labels of it.
     """
     found = {}
     for task in tasks:
-        if task == "va":
-            found[task] = _ccc(np.tensordot(weights, sums.moments, axes=1)).mean(-1)
-        else:
-            part: np.ndarray = getattr(sums, task)
-            found[task] = _mean_f1(np.tensordot(weights, part, axes=1), part)
+        part: np.ndarray = sums.moments if task == "va" else getattr(sums, task)
+        drawn = np.tensordot(weights, part, axes=1)
+        value = _ccc(drawn).mean(-1) if task == "va" else _mean_f1(drawn, part)
+        found[task] = np.where(without_labels(task, drawn, part.sum(axis=0)), np.nan, value)
     return {"P": np.sum(list(found.values()), axis=0), **found}
+
+
+def without_labels(task: str, drawn: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """[R] bool: the sums `drawn` [R, K, M] that hold no labelled frame of the task, though the `whole` [K, M] does.
+
+    Of expressions and AUs, no labelled positive: of other frames the sums know nothing.
+    """
+    count = 0 if task == "va" else 2
+    lacking = (drawn[..., count] == 0) & (whole[:, count] > 0)
+    none = lacking.any(axis=-1) if task == "va" else (drawn[..., count] == 0).all(axis=-1) & lacking.any(axis=-1)
+    return np.asarray(none)
 
 
 def _mean_f1(counts: np.ndarray, all_groups: np.ndarray) -> np.ndarray:

@@ -90,6 +90,7 @@ def score(decisions: Decisions, labels: Labels, tasks: Sequence[str] | None = No
     Keys: `P`, `va.ccc_valence`, `va.ccc_arousal`, `va.ccc_mean`, `expr.f1_macro`, `expr.f1.<Class>`, `au.f1_mean`,
     `au.f1.<AU>`, `num_frames.<task>`, and `undefined`, the names of what has no positive in labels and predictions
     (they count 0). P sums the tasks in `tasks` (default: those predicted); over fewer than three it is no official P.
+    A task without a labelled frame is in `unscored`: its scores are None, and so is P.
 
     Raises:
         ValueError: a prediction is not a finite number where there is a label.
@@ -97,18 +98,24 @@ def score(decisions: Decisions, labels: Labels, tasks: Sequence[str] | None = No
     chosen = tuple(tasks) if tasks is not None else decisions.tasks
     metrics: dict[str, Any] = {}
     undefined: list[str] = []
+    unscored: list[str] = []
     for task in chosen:
+        part: Mapping[str, float | None]
         part, names = TASK_SCORES[task](decisions, labels)
-        metrics |= part
-        undefined += names
-        metrics[f"num_frames.{task}"] = int(labels.labelled(task).sum())
-    total = sum(metrics[MAIN_SCORE[task]] for task in chosen)
-    return {"P": total, **metrics, "undefined": undefined}
+        num_frames = int(labels.labelled(task).sum())
+        if num_frames:
+            undefined += names
+        else:
+            part = dict.fromkeys(part)
+            unscored.append(task)
+        metrics |= {**part, f"num_frames.{task}": num_frames}
+    total = None if unscored else sum(metrics[MAIN_SCORE[task]] for task in chosen)
+    return {"P": total, **metrics, "undefined": undefined, "unscored": unscored}
 
 
 def main_scores(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Each task's part of P, of the tasks that are in `metrics`."""
-    return {task: metrics[key] for task, key in MAIN_SCORE.items() if key in metrics}
+    """Each task's part of P, of the tasks that have a score in `metrics`."""
+    return {task: metrics[key] for task, key in MAIN_SCORE.items() if metrics.get(key) is not None}
 
 
 def _score_va(decisions: Decisions, labels: Labels) -> tuple[dict[str, float], list[str]]:

@@ -145,6 +145,9 @@ def versus_first(
 def by_range(leads: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """[M] p-values of `leads`, whichever strategy was put first: the share of resamples in which the range of the
     centred `scores` [1 + M, R] is as large (Tukey's range test, with the bootstrap's distribution)."""
+    scores = scores[:, np.isfinite(scores).all(axis=0)]
+    if not scores.size:
+        return np.ones(len(leads))
     centred = scores - scores.mean(axis=1, keepdims=True)
     width = centred.max(axis=0) - centred.min(axis=0)
     return np.asarray((width[None, :] >= np.abs(leads)[:, None]).mean(axis=1))

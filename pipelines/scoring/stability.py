@@ -31,11 +31,16 @@ def stability(
 ) -> list[Stability]:
     """Of each of `strategies`, given with their selection rows in the order of the leaderboard.
 
-    A resample draws groups with replacement within each fold, the same ones for all strategies.
+    A resample draws groups with replacement within each fold, the same ones for all strategies. One that holds no
+    labels of a task, and so has no P, is left out; empty where that is so of all.
     """
     groups = groups_of_runs(strategies)
     draws = drawn(groups, num, seed)
-    places = ranks(np.array([resampled(runs, groups, draws, tasks)["P"] for runs in strategies]))
+    scores = np.array([resampled(runs, groups, draws, tasks)["P"] for runs in strategies])
+    scores = scores[:, np.isfinite(scores).all(axis=0)]
+    if not scores.size:
+        return []
+    places = ranks(scores)
     ends = np.quantile(places, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1, method="inverted_cdf")
     return [
         Stability(float((row == 1).mean()), int(low), int(high), groups.sample)

@@ -94,12 +94,7 @@ def score_predictions(predictions: Predictions, dataset: Dataset, tasks: tuple[s
 
 def score_rows(predictions: Predictions, labels: Labels, tasks: tuple[str, ...]) -> dict[str, Any]:
     """`score_predictions` against the labels of a whole frames table."""
-    metrics = score(predictions.decide(), labels.rows(predictions.rows), tasks)
-    unscored = [task for task in tasks if metrics[f"num_frames.{task}"] == 0]
-    for key in metrics:
-        if key.partition(".")[0] in unscored or (key == "P" and unscored):
-            metrics[key] = None
-    return {**metrics, "unscored": unscored}
+    return score(predictions.decide(), labels.rows(predictions.rows), tasks)
 
 
 def table(predictions: Predictions, dataset: Dataset, part: str) -> pl.DataFrame:
