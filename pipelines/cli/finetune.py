@@ -143,14 +143,15 @@ def _print_unreadable(result: "Finetuned") -> None:
 
 
 def _held_out_words(result: "Finetuned") -> str:
-    from pipelines.scoring.metrics import main_scores
+    from pipelines.scoring.metrics import MAIN_SCORE
     from pipelines.scoring.tables import TASK_TITLES
 
     if result.report is None:
         return f"held out: not scored: {result.not_scored}"
     scores = ", ".join(
-        f"{TASK_TITLES[task]} {'no label' if value is None else f'{value:.4f}'}"
-        for task, value in main_scores(result.report).items()
+        f"{TASK_TITLES[task]} {'no label' if result.report[key] is None else f'{result.report[key]:.4f}'}"
+        for task, key in MAIN_SCORE.items()
+        if key in result.report
     )
     return f"held out: {scores}  ({result.report_of}; {result.run})"
 
