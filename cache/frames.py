@@ -14,6 +14,7 @@ from polars.exceptions import PolarsError
 
 from cache.files import write_durably
 from cache.names import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, SPLITS, VA_COLUMNS
+from cache.parquet import panics_as_errors, read_parquet
 
 DTYPES: dict[str, pl.DataType] = {
     "video": pl.String(),
@@ -66,10 +67,11 @@ def read_frames(path: Path) -> pl.DataFrame:
     if not path.is_file():
         raise ValueError(f"{path}: no frames table; `mtl prepare` writes one")
     try:
-        table = pl.read_parquet(path, glob=False)
+        table = read_parquet(path)
     except PolarsError as error:
         raise ValueError(f"{path}: not a Parquet file ({_first_line(error)}); `mtl prepare` writes one") from None
-    return conform(table.drop(FORMER, strict=False), str(path))
+    with panics_as_errors():
+        return conform(table.drop(FORMER, strict=False), str(path))
 
 
 def write_frames(table: pl.DataFrame, path: Path) -> None:

@@ -3,12 +3,22 @@
 Polars takes a path for a pattern unless it is told otherwise: in a folder `exp[1]` it read what lay in `exp1`.
 """
 
+import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
 from polars.exceptions import ComputeError, PanicException
+
+
+@contextlib.contextmanager
+def panics_as_errors() -> Iterator[None]:
+    """Inside, a panic of Polars is a `ComputeError`: as it comes it is no `Exception`, and nothing else catches it."""
+    try:
+        yield
+    except PanicException as error:
+        raise ComputeError(str(error).partition("\n")[0] or "Polars panicked") from None
 
 
 def read_parquet(source: Path | bytes, columns: Sequence[str] | None = None) -> pl.DataFrame:
@@ -19,13 +29,11 @@ def read_parquet(source: Path | bytes, columns: Sequence[str] | None = None) -> 
         OSError: it is not there.
     """
     data = source if isinstance(source, bytes) else source.read_bytes()
-    try:
+    with panics_as_errors():
         if columns is not None:
             there = parquet_schema(io.BytesIO(data))
             columns = [name for name in columns if name in there]
         return pl.read_parquet(io.BytesIO(data), columns=None if columns is None else list(columns), glob=False)
-    except PanicException as error:  # no Exception: nothing else would catch it
-        raise ComputeError(str(error)) from None
 
 
 def scan_parquet(source: Path | list[Path]) -> pl.LazyFrame:
@@ -35,7 +43,8 @@ def scan_parquet(source: Path | list[Path]) -> pl.LazyFrame:
 
 def parquet_schema(source: Path | io.BytesIO) -> pl.Schema:
     """Names and types of its columns."""
-    return pl.scan_parquet(source, glob=False).collect_schema()
+    with panics_as_errors():
+        return pl.scan_parquet(source, glob=False).collect_schema()
 
 
 def parquet_bytes(table: pl.DataFrame, metadata: Mapping[str, str] | None = None) -> bytes:

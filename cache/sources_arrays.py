@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from polars.exceptions import PanicException, PolarsError
+from polars.exceptions import PolarsError
 
-from cache.parquet import parquet_schema, scan_parquet
+from cache.parquet import panics_as_errors, parquet_schema, scan_parquet
 from cache.regular import PICKLE_BYTES, check_regular
 from cache.sources import (
     Source,
@@ -53,7 +53,8 @@ def open_parquet(path: Path, frames: pl.DataFrame, options: SourceOptions) -> So
     """A Parquet table with keys and the column `embedding`, a list of numbers of one length."""
     keys = read_keys(path)
     try:
-        first = scan_parquet(path).select("embedding").head(1).collect()["embedding"]
+        with panics_as_errors():
+            first = scan_parquet(path).select("embedding").head(1).collect()["embedding"]
     except PolarsError:
         raise ValueError(f"{path}: no column embedding; for keys of a matrix, import the .npy file") from None
     inner = first.dtype.inner if isinstance(first.dtype, pl.Array | pl.List) else None
@@ -64,7 +65,11 @@ def open_parquet(path: Path, frames: pl.DataFrame, options: SourceOptions) -> So
     width = check_matrix((len(keys), len(first[0])), np.dtype(np.float64), str(path))
 
     def read_range(start: int, stop: int) -> np.ndarray:
-        block = scan_parquet(path).select("embedding").slice(start, stop - start).collect()["embedding"]
+        try:
+            with panics_as_errors():
+                block = scan_parquet(path).select("embedding").slice(start, stop - start).collect()["embedding"]
+        except PolarsError as error:
+            raise ValueError(f"{path}: damaged ({str(error).partition(chr(10))[0]}); write it again") from None
         if isinstance(block.dtype, pl.List):
             widths = block.list.len().fill_null(0).to_numpy()
             wrong = int((widths != width).argmax())
@@ -213,10 +218,11 @@ def read_keys(path: Path) -> pl.DataFrame:
     """video and frame of a Parquet file, and valid where it has it; or both from a column of paths."""
     check_regular(path)
     try:
-        columns = parquet_schema(path)
-        keys = scan_parquet(path).select(_key_columns(path, columns)).collect()
-        return keys.with_columns(pl.col("video").cast(pl.String), pl.col("frame").cast(pl.Int64))
-    except (PolarsError, OSError, PanicException) as error:  # odd types and damage inside make Polars panic
+        with panics_as_errors():
+            columns = parquet_schema(path)
+            keys = scan_parquet(path).select(_key_columns(path, columns)).collect()
+            return keys.with_columns(pl.col("video").cast(pl.String), pl.col("frame").cast(pl.Int64))
+    except (PolarsError, OSError) as error:
         words = str(error).splitlines() or [type(error).__name__]
         raise ValueError(f"{path}: cannot be read as keys ({words[0]})") from None
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import polars as pl
 
 from cache.names import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS
+from cache.parquet import read_parquet
 from extract.annotations.columns import RULES
 
 PATH_NAMES = ("image", "path", "image_location")
@@ -147,11 +148,11 @@ def _csv_records(path: Path, text: str) -> pl.DataFrame:
 
 def _parquet_sheet(path: Path, ignored: str) -> Sheet:
     try:
-        table = pl.read_parquet(path, glob=False)
+        table = read_parquet(path)
     except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{path}: not a Parquet table ({' '.join(str(error).split())})") from None
-    except pl.exceptions.PanicException:
-        raise ValueError(f"{path}: a damaged Parquet table; write it again") from None
+        raise ValueError(
+            f"{path}: not a Parquet table, or a damaged one ({' '.join(str(error).split())}); write it again"
+        ) from None
     columns, classes = _named(path, 0, list(table.columns), ignored)
     if len(columns) != len(table.columns):
         raise ValueError(f"{path}: columns {', '.join(table.columns)}; in Parquet, name a column for each label")

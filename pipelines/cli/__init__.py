@@ -102,6 +102,14 @@ def main() -> None:
                 raise
             say(f"mtl: error: {one_line(error)}", err=True)
             sys.exit(2)
+        except BaseException as error:
+            if not _of_polars(error) or os.environ.get("MTL_DEBUG"):
+                raise
+            say(
+                f"mtl: error: a table cannot be read or written: {_first_words(error)}; MTL_DEBUG=1 says where",
+                err=True,
+            )
+            sys.exit(2)
         flush_progress()
         sys.stderr.write(STOPPED)
         sys.exit(128 + (received or [signal.SIGINT])[0])
@@ -125,6 +133,16 @@ def _sigterm_as_ctrl_c() -> Iterator[list[int]]:
         yield received
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _of_polars(error: BaseException) -> bool:
+    """Whether Polars raised it: its errors, and its panics, which are no `Exception`. Polars need not be loaded."""
+    kind = type(error)
+    return kind.__name__ == "PanicException" or kind.__module__.partition(".")[0] == "polars"
+
+
+def _first_words(error: BaseException) -> str:
+    return " ".join((str(error).splitlines() or [type(error).__name__])[0].split())
 
 
 def one_line(error: Exception) -> str:

@@ -26,6 +26,7 @@ from pipelines.postprocess.parts import FOLD_SEED, NUM_FOLDS, Part, make_part
 from pipelines.postprocess.smoothing import GRID
 from pipelines.postprocess.thresholds import NUM_CANDIDATES, SHRINK_VIDEOS
 from pipelines.scoring.intervals import LEVEL, NUM_RESAMPLES, Interval
+from pipelines.scoring.predicted import read_predicted
 
 FORMAT = 1
 RECORD = "postprocess.json"
@@ -87,11 +88,7 @@ def read_predictions(folder: Path) -> pl.DataFrame:
     Raises:
         ValueError: it is missing or damaged.
     """
-    path = folder / PREDICTIONS
-    table = read_table(path, "train it again")
-    if not {"video", "frame", "part"} <= set(table.columns):
-        raise ValueError(f"{path}: not a run's predictions (columns video, frame, part); train it again")
-    return table
+    return read_predicted(folder / PREDICTIONS)
 
 
 def read_table(path: Path, remedy: str) -> pl.DataFrame:

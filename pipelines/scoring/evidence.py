@@ -8,12 +8,12 @@ import numpy as np
 import polars as pl
 
 from cache.names import ACTION_UNITS, VA_COLUMNS
-from cache.parquet import read_parquet
 from pipelines.labels import Labels, labels_of
 from pipelines.scoring.intervals import GroupSums, Interval, Runs, group_sums, groups_of_runs, interval
 from pipelines.scoring.leaderboard import Group, Leaderboard, Row
 from pipelines.scoring.nested import Nested, nested
 from pipelines.scoring.paired import versus_first
+from pipelines.scoring.predicted import read_predicted
 from pipelines.scoring.stability import stability
 from pipelines.search.study import Result
 from pipelines.splits import groups_of, outer_fold
@@ -46,7 +46,7 @@ class Reader:
         """The sums of a run of `fold` by part; empty where its predictions were removed."""
         if not path.is_file():
             return {}
-        table = read_parquet(path, [*KEYS, "part", *DECIDED])
+        table = read_predicted(path, DECIDED)
         parts = table.sort(KEYS).partition_by("part", as_dict=True)
         return {
             str(part): group_sums(rows, *self._truth((fold, str(part)), rows.select(KEYS)))
