@@ -5,7 +5,6 @@ split, the labels of `cache.names` (null where missing), and where known the sub
 """
 
 import hashlib
-import io
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from polars.exceptions import PolarsError
 
 from cache.files import write_durably
 from cache.names import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, SPLITS, VA_COLUMNS
-from cache.parquet import panics_as_errors, read_parquet
+from cache.parquet import panics_as_errors, parquet_bytes, read_parquet
+from cache.seals import KEY, UNSEALED, has_seal, is_whole, sealed
 
 DTYPES: dict[str, pl.DataType] = {
     "video": pl.String(),
@@ -59,15 +59,18 @@ def conform(table: pl.DataFrame, where: str) -> pl.DataFrame:
 
 
 def read_frames(path: Path) -> pl.DataFrame:
-    """The frames table at `path`, checked.
+    """The frames table at `path`, checked; one of your own making, without a seal, is taken as it is.
 
     Raises:
-        ValueError: no such file, not Parquet, or a bad row.
+        ValueError: no such file, not Parquet, not as `write_frames` sealed it, or a bad row.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no frames table; `mtl prepare` writes one")
+    data = path.read_bytes()
+    if has_seal(data) and not is_whole(data):
+        raise ValueError(f"{path}: damaged or changed since `mtl prepare` wrote it; type `mtl prepare` again")
     try:
-        table = read_parquet(path)
+        table = read_parquet(data)
     except PolarsError as error:
         raise ValueError(f"{path}: not a Parquet file ({_first_line(error)}); `mtl prepare` writes one") from None
     with panics_as_errors():
@@ -75,10 +78,8 @@ def read_frames(path: Path) -> pl.DataFrame:
 
 
 def write_frames(table: pl.DataFrame, path: Path) -> None:
-    """Writes Parquet in one step: after a crash there is the old file or the new one."""
-    buffer = io.BytesIO()
-    conform(table, str(path)).write_parquet(buffer)
-    write_durably(path, buffer.getvalue())
+    """Writes Parquet with a seal in its metadata, in one step: after a crash there is the old file or the new one."""
+    write_durably(path, sealed(parquet_bytes(conform(table, str(path)), {KEY: UNSEALED})))
 
 
 def frames_digest(table: pl.DataFrame) -> str:

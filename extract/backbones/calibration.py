@@ -8,7 +8,7 @@ import torch
 
 from extract.backbones.build import Backbone
 from extract.backbones.compiling import why_not_compiled
-from extract.backbones.passes import Precision
+from extract.backbones.passes import Precision, native_bfloat16
 from extract.backbones.runtime import Embedder, Mode, Runtime, embedder, forget, steady
 
 # Below this many faces a trial costs more than it saves.
@@ -75,13 +75,16 @@ def _as_it_is(backbone: Backbone, precision: str, mode: str, report: Report) -> 
 
 
 def _precision(backbone: Backbone, num_faces: int, batch_size: int, device: torch.device, report: Report) -> Precision:
-    """bfloat16 on GPUs made for it, and on CPUs where a short trial shows that it pays."""
+    """bfloat16 on GPUs made for it, and on CPUs that have it where a short trial shows that it pays."""
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
         report["why"].append(f"CUDA capability {capability[0]}.{capability[1]}")
         return "bfloat16" if capability >= (8, 0) else "float32"
     if num_faces < CALIBRATION_FACES:
         report["why"].append(f"{num_faces} faces are too few for a trial of bfloat16")
+        return "float32"
+    if not native_bfloat16():
+        report["why"].append("this processor has no instructions for bfloat16")
         return "float32"
     full, half = Runtime(precision="float32"), Runtime(precision="bfloat16")
     gain = _compared(backbone, [full, half], _trial_faces(backbone, full, batch_size, device), device, report)

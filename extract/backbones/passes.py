@@ -24,6 +24,11 @@ WARM_UPS = 3  # forward passes before a CUDA graph is captured: libraries alloca
 CAPTURE = threading.Lock()  # torch allows one capture at a time in a process
 
 
+def native_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 itself; elsewhere it is imitated, at down to a twentieth of the speed."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def eager(backbone: Backbone, precision: Precision, device: torch.device, num_faces: int) -> Pass:
     """The module as it is, under autocast where the precision is not float32."""
     forward = _forward(backbone, precision, device)

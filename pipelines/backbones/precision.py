@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from extract.backbones.passes import native_bfloat16
 from extract.config import Preprocessing
 from pipelines.training.optimise import seeded
 
@@ -43,11 +44,6 @@ def choose_precision(model: nn.Module, preprocessing: Preprocessing, device: tor
         if round_number and time.perf_counter() - begin > MEASURED_S:
             break
     return "bfloat16" if best["float32"] > WORTH_IT * best["bfloat16"] else "float32"
-
-
-def native_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 itself; elsewhere it is imitated, and slower."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _step_s(model: nn.Module, pixels: Tensor, precision: Precision) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipelines.config import Config
 from pipelines.files import read_json
+from pipelines.run_files import read_manifest
 
 KIND = "backbone"
 PREFIX = "backbone-"
@@ -26,7 +27,7 @@ def run_folder(config: Config, section: str) -> Path:
 
 def is_backbone(manifest: Mapping[str, Any]) -> bool:
     """Whether run.json is that of a backbone, not of a head."""
-    return manifest.get("kind") == KIND
+    return isinstance(manifest, Mapping) and manifest.get("kind") == KIND
 
 
 def check_place(config: Config, section: str) -> None:
@@ -35,7 +36,7 @@ def check_place(config: Config, section: str) -> None:
     if not folder.exists():
         return
     path = folder / "run.json"
-    if not path.is_file() or not is_backbone(read_json(path)):
+    if not path.is_file() or not is_backbone(read_json(path)):  # a damaged one may be replaced, so no seal is asked for
         raise ValueError(f"{folder}: is there already and is no backbone's run; move it away, or choose another --name")
 
 
@@ -45,8 +46,6 @@ def fitting_runs(config: Config, about: Mapping[str, Any]) -> tuple[list[Path], 
     `about` has the digests "frames" and "labels", and the "split" by its hash: runs of another split are not named.
     A backbone without a run, such as those of earlier versions, is nowhere.
     """
-    from pipelines.training.run import read_manifest  # loads torch, which is not needed where there is no run
-
     found: list[Path] = []
     skipped: list[tuple[Path, str]] = []
     for name, section in config.backbones.items():

@@ -19,11 +19,11 @@ import polars as pl
 from cache.files import remove_leftovers, sync, sync_tree, temporary_beside, write_durably
 from cache.names import TASKS
 from cache.parquet import parquet_bytes
+from cache.seals import digest_of, read_sealed_json, sealed_json
 from cache.valid_names import check_name
 from pipelines.backbones.runs import fitting_runs
 from pipelines.config import Config
 from pipelines.ensemble.members import NUM_TOP, Ensemble, Library, Mix, Outcome
-from pipelines.files import read_json, write_json
 from pipelines.postprocess.apply import COLUMNS
 from pipelines.postprocess.files import (
     PREDICTIONS,
@@ -36,17 +36,18 @@ from pipelines.postprocess.files import (
     write_postprocess,
 )
 
-FORMAT = 1
+FORMAT = 2
 RECORD = "ensemble.json"
 PROCEDURES = ("single", "top", "ensemble")
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A finished run: its folder and its run.json."""
+    """A finished run: its folder and its run.json; whether it was asked for by name, not as one of a study."""
 
     folder: Path
     manifest: Mapping[str, Any]
+    is_named: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ def find_runs(given: Sequence[Path], truth: Truth, *, runs: Path, studies: Path,
                 raise ValueError(
                     f"{path}: no study and no run here; `mtl search` makes a study, `mtl train-head` a run"
                 )
-            candidates[folder.resolve()] = Candidate(folder, read_run_manifest(folder, truth))
+            candidates[folder.resolve()] = Candidate(folder, read_run_manifest(folder, truth), is_named=True)
             continue
         for run in sorted(one for one in (folder / "runs").glob("[!.]*") if one.is_dir()):
             try:
@@ -116,7 +117,14 @@ def read_library(found: Found, truth: Truth) -> tuple[Library, Found]:
     kept: list[Candidate] = []
     skipped = list(found.skipped)
     for candidate in found.candidates:
-        table, split = read_predictions(candidate.folder).sort("video", "frame"), candidate.manifest["split"]
+        try:
+            table = read_predictions(candidate.folder).sort("video", "frame")
+        except ValueError as error:
+            if candidate.is_named:
+                raise
+            skipped.append((candidate.folder, str(error).removeprefix(f"{candidate.folder}/")))
+            continue
+        split = candidate.manifest["split"]
         rows = table.select("video", "frame", "part")
         complete = len(rows) == split["select"]["frames"] + split["report"]["frames"]
         if not complete or not rows.equals(rows if select is None else known):
@@ -155,12 +163,15 @@ def read_ensemble(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: none there, damaged, or of another format.
     """
-    record = read_json(folder / RECORD)
-    if not isinstance(record, dict) or record.get("format") != FORMAT or not {"scores", "considered"} <= set(record):
+    record = read_sealed_json(folder / RECORD, "`mtl ensemble --force` makes it again")
+    if record.get("format") != FORMAT or not {"scores", "considered", "trained", "predictions"} <= set(record):
         raise ValueError(
             f"{folder / RECORD}: not an ensemble of format {FORMAT}; `mtl ensemble --force` makes it again"
         )
-    return dict(record)
+    path = folder / PREDICTIONS
+    if not path.is_file() or digest_of(path.read_bytes()) != record["predictions"]:
+        raise ValueError(f"{path}: missing, damaged or of another ensemble; `mtl ensemble --force` makes it again")
+    return record
 
 
 def write_ensemble(
@@ -181,7 +192,8 @@ def write_ensemble(
         assert outcome.fitted is not None
         write_postprocess(made, outcome.fitted, name=folder.name, fitted_on="out-of-fold predictions")
         record = record_of(folder, ensemble, found, size, truth) | {"considered": list(considered)}
-        write_json(made / RECORD, record)
+        record |= {"predictions": digest_of((made / PREDICTIONS).read_bytes())}
+        write_durably(made / RECORD, sealed_json(record))
         sync_tree(made)
         if folder.exists():
             folder.rename(old)
@@ -211,6 +223,9 @@ def record_of(folder: Path, ensemble: Ensemble, found: Found, size: int, truth: 
         "folds": {"num": ensemble.num_folds, "unit": "subject, else video"},
         "num_top": NUM_TOP,
         "members": _members(outcomes["ensemble"].mix, names),
+        "trained": {
+            name: one.manifest["files"][PREDICTIONS] for name, one in zip(names, found.candidates, strict=True)
+        },
         "compared": {name: _chosen(one, names) for name, one in outcomes.items() if name != "ensemble"},
         "scores": {
             name: {"plain": dict(one.metrics), "post": dict(one.post) if one.post else None}

@@ -4,7 +4,6 @@ postprocess.json          parameters, every score, what it was fitted on; writte
 predictions.post.parquet  predictions.parquet with the parameters applied
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -17,20 +16,20 @@ from cache.files import write_durably
 from cache.frames import frames_digest, labels_digest, read_frames
 from cache.names import ACTION_UNITS, EXPRESSIONS
 from cache.parquet import parquet_bytes, read_parquet
+from cache.seals import digest_of, read_sealed_json, sealed_json
+from pipelines import run_files
 from pipelines.config import Config
-from pipelines.files import read_json, write_json
 from pipelines.postprocess.apply import Parameters, apply
 from pipelines.postprocess.fit import Fitted, Step, fit
 from pipelines.postprocess.offsets import CANDIDATES
 from pipelines.postprocess.parts import FOLD_SEED, NUM_FOLDS, Part, make_part
 from pipelines.postprocess.smoothing import GRID
 from pipelines.postprocess.thresholds import NUM_CANDIDATES, SHRINK_VIDEOS
+from pipelines.run_files import PREDICTIONS, read_manifest
 from pipelines.scoring.intervals import LEVEL, NUM_RESAMPLES, Interval
-from pipelines.scoring.predicted import read_predicted
 
-FORMAT = 1
+FORMAT = 2
 RECORD = "postprocess.json"
-PREDICTIONS = "predictions.parquet"
 PROCESSED = "predictions.post.parquet"
 
 
@@ -68,8 +67,6 @@ def read_run_manifest(folder: Path, truth: Truth) -> dict[str, Any]:
     Raises:
         ValueError: no finished run, or the frames or labels are no longer those it was trained on.
     """
-    from pipelines.training.run import read_manifest
-
     if (folder / "ensemble.json").is_file():
         raise ValueError(f"{folder}: an ensemble; its post-processing was fitted with it (`mtl ensemble --force`)")
     if (folder / "study.json").is_file():
@@ -88,20 +85,7 @@ def read_predictions(folder: Path) -> pl.DataFrame:
     Raises:
         ValueError: it is missing or damaged.
     """
-    return read_predicted(folder / PREDICTIONS)
-
-
-def read_table(path: Path, remedy: str) -> pl.DataFrame:
-    """The Parquet file at `path`.
-
-    Raises:
-        ValueError: it is missing or damaged; ends with `remedy`.
-    """
-    try:
-        return read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        what = "no such file" if isinstance(error, FileNotFoundError) else "damaged"
-        raise ValueError(f"{path}: {what}; {remedy}") from None
+    return run_files.read_predictions(folder, read_manifest(folder))
 
 
 def read_parts(folder: Path, truth: Truth) -> tuple[Part, Part]:
@@ -131,9 +115,11 @@ def postprocess_run(folder: Path, truth: Truth, *, force: bool = False) -> tuple
 def write_postprocess(folder: Path, fitted: Fitted, *, name: str, fitted_on: str) -> dict[str, Any]:
     """Applies what was fitted to predictions.parquet in `folder`, then writes postprocess.json; returns that."""
     said = (folder / PREDICTIONS).read_bytes()
-    write_durably(folder / PROCESSED, parquet_bytes(apply(fitted.parameters, read_parquet(said))))
-    record = record_of(fitted, name=name, fitted_on=fitted_on, predictions=_digest(said))
-    write_json(folder / RECORD, record)
+    processed = parquet_bytes(apply(fitted.parameters, read_parquet(said)))
+    write_durably(folder / PROCESSED, processed)
+    record = record_of(fitted, name=name, fitted_on=fitted_on, predictions=digest_of(said))
+    record |= {"processed": digest_of(processed)}
+    write_durably(folder / RECORD, sealed_json(record))
     return record
 
 
@@ -146,19 +132,17 @@ def read_postprocess(folder: Path) -> dict[str, Any]:
     path, redo = folder / RECORD, "`mtl postprocess --force` fits it again"
     if not path.is_file():
         raise ValueError(f"{path}: no such file; `mtl postprocess {folder}` fits it")
-    try:
-        record = read_json(path)
-    except ValueError as error:
-        raise ValueError(f"{error}; {redo}") from None
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+    record = read_sealed_json(path, redo)
+    if record.get("format") != FORMAT:
         raise ValueError(f"{path}: not post-processing of format {FORMAT}; {redo}")
     for key in RECORD_KEYS:
         if key not in record:
             raise ValueError(f"{path}: {key!r} is missing; {redo}")
     Parameters.from_json(record["parameters"], str(path))
-    if record["predictions"] != _digest((folder / PREDICTIONS).read_bytes()):
-        raise ValueError(f"{path}: fitted on other predictions than those beside it; {redo}")
-    return dict(record)
+    for key, name in (("predictions", PREDICTIONS), ("processed", PROCESSED)):
+        if record[key] != digest_of((folder / name).read_bytes()):
+            raise ValueError(f"{path}: {name} beside it is damaged, or not the one it was fitted on; {redo}")
+    return record
 
 
 def read_parameters(folder: Path) -> Parameters:
@@ -218,8 +202,4 @@ def _minus(after: float | None, before: float | None) -> float | None:
     return None if after is None or before is None else after - before
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-RECORD_KEYS = ("name", "predictions", "parameters", "steps", "plain", "post", "gain", "optimism")
+RECORD_KEYS = ("name", "predictions", "processed", "parameters", "steps", "plain", "post", "gain", "optimism")

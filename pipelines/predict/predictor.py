@@ -15,6 +15,7 @@ from pipelines.ensemble.files import read_ensemble
 from pipelines.postprocess.apply import Parameters, smoothed
 from pipelines.postprocess.files import RECORD as POSTPROCESS
 from pipelines.postprocess.files import read_parameters
+from pipelines.run_files import PREDICTIONS
 from pipelines.scoring.evaluate import num_seen
 from pipelines.scoring.metrics import Decisions, Probabilities
 from pipelines.training.dataset import Dataset
@@ -157,7 +158,8 @@ def _single_run(folder: Path, device: torch.device) -> WeightedRun:
 def _ensemble_runs(folder: Path, device: torch.device) -> list[WeightedRun]:
     """The members that count for some task."""
     weights: dict[str, dict[str, float]] = {}
-    for task, members in read_ensemble(folder)["members"].items():
+    record = read_ensemble(folder)
+    for task, members in record["members"].items():
         for member in members:
             weights.setdefault(member["run"], {})[task] = float(member["weight"])
     for name in weights:
@@ -166,7 +168,14 @@ def _ensemble_runs(folder: Path, device: torch.device) -> list[WeightedRun]:
                 f"{folder}: its member {(folder / name).resolve()} is no finished run any more; put it back, or make "
                 "the ensemble again with `mtl ensemble --force`"
             )
-    return [WeightedRun(run=load_run((folder / name).resolve(), device), weights=w) for name, w in weights.items()]
+    runs = {name: load_run((folder / name).resolve(), device) for name in weights}
+    for name, run in runs.items():
+        if run.manifest["files"][PREDICTIONS] != record["trained"].get(name):
+            raise ValueError(
+                f"{folder}: its member {run.folder} was trained again since; make the ensemble again with "
+                "`mtl ensemble --force`"
+            )
+    return [WeightedRun(run=run, weights=weights[name]) for name, run in runs.items()]
 
 
 def _check_finite(predictor: Predictor, frames: pl.DataFrame, totals: Mapping[str, np.ndarray]) -> None:

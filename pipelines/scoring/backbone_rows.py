@@ -11,7 +11,7 @@ import polars as pl
 
 from pipelines.backbones.runs import PREFIX, fitting_runs
 from pipelines.config import Config
-from pipelines.files import read_json
+from pipelines.run_files import read_manifest, read_metrics
 from pipelines.scoring.evidence import Reader
 from pipelines.scoring.intervals import interval
 from pipelines.scoring.leaderboard import Leaderboard, Row, backbone_row
@@ -41,11 +41,11 @@ def with_backbones(board: Leaderboard, config: Config, material: Material, frame
 
 
 def _row(folder: Path, reader: Reader) -> Row:
-    manifest = read_json(folder / "run.json")
+    manifest = read_manifest(folder)
     name = manifest["backbone"]["section"]
     trial = Trial(
         Strategy().replace(manifest["strategy"], f"{folder}/run.json"), {"joint": (name,)}, manifest["digest"]
     )
-    row = backbone_row(Result(trial, read_json(folder / "metrics.json"), float(manifest["seconds"]), folder), name)
+    row = backbone_row(Result(trial, read_metrics(folder, manifest), float(manifest["seconds"]), folder), name)
     runs = reader.runs(row.results, "report") if "P" in row.report else {}
     return replace(row, interval=interval(runs, row.tasks) if runs else None)

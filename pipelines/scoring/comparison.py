@@ -12,6 +12,7 @@ from cache.names import TASKS
 from pipelines.backbones.runs import is_backbone
 from pipelines.config import Config
 from pipelines.files import read_json
+from pipelines.run_files import read_manifest, read_metrics
 from pipelines.scoring.evidence import Reader
 from pipelines.scoring.intervals import Runs
 from pipelines.scoring.leaderboard import Group, Leaderboard, make_leaderboard
@@ -124,8 +125,6 @@ def _row(study: Path, name: str, group: Group, board: Leaderboard) -> Side:
 
 
 def _of_runs(names: Sequence[str], config: Config, frames: pl.DataFrame) -> list[Side]:
-    from pipelines.training.run import read_manifest  # loads torch, which a comparison within a study does without
-
     folders = [_folder(name, config.at(config.output.runs), "run.json", "run") for name in names]
     manifests = [read_manifest(folder) for folder in folders]
     for folder, manifest in zip(folders, manifests, strict=True):
@@ -142,7 +141,7 @@ def _of_runs(names: Sequence[str], config: Config, frames: pl.DataFrame) -> list
 def _side(folder: Path, manifest: Mapping[str, Any]) -> Side:
     strategy = Strategy().replace(manifest["strategy"], f"{folder}/run.json")
     trial = Trial(strategy, {}, manifest["digest"])
-    result = Result(trial, read_json(folder / "metrics.json"), float(manifest["seconds"]), folder)
+    result = Result(trial, read_metrics(folder, manifest), float(manifest["seconds"]), folder)
     head, train = strategy.head, strategy.train
     words = f"{head.fusion}, {head.temporal}, {train.method}, seed {train.seed}"
     if is_backbone(manifest):

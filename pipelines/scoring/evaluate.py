@@ -12,12 +12,13 @@ from pipelines.config import Config, read_config
 from pipelines.postprocess.apply import Parameters, smoothed
 from pipelines.postprocess.files import read_parameters
 from pipelines.postprocess.parts import score_part
+from pipelines.run_files import read_manifest
 from pipelines.scoring.metrics import MAIN_SCORE
 from pipelines.splits import Split
 from pipelines.training.budget import context_of, context_warnings
 from pipelines.training.dataset import Dataset, load_dataset
 from pipelines.training.predict import Predictions, score_predictions
-from pipelines.training.run import Run, load_run, predict_run, read_manifest
+from pipelines.training.run import Run, load_run, predict_run
 
 PARTS = ("select", "report")
 

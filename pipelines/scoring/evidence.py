@@ -9,11 +9,11 @@ import polars as pl
 
 from cache.names import ACTION_UNITS, VA_COLUMNS
 from pipelines.labels import Labels, labels_of
+from pipelines.run_files import PREDICTIONS, read_manifest, read_predictions
 from pipelines.scoring.intervals import GroupSums, Interval, Runs, group_sums, groups_of_runs, interval
 from pipelines.scoring.leaderboard import Group, Leaderboard, Row
 from pipelines.scoring.nested import Nested, nested
 from pipelines.scoring.paired import versus_first
-from pipelines.scoring.predicted import read_predicted
 from pipelines.scoring.stability import stability
 from pipelines.search.study import Result
 from pipelines.splits import groups_of, outer_fold
@@ -37,16 +37,16 @@ class Reader:
         for result in results:
             train = result.trial.strategy.train
             if result.folder not in self.sums:
-                self.sums[result.folder] = self._read(result.folder / "predictions.parquet", train.fold)
+                self.sums[result.folder] = self._read(result.folder, train.fold)
             if part in self.sums[result.folder]:
                 found.setdefault(train.fold, {})[train.seed] = self.sums[result.folder][part]
         return found
 
-    def _read(self, path: Path, fold: int) -> dict[str, GroupSums]:
+    def _read(self, folder: Path, fold: int) -> dict[str, GroupSums]:
         """The sums of a run of `fold` by part; empty where its predictions were removed."""
-        if not path.is_file():
+        if not (folder / PREDICTIONS).is_file():
             return {}
-        table = read_predicted(path, DECIDED)
+        table = read_predictions(folder, read_manifest(folder), [*KEYS, "part", *DECIDED])
         parts = table.sort(KEYS).partition_by("part", as_dict=True)
         return {
             str(part): group_sums(rows, *self._truth((fold, str(part)), rows.select(KEYS)))

@@ -13,10 +13,10 @@ from typing import Any
 import polars as pl
 
 from cache.names import TASKS
+from pipelines.run_files import read_manifest, read_predictions
 from pipelines.scoring.intervals import Interval
 from pipelines.scoring.nested import Nested
 from pipelines.scoring.paired import Versus
-from pipelines.scoring.predicted import read_predicted
 from pipelines.scoring.stability import Stability
 from pipelines.search.study import Result
 from pipelines.splits import inner_part, outer_fold
@@ -141,7 +141,7 @@ def place_among(row: Row, board: Leaderboard) -> tuple[int, int] | None:
 
 def read_part(result: Result, frames: pl.DataFrame, part: str) -> pl.DataFrame:
     """A run's predictions of the rows of `part`, each with its labels beside it as columns `true:NAME`."""
-    table = read_predicted(result.folder / "predictions.parquet").filter(pl.col("part") == part)
+    table = read_predictions(result.folder, read_manifest(result.folder)).filter(pl.col("part") == part)
     labels = frames.select(pl.col("video", "frame"), pl.exclude("video", "frame", "path", "split").name.prefix("true:"))
     return table.join(labels, on=["video", "frame"], how="left").sort("video", "frame")
 

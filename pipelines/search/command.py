@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from pipelines.config import Config
 from pipelines.files import write_text
@@ -83,6 +84,9 @@ def _run(
     """The trials that are left; with none left no stream is read."""
     from pipelines.search.record import Record
 
+    for trial, reason in study.damaged():
+        console.print(Text(f"{reason.removesuffix('; train it again')}; it is trained again"), soft_wrap=True)
+        study.clear(trial)
     todo = to_run(search, study, retry_failed=retry_failed)[:limit]
     before = sum(study.is_finished(trial) for trial in search.trials)
     console.print(f"{counted(len(search.trials), 'trial')}: {before} finished before, {len(todo)} to run")

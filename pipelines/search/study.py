@@ -19,6 +19,7 @@ from typing import Any
 
 from pipelines.config import Config
 from pipelines.files import read_json, write_json, write_text
+from pipelines.run_files import damage, read_manifest, read_metrics
 from pipelines.search.grid import Grid
 from pipelines.training.strategy import Strategy, streams_of
 from pipelines.training.unfinished import FOLDER, runs_of
@@ -80,12 +81,20 @@ class Study:
 
     def is_halted(self, trial: Trial) -> bool:
         """It is finished, but successive halving ended its training before its time."""
-        path = self.run_folder(trial) / "metrics.json"
-        return path.is_file() and bool(read_json(path).get("halted"))
+        folder = self.run_folder(trial)
+        try:
+            return self.is_finished(trial) and bool(read_metrics(folder, read_manifest(folder)).get("halted"))
+        except ValueError:
+            return False  # `damaged` names it
 
     def begun(self) -> tuple[str, ...]:
         """Digests of the trials, in order, of the stack in which a search was stopped."""
         return runs_of(self.path / "runs" / FOLDER)
+
+    def damaged(self) -> list[tuple[Trial, str]]:
+        """The finished trials that cannot be used, each with what is wrong; every file of every run is read."""
+        finished = [trial for trial in self.trials.values() if self.is_finished(trial)]
+        return [(trial, reason) for trial in finished if (reason := damage(self.run_folder(trial)))]
 
     def clear(self, trial: Trial) -> None:
         """Removes what an unfinished try left behind."""
@@ -115,8 +124,8 @@ class Study:
     def result(self, trial: Trial) -> Result:
         """What the run folder of a finished trial says."""
         folder = self.run_folder(trial)
-        seconds = read_json(folder / "run.json").get("seconds") or 0.0
-        return Result(trial, read_json(folder / "metrics.json"), float(seconds), folder)
+        manifest = read_manifest(folder)
+        return Result(trial, read_metrics(folder, manifest), float(manifest.get("seconds") or 0.0), folder)
 
 
 def plan(strategies: Sequence[Strategy], config: Config, material: Material) -> tuple[Trial, ...]:

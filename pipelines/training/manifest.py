@@ -16,6 +16,7 @@ import tomlkit
 
 from cache.names import TASKS
 from pipelines.config import SECTIONS, Config, to_mapping
+from pipelines.run_files import FORMAT
 from pipelines.splits import INNER_STEP, inner_part, outer_fold
 from pipelines.training.budget import budget_of, context_of
 from pipelines.training.dataset import Dataset
@@ -24,7 +25,6 @@ from pipelines.training.methods import Spec
 from pipelines.training.strategy import Strategy, streams_of
 from pipelines.training.train import Trained
 
-FORMAT = 1
 PACKAGES = ("mtl-affect", "torch", "numpy", "polars", "zarr", "safetensors")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from cache.files import naming, remove_leftovers, sync, sync_tree, temporary_beside
@@ -26,12 +26,19 @@ from cache.valid_names import check_name
 from heads.model import load_single, single_state
 from pipelines.config import Config
 from pipelines.device import resolve_device
-from pipelines.files import read_json
+from pipelines.run_files import (
+    MANIFEST,
+    METRICS,
+    PREDICTIONS,
+    read_manifest,
+    read_metrics,
+    run_bytes,
+    write_manifest,
+)
 from pipelines.training.dataset import Dataset, load_dataset
 from pipelines.training.evaluations import Epoch, Evaluation, Watch
 from pipelines.training.fit import Halving
 from pipelines.training.manifest import (
-    FORMAT,
     config_toml,
     history_table,
     manifest_of,
@@ -172,7 +179,8 @@ def train_or_find(
         raise ValueError(f"{path}: another run has this name; --name picks another, --force replaces it")
     if not found:
         train_run(config, dataset, strategy, path, watch=watch, force=force, poll=poll)
-    return RunResult(folder=path, manifest=read_manifest(path), metrics=read_json(path / "metrics.json"), found=found)
+    manifest = read_manifest(path)
+    return RunResult(folder=path, manifest=manifest, metrics=read_metrics(path, manifest), found=found)
 
 
 def write_run(folder: Path, trained: Trained, config: Config, dataset: Dataset, *, force: bool = False) -> None:
@@ -217,31 +225,17 @@ def load_run(folder: Path, device: torch.device | None = None) -> Run:
     for entry in manifest["models"]:
         spec = Spec(name=entry["name"], kind=entry["kind"], tasks=tuple(entry["tasks"]), parts=entry["parts"])
         module = build_model(spec, [strategy])
-        _load_weights(module, folder / entry["file"])
+        _load_weights(module, run_bytes(folder, manifest, entry["file"]), folder / entry["file"])
         models.append((spec, module.to(device or torch.device("cpu")).eval()))
     identities = {name: StreamIdentity.from_json(entry["identity"]) for name, entry in manifest["streams"].items()}
     return Run(
         folder=folder,
         manifest=manifest,
-        metrics=read_json(folder / "metrics.json"),
+        metrics=read_metrics(folder, manifest),
         strategy=strategy,
         models=tuple(models),
         identities=identities,
     )
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """run.json of the run at `folder`.
-
-    Raises:
-        ValueError: no finished run, or one of a newer program.
-    """
-    if not (folder / "run.json").is_file():
-        raise ValueError(f"{folder}: no finished run here (no run.json); `mtl train-head` makes one")
-    manifest: dict[str, Any] = read_json(folder / "run.json")
-    if manifest.get("format") != FORMAT:
-        raise ValueError(f"{folder}: run format {manifest.get('format')}, this program reads {FORMAT}; train it again")
-    return manifest
 
 
 def predict_run(run: Run, dataset: Dataset, rows: np.ndarray) -> Predictions:
@@ -269,10 +263,10 @@ def check_streams(run: Run, dataset: Dataset) -> None:
             )
 
 
-def _load_weights(module: nn.Module, path: Path) -> None:
+def _load_weights(module: nn.Module, data: bytes, path: Path) -> None:
     try:
-        load_single(module, load_file(path))
-    except (SafetensorError, RuntimeError, FileNotFoundError) as error:
+        load_single(module, load(data))
+    except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{path}: not the weights of this run ({type(error).__name__}); train it again") from None
 
 
@@ -306,13 +300,10 @@ def write_files(
         # As bytes, here and below: on a full disk save_file and write_parquet raise errors that are no OSError.
         (made / file).write_bytes(save(plain))
     history_table(history).write_csv(made / "history.csv")
-    (made / "predictions.parquet").write_bytes(parquet_bytes(pl.concat(predictions).sort("video", "frame")))
-    _dump(made / "metrics.json", dict(metrics))
+    (made / PREDICTIONS).write_bytes(parquet_bytes(pl.concat(predictions).sort("video", "frame")))
+    words = json.dumps(dict(metrics), indent=2, ensure_ascii=False, allow_nan=False)
+    (made / METRICS).write_text(words + "\n", encoding="utf-8")
     sync_tree(made)
-    _dump(made / "run.json", manifest)
-    sync(made / "run.json")
+    write_manifest(made, manifest)
+    sync(made / MANIFEST)
     sync(made)
-
-
-def _dump(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

@@ -3,7 +3,8 @@
 torch is imported where it is used: which stack a study was stopped in is asked without it.
 
 about.json   which runs the stack trains, and what they are made from
-MODEL.pt     the state of one of its models (`joint`, or one a task): weights, best ones, optimiser, place in the data
+MODEL.pt     the state of one of its models (`joint`, or one a task): weights, best ones, optimiser, place in the data;
+             the last 32 bytes are its digest
 """
 
 import io
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.files import write_durably
-from pipelines.files import read_json, write_json
+from cache.seals import NUM_DIGITS, digest_of, read_sealed_json, sealed_json
 
 FORMAT = 1
 EVERY_S = 60.0
@@ -64,8 +65,12 @@ class Unfinished:
         path = self.folder / f"{model}.pt"
         if not self._is_open or not path.is_file():
             return None
+        data = path.read_bytes()
+        data, digest = data[:-NUM_DIGITS], data[-NUM_DIGITS:]
+        if digest_of(data).encode() != digest:
+            return None
         try:
-            state: State = torch.load(path, map_location="cpu", weights_only=True)
+            state: State = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile):
             return None
         return state
@@ -103,12 +108,14 @@ class Unfinished:
         for name, each in {**self._ended, model: state}.items():
             data = io.BytesIO()
             torch.save(each, data)
-            write_durably(self.folder / f"{name}.pt", data.getvalue())
+            saved = data.getvalue()
+            write_durably(self.folder / f"{name}.pt", saved + digest_of(saved).encode())
         self._ended.clear()
         self._is_open = True
         self._saved_at = time.perf_counter()
         self._cost_s = self._saved_at - begin
-        write_json(self.folder / "about.json", {**self._about, "seconds": self._before_s + begin - self._begun})
+        seconds = self._before_s + begin - self._begun
+        write_durably(self.folder / "about.json", sealed_json({**self._about, "seconds": seconds}))
 
 
 def runs_of(folder: Path) -> tuple[str, ...]:
@@ -118,7 +125,6 @@ def runs_of(folder: Path) -> tuple[str, ...]:
 
 def _read_about(folder: Path) -> dict[str, Any]:
     try:
-        found = read_json(folder / "about.json")
+        return read_sealed_json(folder / "about.json", "")
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}

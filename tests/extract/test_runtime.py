@@ -95,6 +95,7 @@ def speeds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     monkeypatch.setattr(calibration, "embedder", Timed)
     monkeypatch.setattr(calibration, "_seconds", lambda embed, faces: len(faces) / embed.rate)
     monkeypatch.setattr(calibration, "why_not_compiled", lambda device: None)
+    monkeypatch.setattr(calibration, "native_bfloat16", lambda: True)
     return speeds
 
 
@@ -348,6 +349,16 @@ def test_precision_by_a_trial(speeds: dict[str, float], gain: float, precision: 
     chosen, report = choose_runtime(tiny(), 2000, 4, CPU)
     assert chosen == Runtime(precision=precision)
     assert report["faces_per_s"] == speeds
+
+
+def test_no_trial_of_bfloat16_without_its_instructions(
+    speeds: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "native_bfloat16", lambda: False)
+    speeds |= {"float32 eager": 1000.0}
+    chosen, report = choose_runtime(tiny(), 2000, 4, CPU)
+    assert (chosen, report["faces_per_s"]) == (EAGER, speeds)
+    assert report["why"][0] == "this processor has no instructions for bfloat16"
 
 
 @pytest.mark.parametrize(

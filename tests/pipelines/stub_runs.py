@@ -1,6 +1,5 @@
 """Run folders made without training: slow labels, predictions that are labels and noise."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from cache.names import ACTION_UNITS, EXPRESSIONS
 from pipelines.config import Config
 from pipelines.labels import labels_of
 from pipelines.postprocess.apply import prediction_columns
+from pipelines.run_files import FORMAT, write_manifest
 from pipelines.scoring.metrics import Probabilities
 from pipelines.splits import resolve_split
 
@@ -64,14 +64,14 @@ def write_run(folder: Path, frames: pl.DataFrame, table: pl.DataFrame, **changes
     folder.mkdir(parents=True)
     table.write_parquet(folder / "predictions.parquet")
     manifest = {
-        "format": 1,
+        "format": FORMAT,
         "name": folder.name,
         "digest": f"digest of {folder.name}",
         "frames": frames_digest(frames),
         "labels": labels_digest(frames),
         "split": resolve_split(frames, Config().split).description,
     }
-    (folder / "run.json").write_text(json.dumps(manifest | changes))
+    write_manifest(folder, manifest | changes)
 
 
 def write_project(

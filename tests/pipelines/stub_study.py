@@ -15,6 +15,7 @@ from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS
 from extract.config import BackboneConfig
 from pipelines.config import Config
 from pipelines.labels import labels_of
+from pipelines.run_files import FORMAT, write_manifest
 from pipelines.scoring.metrics import Decisions, score
 from pipelines.search.grid import expand, parse_grid
 from pipelines.search.study import Material, open_study, plan
@@ -109,7 +110,7 @@ def write_run(folder: Path, strategy: Strategy, frames: pl.DataFrame, config: Co
     folder.mkdir(parents=True)
     pl.concat(tables).write_parquet(folder / "predictions.parquet")
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    (folder / "run.json").write_text(json.dumps({"seconds": 1.5}))
+    write_manifest(folder, {"format": FORMAT, "seconds": 1.5})
 
 
 def pretend(rows: pl.DataFrame, noise: float, generator: np.random.Generator) -> Decisions:

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cache.frames import read_frames, write_frames
+from cache.seals import sealed_json
 from pipelines.cli import app
 from pipelines.config import read_config
 from pipelines.files import read_json
@@ -107,7 +108,7 @@ def test_a_record_of_an_earlier_version_is_read_and_shown(project: Path, mtl: Ca
     record["steps"] = [step for step in record["steps"] if "offsets" not in step["components"]]
     for step in record["steps"]:
         del step["offsets"]
-    path.write_text(json.dumps(record))
+    path.write_bytes(sealed_json(record))
     said = " ".join(mtl("postprocess", RUN).split())
     assert "over 6 videos" in said
     assert "offsets" not in said
@@ -122,17 +123,18 @@ def test_a_kill_between_the_two_files_is_made_good(project: Path, mtl: Callable[
 
 
 @pytest.mark.parametrize(
-    ("text", "error"),
+    ("data", "error"),
     [
-        ("{", "not valid JSON"),
-        ("[1]", "not post-processing of format 1"),
-        ('{"format": 7}', "not post-processing of format 1"),
-        ('{"format": 1}', "'name' is missing"),
+        (b"{", "damaged, or made by an earlier version"),
+        (b"", "damaged, or made by an earlier version"),
+        (sealed_json({"format": 7}), "not post-processing of format 2"),
+        (sealed_json({"format": 2}), "'name' is missing"),
+        (sealed_json({"format": 2}).replace(b"2", b"3", 1), "damaged or changed since it was written"),
     ],
 )
-def test_a_damaged_record_is_one_line(project: Path, mtl: Callable[..., str], text: str, error: str) -> None:
+def test_a_damaged_record_is_one_line(project: Path, mtl: Callable[..., str], data: bytes, error: str) -> None:
     mtl("postprocess", RUN)
-    (project / RUN / "postprocess.json").write_text(text)
+    (project / RUN / "postprocess.json").write_bytes(data)
     with pytest.raises(ValueError, match=error) as caught:
         mtl("postprocess", RUN)
     assert "\n" not in str(caught.value)
@@ -146,17 +148,17 @@ def test_a_record_with_odd_parameters_or_of_other_predictions_is_refused(project
     path = project / RUN / "postprocess.json"
     changed = json.loads(json.dumps(record))
     changed["parameters"]["smoothing"]["va"]["kernel"] = "wavelet"
-    path.write_text(json.dumps(changed))
+    path.write_bytes(sealed_json(changed))
     with pytest.raises(ValueError, match="unknown kernel 'wavelet'"):
         read_postprocess(project / RUN)
     changed = json.loads(json.dumps(record))
     del changed["parameters"]["thresholds"]["AU7"]
-    path.write_text(json.dumps(changed))
+    path.write_bytes(sealed_json(changed))
     with pytest.raises(ValueError, match="'AU7' is missing"):
         read_postprocess(project / RUN)
-    path.write_text(json.dumps(record))
+    path.write_bytes(sealed_json(record))
     shutil.copy(project / "studies/s/runs/run1/predictions.parquet", project / RUN / "predictions.parquet")
-    with pytest.raises(ValueError, match="fitted on other predictions"):
+    with pytest.raises(ValueError, match="is damaged, or not the one it was fitted on"):
         read_postprocess(project / RUN)
 
 
@@ -166,10 +168,7 @@ def test_what_is_no_run_is_refused(project: Path, mtl: Callable[..., str]) -> No
     with pytest.raises(ValueError, match="a study; name runs in it"):
         mtl("postprocess", "studies/s")
     (project / RUN / "predictions.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ValueError, match=r"predictions.parquet: damaged"):
-        mtl("postprocess", RUN)
-    pl.DataFrame({"video": ["a"]}).write_parquet(project / RUN / "predictions.parquet")
-    with pytest.raises(ValueError, match="not a run's predictions"):
+    with pytest.raises(ValueError, match=r"predictions.parquet: damaged, or of another run; train it again"):
         mtl("postprocess", RUN)
     (project / RUN / "predictions.parquet").unlink()
     with pytest.raises(ValueError, match=r"predictions.parquet: no such file"):
@@ -217,7 +216,7 @@ def test_an_ensemble_is_made_once(project: Path, mtl: Callable[..., str]) -> Non
     mtl("ensemble", RUN, "studies/s/runs/run2", "--name", "two")
     assert read_json(path.parents[1] / "two" / "ensemble.json")["library"]["num"] == 2
     path.write_text("{}")
-    with pytest.raises(ValueError, match="not an ensemble of format 1"):
+    with pytest.raises(ValueError, match=r"ensemble.json: damaged, or made by an earlier version"):
         mtl("ensemble", "s", "--size", "5")
 
 
@@ -318,7 +317,7 @@ def _with_parameters(run: Path) -> dict[str, float]:
     }
     record["parameters"]["offsets"] |= {"Anger": 1.0, "Other": -0.5}
     record["parameters"]["thresholds"] |= {"AU1": 0.3, "AU6": 0.7}
-    path.write_text(json.dumps(record))
+    path.write_bytes(sealed_json(record))
     table, frames = pl.read_parquet(run / "predictions.parquet"), read_frames(run.parents[1] / "frames.parquet")
     found = {}
     for part, name in (("select", "in_fold"), ("report", "report")):

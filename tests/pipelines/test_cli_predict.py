@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from cache.frames import read_frames, write_frames
 from cache.names import ACTION_UNITS, EXPRESSIONS
+from cache.seals import sealed_json
 from cache.store import Cache
 from pipelines.cli import app
 from pipelines.files import read_json
@@ -65,7 +66,7 @@ def strong(run: Path) -> None:
     }
     record["parameters"]["offsets"] |= {"Anger": 1.0, "Other": -0.5}
     record["parameters"]["thresholds"] |= {"AU1": 0.3, "AU6": 0.7}
-    (run / "postprocess.json").write_text(json.dumps(record))
+    (run / "postprocess.json").write_bytes(sealed_json(record))
 
 
 @pytest.fixture

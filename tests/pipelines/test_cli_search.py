@@ -19,6 +19,7 @@ from heads.model import build_head
 from pipelines.cli import search as command
 from pipelines.config import Config, read_config
 from pipelines.files import read_json
+from pipelines.run_files import damage
 from pipelines.training.dataset import load_dataset
 from pipelines.training.manifest import run_digest
 from pipelines.training.strategy import Strategy
@@ -75,6 +76,25 @@ def test_a_grid_becomes_runs_a_leaderboard_and_a_report(project: Path, mtl: Call
     report = json.loads(again.stdout)
     assert (again.exit_code, report["num_before"], report["num_done"], report["num_left"]) == (0, 4, 0, 0)
     assert {run.removeprefix("runs/") for row in report["groups"][0]["rows"] for run in row["runs"]} == digests
+
+
+@pytest.mark.parametrize("file", ["run.json", "metrics.json", "predictions.parquet", "weights/joint.safetensors"])
+def test_a_damaged_run_is_named_and_trained_again(project: Path, mtl: Callable[..., Any], file: str) -> None:
+    mtl("--grid", "small.toml", "--set", "train.steps=2")
+    first, *others = sorted((project / "studies" / "small" / "runs").iterdir())
+    score = read_json(first / "metrics.json")["select"]["P"]
+    kept = {run: run.stat().st_mtime_ns for run in others}
+    data = (first / file).read_bytes()
+    (first / file).write_bytes(data[:-20])
+    again = mtl("--grid", "small.toml", "--set", "train.steps=2")
+    assert again.exit_code == 0, again.output
+    said = again.output.splitlines()[0]
+    assert said.startswith(f"studies/small/runs/{first.name}/{file}: damaged")
+    assert said.endswith("; it is trained again")
+    assert "4 trials: 3 finished before, 1 to run" in again.output
+    assert damage(first) == ""
+    assert read_json(first / "metrics.json")["select"]["P"] == pytest.approx(score, abs=1e-3)
+    assert {run: run.stat().st_mtime_ns for run in others} == kept
 
 
 def test_a_run_of_a_search_is_an_ordinary_run(project: Path, mtl: Callable[..., Any]) -> None:

@@ -18,6 +18,7 @@ import pytest
 from cache.names import ACTION_UNITS, TASKS, VA_COLUMNS
 from pipelines.config import SplitConfig, read_config
 from pipelines.labels import labels_of
+from pipelines.run_files import FORMAT, write_manifest
 from pipelines.scoring.evidence import Reader, chosen_on_held_out, with_intervals
 from pipelines.scoring.leaderboard import Leaderboard, make_leaderboard
 from pipelines.scoring.metrics import Decisions, score
@@ -76,6 +77,7 @@ def written(run: Path, frames: pl.DataFrame, split: Split, said: Decisions) -> d
         metrics[part] = score(cut, labels_of(frames.filter(mask)), TASKS)
         tables.append(stub.as_table(frames.filter(mask), cut, part, TASKS))
     pl.concat(tables).write_parquet(run / "predictions.parquet")
+    write_manifest(run, {"format": FORMAT})
     return metrics
 
 

@@ -23,8 +23,6 @@ from cache.sources import SourceOptions
 from cache.sources_arrays import open_parquet, read_keys
 from extract.annotations.readers import read_annotations, read_labels, read_subjects, read_table
 from pipelines.cli import main
-from pipelines.postprocess.files import PREDICTIONS, read_predictions
-from pipelines.postprocess.parts import make_part
 
 NUM = 3
 GOOD: dict[str, list[Any]] = {
@@ -69,11 +67,6 @@ def odd(values: list[Any]) -> Iterator[tuple[str, pl.Series]]:
     yield "text", pl.Series([f"{each}x" for each in text])
 
 
-def read_run(path: Path) -> None:
-    path.rename(path.parent / PREDICTIONS)
-    make_part(read_predictions(path.parent).drop("part"), pl.DataFrame(GOOD))
-
-
 READERS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "frames table": (read_frames, ("video", "frame", "path", "split", "valence", "expression", "AU1", "subject")),
     "table": (read_table, ("video", "frame", "split", "subject")),
@@ -82,7 +75,6 @@ READERS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "subjects": (read_subjects, ("video", "subject")),
     "keys": (read_keys, ("video", "frame")),
     "keys by path": (read_keys, ("path",)),
-    "predictions": (read_run, ("video", "frame", "valence", "arousal", "expression", "AU1")),
 }
 
 
@@ -99,8 +91,7 @@ def refusal(call: Callable[[], object]) -> str:
 def test_a_column_of_an_odd_type_is_read_or_refused_in_a_line(tmp_path: Path, name: str) -> None:
     read, columns = READERS[name]
     path = tmp_path / "t.parquet"
-    extra = {"part": ["select"] * NUM} if name == "predictions" else {}
-    good = pl.DataFrame({column: GOOD[column] for column in columns} | extra)
+    good = pl.DataFrame({column: GOOD[column] for column in columns})
     good = good.unique("video") if name == "subjects" else good
     good.write_parquet(path)
     read(path)
@@ -111,7 +102,7 @@ def test_a_column_of_an_odd_type_is_read_or_refused_in_a_line(tmp_path: Path, na
             said = refusal(partial(read, path))
             refused += bool(said)
             assert "\n" not in said, (column, kind)
-            assert not said or str(tmp_path) in said or said.startswith("predictions: "), (column, kind, said)
+            assert not said or str(tmp_path) in said, (column, kind, said)
             assert "polars" not in said.lower(), (column, kind, said)
     assert refused >= 4 * len(columns)
 

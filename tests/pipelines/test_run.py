@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from cache.names import ACTION_UNITS, EXPRESSIONS
 from cache.store import Cache
 from pipelines.config import read_config
+from pipelines.run_files import read_manifest, write_manifest
 from pipelines.scoring.evaluate import evaluate_run, scored_tasks
 from pipelines.training import run as run_module
 from pipelines.training.dataset import load_dataset
@@ -20,7 +21,7 @@ from pipelines.training.manifest import run_digest, run_name
 from pipelines.training.methods import METHODS
 from pipelines.training.predict import score_predictions
 from pipelines.training.resident import load_resident
-from pipelines.training.run import load_run, predict_run, read_manifest, train_or_find, train_run, write_run
+from pipelines.training.run import load_run, predict_run, train_or_find, train_run, write_run
 from pipelines.training.strategy import strategy_of
 from pipelines.training.train import train_strategy
 
@@ -142,7 +143,7 @@ def test_a_failed_replacement_leaves_the_old_run(small, made, tmp_path, monkeypa
 
 
 def test_a_run_of_another_format_is_refused(project, tmp_path):
-    (tmp_path / "run.json").write_text('{"format": 99}')
+    write_manifest(tmp_path, {"format": 99})
     with pytest.raises(ValueError, match="run format 99"):
         load_run(tmp_path)
 

@@ -30,9 +30,10 @@ from pipelines.backbones.finetuning.facesets import FaceSet, Material
 from pipelines.backbones.finetuning.loop import bar, predict_readable
 from pipelines.backbones.runs import KIND, run_folder
 from pipelines.config import Config, TrainConfig, from_mapping
+from pipelines.run_files import FORMAT
 from pipelines.scoring.metrics import Probabilities
 from pipelines.training.evaluations import Epoch, Fitted
-from pipelines.training.manifest import FORMAT, commit, config_toml, versions, weights_file
+from pipelines.training.manifest import commit, config_toml, versions, weights_file
 from pipelines.training.methods import Spec
 from pipelines.training.predict import Predictions, prediction_table, score_rows
 from pipelines.training.run import place_run, write_files

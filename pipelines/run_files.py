@@ -1,0 +1,80 @@
+"""Run folders as they are read: run.json is sealed and has the digest of every other file, checked by every reader.
+
+So neither a damaged file nor one of another run is taken for this run's. No torch.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from cache.parquet import read_parquet
+from cache.parsing import parse_json
+from cache.seals import digest_of, read_sealed_json, sealed_json
+
+FORMAT = 2
+MANIFEST, METRICS, PREDICTIONS = "run.json", "metrics.json", "predictions.parquet"
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """run.json with the digests of all files that `folder` has by now."""
+    files = {
+        path.relative_to(folder).as_posix(): digest_of(path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != folder / MANIFEST
+    }
+    (folder / MANIFEST).write_bytes(sealed_json({**manifest, "files": files}))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """run.json of the run at `folder`.
+
+    Raises:
+        ValueError: no finished run, a damaged one, or one of another version of the program.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ValueError(f"{folder}: no finished run here (no run.json); `mtl train-head` makes one")
+    manifest = read_sealed_json(path, "train it again")
+    if manifest.get("format") != FORMAT:
+        raise ValueError(f"{folder}: run format {manifest.get('format')}, this program reads {FORMAT}; train it again")
+    return manifest
+
+
+def run_bytes(folder: Path, manifest: Mapping[str, Any], file: str) -> bytes:
+    """The file `file` of the run whose `manifest` was read from `folder`.
+
+    Raises:
+        ValueError: it is missing, or not the one that the run wrote.
+    """
+    try:
+        data = (folder / file).read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"{folder / file}: no such file; train it again") from None
+    if digest_of(data) != manifest["files"].get(file):
+        raise ValueError(f"{folder / file}: damaged, or of another run; train it again")
+    return data
+
+
+def read_metrics(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """metrics.json of the run; raises as `run_bytes`."""
+    found: dict[str, Any] = parse_json(run_bytes(folder, manifest, METRICS).decode())
+    return found
+
+
+def read_predictions(folder: Path, manifest: Mapping[str, Any], columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """predictions.parquet of the run, of `columns` those that it has; raises as `run_bytes`."""
+    return read_parquet(run_bytes(folder, manifest, PREDICTIONS), columns)
+
+
+def damage(folder: Path) -> str:
+    """Why the run at `folder` cannot be used, or nothing: every file of it is read."""
+    try:
+        manifest = read_manifest(folder)
+        for file in manifest["files"]:
+            if file != PREDICTIONS or (folder / file).exists():  # these may be removed to save room
+                run_bytes(folder, manifest, file)
+    except ValueError as error:
+        return str(error)
+    return ""
