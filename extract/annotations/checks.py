@@ -160,6 +160,7 @@ def check_ids(frames: pl.DataFrame) -> list[Finding]:
     ids = frames["video"].unique().sort().to_frame("id")
     cases = _same(ids, pl.col("id").str.to_lowercase(), ", ")
     sides = _same(ids.filter(pl.col("id").str.contains(SIDE)), pl.col("id").str.replace(SIDE, ""), " and ")
+    formulas = _like_formulas(frames)
     begins = [f"{short} and {long}" for short, long in _prefix_pairs(ids["id"].to_list())]
     return [
         *report(
@@ -177,6 +178,13 @@ def check_ids(frames: pl.DataFrame) -> list[Finding]:
             "nothing: ids are compared whole here; tools that match by prefix mix them up",
         ),
         *report(
+            "names_like_formulas",
+            "info",
+            formulas,
+            f"{plural(len(formulas), 'name')} that a spreadsheet takes for a formula (=, +, - or @ first)",
+            "nothing: CSV files have them as they are, for scripts match by them; in a spreadsheet import them as text",
+        ),
+        *report(
             "ids_are_two_sides",
             "info",
             sides,
@@ -184,6 +192,13 @@ def check_ids(frames: pl.DataFrame) -> list[Finding]:
             "nothing: each is a video of its own; keep both in one split",
         ),
     ]
+
+
+def _like_formulas(frames: pl.DataFrame) -> list[str]:
+    """Videos and subjects whose names a spreadsheet would run; those that are numbers it does not."""
+    names = pl.concat([frames[name].cast(pl.String) for name in ("video", "subject") if name in frames.columns])
+    first = names.unique().drop_nulls().sort()
+    return first.filter(first.str.contains(r"^[=+@-]") & first.cast(pl.Float64, strict=False).is_null()).to_list()
 
 
 def _same(ids: pl.DataFrame, key: pl.Expr, joint: str) -> list[str]:

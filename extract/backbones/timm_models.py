@@ -6,6 +6,7 @@ Place: below `build`, which loads weights into what is made here.
 import contextlib
 import difflib
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ import extract.backbones.iresnet  # noqa: F401  registers its models with timm
 from extract.config import BackboneConfig
 
 HUB = "hf-hub:"
+MOST_LETTERS = 240
 
 
 def create(config: BackboneConfig, size_px: int | None, drop_path: float, where: str) -> Any:
@@ -71,7 +73,7 @@ def _timm_model(config: BackboneConfig, options: Mapping[str, Any], where: str) 
         if isinstance(error, AssertionError) or not (pretrained or ":" in config.model):
             raise size_error(config.model, options.get("img_size"), error, where) from None
         raise ValueError(
-            f"{where}: cannot get {config.model}: {first_line(error)} "
+            f"{where}: cannot get {config.model}: {_hub_words(error)}. "
             f'To do without the network, name a weights file: weights = "FILE.safetensors"'
         ) from None
 
@@ -106,5 +108,20 @@ def plain_name(model: str) -> str:
     return model.partition(".")[0]
 
 
+def _hub_words(error: BaseException) -> str:
+    """What the hub's client says, on one line without its request's number and its last full stop; as many words as go
+    into `MOST_LETTERS`."""
+    words = re.sub(r"\s*\(Request ID: [^)]*\)", "", str(error).strip() or type(error).__name__)
+    return cut_short(" ".join(words.split())).rstrip(".")
+
+
 def first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return cut_short((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def cut_short(line: str) -> str:
+    """`line`, or of a long one the first words and dots; a word is cut only where it alone is too long."""
+    if len(line) <= MOST_LETTERS:
+        return line
+    kept = line[: MOST_LETTERS - 3]
+    return (kept.rsplit(" ", 1)[0] if line[len(kept)] != " " else kept).rstrip() + " .."

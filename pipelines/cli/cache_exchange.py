@@ -62,10 +62,11 @@ def import_(
     Examples:
       mtl cache import vit features.h5
       mtl cache import vit flipped.h5 --view hflip
-      mtl cache import clip img_emb.npy --keys metadata.parquet --made-by "open_clip ViT-B-32 laion2b"
+      mtl cache import clip img_emb.npy --keys metadata.parquet
+      mtl cache import clip clip.h5 --made-by "open_clip ViT-B-32 laion2b"
       mtl cache import clip embeddings/ --dataset img_emb
       mtl cache import i3d features/ --suffix _rgb --first-frame 1 --step 16
-      mtl cache import expr features.pkl --allow-pickle --part features --task expr
+      mtl cache import expr features.pkl --allow-pickle --part features
     """
     from cache.frames import read_frames
     from cache.importing import import_stream

@@ -24,13 +24,11 @@ def compare(
     All seeds and folds of both count. The interval resamples videos, the same ones for both; p is how often swapping
     whole videos between the two gives as large a difference. Of strategies with other tasks, those in common compare.
 
+    \b
     Examples:
-
-        mtl compare joint 1 2
-
-        mtl compare studies/joint 1 3 --tasks expr,au
-
-        mtl compare runs/attention-tcn-joint-s0-1a2b3c4d runs/sum-gru-joint-s0-5e6f7a8b --json
+      mtl compare joint 1 2
+      mtl compare studies/joint 1 3 --tasks expr,au
+      mtl compare runs/tcn runs/gru --json
     """
 
     from pipelines.config import read_config

@@ -27,11 +27,10 @@ def demo(
 
     Takes about five minutes on two cores. Run again after an interruption it goes on where it was.
 
+    \b
     Examples:
-
-        mtl demo
-
-        mtl demo /tmp/demo --seed 1
+      mtl demo
+      mtl demo /tmp/demo --seed 1
     """
     import contextlib
 

@@ -28,11 +28,10 @@ def ensemble(
     then the held-out rows are scored once. Written to ensembles/NAME in the study (or beside the folder of the runs):
     ensemble.json, predictions.parquet, and its post-processing.
 
+    \b
     Examples:
-
-        mtl ensemble studies/joint
-
-        mtl ensemble runs/FIRST runs/SECOND runs/THIRD --size 10 --name three
+      mtl ensemble studies/joint
+      mtl ensemble runs/FIRST runs/SECOND runs/THIRD --size 10 --name three
     """
     from pipelines.config import read_config
     from pipelines.ensemble.page import ensemble_runs, print_ensemble

@@ -26,13 +26,11 @@ def evaluate(
 
     With --post the scores stand side by side without and with what `mtl postprocess` fitted for the run.
 
+    \b
     Examples:
-
-        mtl evaluate runs/attention-tcn-joint-s0-1a2b3c4d --split val
-
-        mtl evaluate attention-tcn-joint-s0-1a2b3c4d --split report --json
-
-        mtl evaluate attention-tcn-joint-s0-1a2b3c4d --split report --post
+      mtl evaluate runs/attention-tcn-joint-s0-1a2b3c4d --split val
+      mtl evaluate attention-tcn-joint-s0-1a2b3c4d --split report --json
+      mtl evaluate attention-tcn-joint-s0-1a2b3c4d --split report --post
     """
     from pipelines.config import read_config
     from pipelines.device import resolve_device

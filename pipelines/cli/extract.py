@@ -54,17 +54,13 @@ def extract(
     Without --backbone: all of mtl.toml, in one pass over the faces. Stopped or killed, the same command goes on where
     it was; run again when done, it does nothing. A face that cannot be read is listed, and the exit code is then 1.
 
+    \b
     Examples:
-
-        mtl extract
-
-        mtl extract --backbone expr --backbone va
-
-        mtl extract --backbone expr --views base,hflip,aug:4
-
-        mtl extract --backbone expr,va,au --device all --allow-failed
-
-        mtl extract --shard 2/8        # the second of eight jobs of a cluster
+      mtl extract
+      mtl extract --backbone expr --backbone va
+      mtl extract --backbone expr --views base,hflip,aug:4
+      mtl extract --backbone expr,va,au --device all --allow-failed
+      mtl extract --shard 2/8 # the second of eight jobs of a cluster
     """
     from extract.view_names import parse_views
     from pipelines.config import read_config

@@ -56,17 +56,13 @@ def finetune(
     The recipe (rates, freezing, LoRA, balance, mixup, further data sets, ..) is \[finetune] in mtl.toml; the losses are
     those of \[loss].
 
+    \b
     Examples:
-
-        mtl finetune --task expr --model vit_base_patch16_224
-
-        mtl finetune --task va,expr,au --model convnext_tiny --set finetune.epochs=5 --set finetune.balance=both
-
-        mtl finetune --task au --model vit_small_patch16_224 --init mae.safetensors --name au-mae
-
-        mtl finetune --task expr --model vit_base_patch16_224 --set finetune.layer_decay=0.65 --set finetune.ema=0.999
-
-        mtl finetune --task va --model vit_large_patch14_dinov2 --set finetune.lora_rank=8 --dry-run
+      mtl finetune --task expr --model vit_base_patch16_224
+      mtl finetune --task va,expr,au --model resnet18 --set finetune.balance=both
+      mtl finetune --task au --model vit_small_patch16_224 --init mae.safetensors
+      mtl finetune --task expr --model convnext_tiny --set finetune.ema=0.999
+      mtl finetune --task va --model vit_large_patch14_dinov2 --dry-run
     """
     from cache.frames import read_frames
     from pipelines.backbones.finetuning.finetune import finetune as train

@@ -21,11 +21,10 @@ def init(
 ) -> None:
     """Write mtl.toml and the grids of strategies into the working folder.
 
+    \b
     Examples:
-
-        mtl init
-
-        mtl init work --faces /data/abaw/cropped_aligned
+      mtl init
+      mtl init work --faces /data/abaw/cropped_aligned
     """
     from pipelines.project import write_project
 

@@ -26,11 +26,10 @@ def postprocess(
     nothing there is left out. The held-out rows are scored once with the result. Written into each run folder:
     postprocess.json and predictions.post.parquet.
 
+    \b
     Examples:
-
-        mtl postprocess attention-tcn-joint-s0-1a2b3c4d
-
-        mtl postprocess runs/NAME studies/joint/runs/DIGEST --json
+      mtl postprocess attention-tcn-joint-s0-1a2b3c4d
+      mtl postprocess runs/NAME studies/joint/runs/DIGEST --json
     """
     from pipelines.config import read_config
     from pipelines.postprocess.files import find_folder, postprocess_run, read_truth

@@ -42,11 +42,10 @@ def predict(
     Other) with probabilities p_Neutral .. p_Other; AU1 .. AU26 0 or 1 with probabilities p_AU1 .. p_AU26. Only tasks
     that the model has.
 
+    \b
     Examples:
-
-        mtl predict tcn --split test
-
-        mtl predict ensembles/best --list test_set_release.txt --out best.csv
+      mtl predict tcn --split test
+      mtl predict ensembles/best --list test_set_release.txt --out best.csv
     """
     from pipelines.config import read_config
     from pipelines.predict.predict import FrameRequest, predict_to_file

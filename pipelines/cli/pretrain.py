@@ -51,16 +51,13 @@ def pretrain(
 
     Stopped or killed, the same command goes on where it was. Videos that are scored at the end (split test, and half of
     val where test has no labels) are left out: seeing test faces, even unlabelled, must be asked for by --split.
+    `torchrun --nproc-per-node 4 -m pipelines.cli pretrain` in the place of `mtl pretrain` takes four GPUs.
 
+    \b
     Examples:
-
-        mtl pretrain --model vit_small_patch16_224 --name mae
-
-        mtl pretrain --model vit_base_patch16_224 --faces more_faces --dry-run
-
-        mtl pretrain --model vit_small_patch16_224 --init pretrained --set pretrain.epochs=50
-
-        torchrun --nproc-per-node 4 -m pipelines.cli pretrain --model vit_base_patch16_224
+      mtl pretrain --model vit_small_patch16_224 --name mae
+      mtl pretrain --model vit_base_patch16_224 --faces more_faces --dry-run
+      mtl pretrain --model vit_small_patch16_224 --init pretrained
     """
     from pipelines.backbones.pretraining.plan import make_order, make_plan
     from pipelines.backbones.pretraining.pretrain import pretrain as train

@@ -25,11 +25,10 @@ def score(
     Every labelled frame of LABELS needs a prediction; frames that only PREDICTIONS has are not counted.
     A task without a label is not scored, and the output says so.
 
+    \b
     Examples:
-
-        mtl score predictions.txt val_set.txt
-
-        mtl score runs/NAME/predictions.parquet frames.parquet --split val --json
+      mtl score predictions.txt val_set.txt
+      mtl score runs/NAME/predictions.parquet frames.parquet --split val --json
     """
     from pipelines.scoring.score import score_tables
     from pipelines.scoring.tables import print_metrics

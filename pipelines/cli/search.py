@@ -29,13 +29,11 @@ def search(
     only what is new. Strategies are ranked by the score they were chosen on; the held-out score stands apart.
     Exit code 1 when a trial failed.
 
+    \b
     Examples:
-
-        mtl search --grid grids/joint.toml --dry-run
-
-        mtl search --grid grids/joint.toml
-
-        mtl search --grid grids/temporal.toml --study studies/windows --set train.steps=2000
+      mtl search --grid grids/joint.toml --dry-run
+      mtl search --grid grids/joint.toml
+      mtl search --grid grids/temporal.toml --study studies/windows
     """
     from pipelines.config import read_config
     from pipelines.search.command import run_search

@@ -56,11 +56,10 @@ def submit(
     Format: no quotes, no spaces, lines end in LF; valence and arousal clipped to [-1, 1] with six digits; expression 0
     to 7; action units 0 or 1. A list of bare video names (ABAW3) gives a folder with VIDEO.txt, one row per frame.
 
+    \b
     Examples:
-
-        mtl submit best --track mtl --list MTL_Challenge_test_set_release.txt --out submission1.txt
-
-        mtl submit tcn --track va --list VA_test_set_example.txt --out va1.txt --fill nearest
+      mtl submit best --track mtl --list test_list.txt --out submission1.txt
+      mtl submit tcn --track va --list va_list.txt --out va1.txt --fill nearest
     """
     from pipelines.config import read_config
     from pipelines.submission.submit import SubmissionRequest

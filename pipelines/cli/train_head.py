@@ -34,13 +34,11 @@ def train_head(
     What is not given comes from mtl.toml. The best weights are chosen on one set of rows and scored once on another;
     both scores are shown. The same strategy on the same data is not trained twice.
 
+    \b
     Examples:
-
-        mtl train-head --fusion attention --temporal tcn
-
-        mtl train-head --tasks expr,au --streams own --method progressive --seed 1
-
-        mtl train-head --set train.lr=0.0003 --set loss.au_loss=asymmetric --name asymmetric
+      mtl train-head --fusion attention --temporal tcn
+      mtl train-head --tasks expr,au --streams own --method progressive --seed 1
+      mtl train-head --set loss.au_loss=asymmetric --name asymmetric
     """
     from pipelines.config import read_config
     from pipelines.interrupts import stopping

@@ -24,6 +24,7 @@ from extract.backbones.build import (
     read_weights,
     save_backbone,
 )
+from extract.backbones.timm_models import cut_short
 from extract.config import BackboneConfig, Preprocessing
 
 MODELS = ("test_vit", "test_convnext", "test_efficientnet", "test_resnet", "test_iresnet")
@@ -146,6 +147,51 @@ def test_no_network_is_one_line(model: str, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ValueError, match=f"cannot get {model}: An error happened .* weights file") as caught:
         load(model=model, weights="pretrained")
     assert "\n" not in str(caught.value)
+
+
+HUB_ERRORS = {
+    "offline": (
+        "An error happened while trying to locate the file on the Hub and we cannot find the requested files in the "
+        "local cache. Please check your connection and try again or make sure your Internet connection is on.",
+        "sure your Internet connection is on. To do without",
+    ),
+    "missing": (
+        "404 Client Error. (Request ID: Root=1-66f0-7b2c;5d1e)\n\nRepository Not Found for url: "
+        "https://huggingface.co/api/models/someone/something.\nPlease make sure you specified the correct `repo_id` "
+        "and `repo_type`.\nIf you are trying to access a private or gated repo, make sure you are authenticated.",
+        "404 Client Error. Repository Not Found for url: https://huggingface.co/api/models/someone/something. Please",
+    ),
+    "long word": ("x" * 1000, "x" * 200),
+}
+
+
+@pytest.mark.parametrize("name", HUB_ERRORS)
+def test_errors_of_the_hub_end_with_a_word(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, says = HUB_ERRORS[name]
+
+    def fail(*args: object, **options: object) -> None:
+        raise OSError(text)
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(ValueError, match="cannot get") as caught:
+        load(model="hf-hub:someone/something", weights="pretrained")
+    said = str(caught.value)
+    assert says in said
+    assert "Request ID" not in said
+    shown = said.partition("something: ")[2].partition(". To do without")[0]
+    assert len(shown) <= 240
+    if name != "long word":
+        assert {word.strip(".") for word in shown.removesuffix(" ..").split()} <= {w.strip(".") for w in text.split()}
+
+
+@pytest.mark.parametrize("num", [239, 240, 241, 300])
+@pytest.mark.parametrize("letters", [1, 7, 236, 237])
+def test_lines_are_cut_between_words(num: int, letters: int) -> None:
+    line = " ".join(["w" * letters] * num)[:num].strip()
+    found = cut_short(line)
+    assert len(found) <= 240
+    assert found == line if len(line) <= 240 else found.endswith(" ..")
+    assert set(found.removesuffix(" ..").split(" ")) <= set(line.split(" "))
 
 
 # Checkpoints

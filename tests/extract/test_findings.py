@@ -142,6 +142,15 @@ def test_a_subject_in_two_splits() -> None:
     assert one(findings, "subject_in_several_splits") == ("warning", 1, ("ann (train, val)",))
 
 
+@pytest.mark.parametrize("column", ["video", "subject"])
+def test_names_that_a_spreadsheet_would_run(column: str) -> None:
+    names = ["=1+1", "@sum", "+cmd|x", "-a", "-12", "+1.5", "a=1", "plain"]
+    videos = names if column == "video" else [f"v{index}" for index in range(len(names))]
+    rows = [(video, 1, "train") for video in videos]
+    findings = examine(table(*rows, **({} if column == "video" else {"subject": names})), None)
+    assert one(findings, "names_like_formulas") == ("info", 4, ("+cmd|x", "-a", "=1+1", "@sum"))
+
+
 def test_two_sides_of_a_recording() -> None:
     findings = examine(table(("v_left", 1, "train"), ("v_right", 1, "val"), ("w_left", 1, "train")), None)
     assert one(findings, "recording_in_several_splits") == ("warning", 1, ("v (train, val)",))

@@ -1,0 +1,45 @@
+"""Every example of every command's help can be copied from a terminal of 80 columns and typed."""
+
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from pipelines.cli import app
+
+
+def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    children = getattr(command, "commands", {})
+    if not children:
+        yield path, command
+    for name, child in children.items():
+        yield from commands(child, (*path, name))
+
+
+COMMANDS = dict(commands(typer.main.get_command(app)))
+
+
+def examples(command: Any) -> list[str]:
+    """The example lines as the code has them."""
+    return [line.strip() for line in command.help.partition("Examples:")[2].splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_examples_stand_whole_on_a_line_of_80_columns(path: tuple[str, ...]) -> None:
+    shown = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "80"}).stdout
+    lines = shown.partition("Examples:")[2].splitlines()
+    wanted = examples(COMMANDS[path])
+    assert wanted
+    assert [line.strip() for line in lines if line.strip()][: len(wanted)] == wanted
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_examples_are_commands_that_exist(path: tuple[str, ...]) -> None:
+    for line in examples(COMMANDS[path]):
+        name, *words = shlex.split(line, comments=True)
+        assert (name, *words[: len(path)]) == ("mtl", *path)
+        COMMANDS[path].make_context(path[-1], words[len(path) :])
