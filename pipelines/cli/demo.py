@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from pipelines.terminal import make_console, say
+from pipelines.terminal import is_quiet, make_console, say
 
 # A model of 190,000 parameters at 64 px; epochs of each task, on measured validation scores.
 MODEL, SIZE_PX, LR = "test_mambaout", 64, 0.002
@@ -38,6 +38,7 @@ def demo(
     from pipelines.config import read_config
 
     folder.mkdir(parents=True, exist_ok=True)
+    quiet = ["--quiet"] if is_quiet() else []  # each command sets it anew
     with contextlib.chdir(folder):
         for command in commands(seed):
             if command[0] == "init" and Path("mtl.toml").exists():
@@ -45,7 +46,7 @@ def demo(
             if command[0] == "finetune" and command[2] in read_config(Path("mtl.toml")).backbones:
                 continue
             make_console().print(Text(f"\n$ mtl {shlex.join(command)}", "cyan"), soft_wrap=True)
-            code = app(command, standalone_mode=False)
+            code = app([*command, *quiet], standalone_mode=False)
             if code == INTERRUPTED:
                 raise KeyboardInterrupt
             if code:

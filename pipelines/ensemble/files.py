@@ -7,7 +7,7 @@ postprocess.json, predictions.post.parquet                        its post-proce
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from cache.names import TASKS
 from cache.parquet import parquet_bytes
 from cache.seals import digest_of, read_sealed_json, sealed_json
 from cache.valid_names import check_name
-from pipelines.backbones.runs import fitting_runs
+from pipelines.backbones.runs import fitting_runs, is_backbone
 from pipelines.config import Config
 from pipelines.ensemble.members import NUM_TOP, Ensemble, Library, Mix, Outcome
 from pipelines.postprocess.apply import COLUMNS
@@ -35,6 +35,7 @@ from pipelines.postprocess.files import (
     read_run_manifest,
     write_postprocess,
 )
+from pipelines.words import strategy_words
 
 FORMAT = 2
 RECORD = "ensemble.json"
@@ -105,8 +106,12 @@ def find_runs(given: Sequence[Path], truth: Truth, *, runs: Path, studies: Path,
     return found
 
 
-def read_library(found: Found, truth: Truth) -> tuple[Library, Found]:
+def read_library(
+    found: Found, truth: Truth, advance: Callable[[int], None] = lambda count: None
+) -> tuple[Library, Found]:
     """The select predictions of the runs, and `found` again without those that predict other rows.
+
+    `advance` is called with 1 for each run.
 
     Raises:
         ValueError: a damaged file, or fewer than two runs left.
@@ -117,6 +122,7 @@ def read_library(found: Found, truth: Truth) -> tuple[Library, Found]:
     kept: list[Candidate] = []
     skipped = list(found.skipped)
     for candidate in found.candidates:
+        advance(1)
         try:
             table = read_predictions(candidate.folder).sort("video", "frame")
         except ValueError as error:
@@ -222,7 +228,7 @@ def record_of(folder: Path, ensemble: Ensemble, found: Found, size: int, truth: 
         "split": dict(found.candidates[0].manifest["split"]),
         "folds": {"num": ensemble.num_folds, "unit": "subject, else video"},
         "num_top": NUM_TOP,
-        "members": _members(outcomes["ensemble"].mix, names),
+        "members": _members(outcomes["ensemble"].mix, names, words_of(found.candidates)),
         "trained": {
             name: one.manifest["files"][PREDICTIONS] for name, one in zip(names, found.candidates, strict=True)
         },
@@ -241,11 +247,34 @@ def record_of(folder: Path, ensemble: Ensemble, found: Found, size: int, truth: 
     }
 
 
-def _members(mix: Mix, names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+def words_of(candidates: Sequence[Candidate]) -> list[str]:
+    """What sets each of the runs apart from the others: "fusion sum, temporal GRU, seed 1"; "" where nothing does.
+
+    A backbone by itself is called so.
+    """
+    heads = [one.manifest.get("strategy", {}) for one in candidates if not is_backbone(one.manifest)]
+    shared = [name for name in (heads[0] if heads else ()) if all(name in values for values in heads)]
+    varied = [name for name in shared if len({repr(values[name]) for values in heads}) > 1]
+    return [
+        f"backbone {one.manifest['backbone']['section']} by itself"
+        if is_backbone(one.manifest)
+        else strategy_words(one.manifest["strategy"], varied)
+        if varied
+        else ""
+        for one in candidates
+    ]
+
+
+def _members(mix: Mix, names: Sequence[str], words: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """By task the runs that count, the heaviest first."""
     return {
         task: [
-            {"run": names[run], "count": int(counts[run]), "weight": float(mix.weights[task][run])}
+            {
+                "run": names[run],
+                "strategy": words[run],
+                "count": int(counts[run]),
+                "weight": float(mix.weights[task][run]),
+            }
             for run in np.argsort(-counts, kind="stable").tolist()
             if counts[run]
         ]

@@ -89,12 +89,22 @@ class Ensemble:
     num_folds: int
 
 
-def make_ensemble(library: Library, size: int) -> Ensemble:
-    """Chooses, measures and post-processes an ensemble of at most `size` draws a task, and what it is compared with."""
+def num_choices(library: Library) -> int:
+    """How often `make_ensemble` chooses: once on all select rows, and once without each of their folds."""
+    _, num = folds_of(library.select)
+    return 1 + (num if num > 1 else 0)
+
+
+def make_ensemble(library: Library, size: int, advance: Callable[[int], None] = lambda count: None) -> Ensemble:
+    """Chooses, measures and post-processes an ensemble of at most `size` draws a task, and what it is compared with.
+
+    `advance` is called with 1 after each of the `num_choices`.
+    """
     fold, num = folds_of(library.select)
     final = choose(library, np.ones(len(fold), dtype=bool), size)
+    advance(1)
     inside = {name: _mixed(library, mix, library.said) for name, mix in final.items()}
-    outside = _out_of_fold(library, fold, num, size) if num > 1 else None
+    outside = _out_of_fold(library, fold, num, size, advance) if num > 1 else None
     report = _report_parts(library, final)
     outcomes = {}
     for name, mix in final.items():
@@ -143,7 +153,9 @@ def _mixed(library: Library, mix: Mix, said: Said) -> Probabilities:
     return Probabilities(**{task: mean_of(mix.weights[task][library.has[task]], said[task]) for task in library.tasks})
 
 
-def _out_of_fold(library: Library, fold: np.ndarray, num: int, size: int) -> dict[str, Probabilities]:
+def _out_of_fold(
+    library: Library, fold: np.ndarray, num: int, size: int, advance: Callable[[int], None] = lambda count: None
+) -> dict[str, Probabilities]:
     """By procedure what it says of the select rows, each fold by a mix that was chosen without it."""
     found: dict[str, dict[str, np.ndarray]] = {}
     for number in range(num):
@@ -154,6 +166,7 @@ def _out_of_fold(library: Library, fold: np.ndarray, num: int, size: int) -> dic
                 values = getattr(said, task)
                 whole = found.setdefault(name, {}).setdefault(task, np.zeros((len(fold), values.shape[1])))
                 whole[rows] = values
+        advance(1)
     return {name: Probabilities(**parts) for name, parts in found.items()}
 
 

@@ -17,9 +17,10 @@ from pipelines.ensemble.files import (
     read_library,
     write_ensemble,
 )
-from pipelines.ensemble.members import make_ensemble
+from pipelines.ensemble.members import make_ensemble, num_choices
 from pipelines.postprocess.files import read_truth
 from pipelines.postprocess.page import interval_words, number
+from pipelines.progress import progress
 from pipelines.scoring.metrics import MAIN_SCORE
 from pipelines.words import TASK_WORDS, counted
 
@@ -46,8 +47,10 @@ def ensemble_runs(
                 f"{folder}: made from other runs or of another size; --force makes it again, --name another"
             )
         return folder, record, True
-    library, used = read_library(found, truth)
-    made = make_ensemble(library, size)
+    with progress("reading predictions", len(found.candidates), "runs") as advance:
+        library, used = read_library(found, truth, advance)
+    with progress("choosing members", num_choices(library), "choices") as advance:
+        made = make_ensemble(library, size, advance)
     return folder, write_ensemble(folder, made, used, size, found.digests, truth), False
 
 
@@ -86,7 +89,14 @@ def _row(record: Mapping[str, Any], key: str, kind: str, tasks: Sequence[str]) -
 
 
 def _print_members(record: Mapping[str, Any], console: Console) -> None:
+    """A member a line: how often it counts, what it is in words, its run. Earlier versions kept no words."""
     for task, members in record["members"].items():
-        named = [f"{Path(one['run']).name} x{one['count']}" for one in members[:SHOWN_MEMBERS]]
-        more = [f"and {len(members) - SHOWN_MEMBERS} more"] if len(members) > SHOWN_MEMBERS else []
-        console.print(f"{TASK_WORDS[task]:<5}" + ", ".join([*named, *more]))
+        lines = [f"x{one['count']:<3} {_member_words(one)}" for one in members[:SHOWN_MEMBERS]]
+        lines += [f"and {len(members) - SHOWN_MEMBERS} more"] if len(members) > SHOWN_MEMBERS else []
+        for place, line in enumerate(lines):
+            console.print(f"{TASK_WORDS[task] if place == 0 else '':<5}{line}", soft_wrap=True)
+
+
+def _member_words(member: Mapping[str, Any]) -> str:
+    name, words = Path(member["run"]).name, member.get("strategy", "")
+    return f"{words} ({name})" if words else name

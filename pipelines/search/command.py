@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
 
 from pipelines.config import Config
 from pipelines.files import write_text
-from pipelines.progress import Advance, progress
+from pipelines.progress import Advance, Bar, Lines, progress
 from pipelines.report.study import write_report
 from pipelines.scoring.backbone_rows import with_backbones
 from pipelines.scoring.evidence import with_intervals
@@ -33,6 +33,9 @@ from pipelines.splits import assignment, resolve_split
 from pipelines.terminal import say_json
 from pipelines.training.strategy import Strategy
 from pipelines.words import counted, strategy_words
+
+if TYPE_CHECKING:
+    from pipelines.training.evaluations import Evaluation
 
 SHOWN_FAILURES = 5
 STOPPED = 130
@@ -90,8 +93,10 @@ def _run(
     todo = to_run(search, study, retry_failed=retry_failed)[:limit]
     before = sum(study.is_finished(trial) for trial in search.trials)
     console.print(f"{counted(len(search.trials), 'trial')}: {before} finished before, {len(todo)} to run")
-    trainer: Trainer = make_trainer(search, device) if todo else _no_trainer
+    told = StackNotes()
+    trainer: Trainer = make_trainer(search, device, told.watch) if todo else _no_trainer
     with progress("searching", len(todo), "trials") if todo else nullcontext() as bar:
+        told.bar = bar
         return run_trials(
             study,
             search.trials,
@@ -101,11 +106,36 @@ def _run(
             limit=limit,
             time_limit_s=search.grid.study.time_limit_s,
             advance=bar or (lambda count: None),
-            note=bar.note if bar else (lambda text: None),
+            note=told.best,
             grouping=make_grouping(search, device) if todo else one_by_one,
             choose=make_chooser(search, study),
             halted=search.halving is None,
         )
+
+
+class StackNotes:
+    """Says how far the stack in training is, and the best score so far: a stack of many trials may take an hour."""
+
+    def __init__(self) -> None:
+        self.bar: Bar | Lines | None = None
+        self._best = ""
+        self._shown: tuple[str, int] = "", -1
+
+    def best(self, text: str) -> None:
+        """The best score of finished trials, in words."""
+        self._best = text
+        self._note("")
+
+    def watch(self, size: int, note: "Evaluation") -> None:
+        """An evaluation of a head in a stack of `size` trials; all of them come to the same step."""
+        if (note.model, note.step) != self._shown:
+            self._shown = note.model, note.step
+            self._note(f"stack of {counted(size, 'trial')}: {note.model} step {note.step:,} of {note.num_steps:,}")
+
+    def _note(self, text: str) -> None:
+        if self.bar is not None:
+            self.bar.note(", ".join(filter(None, (text, self._best))))
+            self.bar(0)
 
 
 def _check_device(search: SearchPlan, device: str, *, retry_failed: bool) -> None:

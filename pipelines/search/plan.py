@@ -1,7 +1,7 @@
 """From mtl.toml and a grid to trials that can run: everything that can be wrong is found here, before any training."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from pipelines.splits import resolve_split
 from pipelines.training.strategy import Strategy, strategy_of, streams_of
 
 if TYPE_CHECKING:
+    from pipelines.training.evaluations import Evaluation
     from pipelines.training.fit import Halving
 
 ITEM_BYTES = {"float16": 2, "float32": 4}
@@ -154,8 +155,13 @@ def make_grouping(search: SearchPlan, device: str) -> Grouping:
     return grouping
 
 
-def make_trainer(search: SearchPlan, device: str) -> Trainer:
-    """Reads the streams once; the trainer returned trains any number of stacks over them."""
+def make_trainer(
+    search: SearchPlan, device: str, watch: Callable[[int, "Evaluation"], None] = lambda size, note: None
+) -> Trainer:
+    """Reads the streams once; the trainer returned trains any number of stacks over them.
+
+    `watch` is told of every evaluation of a head, with the number of trials in its stack.
+    """
     from pipelines.device import resolve_device
     from pipelines.training.dataset import load_dataset
     from pipelines.training.run import train_runs
@@ -163,7 +169,14 @@ def make_trainer(search: SearchPlan, device: str) -> Trainer:
     dataset = load_dataset(search.config, search.keys, resolve_device(device))
 
     def trainer(stack: Sequence[tuple[Strategy, Path]], advance: Advance) -> Sequence[Exception | None]:
-        return train_runs(search.config, dataset, stack, halving=search.halving, poll=lambda: advance(0))
+        return train_runs(
+            search.config,
+            dataset,
+            stack,
+            halving=search.halving,
+            poll=lambda: advance(0),
+            watch=lambda note: watch(len(stack), note),
+        )
 
     return trainer
 

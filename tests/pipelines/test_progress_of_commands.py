@@ -1,0 +1,112 @@
+"""Progress where long work has parts: the stacks of a search, the choices of an ensemble, the commands of the demo."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from pipelines import progress as progress_module
+from pipelines import terminal
+from pipelines.cli import app
+from pipelines.cli import demo as demo_module
+from pipelines.ensemble.files import Candidate, words_of
+from pipelines.search.command import StackNotes
+from pipelines.terminal import set_quiet
+
+
+@pytest.fixture(autouse=True)
+def every_line(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Lines of progress come at once, however short the work."""
+    monkeypatch.setattr(progress_module, "SHORT_S", 0.0)
+    monkeypatch.setattr(terminal, "LINE_SECONDS", 0.0)
+    yield
+    set_quiet(False)
+
+
+def call(*words: str) -> Any:
+    result = CliRunner().invoke(app, list(words), env={"COLUMNS": "200"})
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result
+
+
+@pytest.fixture(scope="module")
+def project(made: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    made.write(folder)
+    (folder / "grid.toml").write_text('[product]\nfusion = ["sum", "gated"]\nseed = [0, 1]\n')
+    return folder
+
+
+def test_a_stack_says_its_steps_off_a_terminal(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    lines = call("search", "--grid", "grid.toml", "--study", "studies/s").stderr.splitlines()
+    inside = [line for line in lines if "stack of 2 trials: joint step 6 of 12" in line]
+    assert len(inside) == 2
+    assert inside[0].startswith("searching: 0 of 4 trials")
+    assert inside[1].startswith("searching: 2 of 4 trials")
+    assert "best P" in inside[1]
+    said = call("search", "--grid", "grid.toml", "--study", "studies/quiet", "--quiet")
+    assert said.stderr == ""
+
+
+def test_a_stack_is_told_once_a_step_and_without_a_bar_nothing() -> None:
+    notes, told, size = StackNotes(), [], 3
+    note = SimpleNamespace(model="va", step=40, num_steps=800)
+    notes.watch(size, note)  # type: ignore[arg-type]
+    bar: Any = SimpleNamespace(note=told.append)
+    notes.bar = type("Bar", (), {"__call__": lambda self, count: None, "note": lambda self, text: bar.note(text)})()
+    for step in (80, 80, 80, 120):
+        notes.watch(size, SimpleNamespace(model="va", step=step, num_steps=800))  # type: ignore[arg-type]
+    notes.best("best P 0.612")
+    notes.watch(size, SimpleNamespace(model="expr", step=40, num_steps=800))  # type: ignore[arg-type]
+    assert told == [
+        "stack of 3 trials: va step 80 of 800",
+        "stack of 3 trials: va step 120 of 800",
+        "best P 0.612",
+        "stack of 3 trials: expr step 40 of 800, best P 0.612",
+    ]
+
+
+def test_an_ensemble_shows_progress_and_calls_its_members_by_words(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    call("search", "--grid", "grid.toml", "--study", "studies/e")
+    said = call("ensemble", "studies/e")
+    assert "reading predictions: 4 of 4 runs (100 %)" in said.stderr
+    assert "choosing members: 3 of 3 choices (100 %)" in said.stderr  # two videos, so two folds
+    (line,) = [line for line in said.stdout.splitlines() if line.startswith("VA   x")][:1]
+    digest = line.rsplit("(", 1)[1].rstrip(")")
+    assert (Path("studies/e/runs") / digest / "run.json").is_file()
+    assert line.split(None, 2)[2].startswith("fusion ")
+    assert ", seed " in line
+
+
+def candidate(name: str, **strategy: Any) -> Candidate:
+    return Candidate(Path(name), {"strategy": {"fusion": "sum", "temporal": "gru", "seed": 0, **strategy}})
+
+
+def test_members_are_told_apart_by_what_differs() -> None:
+    backbone = Candidate(Path("b"), {"kind": "backbone", "backbone": {"section": "expr"}, "strategy": {"fusion": "x"}})
+    heads = [candidate("a"), candidate("c", fusion="attention"), candidate("d", seed=3)]
+    assert words_of([*heads, backbone]) == [
+        "fusion sum, seed 0",
+        "fusion attention, seed 0",
+        "fusion sum, seed 3",
+        "backbone expr by itself",
+    ]
+    assert words_of([candidate("a"), candidate("b")]) == ["", ""]
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_the_demo_hands_quiet_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: bool) -> None:
+    """Two commands in the place of the demo's: each sets anew whether progress is shown."""
+    monkeypatch.setattr(demo_module, "commands", lambda seed: [["score", "--help"], ["postprocess", "--help"]])
+    called: list[list[str]] = []
+    monkeypatch.setattr("pipelines.cli.app", lambda words, standalone_mode: called.append(words))
+    options = ["--quiet"] if quiet else []
+    call("demo", str(tmp_path / "demo"), *options)
+    assert called == [["score", "--help", *options], ["postprocess", "--help", *options]]
