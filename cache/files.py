@@ -20,15 +20,20 @@ def write_durably(path: Path, data: bytes) -> None:
     """Replaces `path` by `data` in one step: after a crash there is the old file or the new one, never a part."""
     temporary = temporary_beside(path)
     try:
-        with naming(path), open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_synced(temporary, data, path)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def write_synced(temporary: Path, data: bytes, path: Path) -> None:
+    """The new file `temporary`, on the disk when this returns; an OSError names `path`, which it is to become."""
+    with naming(path), open(temporary, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager

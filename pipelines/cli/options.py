@@ -14,6 +14,10 @@ OrientationOption = Annotated[
     bool, typer.Option("--ignore-orientation", help="Take faces as stored, whatever their EXIF or rotation says.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output and nothing else.")]
+PredictorArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run's or an ensemble's folder, or its name.")]
+PostOption = Annotated[
+    bool, typer.Option("--post/--no-post", help="With the stored post-processing, where there is one.")
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 OnConflictOption = Annotated[
     Literal["error", "first", "last", "missing"],

@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption
+from pipelines.cli.options import (
+    CONFIG,
+    ConfigOption,
+    DeviceOption,
+    JsonOption,
+    PostOption,
+    PredictorArgument,
+    SetOption,
+)
 from pipelines.terminal import say, say_json
 
 
@@ -14,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="RUN", help="A run's or an ensemble's folder, or its name.")],
+    model: PredictorArgument,
     split: Annotated[
         str, typer.Option(help="train, val, test, none; or a run's own parts: select, report. Default: test.")
     ] = "",
@@ -26,9 +34,7 @@ def predict(
         Path | None,
         typer.Option(help="A .parquet or .csv file. Default: predictions/NAME-SPLIT.parquet beside mtl.toml."),
     ] = None,
-    post: Annotated[
-        bool, typer.Option("--post/--no-post", help="With the stored post-processing, where there is one.")
-    ] = True,
+    post: PostOption = True,
     force: Annotated[bool, typer.Option("--force", help="Replace the table of an earlier prediction.")] = False,
     config: ConfigOption = CONFIG,
     set_: SetOption = None,

@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption
+from pipelines.cli.options import (
+    CONFIG,
+    ConfigOption,
+    DeviceOption,
+    JsonOption,
+    PostOption,
+    PredictorArgument,
+    SetOption,
+)
 from pipelines.terminal import say, say_json
 
 
@@ -14,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
-    model: Annotated[Path, typer.Argument(metavar="RUN", help="A run's or an ensemble's folder, or its name.")],
+    model: PredictorArgument,
     track: Annotated[str, typer.Option(help="mtl, va, expr or au.")],
     names: Annotated[Path, typer.Option("--list", metavar="FILE", help="The challenge's list of frames (or videos).")],
     out: Annotated[Path, typer.Option(help="The file to write; a new folder for a list of videos.")],
@@ -39,9 +47,7 @@ def submit(
         Path | None,
         typer.Option(metavar="FILE", help="For a list of videos: a table video,num_frames of the videos themselves."),
     ] = None,
-    post: Annotated[
-        bool, typer.Option("--post/--no-post", help="With the stored post-processing, where there is one.")
-    ] = True,
+    post: PostOption = True,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier submission of this name.")] = False,
     config: ConfigOption = CONFIG,
     set_: SetOption = None,

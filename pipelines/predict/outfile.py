@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from cache.files import naming, sync, temporary_beside
+from cache.files import sync, temporary_beside, write_synced
 from cache.parquet import parquet_schema
 
 FORMATS = (".parquet", ".csv")
@@ -36,10 +36,7 @@ def write_new(path: Path, data: bytes, *, force: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     try:
-        with naming(path), open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_synced(temporary, data, path)
         put_in_place(temporary, path, force=force)
     finally:
         temporary.unlink(missing_ok=True)

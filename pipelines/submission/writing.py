@@ -1,10 +1,9 @@
 """A submission as one file: written beside its place, read back, and only then renamed. R rows."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from cache.files import naming, temporary_beside
+from cache.files import temporary_beside, write_synced
 from pipelines.predict.outfile import put_in_place
 from pipelines.submission.checking import check_rows
 from pipelines.submission.formats import TRACKS, Track
@@ -29,10 +28,7 @@ def write_list(path: Path, track: Track, names: Sequence[str], cells: Sequence[s
 
 def write_lines(temporary: Path, lines: Sequence[str], path: Path) -> None:
     """`lines`, each ended by LF, durably at `temporary`; an error of the disk names `path`."""
-    with naming(path), open(temporary, "xb") as file:
-        file.write(("\n".join(lines) + "\n").encode())
-        file.flush()
-        os.fsync(file.fileno())
+    write_synced(temporary, ("\n".join(lines) + "\n").encode(), path)
 
 
 def is_submission(path: Path) -> bool:
