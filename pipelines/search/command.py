@@ -130,7 +130,8 @@ class StackNotes:
         """An evaluation of a head in a stack of `size` trials; all of them come to the same step."""
         if (note.model, note.step) != self._shown:
             self._shown = note.model, note.step
-            self._note(f"stack of {counted(size, 'trial')}: {note.model} step {note.step:,} of {note.num_steps:,}")
+            several = f"{size:,} at once, " if size > 1 else ""  # short: beside a bar in 80 columns
+            self._note(f"{several}{note.model} step {note.step:,}/{note.num_steps:,}")
 
     def _note(self, text: str) -> None:
         if self.bar is not None:

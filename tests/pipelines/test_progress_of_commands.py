@@ -43,7 +43,7 @@ def project(made: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_stack_says_its_steps_off_a_terminal(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
     lines = call("search", "--grid", "grid.toml", "--study", "studies/s").stderr.splitlines()
-    inside = [line for line in lines if "stack of 2 trials: joint step 6 of 12" in line]
+    inside = [line for line in lines if "2 at once, joint step 6/12" in line]
     assert len(inside) == 2
     assert inside[0].startswith("searching: 0 of 4 trials")
     assert inside[1].startswith("searching: 2 of 4 trials")
@@ -61,12 +61,12 @@ def test_a_stack_is_told_once_a_step_and_without_a_bar_nothing() -> None:
     for step in (80, 80, 80, 120):
         notes.watch(size, SimpleNamespace(model="va", step=step, num_steps=800))  # type: ignore[arg-type]
     notes.best("best P 0.612")
-    notes.watch(size, SimpleNamespace(model="expr", step=40, num_steps=800))  # type: ignore[arg-type]
+    notes.watch(1, SimpleNamespace(model="expr", step=40, num_steps=800))  # type: ignore[arg-type]
     assert told == [
-        "stack of 3 trials: va step 80 of 800",
-        "stack of 3 trials: va step 120 of 800",
+        "3 at once, va step 80/800",
+        "3 at once, va step 120/800",
         "best P 0.612",
-        "stack of 3 trials: expr step 40 of 800, best P 0.612",
+        "expr step 40/800, best P 0.612",
     ]
 
 
