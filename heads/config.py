@@ -32,7 +32,7 @@ class HeadConfig:
 
     tasks: tuple[Task, ...] = ("va", "expr", "au")
     streams: Literal["all", "own"] | tuple[Annotated[str, MinLen(1)], ...] = "all"
-    fusion: Fusion = "attention"
+    fusion: Fusion = "concat"
     temporal: Temporal = "tcn"
     inputs: Literal["embedding", "deviation", "both"] = "embedding"
     mean_frames: Annotated[int, Interval(ge=0, le=10**9)] = 0

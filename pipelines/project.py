@@ -31,7 +31,7 @@ report = "auto"                  # scored once: test where it has labels, else h
 [head]
 tasks    = ["va", "expr", "au"]
 streams  = "all"                 # "all", "own" (backbones made for the task) or a list of names
-fusion   = "attention"           # concat, sum, gated, attention
+fusion   = "concat"              # concat, sum, gated, attention
 temporal = "tcn"                 # none, gru, lstm, tcn, transformer
 
 [train]
