@@ -155,7 +155,7 @@ def test_equal_strategies_are_kept_once() -> None:
         ("[when.temporal.gru]\ndept = [1]", ["[when.temporal.gru]", "'dept'", "'depth'"]),
         ("[when.temporal.gru]\ntemporal = ['tcn']", ["[when.temporal.gru]", "depend"]),
         ("[when.seed.0]\nfold = [0]\n[when.fold.0]\nseed = [0]", ["[when.seed.0]", "[when.fold.0]", "depend"]),
-        ("[when.temporal.tcn]\nlr = [1]\n[when.fusion.attention]\nlr = [2]", ["lr", "another [when]"]),
+        ("[when.temporal.tcn]\nlr = [1]\n[when.fusion.concat]\nlr = [2]", ["lr", "another [when]"]),
     ],
 )
 def test_a_mistake_is_answered_in_one_line_with_what_was_meant(text: str, words: list[str]) -> None:
