@@ -109,13 +109,14 @@ def run_trials(
                 if time_limit_s and time.monotonic() - began > time_limit_s:
                     stopped = f"the time limit of {time_limit_s:g} s"
                     break
+                num_written = sum(study.is_finished(trial) for trial in stack)  # by a search that was killed meanwhile
                 try:
-                    num_done += _run(study, stack, trainer, record, interrupted)
+                    num_done += _run(study, stack, trainer, record, interrupted) - num_written
                 except KeyboardInterrupt:
                     stopped = "Ctrl-C"
                     break
                 tried.update(trial.digest for trial in stack)
-                advance(len(stack))
+                advance(len(stack) - num_written)
                 best = max(best, best_of(study, stack, most))
                 note(f"best P {best:.3f}" if best > -math.inf else "")
     failures = study.failures()
@@ -125,13 +126,15 @@ def run_trials(
 
 
 def _begun_first(study: Study, batch: Sequence[Trial], grouping: Grouping) -> list[list[Trial]]:
-    """The stacks of `batch`; that in which an earlier search was stopped is first, and made of the same trials."""
-    by_digest = {trial.digest: trial for trial in batch}
-    begun = [digest for digest in study.begun() if digest in by_digest]
-    if not begun or len(begun) < len(study.begun()):
+    """The stacks of `batch`; that in which an earlier search was stopped is first, and made of the same trials, those
+    whose runs it had written already among them."""
+    begun, wanted = study.begun(), {trial.digest for trial in batch}
+    known = [study.trials[digest] for digest in begun if digest in study.trials]
+    fits = all(trial.digest in wanted or study.is_finished(trial) for trial in known)
+    if len(known) < len(begun) or not fits or not wanted & set(begun):
         return grouping(batch)
     rest = [trial for trial in batch if trial.digest not in begun]
-    return [[by_digest[digest] for digest in begun], *(grouping(rest) if rest else [])]
+    return [known, *(grouping(rest) if rest else [])]
 
 
 def best_of(study: Study, trials: Sequence[Trial], num_tasks: int) -> float:
@@ -151,7 +154,8 @@ def _run(
 
     check()
     for trial in stack:
-        study.clear(trial)
+        if not study.is_finished(trial):
+            study.clear(trial)
     errors = _train([(trial.strategy, study.run_folder(trial)) for trial in stack], trainer, check)
     return sum(_record(study, trial, error, record) for trial, error in zip(stack, errors, strict=True))
 

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cache.files import TEMPORARY
 from pipelines.config import Config
 from pipelines.files import read_json, write_json, write_text
 from pipelines.run_files import damage, read_manifest, read_metrics
@@ -150,7 +151,7 @@ def open_study(path: Path, grid: Grid, material: Material, trials: Sequence[Tria
     Raises:
         ValueError: another process holds it, the folder is something else, or it was made from other data.
     """
-    if path.exists() and any(path.iterdir()) and not (path / "study.json").exists():
+    if path.exists() and any(path.iterdir()) and not (path / "study.json").exists() and not _only_begun(path):
         raise ValueError(f"{path}: not a study, and not empty; name another folder with --study")
     path.mkdir(parents=True, exist_ok=True)
     with (path / ".lock").open("w") as lock:
@@ -159,6 +160,13 @@ def open_study(path: Path, grid: Grid, material: Material, trials: Sequence[Tria
         except OSError:
             raise ValueError(f"{path}: another search is running in this study; wait, or name another folder") from None
         yield _bind(path, grid, material, trials)
+
+
+def _only_begun(path: Path) -> bool:
+    """Whether all that is there is of a search that was stopped before its study.json: nothing of a user's."""
+    own = {".lock", "trials.json", "grid.toml", "runs"}
+    names = {one.name for one in path.iterdir() if not one.name.startswith(TEMPORARY)}
+    return ".lock" in names and names <= own and not any((path / "runs").glob("*"))
 
 
 def read_study(path: Path) -> Study:

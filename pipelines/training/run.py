@@ -117,6 +117,8 @@ def train_runs(
     unfinished = Unfinished(stack[0][1].parent / FOLDER, poll=poll)
     unfinished.open([folder.name for _, folder in stack], _made_from(config, dataset, stack, halving))
     outcomes = train_strategies(config, dataset, orders, halving, unfinished)
+    if len(stack) > 1:
+        unfinished.keep()
     found: list[Exception | None] = []
     for (_, folder), trained in zip(stack, outcomes, strict=True):
         if isinstance(trained, ValueError):

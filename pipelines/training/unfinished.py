@@ -94,6 +94,12 @@ class Unfinished:
         """The training of `model` is over; `state` is saved together with that of the next one."""
         self._ended[model] = state
 
+    def keep(self) -> None:
+        """Saves what has ended, before the first run folder is written: from here on a kill costs no training."""
+        if self._ended:
+            model = next(iter(self._ended))
+            self._save(model, self._ended[model])
+
     def remove(self) -> None:
         """The runs are written: nothing is unfinished any more."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -17,6 +17,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from cache import files as cache_files
 from pipelines.files import read_json
 from pipelines.search.estimate import from_results, measure, work
 from pipelines.search.grid import expand
@@ -67,6 +68,39 @@ def test_every_trial_runs_once_and_a_second_search_runs_none(tmp_path: Path) -> 
     _, again = search(tmp_path / "s", calls := Calls())
     assert (again.num_done, again.num_before, calls) == (0, 6, [])
     assert len(recorded(tmp_path / "s")) == 6
+
+
+@pytest.mark.parametrize("step", ["trials.json", "grid.toml", "study.json"])
+def test_stopped_before_it_was_a_study_the_same_search_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    write = cache_files.write_durably
+
+    def killed(path: Path, data: bytes) -> None:
+        if path.name == step:
+            (path.parent / f"{cache_files.TEMPORARY}{path.name}-x-1-y").write_bytes(b"half")
+            raise SystemExit(137)
+        write(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.files.write_durably", killed)
+        with pytest.raises(SystemExit):
+            search(tmp_path / "s", Calls())
+    assert not (tmp_path / "s" / "study.json").exists()
+    _, outcome = search(tmp_path / "s", calls := Calls())
+    assert (outcome.num_done, len(calls)) == (6, 6)
+
+
+@pytest.mark.parametrize("name", ["mine.txt", "grid.toml", "runs/a/weights.bin"])
+def test_a_folder_of_ones_own_is_no_study_that_was_stopped(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "s" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    if name != "grid.toml":
+        (tmp_path / "s" / ".lock").touch()
+    with pytest.raises(ValueError, match="not a study, and not empty"):
+        search(tmp_path / "s", Calls())
+    assert path.read_text() == "mine"
 
 
 def test_a_grown_grid_runs_only_what_is_new(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pipelines.search.loop import run_trials
 from pipelines.search.plan import make_grouping, make_plan, make_trainer, read_strategies
 from pipelines.search.record import Record
 from pipelines.search.study import open_study
+from pipelines.training import run as run_module
 from pipelines.training.dataset import Dataset
 from pipelines.training.fit import Halving
 from pipelines.training.run import train_run
@@ -186,6 +187,44 @@ def test_a_search_goes_on_with_the_stack_it_was_stopped_in(made, tmp_path: Path)
             for name in ("whole", "stopped")
         ]
         assert tables[0].equals(tables[1])
+
+
+def test_a_kill_while_run_folders_are_written_costs_no_training(
+    made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each of the six in turn; with them the rest is written, to the bit what an undisturbed search writes."""
+    for name in ("whole", *map(str, range(6))):
+        (tmp_path / name).mkdir()
+        made.write(tmp_path / name)
+        (tmp_path / name / "grid.toml").write_text(GRID)
+    assert search(tmp_path / "whole", count := Stop(0))[0] == ""
+    write = run_module.write_run
+    for number in range(6):
+        written: list[Path] = []
+
+        def killed(folder: Path, *arguments, at: int = number, done: list[Path] = written, **options) -> None:
+            if len(done) == at:
+                raise SystemExit(137)
+            write(folder, *arguments, **options)
+            done.append(folder)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(run_module, "write_run", killed)
+            with pytest.raises(SystemExit):
+                search(tmp_path / str(number), Stop(0))
+        stood = {folder: folder.joinpath("run.json").is_file() for folder in written}
+        assert len(stood) == number
+        assert all(stood.values())
+        rest = Stop(0)
+        why, runs = search(tmp_path / str(number), rest)
+        assert (why, len(runs)) == ("", 6)
+        assert rest.calls < count.calls / 10, "trained again"
+        for run in runs:
+            one, other = (
+                (tmp_path / name / "study" / "runs" / run / "predictions.parquet").read_bytes()
+                for name in ("whole", str(number))
+            )
+            assert one == other
 
 
 def test_train_head_is_stopped_by_ctrl_c_and_goes_on(
