@@ -35,7 +35,7 @@ from bench.rival_heads import Frames
 from heads.config import HeadConfig
 
 NUM_SEEDS = 3
-GRID = Path(__file__).resolve().parents[1] / "grids" / "demo.toml"
+GRID = Path(__file__).with_name("quality_search.toml")
 Q1, Q2 = Target(1.00), Target(1.03)
 WORDS = {"embedding": "embeddings", "both": "embeddings and deviation", "default": "nothing set"}
 
@@ -137,8 +137,8 @@ def trained(made: Made, inputs: str) -> Entry:
 
 
 def searched(made: Made) -> Entry:
-    """`mtl search` with the demo's grid, then `mtl ensemble` of all its runs with its post-processing: for each seed
-    the grid with seeds of its own."""
+    """`mtl search` with `quality_search.toml`, then `mtl ensemble` of all its runs with its post-processing: for each
+    seed the grid with seeds of its own."""
     held, seconds, num = {}, [], 0
     for seed in range(NUM_SEEDS):
         study = f"study{seed}"

@@ -17,7 +17,7 @@ import polars as pl
 
 from cache.files import naming, sync, sync_tree, temporary_beside
 from cache.frames import OUTSIDE, frames_digest
-from cache.parquet import scan_parquet
+from cache.parquet import parquet_bytes, scan_parquet
 from cache.stream import Stream
 
 ROW_GROUP_ROWS = 4096  # of Parquet: where Polars chose, an export of 400 MB held twice that
@@ -120,7 +120,8 @@ def _remove(path: Path) -> None:
 
 def _write_hdf5(export: Export, path: Path) -> None:
     """embedding [N, D], valid [N] bool, video and frame [N]; the identity as JSON in an attribute."""
-    with h5py.File(path, "w") as file:
+    # Through a file of Python's: on a full disk HDF5's own writing fails while it closes, which ends the process.
+    with open(path, "xb+") as disk, h5py.File(disk, "w") as file:
         file.attrs["identity"] = json.dumps(export.stream.identity.to_json())
         file.create_dataset("video", data=export.keys["video"].to_list(), dtype=h5py.string_dtype())
         file["frame"] = export.keys["frame"].to_numpy()
@@ -132,7 +133,7 @@ def _write_hdf5(export: Export, path: Path) -> None:
 
 def _write_npy(export: Export, path: Path, keys: Path) -> None:
     """The matrix [N, D], and its keys as Parquet."""
-    export.keys.write_parquet(keys)
+    keys.write_bytes(parquet_bytes(export.keys))
     with open(path, "wb") as file:
         header = {"descr": export.stream.dtype.str, "fortran_order": False, "shape": export.shape}
         np.lib.format.write_array_header_1_0(file, header)
@@ -152,7 +153,7 @@ def _write_parquet(export: Export, path: Path) -> None:
         for start, stop, rows in export.shards():
             embedding = pl.Series("embedding", rows.astype(np.float32), pl.Array(pl.Float32, rows.shape[1]))
             files.append(parts / f"{start:012d}.parquet")
-            export.keys[start:stop].with_columns(embedding).write_parquet(files[-1])
+            files[-1].write_bytes(parquet_bytes(export.keys[start:stop].with_columns(embedding)))
         scan_parquet(files).sink_parquet(path, row_group_size=ROW_GROUP_ROWS)
     finally:
         shutil.rmtree(parts)

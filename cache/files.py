@@ -70,6 +70,58 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f"{TEMPORARY}{path.name}-{HOST}-{os.getpid()}-{secrets.token_hex(4)}")
 
 
+def replace_folder(made: Path, folder: Path, manifest: str) -> None:
+    """Puts the folder `made`, whole and on the disk, in the place of `folder`; every folder of its kind has the file
+    `manifest`.
+
+    No folder can be renamed over another, so `folder` steps aside first. Stopped between any two of the steps,
+    `recover_folder` finishes them: neither the old folder nor the new one is lost.
+
+    Raises:
+        ValueError: what is at `folder` is of another kind, or no folder: it stays.
+    """
+    check_replaceable(folder, manifest)
+    recover_folder(folder)
+    new, old = _beside(folder)
+    os.rename(made, new)
+    sync(folder.parent)
+    _finish(folder, new, old)
+
+
+def recover_folder(folder: Path) -> None:
+    """Finishes what a killed `replace_folder` began at `folder`, where it began anything."""
+    new, old = _beside(folder)
+    if new.is_dir():
+        _finish(folder, new, old)
+    elif old.is_dir():
+        if folder.exists():
+            shutil.rmtree(old)
+        else:
+            os.rename(old, folder)
+
+
+def check_replaceable(folder: Path, manifest: str) -> None:
+    """Raises `ValueError` where something at `folder` is no folder with the file `manifest`."""
+    if (folder.exists() or folder.is_symlink()) and not (folder / manifest).is_file():
+        raise ValueError(
+            f"{folder}: is there and has no {manifest}, so it is not replaced; move it away or name another"
+        )
+
+
+def _finish(folder: Path, new: Path, old: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(folder, old)
+    os.rename(new, folder)
+    sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(folder: Path) -> tuple[Path, Path]:
+    """Where the new folder waits, whole, and where the old one steps aside."""
+    return folder.with_name(f".new-{folder.name}"), folder.with_name(f".old-{folder.name}")
+
+
 def remove_leftovers(folder: Path) -> None:
     """Deletes what killed processes left in `folder` under temporary names. Best effort: never raises OSError."""
     with contextlib.suppress(OSError):

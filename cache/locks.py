@@ -58,8 +58,8 @@ def _overlap(one: Part, other: Part) -> bool:
 
 
 @contextlib.contextmanager
-def locked(path: Path, what: str, shared: bool = False) -> Iterator[None]:
-    """Holds the lock file `path`, alone or with others who share it.
+def locked(path: Path, what: str, shared: bool = False) -> Iterator[int]:
+    """Holds the lock file `path`, alone or with others who share it; yields its file descriptor.
 
     Raises:
         ValueError: another process holds it; says `what` it is busy with and the process.
@@ -71,12 +71,35 @@ def locked(path: Path, what: str, shared: bool = False) -> Iterator[None]:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode())
         try:
-            yield
+            yield descriptor
         finally:
             if not shared:
                 os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def alone(path: Path, what: str) -> Iterator[None]:
+    """Holds the lock file `path` for work after which it is gone.
+
+    Raises:
+        ValueError: another process holds it; says `what` it is busy with and the process.
+    """
+    while True:
+        with locked(path, what) as descriptor:
+            try:
+                is_current = os.path.samestat(os.fstat(descriptor), path.stat())
+            except FileNotFoundError:
+                is_current = False
+            if not is_current:  # its last holder removed it after it was opened here, and a third may hold a new one
+                continue
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+            return
 
 
 def _flock(descriptor: int, what: str, shared: bool) -> None:

@@ -1,7 +1,6 @@
 """The working folder: mtl.toml and the grids, as `mtl init` writes them."""
 
 import json
-import shutil
 from importlib import resources
 from pathlib import Path
 
@@ -55,7 +54,7 @@ def write_project(folder: Path, faces: str, *, force: bool = False) -> None:
     (folder / "grids").mkdir(parents=True, exist_ok=True)
     for grid in packaged_grids():
         if not (folder / "grids" / grid.name).exists():
-            shutil.copyfile(grid, folder / "grids" / grid.name)
+            write_text(folder / "grids" / grid.name, grid.read_text(encoding="utf-8"))
     write_text(path, TEMPLATE.format(faces=toml_text(faces)))
 
 

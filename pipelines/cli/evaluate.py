@@ -28,9 +28,9 @@ def evaluate(
 
     \b
     Examples:
-      mtl evaluate runs/attention-tcn-joint-s0-1a2b3c4d --split val
-      mtl evaluate attention-tcn-joint-s0-1a2b3c4d --split report --json
-      mtl evaluate attention-tcn-joint-s0-1a2b3c4d --split report --post
+      mtl evaluate runs/concat-tcn-joint-s0-1a2b3c4d --split val
+      mtl evaluate concat-tcn-joint-s0-1a2b3c4d --split report --json
+      mtl evaluate concat-tcn-joint-s0-1a2b3c4d --split report --post
     """
     from pipelines.config import read_config
     from pipelines.device import resolve_device

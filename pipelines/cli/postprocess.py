@@ -28,7 +28,7 @@ def postprocess(
 
     \b
     Examples:
-      mtl postprocess attention-tcn-joint-s0-1a2b3c4d
+      mtl postprocess concat-tcn-joint-s0-1a2b3c4d
       mtl postprocess runs/NAME studies/joint/runs/DIGEST --json
     """
     from pipelines.config import read_config

@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from cache.files import remove_leftovers, sync, sync_tree, temporary_beside, write_durably
+from cache.files import (
+    check_replaceable,
+    remove_leftovers,
+    replace_folder,
+    sync_tree,
+    temporary_beside,
+    write_durably,
+)
 from cache.names import TASKS
 from cache.parquet import parquet_bytes
 from cache.seals import digest_of, read_sealed_json, sealed_json
@@ -187,9 +194,10 @@ def write_ensemble(
 
     `considered` are the digests of the runs it was asked to choose from.
     """
+    check_replaceable(folder, RECORD)
     folder.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder.parent)
-    made, old = temporary_beside(folder), temporary_beside(folder)
+    made = temporary_beside(folder)
     made.mkdir()
     try:
         outcome = ensemble.outcomes["ensemble"]
@@ -201,12 +209,8 @@ def write_ensemble(
         record |= {"predictions": digest_of((made / PREDICTIONS).read_bytes())}
         write_durably(made / RECORD, sealed_json(record))
         sync_tree(made)
-        if folder.exists():
-            folder.rename(old)
-        made.rename(folder)
-        sync(folder.parent)
+        replace_folder(made, folder, RECORD)
     finally:
-        shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(made, ignore_errors=True)
     return record
 

@@ -8,6 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from cache.files import recover_folder
 from pipelines.config import Config
 from pipelines.ensemble.files import (
     PROCEDURES,
@@ -40,6 +41,7 @@ def ensemble_runs(
     output = config.output
     found = find_runs(given, truth, runs=config.at(output.runs), studies=config.at(output.studies), config=config)
     folder = place_of(found, name)
+    recover_folder(folder)
     if folder.exists() and not force:
         record = read_ensemble(folder)
         if record["considered"] != found.digests or record["size"] != size:

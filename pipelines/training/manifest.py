@@ -41,7 +41,7 @@ def run_digest(config: Config, dataset: Dataset, strategy: Strategy) -> str:
 
 
 def run_name(strategy: Strategy, digest: str) -> str:
-    """A name a person can read, and no other run has: `attention-tcn-joint-s0-1a2b3c4d`."""
+    """A name a person can read, and no other run has: `concat-tcn-joint-s0-1a2b3c4d`."""
     head, train = strategy.head, strategy.train
     words: list[str] = [head.fusion, head.temporal, train.method]
     if set(head.tasks) != set(TASKS):

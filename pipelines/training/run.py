@@ -7,7 +7,8 @@ metrics.json         both scores, apart                 run.json                
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from cache.files import naming, remove_leftovers, sync, sync_tree, temporary_beside
+from cache.files import (
+    check_replaceable,
+    naming,
+    recover_folder,
+    remove_leftovers,
+    replace_folder,
+    sync,
+    sync_tree,
+    temporary_beside,
+)
 from cache.identity import StreamIdentity
+from cache.locks import alone
 from cache.parquet import parquet_bytes
 from cache.valid_names import check_name
 from heads.model import load_single, single_state
@@ -176,13 +187,30 @@ def train_or_find(
     dataset = load_dataset(config, wanted, resolve_device(device))
     digest = run_digest(config, dataset, strategy)
     path = (folder or config.at(config.output.runs)) / (name or run_name(strategy, digest))
-    found = path.exists() and not force
-    if found and read_manifest(path)["digest"] != digest:
-        raise ValueError(f"{path}: another run has this name; --name picks another, --force replaces it")
-    if not found:
-        train_run(config, dataset, strategy, path, watch=watch, force=force, poll=poll)
+    with _writing(path):
+        recover_folder(path)
+        found = path.exists() and not force
+        if found and read_manifest(path)["digest"] != digest:
+            raise ValueError(f"{path}: another run has this name; --name picks another, --force replaces it")
+        if not found:
+            check_replaceable(path, MANIFEST)
+            train_run(config, dataset, strategy, path, watch=watch, force=force, poll=poll)
     manifest = read_manifest(path)
     return RunResult(folder=path, manifest=manifest, metrics=read_metrics(path, manifest), found=found)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """One process for the run `folder`; of what is made for that nothing stays where no run comes of it."""
+    is_new = not folder.parent.exists()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with alone(folder.with_name(f".lock-{folder.name}"), str(folder)):
+            yield
+    finally:
+        if is_new:
+            with suppress(OSError):  # it is not empty
+                folder.parent.rmdir()
 
 
 def write_run(folder: Path, trained: Trained, config: Config, dataset: Dataset, *, force: bool = False) -> None:
@@ -197,20 +225,16 @@ def write_run(folder: Path, trained: Trained, config: Config, dataset: Dataset, 
 
 
 def place_run(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Puts what `fill` writes into a folder it is given at `folder`, in one step after all of it is durable; replaces
-    what is there."""
+    """Puts what `fill` writes into a folder it is given at `folder`, after all of it is durable; replaces a run that is
+    there, and nothing else."""
+    check_replaceable(folder, MANIFEST)
     folder.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder.parent)
     made = temporary_beside(folder)
     try:
         with naming(folder):
             fill(made)
-        old = temporary_beside(folder)
-        if folder.exists():
-            folder.rename(old)
-        made.rename(folder)
-        sync(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        replace_folder(made, folder, MANIFEST)
     finally:
         shutil.rmtree(made, ignore_errors=True)
 

@@ -548,6 +548,34 @@ def test_a_disk_that_fills_up(project: Path, mtl: Typed, full_disk: Callable[[],
     assert mtl("cache", "verify")[0] == 0
 
 
+@use("extracted")
+@pytest.mark.parametrize("target", ["e.h5", "e.npy", "e.parquet", "e"])
+def test_a_disk_that_is_full_when_a_stream_is_exported(
+    project: Path, mtl: Typed, refused: Refused, no_room: Callable[[int], None], target: str
+) -> None:
+    """HDF5's own writing would have ended the process with a segmentation fault."""
+    words = ("cache", "export", "expr", "--to", target, *(["--per-video"] if target == "e" else []))
+    no_room(300)
+    assert f"{target}: File too large" in refused(*words)
+    no_room(10**9)
+    assert mtl(*words)[0] == 0
+
+
+def test_a_disk_that_is_full_when_a_project_is_begun(
+    project: Path, mtl: Typed, no_room: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "new").mkdir()
+    monkeypatch.chdir(project / "new")
+    no_room(100)
+    code, out, err = mtl("init")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "File too large" in err
+    assert not [path for path in Path().rglob("*") if path.is_file()]
+    no_room(10**9)
+    assert mtl("init")[0] == 0
+    assert all(path.stat().st_size for path in Path("grids").iterdir())
+
+
 @pytest.mark.parametrize("file", ["va.checkpoint.safetensors", "va.safetensors"])
 def test_a_disk_that_is_full_when_weights_are_saved(
     project: Path,

@@ -7,6 +7,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from cache.locks import alone
 from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS
 from cache.store import Cache
 from pipelines.cli import app, main
@@ -54,6 +55,29 @@ def test_train_head_prints_both_scores_apart_and_the_run(mtl, folder):
     assert (folder / "runs" / "plain" / "run.json").exists()
     again = mtl("train-head", "--name", "plain")
     assert said.splitlines()[:8] == again.splitlines()[:8]
+
+
+def test_force_replaces_a_run_and_nothing_else(mtl, folder):
+    mine = folder / "runs" / "mine"
+    mine.mkdir(parents=True)
+    (mine / "thesis.tex").write_text("mine")
+    for force in ((), ("--force",)):
+        with pytest.raises(ValueError, match=r"runs/mine: .*no run\.json"):
+            mtl("train-head", "--name", "mine", *force)
+    assert [path.name for path in mine.iterdir()] == ["thesis.tex"]
+    assert "run: runs/again" in mtl("train-head", "--name", "again")
+    mtl("train-head", "--name", "again", "--force", "--seed", "3")
+    assert json.loads((folder / "runs" / "again" / "run.json").read_text())["seed"] == 3
+
+
+def test_a_name_has_one_writer(mtl, folder):
+    (folder / "runs").mkdir(exist_ok=True)
+    with alone(folder / "runs" / ".lock-two", "another"):
+        with pytest.raises(ValueError, match=r"^runs/two is being written by process \d+; wait until it ends"):
+            mtl("train-head", "--name", "two")
+        mtl("train-head", "--name", "three")
+    mtl("train-head", "--name", "two")
+    assert not list((folder / "runs").glob(".lock*"))
 
 
 def test_train_head_takes_its_choices_from_options(mtl, folder):

@@ -1,5 +1,6 @@
 """Separate training of a backbone: labelled faces in, weights and a section of mtl.toml out. N frames."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from cache.locks import alone
 from extract.backbones.build import build_trainable
 from extract.backbones.origin import file_digest
 from extract.backbones.rename import read_rules
@@ -53,7 +55,7 @@ def finetune(config: Config, frames: pl.DataFrame, order: Order, watch: EpochWat
     check_recipe(config.finetune)
     check_place(config, order.section)
     material = gather(config, frames, order.tasks)
-    with open_world(order.device) as (world, device):
+    with open_world(order.device) as (world, device), alone_in(config, order, world):
         checkpoints, kept = open_checkpoints(config, order, material, world)
         model, preprocessing = build(config, order)
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -77,6 +79,13 @@ def finetune(config: Config, frames: pl.DataFrame, order: Order, watch: EpochWat
         checkpoints.remove()
         world.barrier()
     return result
+
+
+def alone_in(config: Config, order: Order, world: World) -> AbstractContextManager[None]:
+    """No second training of this section, by the first process of a `world` for all of it."""
+    if not world.is_first:
+        return nullcontext()
+    return alone(order.config_path.parent / f".lock-{order.section}", f"the backbone {order.section}")
 
 
 def open_checkpoints(config: Config, order: Order, material: Material, world: World) -> tuple[Checkpoints, Kept | None]:
