@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from cache.names import TASKS
-from pipelines.files import read_json, write_text
+from pipelines.files import write_text
 from pipelines.report.figures import effect_figures, spread_figures, task_figures
 from pipelines.report.page import Cell, Markup, details, join, page, table, tag, tiles
 from pipelines.scoring.intervals import NUM_RESAMPLES, Interval
@@ -16,7 +16,7 @@ from pipelines.scoring.metrics import MAIN_SCORE
 from pipelines.scoring.nested import Nested
 from pipelines.scoring.paired import NUM_SWAPS
 from pipelines.scoring.verdict import separation_words, unit_of, verdict_words
-from pipelines.search.study import Study
+from pipelines.search.study import Study, read_about
 from pipelines.splits import inner_part, outer_fold
 from pipelines.words import (
     TASK_WORDS,
@@ -43,7 +43,7 @@ def write_report(study: Study, board: Leaderboard, frames: pl.DataFrame) -> Path
 
 def make_report(study: Study, board: Leaderboard, frames: pl.DataFrame) -> str:
     """The page as HTML. `board` holds at least one row."""
-    about = read_json(study.path / "study.json")
+    about = read_about(study.path)
     sections = [
         tag("h1", f"Strategy search: {about['name']}"),
         _opening(board),
@@ -248,14 +248,14 @@ def _failures(study: Study) -> Markup:
     failures = study.failures()
     if not failures:
         return Markup()
-    fields = ["tasks", *(name for name in read_json(study.path / "study.json")["fields"] if name != "tasks")]
+    fields = ["tasks", *(name for name in read_about(study.path)["fields"] if name != "tasks")]
     rows = [[Cell(strategy_words(entry["strategy"], fields)), Cell(entry["reason"])] for entry in failures.values()]
     words = "These trials failed and are in no table above; --retry-failed tries them again."
     return join([tag("h2", "Failed trials"), tag("p", words), table([[Cell("strategy"), Cell("reason")]], rows)])
 
 
 def _grid(study: Study) -> Markup:
-    about = read_json(study.path / "study.json")
+    about = read_about(study.path)
     text = (study.path / "grid.toml").read_text(encoding="utf-8")
     again = f"The grid of the latest search, {about['grid']}. Fields it does not name are those of mtl.toml; each run "
     return join(

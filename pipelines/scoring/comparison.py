@@ -11,13 +11,12 @@ from cache.frames import frames_digest, labels_digest, read_frames
 from cache.names import TASKS
 from pipelines.backbones.runs import is_backbone
 from pipelines.config import Config
-from pipelines.files import read_json
 from pipelines.run_files import read_manifest, read_metrics
 from pipelines.scoring.evidence import Reader
 from pipelines.scoring.intervals import Runs
 from pipelines.scoring.leaderboard import Group, Leaderboard, make_leaderboard
 from pipelines.scoring.paired import Paired, compare
-from pipelines.search.study import Result, Trial, read_study
+from pipelines.search.study import Result, Trial, read_about, read_study
 from pipelines.training.strategy import Strategy
 from pipelines.words import strategy_words
 
@@ -72,7 +71,7 @@ def compare_named(names: Sequence[str], config: Config, tasks: str = "") -> Comp
     frames = read_frames(config.at(config.data.frames))
     if len(names) == 3:
         study = _folder(names[0], config.at(config.output.studies), "study.json", "study")
-        _check_data(study / "study.json", read_json(study / "study.json"), frames)
+        _check_data(study / "study.json", read_about(study), frames)
         first, second = _of_study(study, names[1:], tasks)
     elif tasks:
         raise ValueError("--tasks picks a table of a study; two runs are compared over the tasks they share")

@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cache.files import TEMPORARY
+from cache.files import TEMPORARY, write_durably
+from cache.seals import read_sealed_json, sealed_json
 from pipelines.config import Config
 from pipelines.files import read_json, write_json, write_text
 from pipelines.run_files import damage, read_manifest, read_metrics
@@ -26,6 +27,8 @@ from pipelines.training.strategy import Strategy, streams_of
 from pipelines.training.unfinished import FOLDER, runs_of
 
 FORMAT = 1
+# Of trials.json: run folders are found again by the digests of their strategies.
+REMEDY = "move it away and type the same search again, which finds the runs of its grid"
 Choice = None | bool | int | float | str
 
 
@@ -162,6 +165,15 @@ def open_study(path: Path, grid: Grid, material: Material, trials: Sequence[Tria
         yield _bind(path, grid, material, trials)
 
 
+def read_about(path: Path) -> dict[str, Any]:
+    """study.json of the study at `path`.
+
+    Raises:
+        ValueError: it is missing, damaged, or of an earlier version.
+    """
+    return read_sealed_json(path / "study.json", "move the study away, or name another folder with --study")
+
+
 def _only_begun(path: Path) -> bool:
     """Whether all that is there is of a search that was stopped before its study.json: nothing of a user's."""
     own = {".lock", "trials.json", "grid.toml", "runs"}
@@ -181,7 +193,7 @@ def read_study(path: Path) -> Study:
 
 def _bind(path: Path, grid: Grid, material: Material, trials: Sequence[Trial]) -> Study:
     """Checks that the study is about `material`, and writes down what is new."""
-    old = read_json(path / "study.json") if (path / "study.json").exists() else {}
+    old = read_about(path) if (path / "study.json").exists() else {}
     if differences := _differences(old, material):
         raise ValueError(
             f"{path}: this study was made from other data ({', '.join(differences)}), and scores would not compare; "
@@ -190,10 +202,11 @@ def _bind(path: Path, grid: Grid, material: Material, trials: Sequence[Trial]) -
     known = read_study(path).trials
     merged = {**known, **{trial.digest: trial for trial in trials}}
     if len(merged) > len(known):
-        write_json(path / "trials.json", {digest: trial.to_json() for digest, trial in merged.items()})
+        known_now = {digest: trial.to_json() for digest, trial in merged.items()}
+        write_durably(path / "trials.json", sealed_json(known_now))
     (path / "runs").mkdir(exist_ok=True)
     write_text(path / "grid.toml", grid.text)
-    write_json(path / "study.json", _describe(path, grid, material, old))
+    write_durably(path / "study.json", sealed_json(_describe(path, grid, material, old)))
     return Study(path, merged)
 
 
@@ -250,7 +263,7 @@ def _read_trials(path: Path) -> dict[str, Trial]:
             {model: tuple(used) for model, used in entry["streams"].items()},
             digest,
         )
-        for digest, entry in read_json(path).items()
+        for digest, entry in read_sealed_json(path, REMEDY).items()
     }
 
 

@@ -83,7 +83,8 @@ def test_stopped_before_it_was_a_study_the_same_search_begins(
         write(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.files.write_durably", killed)
+        for module in ("pipelines.files", "pipelines.search.study"):
+            patch.setattr(f"{module}.write_durably", killed)
         with pytest.raises(SystemExit):
             search(tmp_path / "s", Calls())
     assert not (tmp_path / "s" / "study.json").exists()
@@ -340,3 +341,19 @@ def test_fields_that_came_later_leave_old_trials_where_they_are(tmp_path: Path) 
         changed = strategy_of(CONFIG).replace(change, "here")
         assert changed.digest != trial.strategy.digest
         assert changed.identity() != trial.strategy.identity()
+
+
+@pytest.mark.parametrize(("file", "says"), [("trials.json", "finds the runs of its grid"), ("study.json", "--study")])
+@pytest.mark.parametrize("change", ["a bit", "half", "nothing", "an earlier version's"])
+def test_what_a_study_says_of_itself_is_proven(tmp_path: Path, file: str, says: str, change: str) -> None:
+    search(tmp_path / "s", Calls())
+    path = tmp_path / "s" / file
+    data = path.read_bytes()
+    flipped = data.replace(b'"gru"', b'"lru"', 1) if file == "trials.json" else data.replace(b"frames", b"frbmes", 1)
+    path.write_bytes({"a bit": flipped, "half": data[: len(data) // 2], "nothing": b""}.get(change, b"{}"))
+    with pytest.raises(ValueError, match=rf"s/{file}: damaged.*{says}"):
+        search(tmp_path / "s", Calls())
+    if file == "trials.json":
+        path.unlink()
+        _, outcome = search(tmp_path / "s", calls := Calls())
+        assert (outcome.num_before, outcome.num_done, calls) == (6, 0, [])
