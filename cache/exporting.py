@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import polars as pl
 
-from cache.files import naming, sync, sync_tree, temporary_beside
+from cache.files import naming, recover_folder, replace_folder, sync, sync_tree, temporary_beside
 from cache.frames import OUTSIDE, frames_digest
 from cache.parquet import parquet_bytes, scan_parquet
 from cache.stream import Stream
@@ -66,6 +66,8 @@ def export_stream(
         known = ", ".join(filter(None, WRITERS))
         raise ValueError(f"{target}: unknown format; known: {known}, and a folder with --per-video")
     targets = [target, target.with_suffix(".parquet")] if kind == ".npy" else [target]
+    if per_video:
+        recover_folder(target)
     _check_targets(targets, per_video, force)
     stream.require_complete()
     if frames_digest(frames) != stream.identity.frames:
@@ -97,18 +99,14 @@ def _check_targets(targets: list[Path], per_video: bool, force: bool) -> None:
 
 
 def _put(temporary: Path, path: Path) -> None:
-    """Renames what is whole to its name; an old folder steps aside first, since none can be renamed over it."""
+    """Renames what is whole to its name."""
     if temporary.is_dir():
         sync_tree(temporary)
-        aside = temporary_beside(path)
-        if path.is_dir():
-            os.rename(path, aside)
-        os.rename(temporary, path)
-        _remove(aside)
+        replace_folder(temporary, path)
     else:
         sync(temporary)
         os.replace(temporary, path)
-    sync(path.parent)
+        sync(path.parent)
 
 
 def _remove(path: Path) -> None:

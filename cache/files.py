@@ -70,9 +70,9 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f"{TEMPORARY}{path.name}-{HOST}-{os.getpid()}-{secrets.token_hex(4)}")
 
 
-def replace_folder(made: Path, folder: Path, manifest: str) -> None:
-    """Puts the folder `made`, whole and on the disk, in the place of `folder`; every folder of its kind has the file
-    `manifest`.
+def replace_folder(made: Path, folder: Path, manifest: str = "") -> None:
+    """Puts the folder `made`, whole and on the disk, in the place of `folder`; where every folder of its kind has the
+    file `manifest`, one without it is not replaced.
 
     No folder can be renamed over another, so `folder` steps aside first. Stopped between any two of the steps,
     `recover_folder` finishes them: neither the old folder nor the new one is lost.
@@ -80,7 +80,8 @@ def replace_folder(made: Path, folder: Path, manifest: str) -> None:
     Raises:
         ValueError: what is at `folder` is of another kind, or no folder: it stays.
     """
-    check_replaceable(folder, manifest)
+    if manifest:
+        check_replaceable(folder, manifest)
     recover_folder(folder)
     new, old = _beside(folder)
     os.rename(made, new)
