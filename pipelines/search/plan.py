@@ -158,15 +158,21 @@ def make_grouping(search: SearchPlan, device: str) -> Grouping:
 def make_trainer(
     search: SearchPlan, device: str, watch: Callable[[int, "Evaluation"], None] = lambda size, note: None
 ) -> Trainer:
-    """Reads the streams once; the trainer returned trains any number of stacks over them.
+    """Reads the streams once; the trainer returned trains any number of stacks over them, and the table of the plan.
 
     `watch` is told of every evaluation of a head, with the number of trials in its stack.
+
+    Raises:
+        ValueError: a stream is no longer the one that was planned with.
     """
     from pipelines.device import resolve_device
     from pipelines.training.dataset import load_dataset
     from pipelines.training.run import train_runs
 
-    dataset = load_dataset(search.config, search.keys, resolve_device(device))
+    dataset = load_dataset(search.config, search.keys, resolve_device(device), search.frames)
+    for (name, view), identity in dataset.resident.identities.items():
+        if identity.digest != search.material.streams[stream_label(name, view)]["identity"]:
+            raise ValueError(f"stream {name} was extracted anew meanwhile; type the same command again")
 
     def trainer(stack: Sequence[tuple[Strategy, Path]], advance: Advance) -> Sequence[Exception | None]:
         return train_runs(

@@ -222,16 +222,19 @@ def make_dataset(frames: pl.DataFrame, resident: Resident) -> Dataset:
     )
 
 
-def load_dataset(config: Config, wanted: Iterable[tuple[str, str]], device: torch.device) -> Dataset:
-    """The frames table of mtl.toml and the streams `wanted`, (name, view) each, of its cache.
+def load_dataset(
+    config: Config, wanted: Iterable[tuple[str, str]], device: torch.device, frames: pl.DataFrame | None = None
+) -> Dataset:
+    """The frames table of mtl.toml, or `frames` where it has been read, and the streams `wanted`, (name, view) each, of
+    its cache.
 
     Raises:
         ValueError: the table or a stream is not there or does not fit; says what to type.
     """
     path = config.at(config.data.frames)
-    if not path.is_file():
+    if frames is None and not path.is_file():
         raise ValueError(f"{path}: no frames table here; `mtl prepare` makes it")
-    frames = read_frames(path)
+    frames = read_frames(path) if frames is None else frames
     return make_dataset(frames, load_resident(config.at(config.cache.path), frames, wanted, device))
 
 

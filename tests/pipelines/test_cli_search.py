@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ import torch
 from typer import Typer
 from typer.testing import CliRunner
 
+from cache.frames import write_frames
 from extract.config import BackboneConfig
 from heads.config import HeadConfig
 from heads.model import build_head
 from pipelines.cli import search as command
 from pipelines.config import Config, read_config
 from pipelines.files import read_json
-from pipelines.run_files import damage
+from pipelines.run_files import damage, read_manifest
+from pipelines.search.plan import make_plan, make_trainer, read_strategies
 from pipelines.training.dataset import load_dataset
 from pipelines.training.manifest import run_digest
 from pipelines.training.strategy import Strategy
@@ -256,13 +259,24 @@ def test_a_mistake_in_the_grid_is_found_before_anything_runs(project: Path, mtl:
 def test_a_changed_stream_is_refused_with_the_new_studys_command(
     project: Path, mtl: Callable[..., Any], made: Any
 ) -> None:
-    import shutil
-
     mtl("--grid", "small.toml", "--limit", "1")
     shutil.rmtree(project / "cache.zarr")
     made.write(project, weights="other")
     with pytest.raises(ValueError, match=r"extracted anew.*mtl search --grid small.toml --study \S*small-2"):
         mtl("--grid", "small.toml")
+
+
+def test_what_changes_after_the_plan_is_not_trained_on(project: Path, made: Any) -> None:
+    """`mtl prepare` or `mtl extract` beside a search: its runs are of the labels and streams that the study says."""
+    search = make_plan(*read_strategies(read_config(project / "mtl.toml", ["train.steps=2"]), project / "small.toml"))
+    write_frames(made.frames.with_columns(valence=-pl.col("valence")), project / "frames.parquet")
+    run = project / "studies" / "small" / "runs" / "one"
+    assert make_trainer(search, "cpu")([(search.trials[0].strategy, run)], lambda count: None) == [None]
+    assert read_manifest(run)["labels"] == search.material.labels
+    shutil.rmtree(project / "cache.zarr")
+    made.write(project, weights="other")
+    with pytest.raises(ValueError, match="was extracted anew meanwhile; type the same command again"):
+        make_trainer(search, "cpu")
 
 
 def test_a_missing_stream_and_a_task_without_labels_are_found_at_once(
