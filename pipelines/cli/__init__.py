@@ -78,6 +78,21 @@ def mtl(
 STOPPED = "mtl: stopped; nothing finished is lost, the same command goes on from here\n"
 
 
+def program() -> None:
+    """`main` as all that a process does: Ctrl-C or SIGTERM while Python takes it down ends it at once, with their code.
+
+    Everything is written by then; without this, callbacks at exit show a traceback each and the exit code is 0.
+    """
+    try:
+        main()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):  # whoever read them is gone; Python says so itself
+                stream.flush()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, frame: os._exit(128 + number))
+
+
 def main() -> None:
     """Runs a command. A `ValueError` or `OSError` becomes one line on standard error and exit code 2.
 

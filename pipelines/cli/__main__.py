@@ -1,5 +1,5 @@
 """`python -m pipelines.cli`, which is `mtl`: what `torchrun` starts."""
 
-from pipelines.cli import main
+from pipelines.cli import program
 
-main()
+program()

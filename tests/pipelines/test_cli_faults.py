@@ -461,3 +461,26 @@ def test_signals(mtl: Mtl, long_project: Path, number: int, wanted: int) -> None
     assert not marks & written_since(root, before)
     stream = Cache.open(root).stream("expr")
     assert np.array_equal(stream.read()[:NUM_FACES], stream.read()[NUM_FACES : 2 * NUM_FACES])
+
+
+AT_EXIT = """
+import atexit, sys, time
+from pipelines.cli import program
+atexit.register(lambda: (print("leaving", file=sys.stderr, flush=True), time.sleep(60)))
+program()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+@pytest.mark.parametrize(("number", "wanted"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_python_goes_down_is_no_traceback_and_no_success(number: int, wanted: int) -> None:
+    command = [sys.executable, "-c", AT_EXIT, "--version"]
+    process = subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline() == "leaving\n"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (wanted, "")
+    assert out.startswith("mtl-affect "), "what was printed is not lost"
