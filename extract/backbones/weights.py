@@ -25,6 +25,8 @@ from extract.config import Preprocessing
 
 StateDict = dict[str, Tensor]
 
+DIGEST = "mtl-digest"  # of a file that this program wrote, among its metadata
+
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 CHECKPOINT_STARTS = (b"PK", b"\x80")  # zip archive, plain pickle
 # In the order timm looks for them: averaged weights first.
@@ -48,12 +50,33 @@ def read_weights(path: Path) -> tuple[StateDict, dict[str, str]]:
     raise ValueError(f"{path}: weights are read from .safetensors or {', '.join(PICKLED)}; convert the file to one")
 
 
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes a safetensors file with the digest of all that is in it, in one step; `tensors` are on the CPU."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    entries = {**metadata, DIGEST: content_digest(tensors, metadata)}
+    write_durably(path, safetensors.torch.save(dict(tensors), entries))
+
+
+def content_digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """32 hex digits over tensors (name, dtype, shape and bytes) and metadata, in whatever order."""
+    digest = hashlib.blake2b(json.dumps(sorted(metadata.items())).encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = dict(file.metadata() or {})
     except SafetensorError as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error}); copy or save it again") from None
+    digest = metadata.pop(DIGEST, None)  # files from elsewhere have none
+    if digest is not None and digest != content_digest(tensors, metadata):
+        raise ValueError(f"{path}: damaged or changed since it was written; copy it again, or train it again")
+    return tensors, metadata
 
 
 def _read_pickle(path: Path) -> Any:
@@ -182,8 +205,7 @@ def save_backbone(
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
     entries = {"model": model, "preprocessing": preprocessing.to_json(), **extra}
     metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in entries.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(path, safetensors.torch.save(tensors, {"format": "pt", **metadata}))
+    save_tensors(path, tensors, {"format": "pt", **metadata})
 
 
 def _first_line(error: BaseException) -> str:

@@ -4,7 +4,6 @@ Training draws its random numbers from (seed, epoch, step), so weights, moments,
 to keep: what goes on from a checkpoint ends with the bits of a training that was never stopped.
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -12,12 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from cache.files import write_durably
+from extract.backbones.weights import DIGEST, read_weights, save_tensors
 
 ANEW = "--restart begins anew"
 Kept = tuple[dict[str, Tensor], dict[str, Any]]
@@ -75,9 +73,7 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], about: Mapping[s
     """
     assert isinstance(about["identity"], str), "read_checkpoint asks for it"
     copies = {name: torch.empty(t.shape, dtype=t.dtype).copy_(t.detach()) for name, t in tensors.items()}
-    metadata = {"about": json.dumps(dict(about)), "digest": _digest(copies)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(path, safetensors.torch.save(copies, metadata))
+    save_tensors(path, copies, {"about": json.dumps(dict(about))})
 
 
 def read_checkpoint(path: Path, identity: str) -> Kept | None:
@@ -90,25 +86,16 @@ def read_checkpoint(path: Path, identity: str) -> Kept | None:
         return None
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = dict(file.metadata() or {})
+            is_ours = DIGEST in (file.metadata() or {})
+        tensors, metadata = read_weights(path)
         about = json.loads(metadata["about"])
-        whole = metadata["digest"] == _digest(tensors)
-    except (SafetensorError, KeyError, json.JSONDecodeError):
-        whole = False
-    if not whole:
+    except (SafetensorError, ValueError, KeyError):
+        is_ours = False
+    if not is_ours:
         raise ValueError(f"{path}: not a whole checkpoint; {ANEW}")
     if about["identity"] != identity:
         raise ValueError(f"{path}: a checkpoint of another training{difference(about['identity'], identity)}; {ANEW}")
     return tensors, about
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def difference(found: str, wanted: str) -> str:

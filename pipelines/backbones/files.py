@@ -8,13 +8,11 @@ training went, epoch for epoch. While it trains there is `backbones/NAME.checkpo
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from cache.files import write_durably
 from extract.backbones.build import TrainableBackbone, load_backbone
-from extract.backbones.weights import read_weights, save_backbone, weights_digest
+from extract.backbones.weights import read_weights, save_backbone, save_tensors, weights_digest
 from extract.config import Preprocessing
 from heads.tasks import TASK_OUTPUTS
 from pipelines.backbones.finetuning.course import Trainee
@@ -34,7 +32,7 @@ def save_trained(
     backbone = model.trainable.backbone
     save_backbone(folder / weights, backbone, architecture, preprocessing, {"tasks": list(model.tasks), **about})
     metadata = {"tasks": ",".join(model.tasks), "model": architecture, "backbone": weights_digest(backbone)}
-    write_durably(folder / output, safetensors.torch.save(output_tensors(model), metadata))
+    save_tensors(folder / output, output_tensors(model), metadata)
     return weights, output
 
 

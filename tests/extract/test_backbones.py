@@ -25,6 +25,7 @@ from extract.backbones.build import (
     save_backbone,
 )
 from extract.backbones.timm_models import cut_short
+from extract.backbones.weights import DIGEST, save_tensors
 from extract.config import BackboneConfig, Preprocessing
 
 MODELS = ("test_vit", "test_convnext", "test_efficientnet", "test_resnet", "test_iresnet")
@@ -333,6 +334,36 @@ def test_not_a_checkpoint(tmp_path: Path, name: str, content: object, says: str)
 
 
 # Saving
+
+
+def test_one_bit_of_what_was_saved_is_found(tmp_path: Path) -> None:
+    """Of header, metadata and numbers; where the digest's own name is hit, all else is as it was."""
+    path = tmp_path / "expr.safetensors"
+    state = {"conv.weight": torch.randn(4, 3, 2, 2), "conv.bias": torch.zeros(4), "count": torch.tensor(7)}
+    save_tensors(path, state, {"model": "test_vit", "preprocessing": '{"size_px": 64, "mean": [0.5, 0.5, 0.5]}'})
+    whole, wanted = path.read_bytes(), read_weights(path)[1]
+    assert set(wanted) == {"model", "preprocessing"}
+    found = 0
+    for place in range(len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        try:
+            tensors, metadata = read_weights(path)
+        except ValueError as error:
+            found += "expr.safetensors: " in str(error)
+            continue
+        assert {key: metadata[key] for key in wanted} == wanted, place
+        assert {name: tensor.tolist() for name, tensor in tensors.items()} == {
+            name: tensor.tolist() for name, tensor in state.items()
+        }, place
+    assert found >= len(whole) - len(DIGEST) - 8
+
+
+def test_weights_from_elsewhere_need_no_digest(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.safetensors"
+    safetensors.torch.save_file({"a": torch.ones(2)}, path, {"format": "pt"})
+    assert read_weights(path)[1] == {"format": "pt"}
 
 
 @pytest.mark.parametrize("model", MODELS)

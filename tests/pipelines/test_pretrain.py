@@ -567,6 +567,19 @@ def test_a_damaged_checkpoint_is_no_checkpoint(tmp_path: Path, damage: str) -> N
         read_checkpoint(path, "i")
 
 
+def test_one_bit_of_a_checkpoint_is_found(tmp_path: Path) -> None:
+    """Of its counters as of its numbers: an epoch or a step that says another would train another model."""
+    path, about = tmp_path / "c.safetensors", {"identity": "i", "epoch": 12, "step": 345, "history": [{"loss": 0.25}]}
+    write_checkpoint(path, {"w": torch.randn(30), "n": torch.zeros((), dtype=torch.float64)}, about)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match=r"c\.safetensors: not a whole checkpoint; --restart begins anew$"):
+            read_checkpoint(path, "i")
+
+
 def test_the_weights_say_how_they_came_about(undisturbed: Pretrained) -> None:
     _, metadata = read_weights(undisturbed.plan.places.weights)
     assert json.loads(metadata["pretraining"])["pretrain"]["mask_ratio"] == 0.75
