@@ -17,6 +17,14 @@ FORMAT = 2
 MANIFEST, METRICS, PREDICTIONS = "run.json", "metrics.json", "predictions.parquet"
 
 
+def redo(folder: Path) -> str:
+    """What makes the run at `folder` anew, in words that begin with "train it again"."""
+    if folder.name.startswith("backbone-"):
+        return "train it again (`mtl finetune`)"
+    is_of_study = (folder.parent.parent / "study.json").is_file()
+    return "train it again (`mtl search` of its grid does)" if is_of_study else "train it again (`--force` replaces it)"
+
+
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """run.json with the digests of all files that `folder` has by now."""
     files = {
@@ -36,9 +44,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise ValueError(f"{folder}: no finished run here (no run.json); `mtl train-head` makes one")
-    manifest = read_sealed_json(path, "train it again")
+    manifest = read_sealed_json(path, redo(folder))
     if manifest.get("format") != FORMAT:
-        raise ValueError(f"{folder}: run format {manifest.get('format')}, this program reads {FORMAT}; train it again")
+        raise ValueError(f"{folder}: run format {manifest.get('format')}, this program reads {FORMAT}; {redo(folder)}")
     return manifest
 
 
@@ -51,9 +59,9 @@ def run_bytes(folder: Path, manifest: Mapping[str, Any], file: str) -> bytes:
     try:
         data = (folder / file).read_bytes()
     except FileNotFoundError:
-        raise ValueError(f"{folder / file}: no such file; train it again") from None
+        raise ValueError(f"{folder / file}: no such file; {redo(folder)}") from None
     if digest_of(data) != manifest["files"].get(file):
-        raise ValueError(f"{folder / file}: damaged, or of another run; train it again")
+        raise ValueError(f"{folder / file}: damaged, or of another run; {redo(folder)}")
     return data
 
 

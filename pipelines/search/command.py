@@ -87,9 +87,14 @@ def _run(
     """The trials that are left; with none left no stream is read."""
     from pipelines.search.record import Record
 
+    of_grid = {trial.digest for trial in search.trials}
     for trial, reason in study.damaged():
-        console.print(Text(f"{reason.removesuffix('; train it again')}; it is trained again"), soft_wrap=True)
-        study.clear(trial)
+        what = reason.partition("; train it again")[0]
+        if trial.digest in of_grid:
+            console.print(Text(f"{what}; it is trained again"), soft_wrap=True)
+            study.clear(trial)
+        else:
+            console.print(Text(f"{what}; left out: the search that it is of trains it again"), soft_wrap=True)
     todo = to_run(search, study, retry_failed=retry_failed)[:limit]
     before = sum(study.is_finished(trial) for trial in search.trials)
     console.print(f"{counted(len(search.trials), 'trial')}: {before} finished before, {len(todo)} to run")

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,7 +129,11 @@ def make_chooser(search: SearchPlan, study: Study) -> Chooser:
     """What to run next, by the sampler of the grid."""
 
     def finished() -> list[Result]:
-        return [study.result(trial) for trial in search.trials if study.is_finished(trial)]
+        found = []
+        for trial in search.trials:
+            with suppress(ValueError):  # a damaged run: the search names it, and trains it again
+                found += [study.result(trial)] if study.is_finished(trial) else []
+        return found
 
     return lambda left: next_trials(search.grid.study, search.trials, left, finished)
 

@@ -11,7 +11,7 @@ from pipelines.search.estimate import Estimate, from_results, measure
 from pipelines.search.plan import SearchPlan, make_grouping, make_plan, make_trainer, read_strategies, to_run
 from pipelines.search.study import Study, Trial, read_study
 from pipelines.splits import inner_part, outer_fold
-from pipelines.terminal import make_console, say_json
+from pipelines.terminal import make_console, say, say_json
 from pipelines.training.budget import budget_of, budget_words, shortfall
 from pipelines.words import counted, duration_words, value_words
 
@@ -45,6 +45,8 @@ def dry_run(
         _print_preview(found, as_json)
         return
     study = read_study(search.folder)
+    for _, reason in study.damaged():
+        say(reason, err=True)
     left = to_run(search, study, retry_failed=retry_failed)[:limit]
     found |= {
         "study": str(search.folder),

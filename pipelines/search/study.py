@@ -12,7 +12,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -71,17 +71,21 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """An open study folder; `trials` are all that were ever planned in it, by digest."""
+    """An open study folder; `trials` are all that were ever planned in it, by digest.
+
+    `left_out` has the digests of those whose runs `damaged` found: they count as unfinished.
+    """
 
     path: Path
     trials: Mapping[str, Trial]
+    left_out: set[str] = field(default_factory=set)
 
     def run_folder(self, trial: Trial) -> Path:
         return self.path / "runs" / trial.digest
 
     def is_finished(self, trial: Trial) -> bool:
-        """Its run folder is complete: the manifest is written last."""
-        return (self.run_folder(trial) / "run.json").is_file()
+        """Its run folder is complete, as its manifest is written last, and not left out."""
+        return trial.digest not in self.left_out and (self.run_folder(trial) / "run.json").is_file()
 
     def is_halted(self, trial: Trial) -> bool:
         """It is finished, but successive halving ended its training before its time."""
@@ -96,13 +100,17 @@ class Study:
         return runs_of(self.path / "runs" / FOLDER)
 
     def damaged(self) -> list[tuple[Trial, str]]:
-        """The finished trials that cannot be used, each with what is wrong; every file of every run is read."""
+        """The finished trials that cannot be used, each with what is wrong, left out from here on; every file of every
+        run is read."""
         finished = [trial for trial in self.trials.values() if self.is_finished(trial)]
-        return [(trial, reason) for trial in finished if (reason := damage(self.run_folder(trial)))]
+        found = [(trial, reason) for trial in finished if (reason := damage(self.run_folder(trial)))]
+        self.left_out.update(trial.digest for trial, _ in found)
+        return found
 
     def clear(self, trial: Trial) -> None:
         """Removes what an unfinished try left behind."""
         shutil.rmtree(self.run_folder(trial), ignore_errors=True)
+        self.left_out.discard(trial.digest)
 
     def failures(self) -> dict[str, dict[str, Any]]:
         """Digest -> {"reason", "when", "strategy"} of the trials whose latest try failed."""

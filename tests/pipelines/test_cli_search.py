@@ -100,6 +100,31 @@ def test_a_damaged_run_is_named_and_trained_again(project: Path, mtl: Callable[.
     assert {run: run.stat().st_mtime_ns for run in others} == kept
 
 
+def test_a_damaged_run_is_counted_by_a_dry_run_and_left_out_by_other_grids(
+    project: Path, mtl: Callable[..., Any]
+) -> None:
+    tpe = '[study]\nsampler = "tpe"\ntrials = 3\n'
+    (project / "tpe.toml").write_text(tpe + GRID)
+    (project / "other.toml").write_text(GRID.replace("[0, 1]", "[2]"))
+    words = ("--study", "s", "--set", "train.steps=2")
+    mtl("--grid", "tpe.toml", *words)
+    run = min((project / "s" / "runs").iterdir())
+    data = (run / "metrics.json").read_bytes()
+    (run / "metrics.json").write_bytes(data.replace(b"0", b"1", 1))
+    assert (run / "metrics.json").read_bytes() != data
+    shown = mtl("--grid", "tpe.toml", *words, "--dry-run", "--json")
+    assert shown.stderr.startswith(f"s/runs/{run.name}/metrics.json: damaged")
+    assert [json.loads(shown.stdout)[key] for key in ("num_finished", "num_left")] == [2, 1]
+    other = mtl("--grid", "other.toml", *words)
+    assert other.output.startswith(f"s/runs/{run.name}/metrics.json: damaged, or of another run; left out: the search")
+    rows = json.loads((project / "s" / "leaderboard.json").read_text())["groups"][0]["rows"]
+    assert len([name for row in rows for name in row["runs"]]) == 2 + 2
+    assert run.exists()
+    again = mtl("--grid", "tpe.toml", *words)
+    assert f"{run.name}/metrics.json: damaged, or of another run; it is trained again" in again.output
+    assert all(damage(one) == "" for one in (project / "s" / "runs").iterdir() if not one.name.startswith("."))
+
+
 def test_a_run_of_a_search_is_an_ordinary_run(project: Path, mtl: Callable[..., Any]) -> None:
     mtl("--grid", "small.toml", "--limit", "1")
     (run,) = (project / "studies" / "small" / "runs").iterdir()

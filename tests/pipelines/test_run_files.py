@@ -72,7 +72,7 @@ def test_one_bit_of_a_run_is_found(run: Path, file: str) -> None:
         said = damage(run)
         assert path.name in said
         assert "\n" not in said
-        assert said.endswith("train it again")
+        assert said.endswith("; train it again (`--force` replaces it)")
 
 
 @pytest.mark.parametrize("change", ["truncated", "empty", "gone", "the other run's"])
@@ -92,7 +92,7 @@ def test_every_reader_refuses_it(runs: Path, run: Path, file: str, change: str) 
         "weights/joint.safetensors": lambda: load_run(run),
     }
     for reader in (readers[file], *([lambda: load_run(run)] if file == "metrics.json" else [])):
-        with pytest.raises(ValueError, match=rf"{Path(file).name}: .*; train it again$"):
+        with pytest.raises(ValueError, match=rf"{Path(file).name}: .*; train it again \(`--force` replaces it\)$"):
             reader()
 
 
@@ -145,7 +145,9 @@ def test_a_damaged_run_of_a_study_is_named_and_keeps_no_other_from_an_ensemble(t
     assert not app(["ensemble", "s"], standalone_mode=False)
     record = read_ensemble(Path("studies/s/ensembles/best"))
     assert [Path(one["run"]).name for one in record["skipped"]] == ["run1"]
-    assert record["skipped"][0]["reason"].endswith("damaged, or of another run; train it again")
+    assert record["skipped"][0]["reason"].endswith(
+        "damaged, or of another run; train it again (`mtl search` of its grid does)"
+    )
 
 
 def test_the_table_of_predictions_has_no_seal_of_its_own(run: Path) -> None:
