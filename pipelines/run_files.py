@@ -11,10 +11,15 @@ import polars as pl
 
 from cache.parquet import read_parquet
 from cache.parsing import parse_json
-from cache.seals import digest_of, read_sealed_json, sealed_json
+from cache.seals import digest_of, has_seal, is_whole, read_sealed_json, sealed_json
 
 FORMAT = 2
 MANIFEST, METRICS, PREDICTIONS = "run.json", "metrics.json", "predictions.parquet"
+# Further manifests that may lie beside a table of predictions, and where in each the digest of a file stands.
+OTHER_MANIFESTS = {
+    "ensemble.json": {PREDICTIONS: "predictions"},
+    "postprocess.json": {"predictions.post.parquet": "processed"},
+}
 
 
 def redo(folder: Path) -> str:
@@ -74,6 +79,25 @@ def read_metrics(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
 def read_predictions(folder: Path, manifest: Mapping[str, Any], columns: Sequence[str] | None = None) -> pl.DataFrame:
     """predictions.parquet of the run, of `columns` those that it has; raises as `run_bytes`."""
     return read_parquet(run_bytes(folder, manifest, PREDICTIONS), columns)
+
+
+def check_table(path: Path) -> None:
+    """Raises ValueError where the table at `path`, read by itself, is not what its seal or a manifest beside it says.
+
+    So the predictions of a run or an ensemble are proven wherever they are read; a table of your own has no proof.
+    """
+    data, folder = path.read_bytes(), path.parent
+    if has_seal(data) and not is_whole(data):
+        raise ValueError(f"{path}: damaged or changed since it was written; make it again")
+    wanted: dict[str, str] = {}
+    if (folder / MANIFEST).is_file():
+        wanted |= read_manifest(folder)["files"]
+    for name, keys in OTHER_MANIFESTS.items():
+        if (folder / name).is_file():
+            record = read_sealed_json(folder / name, "make it again")
+            wanted |= {file: record[key] for file, key in keys.items() if key in record}
+    if digest_of(data) != wanted.get(path.name, digest_of(data)):
+        raise ValueError(f"{path}: damaged, or of another run; make it again")
 
 
 def damage(folder: Path) -> str:

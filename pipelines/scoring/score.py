@@ -11,6 +11,7 @@ from extract.annotations.dummies import refuse_dummies
 from extract.annotations.duplicates import OnConflict
 from extract.annotations.readers import read_labels
 from pipelines.labels import labels_of
+from pipelines.run_files import check_table
 from pipelines.scoring.metrics import Decisions, score
 
 
@@ -29,9 +30,12 @@ def score_tables(
     The metrics have "not_scored" besides: why each task that has no score has none.
 
     Raises:
-        ValueError: a file cannot be read, labels are dummy values, or a labelled frame has no prediction.
+        ValueError: a file cannot be read or is not what a run or `mtl prepare` wrote, labels are dummy values, or a
+            labelled frame has no prediction.
     """
     said, truth = read_labels(predictions), read_labels(labels, on_conflict)
+    for path in (predictions, labels):
+        check_table(path)
     if split:
         truth = truth.filter(pl.col("split") == split)
         if not len(truth):

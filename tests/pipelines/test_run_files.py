@@ -10,12 +10,14 @@ import polars as pl
 import pytest
 import torch
 
+from cache.frames import read_frames, write_frames
 from cache.seals import has_seal
 from pipelines.config import read_config
 from pipelines.ensemble.files import read_ensemble
 from pipelines.postprocess.files import postprocess_run, read_parameters, read_truth
 from pipelines.predict.predictor import load_predictor
 from pipelines.run_files import PREDICTIONS, damage, read_manifest, read_metrics, read_predictions
+from pipelines.scoring.score import score_tables
 from pipelines.training.run import load_run, train_or_find
 from pipelines.training.strategy import strategy_of
 
@@ -148,6 +150,25 @@ def test_a_damaged_run_of_a_study_is_named_and_keeps_no_other_from_an_ensemble(t
     assert record["skipped"][0]["reason"].endswith(
         "damaged, or of another run; train it again (`mtl search` of its grid does)"
     )
+
+
+@pytest.mark.parametrize("file", [PREDICTIONS, "predictions.post.parquet"])
+def test_one_bit_of_predictions_is_found_where_they_are_scored_by_themselves(
+    runs: Path, run: Path, tmp_path: Path, file: str
+) -> None:
+    labels = tmp_path / "labels.parquet"
+    write_frames(read_frames(runs.parent / "frames.parquet").filter(pl.col("split") == "test"), labels)
+    wanted = score_tables(run / file, labels)["P"]
+    for path in (run / file, labels):
+        whole = path.read_bytes()
+        for data in flips(path, 9):
+            path.write_bytes(data)
+            with pytest.raises(ValueError, match=path.name):
+                score_tables(run / file, labels)
+        path.write_bytes(whole)
+    alone = tmp_path / "alone.parquet"
+    shutil.copy(run / file, alone)
+    assert score_tables(alone, labels)["P"] == wanted
 
 
 def test_the_table_of_predictions_has_no_seal_of_its_own(run: Path) -> None:
