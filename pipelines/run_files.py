@@ -14,7 +14,7 @@ from cache.parsing import parse_json
 from cache.seals import digest_of, has_seal, is_whole, read_sealed_json, sealed_json
 
 FORMAT = 2
-MANIFEST, METRICS, PREDICTIONS = "run.json", "metrics.json", "predictions.parquet"
+MANIFEST, METRICS, CONFIG, PREDICTIONS = "run.json", "metrics.json", "config.toml", "predictions.parquet"
 # Further manifests that may lie beside a table of predictions, and where in each the digest of a file stands.
 OTHER_MANIFESTS = {
     "ensemble.json": {PREDICTIONS: "predictions"},

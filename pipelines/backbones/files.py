@@ -5,16 +5,19 @@
 training went, epoch for epoch. While it trains there is `backbones/NAME.checkpoint.safetensors`.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cache.locks import alone
 from extract.backbones.build import TrainableBackbone, load_backbone
 from extract.backbones.weights import read_weights, save_backbone, save_tensors, weights_digest
 from extract.config import Preprocessing
 from heads.tasks import TASK_OUTPUTS
+from pipelines.backbones.distributed import World
 from pipelines.backbones.finetuning.course import Trainee
 from pipelines.config import Config
 
@@ -34,6 +37,15 @@ def save_trained(
     metadata = {"tasks": ",".join(model.tasks), "model": architecture, "backbone": weights_digest(backbone)}
     save_tensors(folder / output, output_tensors(model), metadata)
     return weights, output
+
+
+def alone_in(folder: Path, name: str, world: World) -> AbstractContextManager[None]:
+    """No second training of the backbone `name`, of either kind, by the first process of a `world` for all of it.
+
+    Raises:
+        ValueError: another process trains it.
+    """
+    return alone(folder / f".lock-{name}", f"the backbone {name}") if world.is_first else nullcontext()
 
 
 def checkpoint_path(folder: Path, section: str) -> Path:

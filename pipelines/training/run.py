@@ -38,6 +38,7 @@ from heads.model import load_single, single_state
 from pipelines.config import Config
 from pipelines.device import resolve_device
 from pipelines.run_files import (
+    CONFIG,
     MANIFEST,
     METRICS,
     PREDICTIONS,
@@ -254,6 +255,7 @@ def load_run(folder: Path, device: torch.device | None = None) -> Run:
         _load_weights(module, run_bytes(folder, manifest, entry["file"]), folder / entry["file"])
         models.append((spec, module.to(device or torch.device("cpu")).eval()))
     identities = {name: StreamIdentity.from_json(entry["identity"]) for name, entry in manifest["streams"].items()}
+    run_bytes(folder, manifest, CONFIG)  # read where the run is evaluated on its own rows
     return Run(
         folder=folder,
         manifest=manifest,
@@ -320,7 +322,7 @@ def write_files(
 ) -> None:
     """Everything of a run in the folder `made`, run.json last; `states` are weights by file."""
     (made / "weights").mkdir(parents=True)
-    (made / "config.toml").write_text(config_toml, encoding="utf-8")
+    (made / CONFIG).write_text(config_toml, encoding="utf-8")
     for file, state in states.items():
         plain = {key: value.detach().cpu().contiguous() for key, value in state.items()}
         # As bytes, here and below: on a full disk save_file and write_parquet raise errors that are no OSError.

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from cache.frames import conform
+from cache.locks import alone
 from cache.names import ACTION_UNITS
 from cache.store import Cache
 from extract.backbones.build import load_backbone
@@ -324,6 +325,17 @@ def test_weights_that_were_changed_afterwards_are_refused(project: Config, faces
     load_backbone("expr", config.backbones["expr"], config.folder)
     weights.write_bytes(weights_now)
     load_backbone("expr", later.backbones["expr"], later.folder)
+
+
+def test_a_name_is_trained_by_one_process(project: Config, faces: tuple[Path, pl.DataFrame]) -> None:
+    with alone(project.folder / ".lock-expr", "another"):
+        with pytest.raises(ValueError, match=r"^the backbone expr is being written by process \d+; wait until it ends"):
+            run(project, faces[1], epochs=1)
+        run(project, faces[1], "au", epochs=1)
+    assert sorted(path.name for path in project.folder.glob("backbones/*.safetensors")) == [
+        "au.output.safetensors",
+        "au.safetensors",
+    ]
 
 
 def test_outputs_of_other_weights_are_refused(project: Config, faces: tuple[Path, pl.DataFrame]) -> None:

@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file
 
 from cache.frames import read_frames, write_frames
+from cache.locks import alone
 from extract.backbones.build import build_trainable, load_backbone
 from extract.backbones.mae import draw_orders
 from extract.backbones.weights import read_weights
@@ -290,6 +291,15 @@ def test_another_training_is_refused(project: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ValueError, match="not a whole checkpoint; --restart begins anew"):
         run(project)
     assert not run(project, order={"restart": True}).resumed
+
+
+def test_a_name_is_pretrained_by_one_process(project: Path) -> None:
+    with (
+        alone(project / ".lock-mae", "another"),
+        pytest.raises(ValueError, match=r"^the backbone mae is being written by process \d+; wait until it ends"),
+    ):
+        run(project)
+    assert not (project / "backbones").exists()
 
 
 def test_weights_of_something_else_stay(project: Path) -> None:

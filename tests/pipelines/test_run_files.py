@@ -78,7 +78,7 @@ def test_one_bit_of_a_run_is_found(run: Path, file: str) -> None:
 
 
 @pytest.mark.parametrize("change", ["truncated", "empty", "gone", "the other run's"])
-@pytest.mark.parametrize("file", ["metrics.json", PREDICTIONS, "weights/joint.safetensors"])
+@pytest.mark.parametrize("file", ["metrics.json", "config.toml", PREDICTIONS, "weights/joint.safetensors"])
 def test_every_reader_refuses_it(runs: Path, run: Path, file: str, change: str) -> None:
     path = run / file
     data = path.read_bytes()
@@ -91,6 +91,7 @@ def test_every_reader_refuses_it(runs: Path, run: Path, file: str, change: str) 
     readers = {
         "metrics.json": lambda: read_metrics(run, read_manifest(run)),
         PREDICTIONS: lambda: read_predictions(run, read_manifest(run)),
+        "config.toml": lambda: load_run(run),
         "weights/joint.safetensors": lambda: load_run(run),
     }
     for reader in (readers[file], *([lambda: load_run(run)] if file == "metrics.json" else [])):

@@ -1,6 +1,5 @@
 """Separate training of a backbone: labelled faces in, weights and a section of mtl.toml out. N frames."""
 
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,6 @@ import numpy as np
 import polars as pl
 import torch
 
-from cache.locks import alone
 from extract.backbones.build import build_trainable
 from extract.backbones.origin import file_digest
 from extract.backbones.rename import read_rules
@@ -18,7 +16,7 @@ from heads.tasks import TASK_OUTPUTS
 from pipelines.backbones.checkpoint import Checkpoints, Kept, identity_of
 from pipelines.backbones.data import Faces, memory_for_faces
 from pipelines.backbones.distributed import World, open_world
-from pipelines.backbones.files import checkpoint_path
+from pipelines.backbones.files import alone_in, checkpoint_path
 from pipelines.backbones.finetuning.course import Course, Trainee
 from pipelines.backbones.finetuning.facesets import Material, gather
 from pipelines.backbones.finetuning.heldout import score_held_out
@@ -55,7 +53,7 @@ def finetune(config: Config, frames: pl.DataFrame, order: Order, watch: EpochWat
     check_recipe(config.finetune)
     check_place(config, order.section)
     material = gather(config, frames, order.tasks)
-    with open_world(order.device) as (world, device), alone_in(config, order, world):
+    with open_world(order.device) as (world, device), alone_in(order.config_path.parent, order.section, world):
         checkpoints, kept = open_checkpoints(config, order, material, world)
         model, preprocessing = build(config, order)
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -79,13 +77,6 @@ def finetune(config: Config, frames: pl.DataFrame, order: Order, watch: EpochWat
         checkpoints.remove()
         world.barrier()
     return result
-
-
-def alone_in(config: Config, order: Order, world: World) -> AbstractContextManager[None]:
-    """No second training of this section, by the first process of a `world` for all of it."""
-    if not world.is_first:
-        return nullcontext()
-    return alone(order.config_path.parent / f".lock-{order.section}", f"the backbone {order.section}")
 
 
 def open_checkpoints(config: Config, order: Order, material: Material, world: World) -> tuple[Checkpoints, Kept | None]:

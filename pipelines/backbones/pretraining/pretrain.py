@@ -16,6 +16,7 @@ from extract.backbones.weights import read_weights, save_backbone
 from pipelines.backbones.checkpoint import ANEW, Checkpoints, difference, read_checkpoint
 from pipelines.backbones.data import Faces, memory_for_faces
 from pipelines.backbones.distributed import World, open_world
+from pipelines.backbones.files import alone_in
 from pipelines.backbones.precision import Precision, choose_precision
 from pipelines.backbones.pretraining.loop import Watch, run_epochs
 from pipelines.backbones.pretraining.plan import Order, Plan, make_plan
@@ -59,20 +60,23 @@ def pretrain(config: Config, order: Order, watch: Watch | None = None) -> Pretra
 
     Raises:
         ValueError: as `make_plan`; a checkpoint or an encoder of another training, which `restart` replaces; faces
-            that cannot be read; a loss that is no number.
+            that cannot be read; a loss that is no number; or another process trains a backbone of this name.
     """
     with open_world(order.device) as (world, device):
         plan = make_plan(config, order)
         finished = find_finished(plan, world, device)
         if finished is not None and not order.restart:
             return finished
-        with Faces(
-            plan.faces.folder,
-            plan.faces.paths,
-            plan.preprocessing,
-            device=device,
-            follow_orientation=not config.data.ignore_orientation,
-        ) as faces:
+        with (
+            alone_in(plan.places.folder, plan.places.name, world),
+            Faces(
+                plan.faces.folder,
+                plan.faces.paths,
+                plan.preprocessing,
+                device=device,
+                follow_orientation=not config.data.ignore_orientation,
+            ) as faces,
+        ):
             return _train(plan, faces, world, device, watch)
 
 
