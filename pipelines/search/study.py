@@ -20,7 +20,7 @@ from typing import Any
 from cache.files import TEMPORARY, write_durably
 from cache.seals import read_sealed_json, sealed_json
 from pipelines.config import Config
-from pipelines.files import read_json, write_json, write_text
+from pipelines.files import write_text
 from pipelines.run_files import damage, read_manifest, read_metrics
 from pipelines.search.grid import Grid
 from pipelines.training.strategy import Strategy, streams_of
@@ -115,19 +115,22 @@ class Study:
     def failures(self) -> dict[str, dict[str, Any]]:
         """Digest -> {"reason", "when", "strategy"} of the trials whose latest try failed."""
         path = self.path / "failed.json"
-        return dict(read_json(path)) if path.exists() else {}
+        return read_sealed_json(path, "remove it: trials that failed are tried again") if path.exists() else {}
 
     def record_failure(self, trial: Trial, reason: str, details: str) -> None:
         """Keeps the reason; what the try left behind goes."""
         self.clear(trial)
         entry = {"reason": reason, "when": _now(), "details": details, **trial.to_json()}
-        write_json(self.path / "failed.json", self.failures() | {trial.digest: entry})
+        self._write_failures(self.failures() | {trial.digest: entry})
 
     def forget_failure(self, trial: Trial) -> None:
         """A trial that was tried again and finished is no failure."""
         failures = self.failures()
         if failures.pop(trial.digest, None) is not None:
-            write_json(self.path / "failed.json", failures)
+            self._write_failures(failures)
+
+    def _write_failures(self, failures: Mapping[str, Any]) -> None:
+        write_durably(self.path / "failed.json", sealed_json(failures))
 
     def results(self) -> list[Result]:
         """All finished trials, in the order they were planned."""

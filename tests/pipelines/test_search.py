@@ -18,7 +18,6 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from cache import files as cache_files
-from pipelines.files import read_json
 from pipelines.search.estimate import from_results, measure, work
 from pipelines.search.grid import expand
 from pipelines.search.loop import Outcome, pending, run_trials
@@ -134,10 +133,24 @@ def test_a_failed_trial_is_recorded_and_the_next_one_begins(tmp_path: Path) -> N
     assert (calls, len(outcome.failed)) == ([], 1)
     _, outcome = search(tmp_path / "s", calls := Calls(), retry_failed=True)
     assert (calls, outcome.failed) == ([("gru", 1)], ())
-    assert read_json(tmp_path / "s" / "failed.json") == {}
+    assert study.failures() == {}
     states = [(one.user_attrs["digest"], one.state.name) for one in recorded(tmp_path / "s")]
     assert len(states) == len(set(states)) == 7
     assert sum(state == "FAIL" for _, state in states) == 1
+
+
+def test_reasons_of_failures_that_were_damaged_are_one_line_with_the_remedy(tmp_path: Path) -> None:
+    calls = Calls(fail=lambda one: one.train.seed == 1)
+    search(tmp_path / "s", calls)
+    path = tmp_path / "s" / "failed.json"
+    whole = path.read_bytes()
+    for damaged in (whole.replace(b"not finite", b"not Finite"), whole[:-50], b"{"):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"failed\.json: .*; remove it: trials that failed are tried again$"):
+            search(tmp_path / "s", calls)
+    path.unlink()
+    _, outcome = search(tmp_path / "s", again := Calls())
+    assert (len(again), outcome.failed) == (2, ())
 
 
 def test_a_full_disk_stops_the_search_and_marks_no_trial(tmp_path: Path) -> None:
