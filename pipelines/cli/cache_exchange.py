@@ -10,7 +10,7 @@ from pipelines.cli.options import CONFIG, ConfigOption, JsonOption, SetOption
 from pipelines.terminal import say, say_json
 
 if TYPE_CHECKING:
-    from cache.importing import ImportReport
+    from cache.exchange.importing import ImportReport
     from pipelines.config import Config
 
 
@@ -68,9 +68,9 @@ def import_(
       mtl cache import i3d features/ --suffix _rgb --first-frame 1 --step 16
       mtl cache import expr features.pkl --allow-pickle --part features
     """
+    from cache.exchange.importing import import_stream
+    from cache.exchange.sources import SourceOptions
     from cache.frames import read_frames
-    from cache.importing import import_stream
-    from cache.sources import SourceOptions
     from cache.store import Cache
     from pipelines.config import read_config
     from pipelines.progress import progress
@@ -132,7 +132,7 @@ def export(
       mtl cache export expr --to expr.parquet --view hflip
       mtl cache export expr --to features --per-video --force
     """
-    from cache.exporting import export_stream
+    from cache.exchange.exporting import export_stream
     from cache.frames import read_frames
     from cache.store import Cache
     from pipelines.config import read_config

@@ -14,9 +14,9 @@ import h5py
 import numpy as np
 import polars as pl
 
-from cache.exporting import export_stream
+from cache.exchange.exporting import export_stream
+from cache.exchange.importing import import_stream
 from cache.frames import conform, read_frames, write_frames
-from cache.importing import import_stream
 from cache.store import Cache
 
 NUM_ROWS, WIDTH, NUM_VIDEOS, SHARD_ROWS = 204_800, 1024, 100, 4096  # 419 MB of float16

@@ -14,9 +14,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cache.exporting import WRITERS, export_stream
-from cache.importing import NOT_FINITE, SOURCES, import_stream
-from cache.sources import SourceOptions, in_blocks
+from cache.exchange.exporting import WRITERS, export_stream
+from cache.exchange.importing import NOT_FINITE, SOURCES, import_stream
+from cache.exchange.sources import SourceOptions, in_blocks
 from cache.store import Cache
 from cache.stream import Stream
 from cache.verify import verify
@@ -344,7 +344,7 @@ def test_options_and_paths(
 
 
 def test_blocks_are_read_once_each_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cache.sources.BLOCK_ROWS", 10)
+    monkeypatch.setattr("cache.exchange.sources.BLOCK_ROWS", 10)
     matrix, asked = np.arange(35.0)[:, None], []
 
     def read_range(start: int, stop: int) -> np.ndarray:

@@ -14,10 +14,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cache.exporting import export_stream
+from cache.exchange.exporting import export_stream
+from cache.exchange.importing import import_stream
+from cache.exchange.sources import SourceOptions
 from cache.frames import conform
-from cache.importing import import_stream
-from cache.sources import SourceOptions
 from cache.store import Cache
 from cache.verify import verify
 

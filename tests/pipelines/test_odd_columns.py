@@ -16,11 +16,11 @@ import polars as pl
 import pytest
 from polars.exceptions import ComputeError, PanicException
 
+from cache.exchange.arrays import open_parquet, read_keys
+from cache.exchange.sources import SourceOptions
 from cache.frames import read_frames
 from cache.names import ACTION_UNITS
 from cache.parquet import panics_as_errors
-from cache.sources import SourceOptions
-from cache.sources_arrays import open_parquet, read_keys
 from extract.annotations.readers import read_annotations, read_labels, read_subjects, read_table
 from pipelines.cli import main
 

@@ -12,9 +12,8 @@ import h5py
 import numpy as np
 import polars as pl
 
-from cache.hdf5_links import datasets, item, leaves
-from cache.regular import check_regular
-from cache.sources import (
+from cache.exchange.hdf5_links import datasets, item, leaves
+from cache.exchange.sources import (
     Read,
     Source,
     SourceOptions,
@@ -25,6 +24,7 @@ from cache.sources import (
     keys_in_order,
     numbered,
 )
+from cache.regular import check_regular
 
 # Names under which a matrix is looked for where there are several.
 MATRIX_NAMES = ("embedding", "embeddings", "features")

@@ -1,6 +1,6 @@
 """Vectors that others made, found but not yet read: what `mtl cache import` takes in.
 
-A source is opened by `sources_hdf5` or `sources_arrays`; `importing` puts its vectors into the frames table's order.
+A source is opened by `hdf5`, `arrays` or `parts`; `importing` puts its vectors into the frames table's order.
 Letters: N frames, V vectors of a source, D width, n vectors asked for.
 """
 

@@ -12,9 +12,7 @@ import numpy as np
 import polars as pl
 from polars.exceptions import PolarsError
 
-from cache.parquet import panics_as_errors, parquet_schema, scan_parquet
-from cache.regular import PICKLE_BYTES, check_regular
-from cache.sources import (
+from cache.exchange.sources import (
     Source,
     SourceOptions,
     check_matrix,
@@ -25,6 +23,8 @@ from cache.sources import (
     keys_in_order,
     numbered,
 )
+from cache.parquet import panics_as_errors, parquet_schema, scan_parquet
+from cache.regular import PICKLE_BYTES, check_regular
 
 MAX_ENDS = 8  # more than that are other videos' names
 HSEMOTION_PARTS = ("features", "scores")

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from cache.exchange.arrays import open_folder, open_matrix, open_parquet, open_pickle
+from cache.exchange.hdf5 import open_hdf5
+from cache.exchange.parts import has_parts, open_parts
+from cache.exchange.sources import Source, SourceOptions
 from cache.frames import frames_digest
 from cache.identity import FACE_DIGEST_BYTES, IMPORTED, StreamIdentity
 from cache.regular import check_regular
 from cache.rounding import REMEDY, Rounding, too_large
-from cache.sources import Source, SourceOptions
-from cache.sources_arrays import open_folder, open_matrix, open_parquet, open_pickle
-from cache.sources_hdf5 import open_hdf5
-from cache.sources_parts import has_parts, open_parts
 from cache.store import Cache
 from cache.stream import BASE_VIEW, Stream
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from cache.sources import Source, SourceOptions, check_matrix, check_width, in_files
-from cache.sources_arrays import load_array, read_keys
+from cache.exchange.arrays import load_array, read_keys
+from cache.exchange.sources import Source, SourceOptions, check_matrix, check_width, in_files
 
 NUMBERED = re.compile(r"(.+)_(\d+)")
 
