@@ -15,6 +15,8 @@ from cache.seals import digest_of, has_seal, is_whole, read_sealed_json, sealed_
 
 FORMAT = 2
 MANIFEST, METRICS, CONFIG, PREDICTIONS = "run.json", "metrics.json", "config.toml", "predictions.parquet"
+AGAIN = "train it again"
+BACKBONE_PREFIX = "backbone-"  # of the name of a fine-tuned backbone's run
 # Further manifests that may lie beside a table of predictions, and where in each the digest of a file stands.
 OTHER_MANIFESTS = {
     "ensemble.json": {PREDICTIONS: "predictions"},
@@ -23,11 +25,11 @@ OTHER_MANIFESTS = {
 
 
 def redo(folder: Path) -> str:
-    """What makes the run at `folder` anew, in words that begin with "train it again"."""
-    if folder.name.startswith("backbone-"):
-        return "train it again (`mtl finetune`)"
+    """What makes the run at `folder` anew, in words that begin with `AGAIN`."""
+    if folder.name.startswith(BACKBONE_PREFIX):
+        return f"{AGAIN} (`mtl finetune`)"
     is_of_study = (folder.parent.parent / "study.json").is_file()
-    return "train it again (`mtl search` of its grid does)" if is_of_study else "train it again (`--force` replaces it)"
+    return f"{AGAIN} (`mtl search` of its grid does)" if is_of_study else f"{AGAIN} (`--force` replaces it)"
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:

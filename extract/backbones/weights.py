@@ -51,10 +51,27 @@ def read_weights(path: Path) -> tuple[StateDict, dict[str, str]]:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Writes a safetensors file with the digest of all that is in it, in one step; `tensors` are on the CPU."""
+    """Writes a safetensors file with the digest of all that is in it, in one step; `tensors` are on the CPU.
+
+    Equal content gives equal bytes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     entries = {**metadata, DIGEST: content_digest(tensors, metadata)}
-    write_durably(path, safetensors.torch.save(dict(tensors), entries))
+    write_durably(path, _with_sorted_metadata(safetensors.torch.save(dict(tensors), entries)))
+
+
+def _with_sorted_metadata(data: bytes) -> bytes:
+    """`data` with the metadata in the order of their names: safetensors writes them in an order of chance.
+
+    The format (github.com/huggingface/safetensors): 8 bytes with the length of the header, little-endian; the header as
+    JSON, filled up with spaces to a multiple of 8; the tensors.
+    """
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    words = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    words += b" " * (-len(words) % 8)
+    return b"".join((len(words).to_bytes(8, "little"), words, memoryview(data)[end:]))
 
 
 def content_digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

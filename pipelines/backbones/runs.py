@@ -9,15 +9,14 @@ from typing import Any
 
 from pipelines.config import Config
 from pipelines.files import read_json
-from pipelines.run_files import read_manifest
+from pipelines.run_files import BACKBONE_PREFIX, read_manifest
 
 KIND = "backbone"
-PREFIX = "backbone-"
 
 
 def run_name(section: str) -> str:
     """What the run of [backbones.SECTION] is called."""
-    return f"{PREFIX}{section}"
+    return f"{BACKBONE_PREFIX}{section}"
 
 
 def run_folder(config: Config, section: str) -> Path:
@@ -44,7 +43,7 @@ def fitting_runs(config: Config, about: Mapping[str, Any]) -> tuple[list[Path], 
     """Runs of the backbones in mtl.toml whose scores stand beside those of heads; and those left out, with the reason.
 
     `about` has the digests "frames" and "labels", and the "split" by its hash: runs of another split are not named.
-    A backbone without a run, such as those of earlier versions, is nowhere.
+    A backbone without a run is in neither.
     """
     found: list[Path] = []
     skipped: list[tuple[Path, str]] = []

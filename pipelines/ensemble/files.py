@@ -256,7 +256,7 @@ def words_of(candidates: Sequence[Candidate]) -> list[str]:
 
     A backbone by itself is called so.
     """
-    heads = [one.manifest.get("strategy", {}) for one in candidates if not is_backbone(one.manifest)]
+    heads = [one.manifest["strategy"] for one in candidates if not is_backbone(one.manifest)]
     shared = [name for name in (heads[0] if heads else ()) if all(name in values for values in heads)]
     varied = [name for name in shared if len({repr(values[name]) for values in heads}) > 1]
     return [

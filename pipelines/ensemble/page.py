@@ -100,5 +100,5 @@ def _print_members(record: Mapping[str, Any], console: Console) -> None:
 
 
 def _member_words(member: Mapping[str, Any]) -> str:
-    name, words = Path(member["run"]).name, member.get("strategy", "")
+    name, words = Path(member["run"]).name, member["strategy"]
     return f"{words} ({name})" if words else name

@@ -46,7 +46,7 @@ class Parameters:
 
     @classmethod
     def from_json(cls, value: Any, where: str) -> "Parameters":
-        """What `to_json` made; without "offsets", as files of earlier versions are, there are none.
+        """What `to_json` made.
 
         Raises:
             ValueError: anything else; names `where`.
@@ -57,8 +57,7 @@ class Parameters:
                 for task in TASKS
             }
             thresholds = tuple(float(value["thresholds"][name]) for name in ACTION_UNITS)
-            stored = value.get("offsets") or dict.fromkeys(EXPRESSIONS, 0.0)
-            offsets = tuple(float(stored[name]) for name in EXPRESSIONS)
+            offsets = tuple(float(value["offsets"][name]) for name in EXPRESSIONS)
         except (KeyError, TypeError, ValueError) as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"{where}: not parameters of post-processing ({what})") from None

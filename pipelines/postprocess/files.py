@@ -138,7 +138,10 @@ def read_postprocess(folder: Path) -> dict[str, Any]:
     for key in RECORD_KEYS:
         if key not in record:
             raise ValueError(f"{path}: {key!r} is missing; {redo}")
-    Parameters.from_json(record["parameters"], str(path))
+    try:
+        Parameters.from_json(record["parameters"], str(path))
+    except ValueError as error:
+        raise ValueError(f"{error}; {redo}") from None
     for key, name in (("predictions", PREDICTIONS), ("processed", PROCESSED)):
         if record[key] != digest_of((folder / name).read_bytes()):
             raise ValueError(f"{path}: {name} beside it is damaged, or not the one it was fitted on; {redo}")

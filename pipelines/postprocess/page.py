@@ -57,10 +57,10 @@ def gain_words(record: Mapping[str, Any]) -> str:
 
 
 def interval_words(between: Mapping[str, Any] | None) -> str:
-    """ ", 95 % interval -0.0100 to +0.0300 over 12 subjects"; earlier versions resampled and counted videos alone."""
+    """ ", 95 % interval -0.0100 to +0.0300 over 12 subjects"."""
     if between is None:
         return ""
-    over = counted_units(between.get("num_groups", between["num_videos"]), between["unit"])
+    over = counted_units(between["num_groups"], between["unit"])
     return f", 95 % interval {between['low']:+.4f} to {between['high']:+.4f} over {over}"
 
 
@@ -81,8 +81,8 @@ def _step_words(step: Mapping[str, Any]) -> str:
 
 
 def _print_fitted(parameters: Mapping[str, Any], console: Console) -> None:
-    """Offsets and thresholds where they are not what they would be unfitted; earlier versions fitted no offsets."""
-    offsets, thresholds = parameters.get("offsets", {}), parameters["thresholds"]
+    """Offsets and thresholds where they are not what they would be unfitted."""
+    offsets, thresholds = parameters["offsets"], parameters["thresholds"]
     if any(offsets.values()):
         console.print("offsets  " + "  ".join(f"{name} {offsets[name]:+.2f}" for name in EXPRESSIONS))
     if any(thresholds[name] != 0.5 for name in ACTION_UNITS):

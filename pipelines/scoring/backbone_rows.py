@@ -9,9 +9,9 @@ from pathlib import Path
 
 import polars as pl
 
-from pipelines.backbones.runs import PREFIX, fitting_runs
+from pipelines.backbones.runs import fitting_runs
 from pipelines.config import Config
-from pipelines.run_files import read_manifest, read_metrics
+from pipelines.run_files import BACKBONE_PREFIX, read_manifest, read_metrics
 from pipelines.scoring.evidence import Reader
 from pipelines.scoring.intervals import interval
 from pipelines.scoring.leaderboard import Leaderboard, Row, backbone_row
@@ -36,7 +36,7 @@ def with_backbones(board: Leaderboard, config: Config, material: Material, frame
             rows.append(_row(folder, reader))
         except (ValueError, KeyError, TypeError, OSError, pl.exceptions.PolarsError) as error:
             skipped.append((folder, f"damaged ({type(error).__name__}); `mtl finetune` makes it again"))
-    left_out = tuple((folder.name.removeprefix(PREFIX), reason) for folder, reason in skipped)
+    left_out = tuple((folder.name.removeprefix(BACKBONE_PREFIX), reason) for folder, reason in skipped)
     return replace(board, backbones=tuple(rows), left_out=left_out)
 
 

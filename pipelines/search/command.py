@@ -12,6 +12,7 @@ from pipelines.config import Config
 from pipelines.files import write_text
 from pipelines.progress import Advance, Bar, Lines, progress
 from pipelines.report.study import write_report
+from pipelines.run_files import AGAIN
 from pipelines.scoring.backbone_rows import with_backbones
 from pipelines.scoring.evidence import with_intervals
 from pipelines.scoring.leaderboard import Leaderboard, make_leaderboard
@@ -89,7 +90,7 @@ def _run(
 
     of_grid = {trial.digest for trial in search.trials}
     for trial, reason in study.damaged():
-        what = reason.partition("; train it again")[0]
+        what = reason.partition(f"; {AGAIN}")[0]
         if trial.digest in of_grid:
             console.print(Text(f"{what}; it is trained again"), soft_wrap=True)
             study.clear(trial)

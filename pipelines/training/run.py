@@ -2,7 +2,8 @@
 
 config.toml          the resolved configuration         weights/NAME.safetensors   one file a model
 history.csv          every evaluation of every model       predictions.parquet        of the select and report rows
-metrics.json         both scores, apart                 run.json                   the manifest, written last
+metrics.json         both scores, apart                 run.json                   the manifest, written last: sealed,
+                                                                                   with the digests of the others
 """
 
 import json
@@ -38,6 +39,7 @@ from heads.model import load_single, single_state
 from pipelines.config import Config
 from pipelines.device import resolve_device
 from pipelines.run_files import (
+    AGAIN,
     CONFIG,
     MANIFEST,
     METRICS,
@@ -188,15 +190,17 @@ def train_or_find(
     dataset = load_dataset(config, wanted, resolve_device(device))
     digest = run_digest(config, dataset, strategy)
     path = (folder or config.at(config.output.runs)) / (name or run_name(strategy, digest))
-    with _writing(path):
-        recover_folder(path)
-        found = path.exists() and not force
-        if found and read_manifest(path)["digest"] != digest:
-            raise ValueError(f"{path}: another run has this name; --name picks another, --force replaces it")
-        if not found:
-            check_replaceable(path, MANIFEST)
-            train_run(config, dataset, strategy, path, watch=watch, force=force, poll=poll)
+    found = path.exists() and not force  # then nothing is written, and the folder may be read-only
+    if not found:
+        with _writing(path):
+            recover_folder(path)
+            found = path.exists() and not force  # another process made it meanwhile
+            if not found:
+                check_replaceable(path, MANIFEST)
+                train_run(config, dataset, strategy, path, watch=watch, force=force, poll=poll)
     manifest = read_manifest(path)
+    if manifest["digest"] != digest:
+        raise ValueError(f"{path}: another run has this name; --name picks another, --force replaces it")
     return RunResult(folder=path, manifest=manifest, metrics=read_metrics(path, manifest), found=found)
 
 
@@ -295,7 +299,7 @@ def _load_weights(module: nn.Module, data: bytes, path: Path) -> None:
     try:
         load_single(module, load(data))
     except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path}: not the weights of this run ({type(error).__name__}); train it again") from None
+        raise ValueError(f"{path}: not the weights of this run ({type(error).__name__}); {AGAIN}") from None
 
 
 def _fill(made: Path, name: str, trained: Trained, config: Config, dataset: Dataset) -> None:

@@ -336,6 +336,21 @@ def test_not_a_checkpoint(tmp_path: Path, name: str, content: object, says: str)
 # Saving
 
 
+def test_equal_content_is_saved_as_equal_bytes(tmp_path: Path) -> None:
+    """safetensors writes metadata in an order of chance, another one at each call."""
+    state = {"conv.weight": torch.randn(4, 3, 2, 2), "count": torch.tensor(7)}
+    metadata = {f"key{number}": "é" * number for number in range(20)}
+    found = set()
+    for number in range(20):
+        path = tmp_path / f"{number}.safetensors"
+        save_tensors(path, state, dict(sorted(metadata.items(), reverse=number % 2 == 1)))
+        found.add(path.read_bytes())
+        tensors, said = read_weights(path)
+        assert said == metadata
+        assert all(torch.equal(tensors[name], value) for name, value in state.items())
+    assert len(found) == 1
+
+
 def test_one_bit_of_what_was_saved_is_found(tmp_path: Path) -> None:
     """Of header, metadata and numbers; where the digest's own name is hit, all else is as it was."""
     path = tmp_path / "expr.safetensors"

@@ -70,6 +70,7 @@ def write_run(folder: Path, frames: pl.DataFrame, table: pl.DataFrame, **changes
         "frames": frames_digest(frames),
         "labels": labels_digest(frames),
         "split": resolve_split(frames, Config().split).description,
+        "strategy": {},
     }
     write_manifest(folder, manifest | changes)
 

@@ -99,20 +99,14 @@ def test_subjects_are_resampled_and_named(project: Path, mtl: Callable[..., str]
     assert "over 3 subjects" in " ".join(mtl("ensemble", f"with/{RUN}", "with/studies/s/runs/run1", *words).split())
 
 
-def test_a_record_of_an_earlier_version_is_read_and_shown(project: Path, mtl: Callable[..., str]) -> None:
-    """It knew no offsets, and counted videos alone."""
+def test_a_record_without_offsets_is_refused_with_the_remedy(project: Path, mtl: Callable[..., str]) -> None:
     mtl("postprocess", RUN)
     path = project / RUN / "postprocess.json"
     record = read_json(path)
-    del record["parameters"]["offsets"], record["gain"]["interval"]["num_groups"], record["tried"]["offsets"]
-    record["steps"] = [step for step in record["steps"] if "offsets" not in step["components"]]
-    for step in record["steps"]:
-        del step["offsets"]
+    del record["parameters"]["offsets"]
     path.write_bytes(sealed_json(record))
-    said = " ".join(mtl("postprocess", RUN).split())
-    assert "over 6 videos" in said
-    assert "offsets" not in said
-    assert read_parameters(project / RUN).offsets == (0.0,) * 8
+    with pytest.raises(ValueError, match=r"postprocess.json: .*'offsets' is missing.*--force"):
+        mtl("postprocess", RUN)
 
 
 def test_a_kill_between_the_two_files_is_made_good(project: Path, mtl: Callable[..., str]) -> None:

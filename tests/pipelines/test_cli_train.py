@@ -77,6 +77,8 @@ def test_a_name_has_one_writer(mtl, folder):
             mtl("train-head", "--name", "two")
         mtl("train-head", "--name", "three")
     mtl("train-head", "--name", "two")
+    with alone(folder / "runs" / ".lock-two", "another"):  # as in a folder that cannot be written to
+        assert "run: runs/two" in mtl("train-head", "--name", "two")
     assert not list((folder / "runs").glob(".lock*"))
 
 

@@ -310,15 +310,16 @@ def test_parameters_round_trip() -> None:
     assert again.smoothing["au"] == Smoothing()
 
 
-def test_parameters_of_an_earlier_version_have_no_offsets() -> None:
+def test_parameters_with_odd_offsets_are_refused() -> None:
     stored = Parameters().to_json()
-    del stored["offsets"]
-    assert Parameters.from_json(stored, "here").offsets == NONE
     stored["offsets"] = dict.fromkeys(EXPRESSIONS, 0.0) | {"Fear": float("inf")}
     with pytest.raises(ValueError, match="an offset is not a finite number"):
         Parameters.from_json(stored, "here")
     del stored["offsets"]["Anger"]
     with pytest.raises(ValueError, match="'Anger' is missing"):
+        Parameters.from_json(stored, "here")
+    del stored["offsets"]
+    with pytest.raises(ValueError, match="'offsets' is missing"):
         Parameters.from_json(stored, "here")
 
 
