@@ -1,17 +1,16 @@
 """What `mtl submit` says when it is done."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipelines.predict.summary import post_line
+from pipelines.submission.filling import FILLS, linear
+from pipelines.submission.formats import TRACKS
 from pipelines.words import counted
 
 SHOWN_VIDEOS = 3
-FILL_WORDS = {
-    "interpolate": "valence and arousal interpolated over frame numbers, expression and action units of the nearest",
-    "nearest": "each as the nearest frame of its video",
-    "linear": "valence, arousal and probabilities interpolated over frame numbers",
-}
+FILL_NAMES = {"va": "valence and arousal", "expr": "expressions", "au": "action units"}
+INTERPOLATED, NEAREST = "interpolated over frame numbers", "as the nearest frame of the video"
 
 
 def submit_lines(done: Mapping[str, Any], *, asked_post: bool) -> Iterator[str]:
@@ -22,7 +21,8 @@ def submit_lines(done: Mapping[str, Any], *, asked_post: bool) -> Iterator[str]:
     yield f"{folder} on {done['list']}, track {done['track']}: {rows} of {counted(done['num_videos'], 'video')}{again}"
     yield post_line(folder, done["post"], asked=asked_post)
     if done["num_filled"]:
-        yield f"{counted(done['num_filled'], 'frame')} filled ({_why(done)}): {FILL_WORDS[done['fill']]}"
+        how = fill_words(done["fill"], TRACKS[done["track"]].tasks)
+        yield f"{counted(done['num_filled'], 'frame')} filled ({_why(done)}): {how}"
     if videos := done["empty_videos"]:
         named = ", ".join(videos[:SHOWN_VIDEOS]) + (", .." if len(videos) > SHOWN_VIDEOS else "")
         yield f"{counted(len(videos), 'video')} without any crop answered neutrally, as asked: {named}"
@@ -33,6 +33,15 @@ def submit_lines(done: Mapping[str, Any], *, asked_post: bool) -> Iterator[str]:
     if done["num_seen"]:
         yield f"not held out: {done['num_seen']:,} of these frames trained the model or chose its epoch"
     yield f"{done['out']}: read back, every row in the list's order"
+
+
+def fill_words(rule: str, tasks: Sequence[str]) -> str:
+    """How the tasks of a track were filled: "valence and arousal interpolated over frame numbers"."""
+    ways = {FILLS[rule][task] for task in tasks}
+    if len(ways) == 1:
+        names = [FILL_NAMES[task] for task in tasks]
+        return f"{' and '.join(names) if len(names) < 3 else 'all'} {INTERPOLATED if linear in ways else NEAREST}"
+    return ", ".join(f"{FILL_NAMES[task]} {INTERPOLATED if FILLS[rule][task] is linear else NEAREST}" for task in tasks)
 
 
 def _why(done: Mapping[str, Any]) -> str:

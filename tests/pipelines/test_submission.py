@@ -19,6 +19,7 @@ from pipelines.submission.answer import answer_list
 from pipelines.submission.checking import check_rows
 from pipelines.submission.filling import FILLS, fill, nearest
 from pipelines.submission.formats import TRACKS, cells_of, fixed, track_of
+from pipelines.submission.summary import fill_words
 from pipelines.submission.writing import is_submission, write_list
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "submissions"
@@ -126,6 +127,24 @@ def test_valence_is_interpolated_over_frame_numbers_and_held_at_the_ends() -> No
     assert (filled.probabilities.expr == found.probabilities.expr[near]).all()
     assert (fill(found, asked, "nearest").probabilities.va == va[near]).all()
     assert fill(found, asked, "linear").probabilities.au[3] == pytest.approx(found.probabilities.au[:2].mean(axis=0))
+
+
+@pytest.mark.parametrize(
+    ("rule", "tasks", "words"),
+    [
+        ("interpolate", ("va",), "valence and arousal interpolated over frame numbers"),
+        ("interpolate", ("au",), "action units as the nearest frame of the video"),
+        (
+            "interpolate",
+            ("va", "expr"),
+            "valence and arousal interpolated over frame numbers, expressions as the nearest frame of the video",
+        ),
+        ("nearest", TASKS, "all as the nearest frame of the video"),
+        ("linear", ("expr", "au"), "expressions and action units interpolated over frame numbers"),
+    ],
+)
+def test_only_the_tasks_of_the_track_are_said_to_be_filled(rule: str, tasks: tuple[str, ...], words: str) -> None:
+    assert fill_words(rule, tasks) == words
 
 
 def test_a_frame_without_an_embedding_is_filled_as_one_without_a_crop() -> None:
