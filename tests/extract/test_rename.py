@@ -76,12 +76,12 @@ def test_rules_run_in_order() -> None:
     assert [rules.new_name(name) for name in ("a", "b", "x.a")] == ["c", "c", "x.a"]
 
 
-def test_the_readmes_rules() -> None:
+def test_the_rules_in_the_documentation() -> None:
     """Its example can be read, and its list of presets is whole."""
-    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
-    example = next(text for text in re.findall(r"^```toml\n(.*?)^```$", readme, re.DOTALL | re.M) if "[rename]" in text)
+    page = Path(__file__).parents[2].joinpath("docs/backbones.md").read_text(encoding="utf-8")
+    example = next(text for text in re.findall(r"^```toml\n(.*?)^```$", page, re.DOTALL | re.M) if "[rename]" in text)
     assert read_rules(example).new_name("module.encoder.layer.3.attn.q.bias") == "blocks.3.attn.q.bias"
-    assert all(f"`{name}`" in readme for name in PRESETS)
+    assert all(f"`{name}`" in page for name in PRESETS)
 
 
 def test_presets_by_name() -> None:
