@@ -17,7 +17,8 @@ from bench.rival_heads import NAMES, VERSION, Frames, Predicted, fit_rival
 from bench.rival_post import post_process
 from cache.names import ACTION_UNITS, TASKS, VA_COLUMNS
 from pipelines.labels import labels_of
-from pipelines.scoring.intervals import (
+from pipelines.metrics.challenge import MAIN_SCORE, Decisions, Probabilities, score
+from pipelines.metrics.intervals import (
     GroupSums,
     Interval,
     drawn,
@@ -27,7 +28,6 @@ from pipelines.scoring.intervals import (
     middle,
     resampled,
 )
-from pipelines.scoring.metrics import MAIN_SCORE, Decisions, Probabilities, score
 from pipelines.splits import groups_of
 
 NUM_RESAMPLES = 500
@@ -67,7 +67,7 @@ class Entry:
 
     @property
     def runs(self) -> dict[int, dict[int, GroupSums]]:
-        """As `pipelines.scoring.intervals` wants them."""
+        """As `pipelines.metrics.intervals` wants them."""
         return {-1: {seed: each.sums for seed, each in self.held.items()}}
 
     def interval(self) -> Interval:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-import pipelines.search.command
+import pipelines.studies
 import pipelines.training.fit
 import pipelines.training.run
 import pipelines.training.train
@@ -20,14 +20,16 @@ from bench.made_faces import WORK
 from bench.measure import Row, Target
 from bench.rivals import optuna_search
 from bench.training import DATA, plain_windows, timed
+from pipelines.cli.pages.search import SearchPage
 from pipelines.config import read_config
-from pipelines.search.command import run_search
 from pipelines.search.plan import read_strategies
+from pipelines.strategy import Strategy, strategy_of
+from pipelines.studies import run_search
+from pipelines.terminal import make_console
 from pipelines.training.budget import batch_windows
 from pipelines.training.dataset import load_dataset
 from pipelines.training.fit import Halving, _Training
 from pipelines.training.stack import Stack
-from pipelines.training.strategy import Strategy, strategy_of
 from pipelines.training.train import Order, Trained, train_strategies
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,8 +66,8 @@ BESIDES = (
     (_Training, "shrink"),
     (pipelines.training.train, "_scored"),
     (pipelines.training.run, "write_run"),
-    (pipelines.search.command, "write_results"),
-    (pipelines.search.command, "make_trainer"),
+    (pipelines.studies, "write_results"),
+    (pipelines.studies, "make_trainer"),
 )
 
 
@@ -138,10 +140,8 @@ def _fresh(name: str) -> Path:
 def _search_here(grid: Path, study: Path, device: torch.device) -> None:
     """What `mtl search` does, in this process."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        code = run_search(
-            read_config(MADE / "mtl.toml"), grid, study, device.type, retry_failed=False, limit=None, as_json=False
-        )
-    assert code == 0, code
+        found = run_search(read_config(MADE / "mtl.toml"), grid, study, device.type, SearchPage(make_console()))
+    assert not found.outcome.failed, found.outcome.failed
 
 
 def _train_head(strategy: Strategy, runs: Path, device: torch.device) -> float:

@@ -19,12 +19,12 @@ from bench.made_streams import made_dataset, num_frames
 from bench.measure import ROUNDS, Row, Target, cpus, interleave, ratios, walls
 from bench.rivals import PlainHead, WindowDataset, live_backbone, plain_epoch, plain_loader, usual_model
 from pipelines.config import Config
+from pipelines.strategy import Strategy, strategy_of, streams_of
 from pipelines.training.dataset import Dataset, Reader
 from pipelines.training.feed import WindowSampler, make_feed
 from pipelines.training.methods import Setup, Spec, build_model, make_loss
 from pipelines.training.stack import Stack
 from pipelines.training.step import Step
-from pipelines.training.strategy import Strategy, strategy_of, streams_of
 
 BATCH = 32
 WIDTHS = {"one": 768, "two": 768, "three": 768}

@@ -53,6 +53,12 @@ def labels_of(frames: pl.DataFrame) -> Labels:
     return Labels(va=va, va_mask=va_mask, expr=expr[:, 0], expr_mask=expr_mask[:, 0], au=au, au_mask=au_mask)
 
 
+def label_pattern(labels: Labels) -> np.ndarray:
+    """[R] int: equal for rows that are labelled for the same things, which can be mixed without losing any."""
+    masks = np.concatenate([labels.va_mask, labels.expr_mask[:, None], labels.au_mask], axis=1)
+    return np.asarray(masks @ (1 << np.arange(masks.shape[1], dtype=np.int64)))
+
+
 def targets_of(frames: pl.DataFrame) -> "Targets":
     """The labels of a frames table as CPU tensors, for the losses."""
     return as_targets(labels_of(frames))

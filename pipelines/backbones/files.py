@@ -18,10 +18,25 @@ from extract.backbones.weights import read_weights, save_backbone, save_tensors,
 from extract.config import Preprocessing
 from heads.tasks import TASK_OUTPUTS
 from pipelines.backbones.distributed import World
-from pipelines.backbones.finetuning.course import Trainee
 from pipelines.config import Config
 
 FOLDER = Path("backbones")
+
+
+class Trainee(nn.Module):
+    """A backbone with the outputs of `tasks` on its embedding: [B, 3, S, S] -> {task: [B, K]}, in float32."""
+
+    def __init__(self, trainable: TrainableBackbone, tasks: tuple[str, ...]) -> None:
+        super().__init__()
+        self.trainable = trainable
+        self.tasks = tasks
+        self.sizes = [TASK_OUTPUTS[task].num_outputs for task in tasks]
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        embedding = self.trainable.backbone(pixels)
+        with torch.autocast(pixels.device.type, enabled=False):
+            parts = self.trainable.output(embedding.float()).split(self.sizes, dim=-1)
+        return {task: TASK_OUTPUTS[task].activation(part) for task, part in zip(self.tasks, parts, strict=True)}
 
 
 def save_trained(

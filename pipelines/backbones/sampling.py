@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.backbones.data import in_chunks
-from pipelines.backbones.finetuning.mixup import label_pattern
 from pipelines.config import FinetuneConfig
-from pipelines.labels import Labels
+from pipelines.labels import Labels, label_pattern
 
 MAX_RARITY = 10.0  # no label makes a face count more: it would be learned by heart
 

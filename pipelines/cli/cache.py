@@ -43,7 +43,7 @@ def list_streams(config: ConfigOption = CONFIG, overrides: SetOption = None, as_
     """
 
     from cache.summary import summarise
-    from pipelines.cache_page import print_streams
+    from pipelines.cli.pages.cache import print_streams
 
     settings, cache = _open(config, overrides, read_only=True)
     streams = summarise(cache, _frames(settings))
@@ -72,7 +72,7 @@ def info(
     """
 
     from cache.summary import describe
-    from pipelines.cache_page import print_stream
+    from pipelines.cli.pages.cache import print_stream
 
     _, cache = _open(config, overrides, read_only=True)
     found = [describe(cache.stream(*key)) for key in _chosen(cache, name, view)]
@@ -108,7 +108,7 @@ def verify(
       mtl cache verify expr --repair
     """
 
-    from pipelines.cache_page import print_damages
+    from pipelines.cli.pages.cache import print_damages
 
     settings, cache = _open(config, overrides, read_only=not repair)
     keys = _chosen(cache, name, view)

@@ -31,9 +31,9 @@ def compare(
       mtl compare runs/tcn runs/gru --json
     """
 
+    from pipelines.cli.pages.comparison import comparison_page
     from pipelines.config import read_config
-    from pipelines.scoring.comparison import compare_named
-    from pipelines.scoring.comparison_page import comparison_page
+    from pipelines.results.comparison import compare_named
 
     found = compare_named(names, read_config(config, set_ or ()), tasks)
     if json_output:

@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
+    context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="The working folder of the demonstration.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Seed of the made data set.")] = 0,
 ) -> None:
@@ -34,7 +35,6 @@ def demo(
     """
     import contextlib
 
-    from pipelines.cli import app
     from pipelines.config import read_config
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,12 +46,18 @@ def demo(
             if command[0] == "finetune" and command[2] in read_config(Path("mtl.toml")).backbones:
                 continue
             make_console().print(Text(f"\n$ mtl {shlex.join(command)}", "cyan"), soft_wrap=True)
-            code = app([*command, *quiet], standalone_mode=False)
+            code = run_command(context, [*command, *quiet])
             if code == INTERRUPTED:
                 raise KeyboardInterrupt
             if code:
                 raise typer.Exit(code)
     say(f"\neverything is in {folder}; open {folder / 'studies' / 'demo' / 'report.html'} in a browser")
+
+
+def run_command(context: typer.Context, words: list[str]) -> int | None:
+    """Runs another command of the program that `context` is of; its exit code."""
+    code: int | None = context.find_root().command.main(words, standalone_mode=False)
+    return code
 
 
 def commands(seed: int) -> list[list[str]]:

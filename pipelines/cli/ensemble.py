@@ -33,9 +33,10 @@ def ensemble(
       mtl ensemble studies/joint
       mtl ensemble runs/FIRST runs/SECOND runs/THIRD --size 10 --name three
     """
+    from pipelines.cli.pages.consoles import page_console
+    from pipelines.cli.pages.ensemble import print_ensemble
     from pipelines.config import read_config
-    from pipelines.ensemble.page import ensemble_runs, print_ensemble
-    from pipelines.postprocess.page import page_console
+    from pipelines.ensemble.build import ensemble_runs
 
     settings = read_config(config, set_ or ())
     folder, record, there = ensemble_runs(settings, runs, size=size, name=name, force=force)

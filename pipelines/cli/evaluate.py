@@ -32,10 +32,10 @@ def evaluate(
       mtl evaluate concat-tcn-joint-s0-1a2b3c4d --split report --json
       mtl evaluate concat-tcn-joint-s0-1a2b3c4d --split report --post
     """
+    from pipelines.cli.pages.metrics import print_beside, print_metrics
     from pipelines.config import read_config
     from pipelines.device import resolve_device
-    from pipelines.scoring.evaluate import evaluate_run, scored_tasks
-    from pipelines.scoring.tables import print_beside, print_metrics
+    from pipelines.results.evaluate import evaluate_run, scored_tasks
 
     settings = read_config(config, set_ or ())
     # A bare name is a run of this project; anything with a folder in it is a path.

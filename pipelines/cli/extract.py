@@ -64,7 +64,8 @@ def extract(
     """
     from extract.view_names import parse_views
     from pipelines.config import read_config
-    from pipelines.extraction import Choices, run_extraction
+    from pipelines.extraction.one import Choices
+    from pipelines.extraction.run import run_extraction
 
     names = [name.strip() for each in backbone or () for name in each.split(",") if name.strip()]
     choices = Choices(

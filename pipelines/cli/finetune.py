@@ -139,8 +139,8 @@ def _print_unreadable(result: "Finetuned") -> None:
 
 
 def _held_out_words(result: "Finetuned") -> str:
-    from pipelines.scoring.metrics import MAIN_SCORE
-    from pipelines.scoring.tables import TASK_TITLES
+    from pipelines.cli.pages.metrics import TASK_TITLES
+    from pipelines.metrics.challenge import MAIN_SCORE
 
     if result.report is None:
         return f"held out: not scored: {result.not_scored}"
@@ -153,8 +153,8 @@ def _held_out_words(result: "Finetuned") -> str:
 
 
 def _print_result(result: "Finetuned") -> None:
-    from pipelines.scoring.metrics import main_scores
-    from pipelines.scoring.tables import TASK_TITLES
+    from pipelines.cli.pages.metrics import TASK_TITLES
+    from pipelines.metrics.challenge import main_scores
 
     order = result.order
     scores = ", ".join(f"{TASK_TITLES[task]} {value:.4f}" for task, value in main_scores(result.metrics).items())

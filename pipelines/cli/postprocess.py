@@ -31,9 +31,10 @@ def postprocess(
       mtl postprocess concat-tcn-joint-s0-1a2b3c4d
       mtl postprocess runs/NAME studies/joint/runs/DIGEST --json
     """
+    from pipelines.cli.pages.consoles import page_console
+    from pipelines.cli.pages.postprocess import print_postprocess
     from pipelines.config import read_config
     from pipelines.postprocess.files import find_folder, postprocess_run, read_truth
-    from pipelines.postprocess.page import page_console, print_postprocess
 
     settings = read_config(config, set_ or ())
     truth, console, found = read_truth(settings), page_console(), []

@@ -53,9 +53,9 @@ def predict(
       mtl predict tcn --split test
       mtl predict ensembles/best --list test_set_release.txt --out best.csv
     """
+    from pipelines.cli.pages.predict import predict_lines
     from pipelines.config import read_config
     from pipelines.predict.predict import FrameRequest, predict_to_file
-    from pipelines.predict.summary import predict_lines
 
     if split and names is not None:
         raise ValueError("--split and --list: give one of them; a list names its frames whatever their split")

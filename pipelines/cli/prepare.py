@@ -56,7 +56,7 @@ def prepare(
     from cache.frames import write_frames
     from extract.annotations.findings import examine
     from extract.annotations.gather import Sources, check_replaced, gather
-    from pipelines.findings_page import print_findings
+    from pipelines.cli.pages.findings import print_findings
     from pipelines.progress import progress
 
     faces, out, max_gap = _settings(config, faces, out)

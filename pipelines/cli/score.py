@@ -30,7 +30,7 @@ def score(
       mtl score predictions.txt val_set.txt
       mtl score runs/NAME/predictions.parquet frames.parquet --split val --json
     """
-    from pipelines.scoring.score import score_tables
-    from pipelines.scoring.tables import print_metrics
+    from pipelines.cli.pages.metrics import print_metrics
+    from pipelines.results.score import score_tables
 
     print_metrics(score_tables(predictions, labels, tasks, split, on_conflict), as_json=json_output)

@@ -1,11 +1,17 @@
 """`mtl search`: every strategy of a grid, trained over the cache, ranked, and reported."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption
+from pipelines.terminal import say, say_json
+
+if TYPE_CHECKING:
+    from pipelines.config import Config
+
+STOPPED = 130
 
 
 def register(app: typer.Typer) -> None:
@@ -35,14 +41,46 @@ def search(
       mtl search --grid grids/joint.toml
       mtl search --grid grids/temporal.toml --study studies/windows
     """
+    from pipelines.cli.pages.consoles import wide_console
+    from pipelines.cli.pages.search import SearchPage, print_failures, print_results
     from pipelines.config import read_config
-    from pipelines.search.command import run_search
-    from pipelines.search.preview import dry_run as preview
+    from pipelines.studies import run_search
 
     settings = read_config(config, set_ or ())
     if dry_run:
-        preview(settings, grid, study, device, retry_failed=retry_failed, limit=limit, as_json=json_output)
+        _preview(settings, grid, study, device, retry_failed=retry_failed, limit=limit, as_json=json_output)
         return
-    code = run_search(settings, grid, study, device, retry_failed=retry_failed, limit=limit, as_json=json_output)
-    if code:
-        raise typer.Exit(code)
+    console = wide_console(stderr=json_output)
+    found = run_search(settings, grid, study, device, SearchPage(console), retry_failed=retry_failed, limit=limit)
+    if json_output:
+        say_json(found.to_json())
+    else:
+        print_results(found, console)
+    print_failures(found)
+    if found.outcome.stopped == "Ctrl-C":
+        raise typer.Exit(STOPPED)
+    if found.outcome.failed:
+        raise typer.Exit(1)
+
+
+def _preview(
+    settings: "Config",
+    grid: Path,
+    study: Path | None,
+    device: str,
+    *,
+    retry_failed: bool,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    from pipelines.cli.pages.consoles import wide_console
+    from pipelines.cli.pages.preview import print_preview
+    from pipelines.search.preview import preview_search
+
+    found = preview_search(settings, grid, study, device, retry_failed=retry_failed, limit=limit)
+    for reason in found.damaged:
+        say(reason, err=True)
+    if as_json:
+        say_json(found.facts)
+    else:
+        print_preview(found.facts, wide_console())

@@ -67,10 +67,10 @@ def submit(
       mtl submit best --track mtl --list test_list.txt --out submission1.txt
       mtl submit tcn --track va --list va_list.txt --out va1.txt --fill nearest
     """
+    from pipelines.cli.pages.submission import submit_lines
     from pipelines.config import read_config
     from pipelines.submission.submit import SubmissionRequest
     from pipelines.submission.submit import submit as write_submission
-    from pipelines.submission.summary import submit_lines
 
     request = SubmissionRequest(
         model=model,

@@ -40,11 +40,11 @@ def train_head(
       mtl train-head --tasks expr,au --streams own --method progressive --seed 1
       mtl train-head --set loss.au_loss=asymmetric --name asymmetric
     """
+    from pipelines.cli.pages.training import print_result, training_progress
     from pipelines.config import read_config
     from pipelines.interrupts import stopping
+    from pipelines.strategy import strategy_of
     from pipelines.training.run import train_or_find
-    from pipelines.training.strategy import strategy_of
-    from pipelines.training.view import print_result, training_progress
 
     given: dict[str, Any] = {
         "fusion": fusion or None,

@@ -16,11 +16,11 @@ import polars as pl
 
 from cache.names import TASKS
 from pipelines.ensemble.selection import SCORERS, Selection, mean_of, select_greedily
+from pipelines.metrics.challenge import Probabilities
+from pipelines.metrics.intervals import Interval
 from pipelines.postprocess.apply import prediction_columns, smoothed
 from pipelines.postprocess.fit import Fitted, fit
 from pipelines.postprocess.parts import Part, difference, folds_of, score_part
-from pipelines.scoring.intervals import Interval
-from pipelines.scoring.metrics import Probabilities
 
 NUM_TOP = 5
 Said = Mapping[str, np.ndarray]

@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 
 from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS, VA_COLUMNS
+from pipelines.metrics.challenge import Decisions, Probabilities
 from pipelines.postprocess.offsets import NONE
 from pipelines.postprocess.smoothing import Smoothing, smooth
-from pipelines.scoring.metrics import Decisions, Probabilities
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "va": VA_COLUMNS,

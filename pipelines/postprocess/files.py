@@ -19,6 +19,7 @@ from cache.parquet import parquet_bytes, read_parquet
 from cache.seals import digest_of, read_sealed_json, sealed_json
 from pipelines import run_files
 from pipelines.config import Config
+from pipelines.metrics.intervals import LEVEL, NUM_RESAMPLES, Interval
 from pipelines.postprocess.apply import Parameters, apply
 from pipelines.postprocess.fit import Fitted, Step, fit
 from pipelines.postprocess.offsets import CANDIDATES
@@ -26,7 +27,6 @@ from pipelines.postprocess.parts import FOLD_SEED, NUM_FOLDS, Part, make_part
 from pipelines.postprocess.smoothing import GRID
 from pipelines.postprocess.thresholds import NUM_CANDIDATES, SHRINK_VIDEOS
 from pipelines.run_files import PREDICTIONS, read_manifest
-from pipelines.scoring.intervals import LEVEL, NUM_RESAMPLES, Interval
 
 FORMAT = 2
 RECORD = "postprocess.json"

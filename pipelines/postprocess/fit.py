@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.metrics.challenge import Decisions
+from pipelines.metrics.intervals import Interval
 from pipelines.postprocess.apply import HALF, Parameters, smooth_task, smoothed, video_numbers
 from pipelines.postprocess.offsets import NONE, best_offsets
 from pipelines.postprocess.parts import (
@@ -30,8 +32,6 @@ from pipelines.postprocess.parts import (
 )
 from pipelines.postprocess.smoothing import GRID, Smoothing
 from pipelines.postprocess.thresholds import best_thresholds, f1_of, threshold_candidates, threshold_curves
-from pipelines.scoring.intervals import Interval
-from pipelines.scoring.metrics import Decisions
 
 OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
     "va": ((), ("smoothing",)),

@@ -13,8 +13,8 @@ import polars as pl
 
 from cache.names import EXPRESSIONS, TASK_COLUMNS, TASKS
 from pipelines.labels import Labels, labels_of
-from pipelines.postprocess.apply import probabilities_of
-from pipelines.scoring.intervals import (
+from pipelines.metrics.challenge import Decisions, Probabilities, score
+from pipelines.metrics.intervals import (
     NUM_RESAMPLES,
     Groups,
     GroupSums,
@@ -24,7 +24,7 @@ from pipelines.scoring.intervals import (
     scores,
     without_labels,
 )
-from pipelines.scoring.metrics import Decisions, Probabilities, score
+from pipelines.postprocess.apply import probabilities_of
 from pipelines.splits import assign_groups, groups_of
 
 NUM_FOLDS = 5

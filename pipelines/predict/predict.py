@@ -23,7 +23,7 @@ from pipelines.predict.predictor import (
     num_trained_on,
     predict_frames,
 )
-from pipelines.scoring.evaluate import rows_of
+from pipelines.results.evaluate import rows_of
 from pipelines.training.dataset import load_dataset
 
 

@@ -12,12 +12,12 @@ from cache.names import TASKS
 from pipelines.config import Config
 from pipelines.ensemble.files import RECORD as ENSEMBLE
 from pipelines.ensemble.files import read_ensemble
+from pipelines.metrics.challenge import Decisions, Probabilities
 from pipelines.postprocess.apply import Parameters, smoothed
 from pipelines.postprocess.files import RECORD as POSTPROCESS
 from pipelines.postprocess.files import read_parameters
+from pipelines.results.evaluate import num_seen
 from pipelines.run_files import PREDICTIONS
-from pipelines.scoring.evaluate import num_seen
-from pipelines.scoring.metrics import Decisions, Probabilities
 from pipelines.training.dataset import Dataset
 from pipelines.training.run import Run, load_run, predict_run
 from pipelines.training.windows import context_rows

@@ -6,11 +6,11 @@ import numpy as np
 import polars as pl
 
 from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS, VA_COLUMNS
+from pipelines.html import Markup, figure_html, tag
 from pipelines.report import plots
-from pipelines.report.page import Markup, figure_html, tag
-from pipelines.scoring.effects import field_effects, mean, task_effects, varied_in
-from pipelines.scoring.leaderboard import Group, Leaderboard, Row, read_part
-from pipelines.scoring.verdict import unit_of
+from pipelines.results.effects import field_effects, mean, task_effects, varied_in
+from pipelines.results.leaderboard import Group, Leaderboard, Row, read_part
+from pipelines.results.verdict import unit_of
 from pipelines.search.study import Result
 from pipelines.splits import fold_words
 from pipelines.words import TASK_WORDS, concerns, field_words, strategy_words, task_words, units_words, value_in

@@ -1,4 +1,4 @@
-"""The report's figures. Colours are Okabe and Ito's, which colour-blind readers tell apart; every axis has a title."""
+"""The figures of a study's report; every axis has a title."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -9,14 +9,10 @@ import polars as pl
 from plotly.subplots import make_subplots
 
 from cache.names import ACTION_UNITS, EXPRESSIONS, VA_COLUMNS
-from pipelines.scoring.effects import Effect, mean
-from pipelines.scoring.intervals import Interval
+from pipelines.charts import HELD_OUT, OTHER, SELECTION, TRUTH, finished
+from pipelines.metrics.intervals import Interval
+from pipelines.results.effects import Effect, mean
 
-HELD_OUT = "#0072B2"
-SELECTION = "#E69F00"
-TRUTH = "#222222"
-OTHER = "#999999"
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 GAP_FRAMES = 100
 
 
@@ -41,7 +37,7 @@ def va_traces(table: pl.DataFrame, videos: Sequence[tuple[str, str]]) -> go.Figu
         if row % len(VA_COLUMNS) == 0:
             figure.update_xaxes(title_text="frame number in the video", title_standoff=4, row=row, col=1)
     figure.update_annotations(font_size=13, x=0, xanchor="left")
-    return _finished(figure, height=height + 116)
+    return finished(figure, height=height + 116)
 
 
 def confusion(counts: np.ndarray) -> go.Figure:
@@ -71,7 +67,7 @@ def confusion(counts: np.ndarray) -> go.Figure:
     figure = go.Figure(heat)
     figure.update_yaxes(autorange="reversed", title_text="label", showgrid=False)
     figure.update_xaxes(title_text="predicted expression", showgrid=False, tickangle=-40)
-    return _finished(figure, height=520, legend=False)
+    return finished(figure, height=520, legend=False)
 
 
 def au_bars(scores: Mapping[str, Mapping[str, float]]) -> go.Figure:
@@ -86,7 +82,7 @@ def au_bars(scores: Mapping[str, Mapping[str, float]]) -> go.Figure:
     figure.update_yaxes(range=[0, 1], title_text="F1, held-out")
     figure.update_xaxes(title_text="action unit")
     figure.update_layout(barmode="group", bargap=0.25, bargroupgap=0.05)
-    return _finished(figure, height=380)
+    return finished(figure, height=380)
 
 
 def effects(fields: Mapping[str, Sequence[Effect]], axis: str) -> go.Figure:
@@ -112,7 +108,7 @@ def effects(fields: Mapping[str, Sequence[Effect]], axis: str) -> go.Figure:
     figure.update_xaxes(showticklabels=True)
     figure.update_xaxes(title_text=axis, row=len(fields), col=1)
     figure.update_annotations(x=0, xanchor="left", font_size=13)
-    return _finished(figure, height=110 + 46 * len(fields) + 52 * sum(sizes), left=150)
+    return finished(figure, height=110 + 46 * len(fields) + 52 * sum(sizes), left=150)
 
 
 def seeds(
@@ -139,7 +135,7 @@ def seeds(
     ticks = [f"{place}. {escape(name)} ".replace("\n", "<br>") for place, name in enumerate(names, start=1)]
     figure.update_yaxes(tickvals=list(range(len(names))), ticktext=ticks, range=[len(names) - 0.5, -0.5])
     figure.update_xaxes(title_text=axis)
-    return _finished(figure, height=130 + 46 * len(names), left=20)
+    return finished(figure, height=130 + 46 * len(names), left=20)
 
 
 def selection_against_held_out(
@@ -162,25 +158,7 @@ def selection_against_held_out(
         )  # fmt: skip
     figure.update_xaxes(title_text=f"selection {axis}", range=ends)
     figure.update_yaxes(title_text=f"held-out {axis}", range=ends)
-    return _finished(figure, height=440)
-
-
-def learning_curve(
-    epochs: Sequence[int], losses: Mapping[str, Sequence[float | None]], level: float | None
-) -> go.Figure:
-    """The loss over epochs: of faces trained on, and of held-out ones; `level` is what guessing nothing costs."""
-    figure = go.Figure()
-    colours = dict(zip(losses, (SELECTION, HELD_OUT), strict=False))
-    for name, values in losses.items():
-        line = {"color": colours[name], "width": 2}
-        mode = "lines" if len(epochs) > 1 else "markers"
-        hover = f"{escape(name)}, epoch %{{x}}: %{{y:.4f}}<extra></extra>"
-        figure.add_scatter(x=list(epochs), y=list(values), mode=mode, name=name, line=line, hovertemplate=hover)
-    if level is not None:
-        figure.add_hline(y=level, line={"color": OTHER, "dash": "dash", "width": 1})
-    figure.update_xaxes(title_text="epoch", **({"dtick": 1} if len(epochs) <= 12 else {}))  # no half epochs
-    figure.update_yaxes(title_text="mean squared error of masked patches")
-    return _finished(figure, height=420)
+    return finished(figure, height=440)
 
 
 def _add_effect(
@@ -208,19 +186,3 @@ def _broken(frames: np.ndarray, values: np.ndarray) -> tuple[list[float | None],
 
 def _short(name: str, most: int = 40) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
-
-
-def _finished(figure: go.Figure, height: int, left: int = 60, legend: bool = True) -> go.Figure:
-    figure.update_layout(
-        template="simple_white",
-        height=height,
-        margin={"l": left, "r": 16, "t": 60 if legend else 12, "b": 56},
-        font={"family": FONT, "size": 13, "color": "#222222"},
-        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top"},
-        paper_bgcolor="white",
-        plot_bgcolor="white",
-        hoverlabel={"font": {"family": FONT}},
-    )
-    figure.update_xaxes(showgrid=True, gridcolor="#eeeeee", automargin=True)
-    figure.update_yaxes(automargin=True, gridcolor="#eeeeee")
-    return figure

@@ -8,14 +8,14 @@ import polars as pl
 
 from cache.names import TASKS
 from pipelines.files import write_text
+from pipelines.html import Cell, Markup, details, join, page, table, tag, tiles
+from pipelines.metrics.challenge import MAIN_SCORE
+from pipelines.metrics.intervals import NUM_RESAMPLES, Interval
+from pipelines.metrics.nested import Nested
+from pipelines.metrics.paired import NUM_SWAPS
 from pipelines.report.figures import effect_figures, spread_figures, task_figures
-from pipelines.report.page import Cell, Markup, details, join, page, table, tag, tiles
-from pipelines.scoring.intervals import NUM_RESAMPLES, Interval
-from pipelines.scoring.leaderboard import Group, Leaderboard, Row, Spread, place_among
-from pipelines.scoring.metrics import MAIN_SCORE
-from pipelines.scoring.nested import Nested
-from pipelines.scoring.paired import NUM_SWAPS
-from pipelines.scoring.verdict import separation_words, unit_of, verdict_words
+from pipelines.results.leaderboard import Group, Leaderboard, Row, Spread, place_among
+from pipelines.results.verdict import separation_words, unit_of, verdict_words
 from pipelines.search.study import Study, read_about
 from pipelines.splits import inner_part, outer_fold
 from pipelines.words import (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipelines.search.loop import Grouping, Trainer, one_by_one
 from pipelines.search.study import Result, Trial
-from pipelines.training.strategy import Strategy
+from pipelines.strategy import Strategy
 
 NUM_MEASURED = 4
 BUDGET_S = 30.0

@@ -26,13 +26,11 @@ from annotated_types import Interval
 from cache.parsing import parse_toml
 from cache.regular import CONFIG_BYTES, read_text
 from cache.valid_names import check_name
-from heads.config import head_problem
-from heads.ranges import range_problem
 from pipelines.config import Config, Seed, SplitConfig, from_mapping, nearest
 from pipelines.project import packaged_grids
 from pipelines.search.grid_values import annotation_of, condition_value_of, value_of
-from pipelines.splits import INNER_STEP, fold_number, fold_problem
-from pipelines.training.strategy import PARTS, Strategy, streams_of
+from pipelines.splits import INNER_STEP, fold_number
+from pipelines.strategy import PARTS, Strategy, problem_of
 
 SECTIONS = ("study", "set", "product", "list", "space", "when")
 
@@ -189,21 +187,6 @@ def check(strategies: Sequence[Strategy], config: Config, where: str) -> None:
         more = f"; and {len(problems) - 3} more kinds" if len(problems) > 3 else ""
         total = f"{sum(problems.values())} of {len(strategies)} strategies cannot be trained"
         raise ValueError(f"{where}: {total}: {listed}{more}. Change the values, or limit them with [when.FIELD.VALUE]")
-
-
-def problem_of(strategy: Strategy, config: Config) -> str | None:
-    """What makes `strategy` impossible to train, in one line; None when nothing does."""
-    train = strategy.train
-    problem = head_problem(strategy.head) or range_problem(strategy.loss) or range_problem(train)
-    if problem:
-        return problem
-    if problem := fold_problem(train.fold, config.split):
-        return f"fold = {train.fold}: {problem}"
-    try:
-        streams_of(strategy, config)
-    except ValueError as error:
-        return str(error)
-    return None
 
 
 def _apply_conditions(

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 from cache.names import TASKS
 from cache.parsing import parse_toml
 from pipelines.config import convert, nearest
-from pipelines.training.strategy import flat_fields
+from pipelines.strategy import flat_fields
 
 
 def condition_value_of(key: str, text: str, where: str) -> Any:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from pipelines.interrupts import interrupts
 from pipelines.progress import Advance
 from pipelines.search.study import Study, Trial
-from pipelines.training.strategy import Strategy
+from pipelines.strategy import Strategy
 
 if TYPE_CHECKING:
     from pipelines.search.record import Record

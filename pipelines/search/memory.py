@@ -13,9 +13,9 @@ from heads.config import Task
 from heads.model import build_head, build_progressive
 from pipelines.config import Config
 from pipelines.search.study import Trial
+from pipelines.strategy import Strategy, streams_of
 from pipelines.training.inputs import input_width
 from pipelines.training.stacks import FREE_HEAD, FREE_LOSS, FREE_TRAIN, head_bytes, stack_key
-from pipelines.training.strategy import Strategy, streams_of
 from pipelines.words import strategy_words
 
 HOW = "weights counted, the rest estimated from the shapes, not measured"

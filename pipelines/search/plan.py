@@ -19,7 +19,7 @@ from pipelines.search.loop import Chooser, Grouping, Trainer, pending
 from pipelines.search.samplers import next_trials
 from pipelines.search.study import Material, Result, Study, Trial, plan, stream_label
 from pipelines.splits import resolve_split
-from pipelines.training.strategy import Strategy, strategy_of, streams_of
+from pipelines.strategy import Strategy, strategy_of, streams_of
 
 if TYPE_CHECKING:
     from pipelines.training.evaluations import Evaluation

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipelines.search.grid import StudyConfig
 from pipelines.search.study import Result, Trial, choice_of
-from pipelines.training.strategy import REPEATS
+from pipelines.strategy import REPEATS
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

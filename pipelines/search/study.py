@@ -23,7 +23,7 @@ from pipelines.config import Config
 from pipelines.files import write_text
 from pipelines.run_files import damage, read_manifest, read_metrics
 from pipelines.search.grid import Grid
-from pipelines.training.strategy import Strategy, streams_of
+from pipelines.strategy import Strategy, streams_of
 from pipelines.training.unfinished import FOLDER, runs_of
 
 FORMAT = 1

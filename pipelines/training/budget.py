@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from pipelines.config import TrainConfig
-from pipelines.training.strategy import Strategy
+from pipelines.strategy import Strategy
 from pipelines.training.windows import PADDING
 
 if TYPE_CHECKING:

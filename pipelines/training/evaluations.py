@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from pipelines.scoring.metrics import Probabilities
+from pipelines.metrics.challenge import Probabilities
 from pipelines.training.predict import Predictions
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from heads.losses import MultiTaskLoss
 from heads.model import ProgressiveHead, single_state
 from pipelines.config import TrainConfig
-from pipelines.scoring.metrics import main_scores, score
+from pipelines.metrics.challenge import main_scores, score
 from pipelines.training.budget import evaluations
 from pipelines.training.dataset import Plan
 from pipelines.training.evaluations import Evaluation, Fitted, HeadKeeper, ShouldStop, Watch

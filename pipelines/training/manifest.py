@@ -18,11 +18,11 @@ from cache.names import TASKS
 from pipelines.config import SECTIONS, Config, to_mapping
 from pipelines.run_files import FORMAT
 from pipelines.splits import INNER_STEP, inner_part, outer_fold
+from pipelines.strategy import Strategy, streams_of
 from pipelines.training.budget import budget_of, context_of
 from pipelines.training.dataset import Dataset
 from pipelines.training.evaluations import Epoch, Evaluation
 from pipelines.training.methods import Spec
-from pipelines.training.strategy import Strategy, streams_of
 from pipelines.training.train import Trained
 
 PACKAGES = ("mtl-affect", "torch", "numpy", "polars", "zarr", "safetensors")

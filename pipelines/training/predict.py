@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS, VA_COLUMNS
 from heads.tasks import TASK_OUTPUTS
 from pipelines.labels import Labels
-from pipelines.scoring.metrics import Decisions, Probabilities, score
+from pipelines.metrics.challenge import Decisions, Probabilities, score
 from pipelines.training.dataset import Dataset, Plan, Reader
 
 # Of all heads together: what stays in the processor's cache (a stack of 12 took 1.25 s with 4,096 steps a head, 0.7 s

@@ -49,6 +49,7 @@ from pipelines.run_files import (
     run_bytes,
     write_manifest,
 )
+from pipelines.strategy import Strategy, streams_of
 from pipelines.training.dataset import Dataset, load_dataset
 from pipelines.training.evaluations import Epoch, Evaluation, Watch
 from pipelines.training.fit import Halving
@@ -62,7 +63,6 @@ from pipelines.training.manifest import (
 )
 from pipelines.training.methods import Spec, build_model
 from pipelines.training.predict import Predictions, table
-from pipelines.training.strategy import Strategy, streams_of
 from pipelines.training.train import Order, Trained, predict_models, train_strategies, train_strategy
 from pipelines.training.unfinished import FOLDER, Unfinished
 

@@ -13,9 +13,9 @@ import torch
 
 from heads.losses import NUMBERS
 from pipelines.config import Config
+from pipelines.strategy import Strategy, streams_of
 from pipelines.training.budget import MOST_BATCH
 from pipelines.training.inputs import input_width
-from pipelines.training.strategy import Strategy, streams_of
 
 Item = TypeVar("Item")
 

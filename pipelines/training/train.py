@@ -12,14 +12,13 @@ import numpy as np
 from torch import nn
 
 from pipelines.config import Config
-from pipelines.search.grid import problem_of
 from pipelines.splits import Split
+from pipelines.strategy import Strategy, problem_of, streams_of
 from pipelines.training.dataset import Dataset
 from pipelines.training.evaluations import Evaluation, ShouldStop, Watch
 from pipelines.training.fit import Halving
 from pipelines.training.methods import METHODS, Setup, Spec, TrainedModel
 from pipelines.training.predict import Predictions, merge, predict, score_predictions
-from pipelines.training.strategy import Strategy, streams_of
 from pipelines.training.unfinished import Unfinished
 
 

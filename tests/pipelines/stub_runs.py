@@ -9,9 +9,9 @@ from cache.frames import conform, frames_digest, labels_digest, write_frames
 from cache.names import ACTION_UNITS, EXPRESSIONS
 from pipelines.config import Config
 from pipelines.labels import labels_of
+from pipelines.metrics.challenge import Probabilities
 from pipelines.postprocess.apply import prediction_columns
 from pipelines.run_files import FORMAT, write_manifest
-from pipelines.scoring.metrics import Probabilities
 from pipelines.splits import resolve_split
 
 RARE = 0.9  # AU probabilities are this far too low in log-odds: 0.5 is the wrong threshold

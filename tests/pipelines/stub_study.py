@@ -15,12 +15,12 @@ from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS
 from extract.config import BackboneConfig
 from pipelines.config import Config
 from pipelines.labels import labels_of
+from pipelines.metrics.challenge import Decisions, score
 from pipelines.run_files import FORMAT, write_manifest
-from pipelines.scoring.metrics import Decisions, score
 from pipelines.search.grid import expand, parse_grid
 from pipelines.search.study import Material, open_study, plan
 from pipelines.splits import resolve_split
-from pipelines.training.strategy import Strategy, strategy_of
+from pipelines.strategy import Strategy, strategy_of
 
 QUALITY = {"none": 0.9, "gru": 0.6, "lstm": 0.6, "tcn": 0.5, "transformer": 0.55}
 

@@ -24,8 +24,8 @@ from pipelines.backbones.finetuning import finetune as job
 from pipelines.backbones.finetuning import heldout, loop
 from pipelines.config import read_config
 from pipelines.labels import labels_of
+from pipelines.metrics.challenge import score
 from pipelines.postprocess.apply import probabilities_of
-from pipelines.scoring.metrics import score
 from pipelines.splits import resolve_split
 
 small = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("small_faces.py"))))

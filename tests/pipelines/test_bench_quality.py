@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cache.names import TASKS
-from pipelines.scoring.metrics import Decisions, score
+from pipelines.metrics.challenge import Decisions, score
 
 ROOT = Path(__file__).resolve().parents[2]
 RIVALS = ("linear", "mlp", "gru", "tcn", "abaw11")

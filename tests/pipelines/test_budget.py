@@ -8,9 +8,9 @@ import torch
 
 from heads.config import HeadConfig
 from pipelines.config import TrainConfig
+from pipelines.strategy import strategy_of
 from pipelines.training.budget import LEAST_BATCH, MOST_BATCH, batch_windows, evaluations
 from pipelines.training.feed import WindowSampler, make_feed
-from pipelines.training.strategy import strategy_of
 
 
 @pytest.mark.parametrize(

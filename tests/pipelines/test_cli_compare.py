@@ -17,7 +17,7 @@ from pipelines.search.grid import expand
 from pipelines.search.loop import run_trials
 from pipelines.search.record import Record
 from pipelines.search.study import Study, open_study, plan, read_study
-from pipelines.training.strategy import strategy_of
+from pipelines.strategy import strategy_of
 
 stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_study.py"))))
 GRID = {

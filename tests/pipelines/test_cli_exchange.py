@@ -120,7 +120,7 @@ def test_names_and_tasks_are_checked(project: Path, words: tuple[str, ...]) -> N
 
 def test_extraction_leaves_imported_streams_alone(project: Path) -> None:
     from extract.backbones.build import load_backbone
-    from pipelines.extraction import choose
+    from pipelines.extraction.run import choose
 
     mtl_cache(project, "import", "clip", str(project / "m.npy"))
     config = read_config(project / "mtl.toml")

@@ -18,10 +18,10 @@ from pipelines.cli import app
 from pipelines.config import read_config
 from pipelines.files import read_json
 from pipelines.labels import labels_of
+from pipelines.metrics.challenge import score
 from pipelines.postprocess.apply import apply
 from pipelines.postprocess.files import postprocess_run, read_parameters, read_postprocess, read_truth
 from pipelines.postprocess.parts import make_part
-from pipelines.scoring.metrics import score
 
 stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_runs.py"))))
 RUN = "studies/s/runs/run0"

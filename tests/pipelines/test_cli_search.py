@@ -23,9 +23,9 @@ from pipelines.config import Config, read_config
 from pipelines.files import read_json
 from pipelines.run_files import damage, read_manifest
 from pipelines.search.plan import make_plan, make_trainer, read_strategies
+from pipelines.strategy import Strategy
 from pipelines.training.dataset import load_dataset
 from pipelines.training.manifest import run_digest
-from pipelines.training.strategy import Strategy
 
 GRID = """
 [product]
@@ -174,7 +174,7 @@ def test_a_dry_run_says_what_a_stack_needs_in_memory_and_how_that_was_found(
 
 def test_separate_models_need_less_than_one_after_the_other_and_progressive_ones_all_at_once() -> None:
     from pipelines.search.memory import weights_bytes
-    from pipelines.training.strategy import strategy_of
+    from pipelines.strategy import strategy_of
 
     config = Config(
         head=HeadConfig(width=16, num_heads=2), backbones={name: BackboneConfig(model="m") for name in ("va", "au")}

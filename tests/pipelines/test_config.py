@@ -7,7 +7,7 @@ import pytest
 from extract.config import BackboneConfig
 from pipelines.config import Config, from_mapping, parse_config, read_config, to_mapping
 from pipelines.project import packaged_grids, write_project
-from pipelines.training.strategy import Strategy, flat_fields, strategy_of, streams_of
+from pipelines.strategy import Strategy, flat_fields, strategy_of, streams_of
 
 
 def parse(text: str, *overrides: str, folder: Path) -> Config:

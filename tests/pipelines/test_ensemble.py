@@ -14,9 +14,9 @@ from pipelines.ensemble.files import find_runs, read_library
 from pipelines.ensemble.members import Library, _out_of_fold, choose, make_ensemble
 from pipelines.ensemble.selection import SCORERS, mean_of, select_greedily
 from pipelines.labels import Labels
+from pipelines.metrics.challenge import Probabilities, score
 from pipelines.postprocess.files import read_truth
 from pipelines.postprocess.parts import folds_of
-from pipelines.scoring.metrics import Probabilities, score
 
 stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_runs.py"))))
 KEYS = {"va": "va.ccc_mean", "expr": "expr.f1_macro", "au": "au.f1_mean"}

@@ -35,7 +35,7 @@ from pipelines.backbones.finetuning.order import Order, make_order, parse_tasks
 from pipelines.backbones.finetuning.state import State
 from pipelines.config import Config, read_config
 from pipelines.labels import labels_of, targets_of
-from pipelines.scoring.metrics import score
+from pipelines.metrics.challenge import score
 from pipelines.splits import resolve_split
 from pipelines.training.evaluations import Epoch
 

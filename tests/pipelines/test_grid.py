@@ -14,7 +14,7 @@ from pipelines.config import Config, SplitConfig, TrainConfig
 from pipelines.project import packaged_grids
 from pipelines.search.grid import check, expand, find_grid, parse_grid, read_grid
 from pipelines.search.plan import read_strategies
-from pipelines.training.strategy import Strategy, strategy_of
+from pipelines.strategy import Strategy, strategy_of
 
 CONFIG = Config(backbones={name: BackboneConfig(model="test_vit2", tasks=(name,)) for name in ("va", "expr", "au")})
 

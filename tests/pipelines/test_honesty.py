@@ -18,16 +18,16 @@ import pytest
 from cache.names import ACTION_UNITS, TASKS, VA_COLUMNS
 from pipelines.config import SplitConfig, read_config
 from pipelines.labels import labels_of
+from pipelines.metrics.challenge import Decisions, score
+from pipelines.metrics.nested import nested
+from pipelines.results.evidence import Reader, chosen_on_held_out, with_intervals
+from pipelines.results.leaderboard import Leaderboard, make_leaderboard
+from pipelines.results.verdict import num_inseparable, verdict_words
 from pipelines.run_files import FORMAT, write_manifest
-from pipelines.scoring.evidence import Reader, chosen_on_held_out, with_intervals
-from pipelines.scoring.leaderboard import Leaderboard, make_leaderboard
-from pipelines.scoring.metrics import Decisions, score
-from pipelines.scoring.nested import nested
-from pipelines.scoring.verdict import num_inseparable, verdict_words
 from pipelines.search.plan import make_plan, make_trainer, read_strategies
 from pipelines.search.study import Result, Trial, open_study
 from pipelines.splits import Split, fold_number, outer_fold, resolve_split
-from pipelines.training.strategy import Strategy
+from pipelines.strategy import Strategy
 
 stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_study.py"))))
 MADE = Path(__file__).resolve().parents[1] / "fixtures" / "made"

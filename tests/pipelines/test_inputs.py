@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from heads.config import HeadConfig
+from pipelines.strategy import strategy_of
 from pipelines.training.inputs import Source, running_means, video_means
 from pipelines.training.run import load_run, predict_run, write_run
-from pipelines.training.strategy import strategy_of
 from pipelines.training.train import train_strategy
 
 

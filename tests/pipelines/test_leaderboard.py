@@ -12,25 +12,20 @@ import pytest
 from rich.console import Console
 
 from cache.names import ACTION_UNITS
+from pipelines.cli.pages.leaderboard import leaderboard_tables
 from pipelines.config import SplitConfig
 from pipelines.labels import labels_of
-from pipelines.scoring.effects import field_effects, task_effects
-from pipelines.scoring.evidence import with_intervals
-from pipelines.scoring.intervals import Sample, group_sums, interval, mean_of_runs, scores
-from pipelines.scoring.leaderboard import (
-    Spread,
-    make_leaderboard,
-    read_part,
-    true_labels,
-)
-from pipelines.scoring.leaderboard_files import to_json, write_leaderboard
-from pipelines.scoring.leaderboard_table import leaderboard_tables
-from pipelines.scoring.metrics import score
-from pipelines.scoring.nested import nested
-from pipelines.scoring.verdict import nested_words, num_inseparable, verdict_words
+from pipelines.metrics.challenge import score
+from pipelines.metrics.intervals import Sample, group_sums, interval, mean_of_runs, scores
+from pipelines.metrics.nested import nested
+from pipelines.results.effects import field_effects, task_effects
+from pipelines.results.evidence import with_intervals
+from pipelines.results.leaderboard import Spread, make_leaderboard, read_part, true_labels
+from pipelines.results.leaderboard_files import to_json, write_leaderboard
+from pipelines.results.verdict import nested_words, num_inseparable, verdict_words
 from pipelines.search.study import Result, Trial
 from pipelines.splits import resolve_split
-from pipelines.training.strategy import Strategy
+from pipelines.strategy import Strategy
 
 stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_study.py"))))
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pipelines.config import Config, read_config
+from pipelines.strategy import strategy_of
 from pipelines.training.dataset import Dataset, load_dataset
-from pipelines.training.strategy import strategy_of
 from pipelines.training.train import train_strategy
 
 MADE = Path(__file__).resolve().parents[1] / "fixtures" / "made"

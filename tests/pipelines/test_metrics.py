@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 
 from cache.names import ACTION_UNITS, EXPRESSIONS
 from pipelines.labels import Labels
-from pipelines.scoring.metrics import Decisions, Probabilities, ccc, f1, main_scores, score
+from pipelines.metrics.challenge import Decisions, Probabilities, ccc, f1, main_scores, score
 
 traces = arrays(np.float64, st.integers(2, 30), elements=st.floats(-1, 1, width=32))
 

@@ -150,7 +150,7 @@ def test_what_polars_raises_elsewhere_is_one_line(
     def fail(*arguments: object, **options: object) -> None:
         raise error
 
-    monkeypatch.setattr("pipelines.scoring.score.score_tables", fail)
+    monkeypatch.setattr("pipelines.results.score.score_tables", fail)
     monkeypatch.setattr(sys, "argv", ["mtl", "score", "a.parquet", "b.parquet"])
     monkeypatch.delenv("MTL_DEBUG", raising=False)
     with pytest.raises(SystemExit) as stop:

@@ -10,10 +10,10 @@ import polars as pl
 import pytest
 
 from pipelines.labels import labels_of
-from pipelines.scoring.intervals import GroupSums, drawn, group_sums, groups_of_runs, task_scores
-from pipelines.scoring.metrics import score
-from pipelines.scoring.paired import compare, paired, step_down, versus_first
-from pipelines.scoring.stability import ranks, stability
+from pipelines.metrics.challenge import score
+from pipelines.metrics.intervals import GroupSums, drawn, group_sums, groups_of_runs, task_scores
+from pipelines.metrics.paired import compare, paired, step_down, versus_first
+from pipelines.metrics.stability import ranks, stability
 
 stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_study.py"))))
 TASKS = ("va", "expr", "au")

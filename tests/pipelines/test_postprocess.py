@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from cache.names import ACTION_UNITS, EXPRESSIONS
 from pipelines.labels import Labels, labels_of
+from pipelines.metrics.challenge import f1, score
 from pipelines.postprocess.apply import HALF, Parameters, apply, probabilities_of
 from pipelines.postprocess.fit import DEFAULT_CUTS, OPTIONS, fit
 from pipelines.postprocess.offsets import CANDIDATES, NONE, best_offsets, class_curves, log_probabilities
 from pipelines.postprocess.parts import Part, decide, difference, folds_of, make_part, row_sums, task_score
 from pipelines.postprocess.smoothing import GAUSSIAN_REACH, GRID, KERNELS, Smoothing, smooth
 from pipelines.postprocess.thresholds import best_thresholds, threshold_candidates, threshold_curves
-from pipelines.scoring.metrics import f1, score
 from pipelines.splits import groups_of
 
 stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_runs.py"))))

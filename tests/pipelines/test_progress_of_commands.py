@@ -12,8 +12,8 @@ from pipelines import progress as progress_module
 from pipelines import terminal
 from pipelines.cli import app
 from pipelines.cli import demo as demo_module
+from pipelines.cli.pages.search import SearchPage
 from pipelines.ensemble.files import Candidate, words_of
-from pipelines.search.command import StackNotes
 from pipelines.terminal import set_quiet
 
 
@@ -53,15 +53,15 @@ def test_a_stack_says_its_steps_off_a_terminal(project: Path, monkeypatch: pytes
 
 
 def test_a_stack_is_told_once_a_step_and_without_a_bar_nothing() -> None:
-    notes, told, size = StackNotes(), [], 3
+    notes, told, size = SearchPage(terminal.make_console()), [], 3
     note = SimpleNamespace(model="va", step=40, num_steps=800)
-    notes.watch(size, note)  # type: ignore[arg-type]
+    notes.on_evaluation(size, note)  # type: ignore[arg-type]
     bar: Any = SimpleNamespace(note=told.append)
     notes.bar = type("Bar", (), {"__call__": lambda self, count: None, "note": lambda self, text: bar.note(text)})()
     for step in (80, 80, 80, 120):
-        notes.watch(size, SimpleNamespace(model="va", step=step, num_steps=800))  # type: ignore[arg-type]
-    notes.best("best P 0.612")
-    notes.watch(1, SimpleNamespace(model="expr", step=40, num_steps=800))  # type: ignore[arg-type]
+        notes.on_evaluation(size, SimpleNamespace(model="va", step=step, num_steps=800))  # type: ignore[arg-type]
+    notes.on_best("best P 0.612")
+    notes.on_evaluation(1, SimpleNamespace(model="expr", step=40, num_steps=800))  # type: ignore[arg-type]
     assert told == [
         "3 at once, va step 80/800",
         "3 at once, va step 120/800",
@@ -106,7 +106,7 @@ def test_the_demo_hands_quiet_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """Two commands in the place of the demo's: each sets anew whether progress is shown."""
     monkeypatch.setattr(demo_module, "commands", lambda seed: [["score", "--help"], ["postprocess", "--help"]])
     called: list[list[str]] = []
-    monkeypatch.setattr("pipelines.cli.app", lambda words, standalone_mode: called.append(words))
+    monkeypatch.setattr(demo_module, "run_command", lambda context, words: called.append(words))
     options = ["--quiet"] if quiet else []
     call("demo", str(tmp_path / "demo"), *options)
     assert called == [["score", "--help", *options], ["postprocess", "--help", *options]]

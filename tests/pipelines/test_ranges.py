@@ -21,8 +21,8 @@ from heads.model import build_head
 from heads.ranges import hints_of, in_range, range_problem, split_annotation
 from heads.temporal import TEMPORALS
 from pipelines.config import SECTIONS, Config, FaceSetConfig, from_mapping, parse_config, read_config, to_mapping
-from pipelines.search.grid import StudyConfig, expand, parse_grid, problem_of
-from pipelines.training.strategy import PARTS, Strategy
+from pipelines.search.grid import StudyConfig, expand, parse_grid
+from pipelines.strategy import PARTS, Strategy, problem_of
 
 SECTION_CLASSES = {**SECTIONS, "backbones.face": BackboneConfig}
 OTHER_CLASSES = {"[[finetune.data]]": FaceSetConfig, "[study]": StudyConfig, "preprocessing": Preprocessing}

@@ -9,17 +9,17 @@ import polars as pl
 import pytest
 
 from cache.names import ACTION_UNITS, VA_COLUMNS
+from pipelines.html import Cell, Markup, safe, table, tag
 from pipelines.report.figures import best_run, compared_row, shown_videos
-from pipelines.report.page import Cell, Markup, safe, table, tag
 from pipelines.report.plots import _broken
 from pipelines.report.study import make_report, write_report
-from pipelines.scoring.evidence import with_intervals
-from pipelines.scoring.leaderboard import make_leaderboard
+from pipelines.results.evidence import with_intervals
+from pipelines.results.leaderboard import make_leaderboard
 from pipelines.search.grid import expand
 from pipelines.search.loop import run_trials
 from pipelines.search.record import Record
 from pipelines.search.study import open_study, plan
-from pipelines.training.strategy import strategy_of
+from pipelines.strategy import strategy_of
 from pipelines.words import concerns, duration_words, strategy_words
 
 stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_study.py"))))
@@ -114,7 +114,7 @@ def test_the_run_shown_is_chosen_without_a_look_at_held_out_rows(made: SimpleNam
 
 
 def test_good_middle_and_bad_videos_are_shown(made: SimpleNamespace) -> None:
-    from pipelines.scoring.leaderboard import read_part
+    from pipelines.results.leaderboard import read_part
 
     remarks = [remark for _, remark in shown_videos(read_part(best_run(made.board.rows[0]), made.frames, "report"))]
     assert remarks == ["smallest error", "middle", "largest error"]
@@ -240,7 +240,7 @@ def test_words_for_readers() -> None:
 
 def test_names_in_figures_are_shown_as_written_not_as_markup(made: SimpleNamespace) -> None:
     from pipelines.report.plots import au_bars, va_traces
-    from pipelines.scoring.leaderboard import read_part
+    from pipelines.results.leaderboard import read_part
 
     part = read_part(best_run(made.board.rows[0]), made.frames, "report")
     titles = [note.text for note in va_traces(part, shown_videos(part)).layout.annotations]

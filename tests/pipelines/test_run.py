@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from cache.names import ACTION_UNITS, EXPRESSIONS
 from cache.store import Cache
 from pipelines.config import read_config
+from pipelines.results.evaluate import evaluate_run, scored_tasks
 from pipelines.run_files import read_manifest, write_manifest
-from pipelines.scoring.evaluate import evaluate_run, scored_tasks
+from pipelines.strategy import strategy_of
 from pipelines.training import run as run_module
 from pipelines.training.dataset import load_dataset
 from pipelines.training.manifest import run_digest, run_name
@@ -22,7 +23,6 @@ from pipelines.training.methods import METHODS
 from pipelines.training.predict import score_predictions
 from pipelines.training.resident import load_resident
 from pipelines.training.run import load_run, predict_run, train_or_find, train_run, write_run
-from pipelines.training.strategy import strategy_of
 from pipelines.training.train import train_strategy
 
 CPU = torch.device("cpu")

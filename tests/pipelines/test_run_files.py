@@ -16,10 +16,10 @@ from pipelines.config import read_config
 from pipelines.ensemble.files import read_ensemble
 from pipelines.postprocess.files import postprocess_run, read_parameters, read_truth
 from pipelines.predict.predictor import load_predictor
+from pipelines.results.score import score_tables
 from pipelines.run_files import PREDICTIONS, damage, read_manifest, read_metrics, read_predictions
-from pipelines.scoring.score import score_tables
+from pipelines.strategy import strategy_of
 from pipelines.training.run import load_run, train_or_find
-from pipelines.training.strategy import strategy_of
 
 stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_runs.py"))))
 CPU = torch.device("cpu")

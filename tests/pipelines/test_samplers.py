@@ -11,7 +11,7 @@ from pipelines.search.grid import expand
 from pipelines.search.loop import run_trials
 from pipelines.search.samplers import next_trials
 from pipelines.search.study import Result, Trial, open_study, plan
-from pipelines.training.strategy import strategy_of
+from pipelines.strategy import strategy_of
 
 STUB = Path(__file__).with_name("stub_study.py")
 stub = SimpleNamespace(**runpy.run_path(str(STUB)))

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from cache.names import LABEL_COLUMNS
 from pipelines.cli import score as command
-from pipelines.scoring.score import score_tables
+from pipelines.results.score import score_tables
 
 HEADER = ",".join(("image", *LABEL_COLUMNS))
 

@@ -23,7 +23,7 @@ from pipelines.search.grid import expand
 from pipelines.search.loop import Outcome, pending, run_trials
 from pipelines.search.record import Record
 from pipelines.search.study import Material, Study, open_study, plan, read_study
-from pipelines.training.strategy import Strategy, strategy_of
+from pipelines.strategy import Strategy, strategy_of
 
 STUB = Path(__file__).with_name("stub_study.py")
 stub = SimpleNamespace(**runpy.run_path(str(STUB)))

@@ -11,12 +11,12 @@ from heads.config import HeadConfig
 from heads.temporal import TEMPORALS
 from pipelines.config import Config, SplitConfig
 from pipelines.files import read_json
+from pipelines.strategy import Strategy, strategy_of
 from pipelines.training import stack as stack_module
 from pipelines.training import stacks
 from pipelines.training.fit import Halving
 from pipelines.training.optimise import lr_at
 from pipelines.training.stacks import head_bytes, in_stacks, stack_key
-from pipelines.training.strategy import Strategy, strategy_of
 from pipelines.training.train import Order, Trained, train_strategies, train_strategy
 
 CPU = torch.device("cpu")

@@ -11,6 +11,7 @@ from heads.losses import AU_LOSSES, EXPR_LOSSES, VA_LOSSES
 from heads.model import ProgressiveHead, noises_of
 from heads.temporal import TEMPORALS
 from pipelines.config import Config
+from pipelines.strategy import strategy_of, streams_of
 from pipelines.training import dataset as dataset_module
 from pipelines.training.dataset import Dataset
 from pipelines.training.feed import Feed, WindowSampler, make_feed
@@ -19,7 +20,6 @@ from pipelines.training.methods import Setup, Spec, build_model, make_loss
 from pipelines.training.stack import Stack, _order_of
 from pipelines.training.stack_optimise import StackedAdamW, limits_of
 from pipelines.training.step import Step
-from pipelines.training.strategy import strategy_of, streams_of
 
 SEEDS = (0, 1, 2)
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from cache.names import ACTION_UNITS, TASKS
 from extract.annotations.lists import read_list
+from pipelines.metrics.challenge import Decisions, Probabilities
 from pipelines.postprocess.apply import Parameters
 from pipelines.predict.predictor import FramePredictions
-from pipelines.scoring.metrics import Decisions, Probabilities
 from pipelines.submission.answer import answer_list
 from pipelines.submission.checking import check_rows
 from pipelines.submission.filling import FILLS, fill, nearest

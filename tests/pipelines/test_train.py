@@ -13,6 +13,7 @@ from heads.fusion import FUSIONS
 from heads.temporal import TEMPORALS
 from pipelines.backbones.optimise import AdamW, decay_groups
 from pipelines.config import SplitConfig, TrainConfig
+from pipelines.strategy import strategy_of
 from pipelines.training import fit as fit_module
 from pipelines.training import methods
 from pipelines.training import stack as stack_module
@@ -22,7 +23,6 @@ from pipelines.training.evaluations import Evaluation
 from pipelines.training.methods import METHODS
 from pipelines.training.optimise import lr_at
 from pipelines.training.predict import predict, score_predictions
-from pipelines.training.strategy import strategy_of
 from pipelines.training.train import train_strategy
 
 

@@ -17,11 +17,11 @@ from pipelines.search.loop import run_trials
 from pipelines.search.plan import make_grouping, make_plan, make_trainer, read_strategies
 from pipelines.search.record import Record
 from pipelines.search.study import open_study
+from pipelines.strategy import Strategy, strategy_of
 from pipelines.training import run as run_module
 from pipelines.training.dataset import Dataset
 from pipelines.training.fit import Halving
 from pipelines.training.run import train_run
-from pipelines.training.strategy import Strategy, strategy_of
 from pipelines.training.train import Order, Trained, train_strategies
 from pipelines.training.unfinished import FOLDER, Unfinished
 

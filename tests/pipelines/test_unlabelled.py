@@ -19,11 +19,11 @@ from cache.frames import read_frames, write_frames
 from cache.names import ACTION_UNITS, EXPRESSIONS, TASK_COLUMNS, TASKS
 from pipelines.cli import app
 from pipelines.labels import labels_of
+from pipelines.metrics.challenge import MAIN_SCORE, Probabilities, main_scores, score
+from pipelines.metrics.intervals import Runs, group_sums, interval
+from pipelines.metrics.paired import by_range, compare, versus_first
+from pipelines.metrics.stability import stability
 from pipelines.postprocess.parts import difference, gain_error, make_part
-from pipelines.scoring.intervals import Runs, group_sums, interval
-from pipelines.scoring.metrics import MAIN_SCORE, Probabilities, main_scores, score
-from pipelines.scoring.paired import by_range, compare, versus_first
-from pipelines.scoring.stability import stability
 
 stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_runs.py"))))
 SHOWN = {"va": "VA", "expr": "EXPR", "au": "AU"}

@@ -4,7 +4,7 @@ import pytest
 
 from pipelines.project import packaged_grids
 from pipelines.search.grid import expand, read_grid
-from pipelines.training.strategy import Strategy
+from pipelines.strategy import Strategy
 from pipelines.words import strategy_words, value_words
 
 

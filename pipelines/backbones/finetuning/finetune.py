@@ -16,8 +16,8 @@ from heads.tasks import TASK_OUTPUTS
 from pipelines.backbones.checkpoint import Checkpoints, Kept, identity_of
 from pipelines.backbones.data import Faces, memory_for_faces
 from pipelines.backbones.distributed import World, open_world
-from pipelines.backbones.files import alone_in, checkpoint_path
-from pipelines.backbones.finetuning.course import Course, Trainee
+from pipelines.backbones.files import Trainee, alone_in, checkpoint_path
+from pipelines.backbones.finetuning.course import Course
 from pipelines.backbones.finetuning.facesets import Material, gather
 from pipelines.backbones.finetuning.heldout import score_held_out
 from pipelines.backbones.finetuning.loop import train_backbone

@@ -30,14 +30,14 @@ from pipelines.backbones.finetuning.facesets import FaceSet, Material
 from pipelines.backbones.finetuning.loop import bar, predict_readable
 from pipelines.backbones.runs import KIND, run_folder
 from pipelines.config import Config, TrainConfig, from_mapping
+from pipelines.metrics.challenge import Probabilities
 from pipelines.run_files import FORMAT
-from pipelines.scoring.metrics import Probabilities
+from pipelines.strategy import Strategy
 from pipelines.training.evaluations import Epoch, Fitted
 from pipelines.training.manifest import commit, config_toml, versions, weights_file
 from pipelines.training.methods import Spec
 from pipelines.training.predict import Predictions, prediction_table, score_rows
 from pipelines.training.run import place_run, write_files
-from pipelines.training.strategy import Strategy
 from pipelines.training.windows import PADDING, nearest_rows, video_codes
 
 PARTS = ("select", "report")

@@ -28,8 +28,8 @@ from pipelines.backbones.precision import autocast, reproducible
 from pipelines.backbones.sampling import epoch_steps
 from pipelines.backbones.stopping import StopAsked, Stopper
 from pipelines.config import FinetuneConfig
+from pipelines.metrics.challenge import Probabilities, main_scores, score
 from pipelines.progress import Advance, progress
-from pipelines.scoring.metrics import Probabilities, main_scores, score
 from pipelines.training.evaluations import Epoch, EpochWatch, Fitted
 from pipelines.training.fit import is_finite
 from pipelines.training.optimise import seeded

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from heads.losses import Targets
-from pipelines.labels import Labels
 
 
 def draw_share(alpha: float, rng: np.random.Generator) -> float:
@@ -51,12 +50,6 @@ def mix_targets(targets: Targets, partner: Tensor, share: float) -> tuple[Target
         "au_mask": au_mask,
     }
     return dataclasses.replace(targets, **mixed), dataclasses.replace(other, **mixed)
-
-
-def label_pattern(labels: Labels) -> np.ndarray:
-    """[R] int: equal for rows that are labelled for the same things, which can be mixed without losing any."""
-    masks = np.concatenate([labels.va_mask, labels.expr_mask[:, None], labels.au_mask], axis=1)
-    return np.asarray(masks @ (1 << np.arange(masks.shape[1], dtype=np.int64)))
 
 
 MASKS = ("va_mask", "expr_mask", "au_mask")

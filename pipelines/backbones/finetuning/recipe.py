@@ -11,7 +11,8 @@ from extract.backbones.adapt import Mode, add_lora, checkpoint_gradients, freeze
 from extract.backbones.build import TrainableBackbone
 from extract.backbones.layers import layer_ids, num_layers, undecayed
 from heads.ranges import range_problem
-from pipelines.backbones.finetuning.course import Course, Trainee
+from pipelines.backbones.files import Trainee
+from pipelines.backbones.finetuning.course import Course
 from pipelines.backbones.finetuning.ema import Ema
 from pipelines.backbones.finetuning.state import State, moving_tensors
 from pipelines.backbones.optimise import AdamW, Group, decay_groups

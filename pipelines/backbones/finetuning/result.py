@@ -10,8 +10,8 @@ from extract.backbones.adapt import merge_lora
 from extract.backbones.matching import Match
 from extract.backbones.origin import file_digest
 from extract.config import BackboneConfig, Preprocessing
-from pipelines.backbones.files import FOLDER, history_path, save_trained
-from pipelines.backbones.finetuning.course import Course, Trainee
+from pipelines.backbones.files import FOLDER, Trainee, history_path, save_trained
+from pipelines.backbones.finetuning.course import Course
 from pipelines.backbones.finetuning.facesets import Material
 from pipelines.backbones.finetuning.heldout import HeldOut, write_run
 from pipelines.backbones.finetuning.loop import judge
@@ -21,7 +21,7 @@ from pipelines.backbones.register import register_backbone
 from pipelines.backbones.runs import run_name
 from pipelines.config import Config, to_mapping
 from pipelines.files import write_json
-from pipelines.scoring.metrics import main_scores
+from pipelines.metrics.challenge import main_scores
 from pipelines.training.evaluations import Epoch, Fitted
 
 

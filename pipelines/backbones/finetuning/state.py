@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipelines.backbones.checkpoint import Kept
 from pipelines.backbones.finetuning.ema import Ema
 from pipelines.backbones.optimise import AdamW
-from pipelines.scoring.metrics import Probabilities
+from pipelines.metrics.challenge import Probabilities
 from pipelines.training.evaluations import Epoch, Fitted, HeadKeeper
 from pipelines.training.predict import Predictions
 

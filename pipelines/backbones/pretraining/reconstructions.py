@@ -18,9 +18,9 @@ from extract.config import Preprocessing
 from extract.faces.pictures import png
 from pipelines.backbones.pretraining.loop import HELD_OUT
 from pipelines.backbones.pretraining.state import Course, Note
+from pipelines.charts import learning_curve
 from pipelines.files import write_text
-from pipelines.report import plots
-from pipelines.report.page import Cell, Markup, figure_html, join, page, table, tag, tiles
+from pipelines.html import Cell, Markup, figure_html, join, page, table, tag, tiles
 from pipelines.words import duration_words
 
 NUM_HELD_OUT, NUM_TRAINED = 8, 4  # faces that are shown
@@ -134,7 +134,7 @@ def _losses(about: Mapping[str, Any], history: Sequence[Note]) -> list[Markup]:
     )
     if normalised:
         caption += " The dashed line is what drawing each patch as its mean costs: 1, the variance of the targets."
-    figure = plots.learning_curve([note.epoch for note in history], losses, 1.0 if normalised else None)
+    figure = learning_curve([note.epoch for note in history], losses, 1.0 if normalised else None)
     return [tag("h2", "Loss"), figure_html(figure, "loss", caption)]
 
 

@@ -11,12 +11,12 @@ import polars as pl
 
 from pipelines.backbones.runs import fitting_runs
 from pipelines.config import Config
+from pipelines.metrics.intervals import interval
+from pipelines.results.evidence import Reader
+from pipelines.results.leaderboard import Leaderboard, Row, backbone_row
 from pipelines.run_files import BACKBONE_PREFIX, read_manifest, read_metrics
-from pipelines.scoring.evidence import Reader
-from pipelines.scoring.intervals import interval
-from pipelines.scoring.leaderboard import Leaderboard, Row, backbone_row
 from pipelines.search.study import Material, Result, Trial
-from pipelines.training.strategy import Strategy
+from pipelines.strategy import Strategy
 
 NO_FOLD = -1
 

@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from cache.names import TASKS
-from pipelines.scoring.leaderboard import Group, Leaderboard, Row, Spread, place_among
-from pipelines.scoring.metrics import MAIN_SCORE
-from pipelines.scoring.verdict import compared, verdict_words
+from pipelines.metrics.challenge import MAIN_SCORE
+from pipelines.results.leaderboard import Group, Leaderboard, Row, Spread, place_among
+from pipelines.results.verdict import compared, verdict_words
 from pipelines.terminal import make_console
 from pipelines.words import TASK_WORDS, chosen_words, field_words, task_words, value_in
 

@@ -7,12 +7,12 @@ from typing import Any
 import polars as pl
 
 from pipelines.files import write_json, write_text
-from pipelines.scoring.intervals import LEVEL, NUM_RESAMPLES, Interval
-from pipelines.scoring.leaderboard import Group, Leaderboard, Row, place_among
-from pipelines.scoring.metrics import MAIN_SCORE
-from pipelines.scoring.nested import Nested
-from pipelines.scoring.paired import LIMIT, NUM_SWAPS, Versus
-from pipelines.scoring.verdict import num_inseparable, unit_of, verdict_words
+from pipelines.metrics.challenge import MAIN_SCORE
+from pipelines.metrics.intervals import LEVEL, NUM_RESAMPLES, Interval
+from pipelines.metrics.nested import Nested
+from pipelines.metrics.paired import LIMIT, NUM_SWAPS, Versus
+from pipelines.results.leaderboard import Group, Leaderboard, Row, place_among
+from pipelines.results.verdict import num_inseparable, unit_of, verdict_words
 from pipelines.search.study import choice_of
 from pipelines.words import units_words
 

@@ -5,9 +5,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.scoring.comparison import Comparison
-from pipelines.scoring.paired import LIMIT
-from pipelines.scoring.verdict import FEWEST
+from pipelines.metrics.paired import LIMIT
+from pipelines.results.comparison import Comparison
+from pipelines.results.verdict import FEWEST
 from pipelines.words import SCORE_WORDS, counted, counted_units, probability_words, units_words
 
 KEYS = {"P": "P", "va": "va.ccc_mean", "expr": "expr.f1_macro", "au": "au.f1_mean"}

@@ -11,13 +11,13 @@ from cache.frames import frames_digest, labels_digest, read_frames
 from cache.names import TASKS
 from pipelines.backbones.runs import is_backbone
 from pipelines.config import Config
+from pipelines.metrics.intervals import Runs
+from pipelines.metrics.paired import Paired, compare
+from pipelines.results.evidence import Reader
+from pipelines.results.leaderboard import Group, Leaderboard, make_leaderboard
 from pipelines.run_files import read_manifest, read_metrics
-from pipelines.scoring.evidence import Reader
-from pipelines.scoring.intervals import Runs
-from pipelines.scoring.leaderboard import Group, Leaderboard, make_leaderboard
-from pipelines.scoring.paired import Paired, compare
 from pipelines.search.study import Result, Trial, read_about, read_study
-from pipelines.training.strategy import Strategy
+from pipelines.strategy import Strategy
 from pipelines.words import strategy_words
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipelines.scoring.intervals import (
+from pipelines.metrics.intervals import (
     NUM_RESAMPLES,
     Groups,
     Runs,

@@ -9,11 +9,11 @@ import torch
 
 from cache.names import SPLITS
 from pipelines.config import Config, read_config
+from pipelines.metrics.challenge import MAIN_SCORE
 from pipelines.postprocess.apply import Parameters, smoothed
 from pipelines.postprocess.files import read_parameters
 from pipelines.postprocess.parts import score_part
 from pipelines.run_files import read_manifest
-from pipelines.scoring.metrics import MAIN_SCORE
 from pipelines.splits import Split
 from pipelines.training.budget import context_of, context_warnings
 from pipelines.training.dataset import Dataset, load_dataset

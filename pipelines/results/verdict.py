@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from pipelines.scoring.leaderboard import Group, Row
-from pipelines.scoring.nested import Nested
-from pipelines.scoring.paired import LIMIT
+from pipelines.metrics.nested import Nested
+from pipelines.metrics.paired import LIMIT
+from pipelines.results.leaderboard import Group, Row
 from pipelines.words import counted_units, units_words
 
 # Swapped groups give 2^G cases, of which what was found and its mirror image are two: with 5, no p is below 0.06.

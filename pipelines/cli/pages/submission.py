@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipelines.predict.summary import post_line
+from pipelines.cli.pages.predict import post_line
 from pipelines.submission.filling import FILLS, linear
 from pipelines.submission.formats import TRACKS
 from pipelines.words import counted

@@ -20,7 +20,7 @@ from cache.frames import read_frames
 from cache.store import Cache
 from extract.report import Report, failures_of
 from pipelines.config import Config
-from pipelines.extraction import Bar, Choices, extract_on
+from pipelines.extraction.one import Bar, Choices, extract_on
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Event

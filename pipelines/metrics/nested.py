@@ -10,7 +10,7 @@ was chosen by its mean over folds is not honest; this estimate is (Varma and Sim
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipelines.scoring.intervals import Interval
+from pipelines.metrics.intervals import Interval
 from pipelines.splits import inner_part, outer_fold
 
 

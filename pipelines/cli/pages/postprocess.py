@@ -8,17 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS
-from pipelines.terminal import make_console
 from pipelines.words import TASK_WORDS, counted_units
-
-WIDTH = 80
-
-
-def page_console() -> Console:
-    """As wide as the terminal, at least 80; in a pipe 80."""
-    console = make_console()
-    width = max(console.width, WIDTH) if console.is_terminal else WIDTH
-    return make_console(width=width)
 
 
 def print_postprocess(record: Mapping[str, Any], console: Console) -> None:

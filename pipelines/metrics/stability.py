@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.scoring.intervals import LEVEL, NUM_RESAMPLES, Runs, Sample, drawn, groups_of_runs, resampled
+from pipelines.metrics.intervals import LEVEL, NUM_RESAMPLES, Runs, Sample, drawn, groups_of_runs, resampled
 
 
 @dataclass(frozen=True, slots=True)

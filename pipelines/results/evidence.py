@@ -9,12 +9,12 @@ import polars as pl
 
 from cache.names import ACTION_UNITS, VA_COLUMNS
 from pipelines.labels import Labels, labels_of
+from pipelines.metrics.intervals import GroupSums, Interval, Runs, group_sums, groups_of_runs, interval
+from pipelines.metrics.nested import Nested, nested
+from pipelines.metrics.paired import versus_first
+from pipelines.metrics.stability import stability
+from pipelines.results.leaderboard import Group, Leaderboard, Row
 from pipelines.run_files import PREDICTIONS, read_manifest, read_predictions
-from pipelines.scoring.intervals import GroupSums, Interval, Runs, group_sums, groups_of_runs, interval
-from pipelines.scoring.leaderboard import Group, Leaderboard, Row
-from pipelines.scoring.nested import Nested, nested
-from pipelines.scoring.paired import versus_first
-from pipelines.scoring.stability import stability
 from pipelines.search.study import Result
 from pipelines.splits import groups_of, outer_fold
 

@@ -4,16 +4,12 @@ A command that finds nothing to do loads neither torch nor a backbone, and write
 """
 
 import contextlib
-import dataclasses
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
 
 import polars as pl
 
 from cache.frames import frames_digest, read_frames
-from cache.locks import WHOLE, Part
 from cache.store import Cache
 from cache.stream import Stream
 from extract.backbones.origin import origin_of
@@ -23,27 +19,10 @@ from extract.report import Report, failures_of
 from extract.upkeep import is_settled
 from extract.view_names import BASE, recipe
 from pipelines.config import Config, nearest
-from pipelines.progress import Advance, progress, waiting
-
-if TYPE_CHECKING:
-    from extract.engine import Hooks
-
+from pipelines.extraction.one import Bar, Choices, extract_on
+from pipelines.extraction.several import extract_on_each
 
 NEED_NO_CHECK = ("auto", "cpu")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choices:
-    """The options of `mtl extract`. `devices` is one name or several, separated by commas; 0 means a default."""
-
-    devices: str = "auto"
-    batch_size: int = 0
-    num_threads: int = 0
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    runtime: Literal["auto", "eager", "compiled", "graph"] = "auto"
-    exact: bool = False
-    views: tuple[str, ...] = (BASE,)
-    part: Part = WHOLE
 
 
 def run_extraction(config: Config, names: Sequence[str] = (), choices: Choices = Choices()) -> tuple[list[str], Report]:
@@ -71,8 +50,6 @@ def run_extraction(config: Config, names: Sequence[str] = (), choices: Choices =
         if len(devices) == 1:
             report = extract_on(config, chosen, frames, choices, devices[0], bar.hooks())
         else:
-            from pipelines.several import extract_on_each
-
             report = extract_on_each(config, chosen, frames, choices, devices, bar)
     return titles, report
 
@@ -81,67 +58,6 @@ def _resolved(devices: str) -> list[str]:
     from pipelines.device import resolve_devices
 
     return resolve_devices(devices)
-
-
-def extract_on(
-    config: Config, names: Sequence[str], frames: pl.DataFrame, choices: Choices, device: str, hooks: "Hooks"
-) -> Report:
-    """Extracts on one device, in this process. Raises as `run_extraction`."""
-    import torch
-
-    from extract.backbones.build import load_backbone
-    from extract.engine import default_batch_size, default_num_threads, extract
-    from extract.jobs import Settings
-
-    where = torch.device(device)
-    backbones = [
-        dataclasses.replace(load_backbone(name, config.backbones[name], config.folder), dtype=config.cache.dtype)
-        for name in names
-    ]
-    settings = Settings(
-        device=where,
-        batch_size=choices.batch_size or default_batch_size(where),
-        num_threads=choices.num_threads or default_num_threads(),
-        shard_rows=config.cache.shard_rows,
-        precision=choices.precision,
-        runtime=choices.runtime,
-        exact=choices.exact,
-        views=choices.views,
-        part=choices.part,
-        folder=config.folder,
-        follow_orientation=not config.data.ignore_orientation,
-    )
-    cache = Cache.open(config.at(config.cache.path), create=True)
-    return extract(frames, config.at(config.data.faces), cache, backbones, settings, hooks)
-
-
-class Bar:
-    """A note while backbones load, then a progress bar; silent where standard error is not a terminal."""
-
-    def __init__(self, title: str) -> None:
-        self._title = title
-        self._stack = contextlib.ExitStack()
-        self._advance: Advance = lambda count: None
-
-    def __enter__(self) -> "Bar":
-        self._stack.enter_context(waiting(f"{self._title}: loading, choosing the runtime"))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def begin(self, total: int) -> None:
-        """From now on it counts to `total` faces."""
-        self._stack.close()
-        self._advance = self._stack.enter_context(progress(self._title, total, "faces"))
-
-    def advance(self, count: int) -> None:
-        self._advance(count)
-
-    def hooks(self, opened: Callable[[], None] = lambda: None) -> "Hooks":
-        from extract.engine import Hooks
-
-        return Hooks(opened=opened, begin=self.begin, advance=self.advance)
 
 
 def _settled(config: Config, names: Sequence[str], frames: pl.DataFrame, choices: Choices) -> Report | None:

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS
-from pipelines.scoring.metrics import MAIN_SCORE
+from pipelines.metrics.challenge import MAIN_SCORE
 from pipelines.terminal import make_console, say_json
 
 TASK_TITLES = {"va": "VA: mean CCC", "expr": "EXPR: macro F1", "au": "AU: mean F1"}
@@ -20,7 +20,7 @@ DETAILS = {
 
 
 def print_metrics(metrics: Mapping[str, Any], *, as_json: bool, title: str = "") -> None:
-    """Prints what `pipelines.scoring.metrics.score` returns: P and its parts, then every class and AU."""
+    """Prints what `pipelines.metrics.challenge.score` returns: P and its parts, then every class and AU."""
     if as_json:
         say_json(metrics)
         return

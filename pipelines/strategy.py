@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from heads.config import HeadConfig, LossConfig
-from heads.ranges import hints_of
+from heads.config import HeadConfig, LossConfig, head_problem
+from heads.ranges import hints_of, range_problem
 from pipelines.config import Config, TrainConfig, convert, nearest, to_mapping
+from pipelines.splits import fold_problem
 
 REPEATS = ("seed", "fold")
 # Fields that came later, at the value that means what was done before: then they are no part of a digest, so studies
@@ -93,6 +94,21 @@ def streams_of(strategy: Strategy, config: Config) -> dict[str, tuple[str, ...]]
     tasks = strategy.head.tasks
     groups = {"joint": tasks} if strategy.train.method == "joint" else {task: (task,) for task in tasks}
     return {name: _choose(strategy.head.streams, group, config) for name, group in groups.items()}
+
+
+def problem_of(strategy: Strategy, config: Config) -> str | None:
+    """What makes `strategy` impossible to train, in one line; None when nothing does."""
+    train = strategy.train
+    problem = head_problem(strategy.head) or range_problem(strategy.loss) or range_problem(train)
+    if problem:
+        return problem
+    if problem := fold_problem(train.fold, config.split):
+        return f"fold = {train.fold}: {problem}"
+    try:
+        streams_of(strategy, config)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _choose(choice: str | tuple[str, ...], tasks: tuple[str, ...], config: Config) -> tuple[str, ...]:

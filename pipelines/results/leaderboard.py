@@ -13,11 +13,11 @@ from typing import Any
 import polars as pl
 
 from cache.names import TASKS
+from pipelines.metrics.intervals import Interval
+from pipelines.metrics.nested import Nested
+from pipelines.metrics.paired import Versus
+from pipelines.metrics.stability import Stability
 from pipelines.run_files import read_manifest, read_predictions
-from pipelines.scoring.intervals import Interval
-from pipelines.scoring.nested import Nested
-from pipelines.scoring.paired import Versus
-from pipelines.scoring.stability import Stability
 from pipelines.search.study import Result
 from pipelines.splits import inner_part, outer_fold
 
@@ -40,7 +40,7 @@ class Row:
     """A strategy. `values` are its fields but seed, fold and tasks; `select` and `report` its scores by flat key.
 
     `interval` is of the held-out P, `stability` of its place by the selection score, `versus` its held-out P against
-    that of the first; `pipelines.scoring.evidence` fills the three in.
+    that of the first; `pipelines.results.evidence` fills the three in.
     """
 
     rank: int

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.scoring.leaderboard import Group, Leaderboard, Row
-from pipelines.scoring.metrics import MAIN_SCORE
+from pipelines.metrics.challenge import MAIN_SCORE
+from pipelines.results.leaderboard import Group, Leaderboard, Row
 from pipelines.words import task_words, value_words
 
 

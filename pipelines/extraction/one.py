@@ -1,0 +1,94 @@
+"""One extraction by one process, on one device; its options and its progress bar."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import polars as pl
+
+from cache.locks import WHOLE, Part
+from cache.store import Cache
+from extract.report import Report
+from extract.view_names import BASE
+from pipelines.config import Config
+from pipelines.progress import Advance, progress, waiting
+
+if TYPE_CHECKING:
+    from extract.engine import Hooks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """The options of `mtl extract`. `devices` is one name or several, separated by commas; 0 means a default."""
+
+    devices: str = "auto"
+    batch_size: int = 0
+    num_threads: int = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    runtime: Literal["auto", "eager", "compiled", "graph"] = "auto"
+    exact: bool = False
+    views: tuple[str, ...] = (BASE,)
+    part: Part = WHOLE
+
+
+def extract_on(
+    config: Config, names: Sequence[str], frames: pl.DataFrame, choices: Choices, device: str, hooks: "Hooks"
+) -> Report:
+    """Extracts on one device, in this process. Raises as `run_extraction`."""
+    import torch
+
+    from extract.backbones.build import load_backbone
+    from extract.engine import default_batch_size, default_num_threads, extract
+    from extract.jobs import Settings
+
+    where = torch.device(device)
+    backbones = [
+        dataclasses.replace(load_backbone(name, config.backbones[name], config.folder), dtype=config.cache.dtype)
+        for name in names
+    ]
+    settings = Settings(
+        device=where,
+        batch_size=choices.batch_size or default_batch_size(where),
+        num_threads=choices.num_threads or default_num_threads(),
+        shard_rows=config.cache.shard_rows,
+        precision=choices.precision,
+        runtime=choices.runtime,
+        exact=choices.exact,
+        views=choices.views,
+        part=choices.part,
+        folder=config.folder,
+        follow_orientation=not config.data.ignore_orientation,
+    )
+    cache = Cache.open(config.at(config.cache.path), create=True)
+    return extract(frames, config.at(config.data.faces), cache, backbones, settings, hooks)
+
+
+class Bar:
+    """A note while backbones load, then a progress bar; silent where standard error is not a terminal."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._stack = contextlib.ExitStack()
+        self._advance: Advance = lambda count: None
+
+    def __enter__(self) -> "Bar":
+        self._stack.enter_context(waiting(f"{self._title}: loading, choosing the runtime"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def begin(self, total: int) -> None:
+        """From now on it counts to `total` faces."""
+        self._stack.close()
+        self._advance = self._stack.enter_context(progress(self._title, total, "faces"))
+
+    def advance(self, count: int) -> None:
+        self._advance(count)
+
+    def hooks(self, opened: Callable[[], None] = lambda: None) -> "Hooks":
+        from extract.engine import Hooks
+
+        return Hooks(opened=opened, begin=self.begin, advance=self.advance)

@@ -1,0 +1,1 @@
+"""What finished runs and studies are worth: scores, leaderboards, tests, comparisons."""

@@ -1,1 +1,0 @@
-"""Scores and what they are worth: metrics, intervals, tests, leaderboards."""

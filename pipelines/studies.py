@@ -1,0 +1,162 @@
+"""One study: what is left of its trials is run, then leaderboard and report are written. Nothing is printed here."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pipelines.config import Config
+from pipelines.files import write_text
+from pipelines.progress import Advance
+from pipelines.report.study import write_report
+from pipelines.results.backbone_rows import with_backbones
+from pipelines.results.evidence import with_intervals
+from pipelines.results.leaderboard import Leaderboard, make_leaderboard
+from pipelines.results.leaderboard_files import to_json, write_leaderboard
+from pipelines.search.loop import Outcome, Trainer, one_by_one, run_trials
+from pipelines.search.plan import (
+    SearchPlan,
+    make_chooser,
+    make_grouping,
+    make_plan,
+    make_trainer,
+    read_strategies,
+    to_run,
+)
+from pipelines.search.study import Study, open_study, read_study
+from pipelines.splits import assignment, resolve_split
+from pipelines.strategy import Strategy
+
+if TYPE_CHECKING:
+    from pipelines.training.evaluations import Evaluation
+
+
+class StudyListener(Protocol):
+    """What a search tells while it runs."""
+
+    def on_damaged(self, reason: str, *, retrained: bool) -> None:
+        """A finished trial cannot be used; `retrained` says that this search trains it again."""
+
+    def on_start(self, num_trials: int, num_finished: int, num_to_run: int) -> None:
+        """The study is open; so many of its trials were finished before."""
+
+    def training(self, num_to_run: int) -> AbstractContextManager[Advance]:
+        """Entered around the training; yields what is called with the number of trials after each stack."""
+
+    def on_evaluation(self, stack_size: int, evaluation: "Evaluation") -> None:
+        """A head in a stack of `stack_size` trials was scored; all of them come to the same step."""
+
+    def on_best(self, words: str) -> None:
+        """The best score of finished trials, in words; empty where there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Searched:
+    """A search that has ended, and the leaderboard of its study."""
+
+    search: SearchPlan
+    board: Leaderboard
+    outcome: Outcome
+
+    def to_json(self) -> dict[str, Any]:
+        """leaderboard.json with what this search did; the keys are stable."""
+        outcome = self.outcome
+        failed = [{"run": f"runs/{trial.digest}", "reason": reason} for trial, reason in outcome.failed]
+        counts = {"num_done": outcome.num_done, "num_before": outcome.num_before, "num_left": outcome.num_left}
+        did = {**counts, "failed": failed, "stopped": outcome.stopped}
+        return to_json(self.board, {**_head(self.search), **did})
+
+
+def run_search(
+    config: Config,
+    grid_path: Path,
+    folder: Path | None,
+    device: str,
+    listener: StudyListener,
+    *,
+    retry_failed: bool = False,
+    limit: int | None = None,
+) -> Searched:
+    """Runs what is left of the search of a grid, at most `limit` trials, and writes the results.
+
+    Raises:
+        ValueError: a grid, table, stream or device is not as it must be, or another process holds the study.
+    """
+    config, grid, strategies = read_strategies(config, grid_path)
+    search = make_plan(config, grid, strategies, folder)
+    _check_device(search, device, retry_failed=retry_failed)
+    with open_study(search.folder, grid, search.material, search.trials) as study:
+        outcome = _run(search, study, device, listener, retry_failed=retry_failed, limit=limit)
+        board = write_results(search, study)
+    return Searched(search=search, board=board, outcome=outcome)
+
+
+def write_results(search: SearchPlan, study: Study) -> Leaderboard:
+    """The leaderboard of all finished trials of the study, and its files; no report while there is no result."""
+    board = with_intervals(make_leaderboard(study.results()), search.frames)
+    board = with_backbones(board, search.config, search.material, search.frames)
+    write_leaderboard(board, study.path, _head(search))
+    folds = {fold: resolve_split(search.frames, search.config.split, fold) for fold in search.material.splits}
+    write_text(study.path / "splits.csv", assignment(search.frames, folds).write_csv())
+    if board.rows:
+        write_report(study, board, search.frames)
+    return board
+
+
+def _run(
+    search: SearchPlan, study: Study, device: str, listener: StudyListener, *, retry_failed: bool, limit: int | None
+) -> Outcome:
+    """The trials that are left; with none left no stream is read."""
+    from pipelines.search.record import Record
+
+    of_grid = {trial.digest for trial in search.trials}
+    for trial, reason in study.damaged():
+        listener.on_damaged(reason, retrained=trial.digest in of_grid)
+        if trial.digest in of_grid:
+            study.clear(trial)
+    todo = to_run(search, study, retry_failed=retry_failed)[:limit]
+    before = sum(study.is_finished(trial) for trial in search.trials)
+    listener.on_start(len(search.trials), before, len(todo))
+    trainer: Trainer = make_trainer(search, device, listener.on_evaluation) if todo else _no_trainer
+    with listener.training(len(todo)) if todo else nullcontext(_no_advance) as advance:
+        return run_trials(
+            study,
+            search.trials,
+            trainer,
+            Record(study, search.grid.fields, search.grid.study.storage),
+            retry_failed=retry_failed,
+            limit=limit,
+            time_limit_s=search.grid.study.time_limit_s,
+            advance=advance,
+            note=listener.on_best,
+            grouping=make_grouping(search, device) if todo else one_by_one,
+            choose=make_chooser(search, study),
+            halted=search.halving is None,
+        )
+
+
+def _check_device(search: SearchPlan, device: str, *, retry_failed: bool) -> None:
+    """Raises `ValueError` for a device that is not there, before the study's folder is made; with nothing to run, any
+    device will do."""
+    if to_run(search, read_study(search.folder), retry_failed=retry_failed):
+        from pipelines.device import resolve_device
+
+        resolve_device(device)
+
+
+def _head(search: SearchPlan) -> dict[str, Any]:
+    """What opens leaderboard.json."""
+    return {
+        "study": str(search.folder),
+        "grid": str(search.grid.path),
+        "splits": {str(fold): dict(split) for fold, split in search.material.splits.items()},
+    }
+
+
+def _no_trainer(stack: Sequence[tuple[Strategy, Path]], advance: Advance) -> Sequence[Exception | None]:
+    raise AssertionError("nothing is left to run")
+
+
+def _no_advance(count: int) -> None:
+    pass
