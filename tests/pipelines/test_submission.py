@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cache.names import ACTION_UNITS, TASKS
 from extract.annotations.lists import read_list
+from pipelines.cli.pages.submission import fill_words
 from pipelines.metrics.challenge import Decisions, Probabilities
 from pipelines.postprocess.apply import Parameters
 from pipelines.predict.predictor import FramePredictions
@@ -19,7 +20,6 @@ from pipelines.submission.answer import answer_list
 from pipelines.submission.checking import check_rows
 from pipelines.submission.filling import FILLS, fill, nearest
 from pipelines.submission.formats import TRACKS, cells_of, fixed, track_of
-from pipelines.submission.summary import fill_words
 from pipelines.submission.writing import is_submission, write_list
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "submissions"
