@@ -17,7 +17,7 @@ from bench.rival_heads import NAMES, VERSION, Frames, Predicted, fit_rival
 from bench.rival_post import post_process
 from cache.names import ACTION_UNITS, TASKS, VA_COLUMNS
 from pipelines.labels import labels_of
-from pipelines.metrics.challenge import MAIN_SCORE, Decisions, Probabilities, score
+from pipelines.metrics.challenge import MAIN_SCORE, score
 from pipelines.metrics.intervals import (
     GroupSums,
     Interval,
@@ -28,6 +28,7 @@ from pipelines.metrics.intervals import (
     middle,
     resampled,
 )
+from pipelines.metrics.predictions import Decisions, Probabilities
 from pipelines.splits import groups_of
 
 NUM_RESAMPLES = 500

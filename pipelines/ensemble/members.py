@@ -16,8 +16,8 @@ import polars as pl
 
 from cache.names import TASKS
 from pipelines.ensemble.selection import SCORERS, Selection, mean_of, select_greedily
-from pipelines.metrics.challenge import Probabilities
 from pipelines.metrics.intervals import Interval
+from pipelines.metrics.predictions import Probabilities
 from pipelines.postprocess.apply import prediction_columns, smoothed
 from pipelines.postprocess.fit import Fitted, fit
 from pipelines.postprocess.parts import Part, difference, folds_of, score_part

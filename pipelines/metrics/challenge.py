@@ -5,60 +5,15 @@ P = (CCC valence + CCC arousal) / 2 + macro F1 over 8 expressions + mean of 12 b
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS, VA_COLUMNS
+from cache.names import ACTION_UNITS, EXPRESSIONS, VA_COLUMNS
 from pipelines.labels import Labels
+from pipelines.metrics.predictions import Decisions, Predictions
 
 MAIN_SCORE = {"va": "va.ccc_mean", "expr": "expr.f1_macro", "au": "au.f1_mean"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decisions:
-    """What a model says of N frames: `va` [N, 2], `expression` [N] in 0..7, `action_units` [N, 12] in {0, 1}.
-
-    A task that was not predicted is None.
-    """
-
-    va: np.ndarray | None = None
-    expression: np.ndarray | None = None
-    action_units: np.ndarray | None = None
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        given = {"va": self.va, "expr": self.expression, "au": self.action_units}
-        return tuple(task for task in TASKS if given[task] is not None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probabilities:
-    """A model's outputs of N frames: `va` [N, 2], `expr` [N, 8] summing to 1, `au` [N, 12] in [0, 1]; None as above."""
-
-    va: np.ndarray | None = None
-    expr: np.ndarray | None = None
-    au: np.ndarray | None = None
-
-    def decide(self, thresholds: Sequence[float] | None = None, offsets: Sequence[float] | None = None) -> Decisions:
-        """The most probable expression and the AUs at or above their `thresholds` (12 values; default 0.5).
-
-        `offsets` (8 values) are added to the log probabilities of the expressions first.
-        """
-        cut = np.full(len(ACTION_UNITS), 0.5) if thresholds is None else np.asarray(thresholds)
-        return Decisions(
-            va=self.va,
-            expression=None if self.expr is None else _highest(self.expr, offsets),
-            action_units=None if self.au is None else (self.au >= cut).astype(np.int8),
-        )
-
-
-def _highest(probabilities: np.ndarray, offsets: Sequence[float] | None) -> np.ndarray:
-    """[N] the class of the highest of `probabilities` [N, 8], or of their logarithms plus `offsets` [8]."""
-    if offsets is None or not np.any(offsets):
-        return probabilities.argmax(axis=1)
-    return (np.log(np.maximum(probabilities, 1e-12)) + np.asarray(offsets)).argmax(axis=1)
 
 
 def ccc(x: np.ndarray, y: np.ndarray) -> float:
@@ -111,6 +66,11 @@ def score(decisions: Decisions, labels: Labels, tasks: Sequence[str] | None = No
         metrics |= {**part, f"num_frames.{task}": num_frames}
     total = None if unscored else sum(metrics[MAIN_SCORE[task]] for task in chosen)
     return {"P": total, **metrics, "undefined": undefined, "unscored": unscored}
+
+
+def score_predictions(predictions: Predictions, labels: Labels, tasks: tuple[str, ...]) -> dict[str, Any]:
+    """`score` of `predictions` against the `labels` of the whole frames table."""
+    return score(predictions.decide(), labels.rows(predictions.rows), tasks)
 
 
 def main_scores(metrics: Mapping[str, Any]) -> dict[str, float]:

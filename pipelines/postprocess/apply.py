@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS, VA_COLUMNS
-from pipelines.metrics.challenge import Decisions, Probabilities
+from pipelines.metrics.predictions import Decisions, Probabilities
 from pipelines.postprocess.offsets import NONE
 from pipelines.postprocess.smoothing import Smoothing, smooth
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.metrics.challenge import Decisions
 from pipelines.metrics.intervals import Interval
+from pipelines.metrics.predictions import Decisions
 from pipelines.postprocess.apply import HALF, Parameters, smooth_task, smoothed, video_numbers
 from pipelines.postprocess.offsets import NONE, best_offsets
 from pipelines.postprocess.parts import (

@@ -13,7 +13,7 @@ import polars as pl
 
 from cache.names import EXPRESSIONS, TASK_COLUMNS, TASKS
 from pipelines.labels import Labels, labels_of
-from pipelines.metrics.challenge import Decisions, Probabilities, score
+from pipelines.metrics.challenge import score
 from pipelines.metrics.intervals import (
     NUM_RESAMPLES,
     Groups,
@@ -24,6 +24,7 @@ from pipelines.metrics.intervals import (
     scores,
     without_labels,
 )
+from pipelines.metrics.predictions import Decisions, Probabilities
 from pipelines.postprocess.apply import probabilities_of
 from pipelines.splits import assign_groups, groups_of
 

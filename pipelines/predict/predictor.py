@@ -12,7 +12,7 @@ from cache.names import TASKS
 from pipelines.config import Config
 from pipelines.ensemble.files import RECORD as ENSEMBLE
 from pipelines.ensemble.files import read_ensemble
-from pipelines.metrics.challenge import Decisions, Probabilities
+from pipelines.metrics.predictions import Decisions, Probabilities
 from pipelines.postprocess.apply import Parameters, smoothed
 from pipelines.postprocess.files import RECORD as POSTPROCESS
 from pipelines.postprocess.files import read_parameters

@@ -9,7 +9,8 @@ import torch
 
 from cache.names import SPLITS
 from pipelines.config import Config, read_config
-from pipelines.metrics.challenge import MAIN_SCORE
+from pipelines.metrics.challenge import MAIN_SCORE, score_predictions
+from pipelines.metrics.predictions import Predictions
 from pipelines.postprocess.apply import Parameters, smoothed
 from pipelines.postprocess.files import read_parameters
 from pipelines.postprocess.parts import score_part
@@ -17,7 +18,6 @@ from pipelines.run_files import read_manifest
 from pipelines.splits import Split
 from pipelines.training.budget import context_of, context_warnings
 from pipelines.training.dataset import Dataset, load_dataset
-from pipelines.training.predict import Predictions, score_predictions
 from pipelines.training.run import Run, load_run, predict_run
 
 PARTS = ("select", "report")
@@ -43,7 +43,7 @@ def evaluate_run(
     dataset = load_dataset(config, [(name, run.strategy.train.view) for name in run.streams], device)
     rows = rows_of(run, dataset, split)
     predictions = predict_run(run, dataset, rows)
-    metrics = score_predictions(predictions, dataset, run.tasks)
+    metrics = score_predictions(predictions, dataset.labels, run.tasks)
     if len(metrics["unscored"]) == len(run.tasks):
         raise ValueError(f"no frame of split {split} has a label for {', '.join(run.tasks)}; choose another --split")
     warnings = context_warnings(context_of(dataset, rows, run.strategy, run.streams), run.strategy, f"split {split}")

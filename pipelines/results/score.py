@@ -11,7 +11,8 @@ from extract.annotations.dummies import refuse_dummies
 from extract.annotations.duplicates import OnConflict
 from extract.annotations.readers import read_labels
 from pipelines.labels import labels_of
-from pipelines.metrics.challenge import Decisions, score
+from pipelines.metrics.challenge import score
+from pipelines.metrics.predictions import Decisions
 from pipelines.run_files import check_table
 
 

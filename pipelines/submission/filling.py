@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from cache.names import TASKS
-from pipelines.metrics.challenge import Decisions, Probabilities
+from pipelines.metrics.predictions import Decisions, Probabilities
 from pipelines.postprocess.apply import Parameters
 from pipelines.predict.listed import with_keys
 from pipelines.predict.predictor import FramePredictions

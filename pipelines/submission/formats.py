@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS
-from pipelines.metrics.challenge import Decisions
+from pipelines.metrics.predictions import Decisions
 
 DIGITS = 6
 NUM_CELLS = {"va": 2, "expr": 1, "au": len(ACTION_UNITS)}

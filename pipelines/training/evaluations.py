@@ -11,8 +11,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from pipelines.metrics.challenge import Probabilities
-from pipelines.training.predict import Predictions
+from pipelines.metrics.predictions import Predictions, Probabilities
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,12 +18,12 @@ from heads.losses import MultiTaskLoss
 from heads.model import ProgressiveHead, single_state
 from pipelines.config import TrainConfig
 from pipelines.metrics.challenge import main_scores, score
+from pipelines.metrics.predictions import Predictions, is_finite
 from pipelines.training.budget import evaluations
 from pipelines.training.dataset import Plan
 from pipelines.training.evaluations import Evaluation, Fitted, HeadKeeper, ShouldStop, Watch
 from pipelines.training.feed import Feed
 from pipelines.training.optimise import lr_at
-from pipelines.training.predict import Predictions
 from pipelines.training.stack import Rest, Stack
 from pipelines.training.unfinished import Unfinished
 
@@ -215,9 +215,3 @@ def judge(predictions: Predictions, feed: Feed) -> dict[str, float]:
     """Each task's score of `predictions`."""
     labels = feed.dataset.labels.rows(predictions.rows)
     return main_scores(score(predictions.decide(), labels, feed.tasks))
-
-
-def is_finite(predictions: Predictions) -> bool:
-    """True when every predicted number is finite."""
-    parts = predictions.probabilities
-    return all(np.isfinite(part).all() for part in (parts.va, parts.expr, parts.au) if part is not None)

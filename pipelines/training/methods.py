@@ -15,13 +15,13 @@ from heads.config import Task
 from heads.linear import LinearHead
 from heads.losses import MultiTaskLoss, class_weights, positive_weights
 from heads.model import Head, ProgressiveHead, build_head, build_progressive, load_single, stack_heads
+from pipelines.metrics.predictions import Predictions
 from pipelines.splits import Split
 from pipelines.strategy import Strategy
 from pipelines.training.dataset import Dataset, restrict
 from pipelines.training.evaluations import Evaluation, Fitted, ShouldStop, Watch
 from pipelines.training.feed import Feed, make_feed
 from pipelines.training.fit import Halving, Member, fit
-from pipelines.training.predict import Predictions
 from pipelines.training.unfinished import Unfinished
 
 

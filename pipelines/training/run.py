@@ -38,6 +38,7 @@ from cache.valid_names import check_name
 from heads.model import load_single, single_state
 from pipelines.config import Config
 from pipelines.device import resolve_device
+from pipelines.metrics.predictions import Predictions, prediction_table
 from pipelines.run_files import (
     AGAIN,
     CONFIG,
@@ -62,7 +63,6 @@ from pipelines.training.manifest import (
     weights_file,
 )
 from pipelines.training.methods import Spec, build_model
-from pipelines.training.predict import Predictions, table
 from pipelines.training.train import Order, Trained, predict_models, train_strategies, train_strategy
 from pipelines.training.unfinished import FOLDER, Unfinished
 
@@ -308,7 +308,7 @@ def _fill(made: Path, name: str, trained: Trained, config: Config, dataset: Data
         config_toml=config_toml(config, trained.strategy),
         states={weights_file(model.spec): single_state(model.module, 0) for model in trained.models},
         history=trained.history,
-        predictions=[table(said, dataset, part) for part, said in trained.predictions.items()],
+        predictions=[prediction_table(said, dataset.frames, part) for part, said in trained.predictions.items()],
         metrics=trained.metrics,
         manifest=manifest_of(name, trained, config, dataset),
     )

@@ -12,13 +12,15 @@ import numpy as np
 from torch import nn
 
 from pipelines.config import Config
+from pipelines.metrics.challenge import score_predictions
+from pipelines.metrics.predictions import Predictions, merge
 from pipelines.splits import Split
 from pipelines.strategy import Strategy, problem_of, streams_of
 from pipelines.training.dataset import Dataset
 from pipelines.training.evaluations import Evaluation, ShouldStop, Watch
 from pipelines.training.fit import Halving
 from pipelines.training.methods import METHODS, Setup, Spec, TrainedModel
-from pipelines.training.predict import Predictions, merge, predict, score_predictions
+from pipelines.training.predict import predict
 from pipelines.training.unfinished import Unfinished
 
 
@@ -147,7 +149,7 @@ def _scored(setup: Setup, models: list[TrainedModel], seconds: float) -> Trained
             [(model.spec, model.module) for model in models], dataset, strategy, setup.used, setup.split.report
         ),
     }
-    scores = {part: score_predictions(said, dataset, strategy.head.tasks) for part, said in predictions.items()}
+    scores = {part: score_predictions(said, dataset.labels, strategy.head.tasks) for part, said in predictions.items()}
     return Trained(
         strategy=strategy,
         models=tuple(models),

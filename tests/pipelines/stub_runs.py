@@ -9,7 +9,7 @@ from cache.frames import conform, frames_digest, labels_digest, write_frames
 from cache.names import ACTION_UNITS, EXPRESSIONS
 from pipelines.config import Config
 from pipelines.labels import labels_of
-from pipelines.metrics.challenge import Probabilities
+from pipelines.metrics.predictions import Probabilities
 from pipelines.postprocess.apply import prediction_columns
 from pipelines.run_files import FORMAT, write_manifest
 from pipelines.splits import resolve_split

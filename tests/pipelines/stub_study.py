@@ -15,7 +15,8 @@ from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS
 from extract.config import BackboneConfig
 from pipelines.config import Config
 from pipelines.labels import labels_of
-from pipelines.metrics.challenge import Decisions, score
+from pipelines.metrics.challenge import score
+from pipelines.metrics.predictions import Decisions
 from pipelines.run_files import FORMAT, write_manifest
 from pipelines.search.grid import expand, parse_grid
 from pipelines.search.study import Material, open_study, plan

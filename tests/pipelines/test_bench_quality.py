@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from cache.names import TASKS
-from pipelines.metrics.challenge import Decisions, score
+from pipelines.metrics.challenge import score
+from pipelines.metrics.predictions import Decisions
 
 ROOT = Path(__file__).resolve().parents[2]
 RIVALS = ("linear", "mlp", "gru", "tcn", "abaw11")

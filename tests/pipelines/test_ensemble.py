@@ -14,7 +14,8 @@ from pipelines.ensemble.files import find_runs, read_library
 from pipelines.ensemble.members import Library, _out_of_fold, choose, make_ensemble
 from pipelines.ensemble.selection import SCORERS, mean_of, select_greedily
 from pipelines.labels import Labels
-from pipelines.metrics.challenge import Probabilities, score
+from pipelines.metrics.challenge import score
+from pipelines.metrics.predictions import Probabilities
 from pipelines.postprocess.files import read_truth
 from pipelines.postprocess.parts import folds_of
 

@@ -18,8 +18,9 @@ import pytest
 from cache.names import ACTION_UNITS, TASKS, VA_COLUMNS
 from pipelines.config import SplitConfig, read_config
 from pipelines.labels import labels_of
-from pipelines.metrics.challenge import Decisions, score
+from pipelines.metrics.challenge import score
 from pipelines.metrics.nested import nested
+from pipelines.metrics.predictions import Decisions
 from pipelines.results.evidence import Reader, chosen_on_held_out, with_intervals
 from pipelines.results.leaderboard import Leaderboard, make_leaderboard
 from pipelines.results.verdict import num_inseparable, verdict_words

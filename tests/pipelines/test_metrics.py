@@ -9,7 +9,8 @@ from sklearn.metrics import f1_score
 
 from cache.names import ACTION_UNITS, EXPRESSIONS
 from pipelines.labels import Labels
-from pipelines.metrics.challenge import Decisions, Probabilities, ccc, f1, main_scores, score
+from pipelines.metrics.challenge import ccc, f1, main_scores, score
+from pipelines.metrics.predictions import Decisions, Probabilities
 
 traces = arrays(np.float64, st.integers(2, 30), elements=st.floats(-1, 1, width=32))
 

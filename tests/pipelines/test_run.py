@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from cache.names import ACTION_UNITS, EXPRESSIONS
 from cache.store import Cache
 from pipelines.config import read_config
+from pipelines.metrics.challenge import score_predictions
 from pipelines.results.evaluate import evaluate_run, scored_tasks
 from pipelines.run_files import read_manifest, write_manifest
 from pipelines.strategy import strategy_of
@@ -20,7 +21,6 @@ from pipelines.training import run as run_module
 from pipelines.training.dataset import load_dataset
 from pipelines.training.manifest import run_digest, run_name
 from pipelines.training.methods import METHODS
-from pipelines.training.predict import score_predictions
 from pipelines.training.resident import load_resident
 from pipelines.training.run import load_run, predict_run, train_or_find, train_run, write_run
 from pipelines.training.train import train_strategy
@@ -49,7 +49,7 @@ def test_the_saved_weights_give_the_saved_score(small, made, tmp_path, method):
     metrics = train_run(small, dataset, strategy(small, method=method, streams="own", steps=18), tmp_path / "r")
     run, split = load_run(tmp_path / "r"), dataset.split(small.split, -1)
     for part in ("select", "report"):
-        again = score_predictions(predict_run(run, dataset, getattr(split, part)), dataset, run.tasks)
+        again = score_predictions(predict_run(run, dataset, getattr(split, part)), dataset.labels, run.tasks)
         assert again == metrics[part] == run.metrics[part]
     names = {path.name for path in (tmp_path / "r" / "weights").iterdir()}
     assert names == {f"{model}.safetensors" for model in metrics["step"]}

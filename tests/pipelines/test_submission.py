@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cache.names import ACTION_UNITS, TASKS
 from extract.annotations.lists import read_list
 from pipelines.cli.pages.submission import fill_words
-from pipelines.metrics.challenge import Decisions, Probabilities
+from pipelines.metrics.predictions import Decisions, Probabilities
 from pipelines.postprocess.apply import Parameters
 from pipelines.predict.predictor import FramePredictions
 from pipelines.submission.answer import answer_list

@@ -13,6 +13,7 @@ from heads.fusion import FUSIONS
 from heads.temporal import TEMPORALS
 from pipelines.backbones.optimise import AdamW, decay_groups
 from pipelines.config import SplitConfig, TrainConfig
+from pipelines.metrics.challenge import score_predictions
 from pipelines.strategy import strategy_of
 from pipelines.training import fit as fit_module
 from pipelines.training import methods
@@ -22,7 +23,7 @@ from pipelines.training.dataset import restrict
 from pipelines.training.evaluations import Evaluation
 from pipelines.training.methods import METHODS
 from pipelines.training.optimise import lr_at
-from pipelines.training.predict import predict, score_predictions
+from pipelines.training.predict import predict
 from pipelines.training.train import train_strategy
 
 
@@ -160,7 +161,7 @@ def test_the_weights_left_in_the_model_are_those_that_earned_the_score(small, ma
     reader = dataset.reader(result.streams, result.streams, result.strategy.head, ["base"])
     plan = dataset.plan(result.split.select, result.strategy.train, result.streams)
     again = predict(model.module, model.spec.tasks, reader, plan)
-    assert score_predictions(again, dataset, model.spec.tasks) == result.metrics["select"]
+    assert score_predictions(again, dataset.labels, model.spec.tasks) == result.metrics["select"]
 
 
 def test_early_stopping_waits_for_patience(small, made):

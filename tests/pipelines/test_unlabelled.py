@@ -19,9 +19,10 @@ from cache.frames import read_frames, write_frames
 from cache.names import ACTION_UNITS, EXPRESSIONS, TASK_COLUMNS, TASKS
 from pipelines.cli import app
 from pipelines.labels import labels_of
-from pipelines.metrics.challenge import MAIN_SCORE, Probabilities, main_scores, score
+from pipelines.metrics.challenge import MAIN_SCORE, main_scores, score
 from pipelines.metrics.intervals import Runs, group_sums, interval
 from pipelines.metrics.paired import by_range, compare, versus_first
+from pipelines.metrics.predictions import Probabilities
 from pipelines.metrics.stability import stability
 from pipelines.postprocess.parts import difference, gain_error, make_part
 

@@ -30,13 +30,13 @@ from pipelines.backbones.finetuning.facesets import FaceSet, Material
 from pipelines.backbones.finetuning.loop import bar, predict_readable
 from pipelines.backbones.runs import KIND, run_folder
 from pipelines.config import Config, TrainConfig, from_mapping
-from pipelines.metrics.challenge import Probabilities
+from pipelines.metrics.challenge import score_predictions
+from pipelines.metrics.predictions import Predictions, Probabilities, prediction_table
 from pipelines.run_files import FORMAT
 from pipelines.strategy import Strategy
 from pipelines.training.evaluations import Epoch, Fitted
 from pipelines.training.manifest import commit, config_toml, versions, weights_file
 from pipelines.training.methods import Spec
-from pipelines.training.predict import Predictions, prediction_table, score_rows
 from pipelines.training.run import place_run, write_files
 from pipelines.training.windows import PADDING, nearest_rows, video_codes
 
@@ -81,7 +81,7 @@ def score_held_out(config: Config, course: Course, material: Material) -> HeldOu
     predictions = {part: _filled(said, asked, data) for part, asked in parts.items()}
     return HeldOut(
         predictions=predictions,
-        metrics={part: score_rows(found, data.labels, course.tasks) for part, found in predictions.items()},
+        metrics={part: score_predictions(found, data.labels, course.tasks) for part, found in predictions.items()},
         num_unreadable={part: int((~np.isin(asked, read)).sum()) for part, asked in parts.items()},
         seconds=time.perf_counter() - begin,
     )

@@ -28,12 +28,12 @@ from pipelines.backbones.precision import autocast, reproducible
 from pipelines.backbones.sampling import epoch_steps
 from pipelines.backbones.stopping import StopAsked, Stopper
 from pipelines.config import FinetuneConfig
-from pipelines.metrics.challenge import Probabilities, main_scores, score
+from pipelines.metrics.challenge import main_scores, score
+from pipelines.metrics.predictions import Predictions, Probabilities, is_finite
 from pipelines.progress import Advance, progress
 from pipelines.training.evaluations import Epoch, EpochWatch, Fitted
-from pipelines.training.fit import is_finite
 from pipelines.training.optimise import seeded
-from pipelines.training.predict import ACTIVATIONS, Predictions
+from pipelines.training.predict import ACTIVATIONS
 
 Steps = list[list[np.ndarray]]
 

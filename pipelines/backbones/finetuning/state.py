@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from pipelines.backbones.checkpoint import Kept
 from pipelines.backbones.finetuning.ema import Ema
 from pipelines.backbones.optimise import AdamW
-from pipelines.metrics.challenge import Probabilities
+from pipelines.metrics.predictions import Predictions, Probabilities
 from pipelines.training.evaluations import Epoch, Fitted, HeadKeeper
-from pipelines.training.predict import Predictions
 
 
 def moving_tensors(model: nn.Module) -> dict[str, Tensor]:
