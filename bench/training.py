@@ -19,10 +19,11 @@ from bench.made_streams import made_dataset, num_frames
 from bench.measure import ROUNDS, Row, Target, cpus, interleave, ratios, walls
 from bench.rivals import PlainHead, WindowDataset, live_backbone, plain_epoch, plain_loader, usual_model
 from pipelines.config import Config
+from pipelines.fitting.runs import Spec
 from pipelines.strategy import Strategy, strategy_of, streams_of
 from pipelines.training.dataset import Dataset, Reader
 from pipelines.training.feed import WindowSampler, make_feed
-from pipelines.training.methods import Setup, Spec, build_model, make_loss
+from pipelines.training.methods import Setup, build_model, make_loss
 from pipelines.training.stack import Stack
 from pipelines.training.step import Step
 

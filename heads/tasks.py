@@ -12,16 +12,22 @@ from torch import Tensor, nn
 from heads.layers import Linear, look_up
 
 
-def as_logits(x: Tensor) -> Tensor:
+def identity(x: Tensor) -> Tensor:
     return x
+
+
+def softmax(x: Tensor) -> Tensor:
+    return x.softmax(dim=-1)
 
 
 @dataclass(frozen=True, slots=True)
 class TaskOutput:
-    """`num_outputs` K; `activation` turns the raw outputs [..., K] into the task's."""
+    """`num_outputs` K; `activation` turns the raw outputs [..., K] into the task's, on which its loss is taken;
+    `prediction` those into values or probabilities."""
 
     num_outputs: int
     activation: Callable[[Tensor], Tensor]
+    prediction: Callable[[Tensor], Tensor]
 
 
 class Output(nn.Module):
@@ -46,7 +52,7 @@ def build_output(task: str, width: int, num_heads: int) -> Output:
 
 
 TASK_OUTPUTS: dict[str, TaskOutput] = {
-    "va": TaskOutput(2, torch.tanh),  # valence, arousal in [-1, 1]
-    "expr": TaskOutput(8, as_logits),
-    "au": TaskOutput(12, as_logits),
+    "va": TaskOutput(2, torch.tanh, identity),  # valence, arousal in [-1, 1]
+    "expr": TaskOutput(8, identity, softmax),
+    "au": TaskOutput(12, identity, torch.sigmoid),
 }

@@ -29,7 +29,7 @@ from pipelines.splits import assignment, resolve_split
 from pipelines.strategy import Strategy
 
 if TYPE_CHECKING:
-    from pipelines.training.evaluations import Evaluation
+    from pipelines.fitting.epochs import Evaluation
 
 
 class StudyListener(Protocol):

@@ -1,7 +1,7 @@
 """What a frames table holds and what is wrong with it: counts a split, and findings with remedies.
 
-Place: above `extract.annotations.checks` (one function a kind of finding) and `extract.faces.check`; printed by `mtl
-prepare`.
+Place: above `extract.annotations.checks` (one function a kind of finding) and `extract.annotations.face_checks`;
+printed by `mtl prepare`.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ import polars as pl
 
 from cache.names import ACTION_UNITS, EXPRESSIONS, SPLITS, TASK_COLUMNS, VA_COLUMNS
 from extract.annotations.checks import CHECKS, Finding, check_gaps
-from extract.faces.check import check_face_files, check_faces
+from extract.annotations.face_checks import check_face_files, check_faces
 
 SEVERITIES = ("error", "warning", "info")
 

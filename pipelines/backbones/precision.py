@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from extract.backbones.passes import native_bfloat16
 from extract.config import Preprocessing
-from pipelines.training.optimise import seeded
+from pipelines.fitting.optimise import seeded
 
 Precision = Literal["float32", "bfloat16"]
 # bfloat16 rounds; on a CPU it has to be clearly faster to be worth that, and by more than a measurement wavers.

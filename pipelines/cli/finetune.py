@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pipelines.backbones.finetuning.order import Order
     from pipelines.backbones.finetuning.result import Finetuned
     from pipelines.config import Config
-    from pipelines.training.evaluations import Epoch
+    from pipelines.fitting.epochs import Epoch
 
 NUM_LISTED = 10
 

@@ -42,7 +42,7 @@ def train_head(
     """
     from pipelines.cli.pages.training import print_result, training_progress
     from pipelines.config import read_config
-    from pipelines.interrupts import stopping
+    from pipelines.fitting.interrupts import stopping
     from pipelines.strategy import strategy_of
     from pipelines.training.run import train_or_find
 

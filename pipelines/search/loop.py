@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from pipelines.interrupts import interrupts
+from pipelines.fitting.interrupts import interrupts
 from pipelines.progress import Advance
 from pipelines.search.study import Study, Trial
 from pipelines.strategy import Strategy

@@ -22,7 +22,7 @@ from pipelines.splits import resolve_split
 from pipelines.strategy import Strategy, strategy_of, streams_of
 
 if TYPE_CHECKING:
-    from pipelines.training.evaluations import Evaluation
+    from pipelines.fitting.epochs import Evaluation
     from pipelines.training.fit import Halving
 
 ITEM_BYTES = {"float16": 2, "float32": 4}

@@ -18,10 +18,11 @@ from heads.config import HeadConfig
 from heads.losses import Targets
 from pipelines.config import Config, SplitConfig, TrainConfig
 from pipelines.labels import Labels, labels_of, targets_of
+from pipelines.nearest import NO_ROW, nearest_rows, video_codes
 from pipelines.splits import Split, resolve_split
 from pipelines.training.inputs import Source, running_means, video_means
 from pipelines.training.resident import Resident, load_resident
-from pipelines.training.windows import PADDING, context_rows, make_windows, nearest_rows, overlaps, video_codes
+from pipelines.training.windows import PADDING, context_rows, make_windows, overlaps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +193,7 @@ class Dataset:
             places = np.append(places, np.full((1, places.shape[1]), rows.size), axis=0)
             asked, good = np.flatnonzero(part), covered[valid[covered]]
             source = nearest_rows(self.videos, self.times, good, asked)
-            chosen = np.where(source == PADDING, len(covered), np.searchsorted(covered, source))
+            chosen = np.where(source == NO_ROW, len(covered), np.searchsorted(covered, source))
             self._kept[key] = Plan(
                 rows=self.on_device(rows),
                 covered=asked,

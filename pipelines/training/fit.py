@@ -17,11 +17,11 @@ from torch import nn
 from heads.losses import MultiTaskLoss
 from heads.model import ProgressiveHead, single_state
 from pipelines.config import TrainConfig
+from pipelines.fitting.epochs import Evaluation, Fitted, HeadKeeper, ShouldStop, Watch
 from pipelines.metrics.challenge import main_scores, score
 from pipelines.metrics.predictions import Predictions, is_finite
 from pipelines.training.budget import evaluations
 from pipelines.training.dataset import Plan
-from pipelines.training.evaluations import Evaluation, Fitted, HeadKeeper, ShouldStop, Watch
 from pipelines.training.feed import Feed
 from pipelines.training.optimise import lr_at
 from pipelines.training.stack import Rest, Stack

@@ -2,30 +2,18 @@
 
 import hashlib
 import json
-import platform
-import subprocess
-from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import cache
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-import polars as pl
-import tomlkit
-
 from cache.names import TASKS
-from pipelines.config import SECTIONS, Config, to_mapping
+from pipelines.config import Config
+from pipelines.fitting.runs import commit, versions, weights_file
 from pipelines.run_files import FORMAT
 from pipelines.splits import INNER_STEP, inner_part, outer_fold
 from pipelines.strategy import Strategy, streams_of
 from pipelines.training.budget import budget_of, context_of
 from pipelines.training.dataset import Dataset
-from pipelines.training.evaluations import Epoch, Evaluation
-from pipelines.training.methods import Spec
 from pipelines.training.train import Trained
-
-PACKAGES = ("mtl-affect", "torch", "numpy", "polars", "zarr", "safetensors")
 
 
 def run_digest(config: Config, dataset: Dataset, strategy: Strategy) -> str:
@@ -93,61 +81,3 @@ def manifest_of(name: str, trained: Trained, config: Config, dataset: Dataset) -
         "commit": commit(),
         "versions": versions(),
     }
-
-
-def weights_file(spec: Spec) -> str:
-    """Where in the run folder the model's weights are."""
-    return f"weights/{spec.name}.safetensors"
-
-
-def config_toml(config: Config, strategy: Strategy) -> str:
-    """The whole configuration with `strategy` put in: what mtl.toml would have to be for this run."""
-    values = to_mapping(config)
-    sections = {name: values[name] for name in SECTIONS} | to_mapping(strategy)
-    return tomlkit.dumps({**sections, "backbones": values["backbones"]})
-
-
-def history_table(history: Sequence[Evaluation | Epoch]) -> pl.DataFrame:
-    """One row per evaluation: losses, scores on the rows that choose, and whether it was the best so far."""
-    rows = [
-        {
-            "model": note.model,
-            **({"step": note.step} if isinstance(note, Evaluation) else {"epoch": note.epoch}),
-            "lr": note.lr,
-            **note.losses,
-            **{f"score.{task}": value for task, value in note.scores.items()},
-            "P": note.p,
-            "best": note.best,
-            "duration_s": note.duration_s,
-        }
-        for note in history
-    ]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    ordered = [c for c in columns if not c.startswith(("loss", "score"))]
-    middle = sorted(c for c in columns if c.startswith(("loss", "score")))
-    return pl.DataFrame(rows, infer_schema_length=None).select(*ordered[:3], *middle, *ordered[3:])
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that numbers depend on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-@cache
-def commit() -> str | None:
-    """The commit of this program where it runs from a git checkout, "-dirty" if files were changed; else None."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None

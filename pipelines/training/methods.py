@@ -15,11 +15,12 @@ from heads.config import Task
 from heads.linear import LinearHead
 from heads.losses import MultiTaskLoss, class_weights, positive_weights
 from heads.model import Head, ProgressiveHead, build_head, build_progressive, load_single, stack_heads
+from pipelines.fitting.epochs import Evaluation, Fitted, ShouldStop, Watch
+from pipelines.fitting.runs import Spec
 from pipelines.metrics.predictions import Predictions
 from pipelines.splits import Split
 from pipelines.strategy import Strategy
 from pipelines.training.dataset import Dataset, restrict
-from pipelines.training.evaluations import Evaluation, Fitted, ShouldStop, Watch
 from pipelines.training.feed import Feed, make_feed
 from pipelines.training.fit import Halving, Member, fit
 from pipelines.training.unfinished import Unfinished
@@ -42,24 +43,6 @@ class Setup:
     def used(self) -> tuple[str, ...]:
         """Every stream of every model: a step is valid where all of them have an embedding, whatever the method."""
         return tuple(dict.fromkeys(name for names in self.streams.values() for name in names))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spec:
-    """What a model is made of, enough to build it again before its weights are loaded.
-
-    `parts` maps each trunk's task to its streams and their widths D; a joint head has one trunk, called "joint".
-    """
-
-    name: str
-    kind: str
-    tasks: tuple[Task, ...]
-    parts: Mapping[str, Mapping[str, int]]
-
-    @property
-    def streams(self) -> tuple[str, ...]:
-        """Every stream the model reads."""
-        return tuple(dict.fromkeys(name for widths in self.parts.values() for name in widths))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,67 +1,135 @@
-"""How weights move: the kernel of AdamW, the learning rate over the steps, and dropout that can be repeated.
+"""How the weights of stacked heads move: AdamW and gradient clipping with a rate, a decay and a pace per head.
 
-The optimisers over it are ours, not torch.optim's: making one of those imports torch's compiler, 5 s of CPU time,
-longer than many a head trains.
+M stacked heads. A head that has no batch at a step stands still, as it would alone.
 """
 
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipelines.config import TrainConfig
+from pipelines.fitting.optimise import BETAS, EPS, cosine_lr, fused_adamw
 
-BETAS = (0.9, 0.999)
-EPS = 1e-8
+CLIP_EPS = 1e-6  # as torch.nn.utils.clip_grad_norm_ has it
 
 
-def fused_adamw(
-    parameters: list[Tensor],
-    gradients: list[Tensor],
-    means: list[Tensor],
-    squares: list[Tensor],
-    steps: list[Tensor],
-    lr: float,
-    weight_decay: float,
-    betas: tuple[float, float] = BETAS,
-) -> None:
-    """One step of AdamW in place: `parameters`, and the running `means` and `squares` of their gradients; `steps` are
-    those taken, this one included."""
-    torch._fused_adamw_(
-        parameters,
-        gradients,
-        means,
-        squares,
-        [],
-        steps,
-        lr=lr,
-        beta1=betas[0],
-        beta2=betas[1],
-        weight_decay=weight_decay,
-        eps=EPS,
-        amsgrad=False,
-        maximize=False,
-    )
+class StackedAdamW:
+    """AdamW (Loshchilov and Hutter, ICLR 2019) over parameters [M, ...], on torch's fused kernel.
+
+    Matrices decay; biases, norms and the losses' own parameters (one dimension or none a head) do not. Parameters
+    without a gradient stand still.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], weight_decays: Sequence[float]) -> None:
+        self.parameters, self.weight_decays = list(parameters), list(weight_decays)
+        self.means = [torch.zeros_like(p) for p in self.parameters]
+        self.squares = [torch.zeros_like(p) for p in self.parameters]
+        # One count a parameter and head: trunks may have been frozen, heads without a batch.
+        self.steps = [torch.zeros(len(p), device=p.device) for p in self.parameters]
+        self._is_even = True  # the heads have taken equally many steps, so that one count stands for all
+        self._decays = torch.tensor(self.weight_decays, device=self.parameters[0].device)
+
+    def zero_grad(self) -> None:
+        for p in self.parameters:
+            p.grad = None
+
+    def select(self, parameters: Sequence[nn.Parameter], heads: Sequence[int]) -> "StackedAdamW":
+        """For `parameters`, those of some of the heads: goes on exactly as it would have."""
+        other = StackedAdamW(parameters, [self.weight_decays[head] for head in heads])
+        index = torch.tensor(list(heads))
+        for mine, theirs in (
+            (self.means, other.means),
+            (self.squares, other.squares),
+            (self.steps, other.steps),
+        ):
+            for place, value in enumerate(mine):
+                theirs[place] = value[index.to(value.device)].clone()
+        other._is_even = self._is_even or len(index) == 1
+        return other
+
+    def recount(self) -> None:
+        """To be called when `steps` were written from outside."""
+        self._is_even = all(bool((count == count[0]).all()) for count in self.steps)
+
+    @torch.no_grad()
+    def clip(self, limits: Tensor | None) -> None:
+        """Scales each head's gradients to a norm of at most its limit [M] (`limits_of`); None is no limit at all."""
+        moving = [p.grad for p in self.parameters if p.grad is not None]
+        if not moving or limits is None:
+            return
+        norms = torch.stack([grad.view(len(grad), -1).square().sum(dim=1) for grad in moving]).sum(dim=0).sqrt()
+        scale = (limits / (norms + CLIP_EPS)).clamp(max=1.0)
+        for grad in moving:
+            grad.mul_(scale.view(-1, *[1] * (grad.ndim - 1)))
+
+    @torch.no_grad()
+    def step(self, rates: Sequence[float], active: Sequence[bool]) -> None:
+        """Moves the active heads, each at its own rate."""
+        settings = set(zip(rates, self.weight_decays, strict=True))
+        moving = [place for place, p in enumerate(self.parameters) if p.grad is not None]
+        self._is_even = self._is_even and all(active)
+        if len(settings) == 1 and self._is_even:
+            self._move(moving, slice(None), rates[0], self.weight_decays[0])
+            return
+        for head, is_active in enumerate(active):
+            if is_active:
+                self._move(moving, head, rates[head], self.weight_decays[head])
+
+    @torch.no_grad()
+    def step_on_device(self, rates: Tensor, active: Tensor) -> None:
+        """`step` for `rates` [M] and `active` [M] bool on the device, without waiting for either: for CUDA graphs.
+
+        Every head moves at its own rate in the same few operations; one that is not active is moved by nothing.
+        """
+        self._is_even = False  # as far as the host can know
+        moves = active.to(rates.dtype)
+        for place, p in enumerate(self.parameters):
+            if p.grad is None:
+                continue
+            self.steps[place] += moves
+            taken = self.steps[place].clamp(min=1)
+            shape = (-1, *[1] * (p.ndim - 1))
+            mean, square, grad = self.means[place], self.squares[place], p.grad
+            mean.lerp_(grad, (moves * (1 - BETAS[0])).view(shape).expand_as(grad))
+            square.lerp_(grad.square(), (moves * (1 - BETAS[1])).view(shape).expand_as(grad))
+            if p.ndim > 2:
+                p.mul_((1 - moves * rates * self._decays).view(shape))
+            size = moves * rates / (1 - BETAS[0] ** taken)
+            root = square.sqrt() / (1 - BETAS[1] ** taken).sqrt().view(shape)
+            p.sub_(size.view(shape) * mean / (root + EPS))
+
+    def _move(self, places: Sequence[int], head: int | slice, rate: float, weight_decay: float) -> None:
+        for decay, group in (
+            (weight_decay, [i for i in places if self.parameters[i].ndim > 2]),
+            (0.0, [i for i in places if self.parameters[i].ndim <= 2]),
+        ):
+            if not group:
+                continue
+            for i in group:
+                self.steps[i][head] += 1
+            fused_adamw(
+                [self.parameters[i][head] for i in group],
+                [_grad(self.parameters[i])[head] for i in group],
+                [self.means[i][head] for i in group],
+                [self.squares[i][head] for i in group],
+                [self.steps[i][head].reshape(-1)[0] for i in group],
+                rate,
+                decay,
+            )
+
+
+def _grad(p: nn.Parameter) -> Tensor:
+    assert p.grad is not None
+    return p.grad
+
+
+def limits_of(values: Sequence[float], device: torch.device) -> Tensor | None:
+    """Limits of the gradients' norm as `clip` takes them; 0 means none."""
+    return torch.tensor([value or float("inf") for value in values], device=device) if any(values) else None
 
 
 def lr_at(config: TrainConfig, progress: float) -> float:
     """The learning rate after `progress` steps: linear warm-up, then half a cosine down to 0, or constant."""
-    warmup = min(config.warmup_steps, config.steps)
-    if progress < warmup:
-        return config.lr * progress / warmup
-    if config.schedule == "constant" or config.steps == warmup:
-        return config.lr
-    return config.lr * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (config.steps - warmup)))
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Dropout draws from `seed` inside; the caller's random numbers go on afterwards as if nothing had happened."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield
+    min_lr = config.lr if config.schedule == "constant" else 0.0
+    return cosine_lr(progress, lr=config.lr, total=config.steps, warmup=config.warmup_steps, min_lr=min_lr)

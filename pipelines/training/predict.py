@@ -56,7 +56,4 @@ def _zeros(tasks: tuple[str, ...], rows: np.ndarray) -> Predictions:
 
 def _outputs(outputs: dict[str, Tensor], tasks: tuple[str, ...]) -> Tensor:
     """[M, B * T, K]: the outputs of `tasks` side by side, as values and probabilities."""
-    return torch.cat([ACTIVATIONS[task](outputs[task].float()) for task in tasks], dim=-1).flatten(1, 2)
-
-
-ACTIVATIONS = {"va": lambda x: x, "expr": lambda x: x.softmax(dim=-1), "au": torch.sigmoid}
+    return torch.cat([TASK_OUTPUTS[task].prediction(outputs[task].float()) for task in tasks], dim=-1).flatten(1, 2)

@@ -6,8 +6,6 @@ metrics.json         both scores, apart                 run.json                
                                                                                    with the digests of the others
 """
 
-import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,54 +13,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor, nn
+from safetensors.torch import load
+from torch import nn
 
 from cache.files import (
     check_replaceable,
-    naming,
     recover_folder,
-    remove_leftovers,
-    replace_folder,
-    sync,
-    sync_tree,
-    temporary_beside,
 )
 from cache.identity import StreamIdentity
 from cache.locks import alone
-from cache.parquet import parquet_bytes
 from cache.valid_names import check_name
 from heads.model import load_single, single_state
 from pipelines.config import Config
 from pipelines.device import resolve_device
+from pipelines.fitting.epochs import Watch
+from pipelines.fitting.runs import Spec, config_toml, place_run, weights_file, write_files
 from pipelines.metrics.predictions import Predictions, prediction_table
 from pipelines.run_files import (
     AGAIN,
     CONFIG,
     MANIFEST,
-    METRICS,
-    PREDICTIONS,
     read_manifest,
     read_metrics,
     run_bytes,
-    write_manifest,
 )
 from pipelines.strategy import Strategy, streams_of
 from pipelines.training.dataset import Dataset, load_dataset
-from pipelines.training.evaluations import Epoch, Evaluation, Watch
 from pipelines.training.fit import Halving
-from pipelines.training.manifest import (
-    config_toml,
-    history_table,
-    manifest_of,
-    run_digest,
-    run_name,
-    weights_file,
-)
-from pipelines.training.methods import Spec, build_model
+from pipelines.training.manifest import manifest_of, run_digest, run_name
+from pipelines.training.methods import build_model
 from pipelines.training.train import Order, Trained, predict_models, train_strategies, train_strategy
 from pipelines.training.unfinished import FOLDER, Unfinished
 
@@ -229,21 +210,6 @@ def write_run(folder: Path, trained: Trained, config: Config, dataset: Dataset, 
     place_run(folder, lambda made: _fill(made, folder.name, trained, config, dataset))
 
 
-def place_run(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Puts what `fill` writes into a folder it is given at `folder`, after all of it is durable; replaces a run that is
-    there, and nothing else."""
-    check_replaceable(folder, MANIFEST)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder.parent)
-    made = temporary_beside(folder)
-    try:
-        with naming(folder):
-            fill(made)
-        replace_folder(made, folder, MANIFEST)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-
-
 def load_run(folder: Path, device: torch.device | None = None) -> Run:
     """The run at `folder`, its models rebuilt and their weights loaded.
 
@@ -312,30 +278,3 @@ def _fill(made: Path, name: str, trained: Trained, config: Config, dataset: Data
         metrics=trained.metrics,
         manifest=manifest_of(name, trained, config, dataset),
     )
-
-
-def write_files(
-    made: Path,
-    *,
-    config_toml: str,
-    states: Mapping[str, Mapping[str, Tensor]],
-    history: Sequence[Evaluation | Epoch],
-    predictions: Sequence[pl.DataFrame],
-    metrics: Mapping[str, Any],
-    manifest: Mapping[str, Any],
-) -> None:
-    """Everything of a run in the folder `made`, run.json last; `states` are weights by file."""
-    (made / "weights").mkdir(parents=True)
-    (made / CONFIG).write_text(config_toml, encoding="utf-8")
-    for file, state in states.items():
-        plain = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-        # As bytes, here and below: on a full disk save_file and write_parquet raise errors that are no OSError.
-        (made / file).write_bytes(save(plain))
-    history_table(history).write_csv(made / "history.csv")
-    (made / PREDICTIONS).write_bytes(parquet_bytes(pl.concat(predictions).sort("video", "frame")))
-    words = json.dumps(dict(metrics), indent=2, ensure_ascii=False, allow_nan=False)
-    (made / METRICS).write_text(words + "\n", encoding="utf-8")
-    sync_tree(made)
-    write_manifest(made, manifest)
-    sync(made / MANIFEST)
-    sync(made)

@@ -15,9 +15,8 @@ from heads.model import noises_of, take_heads
 from pipelines.metrics.predictions import Predictions
 from pipelines.training.dataset import Plan
 from pipelines.training.feed import Feed, WindowSampler
-from pipelines.training.optimise import lr_at
+from pipelines.training.optimise import StackedAdamW, lr_at
 from pipelines.training.predict import predict_heads
-from pipelines.training.stack_optimise import StackedAdamW
 from pipelines.training.step import Step
 
 Rest = Callable[[Callable[[], dict[str, Any]]], None]

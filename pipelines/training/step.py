@@ -16,7 +16,7 @@ from heads.losses import MultiTaskLoss, Targets
 from heads.model import noises_of
 from pipelines.training.dataset import take
 from pipelines.training.feed import Feed, masked
-from pipelines.training.stack_optimise import StackedAdamW, limits_of
+from pipelines.training.optimise import StackedAdamW, limits_of
 
 WARM_UP = 3  # steps on a stream of their own before a capture, as torch asks for
 

@@ -12,14 +12,15 @@ import numpy as np
 from torch import nn
 
 from pipelines.config import Config
+from pipelines.fitting.epochs import Evaluation, ShouldStop, Watch
+from pipelines.fitting.runs import Spec
 from pipelines.metrics.challenge import score_predictions
 from pipelines.metrics.predictions import Predictions, merge
 from pipelines.splits import Split
 from pipelines.strategy import Strategy, problem_of, streams_of
 from pipelines.training.dataset import Dataset
-from pipelines.training.evaluations import Evaluation, ShouldStop, Watch
 from pipelines.training.fit import Halving
-from pipelines.training.methods import METHODS, Setup, Spec, TrainedModel
+from pipelines.training.methods import METHODS, Setup, TrainedModel
 from pipelines.training.predict import predict
 from pipelines.training.unfinished import Unfinished
 

@@ -11,11 +11,6 @@ import polars as pl
 PADDING = -1
 
 
-def video_codes(frames: pl.DataFrame) -> np.ndarray:
-    """[N] int64: one number a video. Ids are compared whole: 10 and 100 are two videos."""
-    return frames.select(pl.col("video").rank("dense").cast(pl.Int64)).to_series().to_numpy()
-
-
 def make_windows(
     videos: np.ndarray,
     times: np.ndarray,
@@ -93,20 +88,3 @@ def overlaps(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     nth = np.arange(len(places)) - np.repeat(begin, count)
     table[np.repeat(np.arange(len(covered)), count), nth] = places
     return covered, table
-
-
-def nearest_rows(videos: np.ndarray, times: np.ndarray, good: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """For each row in `asked`, the row of `good` (both ascending) nearest in time in its video, or -1.
-
-    Of two equally near the earlier one.
-    """
-    nearest = np.full(len(asked), PADDING, dtype=np.int64)
-    distance = np.full(len(asked), np.iinfo(np.int64).max)
-    after = np.searchsorted(good, asked)
-    for place in (after - 1, after):
-        inside = (place >= 0) & (place < len(good))
-        row = np.where(inside, good[np.clip(place, 0, max(len(good) - 1, 0))], 0) if len(good) else place * 0
-        far = np.abs(times[row] - times[asked])
-        better = inside & (videos[row] == videos[asked]) & (far < distance)
-        nearest[better], distance[better] = row[better], far[better]
-    return nearest

@@ -11,9 +11,9 @@ import simplejpeg
 from cache.frames import conform
 from cache.names import ACTION_UNITS, LABEL_COLUMNS
 from extract.annotations.checks import Finding
+from extract.annotations.face_checks import check_faces
 from extract.annotations.findings import Findings, examine
 from extract.annotations.gather import Sources, check_replaced, gather
-from extract.faces.check import check_faces
 
 
 def table(*rows: tuple[str, int, str], **columns: list[object]) -> pl.DataFrame:

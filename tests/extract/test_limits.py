@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from cache import regular
+from extract.annotations.face_checks import check_faces
 from extract.faces import listing
-from extract.faces.check import check_faces
 from extract.faces.cut import missing_bytes
 from extract.faces.listing import list_faces
 from extract.faces.source import FaceSource

@@ -20,9 +20,9 @@ import pytest
 from PIL import Image
 
 from cache.store import Cache
+from extract.annotations.face_checks import check_faces
 from extract.annotations.readers import scan_faces
 from extract.faces import video as video_module
-from extract.faces.check import check_faces
 from extract.faces.containers import OpenContainers
 from extract.faces.files import MissingFace, decode, face_digest, read_face_bytes
 from extract.faces.listing import list_faces
@@ -697,7 +697,7 @@ def test_nothing_is_printed_about_damaged_videos(folder: Path) -> None:
     make_video(folder / "c.mkv")
     (folder / "c.mkv").write_bytes((folder / "c.mkv").read_bytes()[:-300])
     code = (
-        "import sys; from pathlib import Path; from extract.faces.check import check_faces\n"
+        "import sys; from pathlib import Path; from extract.annotations.face_checks import check_faces\n"
         "paths = [f'{video}/{number}.jpg' for video in 'abc' for number in range(1, 31)]\n"
         "found = check_faces(paths, Path(sys.argv[1]), lambda count: None)\n"
         "sys.exit(not found.unreadable)\n"

@@ -25,8 +25,8 @@ from zarr.storage import LocalStore
 from cache import writer
 from cache.store import Cache
 from extract.backbones.build import build_trainable, save_backbone
-from pipelines.backbones import checkpoint
 from pipelines.cli import main
+from pipelines.fitting import checkpoint
 
 TOML = """# mine
 [data]

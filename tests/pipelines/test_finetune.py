@@ -34,10 +34,10 @@ from pipelines.backbones.finetuning.finetune import finetune
 from pipelines.backbones.finetuning.order import Order, make_order, parse_tasks
 from pipelines.backbones.finetuning.state import State
 from pipelines.config import Config, read_config
+from pipelines.fitting.epochs import Epoch
 from pipelines.labels import labels_of, targets_of
 from pipelines.metrics.challenge import score
 from pipelines.splits import resolve_split
-from pipelines.training.evaluations import Epoch
 
 small = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("small_faces.py"))))
 MODEL, SIDE, SETTINGS, run, digest = small.MODEL, small.SIDE, small.SETTINGS, small.run, small.digest

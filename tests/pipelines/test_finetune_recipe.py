@@ -26,8 +26,8 @@ from pipelines.backbones.finetuning.finetune import build, make_course
 from pipelines.backbones.finetuning.order import make_order
 from pipelines.backbones.finetuning.recipe import check_recipe, groups_of, new_state, with_rate
 from pipelines.backbones.finetuning.state import State, moving_tensors
-from pipelines.backbones.optimise import AdamW, Group, cosine_lr, decay_groups
 from pipelines.config import Config, FinetuneConfig
+from pipelines.fitting.optimise import AdamW, Group, cosine_lr, decay_groups
 
 small = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("small_faces.py"))))
 run, digest, MODEL = small.run, small.digest, small.MODEL
@@ -81,7 +81,7 @@ def test_layers_near_the_pixels_learn_slower(project: Config, faces: Given) -> N
     after = weights_of(project)
     backbone = timm.create_model(MODEL, num_classes=0, img_size=small.SIDE)
     moved = {name: (after[name] - start[name]).abs().max().item() for name in dict(backbone.named_parameters())}
-    rate = cosine_lr(0.5, lr=2e-3, epochs=1, warmup_epochs=0)
+    rate = cosine_lr(0.5, lr=2e-3, total=1, warmup=0)
     ids, top = layer_ids(backbone), num_layers(backbone) - 1
     assert top >= 3
     checked = {name for name in moved if name.endswith(("ls2.gamma", "fc_norm.weight", "patch_embed.proj.weight"))}
@@ -260,9 +260,9 @@ def test_the_optimiser_is_torchs() -> None:
 
 
 def test_the_rate_warms_up_and_falls_to_its_least() -> None:
-    rates = [cosine_lr(x, lr=1.0, epochs=10, warmup_epochs=2, min_lr=0.1) for x in (0, 1, 2, 6, 10)]
+    rates = [cosine_lr(x, lr=1.0, total=10, warmup=2, min_lr=0.1) for x in (0, 1, 2, 6, 10)]
     assert rates == pytest.approx([0, 0.5, 1, 0.55, 0.1])
-    assert cosine_lr(3, lr=1.0, epochs=3, warmup_epochs=9) == 1
+    assert cosine_lr(3, lr=1.0, total=3, warmup=9) == 1
 
 
 @pytest.mark.parametrize(

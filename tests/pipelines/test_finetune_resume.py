@@ -22,7 +22,7 @@ from pipelines.backbones.finetuning.finetune import finetune
 from pipelines.backbones.finetuning.order import make_order
 from pipelines.backbones.finetuning.result import Finetuned
 from pipelines.config import Config, read_config, to_mapping
-from pipelines.training.evaluations import Epoch
+from pipelines.fitting.epochs import Epoch
 
 small = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("small_faces.py"))))
 run, digest = small.run, small.digest

@@ -26,13 +26,13 @@ from extract.backbones.build import build_trainable, load_backbone
 from extract.backbones.mae import draw_orders
 from extract.backbones.weights import read_weights
 from extract.config import BackboneConfig
-from pipelines.backbones.checkpoint import identity_of, read_checkpoint, write_checkpoint
 from pipelines.backbones.pretraining import loop as pretrain_loop
 from pipelines.backbones.pretraining.plan import Order, make_order, make_plan, memory_bytes
 from pipelines.backbones.pretraining.pretrain import Pretrained, pretrain
 from pipelines.backbones.pretraining.state import Course, Note
 from pipelines.backbones.pretraining.unlabelled import choose_faces, hold_out, parse_splits
 from pipelines.config import Config, read_config
+from pipelines.fitting.checkpoint import identity_of, read_checkpoint, write_checkpoint
 
 MODEL = "test_vit"
 ROOT = Path(__file__).resolve().parents[2]

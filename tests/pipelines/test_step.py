@@ -11,14 +11,15 @@ from heads.losses import AU_LOSSES, EXPR_LOSSES, VA_LOSSES
 from heads.model import ProgressiveHead, noises_of
 from heads.temporal import TEMPORALS
 from pipelines.config import Config
+from pipelines.fitting.runs import Spec
 from pipelines.strategy import strategy_of, streams_of
 from pipelines.training import dataset as dataset_module
 from pipelines.training.dataset import Dataset
 from pipelines.training.feed import Feed, WindowSampler, make_feed
 from pipelines.training.inputs import Source
-from pipelines.training.methods import Setup, Spec, build_model, make_loss
+from pipelines.training.methods import Setup, build_model, make_loss
+from pipelines.training.optimise import StackedAdamW, limits_of
 from pipelines.training.stack import Stack, _order_of
-from pipelines.training.stack_optimise import StackedAdamW, limits_of
 from pipelines.training.step import Step
 
 SEEDS = (0, 1, 2)

@@ -11,8 +11,9 @@ import torch
 from heads.config import HeadConfig
 from heads.fusion import FUSIONS
 from heads.temporal import TEMPORALS
-from pipelines.backbones.optimise import AdamW, decay_groups
 from pipelines.config import SplitConfig, TrainConfig
+from pipelines.fitting.epochs import Evaluation
+from pipelines.fitting.optimise import AdamW, decay_groups
 from pipelines.metrics.challenge import score_predictions
 from pipelines.strategy import strategy_of
 from pipelines.training import fit as fit_module
@@ -20,7 +21,6 @@ from pipelines.training import methods
 from pipelines.training import stack as stack_module
 from pipelines.training import train as train_module
 from pipelines.training.dataset import restrict
-from pipelines.training.evaluations import Evaluation
 from pipelines.training.methods import METHODS
 from pipelines.training.optimise import lr_at
 from pipelines.training.predict import predict

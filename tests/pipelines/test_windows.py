@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.training.windows import context_rows, make_windows, nearest_rows, overlaps, video_codes
+from pipelines.nearest import nearest_rows, video_codes
+from pipelines.training.windows import context_rows, make_windows, overlaps
 
 STEPS = st.lists(st.tuples(st.booleans(), st.integers(1, 40), st.booleans()), min_size=1, max_size=60)
 

@@ -12,7 +12,7 @@ from heads.config import LossConfig
 from heads.losses import MultiTaskLoss, Targets
 from heads.tasks import TASK_OUTPUTS
 from pipelines.backbones.distributed import World, open_world
-from pipelines.backbones.optimise import AdamW, decay_groups
+from pipelines.fitting.optimise import AdamW, decay_groups
 
 TASKS = ("va", "expr", "au")
 SIZES = [TASK_OUTPUTS[task].num_outputs for task in TASKS]

@@ -13,7 +13,6 @@ from extract.backbones.rename import read_rules
 from extract.config import Preprocessing
 from heads.losses import MultiTaskLoss, class_weights, positive_weights
 from heads.tasks import TASK_OUTPUTS
-from pipelines.backbones.checkpoint import Checkpoints, Kept, identity_of
 from pipelines.backbones.data import Faces, memory_for_faces
 from pipelines.backbones.distributed import World, open_world
 from pipelines.backbones.files import Trainee, alone_in, checkpoint_path
@@ -29,8 +28,9 @@ from pipelines.backbones.register import check_section_name
 from pipelines.backbones.runs import check_place
 from pipelines.backbones.sampling import draw_rows
 from pipelines.config import Config, to_mapping
+from pipelines.fitting.checkpoint import Checkpoints, Kept, identity_of
+from pipelines.fitting.epochs import EpochWatch
 from pipelines.labels import as_targets
-from pipelines.training.evaluations import EpochWatch
 
 # Fields of [finetune] that do not change what is trained; the start and the sets are described apart.
 NOT_RECIPE = ("checkpoint_minutes", "licence", "init", "rename", "data")

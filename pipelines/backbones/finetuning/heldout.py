@@ -30,15 +30,13 @@ from pipelines.backbones.finetuning.facesets import FaceSet, Material
 from pipelines.backbones.finetuning.loop import bar, predict_readable
 from pipelines.backbones.runs import KIND, run_folder
 from pipelines.config import Config, TrainConfig, from_mapping
+from pipelines.fitting.epochs import Epoch, Fitted
+from pipelines.fitting.runs import Spec, commit, config_toml, place_run, versions, weights_file, write_files
 from pipelines.metrics.challenge import score_predictions
 from pipelines.metrics.predictions import Predictions, Probabilities, prediction_table
+from pipelines.nearest import NO_ROW, nearest_rows, video_codes
 from pipelines.run_files import FORMAT
 from pipelines.strategy import Strategy
-from pipelines.training.evaluations import Epoch, Fitted
-from pipelines.training.manifest import commit, config_toml, versions, weights_file
-from pipelines.training.methods import Spec
-from pipelines.training.run import place_run, write_files
-from pipelines.training.windows import PADDING, nearest_rows, video_codes
 
 PARTS = ("select", "report")
 
@@ -92,7 +90,7 @@ def _filled(said: Predictions, asked: np.ndarray, data: FaceSet) -> Predictions:
     and zeros where there is none, as a row without an embedding does under a head."""
     times = data.frames["frame"].to_numpy().astype(np.int64)
     source = nearest_rows(video_codes(data.frames), times, np.intersect1d(said.rows, asked), asked)
-    there, place = source != PADDING, np.searchsorted(said.rows, source)
+    there, place = source != NO_ROW, np.searchsorted(said.rows, source)
     parts = {}
     for task in ("va", "expr", "au"):
         values = getattr(said.probabilities, task)

@@ -1,8 +1,7 @@
 """The training loop of one backbone on faces. B faces of a batch, R rows, K outputs of a task.
 
-Kin of `pipelines.training.fit`, which trains heads on windows of the cache, but a batch here is a set of faces, each
-for itself. Every step draws its faces, their changes, its mixup and its dropout from (seed, epoch, step) alone: a
-training that was stopped goes on as if it had not been.
+A batch is a set of faces, each for itself. Every step draws its faces, their changes, its mixup and its dropout from
+(seed, epoch, step) alone: a training that was stopped goes on as if it had not been.
 """
 
 import contextlib
@@ -17,23 +16,22 @@ import torch
 from torch import Tensor
 
 from extract.backbones.build import normalise
-from pipelines.backbones.checkpoint import Checkpoints, Kept
+from heads.tasks import TASK_OUTPUTS
 from pipelines.backbones.data import Faces, in_chunks
 from pipelines.backbones.finetuning.course import Course
 from pipelines.backbones.finetuning.recipe import new_state, set_probing
 from pipelines.backbones.finetuning.state import State
 from pipelines.backbones.finetuning.steps import batches_of, move, parts_of, take_part
-from pipelines.backbones.optimise import cosine_lr
 from pipelines.backbones.precision import autocast, reproducible
 from pipelines.backbones.sampling import epoch_steps
 from pipelines.backbones.stopping import StopAsked, Stopper
 from pipelines.config import FinetuneConfig
+from pipelines.fitting.checkpoint import Checkpoints, Kept
+from pipelines.fitting.epochs import Epoch, EpochWatch, Fitted
+from pipelines.fitting.optimise import cosine_lr, seeded
 from pipelines.metrics.challenge import main_scores, score
 from pipelines.metrics.predictions import Predictions, Probabilities, is_finite
 from pipelines.progress import Advance, progress
-from pipelines.training.evaluations import Epoch, EpochWatch, Fitted
-from pipelines.training.optimise import seeded
-from pipelines.training.predict import ACTIVATIONS
 
 Steps = list[list[np.ndarray]]
 
@@ -153,9 +151,7 @@ def train_epoch(course: Course, state: State, steps: Steps, guard: Guard, advanc
 
 def lr_at(config: FinetuneConfig, progress: float) -> float:
     """The learning rate after `progress` epochs."""
-    return cosine_lr(
-        progress, lr=config.rate, epochs=config.epochs, warmup_epochs=config.warmup_epochs, min_lr=config.min_lr
-    )
+    return cosine_lr(progress, lr=config.rate, total=config.epochs, warmup=config.warmup_epochs, min_lr=config.min_lr)
 
 
 def mean_losses(course: Course, state: State) -> dict[str, float]:
@@ -198,7 +194,7 @@ def predict_readable(
         with autocast(course.device, course.precision):
             outputs = course.model(pixels)
         for task, output in outputs.items():
-            parts[task].append(ACTIVATIONS[task](output))
+            parts[task].append(TASK_OUTPUTS[task].prediction(output))
     values = {task: torch.cat(outputs).cpu().numpy() for task, outputs in parts.items()} if read else {}
     shares = course.world.gather_objects((np.concatenate(read), values) if read else None)
     found = [share for share in shares if share is not None]

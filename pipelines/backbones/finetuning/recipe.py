@@ -15,8 +15,8 @@ from pipelines.backbones.files import Trainee
 from pipelines.backbones.finetuning.course import Course
 from pipelines.backbones.finetuning.ema import Ema
 from pipelines.backbones.finetuning.state import State, moving_tensors
-from pipelines.backbones.optimise import AdamW, Group, decay_groups
 from pipelines.config import FinetuneConfig
+from pipelines.fitting.optimise import AdamW, Group, decay_groups
 
 BATCH_NORM_LR, OTHER_LR = 1e-3, 3e-4
 MODES: dict[str, Mode] = {"none": "full", "partial": "partial", "backbone": "frozen"}

@@ -21,8 +21,8 @@ from pipelines.backbones.register import register_backbone
 from pipelines.backbones.runs import run_name
 from pipelines.config import Config, to_mapping
 from pipelines.files import write_json
+from pipelines.fitting.epochs import Epoch, Fitted
 from pipelines.metrics.challenge import main_scores
-from pipelines.training.evaluations import Epoch, Fitted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipelines.backbones.checkpoint import Kept
 from pipelines.backbones.finetuning.ema import Ema
-from pipelines.backbones.optimise import AdamW
+from pipelines.fitting.checkpoint import Kept
+from pipelines.fitting.epochs import Epoch, Fitted, HeadKeeper
+from pipelines.fitting.optimise import AdamW
 from pipelines.metrics.predictions import Predictions, Probabilities
-from pipelines.training.evaluations import Epoch, Fitted, HeadKeeper
 
 
 def moving_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from extract.backbones.mae import draw_orders
 from extract.backbones.transforms import normalise
 from pipelines.backbones.changes import CropDraws, random_resized_crop
-from pipelines.backbones.checkpoint import Checkpoints
 from pipelines.backbones.data import FaceBatch, Faces, in_chunks
-from pipelines.backbones.optimise import cosine_lr
 from pipelines.backbones.precision import autocast, reproducible
 from pipelines.backbones.pretraining.state import Course, Note, State, check_finite, save_finite, step_faces
 from pipelines.backbones.stopping import StopAsked, Stopper
 from pipelines.config import PretrainConfig
+from pipelines.fitting.checkpoint import Checkpoints
+from pipelines.fitting.optimise import cosine_lr
 from pipelines.progress import Advance, progress
 
 FACES_PER_LR = 256  # base_lr is for so many faces a step
@@ -192,7 +192,7 @@ def _places(course: Course, num_faces: int) -> list[np.ndarray]:
 def lr_at(config: PretrainConfig, train: np.ndarray, progress: float) -> float:
     """The learning rate after `progress` epochs; faces a step are counted as they are where there are few."""
     lr = config.base_lr * min(step_faces(config), len(train)) / FACES_PER_LR
-    return cosine_lr(progress, lr=lr, epochs=config.epochs, warmup_epochs=config.warmup_epochs)
+    return cosine_lr(progress, lr=lr, total=config.epochs, warmup=config.warmup_epochs)
 
 
 def first_reason(faces: Faces) -> str:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from cache.files import write_durably
 from extract.backbones.mae import MaskedAutoencoder, draw_orders
 from extract.backbones.weights import read_weights, save_backbone
-from pipelines.backbones.checkpoint import ANEW, Checkpoints, difference, read_checkpoint
 from pipelines.backbones.data import Faces, memory_for_faces
 from pipelines.backbones.distributed import World, open_world
 from pipelines.backbones.files import alone_in
@@ -24,6 +23,7 @@ from pipelines.backbones.pretraining.reconstructions import draw_pictures, write
 from pipelines.backbones.pretraining.state import Course, Note, State
 from pipelines.config import Config
 from pipelines.files import write_json
+from pipelines.fitting.checkpoint import ANEW, Checkpoints, difference, read_checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

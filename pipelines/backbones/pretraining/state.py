@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from extract.backbones.mae import MaskedAutoencoder
-from pipelines.backbones.checkpoint import Checkpoints
 from pipelines.backbones.data import Faces, in_chunks
 from pipelines.backbones.distributed import World
-from pipelines.backbones.optimise import AdamW, decay_groups
 from pipelines.backbones.precision import Precision
 from pipelines.backbones.sampling import capped
 from pipelines.config import PretrainConfig
+from pipelines.fitting.checkpoint import Checkpoints
+from pipelines.fitting.optimise import AdamW, decay_groups
 
 BETAS = (0.9, 0.95)  # the paper's
 

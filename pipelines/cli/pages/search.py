@@ -15,7 +15,7 @@ from pipelines.studies import Searched
 from pipelines.words import counted, strategy_words
 
 if TYPE_CHECKING:
-    from pipelines.training.evaluations import Evaluation
+    from pipelines.fitting.epochs import Evaluation
 
 SHOWN_FAILURES = 5
 

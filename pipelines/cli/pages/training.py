@@ -9,12 +9,12 @@ from rich.table import Table
 
 from cache.names import TASKS
 from pipelines.cli.pages.metrics import TASK_TITLES
+from pipelines.fitting.epochs import Evaluation, Watch
 from pipelines.metrics.challenge import MAIN_SCORE
 from pipelines.progress import Bar, Lines, progress_group
 from pipelines.strategy import Strategy
 from pipelines.terminal import make_console, say_json
 from pipelines.training.budget import budget_words, context_warnings, shortfall
-from pipelines.training.evaluations import Evaluation, Watch
 
 
 @contextmanager

@@ -1,18 +1,50 @@
-"""How a backbone's weights move: AdamW over groups of parameters, each with its decay and share of the learning rate.
+"""How weights move: AdamW over groups of parameters, the learning rate over a training, dropout that can be repeated.
 
-Kin of `pipelines.training.optimise`, whose fused kernel it uses; its state can be written down and taken up again.
+The optimisers over the fused kernel are ours, not torch.optim's: making one of those imports torch's compiler, 5 s of
+CPU time, longer than many a head trains.
 """
 
 import math
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from pipelines.training.optimise import BETAS, fused_adamw
-
 NamedParameter = tuple[str, nn.Parameter]
+
+BETAS = (0.9, 0.999)
+EPS = 1e-8
+
+
+def fused_adamw(
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    means: list[Tensor],
+    squares: list[Tensor],
+    steps: list[Tensor],
+    lr: float,
+    weight_decay: float,
+    betas: tuple[float, float] = BETAS,
+) -> None:
+    """One step of AdamW in place: `parameters`, and the running `means` and `squares` of their gradients; `steps` are
+    those taken, this one included."""
+    torch._fused_adamw_(
+        parameters,
+        gradients,
+        means,
+        squares,
+        [],
+        steps,
+        lr=lr,
+        beta1=betas[0],
+        beta2=betas[1],
+        weight_decay=weight_decay,
+        eps=EPS,
+        amsgrad=False,
+        maximize=False,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,11 +127,23 @@ def decay_groups(
     ]
 
 
-def cosine_lr(progress: float, *, lr: float, epochs: float, warmup_epochs: float, min_lr: float = 0.0) -> float:
-    """The learning rate after `progress` epochs: linear warm-up from 0, then half a cosine down to `min_lr`."""
-    warmup = min(warmup_epochs, epochs)
+def cosine_lr(progress: float, *, lr: float, total: float, warmup: float, min_lr: float = 0.0) -> float:
+    """The learning rate after `progress` of `total` steps or epochs: linear warm-up from 0, then half a cosine down to
+    `min_lr`."""
+    warmup = min(warmup, total)
     if progress < warmup:
         return lr * progress / warmup
-    if epochs == warmup:
+    if total == warmup:
         return lr
-    return min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (epochs - warmup)))
+    return min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (total - warmup)))
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Dropout draws from `seed` inside; the caller's random numbers go on afterwards as if nothing had happened."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

@@ -1,0 +1,145 @@
+"""Run folders as they are written: whole or not at all, run.json last. `pipelines.run_files` reads them."""
+
+import json
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import tomlkit
+from safetensors.torch import save
+from torch import Tensor
+
+from cache.files import check_replaceable, naming, remove_leftovers, replace_folder, sync, sync_tree, temporary_beside
+from cache.parquet import parquet_bytes
+from heads.config import Task
+from pipelines.config import SECTIONS, Config, to_mapping
+from pipelines.fitting.epochs import Epoch, Evaluation
+from pipelines.run_files import CONFIG, MANIFEST, METRICS, PREDICTIONS, write_manifest
+from pipelines.strategy import Strategy
+
+PACKAGES = ("mtl-affect", "torch", "numpy", "polars", "zarr", "safetensors")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """What a model is made of, enough to build it again before its weights are loaded.
+
+    `parts` maps each trunk's task to its streams and their widths D; a joint head has one trunk, called "joint".
+    """
+
+    name: str
+    kind: str
+    tasks: tuple[Task, ...]
+    parts: Mapping[str, Mapping[str, int]]
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Every stream the model reads."""
+        return tuple(dict.fromkeys(name for widths in self.parts.values() for name in widths))
+
+
+def weights_file(spec: Spec) -> str:
+    """Where in the run folder the model's weights are."""
+    return f"weights/{spec.name}.safetensors"
+
+
+def config_toml(config: Config, strategy: Strategy) -> str:
+    """The whole configuration with `strategy` put in: what mtl.toml would have to be for this run."""
+    values = to_mapping(config)
+    sections = {name: values[name] for name in SECTIONS} | to_mapping(strategy)
+    return tomlkit.dumps({**sections, "backbones": values["backbones"]})
+
+
+def history_table(history: Sequence[Evaluation | Epoch]) -> pl.DataFrame:
+    """One row per evaluation: losses, scores on the rows that choose, and whether it was the best so far."""
+    rows = [
+        {
+            "model": note.model,
+            **({"step": note.step} if isinstance(note, Evaluation) else {"epoch": note.epoch}),
+            "lr": note.lr,
+            **note.losses,
+            **{f"score.{task}": value for task, value in note.scores.items()},
+            "P": note.p,
+            "best": note.best,
+            "duration_s": note.duration_s,
+        }
+        for note in history
+    ]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    ordered = [c for c in columns if not c.startswith(("loss", "score"))]
+    middle = sorted(c for c in columns if c.startswith(("loss", "score")))
+    return pl.DataFrame(rows, infer_schema_length=None).select(*ordered[:3], *middle, *ordered[3:])
+
+
+@cache
+def commit() -> str | None:
+    """The commit of this program where it runs from a git checkout, "-dirty" if files were changed; else None."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def place_run(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Puts what `fill` writes into a folder it is given at `folder`, after all of it is durable; replaces a run that is
+    there, and nothing else."""
+    check_replaceable(folder, MANIFEST)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder.parent)
+    made = temporary_beside(folder)
+    try:
+        with naming(folder):
+            fill(made)
+        replace_folder(made, folder, MANIFEST)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def write_files(
+    made: Path,
+    *,
+    config_toml: str,
+    states: Mapping[str, Mapping[str, Tensor]],
+    history: Sequence[Evaluation | Epoch],
+    predictions: Sequence[pl.DataFrame],
+    metrics: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+) -> None:
+    """Everything of a run in the folder `made`, run.json last; `states` are weights by file."""
+    (made / "weights").mkdir(parents=True)
+    (made / CONFIG).write_text(config_toml, encoding="utf-8")
+    for file, state in states.items():
+        plain = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+        # As bytes, here and below: on a full disk save_file and write_parquet raise errors that are no OSError.
+        (made / file).write_bytes(save(plain))
+    history_table(history).write_csv(made / "history.csv")
+    (made / PREDICTIONS).write_bytes(parquet_bytes(pl.concat(predictions).sort("video", "frame")))
+    words = json.dumps(dict(metrics), indent=2, ensure_ascii=False, allow_nan=False)
+    (made / METRICS).write_text(words + "\n", encoding="utf-8")
+    sync_tree(made)
+    write_manifest(made, manifest)
+    sync(made / MANIFEST)
+    sync(made)

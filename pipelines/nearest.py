@@ -1,0 +1,28 @@
+"""Which video a row of the frames table is of, and which row is nearest in time. N frames."""
+
+import numpy as np
+import polars as pl
+
+NO_ROW = -1
+
+
+def video_codes(frames: pl.DataFrame) -> np.ndarray:
+    """[N] int64: one number a video. Ids are compared whole: 10 and 100 are two videos."""
+    return frames.select(pl.col("video").rank("dense").cast(pl.Int64)).to_series().to_numpy()
+
+
+def nearest_rows(videos: np.ndarray, times: np.ndarray, good: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """For each row in `asked`, the row of `good` (both ascending) nearest in time in its video, or -1.
+
+    Of two equally near the earlier one.
+    """
+    nearest = np.full(len(asked), NO_ROW, dtype=np.int64)
+    distance = np.full(len(asked), np.iinfo(np.int64).max)
+    after = np.searchsorted(good, asked)
+    for place in (after - 1, after):
+        inside = (place >= 0) & (place < len(good))
+        row = np.where(inside, good[np.clip(place, 0, max(len(good) - 1, 0))], 0) if len(good) else place * 0
+        far = np.abs(times[row] - times[asked])
+        better = inside & (videos[row] == videos[asked]) & (far < distance)
+        nearest[better], distance[better] = row[better], far[better]
+    return nearest
