@@ -146,7 +146,7 @@ def stop() -> Callable[[int], None]:
 @pytest.mark.real
 @pytest.mark.parametrize("model", ["mobilenetv2_100", "tf_efficientnet_lite0"])
 def test_real_faces(made: ModuleType, real_data: Path, tmp_path: Path, model: str) -> None:
-    """The README's words: the cosine between embeddings resized on the device and by timm is at least 0.9999."""
+    """The cosine between embeddings resized on the device and by timm is at least 0.9999."""
     faces = real_data / "talking" / "cropped_aligned"
     paths = sorted(faces.glob("*/*.jpg"))
     rows = [
