@@ -1,34 +1,28 @@
 """The frames table: one row a frame, sorted by (video, frame); row i of every stream belongs to row i of it.
 
 Columns: video, frame (the number in the file's name: real time, with gaps), path (relative to the faces folder),
-split, the labels of `cache.names` (null where missing), and where known the subject.
+split, the labels of a schema (`cache.labels`; null where missing), and where known the subject. The schema stands in
+the metadata of the Parquet file.
 """
 
 import hashlib
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import polars as pl
 from polars.exceptions import PolarsError
 
 from cache.files import write_durably
-from cache.names import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, SPLITS, VA_COLUMNS
-from cache.parquet import panics_as_errors, parquet_bytes, read_parquet
+from cache.labels import ABAW, Group, Schema, nearest, schema_of
+from cache.names import SPLITS
+from cache.parquet import panics_as_errors, parquet_bytes, parquet_metadata, read_parquet
+from cache.parsing import parse_json
 from cache.seals import KEY, UNSEALED, has_seal, is_whole, sealed
 
-DTYPES: dict[str, pl.DataType] = {
-    "video": pl.String(),
-    "frame": pl.Int64(),
-    "path": pl.String(),
-    "split": pl.String(),
-    **dict.fromkeys(VA_COLUMNS, pl.Float32()),
-    "expression": pl.Int8(),
-    **dict.fromkeys(ACTION_UNITS, pl.Int8()),
-    "subject": pl.String(),
-}
 KEYS = ("video", "frame", "path")
 OPTIONAL = ("subject",)
-FORMER = ("fps",)  # columns of tables of earlier versions, which nothing went by
+SCHEMA_KEY = "labels"  # of the metadata of the Parquet file
 # A missing label is null; the challenge's marks (-5 and -1) became null in the readers.
 MISSING_HINT = "; leave a missing label empty"
 # Backslash, control sign, drive letter, empty part, "." or "..": no such path is portable and inside the faces folder.
@@ -36,50 +30,81 @@ OUTSIDE = r"[\\\x00-\x1f\x7f-\x9f]|^[A-Za-z]:|(?:^|/)\.{0,2}(?:/|$)"
 HASH_ROWS = 65536
 
 
-def conform(table: pl.DataFrame, where: str) -> pl.DataFrame:
+def dtypes_of(schema: Schema) -> dict[str, pl.DataType]:
+    """The columns of a frames table with their types, in their order."""
+    labels: dict[str, pl.DataType] = {}
+    for group in schema:
+        labels |= dict.fromkeys(group.columns, pl.Float32() if group.kind == "continuous" else pl.Int8())
+    return {
+        "video": pl.String(),
+        "frame": pl.Int64(),
+        "path": pl.String(),
+        "split": pl.String(),
+        **labels,
+        "subject": pl.String(),
+    }
+
+
+def conform(table: pl.DataFrame, where: str, schema: Schema = ABAW) -> pl.DataFrame:
     """`table` in the frames table's columns, types and order; missing label columns become null, split "none".
 
     Raises:
         ValueError: names `where`, the first bad row's video and frame, and the column.
     """
-    unknown = [name for name in table.columns if name not in DTYPES]
+    dtypes = dtypes_of(schema)
+    unknown = [f"{name!r}{nearest(name, dtypes)}" for name in table.columns if name not in dtypes]
     if unknown:
-        raise ValueError(f"{where}: unknown column {', '.join(map(repr, unknown))}; known: {', '.join(DTYPES)}")
+        raise ValueError(f"{where}: unknown column {', '.join(unknown)}; known: {', '.join(dtypes)}")
     for name in KEYS:
         if name not in table.columns:
             raise ValueError(f"{where}: column {name!r} is missing; a frames table has {', '.join(KEYS)}")
-    absent = [name for name in DTYPES if name not in table.columns and name not in OPTIONAL]
-    table = table.with_columns(pl.lit(None, DTYPES[name]).alias(name) for name in absent)
-    table = _cast(table, where).with_columns(pl.col("split").fill_null("none"))
-    _check_values(table, where)
-    order = [name for name in DTYPES if name in table.columns]
+    absent = [name for name in dtypes if name not in table.columns and name not in OPTIONAL]
+    table = table.with_columns(pl.lit(None, dtypes[name]).alias(name) for name in absent)
+    table = _cast(table, dtypes, where).with_columns(pl.col("split").fill_null("none"))
+    _check_values(table, schema, where)
+    order = [name for name in dtypes if name in table.columns]
     table = table.select(order).sort("video", "frame", maintain_order=True)
     _check_distinct(table, where)
     return table
 
 
-def read_frames(path: Path) -> pl.DataFrame:
-    """The frames table at `path`, checked; one of your own making, without a seal, is taken as it is.
+def read_frames(path: Path, schema: Schema | None = None) -> pl.DataFrame:
+    """The frames table at `path`, checked by the schema that is stored in it.
+
+    One of your own making, without a seal and a schema, is checked by `schema`, or `ABAW`.
 
     Raises:
-        ValueError: no such file, not Parquet, not as `write_frames` sealed it, or a bad row.
+        ValueError: no such file, not Parquet, not as `write_frames` sealed it, labels of another schema, or a bad row.
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: no frames table; `mtl prepare` writes one")
-    data = path.read_bytes()
-    if has_seal(data) and not is_whole(data):
-        raise ValueError(f"{path}: damaged or changed since `mtl prepare` wrote it; type `mtl prepare` again")
+    data = _whole_bytes(path)
+    stored = _schema_in(data, path)
+    if stored is not None and schema is not None and stored.digest != schema.digest:
+        raise ValueError(
+            f"{path}: labels of another schema ({stored.name}) than {schema.name} of [labels]: "
+            f"{'; '.join(schema.differences(stored))}; type `mtl prepare` again, or set [labels] to the table's schema"
+        )
     try:
         table = read_parquet(data)
     except PolarsError as error:
-        raise ValueError(f"{path}: not a Parquet file ({_first_line(error)}); `mtl prepare` writes one") from None
+        raise _no_parquet(path, error) from None
     with panics_as_errors():
-        return conform(table.drop(FORMER, strict=False), str(path))
+        return conform(table, str(path), stored or schema or ABAW)
 
 
-def write_frames(table: pl.DataFrame, path: Path) -> None:
-    """Writes Parquet with a seal in its metadata, in one step: after a crash there is the old file or the new one."""
-    write_durably(path, sealed(parquet_bytes(conform(table, str(path)), {KEY: UNSEALED})))
+def stored_schema(path: Path) -> Schema | None:
+    """The schema of the labels in the frames table at `path`; None for a table of your own making.
+
+    Raises:
+        ValueError: no such file, not Parquet, or not as `write_frames` sealed it.
+    """
+    return _schema_in(_whole_bytes(path), path)
+
+
+def write_frames(table: pl.DataFrame, path: Path, schema: Schema = ABAW) -> None:
+    """Writes Parquet with the schema and a seal in its metadata, in one step: after a crash there is the old file or
+    the new one."""
+    metadata = {SCHEMA_KEY: json.dumps(schema.to_mapping()), KEY: UNSEALED}
+    write_durably(path, sealed(parquet_bytes(conform(table, str(path), schema), metadata)))
 
 
 def frames_digest(table: pl.DataFrame) -> str:
@@ -87,16 +112,45 @@ def frames_digest(table: pl.DataFrame) -> str:
     return _digest(table, KEYS)
 
 
-def labels_digest(table: pl.DataFrame) -> str:
-    """Hexadecimal digest of labels, split and subject in the rows' order."""
+def labels_digest(table: pl.DataFrame, schema: Schema = ABAW) -> str:
+    """Hexadecimal digest of labels, split and subject in the rows' order, and of a schema other than `ABAW`."""
     if "subject" not in table.columns:
         table = table.with_columns(pl.lit(None, pl.String()).alias("subject"))
-    return _digest(table, (*LABEL_COLUMNS, "split", "subject"))
+    words = "" if schema.digest == ABAW.digest else f"schema {schema.digest};"
+    return _digest(table, (*schema.columns, "split", "subject"), words)
 
 
-def _digest(table: pl.DataFrame, columns: Iterable[str]) -> str:
+def _whole_bytes(path: Path) -> bytes:
+    if not path.is_file():
+        raise ValueError(f"{path}: no frames table; `mtl prepare` writes one")
+    data = path.read_bytes()
+    if has_seal(data) and not is_whole(data):
+        raise ValueError(f"{path}: damaged or changed since `mtl prepare` wrote it; type `mtl prepare` again")
+    return data
+
+
+def _schema_in(data: bytes, path: Path) -> Schema | None:
+    try:
+        words = parquet_metadata(data).get(SCHEMA_KEY)
+    except PolarsError as error:
+        raise _no_parquet(path, error) from None
+    if words is None:
+        return None
+    where = f"{path}: {SCHEMA_KEY!r} in its metadata"
+    try:
+        document = parse_json(words)
+    except ValueError as error:
+        raise ValueError(f"{where}: not JSON ({_first_line(error)}); type `mtl prepare` again") from None
+    return schema_of(document, where)
+
+
+def _no_parquet(path: Path, error: PolarsError) -> ValueError:
+    return ValueError(f"{path}: not a Parquet file ({_first_line(error)}); `mtl prepare` writes one")
+
+
+def _digest(table: pl.DataFrame, columns: Iterable[str], words: str = "") -> str:
     """Column after column: nulls, then numbers, or text lengths and texts; no two tables give the same bytes."""
-    digest = hashlib.blake2b(f"{len(table)} rows;".encode(), digest_size=16)
+    digest = hashlib.blake2b(f"{len(table)} rows;{words}".encode(), digest_size=16)
     for name in columns:
         column = table[name]
         digest.update(f"{name};".encode())
@@ -111,10 +165,10 @@ def _digest(table: pl.DataFrame, columns: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _cast(table: pl.DataFrame, where: str) -> pl.DataFrame:
+def _cast(table: pl.DataFrame, dtypes: Mapping[str, pl.DataType], where: str) -> pl.DataFrame:
     """Every column in its type; a value that would be lost on the way is an error."""
     for name in table.columns:
-        dtype = DTYPES[name]
+        dtype = dtypes[name]
         if table[name].dtype == dtype:
             continue
         found = table[name].dtype
@@ -133,7 +187,7 @@ def _cast(table: pl.DataFrame, where: str) -> pl.DataFrame:
     return table
 
 
-def _check_values(table: pl.DataFrame, where: str) -> None:
+def _check_values(table: pl.DataFrame, schema: Schema, where: str) -> None:
     def check(name: str, wrong: pl.Expr, what: str) -> None:
         _raise_first(table, wrong, name, what, where)
 
@@ -143,17 +197,25 @@ def _check_values(table: pl.DataFrame, where: str) -> None:
     check("frame", pl.col("frame") < 0, "is negative")
     check("path", pl.col("path").str.contains(OUTSIDE), "is not a plain path inside the faces folder")
     check("split", ~pl.col("split").is_in(SPLITS), f"is none of {', '.join(SPLITS)}")
-    for name in VA_COLUMNS:
-        check(name, ~_between(name, -1, 1), f"is outside [-1, 1]{MISSING_HINT}")
-    top = len(EXPRESSIONS) - 1
-    check("expression", ~_between("expression", 0, top), f"is outside 0..{top}{MISSING_HINT}")
-    for name in ACTION_UNITS:
-        check(name, ~_between(name, 0, 1), f"is neither 0 nor 1{MISSING_HINT}")
+    for group in schema:
+        low, high = limits_of(group)
+        for name in group.columns:
+            # False for NaN, which Polars orders above every number; null for null.
+            check(name, ~pl.col(name).is_between(low, high), _beyond(group) + MISSING_HINT)
 
 
-def _between(name: str, low: int, high: int) -> pl.Expr:
-    """False for NaN, which Polars orders above every number; null for null."""
-    return pl.col(name).is_between(low, high)
+def limits_of(group: Group) -> tuple[float, float]:
+    """The lowest and the highest value that a label of the group can have."""
+    if group.kind == "continuous":
+        return group.low, group.high
+    return 0, 1 if group.kind == "binary" else len(group.classes) - 1
+
+
+def _beyond(group: Group) -> str:
+    low, high = limits_of(group)
+    if group.kind == "binary":
+        return "is neither 0 nor 1"
+    return f"is outside [{low:g}, {high:g}]" if group.kind == "continuous" else f"is outside {low}..{high}"
 
 
 def _check_distinct(table: pl.DataFrame, where: str) -> None:

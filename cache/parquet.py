@@ -52,3 +52,9 @@ def parquet_bytes(table: pl.DataFrame, metadata: Mapping[str, str] | None = None
     buffer = io.BytesIO()
     table.write_parquet(buffer, metadata=dict(metadata) if metadata else None)
     return buffer.getvalue()
+
+
+def parquet_metadata(data: bytes) -> dict[str, str]:
+    """Texts by key in a file's metadata; raises PolarsError where `data` is no Parquet file."""
+    with panics_as_errors():
+        return pl.read_parquet_metadata(io.BytesIO(data))

@@ -17,7 +17,8 @@ import pytest
 import torch
 import typer
 
-from cache.frames import DTYPES
+from cache.frames import dtypes_of
+from cache.labels import ABAW
 from extract.backbones.rename import read_rules
 from extract.config import BackboneConfig
 from heads.ranges import hints_of
@@ -240,7 +241,7 @@ def test_the_table_of_the_frames_table_has_its_columns() -> None:
     rows = table(TEXTS["docs/data.md"], "The frames table")
     types = {"str": "String", "i64": "Int64", "i8": "Int8", "f32": "Float32"}
     columns = {column: types[row[1]] for row in rows for column in re.findall(r"`(\w+)`", row[0])}
-    assert columns == {name: str(dtype) for name, dtype in DTYPES.items()}
+    assert columns == {name: str(dtype) for name, dtype in dtypes_of(ABAW).items()}
 
 
 def test_extras_and_make_targets_are_there() -> None:

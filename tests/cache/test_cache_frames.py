@@ -1,5 +1,6 @@
 """The frames table: what is refused and how it is said, lossless storage, digests that tell tables apart."""
 
+import tomllib
 from pathlib import Path
 
 import polars as pl
@@ -7,8 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache.frames import DTYPES, conform, frames_digest, labels_digest, read_frames, write_frames
+from cache.frames import conform, dtypes_of, frames_digest, labels_digest, read_frames, stored_schema, write_frames
+from cache.labels import ABAW, schema_of
 from cache.names import ACTION_UNITS, LABEL_COLUMNS, SPLITS
+
+DTYPES = dtypes_of(ABAW)
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 def table(**columns: list) -> pl.DataFrame:
@@ -53,7 +58,9 @@ def test_conform_twice_is_conform_once() -> None:
         ({"path": ["C:/1.jpg", "a/10.jpg", "a/2.jpg"]}, "path 'C:/1.jpg'"),
         ({"path": ["b\\..\\1.jpg", "a/10.jpg", "a/2.jpg"]}, "is not a plain path"),
         ({"path": ["", "a/10.jpg", "a/2.jpg"]}, "path '' is not a plain path"),
-        ({"AU3": [0, 1, 1], "x": [1, 1, 1]}, "unknown column 'AU3', 'x'; known: video, frame"),
+        ({"AU3": [0, 1, 1], "x": [1, 1, 1]}, "unknown column 'AU3' (did you mean 'AU23'?), 'x'; known: video, frame"),
+        ({"Valence": [0.0, 0.0, 0.0]}, "unknown column 'Valence' (did you mean 'valence'?); known: "),
+        ({"fps": [25.0, 25.0, 25.0]}, "unknown column 'fps'; known: "),
     ],
 )
 def test_conform_refuses_in_one_line(columns: dict[str, list], said: str) -> None:
@@ -61,11 +68,6 @@ def test_conform_refuses_in_one_line(columns: dict[str, list], said: str) -> Non
         conform(table(**columns), "table.csv")
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_a_table_of_an_earlier_version_is_read_without_its_frame_rates(tmp_path: Path) -> None:
-    conform(table(), "t").with_columns(fps=25.0).write_parquet(tmp_path / "frames.parquet")
-    assert read_frames(tmp_path / "frames.parquet").equals(conform(table(), "t"))
 
 
 def test_conform_wants_the_key_columns() -> None:
@@ -179,3 +181,93 @@ def test_a_refused_table_leaves_the_old_file(tmp_path: Path) -> None:
         write_frames(table(valence=[9.0, 0.0, 0.0]), path)
     assert path.read_bytes() == before
     assert [each.name for each in tmp_path.iterdir()] == ["frames.parquet"]
+
+
+PAIN = schema_of(tomllib.loads((FIXTURES / "labels" / "pain.toml").read_text()), "pain.toml")
+
+
+def test_types_of_a_schema() -> None:
+    frames = conform(table(pain=[0, 10, None], state=[2, 0, None], AU43=[5.0, 0.5, None]), "t", PAIN)
+    assert frames.columns == ["video", "frame", "path", "split", *PAIN.columns]
+    wanted = {"pain": pl.Float32, "AU4": pl.Float32, "AU43": pl.Float32, "state": pl.Int8, "AU9": pl.Int8}
+    assert {name: frames.schema[name] for name in wanted} == wanted
+    assert frames["pain"].to_list() == [None, 10, 0]
+    assert frames["AU9"].null_count() == 3
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"pain": [10.5, 0.0, 0.0]}, "video 'b' frame 1: pain 10.5 is outside [0, 10]; leave a missing label empty"),
+        ({"AU43": [0.0, -0.5, 0.0]}, "video 'a' frame 10: AU43 -0.5 is outside [0, 5]"),
+        ({"state": [0, 3, 0]}, "state 3 is outside 0..2"),
+        ({"AU9": [0, 2, 0]}, "AU9 2 is neither 0 nor 1"),
+        (
+            {"State": [0, 0, 0]},
+            "unknown column 'State' (did you mean 'state'?); known: video, frame, path, split, pain",
+        ),
+        ({"valence": [0.0, 0.0, 0.0]}, "unknown column 'valence'; known: "),
+    ],
+)
+def test_a_schema_decides_what_is_refused(columns: dict[str, list], said: str) -> None:
+    with pytest.raises(ValueError, match=r"^table\.csv: ") as caught:
+        conform(table(**columns), "table.csv", PAIN)
+    assert said in str(caught.value)
+
+
+def test_an_end_of_a_range_is_inside_in_float32() -> None:
+    document = {"name": "x", "groups": [{"name": "x", "kind": "continuous", "columns": ["x"], "range": [-0.1, 0.1]}]}
+    assert conform(table(x=[0.1, -0.1, 0.0]), "t", schema_of(document, "x")).height == 3
+
+
+def test_a_table_says_which_schema_it_is_of(tmp_path: Path) -> None:
+    path, own = tmp_path / "frames.parquet", tmp_path / "own.parquet"
+    frames = conform(table(pain=[7.5, 0.0, None]), "t", PAIN)
+    write_frames(frames, path, PAIN)
+    assert stored_schema(path) == PAIN
+    assert read_frames(path).equals(frames)
+    assert read_frames(path, PAIN).equals(frames)
+    frames.write_parquet(own)
+    assert stored_schema(own) is None
+    assert read_frames(own, PAIN).equals(frames)
+    with pytest.raises(ValueError, match=r"own\.parquet: unknown column 'pain'"):
+        read_frames(own)
+
+
+def test_a_table_of_another_schema_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "frames.parquet"
+    write_frames(conform(table(), "t", PAIN), path, PAIN)
+    document = PAIN.to_mapping()
+    document["groups"][0] |= {"range": [0, 16]}
+    with pytest.raises(ValueError, match=r"frames\.parquet: labels of another schema") as caught:
+        read_frames(path, schema_of(document, "x"))
+    assert "pain: range 0, 16 here, 0, 10 there; type `mtl prepare` again, or set [labels]" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="no group va there; no group expr there; no group au there; a group pain"):
+        read_frames(path, ABAW)
+    renamed = schema_of(PAIN.to_mapping() | {"name": "other"}, "x")
+    assert read_frames(path, renamed).height == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [("{", "'labels' in its metadata: not JSON"), ('{"name": "x"}', "'labels' in its metadata: no group")],
+)
+def test_metadata_that_are_no_schema(words: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "frames.parquet"
+    conform(table(), "t").write_parquet(path, metadata={"labels": words})
+    with pytest.raises(ValueError, match=said) as caught:
+        read_frames(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_schema_is_in_the_digest_of_labels() -> None:
+    """Classes in another order give the same numbers another meaning."""
+    document = PAIN.to_mapping()
+    document["groups"][2]["classes"].reverse()
+    frames = conform(table(state=[0, 1, 2]), "t", PAIN)
+    assert labels_digest(frames, PAIN) != labels_digest(frames, schema_of(document, "x"))
+    assert labels_digest(frames, PAIN) == labels_digest(frames, schema_of(PAIN.to_mapping() | {"name": "y"}, "x"))
+    assert labels_digest(frames, PAIN) != labels_digest(conform(table(state=[0, 1, 1]), "t", PAIN), PAIN)
+    abaw = conform(table(), "t")
+    assert labels_digest(abaw, schema_of(ABAW.to_mapping() | {"name": "mine"}, "x")) == labels_digest(abaw)
