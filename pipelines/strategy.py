@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cache.labels import nearest
 from heads.config import HeadConfig, LossConfig, head_problem
 from heads.ranges import hints_of, range_problem
-from pipelines.config import Config, TrainConfig, convert, nearest, to_mapping
+from pipelines.config import Config, TrainConfig
 from pipelines.splits import fold_problem
+from pipelines.typed import convert, to_mapping
 
 REPEATS = ("seed", "fold")
 # Fields that came later, at the value that means what was done before: then they are no part of a digest, so studies

@@ -23,9 +23,10 @@ from extract.backbones.rename import read_rules
 from extract.config import BackboneConfig
 from heads.ranges import hints_of
 from pipelines.cli import app
-from pipelines.config import SECTIONS, FaceSetConfig, describe, parse_config
+from pipelines.config import SECTIONS, FaceSetConfig, parse_config
 from pipelines.search.grid import SECTIONS as GRID_SECTIONS
 from pipelines.search.grid import StudyConfig, parse_grid
+from pipelines.typed import describe
 
 ROOT = Path(__file__).resolve().parents[1]
 README, CHANGELOG = ROOT / "README.md", ROOT / "CHANGELOG.md"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from cache.frames import frames_digest, read_frames
+from cache.labels import nearest
 from cache.store import Cache
 from cache.stream import Stream
 from extract.backbones.origin import origin_of
@@ -18,7 +19,7 @@ from extract.faces.source import FaceSource
 from extract.report import Report, failures_of
 from extract.upkeep import is_settled
 from extract.view_names import BASE, recipe
-from pipelines.config import Config, nearest
+from pipelines.config import Config
 from pipelines.extraction.one import Bar, Choices, extract_on
 from pipelines.extraction.several import extract_on_each
 

@@ -19,10 +19,11 @@ from torch import Tensor
 from cache.files import check_replaceable, naming, remove_leftovers, replace_folder, sync, sync_tree, temporary_beside
 from cache.parquet import parquet_bytes
 from heads.config import Task
-from pipelines.config import SECTIONS, Config, to_mapping
+from pipelines.config import SECTIONS, Config
 from pipelines.fitting.epochs import Epoch, Evaluation
 from pipelines.run_files import CONFIG, MANIFEST, METRICS, PREDICTIONS, write_manifest
 from pipelines.strategy import Strategy
+from pipelines.typed import to_mapping
 
 PACKAGES = ("mtl-affect", "torch", "numpy", "polars", "zarr", "safetensors")
 

@@ -23,14 +23,16 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 
+from cache.labels import nearest
 from cache.parsing import parse_toml
 from cache.regular import CONFIG_BYTES, read_text
 from cache.valid_names import check_name
-from pipelines.config import Config, Seed, SplitConfig, from_mapping, nearest
+from pipelines.config import Config, Seed, SplitConfig
 from pipelines.project import packaged_grids
 from pipelines.search.grid_values import annotation_of, condition_value_of, value_of
 from pipelines.splits import INNER_STEP, fold_number
 from pipelines.strategy import PARTS, Strategy, problem_of
+from pipelines.typed import from_mapping
 
 SECTIONS = ("study", "set", "product", "list", "space", "when")
 

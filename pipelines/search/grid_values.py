@@ -4,10 +4,11 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_origin
 
+from cache.labels import nearest
 from cache.names import TASKS
 from cache.parsing import parse_toml
-from pipelines.config import convert, nearest
 from pipelines.strategy import flat_fields
+from pipelines.typed import convert
 
 
 def condition_value_of(key: str, text: str, where: str) -> Any:

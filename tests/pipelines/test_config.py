@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from extract.config import BackboneConfig
-from pipelines.config import Config, from_mapping, parse_config, read_config, to_mapping
+from pipelines.config import Config, parse_config, read_config
 from pipelines.project import packaged_grids, write_project
 from pipelines.strategy import Strategy, flat_fields, strategy_of, streams_of
+from pipelines.typed import from_mapping, to_mapping
 
 
 def parse(text: str, *overrides: str, folder: Path) -> Config:

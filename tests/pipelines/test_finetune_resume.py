@@ -21,8 +21,9 @@ from pipelines.backbones.finetuning import loop
 from pipelines.backbones.finetuning.finetune import finetune
 from pipelines.backbones.finetuning.order import make_order
 from pipelines.backbones.finetuning.result import Finetuned
-from pipelines.config import Config, read_config, to_mapping
+from pipelines.config import Config, read_config
 from pipelines.fitting.epochs import Epoch
+from pipelines.typed import to_mapping
 
 small = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("small_faces.py"))))
 run, digest = small.run, small.digest

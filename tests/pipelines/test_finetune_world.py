@@ -17,7 +17,8 @@ import torch
 
 from cache.frames import write_frames
 from extract.backbones.weights import read_weights
-from pipelines.config import Config, to_mapping
+from pipelines.config import Config
+from pipelines.typed import to_mapping
 
 small = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("small_faces.py"))))
 faces, project = small.faces, small.project

@@ -20,9 +20,10 @@ from heads.fusion import FUSIONS
 from heads.model import build_head
 from heads.ranges import hints_of, in_range, range_problem, split_annotation
 from heads.temporal import TEMPORALS
-from pipelines.config import SECTIONS, Config, FaceSetConfig, from_mapping, parse_config, read_config, to_mapping
+from pipelines.config import SECTIONS, Config, FaceSetConfig, parse_config, read_config
 from pipelines.search.grid import StudyConfig, expand, parse_grid
 from pipelines.strategy import PARTS, Strategy, problem_of
+from pipelines.typed import from_mapping, to_mapping
 
 SECTION_CLASSES = {**SECTIONS, "backbones.face": BackboneConfig}
 OTHER_CLASSES = {"[[finetune.data]]": FaceSetConfig, "[study]": StudyConfig, "preprocessing": Preprocessing}

@@ -27,10 +27,11 @@ from pipelines.backbones.precision import Precision, choose_precision
 from pipelines.backbones.register import check_section_name
 from pipelines.backbones.runs import check_place
 from pipelines.backbones.sampling import draw_rows
-from pipelines.config import Config, to_mapping
+from pipelines.config import Config
 from pipelines.fitting.checkpoint import Checkpoints, Kept, identity_of
 from pipelines.fitting.epochs import EpochWatch
 from pipelines.labels import as_targets
+from pipelines.typed import to_mapping
 
 # Fields of [finetune] that do not change what is trained; the start and the sets are described apart.
 NOT_RECIPE = ("checkpoint_minutes", "licence", "init", "rename", "data")

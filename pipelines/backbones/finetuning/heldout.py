@@ -29,7 +29,7 @@ from pipelines.backbones.finetuning.course import Course
 from pipelines.backbones.finetuning.facesets import FaceSet, Material
 from pipelines.backbones.finetuning.loop import bar, predict_readable
 from pipelines.backbones.runs import KIND, run_folder
-from pipelines.config import Config, TrainConfig, from_mapping
+from pipelines.config import Config, TrainConfig
 from pipelines.fitting.epochs import Epoch, Fitted
 from pipelines.fitting.runs import Spec, commit, config_toml, place_run, versions, weights_file, write_files
 from pipelines.metrics.challenge import score_predictions
@@ -37,6 +37,7 @@ from pipelines.metrics.predictions import Predictions, Probabilities, prediction
 from pipelines.nearest import NO_ROW, nearest_rows, video_codes
 from pipelines.run_files import FORMAT
 from pipelines.strategy import Strategy
+from pipelines.typed import from_mapping
 
 PARTS = ("select", "report")
 

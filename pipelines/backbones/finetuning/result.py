@@ -19,10 +19,11 @@ from pipelines.backbones.finetuning.order import Order
 from pipelines.backbones.precision import Precision
 from pipelines.backbones.register import register_backbone
 from pipelines.backbones.runs import run_name
-from pipelines.config import Config, to_mapping
+from pipelines.config import Config
 from pipelines.files import write_json
 from pipelines.fitting.epochs import Epoch, Fitted
 from pipelines.metrics.challenge import main_scores
+from pipelines.typed import to_mapping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

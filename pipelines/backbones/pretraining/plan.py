@@ -18,9 +18,10 @@ from pipelines.backbones.files import FOLDER
 from pipelines.backbones.pretraining.state import step_faces
 from pipelines.backbones.pretraining.unlabelled import Unlabelled, choose_faces
 from pipelines.backbones.register import check_section_name
-from pipelines.config import Config, PretrainConfig, to_mapping
+from pipelines.config import Config, PretrainConfig
 from pipelines.fitting.checkpoint import identity_of
 from pipelines.fitting.optimise import seeded
+from pipelines.typed import to_mapping
 
 KEPT_VALUES = 20  # measured on a CPU: 1.46 GiB for 256 faces of 112 px, a ViT-Ti and a decoder of 4 x 256
 UNSEEN = ("checkpoint_minutes", "init")  # of [pretrain], what changes no number; init is told apart by its weights
