@@ -1,13 +1,13 @@
 """Ctrl-C and SIGTERM while a backbone trains: the step at hand is finished and its state kept before it ends."""
 
-import signal
-from collections.abc import Callable
-from types import FrameType, TracebackType
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from signal import SIGINT, SIGTERM
 
 from pipelines.backbones.distributed import World
+from pipelines.fitting.interrupts import Interrupts
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 AGREED_EVERY = 10  # steps after which several processes ask each other; each time costs them a round
 
 
@@ -15,50 +15,29 @@ class StopAsked(Exception):
     """Someone wants the training to stop, and it is at a place where it can go on later."""
 
 
+@dataclass(frozen=True, slots=True)
 class Stopper:
-    """Notes the first signal for the loop to ask for; a second one does not wait. A context manager."""
+    """What the processes of a `world` ask between two steps."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._received: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "Stopper":
-        try:
-            for number in SIGNALS:
-                self._before[number] = signal.signal(number, self._note)
-        except ValueError:  # not in the main thread: whoever owns that sees to signals
-            self._before.clear()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before.clear()
+    world: World
+    interrupts: Interrupts
 
     def check(self, step: int = 0) -> None:
         """Raises `StopAsked` where a stop is wanted; with several processes, by all of them at the same `step`."""
-        asked = self._received is not None
-        if self._world.size > 1:
-            asked = step % AGREED_EVERY == 0 and any(self._world.gather_objects(asked))
+        asked = self.interrupts.is_asked
+        if self.world.size > 1:
+            asked = step % AGREED_EVERY == 0 and any(self.world.gather_objects(asked))
         if asked:
             raise StopAsked
 
     def check_alone(self) -> None:
         """`check` at a place that several processes do not reach together: there nothing is asked."""
-        if self._world.size == 1:
+        if self.world.size == 1:
             self.check()
 
-    def leave(self) -> None:
-        """Does what the signal would have done without this."""
-        number, handlers = self._received, dict(self._before)
-        self.__exit__(None, None, None)
-        handler: Callable[[int, FrameType | None], Any] | None = handlers.get(number) if number is not None else None
-        if callable(handler) and number is not None:
-            handler(number, None)
-        raise KeyboardInterrupt
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None:
-            self.leave()
-        self._received = number
+@contextmanager
+def stopper(world: World) -> Iterator[Stopper]:
+    """Inside, the first Ctrl-C or SIGTERM is noted for `Stopper.check`."""
+    with Interrupts(SIGINT, SIGTERM) as interrupts:
+        yield Stopper(world, interrupts)

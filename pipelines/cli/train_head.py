@@ -1,6 +1,7 @@
 """`mtl train-head`: trains one strategy on cached embeddings."""
 
 from pathlib import Path
+from signal import SIGINT
 from typing import Annotated, Any
 
 import typer
@@ -42,7 +43,7 @@ def train_head(
     """
     from pipelines.cli.pages.training import print_result, training_progress
     from pipelines.config import read_config
-    from pipelines.fitting.interrupts import stopping
+    from pipelines.fitting.interrupts import Interrupts
     from pipelines.strategy import strategy_of
     from pipelines.training.run import train_or_find
 
@@ -59,8 +60,17 @@ def train_head(
     chosen = {key: value for key, value in given.items() if value is not None}
     strategy = strategy_of(settings).replace(chosen, "mtl train-head")
     try:
-        with stopping() as poll, training_progress() as watch:
-            run = train_or_find(settings, strategy, device, folder=runs, name=name, force=force, watch=watch, poll=poll)
+        with Interrupts(SIGINT) as interrupts, training_progress() as watch:
+            run = train_or_find(
+                settings,
+                strategy,
+                device,
+                folder=runs,
+                name=name,
+                force=force,
+                watch=watch,
+                poll=interrupts.check,
+            )
     except KeyboardInterrupt:
         say("mtl: stopped; the same command goes on where it was", err=True)
         raise typer.Exit(130) from None

@@ -1,39 +1,55 @@
-"""Ctrl-C as a wish to stop at the next good place, not as an error in the middle of things."""
+"""Ctrl-C and SIGTERM as a wish to stop at the next good place, not as an error in the middle of things."""
 
 import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, NoReturn
 
 
-@contextmanager
-def interrupts() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C once sets what is yielded to True, so that the current step ends; twice stops at once."""
-    asked: list[int] = []
+class Interrupts:
+    """Notes the first of `signals`, for the work to ask for between two steps; a second one stops at once.
 
-    def remember(number: int, frame: FrameType | None) -> None:
-        if asked:
+    A context manager. Outside the main thread nothing is noted: whoever owns that sees to signals.
+    """
+
+    def __init__(self, *signals: signal.Signals) -> None:
+        self._signals = signals
+        self._received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interrupts":
+        try:
+            for number in self._signals:
+                self._before[number] = signal.signal(number, self._note)
+        except ValueError:  # not in the main thread
+            self._before.clear()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether a signal came."""
+        return self._received is not None
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt where a signal came."""
+        if self.is_asked:
             raise KeyboardInterrupt
-        asked.append(number)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = signal.signal(signal.SIGINT, remember)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    def leave(self) -> NoReturn:
+        """Does what the signal would have done without this."""
+        number, handlers = self._received, dict(self._before)
+        self.__exit__(None, None, None)
+        handler: Callable[[int, FrameType | None], Any] | None = handlers.get(number) if number is not None else None
+        if callable(handler) and number is not None:
+            handler(number, None)
+        raise KeyboardInterrupt
 
-
-@contextmanager
-def stopping() -> Iterator[Callable[[], None]]:
-    """Yields what raises KeyboardInterrupt once Ctrl-C came: to be called where it is good to stop."""
-    with interrupts() as interrupted:
-
-        def poll() -> None:
-            if interrupted():
-                raise KeyboardInterrupt
-
-        yield poll
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.is_asked:
+            self.leave()
+        self._received = number

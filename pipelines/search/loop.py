@@ -11,9 +11,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGINT
 from typing import TYPE_CHECKING, Protocol
 
-from pipelines.fitting.interrupts import interrupts
+from pipelines.fitting.interrupts import Interrupts
 from pipelines.progress import Advance
 from pipelines.search.study import Study, Trial
 from pipelines.strategy import Strategy
@@ -98,7 +99,7 @@ def run_trials(
     most = max((len(trial.strategy.head.tasks) for trial in trials), default=0)
     best = best_of(study, trials, most)
     began, num_done, stopped, tried = time.monotonic(), 0, "", set[str]()
-    with interrupts() as interrupted:
+    with Interrupts(SIGINT) as interrupts:
         while not stopped:
             left = pending(study, trials, retry_failed=retry_failed, halted=halted)
             batch = choose([trial for trial in left if trial.digest not in tried])
@@ -111,7 +112,7 @@ def run_trials(
                     break
                 num_written = sum(study.is_finished(trial) for trial in stack)  # by a search that was killed meanwhile
                 try:
-                    num_done += _run(study, stack, trainer, record, interrupted) - num_written
+                    num_done += _run(study, stack, trainer, record, interrupts) - num_written
                 except KeyboardInterrupt:
                     stopped = "Ctrl-C"
                     break
@@ -143,20 +144,15 @@ def best_of(study: Study, trials: Sequence[Trial], num_tasks: int) -> float:
     return max((study.result(trial).metrics["select"]["P"] for trial in chosen), default=-math.inf)
 
 
-def _run(
-    study: Study, stack: Sequence[Trial], trainer: Trainer, record: "Record", interrupted: Callable[[], bool]
-) -> int:
+def _run(study: Study, stack: Sequence[Trial], trainer: Trainer, record: "Record", interrupts: Interrupts) -> int:
     """Trains the trials of a stack; the number of those that did not fail."""
-
-    def check(_: int = 0) -> None:
-        if interrupted():
-            raise KeyboardInterrupt
-
-    check()
+    interrupts.check()
     for trial in stack:
         if not study.is_finished(trial):
             study.clear(trial)
-    errors = _train([(trial.strategy, study.run_folder(trial)) for trial in stack], trainer, check)
+    errors = _train(
+        [(trial.strategy, study.run_folder(trial)) for trial in stack], trainer, lambda count: interrupts.check()
+    )
     return sum(_record(study, trial, error, record) for trial, error in zip(stack, errors, strict=True))
 
 

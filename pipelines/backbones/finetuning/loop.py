@@ -24,7 +24,7 @@ from pipelines.backbones.finetuning.state import State
 from pipelines.backbones.finetuning.steps import batches_of, move, parts_of, take_part
 from pipelines.backbones.precision import autocast, reproducible
 from pipelines.backbones.sampling import epoch_steps
-from pipelines.backbones.stopping import StopAsked, Stopper
+from pipelines.backbones.stopping import StopAsked, Stopper, stopper
 from pipelines.config import FinetuneConfig
 from pipelines.fitting.checkpoint import Checkpoints, Kept
 from pipelines.fitting.epochs import Epoch, EpochWatch, Fitted
@@ -70,14 +70,14 @@ def train_backbone(
     if kept is not None:
         state.load(kept)
     learning = frozenset(n for n, p in course.model.trainable.backbone.named_parameters() if p.requires_grad)
-    with reproducible(course.device), seeded(0, course.device), Stopper(course.world) as stopper:
-        guard = Guard(stopper=stopper, checkpoints=checkpoints)
+    with reproducible(course.device), seeded(0, course.device), stopper(course.world) as asked:
+        guard = Guard(stopper=asked, checkpoints=checkpoints)
         try:
             _train_epochs(course, state, learning, guard, watch)
         except StopAsked:
             guard.keep(state)
             course.world.barrier()  # torchrun ends all processes as soon as one of them has gone
-            stopper.leave()
+            asked.interrupts.leave()
     course.model.eval()
     return state.best.restore(state.moving)
 

@@ -19,7 +19,7 @@ from pipelines.backbones.changes import CropDraws, random_resized_crop
 from pipelines.backbones.data import FaceBatch, Faces, in_chunks
 from pipelines.backbones.precision import autocast, reproducible
 from pipelines.backbones.pretraining.state import Course, Note, State, check_finite, save_finite, step_faces
-from pipelines.backbones.stopping import StopAsked, Stopper
+from pipelines.backbones.stopping import StopAsked, Stopper, stopper
 from pipelines.config import PretrainConfig
 from pipelines.fitting.checkpoint import Checkpoints
 from pipelines.fitting.optimise import cosine_lr
@@ -39,16 +39,16 @@ def run_epochs(course: Course, state: State, checkpoints: Checkpoints, watch: Wa
     Raises:
         ValueError: the loss stops being a finite number, or no face can be read; the last checkpoint stays.
     """
-    with reproducible(course.device), Stopper(course.world) as stopper:
+    with reproducible(course.device), stopper(course.world) as asked:
         model = course.world.wrap(course.model)
         while state.epoch < course.config.epochs:
-            note = _run_epoch(course, model, state, checkpoints, stopper)
+            note = _run_epoch(course, model, state, checkpoints, asked)
             if watch is not None and course.world.is_first:
                 watch(note)
         save_finite(course, state, checkpoints)
 
 
-def _run_epoch(course: Course, model: nn.Module, state: State, checkpoints: Checkpoints, stopper: Stopper) -> Note:
+def _run_epoch(course: Course, model: nn.Module, state: State, checkpoints: Checkpoints, asked: Stopper) -> Note:
     epoch, begin, config = state.epoch + 1, time.perf_counter(), course.config
     steps = course.steps(epoch)
     done = sum(map(len, steps[: state.step]))
@@ -64,10 +64,10 @@ def _run_epoch(course: Course, model: nn.Module, state: State, checkpoints: Chec
             if checkpoints.is_due:
                 save_finite(course, state, checkpoints)
             try:
-                stopper.check(state.epoch * len(steps) + state.step)
+                asked.check(state.epoch * len(steps) + state.step)
             except StopAsked:
                 save_finite(course, state, checkpoints)
-                stopper.leave()
+                asked.interrupts.leave()
         held_out = held_out_loss(course, advance)
     check_finite(course, state, checkpoints.path, *state.model.parameters())
     loss, count = state.sums.tolist()
