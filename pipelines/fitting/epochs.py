@@ -1,4 +1,4 @@
-"""Scores in the course of a training, and the keeper of the best.
+"""Scores in the course of a training, and the best of them.
 
 The best weights are copied the moment they earn their score: what is saved is what was measured.
 """
@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from cache.names import TASKS
 from pipelines.metrics.predictions import Predictions, Probabilities
 
 
@@ -70,15 +72,16 @@ class Fitted(Generic[Note]):
     halted: int = 0
 
 
-class HeadKeeper(Generic[Note]):
-    """Holds the best of one model, heads' `Evaluation`s or backbones' `Epoch`s: its weights and its predictions."""
+class BestEpoch(Generic[Note]):
+    """The best state of one model so far: its score (a head's `Evaluation`, a backbone's `Epoch`), its weights, its
+    predictions; and all that was scored."""
 
     def __init__(self, kind: type[Note]) -> None:
         self._kind = kind
         self.history: list[Note] = []
         self.best: Note | None = None
         self.halted = 0
-        self._state: Mapping[str, Tensor] = {}
+        self._weights: Mapping[str, Tensor] = {}
         self._predictions: Predictions | None = None
         self._failure: ValueError | None = None
 
@@ -87,36 +90,40 @@ class HeadKeeper(Generic[Note]):
         """How often it was scored after the best."""
         return next((count for count, note in enumerate(reversed(self.history)) if note.best), len(self.history))
 
-    def offer(self, note: Note, predictions: Predictions) -> Note:
-        """Records a score; where it returns one that is `best`, `keep` wants the weights before another step."""
+    def record(self, note: Note, predictions: Predictions, weights: Callable[[], Mapping[str, Tensor]]) -> Note:
+        """Adds a score and returns it, `best` set where it is the best; only then copies of the `weights` are asked
+        for, at once, before another step can change them."""
         if self.best is None or note.p > self.best.p:
             note = dataclasses.replace(note, best=True)
-            self.best, self._predictions = note, predictions
+            self.best, self._predictions, self._weights = note, predictions, weights()
         self.history.append(note)
         return note
 
-    def keep(self, state: Mapping[str, Tensor]) -> None:
-        """Takes the weights of the best, which must be copies."""
-        self._state = state
+    def tensors(self) -> dict[str, Tensor]:
+        """With `about` all it holds: the tensors themselves, not copies."""
+        if self._predictions is None:
+            return {}
+        parts = {task: getattr(self._predictions.probabilities, task) for task in TASKS}
+        arrays = {"rows": self._predictions.rows, **{task: part for task, part in parts.items() if part is not None}}
+        predicted = {f"predicted.{name}": torch.from_numpy(np.ascontiguousarray(v)) for name, v in arrays.items()}
+        return {f"weights.{name}": value for name, value in self._weights.items()} | predicted
 
-    def saved(self) -> dict[str, Any]:
-        """All it holds as tensors and plain values, for `adopt`."""
-        return {
-            "history": [dataclasses.asdict(note) for note in self.history],
-            "halted": self.halted,
-            "state": dict(self._state),
-            "predictions": None if self._predictions is None else _as_tensors(self._predictions),
-            "failure": "" if self._failure is None else str(self._failure),
-        }
+    def about(self) -> dict[str, Any]:
+        """What JSON can hold of it."""
+        failure = "" if self._failure is None else str(self._failure)
+        history = [dataclasses.asdict(note) for note in self.history]
+        return {"history": history, "halted": self.halted, "failure": failure}
 
-    def adopt(self, saved: Mapping[str, Any], device: torch.device) -> None:
-        """Goes on where `saved` was taken."""
-        self.history = [self._kind(**note) for note in saved["history"]]
+    def load_state(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any], device: torch.device) -> None:
+        """Takes up what `tensors` and `about` gave, the weights on `device`."""
+        self.history = [self._kind(**values) for values in about["history"]]
         self.best = next((note for note in reversed(self.history) if note.best), None)
-        self.halted = saved["halted"]
-        self._state = {name: value.to(device) for name, value in saved["state"].items()}
-        self._predictions = None if saved["predictions"] is None else _as_predictions(saved["predictions"])
-        self._failure = ValueError(saved["failure"]) if saved["failure"] else None
+        self.halted = about["halted"]
+        self._failure = ValueError(about["failure"]) if about["failure"] else None
+        self._weights = {name: value.to(device) for name, value in part_of(tensors, "weights").items()}
+        arrays = {name: value.numpy() for name, value in part_of(tensors, "predicted").items()}
+        if arrays:
+            self._predictions = Predictions(rows=arrays.pop("rows"), probabilities=Probabilities(**arrays))
 
     def diverged(self, name: str, step: int, lr: float) -> None:
         """Training broke down; that is a failure only if nothing was scored before."""
@@ -134,17 +141,11 @@ class HeadKeeper(Generic[Note]):
             best=self.best,
             predictions=self._predictions,
             history=tuple(self.history),
-            state=self._state,
+            state=self._weights,
             halted=self.halted,
         )
 
 
-def _as_tensors(said: Predictions) -> dict[str, Tensor]:
-    parts = {task: getattr(said.probabilities, task) for task in ("va", "expr", "au")}
-    given = {task: part for task, part in parts.items() if part is not None}
-    return {name: torch.from_numpy(part) for name, part in {"rows": said.rows, **given}.items()}
-
-
-def _as_predictions(saved: Mapping[str, Tensor]) -> Predictions:
-    parts = {name: value.numpy() for name, value in saved.items()}
-    return Predictions(rows=parts.pop("rows"), probabilities=Probabilities(**parts))
+def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The `tensors` whose name begins with `part` and a dot, without it."""
+    return {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")}

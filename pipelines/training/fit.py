@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import nn
 from heads.losses import MultiTaskLoss
 from heads.model import ProgressiveHead, single_state
 from pipelines.config import TrainConfig
-from pipelines.fitting.epochs import Evaluation, Fitted, HeadKeeper, ShouldStop, Watch
+from pipelines.fitting.epochs import BestEpoch, Evaluation, Fitted, ShouldStop, Watch
 from pipelines.metrics.challenge import main_scores, score
 from pipelines.metrics.predictions import Predictions, is_finite
 from pipelines.training.budget import evaluations
@@ -60,7 +61,7 @@ class Member:
     arm: str = ""
     watch: Watch | None = None
     should_stop: ShouldStop | None = None
-    keeper: HeadKeeper[Evaluation] = field(default_factory=lambda: HeadKeeper(Evaluation))
+    best: BestEpoch[Evaluation] = field(default_factory=lambda: BestEpoch(Evaluation))
 
     @property
     def config(self) -> TrainConfig:
@@ -112,8 +113,8 @@ def fit(
             break
         training.shrink()
     if unfinished is not None:
-        unfinished.ended(members[0].name, {"ended": True, "keepers": [member.keeper.saved() for member in members]})
-    return [member.keeper.result() for member in members]
+        unfinished.ended(members[0].name, {"ended": True, "best": [saved(member.best) for member in members]})
+    return [member.best.result() for member in members]
 
 
 class _Training:
@@ -131,9 +132,9 @@ class _Training:
         state = None if unfinished is None else unfinished.load(self.all[0].name)
         if state is None:
             return periods
-        for member, saved in zip(self.all, state["keepers"], strict=True):
-            member.keeper.adopt(saved, member.feed.hidden.device)
-            for note in member.keeper.history if member.watch is not None else ():
+        for member, kept in zip(self.all, state["best"], strict=True):
+            member.best.load_state(kept["tensors"], kept["about"], member.feed.hidden.device)
+            for note in member.best.history if member.watch is not None else ():
                 member.watch(note)  # type: ignore[misc]
         if "ended" in state:
             return []
@@ -151,7 +152,7 @@ class _Training:
         return rest
 
     def _about(self) -> dict[str, Any]:
-        return {"going": sorted(self.going), "keepers": [member.keeper.saved() for member in self.all]}
+        return {"going": sorted(self.going), "best": [saved(member.best) for member in self.all]}
 
     def judge(
         self,
@@ -162,9 +163,9 @@ class _Training:
     ) -> None:
         """Scores every head that is still going, keeps the best weights, and ends those that are done."""
         for place in sorted(self.going):
-            member, keeper = self.members[place], self.members[place].keeper
+            member, best = self.members[place], self.members[place].best
             if not (is_finite(said[place]) and all(map(math.isfinite, losses[place].values()))):
-                keeper.diverged(member.name, step, member.config.lr)
+                best.diverged(member.name, step, member.config.lr)
                 self.going.discard(place)
                 continue
             note = Evaluation(
@@ -177,14 +178,12 @@ class _Training:
                 best=False,
                 duration_s=seconds / len(self.members),
             )
-            note = keeper.offer(note, said[place])
-            if note.best:
-                keeper.keep(single_state(self.stack.model, place))
+            note = best.record(note, said[place], partial(single_state, self.stack.model, place))
             if member.watch is not None:
                 member.watch(note)
             asked = member.should_stop is not None and member.should_stop(note)
-            assert keeper.best is not None
-            since = step - max(keeper.best.step, self.frozen_steps)
+            assert best.best is not None
+            since = step - max(best.best.step, self.frozen_steps)
             if since >= member.config.patience or asked:
                 self.going.discard(place)
 
@@ -192,13 +191,13 @@ class _Training:
         """Ends the training of all arms but the best 1/`factor`, by the mean of their heads' best scores."""
         scores: dict[str, list[float]] = {}
         for member in self.members:
-            if member.keeper.best is not None:
-                scores.setdefault(member.arm, []).append(member.keeper.best.p)
+            if member.best.best is not None:
+                scores.setdefault(member.arm, []).append(member.best.best.p)
         going = {self.members[place].arm for place in self.going}
         ranked = sorted(going, key=lambda arm: (-float(np.mean(scores[arm])), arm))
         behind = set(ranked[-(-len(ranked) // factor) :])
         for place in [place for place in self.going if self.members[place].arm in behind]:
-            self.members[place].keeper.halted = step
+            self.members[place].best.halted = step
             self.going.discard(place)
 
     def shrink(self) -> None:
@@ -209,6 +208,11 @@ class _Training:
         self.stack.keep(places)
         self.members = [self.members[place] for place in places]
         self.going = set(range(len(places)))
+
+
+def saved(best: BestEpoch[Evaluation]) -> dict[str, Any]:
+    """What `BestEpoch.load_state` takes."""
+    return {"tensors": best.tensors(), "about": best.about()}
 
 
 def judge(predictions: Predictions, feed: Feed) -> dict[str, float]:

@@ -19,7 +19,7 @@ from typing import Any
 from cache.files import write_durably
 from cache.seals import NUM_DIGITS, digest_of, read_sealed_json, sealed_json
 
-FORMAT = 1
+FORMAT = 2
 EVERY_S = 60.0
 SHARE = 0.02  # of the time goes into saving at most: large stacks are saved less often
 FOLDER = ".unfinished"

@@ -79,7 +79,7 @@ def train_backbone(
             course.world.barrier()  # torchrun ends all processes as soon as one of them has gone
             asked.interrupts.leave()
     course.model.eval()
-    return state.best.restore(state.moving)
+    return state.restore()
 
 
 def _train_epochs(
@@ -87,11 +87,11 @@ def _train_epochs(
 ) -> None:
     """The epochs that are left, until the last one, the end of patience, or a loss that is no number."""
     config = course.config
-    while state.epoch < config.epochs and state.best.keeper.num_since_best < config.patience:
+    while state.epoch < config.epochs and state.best.num_since_best < config.patience:
         begin = time.perf_counter()
         losses, predictions = _run(course, state, learning, guard)
         if not (is_finite(predictions) and all(map(math.isfinite, losses.values()))):
-            if state.best.keeper.best is None:
+            if state.best.best is None:
                 raise ValueError(
                     f"{course.name}: the loss is no finite number in epoch {state.epoch + 1}; lower finetune.lr "
                     f"(now {config.rate:g})"
@@ -111,7 +111,7 @@ def _train_epochs(
             duration_s=time.perf_counter() - begin,
         )
         with averaged(state):
-            note = state.best.offer(note, predictions, state.moving)
+            note = state.best.record(note, predictions, state.copies)
         guard.keep(state)
         if watch is not None and course.world.is_first:
             watch(note)

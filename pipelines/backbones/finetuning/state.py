@@ -1,74 +1,22 @@
 """Where a training stands: all that changes while it runs, kept in a checkpoint and taken up again bit for bit."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipelines.backbones.finetuning.ema import Ema
 from pipelines.fitting.checkpoint import Kept
-from pipelines.fitting.epochs import Epoch, Fitted, HeadKeeper
+from pipelines.fitting.epochs import BestEpoch, Epoch, Fitted, part_of
 from pipelines.fitting.optimise import AdamW
-from pipelines.metrics.predictions import Predictions, Probabilities
 
 
 def moving_tensors(model: nn.Module) -> dict[str, Tensor]:
     """What training can change in `model`: the parameters that learn and the buffers, by name; not copies."""
     learning = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     return learning | {name: buffer for name, buffer in model.named_buffers() if name in model.state_dict()}
-
-
-class Best:
-    """The best epoch so far: its weights as of its evaluation, and its predictions. Whatever epochs said besides."""
-
-    def __init__(self) -> None:
-        self.keeper = HeadKeeper(Epoch)
-        self.weights: dict[str, Tensor] = {}
-        self.predictions: Predictions | None = None
-
-    @property
-    def history(self) -> list[Epoch]:
-        return self.keeper.history
-
-    def offer(self, note: Epoch, predictions: Predictions, moving: Mapping[str, Tensor]) -> Epoch:
-        """Records an epoch; copies the `moving` weights now, before another step can change them, if it is the best."""
-        note = self.keeper.offer(note, predictions)
-        if note.best:
-            self.predictions = predictions
-            self.weights = {key: value.clone() for key, value in moving.items()}
-        return note
-
-    @torch.no_grad()
-    def restore(self, moving: Mapping[str, Tensor]) -> Fitted[Epoch]:
-        """Puts the best epoch's weights back into the `moving` ones."""
-        self.keeper.keep(self.weights)
-        result = self.keeper.result()
-        assert isinstance(result, Fitted), "an epoch was scored"
-        for name, value in self.weights.items():
-            moving[name].copy_(value)
-        return result
-
-    def tensors(self) -> dict[str, Tensor]:
-        if self.predictions is None:
-            return {}
-        parts = {task: value for task, value in vars_of(self.predictions.probabilities).items() if value is not None}
-        arrays = {"rows": self.predictions.rows, **parts}
-        predicted = {f"predicted.{name}": torch.from_numpy(np.ascontiguousarray(v)) for name, v in arrays.items()}
-        return {f"weights.{name}": value for name, value in self.weights.items()} | predicted
-
-    def load(self, tensors: Mapping[str, Tensor], history: list[dict[str, Any]], device: torch.device) -> None:
-        """Takes up what `tensors` gave and the epochs of `history`."""
-        if not history:
-            return
-        self.weights = {name: value.to(device) for name, value in part_of(tensors, "weights").items()}
-        arrays = {name: value.numpy() for name, value in part_of(tensors, "predicted").items()}
-        self.predictions = Predictions(rows=arrays.pop("rows"), probabilities=Probabilities(**arrays))
-        for values in history:
-            self.keeper.offer(Epoch(**{**values, "best": False}), self.predictions)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -84,7 +32,7 @@ class State:
     optimiser: AdamW
     ema: Ema | None
     sums: Tensor
-    best: Best = field(default_factory=Best)
+    best: BestEpoch[Epoch] = field(default_factory=lambda: BestEpoch(Epoch))
     epoch: int = 0
     step: int = 0
     num_steps: int = 0
@@ -101,9 +49,12 @@ class State:
         named = {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
         return named | {"sums": self.sums}
 
+    def copies(self) -> dict[str, Tensor]:
+        """The weights as they are now."""
+        return {name: value.clone() for name, value in self.moving.items()}
+
     def about(self) -> dict[str, Any]:
-        history = [dataclasses.asdict(epoch) for epoch in self.best.history]
-        return {"epoch": self.epoch, "step": self.step, "num_steps": self.num_steps, "history": history}
+        return {"epoch": self.epoch, "step": self.step, "num_steps": self.num_steps, **self.best.about()}
 
     @torch.no_grad()
     def load(self, kept: Kept) -> None:
@@ -111,14 +62,14 @@ class State:
         tensors, about = kept
         for name, tensor in self.tensors().items():
             tensor.copy_(tensors[name])
-        self.best.load(part_of(tensors, "best"), about["history"], self.sums.device)
+        self.best.load_state(part_of(tensors, "best"), about, self.sums.device)
         self.epoch, self.step, self.num_steps = about["epoch"], about["step"], about["num_steps"]
 
-
-def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    """The `tensors` whose name begins with `part` and a dot, without it."""
-    return {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")}
-
-
-def vars_of(probabilities: Probabilities) -> dict[str, np.ndarray | None]:
-    return {"va": probabilities.va, "expr": probabilities.expr, "au": probabilities.au}
+    @torch.no_grad()
+    def restore(self) -> Fitted[Epoch]:
+        """Puts the best epoch's weights back into the model."""
+        result = self.best.result()
+        assert isinstance(result, Fitted), "an epoch was scored"
+        for name, value in result.state.items():
+            self.moving[name].copy_(value)
+        return result
