@@ -98,6 +98,16 @@ def read_checkpoint(path: Path, identity: str) -> Kept | None:
     return tensors, about
 
 
+def joined(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of all `parts`, their names after that of the part and a dot."""
+    return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+
+def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The `tensors` whose name begins with `part` and a dot, without it."""
+    return {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")}
+
+
 def difference(found: str, wanted: str) -> str:
     """What differs, as " (then lr = 0.1; now lr = 0.2)", where both are JSON objects, else nothing."""
     try:

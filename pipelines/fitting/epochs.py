@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cache.names import TASKS
+from pipelines.fitting.checkpoint import joined, part_of
 from pipelines.metrics.predictions import Predictions, Probabilities
 
 
@@ -105,8 +106,8 @@ class BestEpoch(Generic[Note]):
             return {}
         parts = {task: getattr(self._predictions.probabilities, task) for task in TASKS}
         arrays = {"rows": self._predictions.rows, **{task: part for task, part in parts.items() if part is not None}}
-        predicted = {f"predicted.{name}": torch.from_numpy(np.ascontiguousarray(v)) for name, v in arrays.items()}
-        return {f"weights.{name}": value for name, value in self._weights.items()} | predicted
+        predicted = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+        return joined({"weights": self._weights, "predicted": predicted})
 
     def about(self) -> dict[str, Any]:
         """What JSON can hold of it."""
@@ -144,8 +145,3 @@ class BestEpoch(Generic[Note]):
             state=self._weights,
             halted=self.halted,
         )
-
-
-def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    """The `tensors` whose name begins with `part` and a dot, without it."""
-    return {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")}

@@ -18,6 +18,7 @@ from torch import nn
 from heads.losses import MultiTaskLoss
 from heads.model import ProgressiveHead, single_state
 from pipelines.config import TrainConfig
+from pipelines.fitting.checkpoint import Kept, joined, part_of
 from pipelines.fitting.epochs import BestEpoch, Evaluation, Fitted, ShouldStop, Watch
 from pipelines.metrics.challenge import main_scores, score
 from pipelines.metrics.predictions import Predictions, is_finite
@@ -113,7 +114,7 @@ def fit(
             break
         training.shrink()
     if unfinished is not None:
-        unfinished.ended(members[0].name, {"ended": True, "best": [saved(member.best) for member in members]})
+        unfinished.ended(members[0].name, training.best({"ended": True}))
     return [member.best.result() for member in members]
 
 
@@ -129,30 +130,37 @@ class _Training:
     def left(self, unfinished: Unfinished | None, periods: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """The `periods` to train, from one evaluation's step to the next one's, that are left; all of them unless an
         earlier process was stopped."""
-        state = None if unfinished is None else unfinished.load(self.all[0].name)
-        if state is None:
+        kept = None if unfinished is None else unfinished.load(self.all[0].name)
+        if kept is None:
             return periods
-        for member, kept in zip(self.all, state["best"], strict=True):
-            member.best.load_state(kept["tensors"], kept["about"], member.feed.hidden.device)
+        tensors, about = kept
+        for number, (member, best) in enumerate(zip(self.all, about["best"], strict=True)):
+            member.best.load_state(part_of(tensors, f"best.{number}"), best, member.feed.hidden.device)
             for note in member.best.history if member.watch is not None else ():
                 member.watch(note)  # type: ignore[misc]
-        if "ended" in state:
+        if "ended" in about:
             return []
-        self.stack.load(state)
+        self.stack.load(kept)
         self.members = [self.all[place] for place in self.stack.places]
-        self.going = set(state["going"])
+        self.going = set(about["going"])
         return [(before, step) for before, step in periods if step >= self.stack.num_steps]
 
     def rest_in(self, unfinished: Unfinished) -> Rest:
         """What to do between two steps: save the stack where it is time to."""
 
-        def rest(state: Callable[[], dict[str, Any]]) -> None:
-            unfinished.rest(self.all[0].name, lambda: {**state(), **self._about()})
+        def rest(state: Callable[[], Kept]) -> None:
+            unfinished.rest(self.all[0].name, lambda: self._with_best(state()))
 
         return rest
 
-    def _about(self) -> dict[str, Any]:
-        return {"going": sorted(self.going), "best": [saved(member.best) for member in self.all]}
+    def _with_best(self, state: Kept) -> Kept:
+        tensors, about = self.best({"going": sorted(self.going)})
+        return {**state[0], **tensors}, {**state[1], **about}
+
+    def best(self, about: dict[str, Any]) -> Kept:
+        """The best of every head, for a checkpoint; `about` is kept beside it."""
+        tensors = joined({f"best.{number}": member.best.tensors() for number, member in enumerate(self.all)})
+        return tensors, {**about, "best": [member.best.about() for member in self.all]}
 
     def judge(
         self,
@@ -208,11 +216,6 @@ class _Training:
         self.stack.keep(places)
         self.members = [self.members[place] for place in places]
         self.going = set(range(len(places)))
-
-
-def saved(best: BestEpoch[Evaluation]) -> dict[str, Any]:
-    """What `BestEpoch.load_state` takes."""
-    return {"tensors": best.tensors(), "about": best.about()}
 
 
 def judge(predictions: Predictions, feed: Feed) -> dict[str, float]:

@@ -5,13 +5,13 @@ T steps.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from heads.losses import MultiTaskLoss
 from heads.model import noises_of, take_heads
+from pipelines.fitting.checkpoint import Kept
 from pipelines.metrics.predictions import Predictions
 from pipelines.training.dataset import Plan
 from pipelines.training.feed import Feed, WindowSampler
@@ -19,7 +19,7 @@ from pipelines.training.optimise import StackedAdamW, lr_at
 from pipelines.training.predict import predict_heads
 from pipelines.training.step import Step
 
-Rest = Callable[[Callable[[], dict[str, Any]]], None]
+Rest = Callable[[Callable[[], Kept]], None]
 
 
 class Stack:
@@ -84,43 +84,45 @@ class Stack:
         self.step = Step(self.model, self.loss, self.optimiser, self.feeds)
         self._clear_sums()
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Resumes where `state` was taken."""
-        self.keep(state["places"])
+    def load(self, kept: Kept) -> None:
+        """Resumes where `kept` was taken."""
+        tensors, about = kept
+        self.keep(about["places"])
         with torch.no_grad():
-            for name, values in self._tensors().items():
-                for value, saved in zip(values, state[name], strict=True):
-                    value.copy_(saved)
+            for name, value in self._tensors().items():
+                value.copy_(tensors[name])
         self.optimiser.recount()
-        for feed, order in zip(self.feeds, state["orders"], strict=True):
-            self._samplers[_order_of(feed)].load(order)
-        self.num_steps, self._summed = state["num_steps"], state["summed"]
-        self._sums = state["sums"].to(self.feeds[0].hidden.device)
+        for place, (feed, used) in enumerate(zip(self.feeds, about["used"], strict=True)):
+            self._samplers[_order_of(feed)].load((tensors[f"orders.{place}"], used))
+        self.num_steps, self._summed = about["num_steps"], about["summed"]
+        self._sums = tensors["sums"].to(self.feeds[0].hidden.device)
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self) -> Kept:
         """What `load` takes."""
-        return {
+        orders = [self._samplers[_order_of(feed)].state() for feed in self.feeds]
+        tensors = {f"orders.{place}": generator for place, (generator, _) in enumerate(orders)}
+        about = {
             "num_steps": self.num_steps,
-            "sums": self._sums,
             "summed": self._summed,
             "places": list(self.places),
-            "orders": [self._samplers[_order_of(feed)].state() for feed in self.feeds],
-            **self._tensors(),
+            "used": [used for _, used in orders],
         }
+        return {**self._tensors(), **tensors, "sums": self._sums}, about
 
     def _clear_sums(self) -> None:
         shape = 1 + len(self.feeds[0].tasks), len(self.feeds)
         self._sums, self._summed = torch.zeros(shape, device=self.feeds[0].hidden.device), 0
 
-    def _tensors(self) -> dict[str, list[Tensor]]:
-        """Everything that a step moves."""
-        return {
+    def _tensors(self) -> dict[str, Tensor]:
+        """Everything that a step moves, by name: the tensors themselves, not copies."""
+        lists = {
             "parameters": [p.detach() for p in self.optimiser.parameters],
             "means": self.optimiser.means,
             "squares": self.optimiser.squares,
             "steps": self.optimiser.steps,
             "noises": [noise.steps for noise in noises_of(self.model)],
         }
+        return {f"{kind}.{place}": value for kind, values in lists.items() for place, value in enumerate(values)}
 
     def _rows(self, batches: Sequence[Tensor]) -> Tensor:
         """[M, B, T] rows, or [1, B, T] where all heads see the same."""

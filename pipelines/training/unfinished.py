@@ -2,29 +2,27 @@
 
 torch is imported where it is used: which stack a study was stopped in is asked without it.
 
-about.json   which runs the stack trains, and what they are made from
-MODEL.pt     the state of one of its models (`joint`, or one a task): weights, best ones, optimiser, place in the data;
-             the last 32 bytes are its digest
+about.json          which runs the stack trains, and what they are made from
+MODEL.safetensors   the checkpoint of one of its models (`joint`, or one per task): weights, best ones, optimiser, place
+                    in the data
 """
 
-import io
-import pickle
 import shutil
 import time
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cache.files import write_durably
-from cache.seals import NUM_DIGITS, digest_of, read_sealed_json, sealed_json
+from cache.seals import read_sealed_json, sealed_json
+
+if TYPE_CHECKING:
+    from pipelines.fitting.checkpoint import Kept
 
 FORMAT = 2
 EVERY_S = 60.0
 SHARE = 0.02  # of the time goes into saving at most: large stacks are saved less often
 FOLDER = ".unfinished"
-
-State = dict[str, Any]
 
 
 class Unfinished:
@@ -37,7 +35,7 @@ class Unfinished:
         self.folder, self._every_s, self._poll = folder, every_s, poll
         self._about: dict[str, Any] = {}
         self._is_open = False  # the folder is about this stack
-        self._ended: dict[str, State] = {}
+        self._ended: dict[str, Kept] = {}
         self._before_s, self._begun = 0.0, time.perf_counter()
         self._saved_at, self._cost_s = self._begun, 0.0
 
@@ -58,24 +56,18 @@ class Unfinished:
         """Seconds that this stack was trained before this process."""
         return self._before_s
 
-    def load(self, model: str) -> State | None:
+    def load(self, model: str) -> "Kept | None":
         """What was saved of `model`; None where that is nothing, or cannot be read."""
-        import torch
+        from pipelines.fitting.checkpoint import identity_of, read_checkpoint
 
-        path = self.folder / f"{model}.pt"
-        if not self._is_open or not path.is_file():
-            return None
-        data = path.read_bytes()
-        data, digest = data[:-NUM_DIGITS], data[-NUM_DIGITS:]
-        if digest_of(data).encode() != digest:
+        if not self._is_open:
             return None
         try:
-            state: State = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile):
+            return read_checkpoint(self._path(model), identity_of(self._about))
+        except ValueError:
             return None
-        return state
 
-    def rest(self, model: str, state: Callable[[], State]) -> None:
+    def rest(self, model: str, state: Callable[[], "Kept"]) -> None:
         """Between two steps: saves `state` where it is time to, and stops there on Ctrl-C.
 
         Raises:
@@ -90,7 +82,7 @@ class Unfinished:
         if now - self._saved_at >= max(self._every_s, self._cost_s / SHARE):
             self._save(model, state())
 
-    def ended(self, model: str, state: State) -> None:
+    def ended(self, model: str, state: "Kept") -> None:
         """The training of `model` is over; `state` is saved together with that of the next one."""
         self._ended[model] = state
 
@@ -104,24 +96,23 @@ class Unfinished:
         """The runs are written: nothing is unfinished any more."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _save(self, model: str, state: State) -> None:
-        import torch
+    def _save(self, model: str, state: "Kept") -> None:
+        from pipelines.fitting.checkpoint import identity_of, write_checkpoint
 
         begin = time.perf_counter()
         if not self._is_open:
             self.remove()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for name, each in {**self._ended, model: state}.items():
-            data = io.BytesIO()
-            torch.save(each, data)
-            saved = data.getvalue()
-            write_durably(self.folder / f"{name}.pt", saved + digest_of(saved).encode())
+        for name, (tensors, about) in {**self._ended, model: state}.items():
+            write_checkpoint(self._path(name), tensors, {**about, "identity": identity_of(self._about)})
         self._ended.clear()
         self._is_open = True
         self._saved_at = time.perf_counter()
         self._cost_s = self._saved_at - begin
         seconds = self._before_s + begin - self._begun
         write_durably(self.folder / "about.json", sealed_json({**self._about, "seconds": seconds}))
+
+    def _path(self, model: str) -> Path:
+        return self.folder / f"{model}.safetensors"
 
 
 def runs_of(folder: Path) -> tuple[str, ...]:

@@ -117,7 +117,7 @@ def test_what_was_kept_of_another_stack_or_is_damaged_is_not_used(small: Config,
     assert_same(train(config, dataset, strategies[:1], tmp_path / "kept", lambda: None)[0], alone[0])
     with pytest.raises(KeyboardInterrupt):
         train(config, dataset, strategies[:1], tmp_path / "kept", Stop(5))
-    state = tmp_path / "kept" / "joint.pt"
+    state = tmp_path / "kept" / "joint.safetensors"
     state.write_bytes(state.read_bytes()[:-100])
     assert_same(train(config, dataset, strategies[:1], tmp_path / "kept", lambda: None)[0], alone[0])
 

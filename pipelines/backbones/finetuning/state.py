@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.backbones.finetuning.ema import Ema
-from pipelines.fitting.checkpoint import Kept
-from pipelines.fitting.epochs import BestEpoch, Epoch, Fitted, part_of
+from pipelines.fitting.checkpoint import Kept, joined, part_of
+from pipelines.fitting.epochs import BestEpoch, Epoch, Fitted
 from pipelines.fitting.optimise import AdamW
 
 
@@ -46,8 +46,7 @@ class State:
             "ema": self.ema.state() if self.ema is not None else {},
             "best": self.best.tensors(),
         }
-        named = {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
-        return named | {"sums": self.sums}
+        return joined(parts) | {"sums": self.sums}
 
     def copies(self) -> dict[str, Tensor]:
         """The weights as they are now."""
