@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from cache.names import ACTION_UNITS, EXPRESSIONS
 from cache.store import Cache
 from pipelines.config import read_config
+from pipelines.fitting import runs as runs_module
 from pipelines.metrics.challenge import score_predictions
 from pipelines.results.evaluate import evaluate_run, scored_tasks
 from pipelines.run_files import read_manifest, write_manifest
@@ -108,10 +109,10 @@ def test_a_run_of_some_tasks_predicts_only_those(small, made, tmp_path):
 def test_a_killed_writer_leaves_no_run(small, made, tmp_path, monkeypatch):
     dataset, folder = made.dataset(), tmp_path / "runs" / "r"
     result = train_strategy(small, dataset, strategy(small))
-    for victim in ("manifest_of", "sync_tree"):
+    for module, victim in ((run_module, "manifest_of"), (runs_module, "sync_tree")):
         with monkeypatch.context() as patch:
-            patch.setattr(run_module, victim, kill)
-            patch.setattr(run_module.shutil, "rmtree", lambda *args, **kwargs: None)  # a kill cleans nothing up
+            patch.setattr(module, victim, kill)
+            patch.setattr(runs_module.shutil, "rmtree", lambda *args, **kwargs: None)  # a kill cleans nothing up
             with pytest.raises(KeyboardInterrupt):
                 write_run(folder, result, small, dataset)
         assert not folder.exists()
