@@ -211,10 +211,28 @@ def schema_of(document: Any, where: str) -> Schema:
     return found
 
 
-def shipped(name: str, where: str) -> Schema:
+def chosen_schema(section: Mapping[str, Any], where: str) -> Schema:
+    """The schema that a section [labels] chooses: `name` is of one that ships, or `groups` are written out.
+
+    Raises:
+        ValueError: what `schema_of` and `shipped` refuse, or other groups under the name of one that ships.
+    """
+    _check_keys(section, SCHEMA_KEYS, where)
+    if "groups" not in section:
+        return shipped(section.get("name", ABAW.name), f"{where} name")
+    found = schema_of(section, where)
+    if found.name in SCHEMAS and found.digest != SCHEMAS[found.name].digest:
+        raise ValueError(
+            f"{where}: {found.name} comes with the program and has other groups; give these another name, or leave "
+            "groups out"
+        )
+    return found
+
+
+def shipped(name: Any, where: str) -> Schema:
     """The schema `name` that comes with the program; raises ValueError with the nearest right one."""
-    if name not in SCHEMAS:
-        raise ValueError(f"{where}: unknown schema {name!r}{nearest(name, SCHEMAS)}; known: {', '.join(SCHEMAS)}")
+    if not isinstance(name, str) or name not in SCHEMAS:
+        raise ValueError(f"{where}: unknown schema {name!r}{nearest(str(name), SCHEMAS)}; known: {', '.join(SCHEMAS)}")
     return SCHEMAS[name]
 
 

@@ -4,19 +4,19 @@ Every field of `[head]`, `[loss]` and `[train]` has a name of its own across the
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Interval, MinLen, MultipleOf
 
-from cache.labels import nearest
+from cache.labels import ABAW, SCHEMAS, Schema, chosen_schema, nearest, schema_of, shipped
 from cache.parsing import parse_toml
 from cache.regular import CONFIG_BYTES, read_text
 from cache.valid_names import check_name
 from extract.config import BackboneConfig, CropShare
-from heads.config import HeadConfig, LossConfig, Task
-from pipelines.typed import from_mapping
+from heads.config import HeadConfig, LossConfig
+from pipelines.typed import convert, from_mapping
 
 # The range of every number stands beside it and is checked wherever the value is read: mtl.toml, --set, grids, runs.
 # What several fields share has a name. Upper bounds are far above what is sensible, and below what ends in a crash.
@@ -131,7 +131,7 @@ class FaceSetConfig:
 
     faces: Path
     frames: Path
-    tasks: tuple[Task, ...] = ()
+    tasks: tuple[Name, ...] = ()
     share: Share = 0.0
     licence: str = ""
 
@@ -242,9 +242,11 @@ class PretrainConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """All of mtl.toml. `folder` is the folder it was read from; relative paths in it start there."""
+    """All of mtl.toml. `folder` is the folder it was read from; relative paths in it start there. `schema` is that of
+    the labels, from the section [labels]."""
 
     folder: Path = Path()
+    schema: Schema = ABAW
     data: DataConfig = DataConfig()
     cache: CacheConfig = CacheConfig()
     output: OutputConfig = OutputConfig()
@@ -297,21 +299,63 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 def parse_config(document: Mapping[str, Any], folder: Path, where: str) -> Config:
     """The parsed TOML `document` as a `Config`; `where` names it in errors."""
-    known = [*SECTIONS, "backbones"]
+    known = ["labels", *SECTIONS, "backbones"]
     for name in document:
         if name not in known:
             raise ValueError(f"{where}: unknown section [{name}]{nearest(name, known)}; known: {', '.join(known)}")
+    schema = chosen_schema(_table(document.get("labels", {}), f"{where}: [labels]"), f"{where}: [labels]")
     sections = {
         name: from_mapping(cls, _table(document.get(name, {}), f"{where}: [{name}]"), f"{where}: [{name}]")
         for name, cls in SECTIONS.items()
+        if name != "head"
     }
+    sections["head"] = _head(_table(document.get("head", {}), f"{where}: [head]"), schema, f"{where}: [head]")
     backbones = {
         check_name(name, f"{where}: section [backbones.NAME], NAME ="): from_mapping(
             BackboneConfig, _table(table, f"{where}: [backbones.{name}]"), f"{where}: [backbones.{name}]"
         )
         for name, table in _table(document.get("backbones", {}), f"{where}: [backbones]").items()
     }
-    return Config(folder=folder, backbones=backbones, **sections)
+    config = Config(folder=folder, schema=schema, backbones=backbones, **sections)
+    _check_tasks(config, where)
+    return config
+
+
+def _head(section: Mapping[str, Any], schema: Schema, where: str) -> HeadConfig:
+    """The section [head]; its tasks are by default all groups of the schema."""
+    tasks = convert(section.get("tasks", schema.names), tuple[str, ...], f"{where} tasks")
+    config: HeadConfig = from_mapping(HeadConfig, {key: section[key] for key in section if key != "tasks"}, where)
+    return replace(config, tasks=tasks)
+
+
+def _check_tasks(config: Config, where: str) -> None:
+    """Raises ValueError for a task that the schema does not have, with the nearest that it has."""
+    named: dict[str, Sequence[str]] = {
+        "[head]": config.head.tasks,
+        **{f"[[finetune.data]] {index + 1}": each.tasks for index, each in enumerate(config.finetune.data)},
+        **{f"[backbones.{name}]": backbone.tasks for name, backbone in config.backbones.items()},
+    }
+    for section, tasks in named.items():
+        for task in tasks:
+            config.schema.task(task, f"{where}: {section} tasks")
+
+
+def read_schema(text: str, where: str) -> Schema:
+    """The schema that an option names: one that ships, or a TOML file with `name` and `[[groups]]`.
+
+    Raises:
+        ValueError: there is none of that name and no such file, or the file is not one of a schema; says `where`.
+    """
+    path = Path(text).expanduser()
+    if text in SCHEMAS or not path.suffix:
+        return shipped(text, where)
+    if not path.is_file():
+        raise ValueError(f"{where} {text}: no such file, nor a schema that ships: {', '.join(SCHEMAS)}")
+    try:
+        document = parse_toml(read_text(path, CONFIG_BYTES))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid TOML: {error}") from None
+    return chosen_schema(document, str(path)) if "groups" in document else schema_of(document, str(path))
 
 
 def apply_override(document: dict[str, Any], override: str) -> None:

@@ -1,9 +1,13 @@
 """The working folder: mtl.toml and the grids, as `mtl init` writes them."""
 
 import json
+import re
 from importlib import resources
 from pathlib import Path
 
+import tomlkit
+
+from cache.labels import ABAW, SCHEMAS, Schema
 from pipelines.files import write_text
 
 TEMPLATE = """\
@@ -14,6 +18,7 @@ TEMPLATE = """\
 faces  = {faces}        # VIDEO/00001.jpg, aligned face crops
 frames = "frames.parquet"        # written by `mtl prepare`
 
+{labels}
 [cache]
 path = "cache.zarr"              # written by `mtl extract`
 
@@ -21,14 +26,14 @@ path = "cache.zarr"              # written by `mtl extract`
 select = "val"                   # where weights and strategies are chosen
 report = "auto"                  # scored once: test where it has labels, else half the videos of val
 
-# A backbone is any timm model. `mtl finetune --task expr --model NAME` adds its section itself.
-# [backbones.expr]
+# A backbone is any timm model. `mtl finetune --task {task} --model NAME` adds its section itself.
+# [backbones.{task}]
 # model   = "vit_base_patch16_224"
-# weights = "backbones/expr.safetensors"   # a file, or "pretrained" (timm or the hub fetches them)
-# tasks   = ["expr"]                       # what it was trained for: streams = "own" goes by this
+# weights = "backbones/{task}.safetensors"   # a file, or "pretrained" (timm or the hub fetches them)
+# tasks   = ["{task}"]                       # what it was trained for: streams = "own" goes by this
 
 [head]
-tasks    = ["va", "expr", "au"]
+tasks    = {tasks}
 streams  = "all"                 # "all", "own" (backbones made for the task) or a list of names
 fusion   = "concat"              # concat, sum, gated, attention
 temporal = "tcn"                 # none, gru, lstm, tcn, transformer
@@ -42,7 +47,10 @@ seed   = 0
 """
 
 
-def write_project(folder: Path, faces: str, *, force: bool = False) -> None:
+TASKS_OF_GRID = re.compile(r"^(tasks +=) \[\[.*\]\]$", re.MULTILINE)
+
+
+def write_project(folder: Path, faces: str, schema: Schema = ABAW, *, force: bool = False) -> None:
     """mtl.toml and grids/ in `folder`; a grid that is there stays as it is.
 
     Raises:
@@ -54,8 +62,30 @@ def write_project(folder: Path, faces: str, *, force: bool = False) -> None:
     (folder / "grids").mkdir(parents=True, exist_ok=True)
     for grid in packaged_grids():
         if not (folder / "grids" / grid.name).exists():
-            write_text(folder / "grids" / grid.name, grid.read_text(encoding="utf-8"))
-    write_text(path, TEMPLATE.format(faces=toml_text(faces)))
+            write_text(folder / "grids" / grid.name, _grid(grid.read_text(encoding="utf-8"), schema))
+    values = {
+        "faces": toml_text(faces),
+        "labels": _labels(schema),
+        "tasks": json.dumps(schema.names),
+        "task": "expr" if "expr" in schema.names else schema.names[0],
+    }
+    write_text(path, TEMPLATE.format(**values))
+
+
+def _labels(schema: Schema) -> str:
+    """The section [labels]: the name alone of a schema that ships."""
+    if schema.name in SCHEMAS:
+        name = f"name = {toml_text(schema.name)}"
+        return f"[labels]\n{name:<32} # {', '.join(SCHEMAS)}, or one's own: [[labels.groups]]\n"
+    return tomlkit.dumps({"labels": schema.to_mapping()})
+
+
+def _grid(text: str, schema: Schema) -> str:
+    """A grid that ships with sets of tasks of `schema`: all, and each by itself."""
+    if schema.names == ABAW.names:
+        return text
+    sets = dict.fromkeys([schema.names, *((name,) for name in schema.names)])
+    return TASKS_OF_GRID.sub(lambda found: f"{found[1]} {json.dumps(list(sets))}", text)
 
 
 def packaged_grids() -> list[Path]:

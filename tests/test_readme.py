@@ -18,7 +18,7 @@ import torch
 import typer
 
 from cache.frames import dtypes_of
-from cache.labels import ABAW
+from cache.labels import ABAW, GROUP_KEYS, SCHEMA_KEYS, SCHEMAS
 from extract.backbones.rename import read_rules
 from extract.config import BackboneConfig
 from heads.ranges import hints_of
@@ -222,6 +222,21 @@ def test_tables_of_keys_are_those_of_the_configuration(heading: str) -> None:
     rows = table(TEXTS["docs/configuration.md"], heading)
     assert [row[:3] for row in rows] == expected
     assert all(len(row) == 4 and row[3] for row in rows)
+
+
+@pytest.mark.parametrize(("heading", "keys"), [("[labels]", SCHEMA_KEYS), ("[[labels.groups]]", GROUP_KEYS)])
+def test_tables_of_keys_of_labels(heading: str, keys: tuple[str, ...]) -> None:
+    rows = table(TEXTS["docs/configuration.md"], heading)
+    assert [row[0] for row in rows] == [f"`{key}`" for key in keys]
+    assert all(len(row) == 4 and row[3] for row in rows)
+
+
+def test_the_table_of_schemas_has_those_that_ship() -> None:
+    rows = table(TEXTS["docs/data.md"], "Label schemas")
+    groups = {name: re.findall(r"`(\w+)`", words) for name, words in rows}
+    assert groups == {
+        f"`{schema.name}`{' (default)' * (schema is ABAW)}": list(schema.names) for schema in SCHEMAS.values()
+    }
 
 
 def default_words(field: "dataclasses.Field[Any]") -> str:

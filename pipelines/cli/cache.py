@@ -173,7 +173,7 @@ def _frames(settings: "Config") -> "pl.DataFrame | None":
     from cache.frames import read_frames
 
     path = settings.at(settings.data.frames)
-    return read_frames(path) if path.exists() else None
+    return read_frames(path, settings.schema) if path.exists() else None
 
 
 def _chosen(cache: "Cache", name: str | None, view: str | None) -> list[tuple[str, str]]:

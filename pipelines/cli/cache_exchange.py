@@ -77,7 +77,7 @@ def import_(
 
     settings = read_config(config, set_ or ())
     section = _section(settings, name, view, source, task or [])
-    frames = read_frames(settings.at(settings.data.frames))
+    frames = read_frames(settings.at(settings.data.frames), settings.schema)
     if allow_pickle:
         say(f"{source}: loading a pickle runs code from the file", err=True)
     options = SourceOptions(
@@ -140,7 +140,7 @@ def export(
 
     settings = read_config(config, set_ or ())
     stream = Cache.open(settings.at(settings.cache.path), read_only=True).stream(name, view)
-    frames = read_frames(settings.at(settings.data.frames))
+    frames = read_frames(settings.at(settings.data.frames), settings.schema)
     with progress(f"export {name}", stream.num_rows, "rows") as advance:
         files = export_stream(stream, frames, to, per_video=per_video, force=force, advance=advance)
     num_valid = int(stream.valid().sum())
@@ -159,14 +159,12 @@ def _section(settings: "Config", name: str, view: str, source: Path, tasks: list
     Raises:
         ValueError: the name cannot be a section's, a task is unknown, or the section is a backbone's that runs.
     """
-    from cache.names import TASKS
     from cache.valid_names import check_name
     from extract.config import IMPORTED_MODEL
 
     check_name(name, "NAME", is_section=True)
-    unknown = [each for each in tasks if each not in TASKS]
-    if unknown:
-        raise ValueError(f"--task {unknown[0]}: unknown; known: {', '.join(TASKS)}")
+    for each in tasks:
+        settings.schema.task(each, "--task")
     there = settings.backbones.get(name)
     if there is not None and not there.is_imported:
         raise ValueError(f"{name}: [backbones.{name}] in mtl.toml is a model ({there.model}); choose another name")

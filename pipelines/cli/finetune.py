@@ -82,7 +82,7 @@ def finetune(
         licence=licence,
         restart=restart,
     )
-    frames = read_frames(settings.at(settings.data.frames))
+    frames = read_frames(settings.at(settings.data.frames), settings.schema)
     if dry_run:
         _print_outlook(settings, frames, order, as_json=json_output)
         return

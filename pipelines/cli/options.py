@@ -5,10 +5,18 @@ from typing import Annotated, Literal
 
 import typer
 
+from cache.labels import SCHEMAS
+
 ConfigOption = Annotated[Path, typer.Option("--config", help="The configuration; `mtl init` writes one.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one value of the configuration; repeatable."),
+]
+LabelsOption = Annotated[
+    str,
+    typer.Option(
+        "--labels", metavar="NAME|FILE", help=f"The schema of the labels: {', '.join(SCHEMAS)}, or a TOML file."
+    ),
 ]
 OrientationOption = Annotated[
     bool, typer.Option("--ignore-orientation", help="Take faces as stored, whatever their EXIF or rotation says.")

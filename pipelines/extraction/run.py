@@ -38,7 +38,7 @@ def run_extraction(config: Config, names: Sequence[str] = (), choices: Choices =
     chosen = choose(config, names)
     if choices.devices not in NEED_NO_CHECK:
         _resolved(choices.devices)
-    frames = read_frames(config.at(config.data.frames))
+    frames = read_frames(config.at(config.data.frames), config.schema)
     settled = _settled(config, chosen, frames, choices)
     titles = [name if view == BASE else f"{name}/{view}" for name in chosen for view in choices.views]
     if settled is not None:

@@ -94,7 +94,7 @@ def _work(config: Config, names: list[str], choices: Choices, index: int, messag
                 os._exit(1)
     hooks = Hooks(opened=opened.set, begin=lambda count: messages.put(Begun(count)), advance=advance)
     try:
-        frames = read_frames(config.at(config.data.frames))
+        frames = read_frames(config.at(config.data.frames), config.schema)
         messages.put((index, extract_on(config, names, frames, choices, choices.devices, hooks)))
     except (ValueError, OSError) as error:
         messages.put((index, error))

@@ -55,7 +55,7 @@ def config_toml(config: Config, strategy: Strategy) -> str:
     """The whole configuration with `strategy` put in: what mtl.toml would have to be for this run."""
     values = to_mapping(config)
     sections = {name: values[name] for name in SECTIONS} | to_mapping(strategy)
-    return tomlkit.dumps({**sections, "backbones": values["backbones"]})
+    return tomlkit.dumps({"labels": config.schema.to_mapping(), **sections, "backbones": values["backbones"]})
 
 
 def history_table(history: Sequence[Evaluation | Epoch]) -> pl.DataFrame:

@@ -1,14 +1,20 @@
 """mtl.toml: defaults, overrides, and errors that name section and key."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
+import tomlkit
 
+from cache.labels import ABAW, DISFA, SCHEMAS, Schema, schema_of
 from extract.config import BackboneConfig
-from pipelines.config import Config, parse_config, read_config
+from pipelines.config import Config, parse_config, read_config, read_schema
+from pipelines.fitting.runs import config_toml
 from pipelines.project import packaged_grids, write_project
 from pipelines.strategy import Strategy, flat_fields, strategy_of, streams_of
 from pipelines.typed import from_mapping, to_mapping
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 def parse(text: str, *overrides: str, folder: Path) -> Config:
@@ -110,3 +116,87 @@ def test_streams_that_are_not_there(streams: object, message: str) -> None:
     config = parse_config({"backbones": {"face": {"model": "m"}}}, Path(), "x")
     with pytest.raises(ValueError, match=message):
         streams_of(Strategy().replace({"streams": streams}, "x"), config)
+
+
+PAIN = FIXTURES / "labels" / "pain.toml"
+
+
+@pytest.mark.parametrize("schema", [*SCHEMAS.values(), read_schema(str(PAIN), "x")], ids=lambda schema: schema.name)
+def test_what_init_writes_has_the_schema_and_its_groups_as_tasks(schema: Schema, tmp_path: Path) -> None:
+    write_project(tmp_path, "faces", schema)
+    config = read_config(tmp_path / "mtl.toml")
+    assert config.schema == schema
+    assert config.head.tasks == schema.names
+    for grid in (tmp_path / "grids").glob("*.toml"):
+        sets = tomllib.loads(grid.read_text()).get("product", {}).get("tasks", [])
+        assert {name for names in sets for name in names} <= set(schema.tasks)
+
+
+def test_a_schema_by_name_and_by_its_groups(tmp_path: Path) -> None:
+    assert parse("", folder=tmp_path).schema is ABAW
+    assert parse("[labels]\nname = 'disfa'", folder=tmp_path).schema is DISFA
+    config = parse("", "labels.name=disfa", folder=tmp_path)
+    assert (config.schema, config.head.tasks) == (DISFA, DISFA.names)
+    written = tomlkit.dumps({"labels": tomllib.loads(PAIN.read_text())})
+    assert parse(written, folder=tmp_path).schema == schema_of(tomllib.loads(PAIN.read_text()), "x")
+
+
+def test_the_configuration_of_a_run_has_the_schema(tmp_path: Path) -> None:
+    write_project(tmp_path, "faces", read_schema(str(PAIN), "x"))
+    config = read_config(tmp_path / "mtl.toml")
+    (tmp_path / "config.toml").write_text(config_toml(config, strategy_of(config)))
+    assert read_config(tmp_path / "config.toml") == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "[labels]\nname = 'DISFA'",
+            r"\[labels\] name: unknown schema 'DISFA' \(did you mean 'disfa'\?\); known: abaw",
+        ),
+        ("[labels]\nname = [1]", r"\[labels\] name: unknown schema \[1\]"),
+        ("[labels]\nnmae = 'disfa'", r"\[labels\]: unknown key 'nmae' \(did you mean 'name'\?\)"),
+        ("[label]\nname = 'disfa'", r"unknown section \[label\] \(did you mean 'labels'\?\)"),
+        ("labels = 'disfa'", r"\[labels\]: expected a section"),
+        ("[labels]\nname = 'x'\ngroups = []", r"\[labels\]: no group"),
+        (
+            "[labels]\nname = 'x'\n[[labels.groups]]\nname = 'a'\nkind = 'ordinal'",
+            r"\[labels\]: group 1 \(a\): kind = 'ordinal' must be one of continuous",
+        ),
+        (
+            "[labels]\nname = 'disfa'\n[[labels.groups]]\nname = 'a'\nkind = 'binary'\ncolumns = ['a']",
+            r"\[labels\]: disfa comes with the program and has other groups",
+        ),
+        ("[head]\ntasks = ['va', 'exp']", r"\[head\] tasks: unknown task 'exp' \(did you mean 'expr'\?\)"),
+        ("[labels]\nname = 'disfa'\n[head]\ntasks = ['va']", r"\[head\] tasks: unknown task 'va'.*disfa has intensity"),
+        ("[backbones.a]\nmodel = 'm'\ntasks = ['Valence']", r"\[backbones.a\] tasks: unknown task 'Valence' \(did you"),
+        (
+            "[[finetune.data]]\nfaces = 'f'\nframes = 'f'\ntasks = ['aus']",
+            r"\[\[finetune.data\]\] 1 tasks: unknown task 'aus' \(did you mean 'au'\?\)",
+        ),
+    ],
+)
+def test_wrong_labels_are_one_line(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        parse(text, folder=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dsfa", r"^--labels: unknown schema 'dsfa' \(did you mean 'disfa'\?\); known: abaw"),
+        ("gone.toml", r"^--labels gone.toml: no such file, nor a schema that ships: abaw"),
+        ("none.toml", r"^none.toml: name = None must be a text"),
+        ("broken.toml", r"^broken.toml: not valid TOML"),
+    ],
+)
+def test_a_wrong_option_labels_is_one_line(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("none.toml").write_text("")
+    Path("broken.toml").write_text("[")
+    with pytest.raises(ValueError, match=message):
+        read_schema(text, "--labels")

@@ -121,7 +121,7 @@ def hold_out(groups: np.ndarray, num_faces: int, seed: int) -> tuple[np.ndarray,
 def _table(config: Config, root: Path, is_own: bool) -> pl.DataFrame:
     """The frames table, where there is one and `root` is the folder that it speaks of; else nothing."""
     path = config.at(config.data.frames)
-    return read_frames(path) if is_own and path.is_file() else pl.DataFrame()
+    return read_frames(path, config.schema) if is_own and path.is_file() else pl.DataFrame()
 
 
 def _faces(config: Config, root: Path, table: pl.DataFrame, *, listed: bool) -> tuple[pl.DataFrame, tuple[str, ...]]:
