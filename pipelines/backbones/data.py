@@ -26,6 +26,7 @@ from extract.jobs import native_size
 from extract.kept import KeptFaces
 from extract.loading import Source
 from pipelines.backbones.changes import Changes
+from pipelines.backbones.distributed import World
 from pipelines.backbones.ring import Ring
 from pipelines.progress import Advance, progress
 
@@ -231,3 +232,21 @@ def memory_for_faces() -> int:
 def processes_here() -> int:
     """How many processes `torchrun` started on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+@contextlib.contextmanager
+def progress_of_first(world: World, title: str, total: int, done: int = 0) -> Iterator[Advance]:
+    """A progress bar over faces of the first process; the others have none."""
+    if not world.is_first:
+        yield lambda count: None
+        return
+    with progress(title, total, "faces", done) as advance:
+        yield advance
+
+
+def first_reason(faces: Faces) -> str:
+    """The first unreadable face and what is wrong with it."""
+    row = min(faces.unreadable, default=None)
+    if row is None:  # another process has met them
+        return "look into the other processes' reports"
+    return f"{faces.folder / faces.paths[row]}: {faces.unreadable[row]}"

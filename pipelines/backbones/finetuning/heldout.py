@@ -23,11 +23,11 @@ from extract.backbones.build import Backbone, load_backbone
 from extract.config import BackboneConfig
 from extract.jobs import identity_of
 from heads.config import HeadConfig, Task
-from pipelines.backbones.data import Faces
+from pipelines.backbones.data import Faces, progress_of_first
 from pipelines.backbones.files import FOLDER, output_tensors
 from pipelines.backbones.finetuning.course import Course
 from pipelines.backbones.finetuning.facesets import FaceSet, Material
-from pipelines.backbones.finetuning.loop import bar, predict_readable
+from pipelines.backbones.finetuning.loop import predict_readable
 from pipelines.backbones.runs import KIND, run_folder
 from pipelines.config import Config, TrainConfig
 from pipelines.fitting.epochs import Epoch, Fitted
@@ -68,7 +68,7 @@ def score_held_out(config: Config, course: Course, material: Material) -> HeldOu
             device=course.device,
             follow_orientation=not config.data.ignore_orientation,
         ) as faces,
-        bar(course, "score", len(rows), 0) as advance,
+        progress_of_first(course.world, "score", len(rows)) as advance,
     ):
         said = predict_readable(dataclasses.replace(course, faces=faces), np.arange(len(rows)), advance)
     read = np.zeros(0, dtype=np.int64) if said is None else rows[said.rows]

@@ -7,7 +7,7 @@ A batch is a set of faces, each for itself. Every step draws its faces, their ch
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from extract.backbones.build import normalise
 from heads.tasks import TASK_OUTPUTS
-from pipelines.backbones.data import Faces, in_chunks
+from pipelines.backbones.data import first_reason, in_chunks, progress_of_first
 from pipelines.backbones.finetuning.course import Course
 from pipelines.backbones.finetuning.recipe import new_state, set_probing
 from pipelines.backbones.finetuning.state import State
@@ -31,7 +31,7 @@ from pipelines.fitting.epochs import Epoch, EpochWatch, Fitted
 from pipelines.fitting.optimise import cosine_lr, seeded
 from pipelines.metrics.challenge import main_scores, score
 from pipelines.metrics.predictions import Predictions, Probabilities, is_finite
-from pipelines.progress import Advance, progress
+from pipelines.progress import Advance
 
 Steps = list[list[np.ndarray]]
 
@@ -123,7 +123,7 @@ def _run(course: Course, state: State, learning: frozenset[str], guard: Guard) -
     steps = epoch_steps(course.pool, config, epoch)
     done = sum(len(part) for parts in steps[: state.step] for part in parts)
     total = sum(len(part) for parts in steps for part in parts) + len(course.select)
-    with bar(course, f"epoch {epoch}/{config.epochs}", total, done) as advance:
+    with progress_of_first(course.world, f"epoch {epoch}/{config.epochs}", total, done) as advance:
         if state.step < len(steps):
             set_probing(course.model, learning, probing=epoch <= config.probe_epochs)
             train_epoch(course, state, steps, guard, advance)
@@ -212,21 +212,3 @@ def judge(course: Course, predictions: Predictions) -> dict[str, Any]:
 def averaged(state: State) -> contextlib.AbstractContextManager[None]:
     """Inside, the model has its averaged weights, where averages are kept."""
     return contextlib.nullcontext() if state.ema is None else state.ema.swapped()
-
-
-@contextlib.contextmanager
-def bar(course: Course, title: str, total: int, done: int) -> Iterator[Advance]:
-    """A progress bar of the first process; silent elsewhere."""
-    if not course.world.is_first:
-        yield lambda count: None
-        return
-    with progress(title, total, "faces", done) as advance:
-        yield advance
-
-
-def first_reason(faces: Faces) -> str:
-    """The first unreadable face and what is wrong with it."""
-    row = min(faces.unreadable, default=None)
-    if row is None:  # another process has met them
-        return "look into the other processes' reports"
-    return f"{faces.folder / faces.paths[row]}: {faces.unreadable[row]}"

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from extract.backbones.mae import draw_orders
 from extract.backbones.transforms import normalise
 from pipelines.backbones.changes import CropDraws, random_resized_crop
-from pipelines.backbones.data import FaceBatch, Faces, in_chunks
+from pipelines.backbones.data import FaceBatch, first_reason, in_chunks, progress_of_first
 from pipelines.backbones.precision import autocast, reproducible
 from pipelines.backbones.pretraining.state import Course, Note, State, check_finite, save_finite, step_faces
 from pipelines.backbones.stopping import StopAsked, Stopper, stopper
 from pipelines.config import PretrainConfig
 from pipelines.fitting.checkpoint import Checkpoints
 from pipelines.fitting.optimise import cosine_lr
-from pipelines.progress import Advance, progress
+from pipelines.progress import Advance
 
 FACES_PER_LR = 256  # base_lr is for so many faces a step
 HELD_OUT = 2**31  # in the place of an epoch's number: the masks of held-out faces are those of no epoch
@@ -54,7 +54,7 @@ def _run_epoch(course: Course, model: nn.Module, state: State, checkpoints: Chec
     done = sum(map(len, steps[: state.step]))
     total = sum(map(len, steps)) + len(course.held_out)
     feed = course.faces.batches(part for rows in steps[state.step :] for part in parts_of(course, rows))
-    with _bar(course, f"epoch {epoch}/{config.epochs}", total, done) as advance:
+    with progress_of_first(course.world, f"epoch {epoch}/{config.epochs}", total, done) as advance:
         for rows in steps[state.step :]:
             lr = lr_at(config, course.train, state.epoch + (state.step + 0.5) / len(steps))
             train_step(course, model, state, rows, feed, lr, advance)
@@ -193,19 +193,3 @@ def lr_at(config: PretrainConfig, train: np.ndarray, progress: float) -> float:
     """The learning rate after `progress` epochs; faces a step are counted as they are where there are few."""
     lr = config.base_lr * min(step_faces(config), len(train)) / FACES_PER_LR
     return cosine_lr(progress, lr=lr, total=config.epochs, warmup=config.warmup_epochs)
-
-
-def first_reason(faces: Faces) -> str:
-    """The first unreadable face and what is wrong with it."""
-    row = min(faces.unreadable)
-    return f"{faces.folder / faces.paths[row]}: {faces.unreadable[row]}"
-
-
-@contextlib.contextmanager
-def _bar(course: Course, words: str, total: int, done: int) -> Iterator[Advance]:
-    """A progress bar of the first process; the others have none."""
-    if not course.world.is_first:
-        yield lambda count: None
-        return
-    with progress(words, total, "faces", done) as advance:
-        yield advance
