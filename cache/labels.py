@@ -29,6 +29,7 @@ SCORES: dict[str, tuple[str, ...]] = {
 # Columns of the frames table and of predictions that are no labels, and of lists of images.
 RESERVED = ("video", "frame", "path", "split", "subject", "part", "image")
 COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+TEXT = re.compile(r"[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?")
 MAX_CLASSES = 100  # a class is an Int8 in the frames table
 GROUP_KEYS = ("name", "kind", "columns", "classes", "range", "score", "weight")
 SCHEMA_KEYS = ("name", "groups")
@@ -258,6 +259,12 @@ def _group(table: Any, where: str) -> Group:
     classes = _texts(table["classes"], f"{where}: classes") if "classes" in table else ()
     if kind == "classes" and (len(columns) != 1 or not 2 <= len(classes) <= MAX_CLASSES):
         raise ValueError(f"{where}: a group of classes has one column, and 2 to {MAX_CLASSES} names under classes")
+    for index, name_of_class in enumerate(classes):
+        if _is_number(name_of_class) and name_of_class != str(index):
+            raise ValueError(
+                f"{where}: classes: {name_of_class!r} would be read as a number, which counts classes from 0; "
+                f"write a word"
+            )
     for key, wanted in (("classes", "classes"), ("range", "continuous")):
         if key in table and kind != wanted:
             raise ValueError(f"{where}: {key} belongs to groups of kind {wanted!r}")
@@ -289,10 +296,18 @@ def _column(name: Any, where: str) -> str:
 
 
 def _texts(value: Any, where: str) -> tuple[str, ...]:
-    right = isinstance(value, list) and value and all(isinstance(each, str) and each.strip() for each in value)
+    right = isinstance(value, list) and value and all(isinstance(each, str) and TEXT.fullmatch(each) for each in value)
     if not right or len(set(value)) < len(value):
         raise ValueError(f"{where}: expected a list of different texts, found {value!r}")
     return tuple(value)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _range(value: Any, where: str) -> tuple[float, float]:

@@ -1,21 +1,25 @@
-"""One function a kind of finding: each takes a frames table and says what is wrong, where, and what to do.
+"""One function per kind of finding: each takes a frames table and its schema and says what is wrong, where, and what to
+do.
 
 Place: below `extract.annotations.findings`. Severities: an error spoils numbers or stops an extraction; a warning
 should be looked at; an info is good to know. `CHECKS` lists the functions.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import polars as pl
 
-from cache.names import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, TASK_COLUMNS, VA_COLUMNS
+from cache.frames import limits_of
+from cache.labels import Group, Schema
 
 NUM_EXAMPLES = 5
 SCORED = ("train", "val", "test")
 Severity = Literal["error", "warning", "info"]
 SIDE = r"_(left|right)$"
+ACTION_UNIT = re.compile(r"AU[0-9]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,15 +48,22 @@ def report(
 
 
 def plural(count: int, noun: str) -> str:
-    """`1 video`, `1,234 videos`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    """`1 video`, `1,234 videos`, `2 classes`."""
+    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
-def check_empty_splits(frames: pl.DataFrame) -> list[Finding]:
+def noun_of(group: Group) -> str:
+    """What one class or column of a group is called."""
+    if group.kind == "classes":
+        return "expression" if group.columns == ("expression",) else f"{group.name} class"
+    return "action unit" if all(ACTION_UNIT.fullmatch(name) for name in group.columns) else f"{group.name} column"
+
+
+def check_empty_splits(frames: pl.DataFrame, schema: Schema) -> list[Finding]:
     present = set(frames["split"])
     if not present & set(SCORED):
         remedy = "fine for prediction; to train, give annotations with --train and --val"
-        labelled = any(frames.select(LABEL_COLUMNS).count().row(0))
+        labelled = any(frames.select(schema.columns).count().row(0))
         severity: Severity = "warning" if labelled else "info"
         return report("no_split", severity, ["none"], "no row is in train, val or test", remedy)
     found = []
@@ -63,15 +74,15 @@ def check_empty_splits(frames: pl.DataFrame) -> list[Finding]:
     return found
 
 
-def check_unlabelled_tasks(frames: pl.DataFrame) -> list[Finding]:
-    """Tasks without a label in a split; a test split without any label is a test list and is left alone."""
-    has_label = {task: pl.any_horizontal(pl.col(columns).is_not_null()).any() for task, columns in TASK_COLUMNS.items()}
+def check_unlabelled_tasks(frames: pl.DataFrame, schema: Schema) -> list[Finding]:
+    """Groups without a label in a split; a test split without any label is a test list and is left alone."""
+    has_label = {group.name: pl.any_horizontal(pl.col(group.columns).is_not_null()).any() for group in schema}
     table = frames.filter(pl.col("split").is_in(SCORED)).group_by("split").agg(**has_label)
     splits = {row.pop("split"): row for row in table.iter_rows(named=True)}
     if not any(splits.get("test", {}).values()):
         splits.pop("test", None)
     found = []
-    for task in TASK_COLUMNS:
+    for task in schema.names:
         empty = [split for split in SCORED if split in splits and not splits[split][task]]
         if len(empty) == len(splits):
             message = f"task {task}: no label in any split"
@@ -85,57 +96,67 @@ def check_unlabelled_tasks(frames: pl.DataFrame) -> list[Finding]:
     return found
 
 
-def check_positives(frames: pl.DataFrame) -> list[Finding]:
-    """Expressions and action units without a positive in a split that has labels of the task.
+def check_positives(frames: pl.DataFrame, schema: Schema) -> list[Finding]:
+    """Classes and binary columns without a positive in a split that has labels of the group.
 
     Splits that lack the same ones are named in one finding.
     """
-    lacks: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    lacks: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
     for split in SCORED:
-        for what, names in _lacking(frames.filter(split=split)).items():
-            lacks.setdefault((what, tuple(names)), []).append(split)
+        part = frames.filter(split=split)
+        for group in schema:
+            for what, names in _LACKING[group.kind](part, group).items():
+                lacks.setdefault((group.name, what, tuple(names)), []).append(split)
     found = []
-    for (what, lacking), splits in lacks.items():
-        where = ", ".join(splits)
-        remedy = f"each counts 0 in the mean F1 of {where}" + (", and cannot be learned" if "train" in splits else "")
-        words = (
-            f"{plural(len(lacking), what.partition(' without')[0])} without{what.partition(' without')[2]} in {where}"
-        )
-        new = report("no_positive_in_split", "warning", lacking, words, remedy)
+    for (name, what, lacking), splits in lacks.items():
+        group = schema.group(name)
+        words = f"{plural(len(lacking), noun_of(group))} without {what} in {', '.join(splits)}"
+        new = report("no_positive_in_split", "warning", lacking, words, _remedy_of_lack(group, splits))
         found += [replace(finding, examples=lacking) for finding in new]
     return found
 
 
-def _lacking(part: pl.DataFrame) -> dict[str, list[str]]:
-    """What is lacking -> names, for the rows of one split; nothing where a task has no label at all."""
-    seen = set(part["expression"].drop_nulls())
-    units = part.select(ACTION_UNITS)
-    labelled = dict(zip(ACTION_UNITS, units.count().row(0), strict=True))
-    positive = dict(zip(ACTION_UNITS, units.sum().row(0), strict=True))
+def _remedy_of_lack(group: Group, splits: Sequence[str]) -> str:
+    where = ", ".join(splits)
+    scored = f"each counts 0 in the mean F1 of {where}" if "f1" in group.score else f"{where} cannot score it"
+    return scored + (", and cannot be learned" if "train" in splits else "")
+
+
+def _lacking_classes(part: pl.DataFrame, group: Group) -> dict[str, list[str]]:
+    """What is lacking -> names, for the rows of one split; nothing where a group has no label at all."""
+    seen = set(part[group.columns[0]].drop_nulls())
+    return {"a labelled frame": [name for index, name in enumerate(group.classes) if seen and index not in seen]}
+
+
+def _lacking_positives(part: pl.DataFrame, group: Group) -> dict[str, list[str]]:
+    units = part.select(group.columns)
+    labelled = dict(zip(group.columns, units.count().row(0), strict=True))
+    positive = dict(zip(group.columns, units.sum().row(0), strict=True))
     any_unit = any(labelled.values())
     return {
-        "expression without a labelled frame": [
-            name for index, name in enumerate(EXPRESSIONS) if seen and index not in seen
-        ],
-        "action unit without a label": [name for name in ACTION_UNITS if any_unit and not labelled[name]],
-        "action unit without a positive": [name for name in ACTION_UNITS if labelled[name] and not positive[name]],
+        "a label": [name for name in group.columns if any_unit and not labelled[name]],
+        "a positive": [name for name in group.columns if labelled[name] and not positive[name]],
     }
 
 
-def check_ranges(frames: pl.DataFrame) -> list[Finding]:
+def _lacking_nothing(part: pl.DataFrame, group: Group) -> dict[str, list[str]]:
+    return {}
+
+
+def check_ranges(frames: pl.DataFrame, schema: Schema) -> list[Finding]:
     """Values no label can have; readers refuse them, a table made in Python may hold them."""
-    limits = dict.fromkeys(VA_COLUMNS, (-1, 1)) | {"expression": (0, len(EXPRESSIONS) - 1)}
-    limits |= dict.fromkeys(ACTION_UNITS, (0, 1))
+    limits = {name: limits_of(group) for group in schema for name in group.columns}
     wrong = {name: frames.filter(~pl.col(name).is_between(low, high)) for name, (low, high) in limits.items()}
     found = []
     for name, rows in wrong.items():
         values = [f"{path}: {value}" for path, value in rows.select("path", name).iter_rows()]
-        message = f"{name}: {plural(len(values), 'value')} outside {list(limits[name])}"
+        low, high = limits[name]
+        message = f"{name}: {plural(len(values), 'value')} outside [{low:g}, {high:g}]"
         found += report("out_of_range", "error", values, message, "correct the annotation; a missing label is null")
     return found
 
 
-def check_leaks(frames: pl.DataFrame) -> list[Finding]:
+def check_leaks(frames: pl.DataFrame, schema: Schema) -> list[Finding]:
     """A video, subject or recording that stands in more than one of train, val and test."""
     rows = frames.filter(pl.col("split").is_in(SCORED))
     found = _leak(rows, pl.col("video"), "video", "error", "put each video in one split")
@@ -155,7 +176,7 @@ def _leak(rows: pl.DataFrame, key: pl.Expr, noun: str, severity: Severity, remed
     return report(f"{noun}_in_several_splits", severity, items, message, remedy)
 
 
-def check_ids(frames: pl.DataFrame) -> list[Finding]:
+def check_ids(frames: pl.DataFrame, schema: Schema) -> list[Finding]:
     """Video ids that other tools, or a file system that ignores case, take for one another."""
     ids = frames["video"].unique().sort().to_frame("id")
     cases = _same(ids, pl.col("id").str.to_lowercase(), ", ")
@@ -220,7 +241,7 @@ def _prefix_pairs(ids: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def check_subjects(frames: pl.DataFrame) -> list[Finding]:
+def check_subjects(frames: pl.DataFrame, schema: Schema) -> list[Finding]:
     if "subject" not in frames.columns:
         return []
     unknown = frames.filter(pl.col("subject").is_null())["video"].unique().sort().to_list()
@@ -277,7 +298,12 @@ def _num_alone(steps: pl.DataFrame, max_gap: int) -> int:
     return steps.filter(~near & ~behind).select("video", "frame").n_unique()
 
 
-CHECKS: tuple[Callable[[pl.DataFrame], list[Finding]], ...] = (
+_LACKING: dict[str, Callable[[pl.DataFrame, Group], dict[str, list[str]]]] = {
+    "continuous": _lacking_nothing,
+    "classes": _lacking_classes,
+    "binary": _lacking_positives,
+}
+CHECKS: tuple[Callable[[pl.DataFrame, Schema], list[Finding]], ...] = (
     check_ranges,
     check_leaks,
     check_empty_splits,

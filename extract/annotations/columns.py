@@ -1,6 +1,7 @@
-"""What each column of an annotation may hold: one rule a column, as Polars expressions over texts.
+"""What the columns of an annotation beside the labels may hold: one rule per column, as Polars expressions over texts.
 
-Place: below `extract.annotations.sheets`, which applies the rules to a file's cells and words the errors.
+Place: below `extract.annotations.label_rules` (the columns of labels) and `extract.annotations.sheets`, which applies
+the rules to a file's cells and words the errors.
 """
 
 import os
@@ -11,15 +12,14 @@ from dataclasses import dataclass
 import polars as pl
 
 from cache.frames import OUTSIDE
-from cache.names import ACTION_UNITS, EXPRESSIONS, SPLITS, VA_COLUMNS
+from cache.names import SPLITS
 
-Classes = tuple[str, ...]
 CONTROL = r"[\x00-\x1f\x7f-\x9f]"  # signs that are no text: a terminal would obey some of them
 # A number behind one of these words is the frame's.
 WORDED = r"(?i)(?:frame|frm|image|img|(?:^|[_-])f)[_-]?[0-9]+"
 
 
-def _never(text: pl.Expr) -> pl.Expr:
+def never(text: pl.Expr) -> pl.Expr:
     return pl.lit(False)
 
 
@@ -31,24 +31,25 @@ def _no_words(text: str) -> str:
 class Rule:
     """What a column may hold.
 
-    `value` gives a text's value, null where it is none (`classes` are the file's expressions in its own order).
-    `is_missing` is True for the mark of a missing label. `explain` says in words what is wrong with a text, where
-    `expected` alone would leave it open.
+    `value` gives a text's value, null where it is none. `is_missing` is True for the mark of a missing label. `explain`
+    says in words what is wrong with a text, where `expected` alone would leave it open, and `hint` what it was probably
+    meant to be.
     """
 
-    value: Callable[[pl.Expr, Classes], pl.Expr]
+    value: Callable[[pl.Expr], pl.Expr]
     expected: str
-    is_missing: Callable[[pl.Expr], pl.Expr] = _never
+    is_missing: Callable[[pl.Expr], pl.Expr] = never
     explain: Callable[[str], str] = _no_words
+    hint: Callable[[str], str] = _no_words
     may_be_empty: bool = True
 
 
-def _numbers(
+def numbers(
     low: float, high: float, missing: float | None, kind: pl.DataType, expected: str, *, may_be_empty: bool = True
 ) -> Rule:
     """Numbers in [low, high], whole where `kind` is an integer; `missing` marks a label that is not there."""
 
-    def value(text: pl.Expr, classes: Classes) -> pl.Expr:
+    def value(text: pl.Expr) -> pl.Expr:
         number = text.cast(pl.Float64, strict=False).fill_nan(None)
         whole = (number == number.round()) if kind.is_integer() else pl.lit(True)
         return pl.when(number.is_between(low, high) & whole).then(number).cast(kind)
@@ -56,38 +57,24 @@ def _numbers(
     def is_missing(text: pl.Expr) -> pl.Expr:
         return text.cast(pl.Float64, strict=False) == missing
 
-    return Rule(value, expected, is_missing if missing is not None else _never, may_be_empty=may_be_empty)
+    return Rule(value, expected, is_missing if missing is not None else never, may_be_empty=may_be_empty)
 
 
-def _expression(text: pl.Expr, classes: Classes) -> pl.Expr:
-    """A class's number in the file's own order, or its name."""
-    number = text.cast(pl.Float64, strict=False)
-    numbers = {float(index): EXPRESSIONS.index(name) for index, name in enumerate(classes)}
-    names = {name.casefold(): index for index, name in enumerate(EXPRESSIONS)}
-    by_number = number.replace_strict(numbers, default=None, return_dtype=pl.Int8)
-    by_name = text.str.to_lowercase().replace_strict(names, default=None, return_dtype=pl.Int8)
-    return pl.coalesce(by_number, by_name)
-
-
-def _inside(text: pl.Expr, classes: Classes) -> pl.Expr:
+def _inside(text: pl.Expr) -> pl.Expr:
     return pl.when(~text.str.contains(OUTSIDE)).then(spelt(text))
 
 
-def _face(text: pl.Expr, classes: Classes) -> pl.Expr:
+def _face(text: pl.Expr) -> pl.Expr:
     named = text.str.contains("/", literal=True) & frame_in(text).is_not_null()
     return pl.when(~text.str.contains(OUTSIDE) & named).then(text)
 
 
-def _split(text: pl.Expr, classes: Classes) -> pl.Expr:
+def _split(text: pl.Expr) -> pl.Expr:
     return pl.when(text.is_in(SPLITS)).then(text)
 
 
-def _any_text(text: pl.Expr, classes: Classes) -> pl.Expr:
+def _any_text(text: pl.Expr) -> pl.Expr:
     return pl.when(~text.str.contains(CONTROL)).then(text)
-
-
-def _minus_one(text: pl.Expr) -> pl.Expr:
-    return text.cast(pl.Float64, strict=False) == -1
 
 
 def frame_in(path: pl.Expr) -> pl.Expr:
@@ -166,18 +153,11 @@ def _folder_fault(text: str) -> str:
     return "it is not a plain path" if "/" not in text and not re.search(OUTSIDE, f"{text}/1") else _path_fault(text)
 
 
-_VALENCE = _numbers(-1.0, 1.0, -5.0, pl.Float32(), "a number in [-1, 1], or -5 where there is no label")
-_ACTION_UNIT = _numbers(0, 1, -1, pl.Int8(), "0, 1, or -1 where there is no label")
 _PATH = Rule(_face, "a path inside the faces folder such as video/00001.jpg", explain=_path_fault, may_be_empty=False)
 RULES: dict[str, Rule] = {
     "path": _PATH,
     "video": Rule(_inside, "the name of a folder inside the faces folder", explain=_folder_fault, may_be_empty=False),
-    "frame": _numbers(0, 2**53, None, pl.Int64(), "a frame number: a whole number from 0 on", may_be_empty=False),
+    "frame": numbers(0, 2**53, None, pl.Int64(), "a frame number: a whole number from 0 on", may_be_empty=False),
     "split": Rule(_split, f"one of {', '.join(SPLITS)}"),
     "subject": Rule(_any_text, "a name without control characters"),
-    "expression": Rule(
-        _expression, f"0 to 7, or a name of {', '.join(EXPRESSIONS)}, or -1 where there is no label", _minus_one
-    ),
-    **dict.fromkeys(VA_COLUMNS, _VALENCE),
-    **dict.fromkeys(ACTION_UNITS, _ACTION_UNIT),
 }

@@ -11,7 +11,8 @@ from typing import Any
 
 import polars as pl
 
-from cache.names import ACTION_UNITS, EXPRESSIONS, SPLITS, TASK_COLUMNS, VA_COLUMNS
+from cache.labels import ABAW, KINDS, Group, Schema
+from cache.names import SPLITS
 from extract.annotations.checks import CHECKS, Finding, check_gaps
 from extract.annotations.face_checks import check_face_files, check_faces
 
@@ -20,28 +21,29 @@ SEVERITIES = ("error", "warning", "info")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitCounts:
-    """One split in numbers. A row is labelled for a task when any of the task's columns is.
+    """One split in numbers. A row is labelled for a group when any of the group's columns is.
 
-    `action_units` holds (positive, labelled) frames; `moments` mean and deviation of valence and arousal;
-    `gaps` are the steps between neighbouring frame numbers of a video (1 means no gap), None without neighbours.
+    `classes` holds the frames of each class by group, `positives` (positive, labelled) frames of each binary column,
+    `moments` mean and deviation of each continuous one; `gaps` are the steps between neighbouring frame numbers of a
+    video (1 means no gap), None without neighbours.
     """
 
     num_videos: int
     num_rows: int
     num_labelled: Mapping[str, int]
     num_unlabelled: int
-    expressions: Mapping[str, int]
-    action_units: Mapping[str, tuple[int, int]]
+    classes: Mapping[str, Mapping[str, int]]
+    positives: Mapping[str, tuple[int, int]]
     moments: Mapping[str, tuple[float, float] | None]
     gaps: Mapping[str, float] | None
 
     def to_json(self) -> dict[str, Any]:
-        pairs = {name: {"positive": pos, "labelled": total} for name, (pos, total) in self.action_units.items()}
+        pairs = {name: {"positive": pos, "labelled": total} for name, (pos, total) in self.positives.items()}
         moments = {
             name: None if pair is None else {"mean": pair[0], "deviation": pair[1]}
             for name, pair in self.moments.items()
         }
-        return {**asdict(self), "action_units": pairs, "moments": moments}
+        return {**asdict(self), "positives": pairs, "moments": moments}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +59,9 @@ class FaceCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """One page about a frames table; `findings` stand worst first."""
+    """One page about a frames table with labels of `schema`; `findings` stand worst first."""
 
+    schema: Schema
     num_rows: int
     num_videos: int
     num_subjects: int | None
@@ -86,6 +89,7 @@ def examine(
     faces: Path | None,
     advance: Callable[[int], None] = lambda count: None,
     *,
+    schema: Schema = ABAW,
     open_faces: bool = True,
     max_gap: int | None = None,
     extra: tuple[Finding, ...] = (),
@@ -100,7 +104,7 @@ def examine(
     """
     found = [*extra]
     for check in CHECKS:
-        found += check(frames)
+        found += check(frames, schema)
     if max_gap is not None:
         found += check_gaps(frames, max_gap)
     counts = None
@@ -116,41 +120,46 @@ def examine(
         )
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Findings(
+        schema=schema,
         num_rows=frames.height,
         num_videos=frames["video"].n_unique(),
         num_subjects=frames["subject"].drop_nulls().n_unique() if "subject" in frames.columns else None,
-        splits=count_splits(frames),
+        splits=count_splits(frames, schema),
         faces=counts,
         findings=tuple(found),
     )
 
 
-def count_splits(frames: pl.DataFrame) -> dict[str, SplitCounts]:
+def count_splits(frames: pl.DataFrame, schema: Schema) -> dict[str, SplitCounts]:
     """The counts of every split that has rows, in the order train, val, test, none."""
     with_gaps = frames.sort("video", "frame").with_columns(gap=pl.col("frame").diff().over("video"))
     parts = with_gaps.partition_by("split", as_dict=True)
-    return {split: _count(parts[(split,)]) for split in SPLITS if (split,) in parts}
+    return {split: _count(parts[(split,)], schema) for split in SPLITS if (split,) in parts}
 
 
-def _count(part: pl.DataFrame) -> SplitCounts:
+def _count(part: pl.DataFrame, schema: Schema) -> SplitCounts:
     """The counts of one split's rows, which have a column `gap` as well."""
-    labelled = part.select(
-        pl.any_horizontal(pl.col(columns).is_not_null()).alias(task) for task, columns in TASK_COLUMNS.items()
-    )
-    numbers = part["expression"].value_counts()
-    by_class = dict(zip(numbers["expression"], numbers["count"], strict=True))
-    units = part.select(ACTION_UNITS)
-    positive, total = units.sum().row(0), units.count().row(0)
+    labelled = part.select(pl.any_horizontal(pl.col(group.columns).is_not_null()).alias(group.name) for group in schema)
+    columns = {kind: [name for group in schema if group.kind == kind for name in group.columns] for kind in KINDS}
+    units = part.select(columns["binary"])
+    pairs = zip(units.sum().row(0), units.count().row(0), strict=True) if columns["binary"] else ()
     return SplitCounts(
         num_videos=part["video"].n_unique(),
         num_rows=part.height,
-        num_labelled={task: int(labelled[task].sum()) for task in TASK_COLUMNS},
+        num_labelled={name: int(labelled[name].sum()) for name in schema.names},
         num_unlabelled=int(labelled.select(~pl.any_horizontal(pl.all())).to_series().sum()),
-        expressions={name: by_class.get(index, 0) for index, name in enumerate(EXPRESSIONS)},
-        action_units=dict(zip(ACTION_UNITS, zip(positive, total, strict=True), strict=True)),
-        moments={name: _moments(part[name]) for name in VA_COLUMNS},
+        classes={group.name: _by_class(part, group) for group in schema if group.kind == "classes"},
+        positives=dict(zip(columns["binary"], pairs, strict=True)),
+        moments={name: _moments(part[name]) for name in columns["continuous"]},
         gaps=_gaps(part["gap"].drop_nulls()),
     )
+
+
+def _by_class(part: pl.DataFrame, group: Group) -> dict[str, int]:
+    (column,) = group.columns
+    numbers = part[column].value_counts()
+    by_number = dict(zip(numbers[column], numbers["count"], strict=True))
+    return {name: by_number.get(index, 0) for index, name in enumerate(group.classes)}
 
 
 def _moments(values: pl.Series) -> tuple[float, float] | None:

@@ -10,9 +10,11 @@ from pathlib import Path
 import polars as pl
 
 from cache.frames import frames_digest, read_frames
+from cache.labels import ABAW, Schema
 from extract.annotations.checks import Finding, plural, report
 from extract.annotations.dummies import check_dummies, refuse_dummies
 from extract.annotations.duplicates import OnConflict
+from extract.annotations.label_rules import has_challenge_columns
 from extract.annotations.listed import is_bare_list, listed_rows
 from extract.annotations.lists import read_list
 from extract.annotations.matching import match_faces
@@ -25,7 +27,7 @@ from extract.faces.listing import Listing, list_faces
 class Sources:
     """Where rows come from. `annotations` maps train, val and test to a file, `test_list` names frames or videos; with
     no source at all, the faces folder alone gives rows without labels. `context` adds the faces that no annotation
-    names. `on_conflict` concerns rows of one file that disagree about a frame.
+    names. `on_conflict` concerns rows of one file that disagree about a frame. `schema` is that of the labels.
     """
 
     faces: Path
@@ -36,17 +38,25 @@ class Sources:
     subjects: Path | None = None
     context: bool = False
     on_conflict: OnConflict = "error"
+    schema: Schema = ABAW
 
 
 def gather(sources: Sources) -> tuple[pl.DataFrame, tuple[Finding, ...]]:
     """The frames table of `sources`, and findings about the reading itself.
 
     Raises:
-        ValueError: no faces folder, a bad row, or two sources that disagree about a frame.
+        ValueError: no faces folder, a bad row, two sources that disagree about a frame, or a format of the challenge
+            where the schema is another.
     """
+    schema = sources.schema
     if not sources.faces.is_dir():
         raise ValueError(
             f"{sources.faces}: no such faces folder; name it with --faces or in mtl.toml under [data] faces"
+        )
+    if sources.tracks is not None and not has_challenge_columns(schema):
+        raise ValueError(
+            f"{sources.tracks}: per-track folders are the challenge's own (schema abaw), and [labels] is "
+            f"{schema.name}; give the labels with --table"
         )
     bare = [path for split, path in sources.annotations.items() if split == "test" and is_bare_list(path)]
     named, found = _read_files(sources, bare)
@@ -63,18 +73,18 @@ def gather(sources: Sources) -> tuple[pl.DataFrame, tuple[Finding, ...]]:
         named[str(sources.tracks)], about = _with_faces(tracks, sources.tracks, sources.faces, listing)
         found += about + _left_out(sources.tracks)
     for names in lists:
-        rows, about = listed_rows(names, sources.faces, listing)
+        rows, about = listed_rows(names, sources.faces, listing, schema)
         named[f"{names.path} (test list)"], more = _with_faces(rows, names.path, sources.faces, listing)
         found += about + more
     if not named:
-        named = {str(sources.faces): scan_faces(sources.faces, listing)}
-    frames = merge(list(named.values()), names=list(named))
+        named = {str(sources.faces): scan_faces(sources.faces, listing, schema)}
+    frames = merge(list(named.values()), names=list(named), schema=schema)
     if sources.context:
-        frames = add_context(frames, scan_faces(sources.faces, listing))
+        frames = add_context(frames, scan_faces(sources.faces, listing, schema), schema)
     if sources.subjects is not None:
         subjects = read_subjects(sources.subjects)
         found += _strangers(frames, subjects)
-        frames = merge([frames], subjects)
+        frames = merge([frames], subjects, schema=schema)
     return frames, tuple(found)
 
 
@@ -84,15 +94,15 @@ def _read_files(sources: Sources, bare: Sequence[Path]) -> tuple[dict[str, pl.Da
     found: list[Finding] = []
     labelled = [(split, path) for split, path in sources.annotations.items() if path not in bare]
     for split, path in labelled:
-        named[f"{path} ({split})"], about = read_annotations(path, split, sources.on_conflict)
+        named[f"{path} ({split})"], about = read_annotations(path, split, sources.on_conflict, sources.schema)
         found += about
     if sources.table is not None:
-        named[str(sources.table)], about = read_table(sources.table, sources.on_conflict)
+        named[str(sources.table)], about = read_table(sources.table, sources.on_conflict, sources.schema)
         found += about
     for name, table in named.items():
         remedy = "give the file with --test-list, which reads names only"
-        refuse_dummies(table.filter(split="test"), name, remedy)
-        found += check_dummies(table.filter(pl.col("split") != "test"), name)
+        refuse_dummies(table.filter(split="test"), name, remedy, sources.schema)
+        found += check_dummies(table.filter(pl.col("split") != "test"), name, sources.schema)
     return named, found
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from cache.frames import conform
+from cache.labels import ABAW, Schema
 from extract.annotations.checks import Finding, plural, report
 from extract.annotations.columns import spelt
 from extract.annotations.lists import NameList
@@ -26,7 +27,9 @@ def is_bare_list(path: Path) -> bool:
     return not body.is_empty() and not body.select(behind.any()).item() and bool(names.all())
 
 
-def listed_rows(names: NameList, faces: Path, listing: Listing) -> tuple[pl.DataFrame, list[Finding]]:
+def listed_rows(
+    names: NameList, faces: Path, listing: Listing, schema: Schema = ABAW
+) -> tuple[pl.DataFrame, list[Finding]]:
     """The frames that `names` asks for as rows of split test, each once, and what is odd about the list.
 
     Raises:
@@ -43,7 +46,7 @@ def listed_rows(names: NameList, faces: Path, listing: Listing) -> tuple[pl.Data
     message = f"{plural(len(again), 'row')} of {names.path} repeated for the same frame"
     remedy = "nothing: each frame is predicted once, and a submission has every row"
     found = [*found, *report("list_rows_repeated", "info", again, message, remedy)]
-    return conform(distinct.with_columns(split=pl.lit("test")), str(names.path)), found
+    return conform(distinct.with_columns(split=pl.lit("test")), str(names.path), schema), found
 
 
 def _of_videos(names: NameList, faces: Path, listing: Listing) -> tuple[pl.DataFrame, list[Finding]]:

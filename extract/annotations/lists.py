@@ -94,14 +94,14 @@ def _header_of(path: Path, lines: pl.DataFrame) -> str | None:
 
 def _frame_rows(path: Path, names: pl.DataFrame) -> pl.DataFrame:
     rule = RULES["path"]
-    rows = names.select("line", path=pl.when(_is_face("name")).then(rule.value(pl.col("name"), ())))
+    rows = names.select("line", path=pl.when(_is_face("name")).then(rule.value(pl.col("name"))))
     _raise_first(path, names, rows["path"].is_null(), f"a frame such as video/00001.jpg ({' '.join(FACE_SUFFIXES)})")
     return rows.with_columns(video=video_in(pl.col("path")), frame=frame_in(pl.col("path")))
 
 
 def _video_rows(path: Path, names: pl.DataFrame) -> pl.DataFrame:
     """A list of videos has nothing behind the names: a table of anything else would pass for one."""
-    named = RULES["video"].value(pl.col("name"), ())
+    named = RULES["video"].value(pl.col("name"))
     own = pl.when(~_is_face("name") & named.is_not_null()).then("name")
     rows = names.select("line", path=pl.lit(None, pl.String), video=own)
     wrong = rows["video"].is_null() | names["rest"]

@@ -1,8 +1,8 @@
 """Annotations as frames tables: the s-Aff-Wild2 file, the challenge's test list, plain tables, folders of faces.
 
 Place: above `extract.annotations.sheets` (a file's cells) and below the command `mtl prepare`. The per-track folders of
-Aff-Wild2 are in `extract.annotations.tracks`. Every table here has the columns of `cache.frames`; a missing label is
-null.
+Aff-Wild2 are in `extract.annotations.tracks`. Every table here has the columns of `cache.frames` for a schema of
+labels; a missing label is null.
 """
 
 from collections.abc import Sequence
@@ -11,48 +11,55 @@ from pathlib import Path
 import polars as pl
 
 from cache.frames import conform
+from cache.labels import ABAW, Schema
 from cache.names import LABEL_COLUMNS
 from extract.annotations.checks import Finding, plural
 from extract.annotations.columns import RULES, frame_in, video_in
 from extract.annotations.duplicates import OnConflict, settle_duplicates
+from extract.annotations.label_rules import has_challenge_columns
 from extract.annotations.sheets import Sheet, parse_sheet, read_sheet
 from extract.faces.listing import Listing, list_faces
 
 # A file without a header is the whole s-Aff-Wild2 row or a bare list of faces.
 HEADERLESS = (("path", *LABEL_COLUMNS), ("path",))
 KEY = ["video", "frame"]
-RUN_COLUMNS = r"part|valid|p_\w+"
+RUN_COLUMNS = r"part|valid|p_.+"
 
 
-def read_annotations(path: Path, split: str, on_conflict: OnConflict = "error") -> tuple[pl.DataFrame, list[Finding]]:
+def read_annotations(
+    path: Path, split: str, on_conflict: OnConflict = "error", schema: Schema = ABAW
+) -> tuple[pl.DataFrame, list[Finding]]:
     """An s-Aff-Wild2 file or a list of faces as the rows of one split, and findings about duplicate rows.
 
-    With a header, columns are found by their names, in any order; without one, the row is the official
-    `image,valence,arousal,expression,AU1,...,AU26`, or a face alone.
+    With a header, columns of the schema are found by their names, in any order; without one, the row is the official
+    `image,valence,arousal,expression,AU1,...,AU26`, or a face alone, and the schema one with these columns.
 
     Raises:
         ValueError: the first bad row, as `file:line: what; remedy`.
     """
-    sheet = read_sheet(path, HEADERLESS)
+    sheet = read_sheet(path, HEADERLESS, schema=schema)
     if "split" in sheet.cells.columns:
         raise ValueError(f"{path}: the file has a column 'split' of its own; give it with --table")
-    values = parse_sheet(sheet, empty_is_missing=path.suffix.lower() != ".txt")
+    is_official = path.suffix.lower() == ".txt" and has_challenge_columns(schema)
+    values = parse_sheet(sheet, empty_is_missing=not is_official)
     return _frames(sheet, values, split, on_conflict)
 
 
-def read_table(path: Path, on_conflict: OnConflict = "error") -> tuple[pl.DataFrame, list[Finding]]:
-    """A CSV or Parquet table in our columns; an empty cell is a missing label, a missing `split` is "none".
+def read_table(
+    path: Path, on_conflict: OnConflict = "error", schema: Schema = ABAW
+) -> tuple[pl.DataFrame, list[Finding]]:
+    """A CSV or Parquet table in the columns of `schema`; an empty cell is a missing label, a missing `split` is "none".
 
     A face is named by `image` or `path`, or by `video` and `frame` (then its path is `video/00001.jpg`).
 
     Raises:
         ValueError: the first bad row, as `file:line: what; remedy`.
     """
-    sheet = read_sheet(path, HEADERLESS)
+    sheet = read_sheet(path, HEADERLESS, schema=schema)
     return _frames(sheet, parse_sheet(sheet, empty_is_missing=True), "none", on_conflict)
 
 
-def read_labels(path: Path, on_conflict: OnConflict = "error") -> pl.DataFrame:
+def read_labels(path: Path, on_conflict: OnConflict = "error", schema: Schema = ABAW) -> pl.DataFrame:
     """Labels or predictions of any layout of `read_annotations` or `read_table`, for scoring; one row a frame.
 
     What our own runs write beside the labels (`part`, `valid`, and probabilities `p_...`) is left out.
@@ -60,7 +67,7 @@ def read_labels(path: Path, on_conflict: OnConflict = "error") -> pl.DataFrame:
     Raises:
         ValueError: the first bad row, as `file:line: what; remedy`.
     """
-    sheet = read_sheet(path, HEADERLESS, RUN_COLUMNS)
+    sheet = read_sheet(path, HEADERLESS, RUN_COLUMNS, schema)
     return _frames(sheet, parse_sheet(sheet, empty_is_missing=True), "none", on_conflict)[0]
 
 
@@ -82,7 +89,7 @@ def _frames(
     if "split" not in columns:
         values = values.with_columns(split=pl.lit(split))
     values, found = settle_duplicates(sheet, values, on_conflict)
-    return conform(values.with_columns(pl.col("split").fill_null("none")), str(sheet.path)), found
+    return conform(values.with_columns(pl.col("split").fill_null("none")), str(sheet.path), sheet.schema), found
 
 
 def face_path(video: pl.Expr, frame: pl.Expr) -> pl.Expr:
@@ -90,7 +97,7 @@ def face_path(video: pl.Expr, frame: pl.Expr) -> pl.Expr:
     return pl.concat_str(video, pl.lit("/"), frame.cast(pl.String).str.zfill(5), pl.lit(".jpg"))
 
 
-def scan_faces(folder: Path, listing: Listing | None = None) -> pl.DataFrame:
+def scan_faces(folder: Path, listing: Listing | None = None, schema: Schema = ABAW) -> pl.DataFrame:
     """All faces below `folder` as rows without labels, split "none"; `listing` where they are listed already.
 
     Raises:
@@ -103,12 +110,12 @@ def scan_faces(folder: Path, listing: Listing | None = None) -> pl.DataFrame:
     if table.is_empty():
         raise ValueError(f"{folder}: no faces in this folder; expected files such as video/00001.jpg")
     rule = RULES["path"]
-    wrong = table.filter(rule.value(pl.col("path"), ()).is_null())["path"]
+    wrong = table.filter(rule.value(pl.col("path")).is_null())["path"]
     if len(wrong):
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise ValueError(f"{folder}/{wrong[0]}: {rule.explain(wrong[0])}; expected {rule.expected}{more}")
     refuse_twins(folder, table)
-    return conform(table.with_columns(split=pl.lit("none")), str(folder))
+    return conform(table.with_columns(split=pl.lit("none")), str(folder), schema)
 
 
 def faces_of(listing: Listing) -> pl.DataFrame:
@@ -131,7 +138,7 @@ def refuse_twins(folder: Path, faces: pl.DataFrame) -> None:
     )
 
 
-def add_context(frames: pl.DataFrame, faces: pl.DataFrame) -> pl.DataFrame:
+def add_context(frames: pl.DataFrame, faces: pl.DataFrame, schema: Schema = ABAW) -> pl.DataFrame:
     """`frames` and those rows of `faces` that it does not have, without labels, as temporal context.
 
     A row of context takes its video's split where the video is in one split only, else "none".
@@ -144,7 +151,7 @@ def add_context(frames: pl.DataFrame, faces: pl.DataFrame) -> pl.DataFrame:
     for table in subjects:
         extra = extra.join(table, on="video", how="left")
     extra = extra.with_columns(pl.col("split").fill_null("none"))
-    return conform(pl.concat([frames, extra], how="diagonal_relaxed"), "faces")
+    return conform(pl.concat([frames, extra], how="diagonal_relaxed"), "faces", schema)
 
 
 def read_subjects(path: Path) -> pl.DataFrame:
@@ -165,7 +172,10 @@ def read_subjects(path: Path) -> pl.DataFrame:
 
 
 def merge(
-    tables: Sequence[pl.DataFrame], subjects: pl.DataFrame | None = None, names: Sequence[str] | None = None
+    tables: Sequence[pl.DataFrame],
+    subjects: pl.DataFrame | None = None,
+    names: Sequence[str] | None = None,
+    schema: Schema = ABAW,
 ) -> pl.DataFrame:
     """One frames table from several; a frame that several tables hold takes its labels from all of them.
 
@@ -181,8 +191,8 @@ def merge(
     rows = pl.concat(parts, how="diagonal_relaxed")
     if len(tables) > 1:
         rows = _merge_twins(rows, names)
-    merged = conform(rows.drop("source"), " and ".join(names))
-    return merged if subjects is None else _with_subjects(merged, subjects)
+    merged = conform(rows.drop("source"), " and ".join(names), schema)
+    return merged if subjects is None else _with_subjects(merged, subjects, schema)
 
 
 def _merge_twins(rows: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
@@ -219,7 +229,7 @@ def _raise_clash(twins: pl.DataFrame, twin: dict[str, object], name: str, names:
     raise ValueError(f"video {video!r}, frame {frame}: {name} is {said}; correct or remove one of the two rows")
 
 
-def _with_subjects(frames: pl.DataFrame, subjects: pl.DataFrame) -> pl.DataFrame:
+def _with_subjects(frames: pl.DataFrame, subjects: pl.DataFrame, schema: Schema) -> pl.DataFrame:
     """`frames` with the subject of each video, checked against the subjects it may have already."""
     joined = frames.join(subjects.rename({"subject": "named"}), on="video", how="left")
     if "subject" in frames.columns:
@@ -228,4 +238,4 @@ def _with_subjects(frames: pl.DataFrame, subjects: pl.DataFrame) -> pl.DataFrame
             video, old, new = clash.select("video", "subject", "named").row(0)
             raise ValueError(f"video {video!r}: the table names subject {old!r}, --subjects names {new!r}; correct one")
         joined = joined.with_columns(pl.coalesce("named", "subject").alias("named")).drop("subject")
-    return conform(joined.rename({"named": "subject"}), "subjects")
+    return conform(joined.rename({"named": "subject"}), "subjects", schema)

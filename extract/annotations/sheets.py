@@ -8,42 +8,54 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from cache.names import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS
+from cache.frames import stored_schema
+from cache.labels import ABAW, Schema, nearest
+from cache.names import ACTION_UNITS, EXPRESSIONS
 from cache.parquet import read_parquet
-from extract.annotations.columns import RULES
+from extract.annotations.columns import Rule
+from extract.annotations.label_rules import changed_column, has_challenge_columns, rules_of
 
 PATH_NAMES = ("image", "path", "image_location")
 NOTHING = r"(?!)"
 PARQUET_SUFFIXES = (".parquet", ".pq")
-KNOWN_COLUMNS = ("image", "path", "video", "frame", "split", "subject", *LABEL_COLUMNS)
+PLAIN_COLUMNS = ("image", "path", "video", "frame", "split", "subject")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sheet:
     """One file's rows. `cells` [R rows] are stripped texts, null where empty; `lines` [R] count from 1.
 
-    `unit` is "line" for text and "row" for Parquet; `classes` are the expressions that the file's numbers mean.
+    `unit` is "line" for text and "row" for Parquet; `classes` are the expressions that the file's numbers mean, where
+    it has an order of its own.
     """
 
     path: Path
     cells: pl.DataFrame
     lines: pl.Series
+    schema: Schema
     unit: str = "line"
-    classes: tuple[str, ...] = EXPRESSIONS
+    classes: tuple[str, ...] = ()
+
+    @property
+    def rules(self) -> Mapping[str, Rule]:
+        """The rule of every column."""
+        return rules_of(self.schema, self.classes)
 
     def at(self, row: int) -> str:
         """Where row number `row` stands, as an error begins: `train.txt:7`."""
         return f"{self.path}:{self.lines[row]}" if self.unit == "line" else f"{self.path}: row {self.lines[row]}"
 
 
-def read_sheet(path: Path, headerless: Sequence[Sequence[str]] = (), ignored: str = NOTHING) -> Sheet:
-    """The cells of a text file or Parquet table, not yet checked.
+def read_sheet(
+    path: Path, headerless: Sequence[Sequence[str]] = (), ignored: str = NOTHING, schema: Schema = ABAW
+) -> Sheet:
+    """The cells of a text file or Parquet table in the columns of `schema`, not yet checked.
 
     `headerless` are the column lists that a file without a header may have, told apart by their number. Columns whose
     names match the pattern `ignored` are left out. A BOM, the line ends of any system and empty cells at a line's end
@@ -55,20 +67,20 @@ def read_sheet(path: Path, headerless: Sequence[Sequence[str]] = (), ignored: st
     if not path.is_file():
         raise ValueError(f"{path}: no such file; check the path")
     if path.suffix.lower() in PARQUET_SUFFIXES:
-        return _parquet_sheet(path, ignored)
+        return _parquet_sheet(path, ignored, schema)
     lines = read_rows(path)
     if lines.is_empty():
         raise ValueError(f"{path}: the file is empty; expected a row a frame")
     line, head = int(lines["line"][0]), lines["cells"][0].to_list()
-    columns, classes, has_header = _columns_of(path, line, head, headerless, ignored)
+    columns, classes, has_header = _columns_of(path, line, head, headerless, ignored, schema)
     body = lines.slice(1) if has_header else lines
     _check_widths(path, body, len(columns), "the header" if has_header else "the layout")
     cells = body.select(
         pl.col("cells").list.get(index, null_on_oob=True).str.strip_chars(" \t\r").replace("", None).alias(name)
         for index, name in enumerate(columns)
-        if name in RULES
+        if name in rules_of(schema)
     )
-    return Sheet(path=path, cells=cells, lines=body["line"], classes=classes)
+    return Sheet(path=path, cells=cells, lines=body["line"], schema=schema, classes=classes)
 
 
 def read_rows(path: Path) -> pl.DataFrame:
@@ -82,15 +94,15 @@ def read_rows(path: Path) -> pl.DataFrame:
 
 
 def parse_sheet(sheet: Sheet, *, empty_is_missing: bool) -> pl.DataFrame:
-    """The columns of `sheet` as values [R rows]; -5 and -1 are null from here on.
+    """The columns of `sheet` as values [R rows]; the challenge's marks, -5 and -1, are null from here on.
 
     Raises:
         ValueError: naming the first wrong row, what is wrong in it, what is expected, and how many more there are.
     """
     values, wrong = [], []
     for column in sheet.cells.columns:
-        rule, text = RULES[column], pl.col(column)
-        value = rule.value(text, sheet.classes)
+        rule, text = sheet.rules[column], pl.col(column)
+        value = rule.value(text)
         values.append(value.alias(column))
         bad = value.is_null() & ~rule.is_missing(text).fill_null(False)
         bad = bad & text.is_not_null() if rule.may_be_empty and empty_is_missing else bad
@@ -107,9 +119,9 @@ def _raise_first(sheet: Sheet, wrong: pl.DataFrame) -> None:
     if not rows:
         return
     column = next(name for name in wrong.columns if wrong[name][rows[0]])
-    rule, text = RULES[column], sheet.cells[column][rows[0]]
+    rule, text = sheet.rules[column], sheet.cells[column][rows[0]]
     fault = "" if text is None else rule.explain(text)
-    found = "is empty" if text is None else f"is {text!r}" + (f", {fault}" if fault else "")
+    found = "is empty" if text is None else f"is {text!r}{rule.hint(text)}" + (f", {fault}" if fault else "")
     more = f" (and {len(rows) - 1} more bad rows, the next: {sheet.lines[rows[1]]})" if rows[1:] else ""
     raise ValueError(f"{sheet.at(rows[0])}: {column} {found}; expected {rule.expected}{more}")
 
@@ -146,20 +158,26 @@ def _csv_records(path: Path, text: str) -> pl.DataFrame:
     return pl.DataFrame({"line": lines, "cells": cells}, schema={"line": pl.UInt32, "cells": pl.List(pl.String)})
 
 
-def _parquet_sheet(path: Path, ignored: str) -> Sheet:
+def _parquet_sheet(path: Path, ignored: str, schema: Schema) -> Sheet:
     try:
         table = read_parquet(path)
     except pl.exceptions.PolarsError as error:
         raise ValueError(
             f"{path}: not a Parquet table, or a damaged one ({' '.join(str(error).split())}); write it again"
         ) from None
-    columns, classes = _named(path, 0, list(table.columns), ignored)
+    stored = stored_schema(path)
+    if stored is not None and (column := changed_column(schema, stored)):
+        raise ValueError(
+            f"{path}: column {column!r} has another meaning in its schema, {stored.name}, than in {schema.name} of "
+            f"[labels]: {'; '.join(schema.differences(stored))}; write it as a CSV file with the names of classes"
+        )
+    columns, classes = _named(path, 0, list(table.columns), ignored, schema)
     if len(columns) != len(table.columns):
         raise ValueError(f"{path}: columns {', '.join(table.columns)}; in Parquet, name a column for each label")
     table.columns = columns
-    cells = table.select(_as_text(path, name, table.schema[name]) for name in columns if name in RULES)
+    cells = table.select(_as_text(path, name, table.schema[name]) for name in columns if name in rules_of(schema))
     rows = pl.Series("line", range(1, table.height + 1), dtype=pl.UInt32)
-    return Sheet(path=path, cells=cells, lines=rows, unit="row", classes=classes)
+    return Sheet(path=path, cells=cells, lines=rows, schema=schema, unit="row", classes=classes)
 
 
 def _as_text(path: Path, name: str, kind: pl.DataType) -> pl.Expr:
@@ -183,48 +201,55 @@ def _kind_words(kind: pl.DataType) -> str:
 
 
 def _columns_of(
-    path: Path, line: int, first: list[str], headerless: Sequence[Sequence[str]], ignored: str
+    path: Path, line: int, first: list[str], headerless: Sequence[Sequence[str]], ignored: str, schema: Schema
 ) -> tuple[list[str], tuple[str, ...], bool]:
     """(columns, classes, has a header) from the file's first row: only a row of data begins with a path."""
     if headerless and ("/" in first[0] or "\\" in first[0]):
+        if not has_challenge_columns(schema):
+            raise ValueError(
+                f"{path}:{line}: no header; files without one are the challenge's own (schema abaw), and [labels] is "
+                f"{schema.name}; write a first line that names the columns (image,{','.join(schema.columns[:3])},...)"
+            )
         for columns in headerless:
             if len(columns) == len(first):
-                return list(columns), EXPRESSIONS, False
+                return list(columns), (), False
         allowed = " or ".join(str(len(columns)) for columns in headerless)
         raise ValueError(
             f"{path}:{line}: {len(first)} columns and no header; expected {allowed} columns, or a first line that "
             f"names them (image,valence,arousal,expression,AU1,...)"
         )
-    return *_named(path, line, first, ignored), True
+    return *_named(path, line, first, ignored, schema), True
 
 
-def _named(path: Path, line: int, header: list[str], ignored: str) -> tuple[list[str], tuple[str, ...]]:
-    """Our column names for a header's cells, and the expressions the file counts in.
+def _named(path: Path, line: int, header: list[str], ignored: str, schema: Schema) -> tuple[list[str], tuple[str, ...]]:
+    """Our column names for a header's cells, and the expressions the file counts in where it says so.
 
     Two habits of the challenge's files: `aus` stands for the twelve action units, and a list of the class names
     stands for one column with the number of a class in that list.
     """
     header = _without_empty_end(header)
-    canonical = {name.casefold(): name for name in (*KNOWN_COLUMNS, *EXPRESSIONS, "image_location", "aus")}
-    names = [canonical.get(cell.strip().casefold(), cell.strip()) for cell in header]
-    classes = tuple(name for name in names if name in EXPRESSIONS)
+    known = (*PLAIN_COLUMNS, *schema.columns)
+    own = (*EXPRESSIONS, "aus") if has_challenge_columns(schema) else ()
+    canonical = {name.casefold(): name for name in ("image_location", *own, *known)}
+    names = [cell.strip() for cell in header]
+    names = [name if name in known else canonical.get(name.casefold(), name) for name in names]
+    classes = tuple(name for name in names if own and name in EXPRESSIONS)
     columns: list[str] = []
     for name in names:
-        if name == "aus":
+        if own and name == "aus":
             columns += ACTION_UNITS
-        elif name not in EXPRESSIONS:
+        elif name not in classes:
             columns.append("path" if name in PATH_NAMES else name)
         elif name == classes[0]:
             columns.append("expression")
     where = f"{path}:{line}" if line else str(path)
     for name in columns:
-        if name not in RULES and not re.fullmatch(ignored, name):
-            raise ValueError(
-                f"{where}: unknown column {name!r}{_unknown_hint(name)}; known: {', '.join(KNOWN_COLUMNS)}"
-            )
+        if name not in rules_of(schema) and not re.fullmatch(ignored, name):
+            hint = _unknown_hint(name) or nearest(name, known)
+            raise ValueError(f"{where}: unknown column {name!r}{hint}; known: {', '.join(known)}")
         if columns.count(name) > 1 or len(set(classes)) < len(classes):
             raise ValueError(f"{where}: the column {name!r} is named twice; name each column once")
-    return columns, classes or EXPRESSIONS
+    return columns, classes
 
 
 def _without_empty_end(cells: list[str]) -> list[str]:

@@ -1,13 +1,16 @@
 """`mtl prepare`: annotations and faces become the frames table, with one page of findings."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.cli.options import CONFIG, ConfigOption, JsonOption, OnConflictOption
 from pipelines.terminal import make_console, say, say_json
 from pipelines.words import counted
+
+if TYPE_CHECKING:
+    from pipelines.config import Config
 
 
 def register(app: typer.Typer) -> None:
@@ -44,12 +47,17 @@ def prepare(
     whatever the file is called; frames of --tracks and --test-list without a
     face are left out.
 
+    Labels go by the schema of mtl.toml (mtl init --labels). A CSV or Parquet
+    table has its columns, or some of them; a class is a number or a name.
+    --tracks and files without a header belong to the schema abaw.
+
     \b
     Examples:
       mtl prepare --train train_set.txt --val val_set.txt --test test_set.txt
       mtl prepare --train train.txt --val val.txt --test-list test_list.txt
       mtl prepare --tracks "6th ABAW Annotations" --faces cropped_aligned
       mtl prepare --table labels.csv --subjects subjects.csv --out frames.parquet
+      mtl prepare --train train.csv --val val.csv --config disfa/mtl.toml
       mtl prepare --faces my_faces --out my_faces.parquet --json
     """
 
@@ -59,7 +67,8 @@ def prepare(
     from pipelines.cli.pages.findings import print_findings
     from pipelines.progress import progress
 
-    faces, out, max_gap = _settings(config, faces, out)
+    settings = _settings(config, faces, out)
+    faces, out = faces or settings.at(settings.data.faces), out or settings.at(settings.data.frames)
     given = {"train": train, "val": val, "test": test}
     annotations = {split: path for split, path in given.items() if path is not None}
     frames, about = gather(
@@ -72,12 +81,21 @@ def prepare(
             subjects=subjects,
             context=context,
             on_conflict=on_conflict,
+            schema=settings.schema,
         )
     )
     with progress("Checking faces", frames.height, "faces") as advance:
         extra = (*about, *check_replaced(frames, out))
-        findings = examine(frames, faces, advance, open_faces=check_faces, max_gap=max_gap, extra=extra)
-    write_frames(frames, out)
+        findings = examine(
+            frames,
+            faces,
+            advance,
+            schema=settings.schema,
+            open_faces=check_faces,
+            max_gap=settings.train.max_gap,
+            extra=extra,
+        )
+    write_frames(frames, out, settings.schema)
     if as_json:
         say_json({"frames": str(out), **findings.to_json()})
     else:
@@ -87,15 +105,8 @@ def prepare(
         raise typer.Exit(1)
 
 
-def _settings(config: Path, faces: Path | None, out: Path | None) -> tuple[Path, Path, int]:
-    """Faces folder, frames table, [train] max_gap; mtl.toml may be absent where the first two are given."""
-    from pipelines.config import TrainConfig, read_config
+def _settings(config: Path, faces: Path | None, out: Path | None) -> "Config":
+    """mtl.toml, which may be absent where faces folder and table are given."""
+    from pipelines.config import Config, read_config
 
-    if faces is not None and out is not None and not config.exists():
-        return faces, out, TrainConfig().max_gap
-    settings = read_config(config)
-    return (
-        faces or settings.at(settings.data.faces),
-        out or settings.at(settings.data.frames),
-        settings.train.max_gap,
-    )
+    return Config() if faces is not None and out is not None and not config.exists() else read_config(config)

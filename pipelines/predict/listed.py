@@ -94,7 +94,7 @@ def _crops(faces: Path, video: str) -> Iterator[int]:
             with closing(new_container(packed)) as container:
                 names = container.names()[0]
     numbers = pl.DataFrame({"path": [f"{video}/{name}" for name in names]}, schema={"path": pl.String})
-    numbers = numbers.filter(RULES["path"].value(pl.col("path"), ()).is_not_null())
+    numbers = numbers.filter(RULES["path"].value(pl.col("path")).is_not_null())
     yield from numbers.select(frame_in(pl.col("path"))).to_series().to_list()
 
 

@@ -83,6 +83,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"range": [0, float("nan")]}, "group 1 (pain): range: expected two numbers"),
     ({"range": [0, True]}, "group 1 (pain): range: expected two numbers"),
     ({"columns": []}, "group 1 (pain): columns: expected a list of different texts, found []"),
+    ({"columns": ["a", " b"]}, "group 1 (pain): columns: expected a list of different texts, found"),
+    (
+        {"kind": "classes", "range": [0, 1], "classes": ["0", "2"]},
+        "group 1 (pain): classes: '2' would be read as a number, which counts classes from 0; write a word",
+    ),
     ({"columns": ["a", "a"]}, "group 1 (pain): columns: expected a list of different texts"),
     ({"columns": ["frame"]}, "group 1 (pain): columns 'frame': a name has letters, digits and _"),
     ({"columns": ["p_x"]}, "group 1 (pain): columns 'p_x': a name has letters"),

@@ -1,6 +1,7 @@
 """The data check: counts, and each finding on a table or folder that deserves it."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import simplejpeg
 
 from cache.frames import conform
+from cache.labels import schema_of
 from cache.names import ACTION_UNITS, LABEL_COLUMNS
 from extract.annotations.checks import Finding
 from extract.annotations.face_checks import check_faces
@@ -62,8 +64,8 @@ def test_counts_of_a_split() -> None:
     assert list(findings.splits) == ["train", "val"]
     assert (train.num_rows, train.num_videos, train.num_unlabelled) == (5, 2, 2)
     assert train.num_labelled == {"va": 3, "expr": 2, "au": 2}
-    assert train.expressions["Happiness"] == 2
-    assert train.action_units["AU12"] == (1, 2)
+    assert train.classes["expr"]["Happiness"] == 2
+    assert train.positives["AU12"] == (1, 2)
     assert train.moments["valence"] == (0.0, 0.5)
     assert train.gaps == {"median": 2, "p90": 100, "max": 100}
     assert findings.splits["val"].gaps is None
@@ -82,14 +84,55 @@ def test_json_has_stable_keys() -> None:
         "num_rows",
         "num_labelled",
         "num_unlabelled",
-        "expressions",
-        "action_units",
+        "classes",
+        "positives",
         "moments",
         "gaps",
     }
-    assert document["splits"]["train"]["action_units"]["AU1"] == {"positive": 1, "labelled": 1}
+    assert document["splits"]["train"]["positives"]["AU1"] == {"positive": 1, "labelled": 1}
     assert set(document["findings"][0]) == {"code", "severity", "count", "message", "remedy", "examples"}
     assert [finding["severity"] for finding in document["findings"]] == ["error", "warning"]
+
+
+PAIN = schema_of(tomllib.loads((Path(__file__).parents[1] / "fixtures/labels/pain.toml").read_text()), "pain.toml")
+
+
+def pain_table(**columns: list[object]) -> pl.DataFrame:
+    base = {"video": ["a", "a", "b"], "frame": [1, 2, 1], "path": ["a/1.jpg", "a/2.jpg", "b/1.jpg"]}
+    return conform(pl.DataFrame({**base, "split": ["train", "train", "val"], **columns}), "test", PAIN)
+
+
+def test_counts_go_by_the_groups_of_a_schema() -> None:
+    frames = pain_table(pain=[2, 4, None], AU4=[0.5, None, 1.0], state=[0, 0, 2], AU9=[1, 0, 0], AU20=[1, None, None])
+    findings = examine(frames, None, schema=PAIN)
+    train = findings.splits["train"]
+    assert train.num_labelled == {"pain": 2, "intensity": 1, "state": 2, "seen": 2}
+    assert train.classes == {"state": {"Calm": 2, "Tense": 0, "Distressed": 0}}
+    assert train.positives == {"AU9": (1, 2), "AU20": (1, 1), "AU25": (0, 0)}
+    assert train.moments == {"pain": (3.0, 1.0), "AU4": (0.5, 0.0), "AU6": None, "AU43": None}
+    assert {f.message: f.examples for f in findings.findings} == {
+        "task pain: no labelled frame in val": ("pain in val",),
+        "2 state classes without a labelled frame in train": ("Tense", "Distressed"),
+        "2 state classes without a labelled frame in val": ("Calm", "Tense"),
+        "1 action unit without a label in train": ("AU25",),
+        "2 action units without a label in val": ("AU20", "AU25"),
+        "1 action unit without a positive in val": ("AU9",),
+    }
+
+
+def test_ranges_go_by_the_schema() -> None:
+    frames = pain_table(pain=[2, 4, None], state=[0, 1, 2]).with_columns(pain=pl.Series([11.0, 4, -1]))
+    found = {f.message: f.examples for f in examine(frames, None, schema=PAIN).findings if f.code == "out_of_range"}
+    assert found == {"pain: 2 values outside [0, 10]": ("a/1.jpg: 11.0", "b/1.jpg: -1.0")}
+
+
+def test_accuracy_has_no_mean_f1() -> None:
+    document = PAIN.to_mapping()
+    document["groups"][2]["score"] = "accuracy"
+    frames = pain_table(state=[0, 0, 0])
+    findings = examine(frames, None, schema=schema_of(document, "x")).findings
+    (remedy,) = [f.remedy for f in findings if f.code == "no_positive_in_split"]
+    assert remedy == "train, val cannot score it, and cannot be learned"
 
 
 def gaps(max_gap: int, *rows: tuple[str, int, str]) -> list[Finding]:

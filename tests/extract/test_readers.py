@@ -133,7 +133,10 @@ def test_several_bad_rows_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        (HEADER.replace("valence", "valance"), "unknown column 'valance'; known: .*valence"),
+        (
+            HEADER.replace("valence", "valance"),
+            r"unknown column 'valance' \(did you mean 'valence'\?\); known: .*valence",
+        ),
         (HEADER.replace("arousal", "valence"), "'valence' is named twice"),
         (f"{HEADER},path", "'path' is named twice"),
         (HEADER.replace("image,", ""), "no column names the faces"),
@@ -285,7 +288,7 @@ def test_a_spoilt_cell_is_reported_with_its_line(
 def test_a_csv_with_our_columns(tmp_path: Path) -> None:
     lines = [
         "video,frame,split,expression,AU12,subject",
-        "a,3,val,happiness,1,anna",
+        "a,3,val,Happiness,1,anna",
         "b,7,,,,",
         '"c, d",1,,,,',
     ]

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 import tarfile
+import tomllib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +15,17 @@ import av
 import numpy as np
 import pytest
 import simplejpeg
+import tomlkit
 
-from cache.frames import read_frames
+from cache.frames import read_frames, stored_schema
+from cache.labels import DISFA
 from cache.names import LABEL_COLUMNS
 from pipelines.cli import main
 
 HEADER = ",".join(("image", *LABEL_COLUMNS))
 LABELS = "0.5,-0.25,4,1,1,1,1,1,1,1,1,1,1,1,1"
 Result = tuple[int, str, str]
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 @pytest.fixture
@@ -96,6 +101,83 @@ def test_tables_of_tasks_without_labels_are_left_out(
     assert ("valence" in out) == ("va" in tasks)
     assert ("\nAU12 " in out) == ("au" in tasks)
     assert f"{max(len(tasks), 1)} row" + "s" * (len(tasks) > 1) + " written" in out
+
+
+def labelled_by(project: Path, schema: str, *lines: str) -> None:
+    """The project with another schema, and a table labels.csv."""
+    with (project / "mtl.toml").open("a") as file:
+        file.write(schema)
+    (project / "labels.csv").write_text("\n".join([*lines, ""]))
+
+
+PAIN = tomlkit.dumps({"labels": tomllib.loads((FIXTURES / "labels" / "pain.toml").read_text())})
+INTENSITIES = ("image,split,AU1,AU25", "a/00001.jpg,train,5,0.5", "a/00003.jpg,train,,4", "b/00001.jpg,val,1,0")
+
+
+def test_a_table_of_another_schema(mtl: Callable[..., Result], project: Path) -> None:
+    labelled_by(project, '[labels]\nname = "disfa"\n', *INTENSITIES)
+    code, out, err = mtl("--table", "labels.csv")
+    assert (code, err) == (0, "")
+    path = project / "made" / "frames.parquet"
+    assert stored_schema(path) == DISFA
+    assert read_frames(path, DISFA).select("AU1", "AU25").rows() == [(5, 0.5), (None, 4), (1, 0)]
+    assert "Mean and deviation of intensity" in out
+    assert re.search(r"^AU25 +2\.25 ± 1\.75 +0\.00 ± 0\.00", out, re.MULTILINE)
+    assert "Expressions" not in out
+    document = json.loads(mtl("--table", "labels.csv", "--json")[1])
+    assert document["splits"]["train"]["num_labelled"] == {"intensity": 2}
+
+
+@pytest.mark.parametrize("width", ["80", "120"])
+def test_the_page_has_a_table_for_each_group(
+    mtl: Callable[..., Result], project: Path, monkeypatch: pytest.MonkeyPatch, width: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    rows = ("image,split,pain,state,AU9", "a/00001.jpg,train,3,Calm,1", "b/00001.jpg,val,5,Tense,0")
+    labelled_by(project, PAIN, *rows)
+    code, out, err = mtl("--table", "labels.csv")
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= int(width)
+    assert ("split  videos  rows  pain  intensity  state  seen  no label" in out) == (width == "120")
+    assert re.search(r"^pain +1 +1$", out.replace(" \n", "\n"), re.MULTILINE) or width == "120"
+    assert "…" not in out
+    for words in ("Classes of state", "Positives of action units", "Distressed", "pain", "3.00 ± 0.00"):
+        assert words in out
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "arguments", "message"),
+    [
+        (
+            "disfa",
+            ("image,AU1", "a/00001.jpg,6"),
+            ("--table",),
+            "labels.csv:2: AU1 is '6'; expected a number in [0, 5]",
+        ),
+        (
+            "disfa",
+            ("image,AU7", "a/00001.jpg,1"),
+            ("--train",),
+            "labels.csv:1: unknown column 'AU7' (did you mean 'AU17'?)",
+        ),
+        ("fer7", ("image,expression", "a/00001.jpg,Happy"), ("--val",), "labels.csv:2: expression is 'Happy' (did you"),
+        (
+            "bp4d",
+            ("a/00001.jpg,1",),
+            ("--train",),
+            "labels.csv:1: no header; files without one are the challenge's own",
+        ),
+        ("bp4d", ("image,AU1",), ("--table",), "labels.csv: no rows below the header"),
+    ],
+)
+def test_wrong_rows_of_another_schema_are_one_line(
+    mtl: Callable[..., Result], project: Path, name: str, lines: tuple[str, ...], arguments: tuple[str], message: str
+) -> None:
+    labelled_by(project, f'[labels]\nname = "{name}"\n', *lines)
+    code, out, err = mtl(*arguments, "labels.csv")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"mtl: error: {message}")
+    assert not (project / "made" / "frames.parquet").exists()
 
 
 def test_gaps_go_by_the_configuration(mtl: Callable[..., Result], project: Path) -> None:

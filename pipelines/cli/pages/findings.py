@@ -1,13 +1,16 @@
 """The findings of `mtl prepare` as one page for the terminal; readable at 80 columns, plain text when piped."""
 
+from collections.abc import Sequence
+
 from rich.columns import Columns
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS, VA_COLUMNS
-from extract.annotations.checks import Finding, plural
+from cache.labels import Group
+from cache.names import VA_COLUMNS
+from extract.annotations.checks import Finding, noun_of, plural
 from extract.annotations.findings import FaceCounts, Findings, SplitCounts
 
 STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
@@ -18,10 +21,13 @@ def print_findings(findings: Findings, console: Console) -> None:
     """Counts, balance and findings of one frames table."""
     subjects = "" if findings.num_subjects is None else f", {plural(findings.num_subjects, 'subject')}"
     console.print(f"{plural(findings.num_rows, 'frame')} of {plural(findings.num_videos, 'video')}{subjects}\n")
-    console.print(_split_table(findings), "")
-    _print_beside(
-        [table for table in (_expression_table(findings), _value_table(findings)) if table.row_count], console
-    )
+    split_table = _split_table(findings, findings.schema.names)
+    if _width(split_table, console) > console.width:
+        console.print(_split_table(findings, ()), "")
+        split_table = _labelled_table(findings)
+    console.print(split_table, "")
+    tables = [_class_table(findings, group) for group in findings.schema if group.kind == "classes"]
+    _print_beside([table for table in (*tables, _value_table(findings)) if table.row_count], console)
     if findings.faces is not None:
         console.print(_face_line(findings.faces))
     _print_list(findings, console)
@@ -29,18 +35,24 @@ def print_findings(findings: Findings, console: Console) -> None:
 
 def _print_beside(tables: list[Table], console: Console) -> None:
     """The tables side by side where the terminal is wide enough, else one below the other."""
-    width = sum(Measurement.get(console, console.options, table).maximum for table in tables)
-    if len(tables) > 1 and width + GUTTER <= console.width:
+    if len(tables) > 1 and sum(_width(table, console) for table in tables) + GUTTER <= console.width:
         console.print(Columns(tables, padding=(0, GUTTER)), "")
     else:
         for table in tables:
             console.print(table, "")
 
 
-def _split_table(findings: Findings) -> Table:
-    table = _table("Rows and labelled rows", "split", "videos", "rows", *TASKS, "no label", "gaps 50 % / 90 % / max")
+def _width(table: Table, console: Console) -> int:
+    """Columns of the terminal that the whole table takes, however many there are."""
+    return Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+
+
+def _split_table(findings: Findings, names: Sequence[str]) -> Table:
+    """A row per split, with the labelled rows of the groups `names`."""
+    title = "Rows and labelled rows" if names else "Rows"
+    table = _table(title, "split", "videos", "rows", *names, "no label", "gaps 50 % / 90 % / max")
     for split, counts in findings.splits.items():
-        labelled = [f"{counts.num_labelled[task]:,}" for task in TASKS]
+        labelled = [f"{counts.num_labelled[name]:,}" for name in names]
         table.add_row(
             split,
             f"{counts.num_videos:,}",
@@ -52,31 +64,60 @@ def _split_table(findings: Findings) -> Table:
     return table
 
 
-def _expression_table(findings: Findings) -> Table:
+def _labelled_table(findings: Findings) -> Table:
+    """A row per group, where a column each would be too wide."""
+    table = _table("Labelled rows", "", *findings.splits)
+    for name in findings.schema.names:
+        table.add_row(name, *[f"{counts.num_labelled[name]:,}" for counts in findings.splits.values()])
+    return table
+
+
+def _class_table(findings: Findings, group: Group) -> Table:
     """Frames of each class; no row where nothing is labelled."""
-    splits = _labelled(findings, "expr")
-    table = _table("Expressions", "", *splits)
-    for name in EXPRESSIONS if splits else ():
-        cells = [_share(counts.expressions[name], sum(counts.expressions.values())) for counts in splits.values()]
-        table.add_row(name, *cells)
+    splits = _labelled(findings, [group])
+    title = "Expressions" if noun_of(group) == "expression" else f"Classes of {group.name}"
+    table = _table(title, "", *splits)
+    for name in group.classes if splits else ():
+        found = [counts.classes[group.name] for counts in splits.values()]
+        table.add_row(name, *[_share(by_class[name], sum(by_class.values())) for by_class in found])
     return table
 
 
 def _value_table(findings: Findings) -> Table:
-    """Positives of each action unit; valence and arousal as mean and deviation; what nobody labelled is left out."""
-    with_units, with_values = _labelled(findings, "au"), _labelled(findings, "va")
-    splits = {name: counts for name, counts in findings.splits.items() if name in with_units or name in with_values}
-    table = _table("Positives of action units" if with_units else "Valence and arousal", "", *splits)
-    for name in ACTION_UNITS if with_units else ():
-        table.add_row(name, *[_share(*counts.action_units[name]) for counts in splits.values()])
-    for name in VA_COLUMNS if with_values else ():
-        moments = [counts.moments[name] for counts in splits.values()]
-        table.add_row(name, *["-" if pair is None else f"{pair[0]:+.2f} ± {pair[1]:.2f}" for pair in moments])
+    """Positives of each binary column, mean and deviation of each continuous one; what nobody labelled is left out."""
+    binary, continuous = (
+        [group for group in findings.schema if group.kind == kind and _labelled(findings, [group])]
+        for kind in ("binary", "continuous")
+    )
+    splits = _labelled(findings, [*binary, *continuous])
+    table = _table(_title_of_values(binary, continuous), "", *splits)
+    for group in binary:
+        for name in group.columns:
+            table.add_row(name, *[_share(*counts.positives[name]) for counts in splits.values()])
+    for group in continuous:
+        for name in group.columns:
+            moments = [counts.moments[name] for counts in splits.values()]
+            sign = "+" if group.low < 0 else ""
+            table.add_row(name, *["-" if pair is None else f"{pair[0]:{sign}.2f} ± {pair[1]:.2f}" for pair in moments])
     return table
 
 
-def _labelled(findings: Findings, task: str) -> dict[str, SplitCounts]:
-    return {name: counts for name, counts in findings.splits.items() if counts.num_labelled[task]}
+def _title_of_values(binary: list[Group], continuous: list[Group]) -> str:
+    if binary:
+        nouns = dict.fromkeys("action units" if noun_of(group) == "action unit" else group.name for group in binary)
+        return f"Positives of {', '.join(nouns)}"
+    if [group.columns for group in continuous] == [VA_COLUMNS]:
+        return "Valence and arousal"
+    return f"Mean and deviation of {', '.join(group.name for group in continuous)}"
+
+
+def _labelled(findings: Findings, groups: list[Group]) -> dict[str, SplitCounts]:
+    """The splits that have a label of any of `groups`."""
+    return {
+        name: counts
+        for name, counts in findings.splits.items()
+        if any(counts.num_labelled[group.name] for group in groups)
+    }
 
 
 def _share(count: int, total: int) -> str:
