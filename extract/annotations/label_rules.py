@@ -17,7 +17,7 @@ MARKS = {"continuous": -5, "classes": -1, "binary": -1}
 NUM_NAMED = 16  # classes that an error lists
 # Words for one expression that data sets use besides each other's.
 WORDS = (
-    ("neutral", "neutrality", "none"),
+    ("neutral", "neutrality"),
     ("anger", "angry"),
     ("disgust", "disgusted"),
     ("fear", "fearful", "afraid", "scared"),
@@ -87,7 +87,11 @@ def _class_rule(group: Group, mark: float | None, missing: str, order: tuple[str
 
 def class_hint(text: str, classes: tuple[str, ...]) -> str:
     """A hint " (did you mean ...?)" where `text` is another word for one of `classes`, or close to one."""
-    low = text.lower()
-    alike = next((words for words in WORDS if low in words), ())
-    meant = next((name for name in classes if name.lower() == low or name.lower() in alike), None)
+    meant = next((name for name in classes if is_word_for(text, name)), None)
     return nearest(text, classes) if meant is None else f" (did you mean {meant!r}?)"
+
+
+def is_word_for(text: str, name: str) -> bool:
+    """Whether `text` is `name` in whatever case, or another word for the same expression."""
+    text, name = text.lower(), name.lower()
+    return text == name or any(text in words and name in words for words in WORDS)

@@ -1,4 +1,4 @@
-"""The made data set: face videos drawn by the program, written in the official layout of s-Aff-Wild2.
+"""The made data set: face videos drawn by the program, in the official layout of s-Aff-Wild2, or labelled by a schema.
 
 Everything follows from the seed: the same parameters give the same bytes on the same machine. A folder is finished when
 `made.json` is there; it is written last. Letters: N listed frames, A movements.
@@ -8,13 +8,16 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
 
-from cache.names import ACTION_UNITS, LABEL_COLUMNS, VA_COLUMNS
+from cache.labels import ABAW, Schema
+from cache.names import LABEL_COLUMNS, VA_COLUMNS
+from extract.made.labels import group_labels, hide
+from extract.made.own_files import schema_files
 from extract.made.peculiar import LabelledVideo, peculiar_files, row_of, spell
 from extract.made.person import make_person
 from extract.made.photo import make_scene, photograph
@@ -27,7 +30,6 @@ FACES = "cropped_aligned"
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
 MIN_VIDEOS, MIN_FRAMES = 3, 4
 JITTER = 0.10
-MISSING_VA, MISSING_EXPRESSION, MISSING_ONE_UNIT = 0.12, 0.40, 0.04
 WITHOUT_UNITS = 4  # every fourth video of a split has no action units at all: another group of annotators
 # What the generators are for: a number of its own keeps the draws of one from moving those of another.
 PLAN, SUBJECT, SIGNAL, PICTURE, PECULIAR = range(5)
@@ -42,11 +44,18 @@ class MadeParameters:
     frames_per_video: int = 80
     recipe: int = RECIPE
     peculiar: bool = False
+    schema: Schema = ABAW
+
+    @property
+    def is_official(self) -> bool:
+        """Whether the labels are the challenge's, in its formats."""
+        return self.schema.digest == ABAW.digest
 
     def to_json(self) -> dict[str, object]:
-        """As made.json has it; what is not peculiar does not say so."""
-        values = asdict(self)
-        return values if self.peculiar else {name: value for name, value in values.items() if name != "peculiar"}
+        """As made.json has it; what is neither peculiar nor of another schema does not say so."""
+        names = ("seed", "num_videos", "frames_per_video", "recipe", *(["peculiar"] if self.peculiar else []))
+        values = {name: getattr(self, name) for name in names}
+        return values if self.is_official else {**values, "labels": self.schema.to_mapping()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +91,7 @@ def make_data(
     num_videos: int = 120,
     frames_per_video: int = 80,
     peculiar: bool = False,
+    schema: Schema = ABAW,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Made:
     """Writes the data set into `folder`, or goes on where an earlier call with the same parameters was cut off.
@@ -89,17 +99,22 @@ def make_data(
     Args:
         frames_per_video: the average; lengths vary from half to one and a half of it.
         peculiar: names, annotations and lists as the challenge's own files are (see `extract.made.peculiar`).
+        schema: what is labelled; the faces are the same.
         advance: told how many faces were drawn, a video at a time; not called when there is nothing left to draw.
 
     Raises:
-        ValueError: too few videos or frames, or a folder that holds something else.
+        ValueError: too few videos or frames, `peculiar` with another schema than the challenge's, or a folder that
+            holds something else.
     """
-    parameters = MadeParameters(seed, num_videos, frames_per_video, peculiar=peculiar)
+    parameters = MadeParameters(seed, num_videos, frames_per_video, peculiar=peculiar, schema=schema)
+    if peculiar and not parameters.is_official:
+        raise ValueError(f"--peculiar: the challenge's own files have labels of the schema abaw, not of {schema.name}")
     plans = make_plan(parameters)
     reused = _claim(folder, parameters)
     if not reused:
         _draw_all(folder / FACES, parameters, plans, advance)
-        (_write_peculiar if peculiar else _write_annotations)(folder, parameters, plans)
+        write = _write_annotations if parameters.is_official else _write_own
+        (_write_peculiar if peculiar else write)(folder, parameters, plans)
         _write_text(folder / MANIFEST, json.dumps(parameters.to_json(), indent=2) + "\n")
     (folder / STARTED).unlink(missing_ok=True)
     return Made(
@@ -140,18 +155,20 @@ def make_signal(parameters: MadeParameters, plan: VideoPlan) -> tuple[Ints, Trac
 
 
 def make_labels(parameters: MadeParameters, plan: VideoPlan) -> tuple[Ints, np.ndarray]:
-    """Frame numbers [N] and labels [N, 15] in the order of LABEL_COLUMNS, -5 and -1 where one is missing."""
+    """Frame numbers [N] and labels [N, C] in the order of the schema's columns, NaN where one is missing."""
     frames, traces = make_signal(parameters, plan)
     rng = _generator(parameters, SIGNAL, plan.index, 1)
-    count = len(frames)
-    valence_arousal = traces.valence_arousal[frames].round(3) + 0.0  # no -0.0
-    expression, units = traces.expression[frames, None].copy(), traces.units[frames].copy()
-    valence_arousal[_runs(rng, count, MISSING_VA)] = -5
-    expression[_runs(rng, count, MISSING_EXPRESSION)] = -1
-    if plan.without_units:
-        units[:] = -1
-    units[rng.random(units.shape) < MISSING_ONE_UNIT] = -1
-    return frames, np.concatenate([valence_arousal, expression, units], axis=1)
+    labels = [group_labels(group, traces, frames) for group in parameters.schema]
+    for group, values in zip(parameters.schema, labels, strict=True):
+        hide(rng, group, values, without_units=plan.without_units)
+    return frames, np.concatenate(labels, axis=1)
+
+
+def make_official_labels(parameters: MadeParameters, plan: VideoPlan) -> tuple[Ints, np.ndarray]:
+    """Frame numbers [N] and labels [N, 15] in the order of LABEL_COLUMNS, -5 and -1 where one is missing."""
+    frames, labels = make_labels(parameters, plan)
+    marks = [-5 if name in VA_COLUMNS else -1 for name in LABEL_COLUMNS]
+    return frames, np.where(np.isnan(labels), marks, labels)
 
 
 def draw_video(parameters: MadeParameters, plan: VideoPlan) -> Iterator[tuple[int, bytes]]:
@@ -182,18 +199,6 @@ def _splits(subjects: Ints) -> list[str]:
         lacking[split] -= videos
         splits.append(split)
     return splits
-
-
-def _runs(rng: Generator, count: int, rate: float, length: float = 12.0) -> np.ndarray:
-    """[N] True in runs of about `length` rows, at `rate` on average: labels go missing for a while, not for a row."""
-    leave, enter = 1 / length, rate / (1 - rate) / length
-    draws = rng.random(count)
-    missing = np.zeros(count, dtype=bool)
-    now = bool(rng.random() < rate)
-    for row in range(count):
-        now = bool(draws[row] > leave) if now else bool(draws[row] < enter)
-        missing[row] = now
-    return missing
 
 
 def _claim(folder: Path, parameters: MadeParameters) -> bool:
@@ -256,14 +261,30 @@ def _write_annotations(folder: Path, parameters: MadeParameters, plans: list[Vid
         if split == "test":
             names = [row.partition(",")[0] for row in rows]
             _write_text(folder / "test_list.txt", "\n".join(["image", *names]) + "\n")
+    _write_subjects(folder, plans)
+
+
+def _write_subjects(folder: Path, plans: list[VideoPlan]) -> None:
     subjects = [f"{plan.name},subject{plan.subject + 1}" for plan in plans]
     _write_text(folder / "subjects.csv", "\n".join(["video,subject", *subjects]) + "\n")
+
+
+def _write_own(folder: Path, parameters: MadeParameters, plans: list[VideoPlan]) -> None:
+    """labels.csv with a column `split`, labels.toml, README.md and subjects.csv."""
+    rows = [
+        (f"{plan.name}/{frame:05d}.jpg", plan.split, values)
+        for plan in plans
+        for frame, values in zip(*(part.tolist() for part in make_labels(parameters, plan)), strict=True)
+    ]
+    for name, data in schema_files(parameters.schema, rows, parameters.seed).items():
+        _write(folder / name, data)
+    _write_subjects(folder, plans)
 
 
 def _write_peculiar(folder: Path, parameters: MadeParameters, plans: list[VideoPlan]) -> None:
     """Annotations and lists as the challenge writes them, and NOTES.md, which says what each holds."""
     spelt = spell([plan.split for plan in plans])
-    labels = [make_labels(parameters, plan) for plan in plans]
+    labels = [make_official_labels(parameters, plan) for plan in plans]
     videos = [
         LabelledVideo(spelling=names, split=plan.split, frames=frames, labels=values)
         for plan, names, (frames, values) in zip(plans, spelt, labels, strict=True)
@@ -276,8 +297,7 @@ def _write_peculiar(folder: Path, parameters: MadeParameters, plans: list[VideoP
 
 def _rows(parameters: MadeParameters, plan: VideoPlan) -> list[str]:
     """A video's rows of the annotation file."""
-    frames, labels = make_labels(parameters, plan)
-    assert labels.shape[1] == len(VA_COLUMNS) + 1 + len(ACTION_UNITS)
+    frames, labels = make_official_labels(parameters, plan)
     return [
         row_of(f"{plan.name}/{frame:05d}.jpg", row) for frame, row in zip(frames.tolist(), labels.tolist(), strict=True)
     ]

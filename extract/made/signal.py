@@ -126,8 +126,8 @@ def make_traces(rng: Generator, length: int, habits: Habits) -> Traces:
     intensity = np.clip(intensity * habits.gain, 0, 1)
     strengths = expression_strengths(intensity)
     affect = strengths @ np.array([CIRCUMPLEX[name] for name in PROTOTYPES]) + _chatter(intensity)
-    expression = label_expression(_smooth(_late(intensity, EXPRESSION_LAG), 4.0))
-    units = _late(intensity, UNIT_LAG)[:, : len(ACTION_UNITS)] > UNIT_THRESHOLD
+    expression = label_expression(smooth(late(intensity, EXPRESSION_LAG), 4.0))
+    units = late(intensity, UNIT_LAG)[:, : len(ACTION_UNITS)] > UNIT_THRESHOLD
     valence_arousal = _annotate(rng, affect)
     _add_blinks(rng, intensity)
     return Traces(intensity, affect, valence_arousal, expression, units.astype(np.int64))
@@ -223,16 +223,16 @@ def _chatter(intensity: Floats) -> Floats:
 
 def _annotate(rng: Generator, affect: Floats) -> Floats:
     """The annotators' trace of `affect` [L, 2]: later, smoother, with a hand of its own, inside [-1, 1]."""
-    trace = _smooth(_late(affect, AFFECT_LAG), AFFECT_SMOOTHING)
+    trace = smooth(late(affect, AFFECT_LAG), AFFECT_SMOOTHING)
     return np.clip(trace + 0.03 * slow_noise(rng, len(affect), 120.0, 2), -1, 1)
 
 
-def _late(trace: Floats, lag: int) -> Floats:
+def late(trace: Floats, lag: int) -> Floats:
     """`trace` [L, ...] delayed by `lag` frames; the first value stands in for what came before."""
     return trace[np.maximum(np.arange(len(trace)) - lag, 0)]
 
 
-def _smooth(trace: Floats, frames: float) -> Floats:
+def smooth(trace: Floats, frames: float) -> Floats:
     """Exponential average of `trace` [L, C] with a time constant in frames; looks only back."""
     taps = np.exp(-np.arange(int(6 * frames)) / frames)
     padded = np.concatenate([np.repeat(trace[:1], len(taps) - 1, axis=0), trace])

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pipelines.cli.options import LabelsOption
 from pipelines.terminal import say
 from pipelines.words import counted
 
@@ -22,6 +23,7 @@ def demo_data(
     peculiar: Annotated[
         bool, typer.Option("--peculiar", help="Names, annotations and lists with all that is odd in official ones.")
     ] = False,
+    labels: LabelsOption = "abaw",
 ) -> None:
     """Draw face videos with labels, in the layout of s-Aff-Wild2.
 
@@ -30,20 +32,33 @@ def demo_data(
     is kept. --peculiar writes the same faces and labels the way the
     challenge's files are: repeated rows, lists with dummy values, names in
     several spellings; NOTES.md in the folder says what each file holds.
+    --labels gives the same faces labels of another schema, as labels.csv;
+    README.md in the folder has the schema and what comes next.
 
     \b
     Examples:
       mtl demo-data data
       mtl demo-data small --videos 8 --frames 20 --seed 1
       mtl demo-data odd --videos 12 --frames 20 --peculiar
+      mtl demo-data units --videos 12 --frames 20 --labels disfa
+      mtl demo-data own --videos 12 --frames 20 --labels pain.toml
     """
+    from cache.labels import ABAW
     from extract.made.dataset import MadeParameters, make_data, make_plan
+    from pipelines.config import read_schema
     from pipelines.progress import progress
 
+    schema = read_schema(labels, "--labels")
     total = sum(plan.num_frames for plan in make_plan(MadeParameters(seed, videos, frames)))
     with progress("Drawing faces", total, "faces") as advance:
         made = make_data(
-            folder, seed=seed, num_videos=videos, frames_per_video=frames, peculiar=peculiar, advance=advance
+            folder,
+            seed=seed,
+            num_videos=videos,
+            frames_per_video=frames,
+            peculiar=peculiar,
+            schema=schema,
+            advance=advance,
         )
     splits = ", ".join(f"{split} {count:,}" for split, count in made.num_faces.items())
     say(
@@ -51,6 +66,10 @@ def demo_data(
         f"{counted(made.num_subjects, 'subject')}{'; made before, nothing to do' if made.reused else ''}"
     )
     where = shlex.quote(str(folder))
+    if schema.digest != ABAW.digest:
+        say(f"next: mtl init --faces {where}/cropped_aligned --labels {where}/labels.toml")
+        say(f"      mtl prepare --table {where}/labels.csv --subjects {where}/subjects.csv")
+        return
     given = {f"--{split}": f"{split}_set.txt" for split in made.num_faces}
     if peculiar:
         given = {**given, "--test-list": "test_list.txt"}

@@ -18,7 +18,9 @@ def register(app: typer.Typer) -> None:
 
 
 def prepare(
-    train: Annotated[Path | None, typer.Option(help="Annotation of the training rows (s-Aff-Wild2 file).")] = None,
+    train: Annotated[
+        Path | None, typer.Option(help="Annotation of the training rows (s-Aff-Wild2 file or table).")
+    ] = None,
     val: Annotated[Path | None, typer.Option(help="Annotation of the validation rows.")] = None,
     test: Annotated[Path | None, typer.Option(help="Annotation of the test rows, with labels.")] = None,
     test_list: Annotated[

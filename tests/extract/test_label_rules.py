@@ -180,13 +180,15 @@ def test_predictions_of_a_schema_are_read_for_scoring(tmp_path: Path) -> None:
     assert read_labels(path, schema=schema)["mood"].to_list() == [1]
 
 
-def test_dummies_of_a_schema(tmp_path: Path) -> None:
+def test_labels_that_are_all_the_same_are_a_finding(tmp_path: Path) -> None:
+    """The challenge's own are refused as dummies; elsewhere nobody may be in pain throughout a test set."""
     (tmp_path / "faces").mkdir()
     path = write(tmp_path / "t.csv", "image,pain,state", "a/1.jpg,3,Calm", "a/2.jpg,3,Calm")
-    with pytest.raises(
-        ValueError, match=r"every one of 2 rows has the same labels \(pain 3, state 0\): an example list"
-    ):
-        gather(Sources(faces=tmp_path / "faces", annotations={"test": path}, schema=PAIN))
+    _, found = gather(Sources(faces=tmp_path / "faces", annotations={"test": path}, schema=PAIN))
+    assert [finding.code for finding in found] == ["labels_all_the_same"]
+    path = write(tmp_path / "t.csv", "image,valence,arousal", "a/1.jpg,0.5,-0.5", "a/2.jpg,0.5,-0.5")
+    with pytest.raises(ValueError, match=r"every one of 2 rows has the same labels \(valence 0.5, arousal -0.5\)"):
+        gather(Sources(faces=tmp_path / "faces", annotations={"test": path}))
 
 
 def test_gather_goes_by_the_schema(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from cache.names import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS
 from extract.annotations.readers import read_annotations
 from extract.made import dataset as made
-from extract.made.dataset import MadeParameters, make_data, make_labels, make_plan, make_signal
+from extract.made.dataset import MadeParameters, make_data, make_official_labels, make_plan, make_signal
 from extract.made.face import face_shapes
 from extract.made.person import make_person
 from extract.made.shapes import Shape, paint, ready
@@ -73,7 +73,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def labels() -> np.ndarray:
     """Labels [N, 15] of a set of the default size."""
     parameters = MadeParameters()
-    return np.concatenate([make_labels(parameters, plan)[1] for plan in make_plan(parameters)])
+    return np.concatenate([make_official_labels(parameters, plan)[1] for plan in make_plan(parameters)])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
