@@ -1,33 +1,19 @@
 """Fixtures around `made_stream`: an empty, a complete stream, and the faces it was made from."""
 
-import importlib.util
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import polars as pl
 import pytest
 
 from cache.store import Cache
 from cache.stream import Stream
-
-MADE_STREAM = Path(__file__).with_name("made_stream.py")
-
-
-@pytest.fixture(scope="session")
-def made() -> ModuleType:
-    """The module `made_stream`, which lies beside this file and in no package."""
-    spec = importlib.util.spec_from_file_location("made_stream", MADE_STREAM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from helpers import made_stream as made
 
 
 @pytest.fixture
-def frames(made: ModuleType) -> pl.DataFrame:
+def frames() -> pl.DataFrame:
     return made.make_frames()
 
 
@@ -37,13 +23,13 @@ def cache(tmp_path: Path) -> Cache:
 
 
 @pytest.fixture
-def empty(made: ModuleType, cache: Cache, frames: pl.DataFrame) -> Stream:
+def empty(cache: Cache, frames: pl.DataFrame) -> Stream:
     """No row written yet."""
     return cache.create("expr", made.make_identity(frames), made.SHARD_ROWS, made.PROVENANCE)
 
 
 @pytest.fixture(scope="session")
-def complete(made: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache that is written once; tests work on copies, since each write waits for the disk."""
     path = tmp_path_factory.mktemp("complete") / "cache.zarr"
     made.extract_into(path)
@@ -58,7 +44,7 @@ def stream(complete: Path, cache: Cache) -> Stream:
 
 
 @pytest.fixture
-def faces(made: ModuleType, tmp_path: Path, frames: pl.DataFrame) -> Path:
+def faces(tmp_path: Path, frames: pl.DataFrame) -> Path:
     """The face files of `frames`, with the bytes their digests in `stream` were taken of."""
     folder = tmp_path / "faces"
     for row, path in enumerate(frames["path"]):

@@ -4,12 +4,10 @@ import errno
 import json
 import os
 import shutil
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import polars as pl
@@ -20,6 +18,8 @@ from cache import files, locks, marks, shards, store, writer
 from cache.identity import StreamIdentity
 from cache.store import Cache
 from cache.stream import SCHEMA, Stream
+from helpers import made_stream as made
+from helpers.processes import program, python
 
 Reopen = Callable[[], Stream]
 NEEDS_FORK = pytest.mark.skipif(sys.platform == "win32", reason="no fork, no SIGKILL")
@@ -44,7 +44,7 @@ def edit_json(path: Path, change: Callable[[dict], object]) -> None:
 # ---- round trip
 
 
-def test_round_trip(made: ModuleType, stream: Stream, reopen: Reopen) -> None:
+def test_round_trip(stream: Stream, reopen: Reopen) -> None:
     again = reopen()
     assert np.array_equal(again.read(), made.expected_rows())
     assert again.failed() == made.FAILED
@@ -55,13 +55,13 @@ def test_round_trip(made: ModuleType, stream: Stream, reopen: Reopen) -> None:
     assert again.is_complete
 
 
-def test_reading_into_a_given_array(made: ModuleType, stream: Stream) -> None:
+def test_reading_into_a_given_array(stream: Stream) -> None:
     out = np.full((made.NUM_ROWS, made.WIDTH), 9, np.float16)
     assert stream.read(out=out) is out
     assert np.array_equal(out, made.expected_rows())
 
 
-def test_any_zarr_reader_reads_the_same(made: ModuleType, stream: Stream, cache: Cache) -> None:
+def test_any_zarr_reader_reads_the_same(stream: Stream, cache: Cache) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # zarr warns of files in a group that it cannot name
         group = zarr.open_group(cache.path, mode="r")
@@ -80,7 +80,7 @@ def test_any_zarr_reader_reads_the_same(made: ModuleType, stream: Stream, cache:
 
 @pytest.mark.parametrize("num_rows", [1, 39, 40, 41, 64, 65, 200])
 @pytest.mark.parametrize("shard_rows", [1, 37, 64, 128, 4096])
-def test_every_length_of_the_last_shard(made: ModuleType, cache: Cache, num_rows: int, shard_rows: int) -> None:
+def test_every_length_of_the_last_shard(cache: Cache, num_rows: int, shard_rows: int) -> None:
     frames = made.make_frames(num_rows)
     stream = cache.create("expr", made.make_identity(frames, width=3), shard_rows, {})
     for shard in (stream.num_shards - 1, *range(stream.num_shards - 1))[:3]:
@@ -96,7 +96,7 @@ def test_the_fast_path_is_taken(stream: Stream, monkeypatch: pytest.MonkeyPatch)
     stream.read()
 
 
-def test_all_zero_rows_are_written(made: ModuleType, empty: Stream) -> None:
+def test_all_zero_rows_are_written(empty: Stream) -> None:
     """zarr leaves out chunks of zeros unless told otherwise, and then a shard has no file."""
     for shard in range(empty.num_shards):
         start, stop = empty.rows(shard)
@@ -106,13 +106,13 @@ def test_all_zero_rows_are_written(made: ModuleType, empty: Stream) -> None:
     assert not empty.read().any()
 
 
-def test_no_rows_at_all(made: ModuleType, cache: Cache) -> None:
+def test_no_rows_at_all(cache: Cache) -> None:
     stream = cache.create("expr", made.make_identity(made.make_frames(1)[:0], num_frames=0), 40, {})
     assert stream.read().shape == (0, made.WIDTH)
     assert stream.valid().shape == (0,)
 
 
-def test_little_more_on_disk_than_the_embeddings(made: ModuleType, cache: Cache) -> None:
+def test_little_more_on_disk_than_the_embeddings(cache: Cache) -> None:
     num_rows, width = 8192 + 500, 768
     stream = cache.create("expr", made.make_identity(made.make_frames(num_rows), width=width), 4096, {})
     for shard in range(stream.num_shards):
@@ -123,12 +123,12 @@ def test_little_more_on_disk_than_the_embeddings(made: ModuleType, cache: Cache)
     assert on_disk / (num_rows * width * 2) <= 1.01
 
 
-def test_moved_folder(made: ModuleType, stream: Stream, cache: Cache, tmp_path: Path) -> None:
+def test_moved_folder(stream: Stream, cache: Cache, tmp_path: Path) -> None:
     shutil.move(cache.path, tmp_path / "elsewhere")
     assert np.array_equal(Cache.open(tmp_path / "elsewhere").stream("expr").read(), made.expected_rows())
 
 
-def test_read_only_folder(made: ModuleType, stream: Stream, cache: Cache) -> None:
+def test_read_only_folder(stream: Stream, cache: Cache) -> None:
     for path in [*cache.path.rglob("*"), cache.path]:
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = made.files_of(cache.path)
@@ -145,7 +145,7 @@ def test_read_only_folder(made: ModuleType, stream: Stream, cache: Cache) -> Non
     assert made.files_of(cache.path) == before
 
 
-def test_embeddings_that_are_not_finite_are_refused(made: ModuleType, empty: Stream) -> None:
+def test_embeddings_that_are_not_finite_are_refused(empty: Stream) -> None:
     start, stop = empty.rows(1)
     embeddings = made.embeddings_of(start, stop)
     embeddings[3, 2] = np.inf
@@ -155,7 +155,7 @@ def test_embeddings_that_are_not_finite_are_refused(made: ModuleType, empty: Str
     assert empty.failed() == {43: "face too dark"}
 
 
-def test_a_shard_can_be_written_again(made: ModuleType, stream: Stream, frames: pl.DataFrame) -> None:
+def test_a_shard_can_be_written_again(stream: Stream, frames: pl.DataFrame) -> None:
     before = made.files_of(stream.folder)
     start, stop = stream.rows(3)
     stream.write_shard(3, np.ones((stop - start, made.WIDTH), np.float16), made.digests_of(start, stop), {})
@@ -164,9 +164,7 @@ def test_a_shard_can_be_written_again(made: ModuleType, stream: Stream, frames: 
     assert made.files_of(stream.folder) == before
 
 
-def test_a_shard_is_unmarked_while_it_is_written_again(
-    made: ModuleType, stream: Stream, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_shard_is_unmarked_while_it_is_written_again(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[int]] = []
     monkeypatch.setattr(writer, "sync", lambda path: seen.append(stream.missing_shards()))
     made.fill(stream, [1])
@@ -174,9 +172,7 @@ def test_a_shard_is_unmarked_while_it_is_written_again(
     assert all(missing == [1] for missing in seen)
 
 
-def test_the_mark_comes_after_everything_is_on_the_disk(
-    made: ModuleType, empty: Stream, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_mark_comes_after_everything_is_on_the_disk(empty: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[Path | str] = []
     write_mark = marks.write_mark
     monkeypatch.setattr(writer, "sync", lambda path: order.append(path.relative_to(empty.folder)))
@@ -190,31 +186,27 @@ def test_the_mark_comes_after_everything_is_on_the_disk(
 # ---- killed and interrupted writers
 
 
-def check_killed(made: ModuleType, folder: Path, changes: Iterable[int], min_kills: int) -> None:
+def check_killed(folder: Path, changes: Iterable[int], min_kills: int) -> None:
     """A stream extracted by processes killed before these changes of the disk, against an undisturbed one."""
     undisturbed, killed = folder / "undisturbed.zarr", folder / "killed.zarr"
     made.extract_into(undisturbed)
-    script = Path(made.__file__).with_name("killed_writer.py")
-    command = [sys.executable, str(script), str(killed), *map(str, changes)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert int(ended.stdout) >= min_kills
+    assert int(program("killed_writer", killed, *changes).stdout) >= min_kills
     assert made.files_of(killed) == made.files_of(undisturbed)
 
 
 @NEEDS_FORK
-def test_a_killed_writer_leaves_the_bytes_of_an_undisturbed_one(made: ModuleType, tmp_path: Path) -> None:
-    check_killed(made, tmp_path, (2, 9, 21, 35, 50, 65, 80, 95), min_kills=6)
+def test_a_killed_writer_leaves_the_bytes_of_an_undisturbed_one(tmp_path: Path) -> None:
+    check_killed(tmp_path, (2, 9, 21, 35, 50, 65, 80, 95), min_kills=6)
 
 
 @pytest.mark.slow
 @NEEDS_FORK
 @pytest.mark.parametrize("first", range(6))
-def test_killed_before_each_change_in_turn(made: ModuleType, tmp_path: Path, first: int) -> None:
-    check_killed(made, tmp_path, range(1 + first, 140, 6), min_kills=10)
+def test_killed_before_each_change_in_turn(tmp_path: Path, first: int) -> None:
+    check_killed(tmp_path, range(1 + first, 140, 6), min_kills=10)
 
 
-def test_a_shard_without_a_mark_does_not_count(made: ModuleType, stream: Stream, reopen: Reopen) -> None:
+def test_a_shard_without_a_mark_does_not_count(stream: Stream, reopen: Reopen) -> None:
     marks.remove_mark(marks.marks_folder(stream.folder), 2)
     again = reopen()
     assert again.missing_shards() == [2]
@@ -240,7 +232,7 @@ class Full:
 
 
 @pytest.mark.parametrize("after", range(10))
-def test_a_full_disk_at_any_sync(made: ModuleType, empty: Stream, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+def test_a_full_disk_at_any_sync(empty: Stream, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     made.fill(empty, [0, 1])
     before = made.files_of(empty.folder)
     monkeypatch.setattr(files.os, "fsync", Full(os.fsync, after))
@@ -253,7 +245,7 @@ def test_a_full_disk_at_any_sync(made: ModuleType, empty: Stream, monkeypatch: p
     assert np.array_equal(empty.read(), made.expected_rows())
 
 
-def test_a_full_disk_while_zarr_writes(made: ModuleType, empty: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_while_zarr_writes(empty: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
     made.fill(empty, [0])
     before = made.files_of(empty.folder)
     monkeypatch.setattr(zarr.storage._local, "_put", Full(zarr.storage._local._put, 1))
@@ -266,16 +258,14 @@ def test_a_full_disk_while_zarr_writes(made: ModuleType, empty: Stream, monkeypa
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no resource limits")
-def test_a_file_size_limit_in_a_process_of_its_own(made: ModuleType, empty: Stream) -> None:
+def test_a_file_size_limit_in_a_process_of_its_own(empty: Stream) -> None:
     """The system itself refuses the write half-way."""
     code = (
-        "import resource, runpy, sys\n"
+        "import resource, sys; from pathlib import Path; from helpers.made_stream import extract_into\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))\n"
-        "sys.argv = sys.argv[1:]\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "extract_into(Path(sys.argv[1]))\n"
     )
-    command = [sys.executable, "-c", code, made.__file__, str(empty.folder.parent.parent)]
-    ended = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    ended = python("-c", code, empty.folder.parent.parent, check=False)
     assert "File too large" in ended.stderr.splitlines()[-1]
     assert empty.missing_shards() == [0, 1, 2, 3]
     assert not list(empty.folder.rglob("*.partial"))
@@ -288,7 +278,7 @@ def test_a_file_size_limit_in_a_process_of_its_own(made: ModuleType, empty: Stre
 
 @pytest.mark.parametrize("after", range(4))
 def test_creation_that_fails_leaves_nothing(
-    made: ModuleType, cache: Cache, frames: pl.DataFrame, monkeypatch: pytest.MonkeyPatch, after: int
+    cache: Cache, frames: pl.DataFrame, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
     before = made.files_of(cache.path)
     monkeypatch.setattr(zarr.storage._local, "_put", Full(zarr.storage._local._put, after))
@@ -298,9 +288,7 @@ def test_creation_that_fails_leaves_nothing(
     assert made.files_of(cache.path) == before
 
 
-def test_leftovers_of_a_killed_creation_are_ignored_and_cleaned(
-    made: ModuleType, cache: Cache, frames: pl.DataFrame
-) -> None:
+def test_leftovers_of_a_killed_creation_are_ignored_and_cleaned(cache: Cache, frames: pl.DataFrame) -> None:
     old, young = (files.temporary_beside(cache.path / "expr") for _ in range(2))
     dead = Path(str(young).replace(f"-{os.getpid()}-", "-999999999-"))
     for folder in (old, young, dead):
@@ -322,16 +310,14 @@ def test_a_killed_creation_of_the_cache_itself_is_gone_on_with(tmp_path: Path) -
     assert Cache.open(path).streams() == []
 
 
-def test_creating_again_opens_what_is_there(
-    made: ModuleType, stream: Stream, cache: Cache, frames: pl.DataFrame
-) -> None:
+def test_creating_again_opens_what_is_there(stream: Stream, cache: Cache, frames: pl.DataFrame) -> None:
     again = cache.create("expr", made.make_identity(frames), 9999, {"precision": "bfloat16"})
     assert again.is_complete
     assert again.shard_rows == made.SHARD_ROWS
     assert again.provenance["precision"] == "float32"
 
 
-def test_views_of_one_stream(made: ModuleType, stream: Stream, cache: Cache, frames: pl.DataFrame) -> None:
+def test_views_of_one_stream(stream: Stream, cache: Cache, frames: pl.DataFrame) -> None:
     flipped = cache.create("expr", made.make_identity(frames, view="hflip"), made.SHARD_ROWS, {})
     assert cache.streams() == [("expr", "base"), ("expr", "hflip")]
     with pytest.raises(ValueError, match="`mtl extract --backbone expr --views hflip`"):
@@ -350,7 +336,7 @@ def test_remove(stream: Stream, cache: Cache) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", ".hidden", "a\\b", "a b"])
-def test_names_that_cannot_be_folders(made: ModuleType, cache: Cache, frames: pl.DataFrame, name: str) -> None:
+def test_names_that_cannot_be_folders(cache: Cache, frames: pl.DataFrame, name: str) -> None:
     with pytest.raises(ValueError, match=r"a name (has letters|begins with)"):
         cache.create(name, made.make_identity(frames), 40, {})
     with pytest.raises(ValueError, match="no stream"):
@@ -387,7 +373,7 @@ def test_opening_what_is_no_cache(tmp_path: Path) -> None:
     ],
 )
 def test_another_identity_is_refused(
-    made: ModuleType, stream: Stream, cache: Cache, frames: pl.DataFrame, changes: dict, said: str
+    stream: Stream, cache: Cache, frames: pl.DataFrame, changes: dict, said: str
 ) -> None:
     wanted = made.make_identity(frames, **changes)
     for opening in (lambda: cache.stream("expr", expected=wanted), lambda: cache.create("expr", wanted, 40, {})):
@@ -398,7 +384,7 @@ def test_another_identity_is_refused(
     assert np.array_equal(cache.stream("expr").read(), made.expected_rows())
 
 
-def test_identity_survives_json(made: ModuleType, frames: pl.DataFrame) -> None:
+def test_identity_survives_json(frames: pl.DataFrame) -> None:
     identity = made.make_identity(frames, preprocessing={"mean": (0.485, 0.456, 0.406), "size_px": 112})
     again = StreamIdentity.from_json(json.loads(json.dumps(identity.to_json())))
     assert again.digest == identity.digest
@@ -535,9 +521,7 @@ def replace_array(stream: Stream, **options: object) -> Stream:
         },
     ],
 )
-def test_other_layouts_are_read_through_zarr(
-    made: ModuleType, stream: Stream, monkeypatch: pytest.MonkeyPatch, options: dict
-) -> None:
+def test_other_layouts_are_read_through_zarr(stream: Stream, monkeypatch: pytest.MonkeyPatch, options: dict) -> None:
     foreign = replace_array(stream, **options)
     assert foreign.layout.inner_rows is None
     made.fill(foreign)
@@ -547,7 +531,7 @@ def test_other_layouts_are_read_through_zarr(
         foreign.read()
 
 
-def test_inner_chunks_out_of_line_are_read_through_zarr(made: ModuleType, stream: Stream) -> None:
+def test_inner_chunks_out_of_line_are_read_through_zarr(stream: Stream) -> None:
     """Metadata promise raw rows, but the chunks lie in another order: only the shard's own index tells."""
     stream = replace_array(stream, chunks=(10, 12), shards=(40, 12), compressors=None)
     made.fill(stream)
@@ -567,7 +551,7 @@ def test_inner_chunks_out_of_line_are_read_through_zarr(made: ModuleType, stream
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no flock")
-def test_the_second_writer_is_told_of_the_first(made: ModuleType, empty: Stream, reopen: Reopen) -> None:
+def test_the_second_writer_is_told_of_the_first(empty: Stream, reopen: Reopen) -> None:
     with empty.writer_lock():
         made.fill(empty, [0])  # the holder itself may nest
         other = reopen()
@@ -582,7 +566,7 @@ def test_the_second_writer_is_told_of_the_first(made: ModuleType, empty: Stream,
     assert empty.is_complete
 
 
-def test_without_flock_writing_still_works(made: ModuleType, empty: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_flock_writing_still_works(empty: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "fcntl", None)
     made.fill(empty)
     assert np.array_equal(empty.read(), made.expected_rows())

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import polars as pl
@@ -15,6 +14,7 @@ from cache.store import Cache
 from cache.stream import Stream
 from cache.summary import describe, summarise
 from cache.verify import Damage, num_rows_to_check, repair, verify, verify_named
+from helpers import made_stream as made
 
 REPAIR = "`mtl cache verify expr --repair`, then `mtl extract --backbone expr`"
 
@@ -69,7 +69,7 @@ def test_damaged_shards(
     assert found[0].remedy == REPAIR
 
 
-def test_every_bit_of_a_shard_counts(made: ModuleType, stream: Stream) -> None:
+def test_every_bit_of_a_shard_counts(stream: Stream) -> None:
     path = stream.folder / shards.shard_file("embedding", 1)
     data = path.read_bytes()
     for position in range(0, len(data), 37):
@@ -104,9 +104,7 @@ def test_changed_faces(stream: Stream, frames: pl.DataFrame, faces: Path) -> Non
     assert stream.missing_shards() == [0, 1, 3]
 
 
-def test_a_face_that_was_missing_and_still_is(
-    made: ModuleType, stream: Stream, frames: pl.DataFrame, faces: Path
-) -> None:
+def test_a_face_that_was_missing_and_still_is(stream: Stream, frames: pl.DataFrame, faces: Path) -> None:
     start, stop = stream.rows(1)
     digests = made.digests_of(start, stop)
     digests[2] = 0
@@ -118,7 +116,7 @@ def test_a_face_that_was_missing_and_still_is(
     assert verify(stream, frames, digests_in(faces), ignore) == []
 
 
-def test_two_frames_with_equal_pixels(made: ModuleType, stream: Stream, frames: pl.DataFrame, faces: Path) -> None:
+def test_two_frames_with_equal_pixels(stream: Stream, frames: pl.DataFrame, faces: Path) -> None:
     """Rows go by frame, not by content: changing one of two equal faces concerns its own row alone."""
     paths = frames["path"]
     for row in (10, 11):
@@ -133,7 +131,7 @@ def test_two_frames_with_equal_pixels(made: ModuleType, stream: Stream, frames: 
     assert kinds(verify(stream, frames, digests_in(faces), ignore)) == [("face", 0, 11)]
 
 
-def test_another_frames_table(made: ModuleType, stream: Stream, faces: Path) -> None:
+def test_another_frames_table(stream: Stream, faces: Path) -> None:
     found = verify(stream, made.make_frames(149), digests_in(faces), ignore)
     assert kinds(found) == [("frames", None, None)]
     assert "150 frames, the table has 149" in found[0].what
@@ -158,7 +156,7 @@ def test_a_newer_format_is_not_to_be_removed(stream: Stream, cache: Cache) -> No
     assert found.remedy == "update mtl"
 
 
-def test_repair_redoes_just_the_damaged_shards(made: ModuleType, stream: Stream) -> None:
+def test_repair_redoes_just_the_damaged_shards(stream: Stream) -> None:
     before = made.files_of(stream.folder)
     flip(stream.folder / shards.shard_file("embedding", 1))
     (stream.folder / shards.shard_file("state", 3)).unlink()
@@ -173,7 +171,7 @@ def test_repair_redoes_just_the_damaged_shards(made: ModuleType, stream: Stream)
     assert verify(stream, None, None, ignore) == []
 
 
-def test_summary(made: ModuleType, stream: Stream, cache: Cache, frames: pl.DataFrame) -> None:
+def test_summary(stream: Stream, cache: Cache, frames: pl.DataFrame) -> None:
     marks.remove_mark(marks.marks_folder(stream.folder), 0)
     (whole,) = summarise(cache, frames)
     assert (whole.num_rows, whole.num_done, whole.num_failed, whole.width) == (150, 110, 2, made.WIDTH)
@@ -189,7 +187,7 @@ def test_summary_of_a_damaged_stream(stream: Stream, cache: Cache) -> None:
     assert "damaged metadata" in found.fault
 
 
-def test_describe_is_json(made: ModuleType, stream: Stream) -> None:
+def test_describe_is_json(stream: Stream) -> None:
     found = json.loads(json.dumps(describe(stream)))
     assert found["identity"] == stream.identity.to_json()
     assert found["provenance"] == stream.provenance

@@ -4,8 +4,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,8 +18,8 @@ from cache.exchange.sources import SourceOptions, in_blocks
 from cache.store import Cache
 from cache.stream import Stream
 from cache.verify import verify
+from helpers.processes import program
 
-ROOT = Path(__file__).resolve().parents[2]
 MISSING = "not in the imported file"
 VIDEOS = ("v0", "v1", "v2")
 
@@ -524,11 +522,7 @@ def test_numbered_parts_that_do_not_fit(
 
 def big_exchange(folder: Path, *words: str) -> dict[str, float]:
     """What `big_exchange.py` prints, run in a process of its own."""
-    command = [sys.executable, str(Path(__file__).with_name("big_exchange.py")), str(folder), *words]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, env=environment, capture_output=True, check=False, text=True)
-    assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout or "{}")
+    return json.loads(program("big_exchange", folder, *words).stdout or "{}")
 
 
 @pytest.mark.slow

@@ -2,11 +2,9 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import polars as pl
@@ -17,8 +15,9 @@ from cache.store import Cache
 from cache.stream import Stream
 from cache.summary import folder_bytes, summarise
 from cache.verify import verify
+from helpers import made_stream as made
+from helpers.processes import environment, program
 
-ROOT = Path(__file__).resolve().parents[2]
 EVENTS: list[tuple[str, str]] = []
 HOOKED: list[bool] = []
 WATCHING = [False]
@@ -43,27 +42,25 @@ def events() -> Iterator[list[tuple[str, str]]]:
 
 
 @pytest.fixture
-def many(made: ModuleType, cache: Cache) -> Stream:
+def many(cache: Cache) -> Stream:
     """60 shards of one row."""
     identity = made.make_identity(made.make_frames(60), width=3)
     return cache.create("expr", identity, 1, {})
 
 
-def fill(made: ModuleType, many: Stream) -> None:
+def fill(many: Stream) -> None:
     with many.writer_lock():
         for shard in range(many.num_shards):
             many.write_shard(shard, made.embeddings_of(shard, shard + 1, 3), made.digests_of(shard, shard + 1), {})
 
 
-def test_writing_a_shard_lists_no_folder_of_all_shards(
-    made: ModuleType, many: Stream, events: list[tuple[str, str]]
-) -> None:
-    fill(made, many)
+def test_writing_a_shard_lists_no_folder_of_all_shards(many: Stream, events: list[tuple[str, str]]) -> None:
+    fill(many)
     shared = (str(many.folder / "state" / shards.CHUNKS), str(marks.marks_folder(many.folder)))
     assert sum(event != "open" and path in shared for event, path in events) <= 4
 
 
-def test_half_written_states_are_removed_with_their_shard_alone(made: ModuleType, many: Stream) -> None:
+def test_half_written_states_are_removed_with_their_shard_alone(many: Stream) -> None:
     """Another process may be writing other shards at the time."""
     mine, other = (many.folder / "state" / shards.CHUNKS / f"{shard}.0f.partial" for shard in (5, 6))
     for path in (mine, other):
@@ -72,8 +69,8 @@ def test_half_written_states_are_removed_with_their_shard_alone(made: ModuleType
     assert (mine.exists(), other.exists()) == (False, True)
 
 
-def test_a_summary_reads_each_mark_once(made: ModuleType, many: Stream, events: list[tuple[str, str]]) -> None:
-    fill(made, many)
+def test_a_summary_reads_each_mark_once(many: Stream, events: list[tuple[str, str]]) -> None:
+    fill(many)
     EVENTS.clear()
     summarise(Cache.open(many.folder.parent.parent), made.make_frames(60))
     assert sum("/marks/" in path and event == "open" for event, path in events) == many.num_shards
@@ -91,9 +88,7 @@ def test_sizes_while_files_come_and_go(many: Stream, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("num_readers", [1, 2, 7])
-def test_readers_give_the_same(
-    made: ModuleType, complete: Path, monkeypatch: pytest.MonkeyPatch, num_readers: int
-) -> None:
+def test_readers_give_the_same(complete: Path, monkeypatch: pytest.MonkeyPatch, num_readers: int) -> None:
     monkeypatch.setattr(stream, "_num_readers", lambda: num_readers)
     found = Cache.open(complete).stream("expr")
     assert np.array_equal(found.read(), made.expected_rows())
@@ -101,9 +96,7 @@ def test_readers_give_the_same(
 
 
 @pytest.mark.parametrize("num_readers", [1, 7])
-def test_the_first_faulty_shard_is_named(
-    made: ModuleType, cache: Cache, monkeypatch: pytest.MonkeyPatch, num_readers: int
-) -> None:
+def test_the_first_faulty_shard_is_named(cache: Cache, monkeypatch: pytest.MonkeyPatch, num_readers: int) -> None:
     monkeypatch.setattr(stream, "_num_readers", lambda: num_readers)
     made.extract_into(cache.path)
     found = cache.stream("expr")
@@ -114,9 +107,7 @@ def test_the_first_faulty_shard_is_named(
         found.read()
 
 
-def test_a_file_that_gives_less_than_its_size(
-    made: ModuleType, complete: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_gives_less_than_its_size(complete: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut short between looking and reading: refused, where a mapped file would have ended the process."""
     found = Cache.open(complete).stream("expr")
     monkeypatch.setattr(shards, "_is_in_line", lambda file, layout, num_rows: not file.seek(0, os.SEEK_END) or True)
@@ -128,7 +119,7 @@ def test_a_file_that_gives_less_than_its_size(
 # Marks
 
 
-def test_every_bit_of_a_mark_counts(made: ModuleType, cache: Cache) -> None:
+def test_every_bit_of_a_mark_counts(cache: Cache) -> None:
     made.extract_into(cache.path)
     found = cache.stream("expr")
     path = marks.mark_path(marks.marks_folder(found.folder), 1)
@@ -140,7 +131,7 @@ def test_every_bit_of_a_mark_counts(made: ModuleType, cache: Cache) -> None:
         assert [(each.kind, each.shard) for each in verify(found, None, None, lambda count: None)] == [("mark", 1)]
 
 
-def test_marks_without_a_digest_still_count(made: ModuleType, complete: Path) -> None:
+def test_marks_without_a_digest_still_count(complete: Path) -> None:
     """As they were written at first."""
     mark = Cache.open(complete).stream("expr").mark(1)
     document = json.loads(mark.to_bytes())
@@ -151,7 +142,7 @@ def test_marks_without_a_digest_still_count(made: ModuleType, complete: Path) ->
 # Lost groups
 
 
-def test_what_a_killed_removal_left_is_completed(made: ModuleType, cache: Cache, frames: pl.DataFrame) -> None:
+def test_what_a_killed_removal_left_is_completed(cache: Cache, frames: pl.DataFrame) -> None:
     (cache.path / "expr").mkdir()
     cache.create("expr", made.make_identity(frames), made.SHARD_ROWS, {})
     assert (cache.path / "expr" / "zarr.json").is_file()
@@ -161,24 +152,20 @@ def test_what_a_killed_removal_left_is_completed(made: ModuleType, cache: Cache,
 # Sizes
 
 
-def scaled(folder: Path, num_videos: int, frames_a_video: int) -> dict:
+def scaled(folder: Path, num_videos: int, frames_per_video: int) -> dict:
     """What `scaled_stream.py` prints."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "POLARS_MAX_THREADS": "2"}
-    script = Path(__file__).with_name("scaled_stream.py")
-    command = [sys.executable, str(script), str(folder), str(num_videos), str(frames_a_video)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout)
+    done = program("scaled_stream", folder, num_videos, frames_per_video, env=environment(POLARS_MAX_THREADS="2"))
+    return json.loads(done.stdout)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no /proc to read memory from")
 @pytest.mark.parametrize(
-    ("num_videos", "frames_a_video", "megabytes"),
+    ("num_videos", "frames_per_video", "megabytes"),
     [(100_000, 1, 250), pytest.param(1, 500_000, 500, marks=pytest.mark.slow)],
 )
-def test_sizes(tmp_path: Path, num_videos: int, frames_a_video: int, megabytes: int) -> None:
+def test_sizes(tmp_path: Path, num_videos: int, frames_per_video: int, megabytes: int) -> None:
     """Seconds stay far below what anything quadratic would take; the bounds leave room for a busy machine."""
-    found = scaled(tmp_path, num_videos, frames_a_video)
+    found = scaled(tmp_path, num_videos, frames_per_video)
     assert found["peak_bytes"] < megabytes * 1_000_000
     seconds = found["seconds"]
     assert sum(seconds.values()) - seconds["write"] < 15

@@ -4,13 +4,9 @@ import contextlib
 import dataclasses
 import errno
 import io
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import polars as pl
@@ -29,9 +25,8 @@ from extract.config import BackboneConfig, Preprocessing
 from extract.faces import source
 from extract.faces.source import FaceSource
 from extract.loading import Batch, FaceLoader, Rows
-
-MADE = Path(__file__).with_name("made_extraction.py")
-ROOT = Path(__file__).resolve().parents[2]
+from helpers import made_extraction as made
+from helpers.processes import program
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -44,7 +39,7 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def frames(made: ModuleType, tmp_path: Path) -> pl.DataFrame:
+def frames(tmp_path: Path) -> pl.DataFrame:
     return made.make_faces(tmp_path / "faces")
 
 
@@ -104,7 +99,7 @@ def naive(model: str, paths: list[Path], module: torch.nn.Module) -> torch.Tenso
 
 
 @pytest.mark.parametrize("model", ["test_vit", "test_convnext", "test_resnet", "test_efficientnet"])
-def test_embeddings_are_timms(made: ModuleType, tmp_path: Path, model: str) -> None:
+def test_embeddings_are_timms(tmp_path: Path, model: str) -> None:
     frames = made.make_faces(tmp_path / "faces", num_faces=20, size_px=112)
     backbone = load_backbone("expr", BackboneConfig(model=model, weights="random"), tmp_path)
     report = made.run(frames, tmp_path, backbone, precision="float32", exact=True)
@@ -120,7 +115,7 @@ def test_embeddings_are_timms(made: ModuleType, tmp_path: Path, model: str) -> N
 
 
 @pytest.mark.parametrize("size_px", [16, 24])
-def test_bfloat16_is_near(made: ModuleType, tmp_path: Path, frames: pl.DataFrame, size_px: int) -> None:
+def test_bfloat16_is_near(tmp_path: Path, frames: pl.DataFrame, size_px: int) -> None:
     made.run(frames, tmp_path, made.tiny("full", size_px=size_px), precision="float32")
     made.run(frames, tmp_path, made.tiny("half", size_px=size_px), precision="bfloat16")
     full, half = (stream_of(tmp_path, name).read().astype(np.float32) for name in ("full", "half"))
@@ -132,7 +127,7 @@ def test_bfloat16_is_near(made: ModuleType, tmp_path: Path, frames: pl.DataFrame
 # The same bytes
 
 
-def test_threads_do_not_matter(made: ModuleType, tmp_path: Path, frames: pl.DataFrame) -> None:
+def test_threads_do_not_matter(tmp_path: Path, frames: pl.DataFrame) -> None:
     for threads in (1, 4):
         (tmp_path / str(threads)).mkdir()
         (tmp_path / str(threads) / "faces").symlink_to(tmp_path / "faces")
@@ -140,9 +135,7 @@ def test_threads_do_not_matter(made: ModuleType, tmp_path: Path, frames: pl.Data
     assert files_of(tmp_path / "1") == files_of(tmp_path / "4")
 
 
-def test_several_backbones_in_one_pass(
-    made: ModuleType, tmp_path: Path, frames: pl.DataFrame, reads: list[str]
-) -> None:
+def test_several_backbones_in_one_pass(tmp_path: Path, frames: pl.DataFrame, reads: list[str]) -> None:
     """Two of them with one preprocessing, one with another: the same bytes as three passes, each face read once."""
     backbones = [made.tiny("a"), made.tiny("b", seed=1, width=9), made.tiny("c", seed=2, size_px=24)]
     for name in ("one", "three"):
@@ -156,9 +149,7 @@ def test_several_backbones_in_one_pass(
 
 
 @pytest.mark.parametrize("num_faces", [1, 16, 17, 40, 69])
-def test_ctrl_c_and_again(
-    made: ModuleType, tmp_path: Path, frames: pl.DataFrame, reads: list[str], num_faces: int
-) -> None:
+def test_ctrl_c_and_again(tmp_path: Path, frames: pl.DataFrame, reads: list[str], num_faces: int) -> None:
     (tmp_path / "whole").mkdir()
     (tmp_path / "whole" / "faces").symlink_to(tmp_path / "faces")
     made.run(frames, tmp_path / "whole", made.tiny())
@@ -177,21 +168,18 @@ def test_ctrl_c_and_again(
     assert files_of(tmp_path) == files_of(tmp_path / "whole")
 
 
-def test_killed_and_again(made: ModuleType, tmp_path: Path) -> None:
+def test_killed_and_again(tmp_path: Path) -> None:
     """SIGKILL at three random moments, then to the end: the bytes of an undisturbed run."""
     (tmp_path / "killed").mkdir()
     (tmp_path / "whole").mkdir()
-    moments = [str(moment) for moment in np.random.default_rng(7).integers(60, 220, 3)]
-    command = [sys.executable, str(MADE), str(tmp_path / "killed"), *moments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env=environment)
-    assert output.stdout.strip() == "3", output.stderr
+    moments = np.random.default_rng(7).integers(60, 220, 3)
+    assert program("made_extraction", tmp_path / "killed", *moments).stdout.strip() == "3"
     frames = made.make_faces(tmp_path / "whole" / "faces")
     made.run(frames, tmp_path / "whole", made.tiny("expr"), made.tiny("va", seed=1, width=3))
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
 
 
-def test_done_is_done(made: ModuleType, tmp_path: Path, frames: pl.DataFrame, reads: list[str]) -> None:
+def test_done_is_done(tmp_path: Path, frames: pl.DataFrame, reads: list[str]) -> None:
     made.run(frames, tmp_path, made.tiny())
     before = files_of(tmp_path)
     reads.clear()
@@ -201,7 +189,7 @@ def test_done_is_done(made: ModuleType, tmp_path: Path, frames: pl.DataFrame, re
     assert files_of(tmp_path) == before
 
 
-def test_a_second_backbone_leaves_the_first_alone(made: ModuleType, tmp_path: Path, frames: pl.DataFrame) -> None:
+def test_a_second_backbone_leaves_the_first_alone(tmp_path: Path, frames: pl.DataFrame) -> None:
     made.run(frames, tmp_path, made.tiny("expr"))
     with pytest.raises(KeyboardInterrupt):
         made.run(frames, tmp_path, made.tiny("va", seed=1), advance=stopped_after(40))
@@ -211,7 +199,7 @@ def test_a_second_backbone_leaves_the_first_alone(made: ModuleType, tmp_path: Pa
     assert stream_of(tmp_path, "va").is_complete
 
 
-def test_streams_with_other_shards(made: ModuleType, tmp_path: Path, frames: pl.DataFrame) -> None:
+def test_streams_with_other_shards(tmp_path: Path, frames: pl.DataFrame) -> None:
     """Two streams begun under different settings and then finished together keep their own shards."""
     for name, rows in (("expr", 16), ("va", 24)):
         with pytest.raises(KeyboardInterrupt):
@@ -236,7 +224,7 @@ def spoil(faces: Path, frames: pl.DataFrame) -> dict[str, str]:
     return dict(zip(paths, reasons, strict=True))
 
 
-def test_bad_faces_fail_alone(made: ModuleType, tmp_path: Path, frames: pl.DataFrame) -> None:
+def test_bad_faces_fail_alone(tmp_path: Path, frames: pl.DataFrame) -> None:
     made.run(frames, tmp_path, made.tiny("whole"))
     wanted = spoil(tmp_path / "faces", frames)
     report = made.run(frames, tmp_path, made.tiny("expr"), made.tiny("va", seed=1))
@@ -253,16 +241,14 @@ def test_bad_faces_fail_alone(made: ModuleType, tmp_path: Path, frames: pl.DataF
     np.testing.assert_array_equal(embeddings[~bad], stream_of(tmp_path, "whole").read()[~bad])
 
 
-def test_failures_are_told_again(made: ModuleType, tmp_path: Path, frames: pl.DataFrame) -> None:
+def test_failures_are_told_again(tmp_path: Path, frames: pl.DataFrame) -> None:
     spoil(tmp_path / "faces", frames)
     first = made.run(frames, tmp_path, made.tiny())
     again = made.run(frames, tmp_path, made.tiny(dying=True))
     assert (again.num_done, again.failed) == (0, first.failed)
 
 
-def test_a_face_put_right_is_extracted(
-    made: ModuleType, tmp_path: Path, frames: pl.DataFrame, reads: list[str]
-) -> None:
+def test_a_face_put_right_is_extracted(tmp_path: Path, frames: pl.DataFrame, reads: list[str]) -> None:
     good = {path: (tmp_path / "faces" / path).read_bytes() for path in frames["path"]}
     made.run(frames, tmp_path, made.tiny("whole"))
     for path in spoil(tmp_path / "faces", frames):
@@ -281,7 +267,7 @@ def test_a_face_put_right_is_extracted(
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "L"])
-def test_other_colours(made: ModuleType, tmp_path: Path, frames: pl.DataFrame, mode: str) -> None:
+def test_other_colours(tmp_path: Path, frames: pl.DataFrame, mode: str) -> None:
     path = tmp_path / "faces" / frames["path"][5]
     image = Image.open(path).convert(mode)
     image.save(path, quality=95)
@@ -293,7 +279,7 @@ def test_other_colours(made: ModuleType, tmp_path: Path, frames: pl.DataFrame, m
     np.testing.assert_array_equal(stream_of(tmp_path, "odd").read(), stream_of(tmp_path, "plain").read())
 
 
-def test_what_float16_cannot_hold_fails(made: ModuleType, tmp_path: Path, frames: pl.DataFrame) -> None:
+def test_what_float16_cannot_hold_fails(tmp_path: Path, frames: pl.DataFrame) -> None:
     """The backbone overflows on the brighter faces only; no infinity gets into the cache."""
     huge, tame = made.tiny("huge"), made.tiny("tame")
     made.run(frames, tmp_path, tame)
@@ -315,7 +301,7 @@ def test_what_float16_cannot_hold_fails(made: ModuleType, tmp_path: Path, frames
     assert np.isfinite(stream.read()).all()
 
 
-def test_float32_holds_what_float16_cannot(made: ModuleType, tmp_path: Path, frames: pl.DataFrame) -> None:
+def test_float32_holds_what_float16_cannot(tmp_path: Path, frames: pl.DataFrame) -> None:
     """The same embeddings whatever their scale; at 1e-9 and 1e9 times float16 says what is lost."""
     made.run(frames, tmp_path, dataclasses.replace(made.tiny("plain"), dtype="float32"))
     plain = stream_of(tmp_path, "plain").read()
@@ -336,9 +322,7 @@ def test_float32_holds_what_float16_cannot(made: ModuleType, tmp_path: Path, fra
             made.run(frames, tmp_path, dataclasses.replace(backbone, dtype="float32"))
 
 
-def test_weights_that_are_no_numbers_are_not_the_faces_fault(
-    made: ModuleType, tmp_path: Path, frames: pl.DataFrame
-) -> None:
+def test_weights_that_are_no_numbers_are_not_the_faces_fault(tmp_path: Path, frames: pl.DataFrame) -> None:
     broken = made.tiny("broken")
     with torch.no_grad():
         broken.module.layer.weight[0, 0] = torch.nan
@@ -350,7 +334,7 @@ def test_weights_that_are_no_numbers_are_not_the_faces_fault(
 # Trouble
 
 
-def test_disk_full(made: ModuleType, tmp_path: Path, frames: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_full(tmp_path: Path, frames: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     """The third shard does not fit: one OSError, no thread left, two shards kept, the same command goes on."""
     real, written = Stream.write_shard, []
 
@@ -371,7 +355,7 @@ def test_disk_full(made: ModuleType, tmp_path: Path, frames: pl.DataFrame, monke
     assert (report.num_skipped, report.failed) == (32, [])
 
 
-def test_faces_folder_vanishes(made: ModuleType, tmp_path: Path, frames: pl.DataFrame) -> None:
+def test_faces_folder_vanishes(tmp_path: Path, frames: pl.DataFrame) -> None:
     """An unplugged disk stops the extraction; it does not make failed faces."""
 
     def unplug(count: int) -> None:
@@ -385,7 +369,7 @@ def test_faces_folder_vanishes(made: ModuleType, tmp_path: Path, frames: pl.Data
         made.run(frames, tmp_path, made.tiny())
 
 
-def test_the_wrong_faces_folder(made: ModuleType, tmp_path: Path, frames: pl.DataFrame) -> None:
+def test_the_wrong_faces_folder(tmp_path: Path, frames: pl.DataFrame) -> None:
     (tmp_path / "faces" / "v0").rename(tmp_path / "v0")
     for video in ("v1", "v2"):
         (tmp_path / "faces" / video).rename(tmp_path / video)
@@ -404,7 +388,7 @@ def test_the_wrong_faces_folder(made: ModuleType, tmp_path: Path, frames: pl.Dat
     ids=["fewer frames", "other numbers", "other labels"],
 )
 def test_another_frame_list_is_refused(
-    made: ModuleType, tmp_path: Path, frames: pl.DataFrame, change: Callable, says: str | None
+    tmp_path: Path, frames: pl.DataFrame, change: Callable, says: str | None
 ) -> None:
     made.run(frames, tmp_path, made.tiny())
     other = conform(change(frames), "test")
@@ -415,20 +399,20 @@ def test_another_frame_list_is_refused(
         made.run(other, tmp_path, made.tiny())
 
 
-def test_other_weights_are_refused(made: ModuleType, tmp_path: Path, frames: pl.DataFrame) -> None:
+def test_other_weights_are_refused(tmp_path: Path, frames: pl.DataFrame) -> None:
     made.run(frames, tmp_path, made.tiny())
     for other, says in ((made.tiny(seed=1), "weights"), (made.tiny(size_px=24), "preprocessing size_px")):
         with pytest.raises(ValueError, match=f"differs in: {says}"):
             made.run(frames, tmp_path, other)
 
 
-def test_a_second_writer_is_refused(made: ModuleType, tmp_path: Path, frames: pl.DataFrame) -> None:
+def test_a_second_writer_is_refused(tmp_path: Path, frames: pl.DataFrame) -> None:
     made.run(frames[:20], tmp_path, made.tiny())
     with stream_of(tmp_path).writer_lock(), pytest.raises(ValueError, match="is being written by process"):
         made.run(frames[:20], tmp_path, made.tiny())
 
 
-def test_no_rows(made: ModuleType, tmp_path: Path, frames: pl.DataFrame) -> None:
+def test_no_rows(tmp_path: Path, frames: pl.DataFrame) -> None:
     with pytest.raises(ValueError, match="no rows"):
         made.run(frames[:0], tmp_path, made.tiny())
 
@@ -436,7 +420,7 @@ def test_no_rows(made: ModuleType, tmp_path: Path, frames: pl.DataFrame) -> None
 # Precision
 
 
-def test_precision_is_settled_once(made: ModuleType, tmp_path: Path, frames: pl.DataFrame) -> None:
+def test_precision_is_settled_once(tmp_path: Path, frames: pl.DataFrame) -> None:
     with pytest.raises(KeyboardInterrupt):
         made.run(frames, tmp_path, made.tiny(), precision="bfloat16", advance=stopped_after(30))
     assert stream_of(tmp_path).provenance["precision"] == "bfloat16"
@@ -448,7 +432,7 @@ def test_precision_is_settled_once(made: ModuleType, tmp_path: Path, frames: pl.
     assert made.run(frames, tmp_path, made.tiny(dying=True), precision="float32").num_done == 0
 
 
-def test_provenance(made: ModuleType, tmp_path: Path, frames: pl.DataFrame) -> None:
+def test_provenance(tmp_path: Path, frames: pl.DataFrame) -> None:
     made.run(frames, tmp_path, made.tiny())
     provenance = stream_of(tmp_path).provenance
     assert provenance["versions"].keys() == set(jobs.VERSIONS)
@@ -500,7 +484,7 @@ def test_a_loader_that_is_left_gives_back_its_slots(frames: pl.DataFrame, tmp_pa
 
 @pytest.mark.real
 @pytest.mark.parametrize("model", ["mobilenetv2_100", "tf_efficientnet_lite0"])
-def test_real_faces(made: ModuleType, real_data: Path, tmp_path: Path, model: str) -> None:
+def test_real_faces(real_data: Path, tmp_path: Path, model: str) -> None:
     """Real weights, a hundred real faces of several videos."""
     faces = real_data / "talking" / "cropped_aligned"
     paths = sorted(faces.glob("*/*.jpg"))

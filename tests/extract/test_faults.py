@@ -1,26 +1,20 @@
 """Extractions killed at random moments, started twice, over very many frames: the bytes and memory of a calm run."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+from helpers.processes import environment, program
+
 NEEDS_PROC = pytest.mark.skipif(sys.platform != "linux", reason="no /proc to read memory from")
 NEEDS_FORK = pytest.mark.skipif(sys.platform == "win32", reason="no fork, no SIGKILL")
 
 
 def run_script(name: str, *arguments: object) -> dict:
-    """What a script beside this file prints as JSON; it has a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    command = [sys.executable, str(HERE / name), *map(str, arguments)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
-    assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout)
+    """What a program of `helpers` prints as JSON."""
+    return json.loads(program(name, *arguments, env=environment(OMP_WAIT_POLICY="PASSIVE")).stdout)
 
 
 # Killed at random moments
@@ -28,14 +22,14 @@ def run_script(name: str, *arguments: object) -> dict:
 
 @NEEDS_FORK
 def test_killed_at_five_moments(tmp_path: Path) -> None:
-    assert run_script("killed_extraction.py", "kill", tmp_path, 5, 11, 1)["kills"] >= 5
+    assert run_script("killed_extraction", "kill", tmp_path, 5, 11, 1)["kills"] >= 5
 
 
 @pytest.mark.slow
 @NEEDS_FORK
 @pytest.mark.parametrize(("num_streams", "num_kills"), [(1, 15), (2, 35)])
 def test_killed_at_many_moments(tmp_path: Path, num_streams: int, num_kills: int) -> None:
-    found = run_script("killed_extraction.py", "kill", tmp_path, num_kills, 13, num_streams)
+    found = run_script("killed_extraction", "kill", tmp_path, num_kills, 13, num_streams)
     assert found["kills"] >= num_kills
     assert len(found["phases"]) >= 3, "the moments are not spread"
     assert found["phases"]["between shards"] >= num_kills // 5, found["phases"]
@@ -47,7 +41,7 @@ def test_killed_at_many_moments(tmp_path: Path, num_streams: int, num_kills: int
 @NEEDS_FORK
 def test_two_at_once(tmp_path: Path) -> None:
     """One gets through; the other is refused in one line, or finds all done. The bytes are those of one alone."""
-    found = run_script("killed_extraction.py", "twice", tmp_path, 6, 17, 2)
+    found = run_script("killed_extraction", "twice", tmp_path, 6, 17, 2)
     assert found["refused"] + found["both"] == 6
     assert found["refused"] > 0
     assert all("is being written by process" in line for line in found["said"])
@@ -62,7 +56,7 @@ def memory_of(folder: Path, num_frames: int, width: int, batch_size: int = 256) 
     """`table` and `extraction` in bytes."""
     folder.mkdir()
     for _ in range(2):  # first the frames table
-        found = run_script("many_frames.py", folder, num_frames, width, batch_size)
+        found = run_script("many_frames", folder, num_frames, width, batch_size)
     return found
 
 

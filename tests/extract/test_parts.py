@@ -1,7 +1,6 @@
 """Several processes at one stream: parts, their locks, and shards that are made again by themselves."""
 
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import polars as pl
@@ -11,10 +10,11 @@ from cache.locks import part_of
 from cache.store import Cache
 from cache.stream import Stream
 from extract.jobs import todo_of
+from helpers import made_extraction as made
 
 
 @pytest.fixture
-def frames(made: ModuleType, tmp_path: Path) -> pl.DataFrame:
+def frames(tmp_path: Path) -> pl.DataFrame:
     return made.make_faces(tmp_path / "faces")
 
 
@@ -41,7 +41,7 @@ def test_a_part_of_a_part_is_within_it() -> None:
         assert whole == list(part_of((2, 4), num_items))
 
 
-def test_parts_make_the_whole(made: ModuleType, tmp_path: Path, frames: pl.DataFrame) -> None:
+def test_parts_make_the_whole(tmp_path: Path, frames: pl.DataFrame) -> None:
     (tmp_path / "whole").mkdir()
     (tmp_path / "whole" / "faces").symlink_to(tmp_path / "faces")
     made.run(frames, tmp_path / "whole", made.tiny())
@@ -69,7 +69,6 @@ def test_parts_make_the_whole(made: ModuleType, tmp_path: Path, frames: pl.DataF
     ],
 )
 def test_locks_of_parts(
-    made: ModuleType,
     tmp_path: Path,
     frames: pl.DataFrame,
     held: tuple[int, int],
@@ -86,7 +85,7 @@ def test_locks_of_parts(
     made.run(frames, tmp_path, made.tiny(), part=asked)
 
 
-def test_a_view_of_what_is_left(made: ModuleType, tmp_path: Path, frames: pl.DataFrame) -> None:
+def test_a_view_of_what_is_left(tmp_path: Path, frames: pl.DataFrame) -> None:
     made.run(frames, tmp_path, made.tiny(), part=(2, 5))
 
     class Missing:
@@ -98,7 +97,7 @@ def test_a_view_of_what_is_left(made: ModuleType, tmp_path: Path, frames: pl.Dat
 
 
 @pytest.mark.parametrize("damage", ["deleted", "truncated", "mark", "state"])
-def test_lost_files_are_made_again(made: ModuleType, tmp_path: Path, frames: pl.DataFrame, damage: str) -> None:
+def test_lost_files_are_made_again(tmp_path: Path, frames: pl.DataFrame, damage: str) -> None:
     made.run(frames, tmp_path, made.tiny())
     before, stream = files_of(tmp_path), stream_of(tmp_path)
     path = stream.folder / {"mark": "embedding/marks/00000002.json", "state": "state/c/2"}.get(

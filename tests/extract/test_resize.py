@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import polars as pl
@@ -18,6 +17,7 @@ from extract.backbones.build import load_backbone
 from extract.backbones.resize import batch_resizer
 from extract.backbones.transforms import face_transform
 from extract.config import BackboneConfig, Preprocessing
+from helpers import made_extraction as made
 
 SIZES = [(112, 112), (96, 128), (130, 90), (300, 200)]
 
@@ -92,7 +92,7 @@ def read(folder: Path, name: str = "expr", view: str = "base") -> np.ndarray:
     return Cache.open(folder / "cache.zarr").stream(name, view).read().astype(np.float32)
 
 
-def test_sizes_may_be_mixed(made: ModuleType, tmp_path: Path) -> None:
+def test_sizes_may_be_mixed(tmp_path: Path) -> None:
     """An embedding does not depend on the sizes of the faces beside it; very large faces go by timm's transform."""
     sizes = [(24, 24), (40, 30), (24, 24), (16, 16), (600, 700), (40, 30), (24, 24)]
     frames = faces_of_all_sizes(tmp_path / "faces", sizes)
@@ -108,14 +108,14 @@ def test_sizes_may_be_mixed(made: ModuleType, tmp_path: Path) -> None:
             np.testing.assert_array_equal(read(alone, name)[0], read(tmp_path, name)[index])
 
 
-def test_nothing_but_large_faces(made: ModuleType, tmp_path: Path) -> None:
+def test_nothing_but_large_faces(tmp_path: Path) -> None:
     frames = faces_of_all_sizes(tmp_path / "faces", [(600, 700)] * 3)
     made.run(frames, tmp_path, made.tiny())
     made.run(frames, tmp_path, made.tiny("exact"), exact=True)
     np.testing.assert_array_equal(read(tmp_path), read(tmp_path, "exact"))
 
 
-def test_exact_is_settled_once(made: ModuleType, tmp_path: Path, stop: Callable[[int], None]) -> None:
+def test_exact_is_settled_once(tmp_path: Path, stop: Callable[[int], None]) -> None:
     frames = made.make_faces(tmp_path / "faces", size_px=20)
     with pytest.raises(KeyboardInterrupt):
         made.run(frames, tmp_path, made.tiny(), advance=stop)
@@ -145,7 +145,7 @@ def stop() -> Callable[[int], None]:
 
 @pytest.mark.real
 @pytest.mark.parametrize("model", ["mobilenetv2_100", "tf_efficientnet_lite0"])
-def test_real_faces(made: ModuleType, real_data: Path, tmp_path: Path, model: str) -> None:
+def test_real_faces(real_data: Path, tmp_path: Path, model: str) -> None:
     """The cosine between embeddings resized on the device and by timm is at least 0.9999."""
     faces = real_data / "talking" / "cropped_aligned"
     paths = sorted(faces.glob("*/*.jpg"))

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,62 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch._inductor.runtime import cache_dir_utils
 
-from extract.backbones import calibration, compiling, passes, runtime
+from extract.backbones import calibration, compiling, runtime
 from extract.backbones.build import Backbone
 from extract.backbones.calibration import TRIALS, choose_runtime
 from extract.backbones.runtime import MODES, Runtime, embedder, one_pass, release
 from extract.backbones.transforms import normalise
-from extract.config import BackboneConfig, Preprocessing
+from extract.config import BackboneConfig
+from helpers.compiled_pass import COMPILED, CPU, WIDTH, plainly, some_faces, tiny
+from helpers.processes import program
 
-CPU = torch.device("cpu")
-SIZE_PX, WIDTH, MANY = 16, 6, 10**9
-ROOT = Path(__file__).resolve().parents[2]
-EAGER, COMPILED = Runtime(mode="eager"), Runtime(mode="compiled")
-
-
-class Tiny(nn.Module):
-    """[B, 3, S, S] -> [B, D]. Runs out of memory, in the CPU's words or CUDA's, for more than `most` faces."""
-
-    def __init__(self, most: int = 10**6, cuda: bool = False) -> None:
-        super().__init__()
-        self.layer = nn.Conv2d(3, WIDTH, 4, stride=4)
-        self.most, self.cuda_error, self.sizes = most, cuda, []
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not torch.compiler.is_compiling():
-            self.sizes.append(len(x))
-        if len(x) > self.most:
-            if self.cuda_error:
-                raise torch.OutOfMemoryError("CUDA out of memory.")
-            raise RuntimeError(
-                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
-            )
-        return self.layer(x).mean((2, 3))
-
-
-def plainly(backbone: Backbone, precision: passes.Precision, device: torch.device) -> passes.Pass:
-    return passes.eager(backbone, precision, device, 0)
-
-
-def tiny(most: int = 10**6, cuda: bool = False, module: nn.Module | None = None) -> Backbone:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        module = (module or Tiny(most, cuda)).eval()
-    return Backbone(
-        name="expr",
-        config=BackboneConfig(model="tiny", weights="random"),
-        module=module,
-        architecture="tiny",
-        preprocessing=Preprocessing(size_px=SIZE_PX, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)),
-        pooling="avg",
-        width=WIDTH,
-        weights_digest="",
-    )
-
-
-def some_faces(count: int) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randint(0, 256, (count, SIZE_PX, SIZE_PX, 3), dtype=torch.uint8, generator=generator)
+MANY = 10**9
+EAGER = Runtime(mode="eager")
 
 
 @pytest.fixture(autouse=True)
@@ -158,24 +111,9 @@ def test_compiled_is_eager(precision: str, capfd: pytest.CaptureFixture[str], tm
 @pytest.mark.slow
 def test_compiled_in_another_process(tmp_path: Path) -> None:
     """What a process compiled, the next finds; the weights are its own all the same."""
-    script = "\n".join(
-        [
-            "import importlib.util, sys, torch",
-            f"spec = importlib.util.spec_from_file_location('made', {str(Path(__file__))!r})",
-            "made = importlib.util.module_from_spec(spec); spec.loader.exec_module(made)",
-            "backbone = made.tiny()",
-            "backbone.module.layer.weight.data *= float(sys.argv[1])",
-            "found = made.embedder(backbone, made.COMPILED, made.CPU, 8)(made.some_faces(8)).float()",
-            "plain = made.plainly(backbone, 'float32', made.CPU)(made.some_faces(8)).float()",
-            "counters = torch._dynamo.utils.counters['inductor']",
-            "print(counters['fxgraph_cache_hit'], counters['fxgraph_cache_miss'], float((found - plain).abs().max()))",
-        ]
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     found = []
     for scale in ("1", "1", "3"):
-        command = [sys.executable, "-c", script, scale]
-        ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env=environment)
+        ended = program("compiled_pass", scale)
         assert ended.stderr == ""
         hits, misses, difference = ended.stdout.split()
         assert float(difference) < 5e-3

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -28,6 +28,7 @@ from extract.faces.files import MissingFace, decode, face_digest, read_face_byte
 from extract.faces.listing import list_faces
 from extract.faces.source import FaceSource
 from extract.faces.video import Video, frame_number
+from helpers import made_extraction as made
 
 NUM_FACES = 12
 NAMES = [f"{number:05d}.jpg" for number in range(1, NUM_FACES + 1)]
@@ -268,7 +269,7 @@ def test_the_digest_of_a_frame_is_of_the_file_and_its_number(folder: Path, sourc
 
 
 @pytest.mark.parametrize("kind", ["tar", "zip"])
-def test_archives_give_the_cache_of_the_files(made: ModuleType, tmp_path: Path, kind: str) -> None:
+def test_archives_give_the_cache_of_the_files(tmp_path: Path, kind: str) -> None:
     """Byte for byte: the stream's identity, embeddings, digests and marks."""
     for name in ("files", "packed"):
         frames = made.make_faces(tmp_path / name / "faces")
@@ -282,7 +283,7 @@ def test_archives_give_the_cache_of_the_files(made: ModuleType, tmp_path: Path, 
     assert files == packed
 
 
-def test_a_video_gives_the_embeddings_of_its_pictures(made: ModuleType, tmp_path: Path) -> None:
+def test_a_video_gives_the_embeddings_of_its_pictures(tmp_path: Path) -> None:
     for name in ("files", "packed"):
         (tmp_path / name / "faces/a").mkdir(parents=True)
     for number in range(1, 41):

@@ -4,7 +4,6 @@ import io
 import tarfile
 import zipfile
 from pathlib import Path
-from types import ModuleType
 
 import av
 import numpy as np
@@ -20,6 +19,7 @@ from extract.faces.orientation import Orientations, orientation_of, orientation_
 from extract.faces.source import FaceSource
 from extract.faces.video import Video
 from extract.report import Report
+from helpers import made_extraction as made
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 FORMATS = {"JPEG": {"quality": 95}, "PNG": {}, "WEBP": {"lossless": True}}
@@ -142,7 +142,7 @@ def test_a_matrix_of_no_quarter_turn_is_left(matrix: np.ndarray) -> None:
     assert orientation_of_matrix(np.asarray(matrix)) == 1
 
 
-def test_the_orientation_is_part_of_the_identity(made: ModuleType, tmp_path: Path) -> None:
+def test_the_orientation_is_part_of_the_identity(tmp_path: Path) -> None:
     frames = made.make_faces(tmp_path / "faces", num_faces=6)
     path = tmp_path / "faces" / frames["path"][1]
     with Image.open(path) as image:

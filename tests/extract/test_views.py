@@ -1,7 +1,6 @@
 """Views: their names, what they do to faces, and streams of several in one pass."""
 
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import polars as pl
@@ -13,10 +12,11 @@ from cache.store import Cache
 from extract import view_names
 from extract.view_names import parse_views, recipe
 from extract.views import changed
+from helpers import made_extraction as made
 
 
 @pytest.fixture
-def frames(made: ModuleType, tmp_path: Path) -> pl.DataFrame:
+def frames(tmp_path: Path) -> pl.DataFrame:
     return made.make_faces(tmp_path / "faces")
 
 
@@ -80,7 +80,7 @@ def test_augmentation_keeps_the_face() -> None:
     assert 8 < sum(mirrored) < 32
 
 
-def test_views_in_one_pass(made: ModuleType, tmp_path: Path, frames: pl.DataFrame) -> None:
+def test_views_in_one_pass(tmp_path: Path, frames: pl.DataFrame) -> None:
     """The same bytes as a pass each; the mirrored stream is that of mirrored files."""
     for name in ("one", "apart", "mirrored"):
         (tmp_path / name).mkdir()
@@ -106,7 +106,7 @@ def test_views_in_one_pass(made: ModuleType, tmp_path: Path, frames: pl.DataFram
 
 
 def test_the_recipe_is_part_of_the_identity(
-    made: ModuleType, tmp_path: Path, frames: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, frames: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made.run(frames, tmp_path, made.tiny(), views=("base", "aug2"))
     stream = Cache.open(tmp_path / "cache.zarr").stream("expr", "aug2")

@@ -1,4 +1,4 @@
-"""Run as a script: `many_frames.py FOLDER NUM_FRAMES WIDTH BATCH_SIZE` measures the memory of one extraction.
+"""`python -m helpers.many_frames FOLDER NUM_FRAMES WIDTH BATCH_SIZE` measures the memory of one extraction.
 
 The first run only makes the frames table: what that frees is not measured.
 
@@ -8,13 +8,11 @@ bytes: `table`, what the frames table takes, and `extraction`, the peak above th
 """
 
 import json
-import runpy
 import shutil
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -23,8 +21,8 @@ from torch import Tensor, nn
 
 from cache.frames import conform, read_frames, write_frames
 from extract.faces import files as faces
+from helpers import made_extraction as made
 
-MADE = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("made_extraction.py"))))
 NUM_FACES, SHARD_ROWS, VIDEO_FRAMES = 8, 4096, 5000
 
 
@@ -72,7 +70,7 @@ def forget_peak() -> None:
 
 
 def make_frames(folder: Path, num_frames: int) -> None:
-    few = MADE.make_faces(folder / "faces", NUM_FACES)["path"]
+    few = made.make_faces(folder / "faces", NUM_FACES)["path"]
     row = pl.int_range(num_frames, eager=True)
     video = (row // VIDEO_FRAMES).cast(pl.String).str.zfill(4)
     table = pl.DataFrame({"video": video, "frame": row % VIDEO_FRAMES, "path": few.gather(row % NUM_FACES)})
@@ -87,16 +85,16 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     (folder / "warm").mkdir()
-    frames = MADE.make_faces(folder / "warm" / "faces", 512)
+    frames = made.make_faces(folder / "warm" / "faces", 512)
     stub_decoding((folder / "warm" / "faces" / frames["path"][0]).read_bytes())
-    backbone = replace(MADE.tiny(width=width), module=Slice(width))
-    MADE.run(frames, folder / "warm", backbone, shard_rows=256)
+    backbone = replace(made.tiny(width=width), module=Slice(width))
+    made.run(frames, folder / "warm", backbone, shard_rows=256)
     before = memory("VmRSS")
     frames = read_frames(folder / "frames.parquet")
     table = memory("VmRSS") - before
     forget_peak()
     start = time.monotonic()
-    report = MADE.run(frames, folder, backbone, shard_rows=SHARD_ROWS, batch_size=batch_size)
+    report = made.run(frames, folder, backbone, shard_rows=SHARD_ROWS, batch_size=batch_size)
     seconds = time.monotonic() - start
     extraction = memory("VmHWM") - before - table
     assert report.num_done == num_frames

@@ -1,5 +1,5 @@
-"""A large import or export in a process of its own. `big_exchange.py FOLDER make|import|export KIND` prints as JSON by
-how many bytes the process grew at its peak, and the seconds it took.
+"""A large import or export. `python -m helpers.big_exchange FOLDER make|import|export KIND` prints as JSON by how many
+bytes the process grew at its peak, and the seconds it took.
 
 KIND is a file's ending, or "" for a folder of one .npy a video.
 """

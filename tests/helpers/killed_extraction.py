@@ -1,18 +1,17 @@
-"""Run as a script, extractions in child processes that are killed or get in each other's way; prints a JSON object.
+"""Extractions in child processes that are killed or get in each other's way; prints a JSON object.
 
-`killed_extraction.py kill FOLDER MIN_KILLS SEED STREAMS`: each child gets SIGKILL after a random part of the time that
-an undisturbed run takes. Where one gets to its end, the cache must be that of the undisturbed run, and the next child
-begins with none, until MIN_KILLS have hit an extraction that was not done.
+`python -m helpers.killed_extraction kill FOLDER MIN_KILLS SEED STREAMS`: each child gets SIGKILL after a random part of
+the time that an undisturbed run takes. Where one gets to its end, the cache must be that of the undisturbed run, and
+the next child begins with none, until MIN_KILLS have hit an extraction that was not done.
 
-`killed_extraction.py twice FOLDER ROUNDS SEED STREAMS`: in each round two children extract into one cache, the second
-starting a random moment after the first.
+`python -m helpers.killed_extraction twice FOLDER ROUNDS SEED STREAMS`: in each round two children extract into one
+cache, the second starting a random moment after the first.
 """
 
 import json
 import mmap
 import os
 import random
-import runpy
 import shutil
 import signal
 import sys
@@ -20,14 +19,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
 from cache.frames import read_frames, write_frames
+from helpers import made_extraction as made
 
-MADE = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("made_extraction.py"))))
 BATCH_SIZE = 5
 # A forward pass as long as writing a part of a shard: kills fall into both.
 FORWARD_S = 0.01
@@ -37,7 +35,7 @@ MIN_PHASES = 3
 IN_FLIGHT = 2
 
 
-class Slow(MADE.Tiny):
+class Slow(made.Tiny):
     """Takes `FORWARD_S` a forward pass, and counts the passes of all processes in `counter`."""
 
     counter: mmap.mmap
@@ -58,13 +56,13 @@ class Harness:
 
     def extract(self, cache: str) -> None:
         """What a child does."""
-        backbones = [MADE.tiny(f"b{index}", seed=index, width=3 + index) for index in range(self.num_streams)]
+        backbones = [made.tiny(f"b{index}", seed=index, width=3 + index) for index in range(self.num_streams)]
         for each in backbones:
             each.module.__class__, each.module.counter = Slow, self.counter
         (self.folder / cache).mkdir(exist_ok=True)
         if not (self.folder / cache / "faces").exists():
             (self.folder / cache / "faces").symlink_to(self.folder / "faces")
-        MADE.run(read_frames(self.folder / "frames.parquet"), self.folder / cache, *backbones, batch_size=BATCH_SIZE)
+        made.run(read_frames(self.folder / "frames.parquet"), self.folder / cache, *backbones, batch_size=BATCH_SIZE)
 
     def extract_or_say(self, cache: str, errors: Path) -> None:
         """Adds the line to `errors` where the extraction is refused."""
@@ -142,7 +140,7 @@ def kill_until(harness: Harness, min_kills: int, generator: random.Random) -> di
     duration = harness.run(lambda: harness.extract("whole"))
     wanted, a_run = harness.files("whole"), harness.forwards
     num_marks = len(harness.marks("whole"))
-    batches_a_shard = harness.num_streams * -(-MADE.SHARD_ROWS // BATCH_SIZE)
+    batches_a_shard = harness.num_streams * -(-made.SHARD_ROWS // BATCH_SIZE)
     root = harness.folder / "killed" / "cache.zarr"
     phases: dict[str, int] = {}
     num_kills = num_caches = 0
@@ -212,7 +210,7 @@ def main() -> None:
     action, folder, count, seed, num_streams = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:])
     harness = Harness(folder, num_streams)
     # Polars starts threads: in a child.
-    harness.run(lambda: write_frames(MADE.make_faces(folder / "faces"), folder / "frames.parquet"))
+    harness.run(lambda: write_frames(made.make_faces(folder / "faces"), folder / "frames.parquet"))
     print(json.dumps(ACTIONS[action](harness, count, random.Random(seed))))
 
 

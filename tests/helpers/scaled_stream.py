@@ -1,4 +1,4 @@
-"""Run as a script: `scaled_stream.py FOLDER NUM_VIDEOS FRAMES_A_VIDEO` takes a cache of that size through its life.
+"""`python -m helpers.scaled_stream FOLDER NUM_VIDEOS FRAMES_PER_VIDEO` takes a cache of that size through its life.
 
 Prints as JSON the seconds of each step and `peak_bytes`, the most memory above what the imports took.
 """
@@ -36,18 +36,18 @@ def memory(name: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def make_table(num_videos: int, frames_a_video: int) -> pl.DataFrame:
-    row = pl.int_range(num_videos * frames_a_video, eager=True)
-    video = "video_" + (row // frames_a_video).cast(pl.String)
-    table = pl.DataFrame({"video": video, "frame": row % frames_a_video, "split": ["train"] * len(row)})
+def make_table(num_videos: int, frames_per_video: int) -> pl.DataFrame:
+    row = pl.int_range(num_videos * frames_per_video, eager=True)
+    video = "video_" + (row // frames_per_video).cast(pl.String)
+    table = pl.DataFrame({"video": video, "frame": row % frames_per_video, "split": ["train"] * len(row)})
     return table.with_columns(path=pl.format("{}/{}.jpg", "video", "frame")).sort("path")
 
 
 def main() -> None:
-    folder, num_videos, frames_a_video = Path(sys.argv[1]), *map(int, sys.argv[2:])
+    folder, num_videos, frames_per_video = Path(sys.argv[1]), *map(int, sys.argv[2:])
     before = memory("VmRSS")
     with step("frames table"):
-        write_frames(conform(make_table(num_videos, frames_a_video), "made"), folder / "frames.parquet")
+        write_frames(conform(make_table(num_videos, frames_per_video), "made"), folder / "frames.parquet")
         frames = read_frames(folder / "frames.parquet")
     with step("digest"):
         digest = frames_digest(frames)

@@ -1,7 +1,6 @@
-"""A small stream with known rows. Run as a script, it extracts that stream into the cache named on the command line."""
+"""A small stream with known rows."""
 
 import hashlib
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +78,3 @@ def extract_into(path: Path) -> Stream:
     stream = Cache.open(path, create=True).create("expr", make_identity(make_frames()), SHARD_ROWS, PROVENANCE)
     fill(stream)
     return stream
-
-
-if __name__ == "__main__":
-    extract_into(Path(sys.argv[1]))

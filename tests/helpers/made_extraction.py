@@ -1,11 +1,11 @@
-"""A small extraction: noise faces, a tiny backbone. `made_extraction.py FOLDER N1 N2 ...` kills and repeats it.
+"""A small extraction: noise faces, a tiny backbone.
 
-Run as a script, it extracts into FOLDER again and again, each time killed at its N-th opening, renaming, removing or
-making of a file or folder (faces that are read included), at last not; prints how many were killed.
+`python -m helpers.made_extraction FOLDER N1 N2 ...` extracts into FOLDER again and again, each time killed at
+its N-th opening, renaming, removing, linking or making of a file or folder (faces that are read included), at last not;
+prints how many were killed.
 """
 
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,9 +24,9 @@ from extract.config import BackboneConfig, Preprocessing
 from extract.engine import Hooks, extract
 from extract.jobs import Settings
 from extract.report import Report
+from helpers.kills import kill_before
 
 NUM_FACES, SHARD_ROWS, SIZE_PX = 70, 16, 16
-CHANGES = ("open", "os.rename", "os.remove", "os.mkdir")
 
 
 class Tiny(nn.Module):
@@ -87,20 +87,6 @@ def run(
     return extract(
         frames, folder / "faces", cache, backbones, Settings(**{**defaults, **options}), Hooks(advance=advance)
     )
-
-
-def kill_before(change: int, folder: str) -> None:
-    """SIGKILL at the `change`-th thing this process does to a file in `folder`, in whichever thread."""
-    done = 0
-
-    def count(event: str, args: tuple) -> None:
-        nonlocal done
-        if event in CHANGES and folder in str(args[0]):
-            done += 1
-            if done == change:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(count)
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""What tests of several files share: made data, stubs, and programs that tests run in processes of their own."""
