@@ -18,6 +18,7 @@ from cache import files, locks, marks, shards, store, writer
 from cache.identity import StreamIdentity
 from cache.store import Cache
 from cache.stream import SCHEMA, Stream
+from helpers import killed_writer
 from helpers import made_stream as made
 from helpers.processes import program, python
 
@@ -190,7 +191,7 @@ def check_killed(folder: Path, changes: Iterable[int], min_kills: int) -> None:
     """A stream extracted by processes killed before these changes of the disk, against an undisturbed one."""
     undisturbed, killed = folder / "undisturbed.zarr", folder / "killed.zarr"
     made.extract_into(undisturbed)
-    assert int(program("killed_writer", killed, *changes).stdout) >= min_kills
+    assert int(program(killed_writer.main, killed, *changes)) >= min_kills
     assert made.files_of(killed) == made.files_of(undisturbed)
 
 
@@ -521,7 +522,7 @@ def replace_array(stream: Stream, **options: object) -> Stream:
         },
     ],
 )
-def test_other_layouts_are_read_through_zarr(stream: Stream, monkeypatch: pytest.MonkeyPatch, options: dict) -> None:
+def test_other_layouts_are_read_through_zarr(stream: Stream, options: dict) -> None:
     foreign = replace_array(stream, **options)
     assert foreign.layout.inner_rows is None
     made.fill(foreign)

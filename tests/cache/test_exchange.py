@@ -18,6 +18,7 @@ from cache.exchange.sources import SourceOptions, in_blocks
 from cache.store import Cache
 from cache.stream import Stream
 from cache.verify import verify
+from helpers import big_exchange
 from helpers.processes import program
 
 MISSING = "not in the imported file"
@@ -76,7 +77,7 @@ def test_what_is_exported_comes_back_the_same(
 
 @pytest.mark.parametrize("kind", list(WRITERS))
 def test_export_overwrites_only_with_force_and_whole(
-    kind: str, stream: Stream, frames: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, stream: Stream, frames: pl.DataFrame, tmp_path: Path
 ) -> None:
     target = tmp_path / f"out{kind}"
     export_stream(stream, frames, target, per_video=not kind)
@@ -520,9 +521,9 @@ def test_numbered_parts_that_do_not_fit(
 # Size
 
 
-def big_exchange(folder: Path, *words: str) -> dict[str, float]:
-    """What `big_exchange.py` prints, run in a process of its own."""
-    return json.loads(program("big_exchange", folder, *words).stdout or "{}")
+def exchanged(folder: Path, *words: str) -> dict[str, float]:
+    """What `big_exchange` prints."""
+    return json.loads(program(big_exchange.main, folder, *words) or "{}")
 
 
 @pytest.mark.slow
@@ -531,11 +532,11 @@ def big_exchange(folder: Path, *words: str) -> dict[str, float]:
 def test_memory_does_not_grow_with_the_file(kind: str, tmp_path: Path) -> None:
     """419 MB of embeddings: the way in takes a few shards of 4096 rows as float64, 34 MB each, the way out fewer."""
     try:
-        big_exchange(tmp_path, "make", kind)
-        assert big_exchange(tmp_path, "import", kind)["grown_bytes"] < 180e6
-        assert big_exchange(tmp_path, "export", kind)["grown_bytes"] < 100e6
+        exchanged(tmp_path, "make", kind)
+        assert exchanged(tmp_path, "import", kind)["grown_bytes"] < 180e6
+        assert exchanged(tmp_path, "export", kind)["grown_bytes"] < 100e6
         if kind == ".h5":
-            assert big_exchange(tmp_path, "export", ".parquet")["grown_bytes"] < 180e6
+            assert exchanged(tmp_path, "export", ".parquet")["grown_bytes"] < 180e6
     finally:
         for path in tmp_path.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()

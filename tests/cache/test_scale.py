@@ -16,6 +16,7 @@ from cache.stream import Stream
 from cache.summary import folder_bytes, summarise
 from cache.verify import verify
 from helpers import made_stream as made
+from helpers import scaled_stream
 from helpers.processes import environment, program
 
 EVENTS: list[tuple[str, str]] = []
@@ -154,8 +155,8 @@ def test_what_a_killed_removal_left_is_completed(cache: Cache, frames: pl.DataFr
 
 def scaled(folder: Path, num_videos: int, frames_per_video: int) -> dict:
     """What `scaled_stream.py` prints."""
-    done = program("scaled_stream", folder, num_videos, frames_per_video, env=environment(POLARS_MAX_THREADS="2"))
-    return json.loads(done.stdout)
+    env = environment(POLARS_MAX_THREADS="2")
+    return json.loads(program(scaled_stream.main, folder, num_videos, frames_per_video, env=env))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no /proc to read memory from")

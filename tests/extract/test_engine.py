@@ -173,7 +173,7 @@ def test_killed_and_again(tmp_path: Path) -> None:
     (tmp_path / "killed").mkdir()
     (tmp_path / "whole").mkdir()
     moments = np.random.default_rng(7).integers(60, 220, 3)
-    assert program("made_extraction", tmp_path / "killed", *moments).stdout.strip() == "3"
+    assert program(made.main, tmp_path / "killed", *moments).strip() == "3"
     frames = made.make_faces(tmp_path / "whole" / "faces")
     made.run(frames, tmp_path / "whole", made.tiny("expr"), made.tiny("va", seed=1, width=3))
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")

@@ -2,19 +2,21 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from helpers import killed_extraction, many_frames
 from helpers.processes import environment, program
 
 NEEDS_PROC = pytest.mark.skipif(sys.platform != "linux", reason="no /proc to read memory from")
 NEEDS_FORK = pytest.mark.skipif(sys.platform == "win32", reason="no fork, no SIGKILL")
 
 
-def run_script(name: str, *arguments: object) -> dict:
+def found_by(main: Callable[[], object], *arguments: object) -> dict:
     """What a program of `helpers` prints as JSON."""
-    return json.loads(program(name, *arguments, env=environment(OMP_WAIT_POLICY="PASSIVE")).stdout)
+    return json.loads(program(main, *arguments, env=environment(OMP_WAIT_POLICY="PASSIVE")))
 
 
 # Killed at random moments
@@ -22,14 +24,14 @@ def run_script(name: str, *arguments: object) -> dict:
 
 @NEEDS_FORK
 def test_killed_at_five_moments(tmp_path: Path) -> None:
-    assert run_script("killed_extraction", "kill", tmp_path, 5, 11, 1)["kills"] >= 5
+    assert found_by(killed_extraction.main, "kill", tmp_path, 5, 11, 1)["kills"] >= 5
 
 
 @pytest.mark.slow
 @NEEDS_FORK
 @pytest.mark.parametrize(("num_streams", "num_kills"), [(1, 15), (2, 35)])
 def test_killed_at_many_moments(tmp_path: Path, num_streams: int, num_kills: int) -> None:
-    found = run_script("killed_extraction", "kill", tmp_path, num_kills, 13, num_streams)
+    found = found_by(killed_extraction.main, "kill", tmp_path, num_kills, 13, num_streams)
     assert found["kills"] >= num_kills
     assert len(found["phases"]) >= 3, "the moments are not spread"
     assert found["phases"]["between shards"] >= num_kills // 5, found["phases"]
@@ -41,7 +43,7 @@ def test_killed_at_many_moments(tmp_path: Path, num_streams: int, num_kills: int
 @NEEDS_FORK
 def test_two_at_once(tmp_path: Path) -> None:
     """One gets through; the other is refused in one line, or finds all done. The bytes are those of one alone."""
-    found = run_script("killed_extraction", "twice", tmp_path, 6, 17, 2)
+    found = found_by(killed_extraction.main, "twice", tmp_path, 6, 17, 2)
     assert found["refused"] + found["both"] == 6
     assert found["refused"] > 0
     assert all("is being written by process" in line for line in found["said"])
@@ -56,7 +58,7 @@ def memory_of(folder: Path, num_frames: int, width: int, batch_size: int = 256) 
     """`table` and `extraction` in bytes."""
     folder.mkdir()
     for _ in range(2):  # first the frames table
-        found = run_script("many_frames", folder, num_frames, width, batch_size)
+        found = found_by(many_frames.main, folder, num_frames, width, batch_size)
     return found
 
 

@@ -359,9 +359,7 @@ def test_what_goes_wrong_in_a_pass(tmp_path: Path, says: str, kind: type[Excepti
         module(faces())
 
 
-def test_a_device_onnxruntime_knows_nothing_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_device_onnxruntime_knows_nothing_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = make_model(tmp_path / "face.onnx").read_bytes()
     with caplog.at_level(logging.WARNING):
         onnx_model.open_session(data, torch.device("cpu"), "face.onnx")

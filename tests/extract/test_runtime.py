@@ -18,7 +18,7 @@ from extract.backbones.runtime import MODES, Runtime, embedder, one_pass, releas
 from extract.backbones.transforms import normalise
 from extract.config import BackboneConfig
 from helpers.compiled_pass import COMPILED, CPU, WIDTH, plainly, some_faces, tiny
-from helpers.processes import program
+from helpers.processes import python
 
 MANY = 10**9
 EAGER = Runtime(mode="eager")
@@ -113,7 +113,7 @@ def test_compiled_in_another_process(tmp_path: Path) -> None:
     """What a process compiled, the next finds; the weights are its own all the same."""
     found = []
     for scale in ("1", "1", "3"):
-        ended = program("compiled_pass", scale)
+        ended = python("-m", "helpers.compiled_pass", scale)
         assert ended.stderr == ""
         hits, misses, difference = ended.stdout.split()
         assert float(difference) < 5e-3

@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 import shutil
-import subprocess
 import sys
 import tarfile
 import threading
@@ -29,6 +28,7 @@ from extract.faces.listing import list_faces
 from extract.faces.source import FaceSource
 from extract.faces.video import Video, frame_number
 from helpers import made_extraction as made
+from helpers.processes import python
 
 NUM_FACES = 12
 NAMES = [f"{number:05d}.jpg" for number in range(1, NUM_FACES + 1)]
@@ -703,10 +703,7 @@ def test_nothing_is_printed_about_damaged_videos(folder: Path) -> None:
         "found = check_faces(paths, Path(sys.argv[1]), lambda count: None)\n"
         "sys.exit(not found.unreadable)\n"
     )
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, str(folder)], cwd=root, capture_output=True, text=True, check=False
-    )
+    done = python("-W", "error", "-c", code, folder, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

@@ -1,4 +1,4 @@
-"""A large import or export. `python -m helpers.big_exchange FOLDER make|import|export KIND` prints as JSON by how many
+"""A large import or export. `big_exchange FOLDER make|import|export KIND` prints as JSON by how many
 bytes the process grew at its peak, and the seconds it took.
 
 KIND is a file's ending, or "" for a folder of one .npy a video.
@@ -74,7 +74,7 @@ def peak_bytes() -> int:
     return int(found[1]) * 1024
 
 
-if __name__ == "__main__":
+def main() -> None:
     where, asked, ending = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     if asked == "make":
         make(where, ending)

@@ -1,10 +1,10 @@
 """Extractions in child processes that are killed or get in each other's way; prints a JSON object.
 
-`python -m helpers.killed_extraction kill FOLDER MIN_KILLS SEED STREAMS`: each child gets SIGKILL after a random part of
+`killed_extraction kill FOLDER MIN_KILLS SEED STREAMS`: each child gets SIGKILL after a random part of
 the time that an undisturbed run takes. Where one gets to its end, the cache must be that of the undisturbed run, and
 the next child begins with none, until MIN_KILLS have hit an extraction that was not done.
 
-`python -m helpers.killed_extraction twice FOLDER ROUNDS SEED STREAMS`: in each round two children extract into one
+`killed_extraction twice FOLDER ROUNDS SEED STREAMS`: in each round two children extract into one
 cache, the second starting a random moment after the first.
 """
 
@@ -212,7 +212,3 @@ def main() -> None:
     # Polars starts threads: in a child.
     harness.run(lambda: write_frames(made.make_faces(folder / "faces"), folder / "frames.parquet"))
     print(json.dumps(ACTIONS[action](harness, count, random.Random(seed))))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""`python -m helpers.killed_writer CACHE N1 N2 ...` extracts the made stream into CACHE again and again.
+"""`killed_writer CACHE N1 N2 ...` extracts the made stream into CACHE again and again.
 
 Each time the process is killed before its N-th change of the disk, at last not. Prints how many were killed.
 """
@@ -22,7 +22,3 @@ def main() -> None:
             os._exit(0)
         num_killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
     print(num_killed)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """A small extraction: noise faces, a tiny backbone.
 
-`python -m helpers.made_extraction FOLDER N1 N2 ...` extracts into FOLDER again and again, each time killed at
+`made_extraction FOLDER N1 N2 ...` extracts into FOLDER again and again, each time killed at
 its N-th opening, renaming, removing, linking or making of a file or folder (faces that are read included), at last not;
 prints how many were killed.
 """
@@ -103,7 +103,3 @@ def main() -> None:
             os._exit(0)
         num_killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
     print(num_killed)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""`python -m helpers.many_frames FOLDER NUM_FRAMES WIDTH BATCH_SIZE` measures the memory of one extraction.
+"""`many_frames FOLDER NUM_FRAMES WIDTH BATCH_SIZE` measures the memory of one extraction.
 
 The first run only makes the frames table: what that frees is not measured.
 
@@ -101,7 +101,3 @@ def main() -> None:
     assert report.failed == []
     shutil.rmtree(folder / "cache.zarr")
     print(json.dumps({"table": table, "extraction": extraction, "seconds": round(seconds, 1)}))
-
-
-if __name__ == "__main__":
-    main()

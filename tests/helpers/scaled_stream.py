@@ -1,4 +1,4 @@
-"""`python -m helpers.scaled_stream FOLDER NUM_VIDEOS FRAMES_PER_VIDEO` takes a cache of that size through its life.
+"""`scaled_stream FOLDER NUM_VIDEOS FRAMES_PER_VIDEO` takes a cache of that size through its life.
 
 Prints as JSON the seconds of each step and `peak_bytes`, the most memory above what the imports took.
 """
@@ -80,7 +80,3 @@ def main() -> None:
     with step("verify"):
         assert verify(stream, frames, None, lambda count: None) == []
     print(json.dumps({"seconds": SECONDS, "peak_bytes": memory("VmHWM") - before}))
-
-
-if __name__ == "__main__":
-    main()

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from typer.testing import CliRunner, Result
 from cache.frames import conform, frames_digest, write_frames
 from cache.identity import StreamIdentity, bytes_digest
 from cache.store import Cache
+from helpers.processes import python
 from pipelines.cli.cache import app
 
 NUM_ROWS = 24
@@ -210,10 +209,7 @@ def test_no_torch_is_imported(project: Path) -> None:
         f"app(['verify', '--config', {str(project / 'mtl.toml')!r}], standalone_mode=False)\n"
         "sys.exit('torch' in sys.modules or 'timm' in sys.modules)\n"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, check=False
-    )
-    assert ended.returncode == 0, ended.stderr
+    python("-c", code)
 
 
 @pytest.mark.parametrize("command", ["ls", "info", "verify", "rm"])

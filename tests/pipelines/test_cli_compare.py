@@ -1,10 +1,7 @@
 """`mtl compare`: ranks, runs and folders, in 80 columns; whatever is wrong is one line."""
 
 import json
-import runpy
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,14 +9,15 @@ import polars as pl
 import pytest
 
 from cache.frames import write_frames
-from pipelines.cli import main
+from helpers import stub_study as stub
+from helpers.cli import Ended, typed
+from helpers.made_project import make
 from pipelines.search.grid import expand
 from pipelines.search.loop import run_trials
 from pipelines.search.record import Record
 from pipelines.search.study import Study, open_study, plan, read_study
 from pipelines.strategy import strategy_of
 
-stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_study.py"))))
 GRID = {
     "product": {"tasks": [["va", "expr", "au"], ["va", "au"]], "temporal": ["none", "tcn"], "seed": [0, 1]},
     "set": {"fusion": "sum"},
@@ -43,22 +41,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(made)
-    monkeypatch.setenv("COLUMNS", "80")
     return made
 
 
-@pytest.fixture
-def mtl(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
-    """Exit code, standard output and standard error of `mtl compare ARGUMENTS`."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["mtl", "compare", *arguments])
-        with pytest.raises(SystemExit) as end:
-            main()
-        captured = capsys.readouterr()
-        return int(end.value.code or 0), captured.out, captured.err
-
-    return call
+def mtl(*words: str) -> Ended:
+    return typed("compare", *words)
 
 
 def runs_of(study: Study, **values: object) -> list[Path]:
@@ -66,7 +53,7 @@ def runs_of(study: Study, **values: object) -> list[Path]:
     return [study.path / "runs" / d for d, flat in flats.items() if all(flat[k] == v for k, v in values.items())]
 
 
-def test_two_places_of_a_study_are_compared_in_80_columns(project: Path, mtl: Callable) -> None:
+def test_two_places_of_a_study_are_compared_in_80_columns(project: Path) -> None:
     code, out, _ = mtl("s", "1", "2")
     assert code == 0
     assert max(map(len, out.splitlines())) <= 80
@@ -75,7 +62,7 @@ def test_two_places_of_a_study_are_compared_in_80_columns(project: Path, mtl: Ca
     assert all(words in out for words in ("95 % interval", "VA (mean CCC)", "EXPR (macro F1)", "AU (mean F1)"))
 
 
-def test_json_has_the_difference_of_the_leaderboards_scores(project: Path, mtl: Callable) -> None:
+def test_json_has_the_difference_of_the_leaderboards_scores(project: Path) -> None:
     found = json.loads(mtl("studies/s", "1", "2", "--json")[1])
     study = read_study(project / "studies" / "s")
     means = []
@@ -89,9 +76,7 @@ def test_json_has_the_difference_of_the_leaderboards_scores(project: Path, mtl: 
     assert len(found["first"]["runs"]) == 2
 
 
-def test_a_run_stands_for_its_strategy_and_other_tasks_compare_over_those_in_common(
-    project: Path, mtl: Callable
-) -> None:
+def test_a_run_stands_for_its_strategy_and_other_tasks_compare_over_those_in_common(project: Path) -> None:
     study = read_study(project / "studies" / "s")
     run = runs_of(study, temporal="tcn", tasks=["va", "au"])[0]
     for name in (run.name, str(run)):
@@ -117,14 +102,14 @@ def test_a_run_stands_for_its_strategy_and_other_tasks_compare_over_those_in_com
         (("a", "b", "--tasks", "va"), "--tasks picks a table of a study"),
     ],
 )
-def test_wrong_input_is_one_line(project: Path, mtl: Callable, arguments: tuple[str, ...], words: str) -> None:
+def test_wrong_input_is_one_line(project: Path, arguments: tuple[str, ...], words: str) -> None:
     code, out, err = mtl(*arguments)
     assert (code, out) == (2, "")
     assert words in err
     assert len(err.splitlines()) == 1
 
 
-def test_changed_labels_are_refused(project: Path, mtl: Callable, tmp_path: Path) -> None:
+def test_changed_labels_are_refused(project: Path, tmp_path: Path) -> None:
     shutil.copytree(project, tmp_path / "copy")
     frames = stub.make_frames(30, 30).with_columns(valence=-pl.col("valence"))
     write_frames(frames, tmp_path / "copy" / "frames.parquet")
@@ -134,7 +119,7 @@ def test_changed_labels_are_refused(project: Path, mtl: Callable, tmp_path: Path
 
 
 def test_two_real_runs_compare_and_those_of_other_splits_do_not(
-    tmp_path: Path, made_runs: SimpleNamespace, mtl: Callable, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, made_runs: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(made_runs.folder)
     code, out, _ = mtl("first", "second")
@@ -147,7 +132,7 @@ def test_two_real_runs_compare_and_those_of_other_splits_do_not(
 
 
 @pytest.fixture(scope="module")
-def made_runs(tmp_path_factory: pytest.TempPathFactory, make_made: Callable) -> SimpleNamespace:
+def made_runs(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """Three runs of one epoch: "first", "second", and "other", which was scored on a fold."""
     import torch
 
@@ -156,7 +141,7 @@ def made_runs(tmp_path_factory: pytest.TempPathFactory, make_made: Callable) -> 
     from pipelines.training.run import train_run
 
     folder = tmp_path_factory.mktemp("runs")
-    make_made().write(folder)
+    make().write(folder)
     config = read_config(folder / "mtl.toml", ["train.steps=6"])
     dataset = load_dataset(config, [(name, "base") for name in config.backbones], torch.device("cpu"))
     base = strategy_of(config).replace({"fusion": "concat", "temporal": "none"}, "here")

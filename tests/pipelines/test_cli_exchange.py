@@ -2,8 +2,6 @@
 
 import json
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +13,7 @@ from typer.testing import CliRunner, Result
 from cache.frames import conform, write_frames
 from cache.identity import StreamIdentity
 from cache.store import Cache
+from helpers.processes import python
 from pipelines.cli.cache import app
 from pipelines.config import read_config
 
@@ -148,14 +147,8 @@ def test_export_and_back(project: Path, target: str) -> None:
 
 def test_an_error_is_one_line_and_exit_code_2_and_needs_no_torch(project: Path) -> None:
     code = "import sys; from pipelines.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules\n"
-    command = [sys.executable, "-c", code, "cache", "import", "clip", str(project / "gone.h5")]
-    ended = subprocess.run(
-        [*command, "--config", str(project / "mtl.toml")],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        check=False,
-        text=True,
-    )
+    words = ("cache", "import", "clip", project / "gone.h5", "--config", project / "mtl.toml")
+    ended = python("-c", code, *words, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == f"mtl: error: {project}/gone.h5: no such file or folder\n"
 

@@ -4,9 +4,7 @@ import errno
 import json
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,8 @@ from cache.frames import conform, write_frames
 from cache.store import Cache
 from cache.stream import Stream
 from extract.backbones.build import build_trainable, save_backbone
-from pipelines.cli import main
+from helpers.cli import Ended, typed
+from helpers.processes import python
 from pipelines.device import resolve_device
 
 NUM_FACES = 30
@@ -47,24 +46,12 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture
-def mtl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], project: Path) -> Callable[..., Result]:
-    """Runs `mtl extract ARGUMENTS` in the project; gives the exit code, standard output and standard error."""
-    monkeypatch.chdir(project)
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def run(*arguments: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["mtl", "extract", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), captured.out, captured.err
-
-    return run
+def mtl(*words: str) -> Ended:
+    return typed("extract", *words)
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """30 faces of 32 px, their frames table, and two backbones: one random, one from a file of ours."""
     generator = np.random.default_rng(0)
     rows = [(f"v{index % 2}", index, f"v{index % 2}/{index:05d}.jpg") for index in range(NUM_FACES)]
@@ -77,6 +64,7 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "mtl.toml").write_text(TOML)
     module, preprocessing = build_trainable("test_vit", 2, 32, "random", seed=4)
     save_backbone(tmp_path / "backbones/va.safetensors", module.backbone, "test_vit", preprocessing, {})
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
@@ -93,7 +81,7 @@ def one_error(result: Result) -> str:
     return err
 
 
-def test_all_backbones(mtl: Callable[..., Result], project: Path) -> None:
+def test_all_backbones(project: Path) -> None:
     code, out, err = mtl()
     assert (code, err) == (0, "")
     assert out.startswith("30 faces into 2 streams (expr, va) in ")
@@ -113,13 +101,13 @@ def test_all_backbones(mtl: Callable[..., Result], project: Path) -> None:
         (["--backbone", "va", "--backbone", "expr", "--backbone", "va"], ["expr", "va"]),
     ],
 )
-def test_some_backbones(mtl: Callable[..., Result], project: Path, arguments: list[str], wanted: list[str]) -> None:
+def test_some_backbones(project: Path, arguments: list[str], wanted: list[str]) -> None:
     assert mtl(*arguments, "--batch-size", "7", "--threads", "1", "--precision", "bfloat16", "--device", "cpu")[0] == 0
     assert streams(project) == wanted
     assert Cache.open(project / "cache.zarr").stream(wanted[0]).provenance["precision"] == "bfloat16"
 
 
-def test_json(mtl: Callable[..., Result], project: Path) -> None:
+def test_json(project: Path) -> None:
     (project / "faces/v0/00004.jpg").write_bytes(b"")
     code, out, err = mtl("--json", "--backbone", "expr")
     assert (code, err) == (1, "")
@@ -138,7 +126,7 @@ def test_json(mtl: Callable[..., Result], project: Path) -> None:
     }
 
 
-def test_failed_faces(mtl: Callable[..., Result], project: Path) -> None:
+def test_failed_faces(project: Path) -> None:
     """Listed up to 20, exit code 1 unless allowed, told again, and redone once put right."""
     whole = (project / "faces/v0/00000.jpg").read_bytes()
     for index in range(25):
@@ -159,7 +147,7 @@ def test_failed_faces(mtl: Callable[..., Result], project: Path) -> None:
     assert Cache.open(project / "cache.zarr").stream("expr").valid().all()
 
 
-def test_another_frame_list(mtl: Callable[..., Result], project: Path) -> None:
+def test_another_frame_list(project: Path) -> None:
     assert mtl("--backbone", "expr")[0] == 0
     frames = pl.read_parquet(project / "frames.parquet")
     write_frames(frames[:-1], project / "frames.parquet")
@@ -168,7 +156,7 @@ def test_another_frame_list(mtl: Callable[..., Result], project: Path) -> None:
     assert "mtl cache rm expr" in error
 
 
-def test_other_weights(mtl: Callable[..., Result], project: Path) -> None:
+def test_other_weights(project: Path) -> None:
     assert mtl("--backbone", "expr")[0] == 0
     assert "differs in: weights" in one_error(mtl("--backbone", "expr", "--set", "backbones.expr.seed=1"))
 
@@ -194,16 +182,16 @@ def test_other_weights(mtl: Callable[..., Result], project: Path) -> None:
         (["--runtime", "graph"], "graph"),
     ],
 )
-def test_one_line_errors(mtl: Callable[..., Result], arguments: list[str], says: str) -> None:
+def test_one_line_errors(project: Path, arguments: list[str], says: str) -> None:
     assert says in one_error(mtl(*arguments))
 
 
-def test_no_backbones(mtl: Callable[..., Result], project: Path) -> None:
+def test_no_backbones(project: Path) -> None:
     (project / "mtl.toml").write_text("")
     assert "add a section [backbones.NAME]" in one_error(mtl())
 
 
-def test_a_pickle_that_would_run_code(mtl: Callable[..., Result], project: Path) -> None:
+def test_a_pickle_that_would_run_code(project: Path) -> None:
     torch.save(Trap(str(project / "run")), project / "va.pt")
     assert "could run code" in one_error(mtl("--set", "backbones.va.weights=va.pt"))
     assert not (project / "run").exists()
@@ -219,7 +207,7 @@ class Trap:
         return os.mkdir, (self.path,)
 
 
-def test_disk_full(mtl: Callable[..., Result], project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_full(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Stream.write_shard
 
     def write_shard(stream: Stream, shard: int, *args: object) -> None:
@@ -236,7 +224,7 @@ def test_disk_full(mtl: Callable[..., Result], project: Path, monkeypatch: pytes
     assert "16 faces were in 1 stream (expr) already" in out
 
 
-def test_help_has_examples(mtl: Callable[..., Result]) -> None:
+def test_help_has_examples() -> None:
     code, out, _ = mtl("--help")
     assert code == 0
     assert "Examples" in out
@@ -270,7 +258,7 @@ def files_of(project: Path) -> dict[str, bytes]:
     }
 
 
-def test_views(mtl: Callable[..., Result], project: Path) -> None:
+def test_views(project: Path) -> None:
     code, out, err = mtl("--backbone", "expr", "--views", "base,hflip,aug:2")
     assert (code, err) == (0, "")
     assert out.startswith("30 faces into 4 streams (expr, expr/hflip, expr/aug1, expr/aug2) in ")
@@ -279,7 +267,7 @@ def test_views(mtl: Callable[..., Result], project: Path) -> None:
     assert mtl("--backbone", "expr", "--views", "aug1")[1] == "30 faces were in 1 stream (expr/aug1) already\n"
 
 
-def test_shards(mtl: Callable[..., Result], project: Path) -> None:
+def test_shards(project: Path) -> None:
     code, out, _ = mtl("--backbone", "expr", "--shard", "2/2")
     assert code == 0
     assert out.splitlines()[0].startswith("14 faces into 1 stream (expr)")
@@ -289,7 +277,7 @@ def test_shards(mtl: Callable[..., Result], project: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes(mtl: Callable[..., Result], project: Path, tmp_path: Path) -> None:
+def test_two_processes(project: Path, tmp_path: Path) -> None:
     """One process a device, here both on the CPU: the bytes of one process, and one report."""
     (project / "faces/v1/00005.jpg").write_bytes(b"")
     code, out, err = mtl("--device", "cpu,cpu", "--views", "base,hflip", "--json")
@@ -304,7 +292,7 @@ def test_two_processes(mtl: Callable[..., Result], project: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_two_processes_fail_as_one(mtl: Callable[..., Result], project: Path) -> None:
+def test_two_processes_fail_as_one(project: Path) -> None:
     error = one_error(mtl("--device", "cpu,cpu", "--set", "backbones.va.weights=none.pt"))
     assert "none.pt: no such weights file" in error
 
@@ -328,18 +316,17 @@ finally:
 """
 
 
-def test_nothing_to_do_loads_and_writes_nothing(mtl: Callable[..., Result], project: Path) -> None:
+def test_nothing_to_do_loads_and_writes_nothing(project: Path) -> None:
     """A finished cache may be on a disk that can only be read, and on a machine without the backbone's time to load."""
     (project / "faces/v1/00005.jpg").write_bytes(b"")
     assert mtl()[0] == 1
-    root = Path(__file__).resolve().parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    command = [sys.executable, "-c", NOTHING_TO_DO]
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    done = python("-c", NOTHING_TO_DO, cwd=project)
     assert (done.returncode, done.stdout.splitlines()) == (
         0,
         ["30 faces were in 2 streams (expr, va) already", "False False"],
     )
     (project / "cache.zarr/va/base/state/c/1").unlink()
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode in (77, 78)  # it set about making the shard again
+    assert python("-c", NOTHING_TO_DO, cwd=project, check=False).returncode in (
+        77,
+        78,
+    )  # it set about making the shard again

@@ -4,7 +4,6 @@ What `mtl cache verify` says to type is typed, to the letter; then the bytes are
 """
 
 import errno
-import io
 import json
 import os
 import re
@@ -13,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,10 +24,11 @@ import torch
 from cache.frames import conform, write_frames
 from cache.store import Cache
 from cache.stream import SCHEMA
+from helpers.cli import Ended, typed
+from helpers.processes import environment, program, start
 from pipelines.cli import main
 
 NUM_FACES, SHARD_ROWS = 30, 8
-ROOT = Path(__file__).resolve().parents[2]
 TOML = f"""
 [data]
 faces = "faces"
@@ -40,8 +39,6 @@ model = "test_resnet"
 weights = "random"
 size_px = 32
 """
-Result = tuple[int, str, str]
-Mtl = Callable[..., Result]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -68,22 +65,8 @@ def make_project(folder: Path, names: list[str]) -> None:
     (folder / "mtl.toml").write_text(TOML)
 
 
-@pytest.fixture
-def mtl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], project: Path) -> Mtl:
-    """Runs `mtl ARGUMENTS` in the project, at a terminal that says yes; gives exit code, output and errors."""
-    monkeypatch.chdir(project)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr("pipelines.cli.cache._is_terminal", lambda: True)
-
-    def run(*arguments: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["mtl", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
-        with pytest.raises(SystemExit) as stop:
-            main()
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), captured.out, captured.err
-
-    return run
+def mtl(*words: str) -> Ended:
+    return typed(*words, stdin="y\n", columns=200)
 
 
 @pytest.fixture(scope="module")
@@ -91,18 +74,16 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a whole cache, made once; tests work on copies."""
     folder = tmp_path_factory.mktemp("undisturbed")
     make_project(folder, ["v0", "v1"])
-    code = f"import os, sys; os.chdir({str(folder)!r}); from pipelines.cli import main; main()"
-    subprocess.run([sys.executable, "-c", code, "extract"], check=True, capture_output=True, env=environment())
+    program(main, "extract", cwd=folder)
     return folder
 
 
 @pytest.fixture
-def project(undisturbed: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(undisturbed, tmp_path / "project")
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def project(undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, typed in at a terminal."""
+    monkeypatch.setattr("pipelines.cli.cache._is_terminal", lambda: True)
+    monkeypatch.chdir(shutil.copytree(undisturbed, tmp_path / "project"))
+    return tmp_path / "project"
 
 
 def files_of(root: Path) -> dict[str, bytes]:
@@ -111,7 +92,7 @@ def files_of(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in paths}
 
 
-def type_what_it_says(mtl: Mtl, found: str) -> list[Result]:
+def type_what_it_says(found: str) -> list[Ended]:
     """Runs each command in backticks of the last line that begins with "type"."""
     lines = [line.strip() for line in found.splitlines() if line.strip().startswith("type ")]
     assert lines, found
@@ -169,7 +150,7 @@ METADATA = [
 
 @pytest.mark.parametrize("harm", HARMS)
 @pytest.mark.parametrize("name", OF_A_SHARD)
-def test_a_damaged_shard_is_redone_alone(mtl: Mtl, project: Path, undisturbed: Path, name: str, harm: str) -> None:
+def test_a_damaged_shard_is_redone_alone(project: Path, undisturbed: Path, name: str, harm: str) -> None:
     root = project / "cache.zarr"
     HARMS[harm](root / OF_A_SHARD[name])
     before = files_on_disk(root)
@@ -177,7 +158,7 @@ def test_a_damaged_shard_is_redone_alone(mtl: Mtl, project: Path, undisturbed: P
     assert code == 1
     assert OF_A_SHARD[name] in out or "rows 8 to 15 are not extracted yet" in out
     assert written_since(root, before) == set()
-    assert type_what_it_says(mtl, out)[-1][0] == 0
+    assert type_what_it_says(out)[-1][0] == 0
     assert files_of(root) == files_of(undisturbed / "cache.zarr")
     assert written_since(root, before) == set(OF_A_SHARD.values())
     assert mtl("cache", "verify")[0] == 0
@@ -185,30 +166,30 @@ def test_a_damaged_shard_is_redone_alone(mtl: Mtl, project: Path, undisturbed: P
 
 @pytest.mark.parametrize("harm", ["truncated", "zeroed", "deleted", "emptied"])
 @pytest.mark.parametrize("name", METADATA)
-def test_damaged_metadata(mtl: Mtl, project: Path, undisturbed: Path, name: str, harm: str) -> None:
+def test_damaged_metadata(project: Path, undisturbed: Path, name: str, harm: str) -> None:
     HARMS[harm](project / "cache.zarr" / name)
     code, out, _ = mtl("cache", "verify")
     assert code == 1
     assert name in out or "zarr.json" in out
-    assert type_what_it_says(mtl, out)[-1][0] == 0
+    assert type_what_it_says(out)[-1][0] == 0
     assert files_of(project / "cache.zarr") == files_of(undisturbed / "cache.zarr")
 
 
 @pytest.mark.parametrize("harm", ["truncated", "zeroed", "deleted", "emptied"])
 @pytest.mark.parametrize("name", ["zarr.json", "expr/zarr.json"])
-def test_a_lost_group_costs_no_extraction(mtl: Mtl, project: Path, undisturbed: Path, name: str, harm: str) -> None:
+def test_a_lost_group_costs_no_extraction(project: Path, undisturbed: Path, name: str, harm: str) -> None:
     root = project / "cache.zarr"
     HARMS[harm](root / name)
     before = files_on_disk(root)
     code, _, err = mtl("cache", "verify")
     assert code == 2
     assert f"cache.zarr/{name}: is missing or damaged" in err
-    assert type_what_it_says(mtl, "type" + err.partition("; type")[2])[-1][0] == 0
+    assert type_what_it_says("type" + err.partition("; type")[2])[-1][0] == 0
     assert files_of(root) == files_of(undisturbed / "cache.zarr")
     assert written_since(root, before) == {name}
 
 
-def test_many_damages_at_once(mtl: Mtl, project: Path, undisturbed: Path) -> None:
+def test_many_damages_at_once(project: Path, undisturbed: Path) -> None:
     root = project / "cache.zarr"
     flip(root / f"{BASE}/embedding/c/0/0")
     (root / f"{BASE}/state/c/2").unlink()
@@ -216,7 +197,7 @@ def test_many_damages_at_once(mtl: Mtl, project: Path, undisturbed: Path) -> Non
     code, out, _ = mtl("cache", "verify", "--json")
     assert code == 1
     assert {each["shard"] for each in json.loads(out)["damages"]} == {0, 2}
-    type_what_it_says(mtl, mtl("cache", "verify")[1])
+    type_what_it_says(mtl("cache", "verify")[1])
     assert files_of(root) == files_of(undisturbed / "cache.zarr")
 
 
@@ -237,7 +218,7 @@ def face_bytes(seed: int) -> bytes:
 
 
 @pytest.mark.parametrize("harm", FACES)
-def test_a_face_that_changed(mtl: Mtl, project: Path, harm: str) -> None:
+def test_a_face_that_changed(project: Path, harm: str) -> None:
     """Only its shard is done again; the bytes are those of a first extraction of the faces as they are now."""
     change, said = FACES[harm]
     root, path = project / "cache.zarr", "v1/00003.jpg"  # row 16: v0 comes first
@@ -246,7 +227,7 @@ def test_a_face_that_changed(mtl: Mtl, project: Path, harm: str) -> None:
     code, out, _ = mtl("cache", "verify")
     assert code == 1
     assert f"face {path} {said}" in out
-    codes = [code for code, _, _ in type_what_it_says(mtl, out)]
+    codes = [code for code, _, _ in type_what_it_says(out)]
     assert codes == [1, int(harm != "changed")]  # a face that cannot be read is told of
     assert {name.split("/")[-1] for name in written_since(root, before) if "marks" in name} == {"00000002.json"}
     assert mtl("cache", "verify")[0] == 0
@@ -264,16 +245,16 @@ def set_schema(project: Path, schema: int) -> None:
     path.write_text(json.dumps(document))
 
 
-def test_a_cache_of_an_older_format(mtl: Mtl, project: Path, undisturbed: Path) -> None:
+def test_a_cache_of_an_older_format(project: Path, undisturbed: Path) -> None:
     set_schema(project, SCHEMA - 1)
     code, out, _ = mtl("cache", "verify")
     assert code == 1
     assert f"has the old format {SCHEMA - 1}" in out
-    assert type_what_it_says(mtl, out)[-1][0] == 0
+    assert type_what_it_says(out)[-1][0] == 0
     assert files_of(project / "cache.zarr") == files_of(undisturbed / "cache.zarr")
 
 
-def test_a_cache_of_a_newer_format_is_left_alone(mtl: Mtl, project: Path) -> None:
+def test_a_cache_of_a_newer_format_is_left_alone(project: Path) -> None:
     set_schema(project, SCHEMA + 1)
     before = files_of(project / "cache.zarr")
     for arguments in (("cache", "verify"), ("cache", "verify", "--repair"), ("extract",), ("cache", "info", "expr")):
@@ -310,7 +291,7 @@ def writes(project: Path) -> Iterator[list[tuple[str, str]]]:
     WATCHED.clear()
 
 
-def test_a_read_only_cache(mtl: Mtl, project: Path, writes: list[tuple[str, str]]) -> None:
+def test_a_read_only_cache(project: Path, writes: list[tuple[str, str]]) -> None:
     """All that reads works, and tries to write nothing."""
     root = project / "cache.zarr"
     flip(root / OF_A_SHARD["state"])
@@ -332,7 +313,7 @@ def test_a_read_only_cache(mtl: Mtl, project: Path, writes: list[tuple[str, str]
     assert files_of(root) == before
 
 
-def test_a_moved_cache(mtl: Mtl, project: Path, tmp_path: Path, undisturbed: Path) -> None:
+def test_a_moved_cache(project: Path, tmp_path: Path, undisturbed: Path) -> None:
     moved = tmp_path / "дальше" / "other name.zarr"
     moved.parent.mkdir()
     shutil.move(project / "cache.zarr", moved)
@@ -356,7 +337,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("names", NAMES)
-def test_odd_names_of_videos(mtl: Mtl, project: Path, names: str) -> None:
+def test_odd_names_of_videos(project: Path, names: str) -> None:
     """Extracted, verified, found when changed, redone."""
     shutil.rmtree(project)
     project.mkdir()
@@ -372,7 +353,7 @@ def test_odd_names_of_videos(mtl: Mtl, project: Path, names: str) -> None:
     code, out, _ = mtl("cache", "verify")
     assert code == 1
     assert f"face {path} has changed since extraction" in out
-    type_what_it_says(mtl, out)
+    type_what_it_says(out)
     code, _, err = mtl("extract")
     assert code == 1
     assert path in err
@@ -398,7 +379,7 @@ class Full:
 
 
 @pytest.mark.parametrize("after", [0, 4, 9, 14, 21, 30, 44])
-def test_disk_full(mtl: Mtl, project: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+def test_disk_full(project: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """At any of the moments that wait for the disk: one line, what is whole stays, the same command goes on."""
     root = project / "cache.zarr"
     shutil.rmtree(root)
@@ -436,19 +417,14 @@ def long_project(undisturbed: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("number", "wanted"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
 )
-def test_signals(mtl: Mtl, long_project: Path, number: int, wanted: int) -> None:
+def test_signals(long_project: Path, number: int, wanted: int) -> None:
     """One line, no leftovers, whole shards kept, the same command finishes."""
-    command = [sys.executable, "-c", "from pipelines.cli import main; main()", "extract"]
     root = long_project / "cache.zarr"
-    process = subprocess.Popen(
-        command, cwd=long_project, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    while not (root / OF_A_SHARD["mark"]).exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.005)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (wanted, "")
+    running = start(main, "extract", cwd=long_project)
+    running.wait_for((root / OF_A_SHARD["mark"]).exists)
+    running.send(number)
+    code, out, err = running.end()
+    assert (code, out) == (wanted, "")
     assert err == "mtl: stopped; nothing finished is lost, the same command goes on from here\n"
     assert not [path for path in root.rglob("*") if ".tmp-" in path.name or ".partial" in path.name]
     before = files_on_disk(root)

@@ -1,20 +1,18 @@
 """`mtl postprocess` and `mtl ensemble`: files, JSON, what they print, and their one-line errors."""
 
 import json
-import runpy
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
 import pytest
-from typer.testing import CliRunner
 
 from cache.frames import read_frames, write_frames
 from cache.seals import sealed_json
-from pipelines.cli import app
+from helpers import stub_runs as stub
+from helpers.cli import call
+from helpers.made_project import Made
 from pipelines.config import read_config
 from pipelines.files import read_json
 from pipelines.labels import labels_of
@@ -23,7 +21,6 @@ from pipelines.postprocess.apply import apply
 from pipelines.postprocess.files import postprocess_run, read_parameters, read_postprocess, read_truth
 from pipelines.postprocess.parts import make_part
 
-stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_runs.py"))))
 RUN = "studies/s/runs/run0"
 
 
@@ -35,21 +32,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def mtl() -> Callable[..., str]:
-    """Runs `mtl`; a user's error comes back as it is."""
-
-    def call(*words: str) -> str:
-        result = CliRunner().invoke(app, list(words), env={"COLUMNS": "80"})
-        if isinstance(result.exception, ValueError):
-            raise result.exception
-        assert result.exit_code == 0, result.output
-        return result.stdout
-
-    return call
+def mtl(*words: str) -> str:
+    return call(*words, columns=80)
 
 
-def test_postprocess_prints_writes_and_is_there_the_second_time(project: Path, mtl: Callable[..., str]) -> None:
+def test_postprocess_prints_writes_and_is_there_the_second_time(project: Path) -> None:
     said = mtl("postprocess", RUN)
     assert all(words in said for words in ("in fold", "out of fold", "held out", "VA smoothing", "95 % interval"))
     assert max(map(len, said.splitlines())) <= 80
@@ -62,7 +49,7 @@ def test_postprocess_prints_writes_and_is_there_the_second_time(project: Path, m
     assert (project / RUN / "postprocess.json").stat().st_mtime_ns != written
 
 
-def test_the_processed_table_earns_the_held_out_score(project: Path, mtl: Callable[..., str]) -> None:
+def test_the_processed_table_earns_the_held_out_score(project: Path) -> None:
     record = json.loads(mtl("postprocess", RUN, "--json"))[0]
     before, after = (pl.read_parquet(project / RUN / f"predictions{kind}.parquet") for kind in ("", ".post"))
     assert after.schema == before.schema
@@ -77,7 +64,7 @@ def test_the_processed_table_earns_the_held_out_score(project: Path, mtl: Callab
     ]
 
 
-def test_json_has_the_stable_keys(project: Path, mtl: Callable[..., str]) -> None:
+def test_json_has_the_stable_keys(project: Path) -> None:
     one, two = json.loads(mtl("postprocess", RUN, "studies/s/runs/run1", "--json"))
     assert set(one) == set(two)
     assert set(one["parameters"]) == {"smoothing", "thresholds", "offsets"}
@@ -86,7 +73,7 @@ def test_json_has_the_stable_keys(project: Path, mtl: Callable[..., str]) -> Non
     assert one["gain"]["interval"]["unit"] == "video"
 
 
-def test_subjects_are_resampled_and_named(project: Path, mtl: Callable[..., str]) -> None:
+def test_subjects_are_resampled_and_named(project: Path) -> None:
     frames = read_frames(project / "frames.parquet")
     number = pl.col("video").str.slice(-2).cast(pl.Int64)
     (project / "with").mkdir()
@@ -99,7 +86,7 @@ def test_subjects_are_resampled_and_named(project: Path, mtl: Callable[..., str]
     assert "over 3 subjects" in " ".join(mtl("ensemble", f"with/{RUN}", "with/studies/s/runs/run1", *words).split())
 
 
-def test_a_record_without_offsets_is_refused_with_the_remedy(project: Path, mtl: Callable[..., str]) -> None:
+def test_a_record_without_offsets_is_refused_with_the_remedy(project: Path) -> None:
     mtl("postprocess", RUN)
     path = project / RUN / "postprocess.json"
     record = read_json(path)
@@ -109,7 +96,7 @@ def test_a_record_without_offsets_is_refused_with_the_remedy(project: Path, mtl:
         mtl("postprocess", RUN)
 
 
-def test_a_kill_between_the_two_files_is_made_good(project: Path, mtl: Callable[..., str]) -> None:
+def test_a_kill_between_the_two_files_is_made_good(project: Path) -> None:
     mtl("postprocess", RUN)
     (project / RUN / "predictions.post.parquet").unlink()
     mtl("postprocess", RUN)
@@ -126,7 +113,7 @@ def test_a_kill_between_the_two_files_is_made_good(project: Path, mtl: Callable[
         (sealed_json({"format": 2}).replace(b"2", b"3", 1), "damaged or changed since it was written"),
     ],
 )
-def test_a_damaged_record_is_one_line(project: Path, mtl: Callable[..., str], data: bytes, error: str) -> None:
+def test_a_damaged_record_is_one_line(project: Path, data: bytes, error: str) -> None:
     mtl("postprocess", RUN)
     (project / RUN / "postprocess.json").write_bytes(data)
     with pytest.raises(ValueError, match=error) as caught:
@@ -156,7 +143,7 @@ def test_a_record_with_odd_parameters_or_of_other_predictions_is_refused(project
         read_postprocess(project / RUN)
 
 
-def test_what_is_no_run_is_refused(project: Path, mtl: Callable[..., str]) -> None:
+def test_what_is_no_run_is_refused(project: Path) -> None:
     with pytest.raises(ValueError, match=r"no finished run here"):
         mtl("postprocess", "nothing")
     with pytest.raises(ValueError, match="a study; name runs in it"):
@@ -169,7 +156,7 @@ def test_what_is_no_run_is_refused(project: Path, mtl: Callable[..., str]) -> No
         mtl("postprocess", RUN)
 
 
-def test_other_labels_are_refused(project: Path, mtl: Callable[..., str]) -> None:
+def test_other_labels_are_refused(project: Path) -> None:
     frames = read_frames(project / "frames.parquet")
     write_frames(frames.with_columns(valence=-pl.col("valence")), project / "frames.parquet")
     with pytest.raises(ValueError, match=r"the labels, splits or subjects in .* are not those of this run"):
@@ -178,7 +165,7 @@ def test_other_labels_are_refused(project: Path, mtl: Callable[..., str]) -> Non
         mtl("ensemble", "s")
 
 
-def test_ensemble_of_a_study(project: Path, mtl: Callable[..., str]) -> None:
+def test_ensemble_of_a_study(project: Path) -> None:
     said = mtl("ensemble", "studies/s", "--size", "6")
     assert all(words in said for words in ("best single run", "mean of the best 5", "post-processed", "held out"))
     assert max(map(len, said.splitlines())) <= 80
@@ -197,7 +184,7 @@ def test_ensemble_of_a_study(project: Path, mtl: Callable[..., str]) -> None:
     assert not list((folder.parent).glob(".tmp-*"))
 
 
-def test_an_ensemble_is_made_once(project: Path, mtl: Callable[..., str]) -> None:
+def test_an_ensemble_is_made_once(project: Path) -> None:
     first = mtl("ensemble", "s", "--size", "4")
     path = project / "studies" / "s" / "ensembles" / "best" / "ensemble.json"
     written = path.stat().st_mtime_ns
@@ -214,7 +201,7 @@ def test_an_ensemble_is_made_once(project: Path, mtl: Callable[..., str]) -> Non
         mtl("ensemble", "s", "--size", "5")
 
 
-def test_runs_that_do_not_fit_are_left_out_with_a_reason(project: Path, mtl: Callable[..., str]) -> None:
+def test_runs_that_do_not_fit_are_left_out_with_a_reason(project: Path) -> None:
     runs, frames = project / "studies" / "s" / "runs", read_frames(project / "frames.parquet")
     (runs / "unfinished").mkdir()
     (runs / ".tmp-x").mkdir()
@@ -239,19 +226,19 @@ def test_runs_that_do_not_fit_are_left_out_with_a_reason(project: Path, mtl: Cal
         ([RUN, "studies/s/runs/nothing"], "no study and no run here"),
     ],
 )
-def test_ensemble_errors_are_one_line(project: Path, mtl: Callable[..., str], words: list[str], error: str) -> None:
+def test_ensemble_errors_are_one_line(project: Path, words: list[str], error: str) -> None:
     with pytest.raises(ValueError, match=error) as caught:
         mtl("ensemble", *words)
     assert "\n" not in str(caught.value)
 
 
-def test_an_ensemble_is_no_run(project: Path, mtl: Callable[..., str]) -> None:
+def test_an_ensemble_is_no_run(project: Path) -> None:
     mtl("ensemble", "s")
     with pytest.raises(ValueError, match="an ensemble; its post-processing was fitted with it"):
         mtl("postprocess", "studies/s/ensembles/best")
 
 
-def test_one_video_a_part_is_said_not_hidden(tmp_path: Path, mtl: Callable[..., str], monkeypatch: Any) -> None:
+def test_one_video_a_part_is_said_not_hidden(tmp_path: Path, monkeypatch: Any) -> None:
     stub.write_project(tmp_path, frames=stub.make_frames(num_videos=2))
     monkeypatch.chdir(tmp_path)
     assert "nothing can be fitted out of fold" in " ".join(mtl("postprocess", RUN).split())
@@ -261,9 +248,7 @@ def test_one_video_a_part_is_said_not_hidden(tmp_path: Path, mtl: Callable[..., 
     assert "–" in mtl("ensemble", "s")
 
 
-def test_a_trained_run_is_postprocessed(
-    tmp_path: Path, made: Any, mtl: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trained_run_is_postprocessed(tmp_path: Path, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real thing: what `mtl train-head` writes is what these commands read."""
     made.write(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -279,7 +264,7 @@ def test_a_trained_run_is_postprocessed(
 
 
 def test_evaluate_scores_a_run_with_its_stored_post_processing(
-    tmp_path: Path, made: Any, mtl: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made.write(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -321,7 +306,7 @@ def _with_parameters(run: Path) -> dict[str, float]:
 
 
 def test_evaluate_with_post_over_a_split_without_a_tasks_labels(
-    tmp_path: Path, made: Any, mtl: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made.write(tmp_path)
     frames = read_frames(tmp_path / "frames.parquet")

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from typer.testing import CliRunner
 
 from cache.frames import read_frames, write_frames
 from cache.names import ACTION_UNITS, EXPRESSIONS
 from cache.seals import sealed_json
 from cache.store import Cache
-from pipelines.cli import app
+from helpers.cli import call
+from helpers.made_project import Made
 from pipelines.files import read_json
 
 PREDICTED = {
@@ -31,17 +31,8 @@ RUNS = {
 }
 
 
-def call(*words: str) -> str:
-    """Runs `mtl`; a user's error comes back as it is."""
-    result = CliRunner().invoke(app, list(words), env={"COLUMNS": "200"})
-    if isinstance(result.exception, ValueError):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
 @pytest.fixture(scope="module")
-def trained(made: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a run for each of `RUNS`, post-processed with parameters of every kind, and an ensemble of two."""
     folder = tmp_path_factory.mktemp("project")
     made.write(folder)
@@ -167,7 +158,7 @@ def test_a_list_of_videos_names_all_their_rows(project: Path, tmp_path: Path) ->
     assert table.select("video", "frame", "path").equals(frames.select("video", "frame", "path"))
 
 
-def test_unlabelled_test_rows_are_predicted(tmp_path: Path, made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unlabelled_test_rows_are_predicted(tmp_path: Path, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """The case that matters: a test list without labels; half of val is scored instead."""
     made.write(tmp_path)
     frames = read_frames(tmp_path / "frames.parquet")
@@ -184,7 +175,7 @@ def test_unlabelled_test_rows_are_predicted(tmp_path: Path, made: Any, monkeypat
 # --- frames without an embedding -----------------------------------------------------------------------------------
 
 
-def test_frames_without_an_embedding(tmp_path: Path, made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_without_an_embedding(tmp_path: Path, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """The nearest frame stands for one; a video without any is not predicted, and both are counted."""
     made.write(tmp_path)
     cache, frames = Cache.open(tmp_path / "cache.zarr"), made.frames

@@ -4,11 +4,9 @@ import json
 import os
 import re
 import shutil
-import sys
 import tarfile
 import tomllib
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -20,7 +18,7 @@ import tomlkit
 from cache.frames import read_frames, stored_schema
 from cache.labels import DISFA
 from cache.names import LABEL_COLUMNS
-from pipelines.cli import main
+from helpers.cli import Ended, typed
 
 HEADER = ",".join(("image", *LABEL_COLUMNS))
 LABELS = "0.5,-0.25,4,1,1,1,1,1,1,1,1,1,1,1,1"
@@ -28,20 +26,13 @@ Result = tuple[int, str, str]
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
-@pytest.fixture
-def mtl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Result]:
-    """Runs `mtl prepare ARGUMENTS` in `tmp_path`; gives the exit code, standard output and standard error."""
+@pytest.fixture(autouse=True)
+def _typed_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
 
-    def run(*arguments: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["mtl", "prepare", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), captured.out, captured.err
 
-    return run
+def mtl(*words: str, columns: int = 80) -> Ended:
+    return typed("prepare", *words, columns=columns)
 
 
 @pytest.fixture
@@ -58,7 +49,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_places_come_from_the_configuration(mtl: Callable[..., Result], project: Path) -> None:
+def test_places_come_from_the_configuration(project: Path) -> None:
     code, out, err = mtl("--train", "train.txt", "--val", "val.txt")
     assert (code, err) == (0, "")
     assert "made/frames.parquet: 3 rows written" in out
@@ -70,16 +61,13 @@ def test_places_come_from_the_configuration(mtl: Callable[..., Result], project:
     ]
 
 
-@pytest.mark.parametrize("width", ["80", "120"])
-def test_the_page_fits_and_has_no_colours_when_piped(
-    mtl: Callable[..., Result], project: Path, monkeypatch: pytest.MonkeyPatch, width: str
-) -> None:
-    monkeypatch.setenv("COLUMNS", width)
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_page_fits_and_has_no_colours_when_piped(project: Path, width: int) -> None:
     (project / "subjects.csv").write_text("video,subject\na,ann\nb,ann\n")
     (project / "crops" / "b" / "00001.jpg").unlink()
-    _, out, _ = mtl("--train", "train.txt", "--val", "val.txt", "--subjects", "subjects.csv")
+    _, out, _ = mtl("--train", "train.txt", "--val", "val.txt", "--subjects", "subjects.csv", columns=width)
     assert "\x1b" not in out
-    assert max(map(len, out.splitlines())) <= int(width)
+    assert max(map(len, out.splitlines())) <= width
     assert "1 face of 3 not on disk: b/00001.jpg" in out
     assert "1 subject in more than one split: ann (train, val)" in out
 
@@ -89,9 +77,7 @@ TITLES = {"va": "Valence and arousal", "expr": "Expressions", "au": "Positives o
 
 
 @pytest.mark.parametrize("tasks", [("va",), ("expr",), ("au",), ("va", "expr"), ()])
-def test_tables_of_tasks_without_labels_are_left_out(
-    mtl: Callable[..., Result], project: Path, tasks: tuple[str, ...]
-) -> None:
+def test_tables_of_tasks_without_labels_are_left_out(project: Path, tasks: tuple[str, ...]) -> None:
     rows = [f"a/0000{index + 1}.jpg,{LABELLED[task]}" for index, task in enumerate(tasks)]
     rows = rows or [f"a/00001.jpg,-5,-5{',-1' * 13}"]
     (project / "train.txt").write_text("\n".join([HEADER, *rows]) + "\n")
@@ -114,7 +100,7 @@ PAIN = tomlkit.dumps({"labels": tomllib.loads((FIXTURES / "labels" / "pain.toml"
 INTENSITIES = ("image,split,AU1,AU25", "a/00001.jpg,train,5,0.5", "a/00003.jpg,train,,4", "b/00001.jpg,val,1,0")
 
 
-def test_a_table_of_another_schema(mtl: Callable[..., Result], project: Path) -> None:
+def test_a_table_of_another_schema(project: Path) -> None:
     labelled_by(project, '[labels]\nname = "disfa"\n', *INTENSITIES)
     code, out, err = mtl("--table", "labels.csv")
     assert (code, err) == (0, "")
@@ -128,18 +114,15 @@ def test_a_table_of_another_schema(mtl: Callable[..., Result], project: Path) ->
     assert document["splits"]["train"]["num_labelled"] == {"intensity": 2}
 
 
-@pytest.mark.parametrize("width", ["80", "120"])
-def test_the_page_has_a_table_for_each_group(
-    mtl: Callable[..., Result], project: Path, monkeypatch: pytest.MonkeyPatch, width: str
-) -> None:
-    monkeypatch.setenv("COLUMNS", width)
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_page_has_a_table_for_each_group(project: Path, width: int) -> None:
     rows = ("image,split,pain,state,AU9", "a/00001.jpg,train,3,Calm,1", "b/00001.jpg,val,5,Tense,0")
     labelled_by(project, PAIN, *rows)
-    code, out, err = mtl("--table", "labels.csv")
+    code, out, err = mtl("--table", "labels.csv", columns=width)
     assert (code, err) == (0, "")
-    assert max(map(len, out.splitlines())) <= int(width)
-    assert ("split  videos  rows  pain  intensity  state  seen  no label" in out) == (width == "120")
-    assert re.search(r"^pain +1 +1$", out.replace(" \n", "\n"), re.MULTILINE) or width == "120"
+    assert max(map(len, out.splitlines())) <= width
+    assert ("split  videos  rows  pain  intensity  state  seen  no label" in out) == (width == 120)
+    assert re.search(r"^pain +1 +1$", out.replace(" \n", "\n"), re.MULTILINE) or width == 120
     assert "…" not in out
     for words in ("Classes of state", "Positives of action units", "Distressed", "pain", "3.00 ± 0.00"):
         assert words in out
@@ -171,7 +154,7 @@ def test_the_page_has_a_table_for_each_group(
     ],
 )
 def test_wrong_rows_of_another_schema_are_one_line(
-    mtl: Callable[..., Result], project: Path, name: str, lines: tuple[str, ...], arguments: tuple[str], message: str
+    project: Path, name: str, lines: tuple[str, ...], arguments: tuple[str], message: str
 ) -> None:
     labelled_by(project, f'[labels]\nname = "{name}"\n', *lines)
     code, out, err = mtl(*arguments, "labels.csv")
@@ -180,7 +163,7 @@ def test_wrong_rows_of_another_schema_are_one_line(
     assert not (project / "made" / "frames.parquet").exists()
 
 
-def test_gaps_go_by_the_configuration(mtl: Callable[..., Result], project: Path) -> None:
+def test_gaps_go_by_the_configuration(project: Path) -> None:
     arguments = ("--train", "train.txt", "--val", "val.txt")
     assert "context" not in mtl(*arguments)[1]
     with open(project / "mtl.toml", "a") as file:
@@ -190,7 +173,7 @@ def test_gaps_go_by_the_configuration(mtl: Callable[..., Result], project: Path)
     assert "1 to 3" in out
 
 
-def test_json_alone_on_standard_output(mtl: Callable[..., Result], project: Path) -> None:
+def test_json_alone_on_standard_output(project: Path) -> None:
     code, out, _ = mtl("--train", "train.txt", "--val", "val.txt", "--json")
     document = json.loads(out)
     assert code == 0
@@ -199,7 +182,7 @@ def test_json_alone_on_standard_output(mtl: Callable[..., Result], project: Path
     assert document["faces"]["num_read"] == 3
 
 
-def test_strict_makes_findings_fail(mtl: Callable[..., Result], project: Path) -> None:
+def test_strict_makes_findings_fail(project: Path) -> None:
     (project / "crops" / "a" / "00003.jpg").write_bytes(b"")
     arguments = ("--train", "train.txt", "--val", "val.txt")
     code, out, _ = mtl(*arguments)
@@ -210,7 +193,7 @@ def test_strict_makes_findings_fail(mtl: Callable[..., Result], project: Path) -
     assert "cannot be decoded" not in mtl(*arguments, "--no-check-faces")[1]
 
 
-def test_context_adds_the_other_faces(mtl: Callable[..., Result], project: Path) -> None:
+def test_context_adds_the_other_faces(project: Path) -> None:
     (project / "subjects.csv").write_text("video,subject\na,ann\nb,ben\n")
     mtl("--train", "train.txt", "--context", "--subjects", "subjects.csv")
     frames = read_frames(project / "made" / "frames.parquet")
@@ -222,7 +205,7 @@ def test_context_adds_the_other_faces(mtl: Callable[..., Result], project: Path)
     ]
 
 
-def test_faces_alone_need_no_configuration(mtl: Callable[..., Result], project: Path) -> None:
+def test_faces_alone_need_no_configuration(project: Path) -> None:
     (project / "mtl.toml").unlink()
     code, out, _ = mtl("--faces", "crops", "--out", "x.parquet")
     assert (code, "4 frames of 2 videos" in out) == (0, True)
@@ -242,7 +225,7 @@ def packed(project: Path) -> None:
         shutil.rmtree(project / "crops" / video)
 
 
-def test_packed_faces_give_the_table_of_the_files(mtl: Callable[..., Result], project: Path) -> None:
+def test_packed_faces_give_the_table_of_the_files(project: Path) -> None:
     arguments = {"alone": (), "annotated": ("--train", "train.txt", "--val", "val.txt"), "context": ()}
     arguments["context"] = (*arguments["annotated"], "--context")
     as_files = {name: mtl(*words, "--json", "--out", f"{name}.parquet") for name, words in arguments.items()}
@@ -254,7 +237,7 @@ def test_packed_faces_give_the_table_of_the_files(mtl: Callable[..., Result], pr
         assert json.loads(as_files[name][1])["faces"]["num_missing"] == 0
 
 
-def test_packed_faces_that_cannot_be_had(mtl: Callable[..., Result], project: Path) -> None:
+def test_packed_faces_that_cannot_be_had(project: Path) -> None:
     packed(project)
     with tarfile.open(project / "crops/a.tar") as archive:
         end = archive.getmember("00002.jpg").offset_data + 10
@@ -271,7 +254,7 @@ def test_packed_faces_that_cannot_be_had(mtl: Callable[..., Result], project: Pa
     assert (code, out, err) == (2, "", "mtl: error: crops/b.zip: the archive is cut off or damaged\n")
 
 
-def test_a_video_is_listed_and_checked(mtl: Callable[..., Result], project: Path) -> None:
+def test_a_video_is_listed_and_checked(project: Path) -> None:
     with av.open(str(project / "crops/c.mkv"), "w") as container:
         stream = container.add_stream("ffv1", rate=25)
         stream.width = stream.height = 32
@@ -290,7 +273,7 @@ def test_a_video_is_listed_and_checked(mtl: Callable[..., Result], project: Path
     assert "1 face of 4 cannot be decoded: c/00004.jpg: the video has only 3 frames" in " ".join(out.split())
 
 
-def test_a_changed_frame_list_is_told(mtl: Callable[..., Result], project: Path) -> None:
+def test_a_changed_frame_list_is_told(project: Path) -> None:
     assert "another frame list" not in mtl("--train", "train.txt")[1]
     assert "another frame list" not in mtl("--train", "train.txt")[1]
     assert "another frame list" in mtl("--val", "val.txt")[1]
@@ -308,9 +291,7 @@ def test_a_changed_frame_list_is_told(mtl: Callable[..., Result], project: Path)
         (f"../a/00002.jpg,{LABELS}", "train.txt:4: path is '../a/00002.jpg', it leaves the faces folder"),
     ],
 )
-def test_a_bad_row_is_one_line_and_writes_nothing(
-    mtl: Callable[..., Result], project: Path, bad: str, message: str
-) -> None:
+def test_a_bad_row_is_one_line_and_writes_nothing(project: Path, bad: str, message: str) -> None:
     with (project / "train.txt").open("a") as file:
         file.write(f"{bad}\n")
     code, out, err = mtl("--train", "train.txt", "--val", "val.txt")
@@ -319,13 +300,13 @@ def test_a_bad_row_is_one_line_and_writes_nothing(
     assert not (project / "made" / "frames.parquet").exists()
 
 
-def test_a_missing_faces_folder_is_one_line(mtl: Callable[..., Result], project: Path) -> None:
+def test_a_missing_faces_folder_is_one_line(project: Path) -> None:
     code, out, err = mtl("--train", "train.txt", "--faces", "nowhere")
     assert (code, out) == (2, "")
     assert err == "mtl: error: nowhere: no such faces folder; name it with --faces or in mtl.toml under [data] faces\n"
 
 
-def test_two_files_that_disagree_are_named(mtl: Callable[..., Result], project: Path) -> None:
+def test_two_files_that_disagree_are_named(project: Path) -> None:
     (project / "val.txt").write_text(f"{HEADER}\na/00001.jpg,{LABELS}\n")
     code, _, err = mtl("--train", "train.txt", "--val", "val.txt")
     assert code == 2
@@ -341,7 +322,7 @@ LISTS = {
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_a_test_list_gives_names_and_never_labels(mtl: Callable[..., Result], project: Path, name: str) -> None:
+def test_a_test_list_gives_names_and_never_labels(project: Path, name: str) -> None:
     (project / "list.txt").write_text(LISTS[name], encoding="utf-8")
     code, out, err = mtl("--train", "train.txt", "--test-list", "list.txt", "--json")
     assert (code, err) == (0, "")
@@ -353,7 +334,7 @@ def test_a_test_list_gives_names_and_never_labels(mtl: Callable[..., Result], pr
     assert ("list_rows_repeated" in codes) == (name == "bare")
 
 
-def test_dummy_values_are_no_test_labels(mtl: Callable[..., Result], project: Path) -> None:
+def test_dummy_values_are_no_test_labels(project: Path) -> None:
     (project / "list.txt").write_text(LISTS["dummies"])
     code, _, err = mtl("--train", "train.txt", "--test", "list.txt")
     assert code == 2

@@ -1,18 +1,18 @@
 """`mtl pretrain` as it is typed: what it prints, what it refuses, in one line."""
 
 import json
-import runpy
 import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from helpers.cli import refused
+from helpers.made_faces import make_project
 from pipelines import cli
 from pipelines.backbones.pretraining import loop as pretrain_loop
 
 MODEL = ["--model", "test_vit", "--device", "cpu"]
-make_project = runpy.run_path(str(Path(__file__).with_name("made_faces.py")))["make_project"]
 
 
 @pytest.fixture
@@ -21,18 +21,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     make_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line that the command prints when it ends with exit code 2."""
-    monkeypatch.setattr(sys, "argv", ["mtl", "pretrain", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    printed = capsys.readouterr()
-    assert stop.value.code == 2
-    assert printed.out == ""
-    assert printed.err.count("\n") == 1
-    return printed.err
 
 
 def test_what_it_prints(project: Path) -> None:
@@ -128,10 +116,8 @@ def test_unreadable_faces_are_listed(project: Path) -> None:
         ([*MODEL, "--config", "none.toml"], "mtl init"),
     ],
 )
-def test_one_line_and_exit_code_2(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
-) -> None:
+def test_one_line_and_exit_code_2(project: Path, arguments: list[str], says: str) -> None:
     (project / "one").mkdir()
     (project / "one/00001.png").write_bytes((project / "faces/v0/00000.png").read_bytes())
-    assert says in refused(monkeypatch, capsys, *arguments)
+    assert says in refused("pretrain", *arguments)
     assert not Path("backbones").exists()

@@ -4,21 +4,20 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 import torch
-from typer import Typer
-from typer.testing import CliRunner
+from click.testing import Result
 
 from cache.frames import write_frames
 from extract.config import BackboneConfig
 from heads.config import HeadConfig
 from heads.model import build_head
-from pipelines.cli import search as command
+from helpers.cli import invoke
+from helpers.made_project import Made
 from pipelines.config import Config, read_config
 from pipelines.files import read_json
 from pipelines.run_files import damage, read_manifest
@@ -37,7 +36,7 @@ fusion = "sum"
 
 
 @pytest.fixture
-def project(tmp_path: Path, made: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path, made: Made, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, with a grid of four trials."""
     made.write(tmp_path)
     (tmp_path / "small.toml").write_text(GRID)
@@ -46,23 +45,11 @@ def project(tmp_path: Path, made: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def mtl() -> Callable[..., Any]:
-    """Runs `mtl search ARGUMENTS`; errors are raised, not printed."""
-    app = Typer()
-    command.register(app)
-    runner = CliRunner()
-
-    def call(*arguments: str) -> Any:
-        result = runner.invoke(app, list(arguments))
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-
-    return call
+def mtl(*words: str) -> Result:
+    return invoke("search", *words, code=None, columns=80)
 
 
-def test_a_grid_becomes_runs_a_leaderboard_and_a_report(project: Path, mtl: Callable[..., Any]) -> None:
+def test_a_grid_becomes_runs_a_leaderboard_and_a_report(project: Path) -> None:
     done = mtl("--grid", "small.toml")
     assert done.exit_code == 0, done.output
     assert "4 trials: 0 finished before, 4 to run" in done.output
@@ -82,7 +69,7 @@ def test_a_grid_becomes_runs_a_leaderboard_and_a_report(project: Path, mtl: Call
 
 
 @pytest.mark.parametrize("file", ["run.json", "metrics.json", "predictions.parquet", "weights/joint.safetensors"])
-def test_a_damaged_run_is_named_and_trained_again(project: Path, mtl: Callable[..., Any], file: str) -> None:
+def test_a_damaged_run_is_named_and_trained_again(project: Path, file: str) -> None:
     mtl("--grid", "small.toml", "--set", "train.steps=2")
     first, *others = sorted((project / "studies" / "small" / "runs").iterdir())
     score = read_json(first / "metrics.json")["select"]["P"]
@@ -100,9 +87,7 @@ def test_a_damaged_run_is_named_and_trained_again(project: Path, mtl: Callable[.
     assert {run: run.stat().st_mtime_ns for run in others} == kept
 
 
-def test_a_damaged_run_is_counted_by_a_dry_run_and_left_out_by_other_grids(
-    project: Path, mtl: Callable[..., Any]
-) -> None:
+def test_a_damaged_run_is_counted_by_a_dry_run_and_left_out_by_other_grids(project: Path) -> None:
     tpe = '[study]\nsampler = "tpe"\ntrials = 3\n'
     (project / "tpe.toml").write_text(tpe + GRID)
     (project / "other.toml").write_text(GRID.replace("[0, 1]", "[2]"))
@@ -125,7 +110,7 @@ def test_a_damaged_run_is_counted_by_a_dry_run_and_left_out_by_other_grids(
     assert all(damage(one) == "" for one in (project / "s" / "runs").iterdir() if not one.name.startswith("."))
 
 
-def test_a_run_of_a_search_is_an_ordinary_run(project: Path, mtl: Callable[..., Any]) -> None:
+def test_a_run_of_a_search_is_an_ordinary_run(project: Path) -> None:
     mtl("--grid", "small.toml", "--limit", "1")
     (run,) = (project / "studies" / "small" / "runs").iterdir()
     manifest = read_json(run / "run.json")
@@ -137,7 +122,7 @@ def test_a_run_of_a_search_is_an_ordinary_run(project: Path, mtl: Callable[..., 
     assert run.name == manifest["digest"] == run_digest(settings, dataset, strategy)
 
 
-def test_a_dry_run_counts_and_estimates_and_leaves_nothing(project: Path, mtl: Callable[..., Any]) -> None:
+def test_a_dry_run_counts_and_estimates_and_leaves_nothing(project: Path) -> None:
     before = sorted(project.iterdir())
     done = mtl("--grid", "small.toml", "--dry-run", "--json")
     found = json.loads(done.stdout)
@@ -152,9 +137,7 @@ def test_a_dry_run_counts_and_estimates_and_leaves_nothing(project: Path, mtl: C
     assert "3 trials finished in this study" in done.output
 
 
-def test_a_dry_run_says_what_a_stack_needs_in_memory_and_how_that_was_found(
-    project: Path, mtl: Callable[..., Any]
-) -> None:
+def test_a_dry_run_says_what_a_stack_needs_in_memory_and_how_that_was_found(project: Path) -> None:
     words = ("--grid", "small.toml", "--dry-run")
     found = json.loads(mtl(*words, "--json").stdout)
     gru, none = found["stack_shapes"]
@@ -197,9 +180,7 @@ steps = 6
 """
 
 
-def test_inner_folds_are_trials_of_their_own_and_the_choice_goes_by_their_mean(
-    project: Path, mtl: Callable[..., Any], make_made: Callable[..., Any]
-) -> None:
+def test_inner_folds_are_trials_of_their_own_and_the_choice_goes_by_their_mean(project: Path) -> None:
     (project / "folds.toml").write_text(FOLDS)
     words = ("--grid", "folds.toml", "--set", "split.num_folds=3")
     assert "6 trials" in (first := mtl(*words, "--dry-run").output)
@@ -238,7 +219,7 @@ def chosen_by_hand(study: Path, rows: list[dict[str, Any]]) -> float:
     return total
 
 
-def test_a_dry_run_counts_before_there_is_a_cache(tmp_path: Path, mtl: Callable[..., Any]) -> None:
+def test_a_dry_run_counts_before_there_is_a_cache(tmp_path: Path) -> None:
     (tmp_path / "mtl.toml").write_text('[backbones.va]\nmodel = "test_vit"\n')
     (tmp_path / "g.toml").write_text('[product]\nseed = [0, 1, 2]\n[set]\nfusion = "sum"\n')
     done = mtl("--grid", str(tmp_path / "g.toml"), "--config", str(tmp_path / "mtl.toml"), "--dry-run")
@@ -247,9 +228,7 @@ def test_a_dry_run_counts_before_there_is_a_cache(tmp_path: Path, mtl: Callable[
     assert "mtl prepare" in done.output
 
 
-def test_a_failing_trial_is_named_and_the_exit_code_is_1(
-    project: Path, mtl: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_trial_is_named_and_the_exit_code_is_1(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipelines.training import run
 
     real = run.train_runs
@@ -271,7 +250,7 @@ def test_a_failing_trial_is_named_and_the_exit_code_is_1(
     assert mtl("--grid", "small.toml", "--retry-failed").exit_code == 0
 
 
-def test_a_mistake_in_the_grid_is_found_before_anything_runs(project: Path, mtl: Callable[..., Any]) -> None:
+def test_a_mistake_in_the_grid_is_found_before_anything_runs(project: Path) -> None:
     (project / "small.toml").write_text('[product]\ntemporal = ["none", "gruu"]\n')
     with pytest.raises(
         ValueError,
@@ -281,9 +260,7 @@ def test_a_mistake_in_the_grid_is_found_before_anything_runs(project: Path, mtl:
     assert not (project / "studies").exists()
 
 
-def test_a_changed_stream_is_refused_with_the_new_studys_command(
-    project: Path, mtl: Callable[..., Any], made: Any
-) -> None:
+def test_a_changed_stream_is_refused_with_the_new_studys_command(project: Path, made: Made) -> None:
     mtl("--grid", "small.toml", "--limit", "1")
     shutil.rmtree(project / "cache.zarr")
     made.write(project, weights="other")
@@ -291,7 +268,7 @@ def test_a_changed_stream_is_refused_with_the_new_studys_command(
         mtl("--grid", "small.toml")
 
 
-def test_what_changes_after_the_plan_is_not_trained_on(project: Path, made: Any) -> None:
+def test_what_changes_after_the_plan_is_not_trained_on(project: Path, made: Made) -> None:
     """`mtl prepare` or `mtl extract` beside a search: its runs are of the labels and streams that the study says."""
     search = make_plan(*read_strategies(read_config(project / "mtl.toml", ["train.steps=2"]), project / "small.toml"))
     write_frames(made.frames.with_columns(valence=-pl.col("valence")), project / "frames.parquet")
@@ -304,9 +281,7 @@ def test_what_changes_after_the_plan_is_not_trained_on(project: Path, made: Any)
         make_trainer(search, "cpu")
 
 
-def test_a_missing_stream_and_a_task_without_labels_are_found_at_once(
-    project: Path, mtl: Callable[..., Any], made: Any
-) -> None:
+def test_a_missing_stream_and_a_task_without_labels_are_found_at_once(project: Path, made: Made) -> None:
     with (project / "mtl.toml").open("a") as file:
         file.write('[backbones.new]\nmodel = "test_vit"\n')
     with pytest.raises(ValueError, match=r"new.*mtl extract"):
@@ -321,5 +296,5 @@ def test_a_missing_stream_and_a_task_without_labels_are_found_at_once(
     assert not (project / "studies").exists()
 
 
-def test_help_has_examples(mtl: Callable[..., Any]) -> None:
+def test_help_has_examples() -> None:
     assert "mtl search --grid grids/joint.toml --dry-run" in mtl("--help").output

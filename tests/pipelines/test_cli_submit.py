@@ -2,32 +2,22 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from typer.testing import CliRunner
 
 from cache.frames import read_frames, write_frames
 from cache.names import ACTION_UNITS
-from pipelines.cli import app
+from helpers.cli import call
+from helpers.made_project import Made
 from pipelines.submission.formats import TRACKS
 
 VIDEOS = {"clip4": "test", "100": "val"}
 
 
-def call(*words: str) -> str:
-    """Runs `mtl`; a user's error comes back as it is."""
-    result = CliRunner().invoke(app, list(words), env={"COLUMNS": "200"})
-    if isinstance(result.exception, ValueError):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
 @pytest.fixture(scope="module")
-def trained(made: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose test video has no labels: runs of all tasks and of VA alone, and an ensemble of a task each."""
     folder = tmp_path_factory.mktemp("project")
     made.write(folder)

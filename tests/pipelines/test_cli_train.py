@@ -1,8 +1,6 @@
 """`mtl train-head` and `mtl evaluate`: what they print, their JSON, and their one-line errors."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -10,7 +8,9 @@ from typer.testing import CliRunner
 from cache.locks import alone
 from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS
 from cache.store import Cache
-from pipelines.cli import app, main
+from helpers.cli import call, refused
+from helpers.processes import python
+from pipelines.cli import app
 
 KEYS = {
     "P",
@@ -32,60 +32,50 @@ def folder(made, tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def mtl(folder, monkeypatch):
-    """Runs `mtl` in the project's folder; a user's error comes back as it is."""
+@pytest.fixture(autouse=True)
+def _typed_there(folder, monkeypatch):
     monkeypatch.chdir(folder)
 
-    def call(*words: str):
-        result = CliRunner().invoke(app, list(words), env={"COLUMNS": "200"})
-        if isinstance(result.exception, ValueError):
-            raise result.exception
-        assert result.exit_code == 0, result.output
-        return result.stdout
 
-    return call
-
-
-def test_train_head_prints_both_scores_apart_and_the_run(mtl, folder):
-    said = mtl("train-head", "--name", "plain")
+def test_train_head_prints_both_scores_apart_and_the_run(folder):
+    said = call("train-head", "--name", "plain")
     assert "selection" in said
     assert "held out" in said
     assert "run: runs/plain" in said
     assert (folder / "runs" / "plain" / "run.json").exists()
-    again = mtl("train-head", "--name", "plain")
+    again = call("train-head", "--name", "plain")
     assert said.splitlines()[:8] == again.splitlines()[:8]
 
 
-def test_force_replaces_a_run_and_nothing_else(mtl, folder):
+def test_force_replaces_a_run_and_nothing_else(folder):
     mine = folder / "runs" / "mine"
     mine.mkdir(parents=True)
     (mine / "thesis.tex").write_text("mine")
     for force in ((), ("--force",)):
         with pytest.raises(ValueError, match=r"runs/mine: .*no run\.json"):
-            mtl("train-head", "--name", "mine", *force)
+            call("train-head", "--name", "mine", *force)
     assert [path.name for path in mine.iterdir()] == ["thesis.tex"]
-    assert "run: runs/again" in mtl("train-head", "--name", "again")
-    mtl("train-head", "--name", "again", "--force", "--seed", "3")
+    assert "run: runs/again" in call("train-head", "--name", "again")
+    call("train-head", "--name", "again", "--force", "--seed", "3")
     assert json.loads((folder / "runs" / "again" / "run.json").read_text())["seed"] == 3
 
 
-def test_a_name_has_one_writer(mtl, folder):
+def test_a_name_has_one_writer(folder):
     (folder / "runs").mkdir(exist_ok=True)
     with alone(folder / "runs" / ".lock-two", "another"):
         with pytest.raises(ValueError, match=r"^runs/two is being written by process \d+; wait until it ends"):
-            mtl("train-head", "--name", "two")
-        mtl("train-head", "--name", "three")
-    mtl("train-head", "--name", "two")
+            call("train-head", "--name", "two")
+        call("train-head", "--name", "three")
+    call("train-head", "--name", "two")
     with alone(folder / "runs" / ".lock-two", "another"):  # as in a folder that cannot be written to
-        assert "run: runs/two" in mtl("train-head", "--name", "two")
+        assert "run: runs/two" in call("train-head", "--name", "two")
     assert not list((folder / "runs").glob(".lock*"))
 
 
-def test_train_head_takes_its_choices_from_options(mtl, folder):
+def test_train_head_takes_its_choices_from_options(folder):
     options = {"fusion": "gated", "temporal": "gru", "tasks": "va,au", "streams": "va,au", "method": "progressive"}
     words = [word for key, value in options.items() for word in (f"--{key}", value)]
-    said = json.loads(mtl("train-head", *words, "--seed", "4", "--set", "train.steps=6", "--runs", "other", "--json"))
+    said = json.loads(call("train-head", *words, "--seed", "4", "--set", "train.steps=6", "--runs", "other", "--json"))
     manifest = json.loads((folder / said["run"] / "run.json").read_text())
     chosen = {key: manifest["strategy"][key] for key in (*options, "seed", "steps")}
     expected = options | {"tasks": ["va", "au"], "streams": ["va", "au"], "seed": 4, "steps": 6}
@@ -95,23 +85,23 @@ def test_train_head_takes_its_choices_from_options(mtl, folder):
     assert said["step"].keys() == {"joint"}
 
 
-def test_train_head_json_has_the_stable_keys(mtl):
-    said = json.loads(mtl("train-head", "--json"))
+def test_train_head_json_has_the_stable_keys():
+    said = json.loads(call("train-head", "--json"))
     assert set(said["select"]) >= KEYS
     assert set(said["report"]) >= KEYS
 
 
-def test_evaluate_prints_and_repeats_the_scores(mtl):
-    trained = json.loads(mtl("train-head", "--name", "first", "--json"))
-    evaluated = json.loads(mtl("evaluate", "runs/first", "--split", "val", "--json"))
+def test_evaluate_prints_and_repeats_the_scores():
+    trained = json.loads(call("train-head", "--name", "first", "--json"))
+    evaluated = json.loads(call("evaluate", "runs/first", "--split", "val", "--json"))
     assert set(evaluated) >= KEYS
     assert {key: evaluated[key] for key in KEYS} == {key: trained["select"][key] for key in KEYS}
-    said = mtl("evaluate", "first", "--split", "val")
+    said = call("evaluate", "first", "--split", "val")
     assert f"{evaluated['P']:.4f}" in said
     assert "AU26" in said
     assert "Surprise" in said
     assert "no held-out score: 120 of these frames" in said
-    assert "no held-out score" not in mtl("evaluate", "first", "--split", "test")
+    assert "no held-out score" not in call("evaluate", "first", "--split", "test")
 
 
 @pytest.mark.parametrize(
@@ -136,29 +126,22 @@ def test_evaluate_prints_and_repeats_the_scores(mtl):
         (["evaluate", "first", "--split", "dev"], "unknown split"),
     ],
 )
-def test_errors_are_one_line(mtl, words, error):
-    mtl("train-head", "--name", "first")
+def test_errors_are_one_line(words, error):
+    call("train-head", "--name", "first")
     with pytest.raises(ValueError, match=error) as caught:
-        mtl(*words)
+        call(*words)
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_stream_names_the_command(mtl, made, tmp_path):
+def test_a_missing_stream_names_the_command(made, tmp_path):
     made.write(tmp_path)
     Cache.open(tmp_path / "cache.zarr").remove("au")
     with pytest.raises(ValueError, match="mtl extract --backbone au"):
-        mtl("train-head", "--config", str(tmp_path / "mtl.toml"))
+        call("train-head", "--config", str(tmp_path / "mtl.toml"))
 
 
-def test_an_error_is_exit_code_2_and_no_traceback(folder, monkeypatch, capsys):
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["mtl", "evaluate", "nothing"])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert caught.value.code == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("mtl: error: ")
+def test_an_error_is_exit_code_2_and_no_traceback():
+    assert "runs/nothing" in refused("evaluate", "nothing")
 
 
 @pytest.mark.parametrize("command", ["train-head", "evaluate"])
@@ -178,5 +161,4 @@ app(["train-head", "--name", "lean", "--json"], standalone_mode=False)
 assert "torch" in sys.modules
 print([name for name in ("torch._dynamo", "sympy", "timm", "optuna") if name in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert python("-c", code, cwd=folder).stdout.splitlines()[-1] == "[]"

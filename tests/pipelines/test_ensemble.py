@@ -1,14 +1,12 @@
 """Greedy selection on made libraries whose best members are known, and an ensemble that beats its best run."""
 
 import dataclasses
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
 
+from helpers import stub_runs as stub
 from pipelines.config import read_config
 from pipelines.ensemble.files import find_runs, read_library
 from pipelines.ensemble.members import Library, _out_of_fold, choose, make_ensemble
@@ -19,7 +17,6 @@ from pipelines.metrics.predictions import Probabilities
 from pipelines.postprocess.files import read_truth
 from pipelines.postprocess.parts import folds_of
 
-stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_runs.py"))))
 KEYS = {"va": "va.ccc_mean", "expr": "expr.f1_macro", "au": "au.f1_mean"}
 
 

@@ -1,5 +1,6 @@
 """Every example of every command's help can be copied from a terminal of 80 columns and typed."""
 
+import json
 import shlex
 from collections.abc import Iterator
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from helpers.processes import python
 from pipelines.cli import app
 
 
@@ -43,3 +45,34 @@ def test_examples_are_commands_that_exist(path: tuple[str, ...]) -> None:
         name, *words = shlex.split(line, comments=True)
         assert (name, *words[: len(path)]) == ("mtl", *path)
         COMMANDS[path].make_context(path[-1], words[len(path) :])
+
+
+HELP = """
+import contextlib, io, json, sys
+import typer
+from pipelines.cli import app, main
+
+def names(command, path=()):
+    yield path
+    for name, child in getattr(command, "commands", {}).items():
+        yield from names(child, (*path, name))
+
+found = {}
+for path in names(typer.main.get_command(app)):
+    sys.argv = ["mtl", *path, "--help"]
+    shown = io.StringIO()
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(shown):
+        main()
+    heavy = [name for name in ("torch", "timm", "polars", "zarr", "optuna", "plotly") if name in sys.modules]
+    found[" ".join(path)] = ["Usage" in shown.getvalue(), heavy]
+print(json.dumps(found))
+"""
+
+
+def test_help_is_quick() -> None:
+    """No command's help loads what takes seconds to load."""
+    found = json.loads(python("-c", HELP).stdout)
+    assert {"", "demo", "init", "prepare", "finetune", "extract", "train-head", "evaluate", "cache verify"} <= set(
+        found
+    )
+    assert {name: value for name, value in found.items() if value != [True, []]} == {}

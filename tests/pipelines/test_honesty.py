@@ -5,10 +5,8 @@ chance, which is the mean of their scores. Every difference between two of them 
 """
 
 import json
-import runpy
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ import polars as pl
 import pytest
 
 from cache.names import ACTION_UNITS, TASKS, VA_COLUMNS
+from helpers import stub_study as stub
 from pipelines.config import SplitConfig, read_config
 from pipelines.labels import labels_of
 from pipelines.metrics.challenge import score
@@ -30,7 +29,6 @@ from pipelines.search.study import Result, Trial, open_study
 from pipelines.splits import Split, fold_number, outer_fold, resolve_split
 from pipelines.strategy import Strategy
 
-stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_study.py"))))
 MADE = Path(__file__).resolve().parents[1] / "fixtures" / "made"
 LABELS = (*VA_COLUMNS, "expression", *ACTION_UNITS)
 NUM_USELESS = 200

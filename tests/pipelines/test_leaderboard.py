@@ -2,9 +2,7 @@
 
 import json
 import math
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -12,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from cache.names import ACTION_UNITS
+from helpers import stub_study as stub
 from pipelines.cli.pages.leaderboard import leaderboard_tables
 from pipelines.config import SplitConfig
 from pipelines.labels import labels_of
@@ -26,8 +25,6 @@ from pipelines.results.verdict import nested_words, num_inseparable, verdict_wor
 from pipelines.search.study import Result, Trial
 from pipelines.splits import resolve_split
 from pipelines.strategy import Strategy
-
-stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_study.py"))))
 
 
 def result(select: float, report: float | None, seconds: float = 1.0, **values) -> Result:

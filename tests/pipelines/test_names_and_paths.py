@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from helpers.made_project import make
 from pipelines.cli import main
 from pipelines.files import read_json
 
@@ -54,11 +55,11 @@ steps = 2
 
 
 @pytest.fixture(scope="module")
-def kept(make_made, tmp_path_factory: pytest.TempPathFactory) -> Path:  # type: ignore[no-untyped-def]
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:  # type: ignore[no-untyped-def]
     """A working folder with two runs and an embedding file to import."""
     folder = tmp_path_factory.mktemp("kept") / "work"
     folder.mkdir()
-    made = make_made(num_frames=20)
+    made = make(num_frames=20)
     made.write(folder)
     made.frames.select("video", "frame").write_parquet(folder / "e.parquet")
     __import__("numpy").save(folder / "e.npy", made.streams["va"])
@@ -201,7 +202,7 @@ def test_a_whole_project_in_a_folder_whose_name_is_a_pattern(
     assert contents(decoy) == before
 
 
-def test_a_run_whose_name_is_a_pattern_is_read_as_itself(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_whose_name_is_a_pattern_is_read_as_itself(work: Path) -> None:
     """Made by an earlier version, beside the run that the pattern would find."""
     shutil.copytree("runs/r2", "runs/r[1]")
     before = contents(work / "runs" / "r1")

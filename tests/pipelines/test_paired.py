@@ -1,21 +1,18 @@
 """Paired tests over videos: their differences are those of the scores, and chance is called chance."""
 
 import dataclasses
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
 
+from helpers import stub_study as stub
 from pipelines.labels import labels_of
 from pipelines.metrics.challenge import score
 from pipelines.metrics.intervals import GroupSums, drawn, group_sums, groups_of_runs, task_scores
 from pipelines.metrics.paired import compare, paired, step_down, versus_first
 from pipelines.metrics.stability import ranks, stability
 
-stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_study.py"))))
 TASKS = ("va", "expr", "au")
 
 

@@ -13,14 +13,13 @@ from typing import Any
 
 import polars as pl
 import pytest
-from typer.testing import CliRunner
 
 from cache.frames import read_frames
 from cache.names import ACTION_UNITS, LABEL_COLUMNS
 from extract.annotations.readers import read_annotations
 from extract.made.dataset import MadeParameters, make_data, make_plan
 from extract.made.peculiar import spell
-from pipelines.cli import app
+from helpers.cli import call
 from pipelines.predict.listed import first_crop_without_row
 from pipelines.submission.formats import TRACKS
 
@@ -52,15 +51,6 @@ LISTS = {
     "lists/expr_dummies": "expr",
     "lists/au_dummies": "au",
 }
-
-
-def call(*words: str) -> str:
-    """Runs `mtl`; a user's error comes back as it is."""
-    result = CliRunner().invoke(app, list(words))
-    if isinstance(result.exception, ValueError):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 def prepared(*words: str, out: str = "other.parquet") -> tuple[pl.DataFrame, dict[str, dict[str, Any]]]:

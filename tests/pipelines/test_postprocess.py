@@ -2,9 +2,6 @@
 
 import dataclasses
 import math
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -13,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cache.names import ACTION_UNITS, EXPRESSIONS
+from helpers import stub_runs as stub
 from pipelines.labels import Labels, labels_of
 from pipelines.metrics.challenge import f1, score
 from pipelines.postprocess.apply import HALF, Parameters, apply, probabilities_of
@@ -23,7 +21,6 @@ from pipelines.postprocess.smoothing import GAUSSIAN_REACH, GRID, KERNELS, Smoot
 from pipelines.postprocess.thresholds import best_thresholds, threshold_candidates, threshold_curves
 from pipelines.splits import groups_of
 
-stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_runs.py"))))
 REAL = [name for name in KERNELS if name != "none"]
 
 

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
+from helpers.cli import invoke
+from helpers.made_project import Made
 from pipelines import progress as progress_module
 from pipelines import terminal
-from pipelines.cli import app
 from pipelines.cli import demo as demo_module
 from pipelines.cli.pages.search import SearchPage
 from pipelines.ensemble.files import Candidate, words_of
@@ -26,14 +26,8 @@ def every_line(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     set_quiet(False)
 
 
-def call(*words: str) -> Any:
-    result = CliRunner().invoke(app, list(words), env={"COLUMNS": "200"})
-    assert result.exit_code == 0, (result.output, result.exception)
-    return result
-
-
 @pytest.fixture(scope="module")
-def project(made: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
     made.write(folder)
     (folder / "grid.toml").write_text('[product]\nfusion = ["sum", "gated"]\nseed = [0, 1]\n')
@@ -42,13 +36,13 @@ def project(made: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_stack_says_its_steps_off_a_terminal(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
-    lines = call("search", "--grid", "grid.toml", "--study", "studies/s").stderr.splitlines()
+    lines = invoke("search", "--grid", "grid.toml", "--study", "studies/s").stderr.splitlines()
     inside = [line for line in lines if "2 at once, joint step 6/12" in line]
     assert len(inside) == 2
     assert inside[0].startswith("searching: 0 of 4 trials")
     assert inside[1].startswith("searching: 2 of 4 trials")
     assert "best P" in inside[1]
-    said = call("search", "--grid", "grid.toml", "--study", "studies/quiet", "--quiet")
+    said = invoke("search", "--grid", "grid.toml", "--study", "studies/quiet", "--quiet")
     assert said.stderr == ""
 
 
@@ -74,8 +68,8 @@ def test_an_ensemble_shows_progress_and_calls_its_members_by_words(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(project)
-    call("search", "--grid", "grid.toml", "--study", "studies/e")
-    said = call("ensemble", "studies/e")
+    invoke("search", "--grid", "grid.toml", "--study", "studies/e")
+    said = invoke("ensemble", "studies/e")
     assert "reading predictions: 4 of 4 runs (100 %)" in said.stderr
     assert "choosing members: 3 of 3 choices (100 %)" in said.stderr  # two videos, so two folds
     (line,) = [line for line in said.stdout.splitlines() if line.startswith("VA   x")][:1]
@@ -108,5 +102,5 @@ def test_the_demo_hands_quiet_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     called: list[list[str]] = []
     monkeypatch.setattr(demo_module, "run_command", lambda context, words: called.append(words))
     options = ["--quiet"] if quiet else []
-    call("demo", str(tmp_path / "demo"), *options)
+    invoke("demo", str(tmp_path / "demo"), *options)
     assert called == [["score", "--help", *options], ["postprocess", "--help", *options]]

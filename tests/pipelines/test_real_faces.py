@@ -3,14 +3,13 @@
 Every fourth frame, small inputs, four trials: whether the path works on real pixels, not how well.
 """
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import polars as pl
 import pytest
 
-BENCH = Path(__file__).resolve().parents[2] / "bench" / "real_faces.py"
+from bench import real_faces
+
 GRID = """\
 [study]
 name = "real"
@@ -25,20 +24,10 @@ temporal = ["none", "gru"]
 """
 
 
-@pytest.fixture(scope="module")
-def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("real_faces", BENCH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.real
 @pytest.mark.slow
-def test_the_main_job_on_real_faces(real_data: Path, bench: ModuleType, tmp_path: Path) -> None:
-    lines = bench.run(real_data, tmp_path, size_px=64, grid=GRID, every=4)
+def test_the_main_job_on_real_faces(real_data: Path, tmp_path: Path) -> None:
+    lines = real_faces.run(real_data, tmp_path, size_px=64, grid=GRID, every=4)
     assert [line.split()[0] for line in lines[:4]] == ["init", "prepare", "extract", "search"]
     assert len(lines) == 4 + 1 + 4
     study = tmp_path / "studies" / "real"

@@ -1,7 +1,6 @@
 """The report page: complete, offline, honest about what chose, and safe from what users call their files."""
 
 import re
-import runpy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +8,7 @@ import polars as pl
 import pytest
 
 from cache.names import ACTION_UNITS, VA_COLUMNS
+from helpers import stub_study as stub
 from pipelines.html import Cell, Markup, safe, table, tag
 from pipelines.report.figures import best_run, compared_row, shown_videos
 from pipelines.report.plots import _broken
@@ -22,7 +22,6 @@ from pipelines.search.study import open_study, plan
 from pipelines.strategy import strategy_of
 from pipelines.words import concerns, duration_words, strategy_words
 
-stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_study.py"))))
 NASTY = "<script>alert(1)</script>&"
 GRID = {
     "product": {"tasks": [["va", "expr", "au"], ["va"]], "temporal": ["none", "tcn"], "fusion": ["sum", "gated"]},

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from cache.names import ACTION_UNITS, EXPRESSIONS
 from cache.store import Cache
+from helpers.made_project import make
 from pipelines.config import read_config
 from pipelines.fitting import runs as runs_module
 from pipelines.metrics.challenge import score_predictions
@@ -203,8 +204,8 @@ def test_a_task_without_labels_in_the_split_is_left_out_of_the_sum(project, made
     assert "va.ccc_mean" not in shown
 
 
-def test_a_run_refuses_streams_of_other_weights_but_takes_other_frames(project, make_made, tmp_path):
-    folder, other = project.at("runs/first"), make_made(6, 40, seed=1)
+def test_a_run_refuses_streams_of_other_weights_but_takes_other_frames(project, tmp_path):
+    folder, other = project.at("runs/first"), make(6, 40, seed=1)
     other.write(tmp_path)
     config = read_config(tmp_path / "mtl.toml")
     metrics = evaluate_run(folder, config, "val", CPU)
@@ -227,10 +228,10 @@ def test_a_missing_stream_says_what_to_type(project, made, tmp_path):
     assert train_or_find(config, strategy(config, streams=["va"]), "cpu").metrics["select"]["P"] is not None
 
 
-def test_streams_of_another_frames_table_are_refused(made, make_made, tmp_path):
+def test_streams_of_another_frames_table_are_refused(made, tmp_path):
     made.write(tmp_path)
     with pytest.raises(ValueError, match=r"another frame list \(cached 360 frames, wanted 240\)"):
-        load_resident(tmp_path / "cache.zarr", make_made(6, 40).frames, [("va", "base")], CPU)
+        load_resident(tmp_path / "cache.zarr", make(6, 40).frames, [("va", "base")], CPU)
 
 
 def test_no_frames_table(project, tmp_path):

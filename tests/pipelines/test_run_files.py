@@ -1,9 +1,7 @@
 """What a run and an ensemble prove when they are read: a file that changed, or is another run's, is refused by name."""
 
-import runpy
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -12,6 +10,7 @@ import torch
 
 from cache.frames import read_frames, write_frames
 from cache.seals import has_seal
+from helpers import stub_runs as stub
 from pipelines.config import read_config
 from pipelines.ensemble.files import read_ensemble
 from pipelines.postprocess.files import postprocess_run, read_parameters, read_truth
@@ -21,7 +20,6 @@ from pipelines.run_files import PREDICTIONS, damage, read_manifest, read_metrics
 from pipelines.strategy import strategy_of
 from pipelines.training.run import load_run, train_or_find
 
-stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_runs.py"))))
 CPU = torch.device("cpu")
 
 

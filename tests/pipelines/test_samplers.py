@@ -1,20 +1,17 @@
 """Which trials a search tries: all in order, some at random, or those a model suggests; whole arms at a time."""
 
-import runpy
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
+from helpers import stub_study as stub
 from pipelines.search.grid import expand
 from pipelines.search.loop import run_trials
 from pipelines.search.samplers import next_trials
 from pipelines.search.study import Result, Trial, open_study, plan
 from pipelines.strategy import strategy_of
 
-STUB = Path(__file__).with_name("stub_study.py")
-stub = SimpleNamespace(**runpy.run_path(str(STUB)))
 FRAMES, CONFIG = stub.make_frames(), stub.make_config()
 MATERIAL = stub.make_material(FRAMES, CONFIG)
 LRS = [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2]

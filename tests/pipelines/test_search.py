@@ -4,13 +4,9 @@ import errno
 import hashlib
 import json
 import os
-import runpy
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -18,6 +14,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from cache import files as cache_files
+from helpers import stub_study as stub
+from helpers.processes import start
 from pipelines.search.estimate import from_results, measure, work
 from pipelines.search.grid import expand
 from pipelines.search.loop import Outcome, pending, run_trials
@@ -25,8 +23,6 @@ from pipelines.search.record import Record
 from pipelines.search.study import Material, Study, open_study, plan, read_study
 from pipelines.strategy import Strategy, strategy_of
 
-STUB = Path(__file__).with_name("stub_study.py")
-stub = SimpleNamespace(**runpy.run_path(str(STUB)))
 GRID = {"product": {"temporal": ["gru", "tcn"], "seed": [0, 1, 2]}}
 FRAMES, CONFIG = stub.make_frames(), stub.make_config()
 MATERIAL = stub.make_material(FRAMES, CONFIG)
@@ -186,14 +182,12 @@ def test_ctrl_c_ends_the_epoch_and_leaves_the_trial_to_be_done_again(tmp_path: P
 
 @pytest.mark.parametrize("kills", [2])
 def test_after_sigkill_only_the_trial_in_flight_is_done_again(tmp_path: Path, kills: int) -> None:
-    folder, begun = tmp_path / "s", []
-    environment = os.environ | {"PYTHONPATH": str(STUB.parents[2])}
+    folder = tmp_path / "s"
     for number in range(kills):
-        command = [sys.executable, str(STUB), str(folder), "0.2"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-            assert process.stdout is not None
-            begun += [process.stdout.readline().strip() for _ in range(3)]
-            process.send_signal(signal.SIGKILL)
+        running = start(stub.main, folder, 0.2)
+        running.wait_for(lambda running=running: running.out.read_text().count("\n") >= 3)
+        running.send(signal.SIGKILL)
+        assert running.end()[0] == -signal.SIGKILL
         (folder / "study.journal.lock").symlink_to("left by a killed writer")
         with (folder / "study.journal").open("a") as journal:
             journal.write('{"op_code":4,"wor')

@@ -1,10 +1,7 @@
 """What reaches a terminal, a pipe or a log: text as it is, nothing a terminal obeys, in every encoding."""
 
 import io
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from rich.text import Text
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from helpers.processes import environment, python
 from pipelines import cli, terminal
 from pipelines.config import Config
 from pipelines.progress import Lines, progress
@@ -74,12 +72,10 @@ def test_every_encoding_says_something(encoding: str) -> None:
         "from pipelines.terminal import *; soften_encodings(); say('0.5 – ≥ ± → γ é \\u4e2d');"
         "say('≥', err=True); make_console().print('–')"
     )
-    environment = {**os.environ, "PYTHONIOENCODING": encoding}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
-    said = done.stdout.decode(encoding)
-    assert said.startswith("0.5 - >= +" if encoding == "ascii" else "0.5 ")
-    assert ("\\u4e2d" in said) == (encoding != "utf-8")
-    assert done.stderr.decode(encoding).strip() in (">=", "≥")
+    done = python("-c", code, env=environment(PYTHONIOENCODING=encoding), encoding=encoding)
+    assert done.stdout.startswith("0.5 - >= +" if encoding == "ascii" else "0.5 ")
+    assert ("\\u4e2d" in done.stdout) == (encoding != "utf-8")
+    assert done.stderr.strip() in (">=", "≥")
 
 
 def test_short_work_shows_no_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import torch
 from heads.config import HeadConfig
 from heads.fusion import FUSIONS
 from heads.temporal import TEMPORALS
+from helpers.made_project import make
 from pipelines.config import SplitConfig, TrainConfig
 from pipelines.fitting.epochs import Evaluation
 from pipelines.fitting.optimise import AdamW, decay_groups
@@ -70,9 +71,9 @@ def test_dropout_is_on_in_training_and_drawn_from_the_seed(small, made):
 
 
 @pytest.fixture(scope="module")
-def temporal_ccc(small, make_made):
+def temporal_ccc(small):
     """Held-out mean CCC of a temporal encoder where valence and arousal show one step earlier."""
-    dataset = make_made(7, 80, shift=1, splits=("train",) * 5 + ("val", "test")).dataset()
+    dataset = make(7, 80, shift=1, splits=("train",) * 5 + ("val", "test")).dataset()
     values = {
         "steps": 96,
         "eval_steps": 12,
@@ -274,8 +275,8 @@ class Echo(torch.nn.Module):
         return {"va": torch.stack([count, times.float()], dim=-1)}
 
 
-def test_overlapping_predictions_are_averaged(make_made):
-    made = make_made(1, 10, splits=("val",))
+def test_overlapping_predictions_are_averaged():
+    made = make(1, 10, splits=("val",))
     dataset = made.dataset()
     train = TrainConfig(window=4, stride=3, max_gap=300)
     plan = dataset.plan(np.ones(10, bool), train, ["va"])

@@ -4,20 +4,18 @@ By command where a number is shown, and by function where resampling could draw 
 """
 
 import json
-import runpy
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from typer.testing import CliRunner
 
 from cache.frames import read_frames, write_frames
 from cache.names import ACTION_UNITS, EXPRESSIONS, TASK_COLUMNS, TASKS
-from pipelines.cli import app
+from helpers import stub_runs as stub
+from helpers.cli import call
+from helpers.made_project import Made
 from pipelines.labels import labels_of
 from pipelines.metrics.challenge import MAIN_SCORE, main_scores, score
 from pipelines.metrics.intervals import Runs, group_sums, interval
@@ -26,7 +24,6 @@ from pipelines.metrics.predictions import Probabilities
 from pipelines.metrics.stability import stability
 from pipelines.postprocess.parts import difference, gain_error, make_part
 
-stub = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("stub_runs.py"))))
 SHOWN = {"va": "VA", "expr": "EXPR", "au": "AU"}
 
 
@@ -36,19 +33,11 @@ def blind(frames: pl.DataFrame, tasks: tuple[str, ...], where: pl.Expr) -> pl.Da
     return frames.with_columns(pl.when(~where).then(pl.col(name)).alias(name) for name in names)
 
 
-def call(*words: str) -> str:
-    result = CliRunner().invoke(app, list(words), env={"COLUMNS": "120"})
-    if isinstance(result.exception, ValueError):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
 # --- by command: train and val labelled for all tasks, the held-out split for one --------------------------------
 
 
 @pytest.fixture(scope="module", params=["va", "au"])
-def labelled(request: pytest.FixtureRequest, made: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+def labelled(request: pytest.FixtureRequest, made: Made, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """The one task that test is labelled for, and a project with two runs, a study and an ensemble."""
     task = request.param
     folder = tmp_path_factory.mktemp(task)
@@ -142,7 +131,7 @@ def test_an_ensemble_sums_what_is_labelled(only: str) -> None:
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("only", ["va", "au"])
 def test_what_cannot_be_learned_or_chosen_by_is_refused(
-    made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, only: str, split: str
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, only: str, split: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     made.write(tmp_path)

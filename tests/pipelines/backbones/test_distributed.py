@@ -1,11 +1,5 @@
 """Two processes do what one does with the same global batch."""
 
-import importlib.util
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,36 +8,26 @@ import torch
 from torch import nn
 
 from extract.backbones.norms import moving_norms
+from helpers import two_processes
+from helpers.processes import python, start, world
 from pipelines.backbones.distributed import World, open_world
-
-SCRIPT = Path(__file__).with_name("two_processes.py")
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What two processes found together."""
     folder = tmp_path_factory.mktemp("found")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "PYTHONPATH": str(ROOT)}
-    ranks = [{**os.environ, **common, "OMP_NUM_THREADS": "1", "RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
-    running = [subprocess.Popen([sys.executable, str(SCRIPT), str(folder)], env=each) for each in ranks]
-    assert [each.wait(timeout=300) for each in running] == [0, 0]
+    running = [start(two_processes.main, folder, env=env) for env in world(2)]
+    ends = [each.end() for each in running]
+    assert [code for code, _, _ in ends] == [0, 0], ends
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Any]:
     """What one process finds."""
-    spec = importlib.util.spec_from_file_location("two_processes", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     with torch.random.fork_rng(devices=[]):
-        trained: dict[str, Any] = module.train(World())
+        trained: dict[str, Any] = two_processes.train(World())
     return trained
 
 
@@ -100,9 +84,7 @@ def test_a_world_of_one_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_torchrun_has_a_module_to_start() -> None:
-    command = [sys.executable, "-m", "pipelines.cli", "finetune", "--help"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "Examples" in done.stdout
+    assert "Examples" in python("-m", "pipelines.cli", "finetune", "--help").stdout
 
 
 def test_one_gpu_is_not_for_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,7 @@
 
 import dataclasses
 import json
-import os
-import runpy
-import socket
-import subprocess
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -17,12 +11,12 @@ import torch
 
 from cache.frames import write_frames
 from extract.backbones.weights import read_weights
-from pipelines.config import Config
+from helpers import finetuning_process
+from helpers.processes import start, world
+from helpers.small_faces import Given, run
+from pipelines.config import Config, read_config
 from pipelines.typed import to_mapping
 
-small = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("small_faces.py"))))
-faces, project = small.faces, small.project
-PROCESS = Path(__file__).with_name("finetuning_process.py")
 RECIPE: dict[str, Any] = {
     "epochs": 3,
     "batch_size": 17,
@@ -37,20 +31,14 @@ RECIPE: dict[str, Any] = {
 
 
 def run_two(folder: Path, out: Path) -> list[dict[str, Any]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    root = str(PROCESS.parents[2])
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    ranks = [{**os.environ, **common, "PYTHONPATH": root, "RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
-    command = [sys.executable, str(PROCESS), str(folder), str(out)]
-    running = [subprocess.Popen(command, env=each) for each in ranks]
-    assert [each.wait(timeout=300) for each in running] == [0, 0]
+    running = [start(finetuning_process.main, folder, out, env=env) for env in world(2)]
+    ends = [each.end() for each in running]
+    assert [code for code, _, _ in ends] == [0, 0], ends
     return [json.loads((out / f"{rank}.json").read_text()) for rank in range(2)]
 
 
 @pytest.mark.slow
-def test_two_processes_learn_as_one(project: Config, faces: tuple[Path, pl.DataFrame], tmp_path: Path) -> None:
+def test_two_processes_learn_as_one(project: Config, faces: Given, tmp_path: Path) -> None:
     """CCC, masks, mixup, erasing, accumulation and averages over all processes; one face cannot be read."""
     values = to_mapping(dataclasses.replace(project.finetune, **RECIPE))
     text = "\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items() if value not in ("", []))
@@ -62,8 +50,8 @@ def test_two_processes_learn_as_one(project: Config, faces: tuple[Path, pl.DataF
     write_frames(frames, project.folder / "frames.parquet")
     first, second = run_two(project.folder, tmp_path)
     weights = read_weights(project.folder / "backbones" / "joint.safetensors")[0]
-    config = small.read_config(project.folder / "mtl.toml")
-    alone = small.run(config, frames, "va,expr,au").to_json()
+    config = read_config(project.folder / "mtl.toml")
+    alone = run(config, frames, "va,expr,au").to_json()
     assert [first["is_first"], second["is_first"]] == [True, False]
     assert (first["said"], second["said"]) == ([1, 2, 3], [])
     assert first["history"][0]["loss"] == second["history"][0]["loss"]

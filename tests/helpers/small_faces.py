@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pytest
 from PIL import Image
 
 from cache.frames import conform
@@ -19,6 +18,7 @@ from pipelines.backbones.finetuning.order import make_order
 from pipelines.backbones.finetuning.result import Finetuned
 from pipelines.config import Config, FinetuneConfig, read_config
 
+Given = tuple[Path, pl.DataFrame]
 MODEL, SIDE = "test_vit2", 32
 COLOURS = [(v, w, x) for v, w, x in itertools.product((40, 210), repeat=3)]
 SETTINGS = FinetuneConfig(
@@ -36,14 +36,13 @@ def draw(expression: int, smile: int, height: float, rng: np.random.Generator) -
     return face.clip(0, 255).astype(np.uint8)
 
 
-@pytest.fixture(scope="session")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pl.DataFrame]:
-    """A folder of 24 videos of 16 frames and their frames table; a third of each label is missing."""
-    folder, rng = tmp_path_factory.mktemp("faces"), np.random.default_rng(0)
+def make_faces(folder: Path) -> pl.DataFrame:
+    """24 videos of 16 frames in `folder`, and their frames table; a third of each label is missing."""
+    rng = np.random.default_rng(0)
     rows: list[dict[str, Any]] = []
     for video, frame in itertools.product(range(24), range(16)):
         path = f"v{video}/{frame:05d}.jpg"
-        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
         expression, smile, height = int(rng.integers(8)), int(rng.integers(2)), float(rng.uniform(-1, 1))
         Image.fromarray(draw(expression, smile, height, rng)).save(folder / path, quality=95)
         given = rng.random(3) > 1 / 3
@@ -59,14 +58,13 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pl.DataFrame]
                 "arousal": -height if given[2] else None,
             }
         )
-    return folder, conform(pl.DataFrame(rows, infer_schema_length=None), "test")
+    return conform(pl.DataFrame(rows, infer_schema_length=None), "test")
 
 
-@pytest.fixture
-def project(tmp_path: Path, faces: tuple[Path, pl.DataFrame]) -> Config:
+def configure(folder: Path, faces: Path) -> Config:
     """A working folder with an mtl.toml of the user's."""
-    (tmp_path / "mtl.toml").write_text(f"# mine\n[data]\nfaces = {json.dumps(str(faces[0]))}\n")
-    return dataclasses.replace(read_config(tmp_path / "mtl.toml"), finetune=SETTINGS)
+    (folder / "mtl.toml").write_text(f"# mine\n[data]\nfaces = {json.dumps(str(faces))}\n")
+    return dataclasses.replace(read_config(folder / "mtl.toml"), finetune=SETTINGS)
 
 
 def run(config: Config, frames: pl.DataFrame, task: str = "expr", *, watch: Any = None, **settings: Any) -> Finetuned:

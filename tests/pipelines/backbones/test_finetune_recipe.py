@@ -1,9 +1,6 @@
 """Each part of the recipe of `mtl finetune`, by what it does to the weights."""
 
 import dataclasses
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,22 +14,19 @@ from extract.backbones.build import build_trainable
 from extract.backbones.layers import layer_ids, num_layers
 from extract.backbones.weights import read_weights
 from heads.config import LossConfig
+from helpers.small_faces import MODEL, SIDE, Given, digest, run
 from pipelines.backbones.data import Faces
-from pipelines.backbones.finetuning import loop
+from pipelines.backbones.finetuning import facesets, loop
 from pipelines.backbones.finetuning.course import Course
 from pipelines.backbones.finetuning.ema import Ema
 from pipelines.backbones.finetuning.facesets import gather
-from pipelines.backbones.finetuning.finetune import build, make_course
+from pipelines.backbones.finetuning.finetune import build, finetune, make_course
 from pipelines.backbones.finetuning.order import make_order
 from pipelines.backbones.finetuning.recipe import check_recipe, groups_of, new_state, with_rate
 from pipelines.backbones.finetuning.state import State, moving_tensors
 from pipelines.config import Config, FinetuneConfig
 from pipelines.fitting.optimise import AdamW, Group, cosine_lr, decay_groups
 
-small = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("small_faces.py"))))
-run, digest, MODEL = small.run, small.digest, small.MODEL
-faces, project = small.faces, small.project
-Given = tuple[Path, pl.DataFrame]
 CPU = torch.device("cpu")
 STILL = {"flip": 0.0, "brightness": 0.0, "contrast": 0.0}
 
@@ -79,7 +73,7 @@ def test_layers_near_the_pixels_learn_slower(project: Config, faces: Given) -> N
     start = start_of(project, **settings)
     run(project, faces[1], **settings)
     after = weights_of(project)
-    backbone = timm.create_model(MODEL, num_classes=0, img_size=small.SIDE)
+    backbone = timm.create_model(MODEL, num_classes=0, img_size=SIDE)
     moved = {name: (after[name] - start[name]).abs().max().item() for name in dict(backbone.named_parameters())}
     rate = cosine_lr(0.5, lr=2e-3, total=1, warmup=0)
     ids, top = layer_ids(backbone), num_layers(backbone) - 1
@@ -165,7 +159,7 @@ def test_what_is_frozen_stays(project: Config, faces: Given, freeze: str, moving
 def test_norms_of_a_frozen_part_keep_their_means(project: Config, faces: Given) -> None:
     config = with_settings(project, freeze="backbone", epochs=1)
     start = start_of(config, model="test_resnet")
-    small.finetune(config, faces[1], make_order(config, config.folder / "mtl.toml", "expr", model="test_resnet"))
+    finetune(config, faces[1], make_order(config, config.folder / "mtl.toml", "expr", model="test_resnet"))
     assert all(torch.equal(value, start[name]) for name, value in weights_of(config).items())
 
 
@@ -190,7 +184,7 @@ def test_lora_is_merged_into_plain_weights(project: Config, faces: Given) -> Non
     start = start_of(project)
     result = run(project, faces[1], epochs=1, lora_rank=2, lora_alpha=4.0, layer_decay=0.9, ema=0.5)
     weights = project.folder / result.weights
-    plain = timm.create_model(MODEL, num_classes=0, img_size=small.SIDE)
+    plain = timm.create_model(MODEL, num_classes=0, img_size=SIDE)
     plain.load_state_dict(safetensors.torch.load_file(weights), strict=True)
     changed = {name for name, value in plain.state_dict().items() if not torch.equal(value, start[name])}
     assert changed
@@ -288,14 +282,14 @@ def test_an_unlabelled_unit_never_enters(project: Config, faces: Given, monkeypa
     config = dataclasses.replace(project, loss=LossConfig(au_loss="asymmetric"))
     one = run(config, faces[1], "au", **settings)
     before = digest(config, "au")
-    labels_of = gather.__globals__["labels_of"]
+    labels_of = facesets.labels_of
 
     def spoilt(frames: pl.DataFrame) -> Any:
         labels = labels_of(frames)
         au = np.where(labels.au_mask, labels.au, -1).astype(np.float32)
         return dataclasses.replace(labels, au=au, expr=np.where(labels.expr_mask, labels.expr, 7))
 
-    monkeypatch.setitem(gather.__globals__, "labels_of", spoilt)
+    monkeypatch.setattr(facesets, "labels_of", spoilt)
     other = run(config, faces[1], "au", **settings)
     assert digest(config, "au") == before
     assert one.metrics == other.metrics

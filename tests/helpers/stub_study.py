@@ -1,4 +1,4 @@
-"""Made frames and a trainer that only pretends, for tests of the search; run as a script it searches until killed."""
+"""Made frames and a trainer that only pretends, for tests of the search."""
 
 import json
 import sys
@@ -134,11 +134,12 @@ def as_table(rows: pl.DataFrame, said: Decisions, part: str, tasks: tuple[str, .
     return rows.select("video", "frame").with_columns(**{name: pl.Series(values) for name, values in columns.items()})
 
 
-def main(folder: Path, seconds: float) -> None:
-    """Searches 12 trials in `folder`, each taking `seconds`, printing a line at the start of each."""
+def main() -> None:
+    """`stub_study FOLDER SECONDS` searches 12 trials in FOLDER, each taking SECONDS, a line at the start of each."""
     from pipelines.search.loop import run_trials
     from pipelines.search.record import Record
 
+    folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
     frames, config = make_frames(), make_config()
     grid = make_grid({"product": {"seed": list(range(12))}})
     material = make_material(frames, config)
@@ -150,7 +151,3 @@ def main(folder: Path, seconds: float) -> None:
 
     with open_study(folder, grid, material, trials) as study:
         run_trials(study, trials, make_trainer(frames, config, before), Record(study, grid.fields))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), float(sys.argv[2]))

@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,15 +11,13 @@ import pytest
 from PIL import Image
 
 from cache.frames import conform, write_frames
+from helpers.small_faces import MODEL, Given, draw, run
 from pipelines.backbones.finetuning.facesets import Material, gather
 from pipelines.backbones.finetuning.order import make_order
 from pipelines.backbones.finetuning.outlook import foresee
 from pipelines.backbones.sampling import draw_rows
 from pipelines.config import Config, FaceSetConfig, read_config
 
-small = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("small_faces.py"))))
-run, faces, project = small.run, small.faces, small.project
-Given = tuple[Path, pl.DataFrame]
 SPLITS = ("train", "train", "val")
 
 
@@ -32,7 +28,7 @@ def photos(tmp_path: Path) -> Path:
     for index in range(36):
         path, expression = f"v{index // 12}/{index % 12:05d}.png", index % 8
         (tmp_path / "photos" / path).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(small.draw(expression, index % 2, 0.0, rng)).save(tmp_path / "photos" / path)
+        Image.fromarray(draw(expression, index % 2, 0.0, rng)).save(tmp_path / "photos" / path)
         split = SPLITS[index // 12]
         row = {"video": f"v{index // 12}", "frame": index % 12, "path": path, "split": split}
         rows.append({**row, "expression": expression, "AU1": index % 2})
@@ -113,7 +109,7 @@ def test_shares_of_an_epoch(project: Config, faces: Given, photos: Path) -> None
     material = gather(config, faces[1], ("expr",))
     rows = draw_rows(material.pool, config.finetune, np.random.default_rng(0))
     assert np.mean(material.pool.source[rows]) == pytest.approx(0.25, abs=0.01)
-    outlook = foresee(config, faces[1], make_order(config, config.folder / "mtl.toml", "expr", model=small.MODEL))
+    outlook = foresee(config, faces[1], make_order(config, config.folder / "mtl.toml", "expr", model=MODEL))
     assert outlook.sets[1]["train"] == 24
     assert outlook.sets[1]["shown"] == pytest.approx(0.25 * len(rows), abs=1)
     assert outlook.num_learning == outlook.num_parameters

@@ -2,13 +2,8 @@
 
 import dataclasses
 import json
-import runpy
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -16,7 +11,11 @@ import pytest
 import torch
 
 from cache.frames import write_frames
+from helpers import killed_finetuning
+from helpers.processes import start
+from helpers.small_faces import MODEL, SETTINGS, Given, digest, run
 from pipelines.backbones.files import checkpoint_path, history_path
+from pipelines.backbones.finetuning import finetune as job
 from pipelines.backbones.finetuning import loop
 from pipelines.backbones.finetuning.finetune import finetune
 from pipelines.backbones.finetuning.order import make_order
@@ -25,10 +24,6 @@ from pipelines.config import Config, read_config
 from pipelines.fitting.epochs import Epoch
 from pipelines.typed import to_mapping
 
-small = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("small_faces.py"))))
-run, digest = small.run, small.digest
-faces, project = small.faces, small.project
-KILLED = Path(__file__).with_name("killed_finetuning.py")
 # Everything that keeps a state or draws random numbers; a third of the faces are drawn anew each epoch.
 RECIPE: dict[str, Any] = {
     "epochs": 3,
@@ -44,7 +39,6 @@ RECIPE: dict[str, Any] = {
     "layer_decay": 0.8,
     "probe_epochs": 1,
 }
-Given = tuple[Path, pl.DataFrame]
 
 
 class Dead(BaseException):
@@ -85,7 +79,7 @@ def undisturbed(faces: Given, tmp_path_factory: pytest.TempPathFactory) -> tuple
     """What a training says that nobody stopped, and the digest of its weights."""
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "mtl.toml").write_text(f"[data]\nfaces = {json.dumps(str(faces[0]))}\n")
-    config = dataclasses.replace(read_config(folder / "mtl.toml"), finetune=small.SETTINGS)
+    config = dataclasses.replace(read_config(folder / "mtl.toml"), finetune=SETTINGS)
     return told(run(config, faces[1], "expr,au", **RECIPE)), digest(config, "joint")
 
 
@@ -139,10 +133,10 @@ def test_a_process_that_is_killed(project: Config, faces: Given, number: signal.
     text = (project.folder / "mtl.toml").read_text() + "[finetune]\n"
     values = {key: value for key, value in to_mapping(recipe).items() if value not in ("", [])}
     (project.folder / "mtl.toml").write_text(text + "\n".join(f"{k} = {json.dumps(v)}" for k, v in values.items()))
-    done = killed(project.folder, 5, number)
-    assert done.returncode == code, done.stderr
+    found, _, err = start(killed_finetuning.main, project.folder, 5, int(number)).end()
+    assert found == code, err
     if number != signal.SIGKILL:
-        assert "the same command goes on from backbones/joint.checkpoint.safetensors" in done.stderr
+        assert "the same command goes on from backbones/joint.checkpoint.safetensors" in err
     assert [path.name for path in (project.folder / "backbones").glob("[a-z]*")] == ["joint.checkpoint.safetensors"]
     config = read_config(project.folder / "mtl.toml")
     run(config, faces[1], "expr,au")
@@ -150,11 +144,6 @@ def test_a_process_that_is_killed(project: Config, faces: Given, number: signal.
     resumed = digest(project, "joint")
     run(config, faces[1], "expr,au")
     assert digest(project, "joint") == resumed
-
-
-def killed(folder: Path, step: int, number: int) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, str(KILLED), str(folder), str(step), str(int(number))]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=KILLED.parents[2])
 
 
 def test_a_second_ctrl_c_does_not_wait(project: Config, faces: Given, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,11 +192,10 @@ def test_after_early_stopping_nothing_is_trained_again(
     project: Config, faces: Given, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The command dies after its last epoch, before anything was saved."""
-    save = small.finetune.__globals__["finish"]
-    monkeypatch.setitem(finetune.__globals__, "finish", lambda *_: die())
-    with pytest.raises(Dead):
-        run(project, faces[1], lr=1e-30, epochs=9, patience=1)
-    monkeypatch.setitem(finetune.__globals__, "finish", save)
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "finish", lambda *_: die())
+        with pytest.raises(Dead):
+            run(project, faces[1], lr=1e-30, epochs=9, patience=1)
     epochs: list[Epoch] = []
     result = run(project, faces[1], lr=1e-30, epochs=9, patience=1, watch=epochs.append)
     assert epochs == []
@@ -227,7 +215,7 @@ def test_another_training_does_not_go_on_from_it(project: Config, faces: Given) 
         run(project, relabelled)
     run(project, faces[1], "au", epochs=1)  # a section of another name
     config = dataclasses.replace(project, finetune=dataclasses.replace(project.finetune, lr=4e-3, epochs=1))
-    order = make_order(config, config.folder / "mtl.toml", "expr", model=small.MODEL, device="cpu", restart=True)
+    order = make_order(config, config.folder / "mtl.toml", "expr", model=MODEL, device="cpu", restart=True)
     assert len(finetune(config, faces[1], order).history) == 1
     assert not checkpoint_path(project.folder, "expr").exists()
 

@@ -1,4 +1,4 @@
-"""One of the processes of a fine-tuning: `python finetuning_process.py FOLDER OUT`, as `torchrun` would start it.
+"""One of the processes of a fine-tuning: `finetuning_process FOLDER OUT`, as `torchrun` would start it.
 
 FOLDER has mtl.toml and frames.parquet; OUT/RANK.json takes what the process knows in the end.
 """
@@ -25,7 +25,3 @@ def main() -> None:
     result = finetune(config, read_frames(folder / "frames.parquet"), order, lambda epoch: said.append(epoch.epoch))
     found = {**result.to_json(), "said": said, "is_first": result.is_first}
     (out / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main()

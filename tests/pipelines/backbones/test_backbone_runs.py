@@ -1,12 +1,9 @@
 """A fine-tuned backbone is scored once on the held-out rows, and its run is used as a head's is; by the commands."""
 
 import json
-import runpy
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +14,8 @@ from typer.testing import CliRunner
 
 from cache.frames import read_frames, write_frames
 from extract.backbones.build import normalise
+from helpers.cli import call, refused
+from helpers.small_faces import Given
 from pipelines import cli
 from pipelines.backbones.data import Faces
 from pipelines.backbones.files import load_trained
@@ -28,8 +27,6 @@ from pipelines.metrics.challenge import score
 from pipelines.postprocess.apply import probabilities_of
 from pipelines.splits import resolve_split
 
-small = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("small_faces.py"))))
-faces = small.faces
 RUN = Path("runs/backbone-joint")
 TOML = """[data]
 faces = "faces"
@@ -48,14 +45,6 @@ fusion = ["sum", "concat"]
 temporal = ["none"]
 tasks = [["va", "expr", "au"]]
 """
-Given = tuple[Path, pl.DataFrame]
-
-
-def mtl(*words: str) -> str:
-    """What the command prints; it must succeed."""
-    result = CliRunner().invoke(cli.app, list(words))
-    assert result.exit_code == 0, f"{result.output} {result.exception!r}"
-    return result.output
 
 
 def train(tasks: str = "va,expr,au", *words: str) -> dict[str, Any]:
@@ -63,16 +52,6 @@ def train(tasks: str = "va,expr,au", *words: str) -> dict[str, Any]:
     found = CliRunner().invoke(cli.app, [*command, *words])
     assert found.exit_code == 0, f"{found.output} {found.exception!r}"
     return dict(json.loads(found.stdout))
-
-
-def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """The one line of a command that ends with exit code 2."""
-    monkeypatch.setattr(sys, "argv", ["mtl", *words])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    printed = capsys.readouterr()
-    assert (stop.value.code, printed.out, printed.err.count("\n")) == (2, "", 1)
-    return str(printed.err)
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +63,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, faces: Given) -> Path:
         patch.chdir(folder)
         train()
         train("expr")
-        mtl("extract", "--device", "cpu")
-        mtl("search", "--grid", "grids/g.toml", "--device", "cpu")
+        call("extract", "--device", "cpu")
+        call("search", "--grid", "grids/g.toml", "--device", "cpu")
     return folder
 
 
@@ -151,13 +130,13 @@ def test_the_held_out_score_is_that_of_its_own_outputs(section: str, tasks: tupl
 def test_commands_take_it_as_a_heads_run() -> None:
     metrics = json.loads((RUN / "metrics.json").read_text())
     for part in ("select", "report"):  # from the cache, in float16: what the faces gave
-        again = json.loads(mtl("evaluate", "backbone-joint", "--split", part, "--json"))
+        again = json.loads(call("evaluate", "backbone-joint", "--split", part, "--json"))
         assert again["P"] == pytest.approx(metrics[part]["P"], abs=5e-3)
         assert again["num_seen"] == (0 if part == "report" else again["num_seen"]) >= 0
-    assert "backbone joint by itself" in mtl("compare", "backbone-joint", "backbone-expr")
-    mtl("postprocess", "backbone-joint")
-    assert "post" in json.loads(mtl("evaluate", "backbone-joint", "--split", "report", "--post", "--json"))
-    made = json.loads(mtl("ensemble", "backbone-joint", "backbone-expr", "--json"))
+    assert "backbone joint by itself" in call("compare", "backbone-joint", "backbone-expr")
+    call("postprocess", "backbone-joint")
+    assert "post" in json.loads(call("evaluate", "backbone-joint", "--split", "report", "--post", "--json"))
+    made = json.loads(call("ensemble", "backbone-joint", "backbone-expr", "--json"))
     assert {Path(run).name for run in made["library"]["runs"]} == {"backbone-joint", "backbone-expr"}
     assert {Path(one["run"]).name for one in made["members"]["va"]} == {"backbone-joint"}  # who has no VA is no member
 
@@ -178,9 +157,9 @@ def test_a_study_lists_it_and_its_ensemble_may_choose_it() -> None:
     assert table["rank"].to_list() == [1, 2, None, None]
     assert table["report.P"][2] == pytest.approx(joint["report"]["P"])
     assert "Backbones by themselves" in Path("studies/g/report.html").read_text()
-    shown = mtl("search", "--grid", "grids/g.toml", "--device", "cpu")
+    shown = call("search", "--grid", "grids/g.toml", "--device", "cpu")
     assert "backbones by themselves, frame by frame, not ranked" in shown
-    made = json.loads(mtl("ensemble", "g", "--json"))
+    made = json.loads(call("ensemble", "g", "--json"))
     assert {"backbone-joint", "backbone-expr"} < {Path(run).name for run in made["library"]["runs"]}
     assert Path(made["ensemble"]) == Path("studies/g/ensembles/best")
 
@@ -192,14 +171,14 @@ def test_what_is_no_longer_its_own_is_left_out_and_said(capfd: pytest.CaptureFix
     text = path.read_text()
     kept = read_config(path).backbones["expr"].file_digest
     path.write_text(text.replace(kept, "0" * 32))
-    shown = mtl("search", "--grid", "grids/g.toml", "--device", "cpu")
+    shown = call("search", "--grid", "grids/g.toml", "--device", "cpu")
     assert "backbone expr left out: [backbones.expr] has other weights now; `mtl finetune` makes it again" in shown
     path.write_text(text)
     for name, damage in (("predictions.parquet", b"no table"), ("metrics.json", b"{"), ("run.json", b"[1]")):
         file = Path("runs/backbone-expr") / name
         whole = file.read_bytes()
         file.write_bytes(damage)
-        shown = mtl("search", "--grid", "grids/g.toml", "--device", "cpu")
+        shown = call("search", "--grid", "grids/g.toml", "--device", "cpu")
         assert "backbone expr left out: " in shown, name
         assert [row["backbone"] for row in json.loads(Path("studies/g/leaderboard.json").read_text())["backbones"]] == [
             "joint"
@@ -207,7 +186,7 @@ def test_what_is_no_longer_its_own_is_left_out_and_said(capfd: pytest.CaptureFix
         file.write_bytes(whole)
     for run in Path("runs").iterdir():
         shutil.rmtree(run)
-    assert "backbones by themselves" not in mtl("search", "--grid", "grids/g.toml", "--device", "cpu")
+    assert "backbones by themselves" not in call("search", "--grid", "grids/g.toml", "--device", "cpu")
 
 
 @pytest.mark.usefixtures("project")
@@ -222,9 +201,7 @@ def test_trained_again_it_is_replaced(faces: Given) -> None:
 
 @pytest.mark.usefixtures("untrained")
 @pytest.mark.parametrize("there", ["a head's run", "a folder", "a file"])
-def test_what_has_its_place_stays(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], there: str
-) -> None:
+def test_what_has_its_place_stays(there: str) -> None:
     """It is found before the training, not after it."""
     place = Path("runs/backbone-expr")
     place.parent.mkdir()
@@ -235,9 +212,7 @@ def test_what_has_its_place_stays(
         (place / "mine.txt").write_text("mine")
         if there == "a head's run":
             (place / "run.json").write_text('{"format": 1}')
-    said = refused(
-        monkeypatch, capsys, "finetune", "--task", "expr", "--model", "test_vit2", "--init", "random", "--device", "cpu"
-    )
+    said = refused("finetune", "--task", "expr", "--model", "test_vit2", "--init", "random", "--device", "cpu")
     assert "runs/backbone-expr: is there already and is no backbone's run; move it away" in said
     assert not Path("backbones").exists()
     assert (place if there == "a file" else place / "mine.txt").read_text() == "mine"
@@ -268,7 +243,7 @@ def test_without_a_held_out_face_there_is_no_score_and_no_run(faces: Given) -> N
     assert (found["report"], found["run"]) == (None, None)
     assert found["not_scored"] == "no face of test can be read, so there is no held-out score"
     assert not Path("runs").exists()
-    shown = mtl("finetune", "--task", "expr", "--init", "random", "--device", "cpu")
+    shown = call("finetune", "--task", "expr", "--init", "random", "--device", "cpu")
     assert "held out: not scored: no face of test can be read" in shown
 
 
@@ -279,7 +254,7 @@ def test_a_task_without_held_out_labels_has_no_score(faces: Given) -> None:
     found = train("expr,au")
     assert (found["report"]["P"], found["report"]["au.f1_mean"], found["report"]["unscored"]) == (None, None, ["au"])
     assert found["report"]["expr.f1_macro"] > 0
-    assert "AU: mean F1 no label" in mtl("finetune", "--task", "expr,au", "--init", "random", "--device", "cpu")
+    assert "AU: mean F1 no label" in call("finetune", "--task", "expr,au", "--init", "random", "--device", "cpu")
 
 
 @pytest.mark.usefixtures("untrained")

@@ -3,13 +3,8 @@
 import dataclasses
 import json
 import os
-import runpy
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +21,18 @@ from extract.backbones.build import build_trainable, load_backbone
 from extract.backbones.mae import draw_orders
 from extract.backbones.weights import read_weights
 from extract.config import BackboneConfig
+from helpers.made_faces import make_project
+from helpers.processes import start, world
 from pipelines.backbones.pretraining import loop as pretrain_loop
 from pipelines.backbones.pretraining.plan import Order, make_order, make_plan, memory_bytes
 from pipelines.backbones.pretraining.pretrain import Pretrained, pretrain
 from pipelines.backbones.pretraining.state import Course, Note
 from pipelines.backbones.pretraining.unlabelled import choose_faces, hold_out, parse_splits
+from pipelines.cli import main
 from pipelines.config import Config, read_config
 from pipelines.fitting.checkpoint import identity_of, read_checkpoint, write_checkpoint
 
 MODEL = "test_vit"
-ROOT = Path(__file__).resolve().parents[2]
-make_project = runpy.run_path(str(Path(__file__).with_name("made_faces.py")))["make_project"]
 
 
 @pytest.fixture(scope="session")
@@ -236,16 +232,11 @@ def test_a_signal_waits_for_the_step(
 
 @pytest.mark.slow
 def test_sigkill_of_the_command(project: Path, undisturbed: Pretrained) -> None:
-    command = [sys.executable, "-c", "from pipelines.cli import main; main()", "pretrain", "--model", MODEL]
-    command += ["--device", "cpu", "--set", "pretrain.checkpoint_minutes=0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    checkpoint = project / "backbones/mae.pretraining/checkpoint.safetensors"
-    process = subprocess.Popen(command, cwd=project, env=environment)
-    while not checkpoint.exists():
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.kill()
-    process.wait()
+    words = ("pretrain", "--model", MODEL, "--device", "cpu", "--set", "pretrain.checkpoint_minutes=0")
+    running = start(main, *words, cwd=project)
+    running.wait_for((project / "backbones/mae.pretraining/checkpoint.safetensors").exists)
+    running.send(signal.SIGKILL)
+    assert running.end()[0] == -signal.SIGKILL
     assert not (project / "backbones/mae.safetensors").exists()
     result = run(project)
     assert result.resumed
@@ -394,23 +385,13 @@ def test_the_masks_are_new_each_step_and_the_same_each_time(project: Path) -> No
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(project: Path, undisturbed: Pretrained) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     (project / "faces/v0/00000.png").write_bytes(b"no picture")  # parts of unequal size
     one = run(project, order={"name": "one"})
-    command = [sys.executable, "-c", "from pipelines.cli import main; main()", "pretrain", "--model", MODEL]
-    command += ["--device", "cpu"]
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **common}
-    processes = [
-        subprocess.Popen(command, cwd=project, env={**environment, "RANK": rank, "LOCAL_RANK": rank}, text=True,
-                         stdout=subprocess.PIPE) for rank in ("0", "1")
-    ]  # fmt: skip
-    printed = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert printed[0].startswith("loss ")
-    assert printed[1] == ""
+    words = ("pretrain", "--model", MODEL, "--device", "cpu")
+    first, second = [each.end() for each in [start(main, *words, cwd=project, env=env) for env in world(2)]]
+    assert (first[0], second[0]) == (0, 0), (first, second)
+    assert first[1].startswith("loss ")
+    assert second[1] == ""
     history = json.loads((project / "backbones/mae.pretraining/history.json").read_text())["history"]
     np.testing.assert_allclose([(e["loss"], e["held_out"]) for e in history], losses(one), rtol=1e-5)
     for name, tensor in load_file(project / "backbones/mae.safetensors").items():

@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +21,7 @@ from extract.backbones.weights import read_weights, weights_digest
 from extract.config import Preprocessing
 from extract.engine import extract
 from extract.jobs import Settings
+from helpers.small_faces import MODEL, SETTINGS, SIDE, Given, digest, run
 from pipelines.backbones import precision
 from pipelines.backbones.data import Faces
 from pipelines.backbones.files import load_trained
@@ -39,9 +38,6 @@ from pipelines.labels import labels_of, targets_of
 from pipelines.metrics.challenge import score
 from pipelines.splits import resolve_split
 
-small = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("small_faces.py"))))
-MODEL, SIDE, SETTINGS, run, digest = small.MODEL, small.SIDE, small.SETTINGS, small.run, small.digest
-faces, project = small.faces, small.project
 PREPROCESSING = Preprocessing(size_px=8, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 
 
@@ -49,7 +45,7 @@ def hide(frames: pl.DataFrame, column: str, condition: pl.Expr) -> pl.DataFrame:
     return frames.with_columns(pl.when(condition).then(None).otherwise(pl.col(column)).alias(column))
 
 
-def test_it_learns_all_tasks_at_once(project: Config, faces: tuple[Path, pl.DataFrame]) -> None:
+def test_it_learns_all_tasks_at_once(project: Config, faces: Given) -> None:
     result = run(project, faces[1], "va,expr,au", epochs=12)
     assert result.metrics["expr.f1_macro"] > 0.5  # 0.125 by chance
     assert result.metrics["au.f1.AU12"] > 0.8
@@ -60,7 +56,7 @@ def test_it_learns_all_tasks_at_once(project: Config, faces: tuple[Path, pl.Data
     json.dumps(result.to_json(), allow_nan=False)
 
 
-def test_the_file_scores_what_was_measured(project: Config, faces: tuple[Path, pl.DataFrame]) -> None:
+def test_the_file_scores_what_was_measured(project: Config, faces: Given) -> None:
     frames = faces[1]
     result = run(project, frames, "va,expr,au", epochs=3)
     model, preprocessing = load_trained(read_config(project.folder / "mtl.toml"), "joint")
@@ -89,7 +85,7 @@ def test_the_file_scores_what_was_measured(project: Config, faces: tuple[Path, p
 
 
 def test_best_are_the_weights_that_earned_the_score(
-    project: Config, faces: tuple[Path, pl.DataFrame], monkeypatch: pytest.MonkeyPatch
+    project: Config, faces: Given, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
     wished = iter([0.1, 0.9, 0.3, 0.2])
@@ -109,7 +105,7 @@ def test_best_are_the_weights_that_earned_the_score(
     assert json.loads(saved["select"]) == result.metrics
 
 
-def test_same_seed_same_weights(project: Config, faces: tuple[Path, pl.DataFrame]) -> None:
+def test_same_seed_same_weights(project: Config, faces: Given) -> None:
     digests = []
     for seed in (0, 0, 1):
         torch.manual_seed(len(digests))  # the caller's own random numbers must not matter
@@ -121,7 +117,7 @@ def test_same_seed_same_weights(project: Config, faces: tuple[Path, pl.DataFrame
 
 @pytest.mark.parametrize("changes", [{}, {"rand_augment": "rand-m9-n2", "erase": 0.5, "mixup": 0.2}])
 def test_faces_decoded_ahead_give_the_same(
-    project: Config, faces: tuple[Path, pl.DataFrame], monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+    project: Config, faces: Given, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     loads: list[int] = []
     load = Faces.load
@@ -137,7 +133,7 @@ def test_faces_decoded_ahead_give_the_same(
     assert loads == [1, 1]
 
 
-def test_no_other_row_is_looked_at(project: Config, faces: tuple[Path, pl.DataFrame], tmp_path: Path) -> None:
+def test_no_other_row_is_looked_at(project: Config, faces: Given, tmp_path: Path) -> None:
     frames = faces[1]
     run(project, frames, epochs=1)
     before = digest(project)
@@ -153,7 +149,7 @@ def test_no_other_row_is_looked_at(project: Config, faces: tuple[Path, pl.DataFr
     assert result.unreadable == ()
 
 
-def test_a_task_learns_nothing_from_rows_of_another(project: Config, faces: tuple[Path, pl.DataFrame]) -> None:
+def test_a_task_learns_nothing_from_rows_of_another(project: Config, faces: Given) -> None:
     """An AU that is labelled nowhere gets no gradient: its bias stays where it was drawn."""
     result = run(project, faces[1], "expr,au", epochs=1)
     after = read_weights(project.folder / result.output)[0]
@@ -163,7 +159,7 @@ def test_a_task_learns_nothing_from_rows_of_another(project: Config, faces: tupl
     assert ((after["au.bias"] != start).tolist()) == labelled
 
 
-def test_an_unreadable_face_is_a_row_without_labels(project: Config, faces: tuple[Path, pl.DataFrame]) -> None:
+def test_an_unreadable_face_is_a_row_without_labels(project: Config, faces: Given) -> None:
     frames = faces[1]
     bad = frames.filter(pl.col("expression").is_not_null(), pl.col("split") == "train")["path"][3]
     data = (faces[0] / bad).read_bytes()
@@ -180,7 +176,7 @@ def test_an_unreadable_face_is_a_row_without_labels(project: Config, faces: tupl
 
 
 def test_weights_of_classes_come_from_training_rows(
-    project: Config, faces: tuple[Path, pl.DataFrame], monkeypatch: pytest.MonkeyPatch
+    project: Config, faces: Given, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Let every AU12 be a positive on the rows that choose: the loss must not know."""
     frames = faces[1]
@@ -210,7 +206,7 @@ def test_weights_of_classes_come_from_training_rows(
 @pytest.mark.parametrize(
     ("split", "says"), [("train", "fewer than two faces to train on"), ("val", "choose the epoch")]
 )
-def test_no_readable_face(project: Config, faces: tuple[Path, pl.DataFrame], split: str, says: str) -> None:
+def test_no_readable_face(project: Config, faces: Given, split: str, says: str) -> None:
     lost = faces[1].with_columns(
         pl.when(pl.col("split") == split).then(pl.lit("no/such.jpg")).otherwise(pl.col("path")).alias("path")
     )
@@ -220,15 +216,13 @@ def test_no_readable_face(project: Config, faces: tuple[Path, pl.DataFrame], spl
 
 
 @pytest.mark.parametrize(("split", "where"), [("train", "no labelled frame in train"), ("val", "in val, whose frames")])
-def test_no_label_of_a_task(project: Config, faces: tuple[Path, pl.DataFrame], split: str, where: str) -> None:
+def test_no_label_of_a_task(project: Config, faces: Given, split: str, where: str) -> None:
     frames = hide(faces[1], "AU12", pl.col("split") == split)
     with pytest.raises(ValueError, match=f"task au: .*{where}"):
         run(project, frames, "expr,au")
 
 
-def test_patience_and_divergence(
-    project: Config, faces: tuple[Path, pl.DataFrame], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_patience_and_divergence(project: Config, faces: Given, monkeypatch: pytest.MonkeyPatch) -> None:
     epochs: list[Epoch] = []
     run(project, faces[1], lr=1e-30, epochs=9, patience=2, watch=epochs.append)
     assert [epoch.epoch for epoch in epochs] == [1, 2, 3]
@@ -243,7 +237,7 @@ def test_patience_and_divergence(
     assert len(epochs) == 2
 
 
-def test_init_from_a_file(project: Config, faces: tuple[Path, pl.DataFrame]) -> None:
+def test_init_from_a_file(project: Config, faces: Given) -> None:
     first = run(project, faces[1], epochs=2)
     weights = project.folder / first.weights
     start = weights_digest(load_trained(read_config(project.folder / "mtl.toml"), "expr")[0].trainable.backbone)
@@ -263,7 +257,7 @@ def test_init_from_a_file(project: Config, faces: tuple[Path, pl.DataFrame]) -> 
 
 @pytest.mark.parametrize("crop_pct", [None, 0.875, 0.6])  # None: nothing set
 def test_the_engine_extracts_what_was_trained(
-    project: Config, faces: tuple[Path, pl.DataFrame], tmp_path: Path, crop_pct: float | None
+    project: Config, faces: Given, tmp_path: Path, crop_pct: float | None
 ) -> None:
     folder, frames = faces
     run(project, frames, epochs=1, **({} if crop_pct is None else {"crop_pct": crop_pct}))
@@ -287,7 +281,7 @@ def test_the_engine_extracts_what_was_trained(
     torch.testing.assert_close(embeddings[5:12], wanted, atol=2e-3, rtol=2e-3)
 
 
-def test_a_backbone_of_old_keeps_its_crop(project: Config, faces: tuple[Path, pl.DataFrame]) -> None:
+def test_a_backbone_of_old_keeps_its_crop(project: Config, faces: Given) -> None:
     """Sections of earlier versions had no crop_pct: it travelled in the file, and still does."""
     run(project, faces[1], epochs=1, crop_pct=0.875)
     path = project.folder / "mtl.toml"
@@ -298,9 +292,7 @@ def test_a_backbone_of_old_keeps_its_crop(project: Config, faces: tuple[Path, pl
     assert after.identity("frames", 1) == before.identity("frames", 1)
 
 
-def test_the_section_tells_where_the_weights_are_from(
-    project: Config, faces: tuple[Path, pl.DataFrame], tmp_path: Path
-) -> None:
+def test_the_section_tells_where_the_weights_are_from(project: Config, faces: Given, tmp_path: Path) -> None:
     result = run(project, faces[1], epochs=2, licence="research only")
     section = read_config(project.folder / "mtl.toml").backbones["expr"]
     assert section.licence == "research only"
@@ -313,7 +305,7 @@ def test_the_section_tells_where_the_weights_are_from(
     assert origin_of(section, project.folder) == origin_of(plain, project.folder)  # notes are not the stream's
 
 
-def test_weights_that_were_changed_afterwards_are_refused(project: Config, faces: tuple[Path, pl.DataFrame]) -> None:
+def test_weights_that_were_changed_afterwards_are_refused(project: Config, faces: Given) -> None:
     weights = project.folder / run(project, faces[1], epochs=1).weights
     trained = weights.read_bytes()
     config = read_config(project.folder / "mtl.toml")
@@ -327,7 +319,7 @@ def test_weights_that_were_changed_afterwards_are_refused(project: Config, faces
     load_backbone("expr", later.backbones["expr"], later.folder)
 
 
-def test_a_name_is_trained_by_one_process(project: Config, faces: tuple[Path, pl.DataFrame]) -> None:
+def test_a_name_is_trained_by_one_process(project: Config, faces: Given) -> None:
     with alone(project.folder / ".lock-expr", "another"):
         with pytest.raises(ValueError, match=r"^the backbone expr is being written by process \d+; wait until it ends"):
             run(project, faces[1], epochs=1)
@@ -338,7 +330,7 @@ def test_a_name_is_trained_by_one_process(project: Config, faces: tuple[Path, pl
     ]
 
 
-def test_outputs_of_other_weights_are_refused(project: Config, faces: tuple[Path, pl.DataFrame]) -> None:
+def test_outputs_of_other_weights_are_refused(project: Config, faces: Given) -> None:
     run(project, faces[1], epochs=1)
     result = run(project, faces[1], "au", epochs=1)
     (project.folder / result.output).replace(project.folder / "backbones" / "expr.output.safetensors")
@@ -347,7 +339,7 @@ def test_outputs_of_other_weights_are_refused(project: Config, faces: tuple[Path
 
 
 @pytest.mark.parametrize("model", ["test_efficientnet", "test_convnext3"])
-def test_other_architectures(project: Config, faces: tuple[Path, pl.DataFrame], model: str) -> None:
+def test_other_architectures(project: Config, faces: Given, model: str) -> None:
     """Batch normalisation has its running means, and an epoch may end in a small batch."""
     settings = dataclasses.replace(SETTINGS, epochs=1, batch_size=16, max_faces_per_epoch=33)
     config = dataclasses.replace(project, finetune=settings)
@@ -381,7 +373,7 @@ def test_what_the_order_takes_from_the_config(tmp_path: Path) -> None:
         make_order(config, path, "expr")
 
 
-def test_rows_of_the_two_sides_never_meet(faces: tuple[Path, pl.DataFrame], project: Config) -> None:
+def test_rows_of_the_two_sides_never_meet(faces: Given, project: Config) -> None:
     folder, frames = faces
     material = gather(project, frames, ("expr",))
     split = dict(frames.select("path", "split").rows())

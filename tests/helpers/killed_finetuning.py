@@ -1,4 +1,4 @@
-"""A fine-tuning that dies at a given step: `python killed_finetuning.py FOLDER STEP SIGNAL`.
+"""A fine-tuning that dies at a given step: `killed_finetuning FOLDER STEP SIGNAL`.
 
 FOLDER has mtl.toml and frames.parquet; SIGNAL is sent to this very process when the step has been taken. The state is
 kept after every step.
@@ -29,7 +29,3 @@ def main() -> None:
     sys.argv = ["mtl", "finetune", "--task", "expr,au", "--model", "test_vit2", "--device", "cpu"]
     sys.argv += ["--set", "finetune.checkpoint_minutes=0"]
     cli.main()
-
-
-if __name__ == "__main__":
-    main()

@@ -95,7 +95,3 @@ def main() -> None:
         }
         world.barrier()
     torch.save(found, Path(sys.argv[1]) / f"{world.rank}.pt")
-
-
-if __name__ == "__main__":
-    main()
