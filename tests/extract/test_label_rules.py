@@ -6,8 +6,10 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from cache.frames import conform, write_frames
+from cache.frames import conform, read_frames, stored_schema, write_frames
 from cache.labels import ABAW, AFFECTNET8, BP4D, DISFA, FER7, SCHEMAS, Schema, schema_of
 from extract.annotations.gather import Sources, gather
 from extract.annotations.label_rules import has_challenge_columns
@@ -210,3 +212,53 @@ def test_gather_goes_by_the_schema(tmp_path: Path) -> None:
     assert (
         gather(Sources(faces=tmp_path / "faces", schema=PAIN))[0].columns == conform(frames[:0], "x", PAIN).columns[:-1]
     )
+
+
+WORDS = st.text(st.characters(codec="utf-8", categories=("L", "N", "Zs")), min_size=1, max_size=6).map(
+    lambda text: f"w{text}w"
+)
+KINDS = st.sampled_from(["continuous", "classes", "binary"])
+
+
+@st.composite
+def schemas_and_rows(draw: st.DrawFn) -> tuple[Schema, list[dict[str, Any]]]:
+    groups = []
+    for number, kind in enumerate(draw(st.lists(KINDS, min_size=1, max_size=4))):
+        group: dict[str, Any] = {"name": f"g{number}", "kind": kind}
+        columns = 1 if kind == "classes" else draw(st.integers(1, 3))
+        group["columns"] = [f"c{number}_{index}" for index in range(columns)]
+        if kind == "classes":
+            group["classes"] = draw(st.lists(WORDS.map(lambda word, n=number: f"{n}{word}"), min_size=2, unique=True))
+        if kind == "continuous":
+            group["range"] = sorted(draw(st.lists(st.integers(-50, 50), min_size=2, max_size=2, unique=True)))
+        groups.append(group)
+    schema = schema_of({"name": "drawn", "groups": groups}, "drawn")
+    values = {
+        group.name: st.floats(group.low, group.high, width=32)
+        if group.kind == "continuous"
+        else st.sampled_from(group.classes or (0, 1))
+        for group in schema
+    }
+    cells = {column: st.none() | values[group.name] for group in schema for column in group.columns}
+    return schema, draw(st.lists(st.fixed_dictionaries(cells), min_size=1, max_size=6))
+
+
+@given(schemas_and_rows(), st.sampled_from(["names", "numbers"]))
+@settings(max_examples=40, deadline=None)
+def test_a_table_of_any_schema_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, drawn: tuple[Schema, list[dict[str, Any]]], form: str
+) -> None:
+    schema, rows = drawn
+    numbers = {column: group.classes for group in schema if group.classes for column in group.columns}
+    wanted = [
+        {key: numbers[key].index(cell) if key in numbers and cell is not None else cell for key, cell in row.items()}
+        for row in rows
+    ]
+    folder = tmp_path_factory.mktemp("s")
+    table = pl.DataFrame(rows if form == "names" else wanted, infer_schema_length=None)
+    table.with_columns(image=pl.format("a/{}.jpg", pl.int_range(pl.len()))).write_csv(folder / "t.csv")
+    frames = read_table(folder / "t.csv", schema=schema)[0]
+    assert frames.select(schema.columns).to_dicts() == wanted
+    write_frames(frames, folder / "t.parquet", schema)
+    assert read_frames(folder / "t.parquet", schema).equals(frames)
+    assert stored_schema(folder / "t.parquet") == schema
