@@ -15,9 +15,10 @@ import polars as pl
 
 from bench.rival_heads import NAMES, VERSION, Frames, Predicted, fit_rival
 from bench.rival_post import post_process
+from cache.labels import ABAW
 from cache.names import ACTION_UNITS, TASKS, VA_COLUMNS
 from pipelines.labels import labels_of
-from pipelines.metrics.challenge import MAIN_SCORE, score
+from pipelines.metrics.challenge import main_key, score
 from pipelines.metrics.intervals import (
     GroupSums,
     Interval,
@@ -79,7 +80,7 @@ class Entry:
 
     def task(self, task: str) -> float:
         """The task's mean score over the seeds."""
-        return float(np.mean([each.metrics[MAIN_SCORE[task]] for each in self.held.values()]))
+        return float(np.mean([each.metrics[main_key(ABAW.group(task))] for each in self.held.values()]))
 
     def words(self) -> str:
         """Everything but P in a line."""
@@ -92,15 +93,12 @@ class Entry:
 def held_out(decisions: Decisions, frames: pl.DataFrame) -> Held:
     """Scores of `decisions` [R], row for row with the labels and subjects of `frames`: the rows that are held out."""
     labels = labels_of(frames)
-    assert decisions.va is not None
-    assert decisions.expression is not None
-    assert decisions.action_units is not None
     table = pl.DataFrame(
         {
             "video": frames["video"],
-            **{name: pl.Series(decisions.va[:, k]) for k, name in enumerate(VA_COLUMNS)},
-            "expression": pl.Series(decisions.expression),
-            **{name: pl.Series(decisions.action_units[:, k]) for k, name in enumerate(ACTION_UNITS)},
+            **{name: pl.Series(decisions.parts["va"][:, k]) for k, name in enumerate(VA_COLUMNS)},
+            "expression": pl.Series(decisions.parts["expr"]),
+            **{name: pl.Series(decisions.parts["au"][:, k]) for k, name in enumerate(ACTION_UNITS)},
         }
     )
     return Held(metrics=score(decisions, labels, TASKS), sums=group_sums(table, labels, groups_of(frames)))
@@ -111,12 +109,12 @@ def held_out_table(table: pl.DataFrame, frames: pl.DataFrame) -> Held:
     the rows `frames`."""
     table = table.filter(pl.col("part") == "report").sort("video", "frame")
     assert table.select("video", "frame").equals(frames.select("video", "frame")), "other rows than the rivals'"
-    decisions = Decisions(
-        va=table.select(VA_COLUMNS).to_numpy().astype(np.float64),
-        expression=table["expression"].to_numpy().astype(np.int64),
-        action_units=table.select(ACTION_UNITS).to_numpy().astype(np.int8),
-    )
-    return held_out(decisions, frames)
+    parts = {
+        "va": table.select(VA_COLUMNS).to_numpy().astype(np.float64),
+        "expr": table["expression"].to_numpy().astype(np.int64),
+        "au": table.select(ACTION_UNITS).to_numpy().astype(np.int8),
+    }
+    return held_out(Decisions(parts=parts), frames)
 
 
 def ratio(ours: Entry, theirs: Entry) -> tuple[float, float, float]:
@@ -143,7 +141,7 @@ def rival_held(kept: Path, name: str, inputs: str, frames: Frames, table: pl.Dat
     rows, held = frames.report, table.filter(frames.report)
     return RivalResult(
         plain=held_out(_probabilities(predicted, rows).decide(), held),
-        post=held_out(_probabilities(smooth, rows).decide(thresholds.tolist()), held),
+        post=held_out(_probabilities(smooth, rows).decide({"au": thresholds.tolist()}), held),
         num_parameters=predicted.num_parameters,
         seconds=seconds,
     )
@@ -172,7 +170,7 @@ def rival_entry(name: str, inputs: str, results: Mapping[int, RivalResult], *, p
 
 
 def _probabilities(predicted: Predicted, rows: np.ndarray) -> Probabilities:
-    return Probabilities(va=predicted.va[rows], expr=predicted.expr[rows], au=predicted.au[rows])
+    return Probabilities(parts={"va": predicted.va[rows], "expr": predicted.expr[rows], "au": predicted.au[rows]})
 
 
 def _kept(path: Path, name: str, frames: Frames, seed: int) -> tuple[Predicted, float]:

@@ -17,14 +17,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
-KINDS = ("continuous", "classes", "binary")
+Kind = Literal["continuous", "classes", "binary"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 # The first of each kind is the default. What they are: `pipelines.metrics.challenge`.
 SCORES: dict[str, tuple[str, ...]] = {
     "continuous": ("ccc", "pearson"),
     "classes": ("f1_macro", "accuracy"),
-    "binary": ("f1", "accuracy"),
+    "binary": ("f1",),
 }
 # Columns of the frames table and of predictions that are no labels, and of lists of images.
 RESERVED = ("video", "frame", "path", "split", "subject", "part", "image")
@@ -43,7 +44,7 @@ class Group:
     """
 
     name: str
-    kind: str
+    kind: Kind
     columns: tuple[str, ...]
     classes: tuple[str, ...] = ()
     low: float = -1.0
@@ -78,7 +79,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What a head has an output for: a group, or one column of a continuous group. `indices` are its columns there."""
+    """What a head has an output for: a group, or some columns of a continuous one. `indices` are their places in it."""
 
     name: str
     group: Group
@@ -88,6 +89,16 @@ class Task:
     def num_outputs(self) -> int:
         """K of the task."""
         return len(self.indices) if self.group.kind == "continuous" else self.group.num_outputs
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The label columns it is about."""
+        return tuple(self.group.columns[index] for index in self.indices)
+
+    @property
+    def output_columns(self) -> tuple[str, ...]:
+        """The columns of predictions that hold its K outputs."""
+        return self.columns if self.group.kind == "continuous" else self.group.output_columns
 
     @property
     def is_whole(self) -> bool:
@@ -136,6 +147,34 @@ class Schema:
                 }
         return found
 
+    def scored(self, tasks: Sequence[str]) -> tuple[Task, ...]:
+        """What models of `tasks` predict together, a task per group: "valence" and "arousal" are "va", and some of
+        many columns are one task, named "AU1+AU2". In the schema's order; KeyError for an unknown name."""
+        found = []
+        for group in self.groups:
+            chosen = [self.tasks[name] for each in tasks for name in each.split("+") if self.tasks[name].group is group]
+            indices = tuple(sorted({index for task in chosen for index in task.indices}))
+            if len(indices) == len(group.columns):
+                found.append(self.tasks[group.name])
+            elif indices:
+                name = "+".join(group.columns[index] for index in indices)
+                found.append(Task(name=name, group=group, indices=indices))
+        return tuple(found)
+
+    def shared(self, one: Sequence[str], other: Sequence[str]) -> tuple[str, ...]:
+        """The tasks, one per group, that both `one` and `other` predict: of a group the columns that both have."""
+        both = []
+        for task in self.scored(one):
+            for match in (each for each in self.scored(other) if each.group is task.group):
+                columns = [name for name in task.columns if name in match.columns]
+                whole = len(columns) == len(task.group.columns)
+                both += [task.group.name] if whole else columns
+        return tuple(task.name for task in self.scored(both))
+
+    def is_complete(self, tasks: Sequence[str]) -> bool:
+        """Whether `tasks` together are all that the schema has: then a sum of scores is P."""
+        return tuple(task.name for task in self.scored(tasks)) == self.names
+
     def task(self, name: str, where: str) -> Task:
         """The task `name`; raises ValueError with the nearest right one, opened by `where`."""
         if name not in self.tasks:
@@ -146,7 +185,7 @@ class Schema:
         return self.tasks[name]
 
     def ordered(self, names: Sequence[str], where: str) -> tuple[str, ...]:
-        """`names` in the schema's order, a group for all of its columns: so that one choice is written one way.
+        """`names` in the schema's order, so that one choice is written one way.
 
         Raises:
             ValueError: none, an unknown one, one twice, or a column beside the whole of its group.
@@ -155,14 +194,7 @@ class Schema:
         outputs = [(task.group.name, index) for task in chosen for index in task.indices]
         if not chosen or len(set(outputs)) < len(outputs):
             raise ValueError(f"{where}: at least one task, and each column once; found {list(names)}")
-        found = []
-        for group in self.groups:
-            of_group = {task.name for task in chosen if task.group is group}
-            if group.name in of_group or (len(group.columns) > 1 and of_group == set(group.columns)):
-                found.append(group.name)
-            else:
-                found += [column for column in group.columns if column in of_group]
-        return tuple(found)
+        return tuple(name for name in self.tasks if name in names)
 
     def to_mapping(self) -> dict[str, Any]:
         """As TOML and JSON have it."""

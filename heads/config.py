@@ -4,23 +4,27 @@ Read by `heads.model` and `heads.losses`; filled from the sections `[head]` and 
 The range of a number stands beside its field.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from annotated_types import Interval, MinLen
 
-from heads.ranges import range_problem
+from heads.ranges import in_range, range_problem, range_words, split_annotation
 
-Task = Literal["va", "expr", "au"]
+Kind = Literal["continuous", "classes", "binary"]  # of the labels of a task
 Fusion = Literal["concat", "sum", "gated", "attention"]  # the keys of heads.fusion.FUSIONS
 Temporal = Literal["none", "gru", "lstm", "tcn", "transformer"]  # the keys of heads.temporal.TEMPORALS
+Name = Annotated[str, MinLen(1)]
+Weight = Annotated[float, Interval(ge=0, le=1e6)]
+WEIGHTS = split_annotation(Weight)[1]
 # Blocks of each encoder where `depth` is 0. A TCN of 5 with kernel 3 sees 31 steps to either side.
 DEPTHS: dict[Temporal, int] = {"none": 2, "gru": 2, "lstm": 2, "tcn": 5, "transformer": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadConfig:
-    """The shape of a head: fusion, then a temporal encoder, then one output a task.
+    """The shape of a head: fusion, then a temporal encoder, then one output per task.
 
     `streams` is "all" (every backbone), "own" (the backbones made for the head's tasks) or a list of names.
     `inputs` "deviation" replaces each embedding by its difference from the mean over its video, "both" puts the two
@@ -30,8 +34,8 @@ class HeadConfig:
     attention fusion and the transformer.
     """
 
-    tasks: tuple[Task, ...] = ("va", "expr", "au")
-    streams: Literal["all", "own"] | tuple[Annotated[str, MinLen(1)], ...] = "all"
+    tasks: tuple[Name, ...] = ("va", "expr", "au")
+    streams: Literal["all", "own"] | tuple[Name, ...] = "all"
     fusion: Fusion = "concat"
     temporal: Temporal = "tcn"
     inputs: Literal["embedding", "deviation", "both"] = "embedding"
@@ -50,15 +54,15 @@ class HeadConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossConfig:
-    """The loss of each task and how the tasks are weighed against each other.
+    """The loss of each kind of task and how the tasks are weighed against each other.
 
-    `task_weights` "fixed" multiplies each task's loss by its `*_weight`; "learned" adds one log-variance a task
-    (Kendall, Gal and Cipolla, CVPR 2018) on top of them.
+    `task_weights` holds the factor of each task's loss, 1 where it names none. `weighting` "learned" adds one
+    log-variance per task (Kendall, Gal and Cipolla, CVPR 2018) on top of it.
     """
 
-    va_loss: Literal["ccc", "mse", "ccc+mse"] = "ccc"
-    expr_loss: Literal["cross_entropy", "focal"] = "cross_entropy"
-    au_loss: Literal["bce", "asymmetric"] = "bce"
+    continuous_loss: Literal["ccc", "mse", "ccc+mse"] = "ccc"
+    class_loss: Literal["cross_entropy", "focal"] = "cross_entropy"
+    binary_loss: Literal["bce", "asymmetric"] = "bce"
     class_weights: bool = True
     positive_weights: bool = True
     label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.0
@@ -66,10 +70,16 @@ class LossConfig:
     asymmetric_gamma_positive: Annotated[float, Interval(ge=0, le=100)] = 0.0
     asymmetric_gamma_negative: Annotated[float, Interval(ge=0, le=100)] = 4.0
     asymmetric_clip: Annotated[float, Interval(ge=0, lt=1)] = 0.05
-    task_weights: Literal["fixed", "learned"] = "fixed"
-    va_weight: Annotated[float, Interval(ge=0, le=1e6)] = 1.0
-    expr_weight: Annotated[float, Interval(ge=0, le=1e6)] = 1.0
-    au_weight: Annotated[float, Interval(ge=0, le=1e6)] = 1.0
+    weighting: Literal["fixed", "learned"] = "fixed"
+    task_weights: Mapping[Name, Weight] = field(default_factory=dict, hash=False)
+
+
+def loss_problem(config: LossConfig) -> str | None:
+    """The first number of `config` outside its range, in one line; None when none is."""
+    for name, weight in config.task_weights.items():
+        if not in_range(weight, WEIGHTS):
+            return f"task_weights: {name} = {weight!r} must be {range_words(WEIGHTS)}"
+    return range_problem(config)
 
 
 def head_problem(config: HeadConfig) -> str | None:

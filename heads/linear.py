@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from heads.tasks import build_output
+from heads.tasks import ABAW_TASKS, Output, Task, find_task
 
 
 class LinearHead(nn.Module):
     """A single head that reads `stream` of width D, each step by itself; called as `heads.model.Head` is."""
 
-    def __init__(self, tasks: Sequence[str], stream: str, width: int) -> None:
+    def __init__(self, names: Sequence[str], stream: str, width: int, tasks: Mapping[str, Task] = ABAW_TASKS) -> None:
         super().__init__()
         self.stream = stream
-        self.outputs = nn.ModuleDict({task: build_output(task, width, num_heads=1) for task in tasks})
+        self.outputs = nn.ModuleDict({name: Output(find_task(tasks, name), width, num_heads=1) for name in names})
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
 

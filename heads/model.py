@@ -1,4 +1,4 @@
-"""The assembled model: fusion, temporal encoder, one output a task; alone (`Head`) or joined (`ProgressiveHead`).
+"""The assembled model: fusion, temporal encoder, one output per task; alone (`Head`) or joined (`ProgressiveHead`).
 
 Both are M heads of one shape, trained at once; one head is a stack of one. Both are called
 `model(streams, valid, times) -> {task: [M, B, T, K]}` with streams {name: [M, B, T, Di]}, valid [M, B, T] bool and
@@ -17,23 +17,27 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from heads.config import HeadConfig, Task, head_problem
+from heads.config import HeadConfig, head_problem
 from heads.fusion import build_fusion
 from heads.layers import Linear, Noise, initialise, join_noises
-from heads.tasks import build_output
+from heads.tasks import ABAW_TASKS, Output, Task, find_task
 from heads.temporal import build_temporal
 
 
 class Head(nn.Module):
     """M heads of one shape: a trunk (fusion, temporal encoder) and an output for each of `config.tasks`."""
 
-    def __init__(self, config: HeadConfig, stream_widths: Mapping[str, int], noise: Noise) -> None:
+    def __init__(
+        self, config: HeadConfig, stream_widths: Mapping[str, int], noise: Noise, tasks: Mapping[str, Task]
+    ) -> None:
         super().__init__()
         check(config, stream_widths)
         self.config, self.noise = config, noise
         self.fusion = build_fusion(config.fusion, stream_widths, config, noise)
         self.temporal = build_temporal(config.temporal, config, noise)
-        self.outputs = nn.ModuleDict({task: build_output(task, config.width, noise.num_heads) for task in config.tasks})
+        self.outputs = nn.ModuleDict(
+            {name: Output(find_task(tasks, name), config.width, noise.num_heads) for name in config.tasks}
+        )
 
     def trunk(self, streams: Mapping[str, Tensor], valid: Tensor, times: Tensor) -> Tensor:
         """[M, B, T, D]: everything before the outputs; 0 at invalid steps."""
@@ -100,7 +104,11 @@ class ProgressiveHead(nn.Module):
 
 
 def build_head(
-    config: HeadConfig, stream_widths: Mapping[str, int], seeds: Sequence[int] = (0,), rates: Sequence[float] = ()
+    config: HeadConfig,
+    stream_widths: Mapping[str, int],
+    seeds: Sequence[int] = (0,),
+    rates: Sequence[float] = (),
+    tasks: Mapping[str, Task] = ABAW_TASKS,
 ) -> Head:
     """len(seeds) heads on the CPU for streams {name: Di}; the same seed gives the same parameters in any stack.
 
@@ -109,11 +117,12 @@ def build_head(
         stream_widths: Di of each stream.
         seeds: one a head, for its parameters and its dropout.
         rates: dropout of each head.
+        tasks: what the names in `config.tasks` mean.
 
     Raises:
         ValueError: an unknown name, or sizes that do not go together.
     """
-    head = Head(config, stream_widths, Noise(seeds, rates or [config.dropout] * len(seeds)))
+    head = Head(config, stream_widths, Noise(seeds, rates or [config.dropout] * len(seeds)), tasks)
     initialise(head, [torch.Generator().manual_seed(seed) for seed in seeds])
     return head
 
@@ -123,11 +132,12 @@ def build_progressive(
     stream_widths: Mapping[str, Mapping[str, int]],
     seeds: Sequence[int] = (0,),
     rates: Sequence[float] = (),
+    tasks: Mapping[str, Task] = ABAW_TASKS,
 ) -> ProgressiveHead:
     """Joined heads for {task: {stream: Di}}, to load a state dict into; `config` is that of the separate heads."""
-    configs = {task: replace(config, tasks=(cast(Task, task),)) for task in stream_widths}
+    configs = {task: replace(config, tasks=(task,)) for task in stream_widths}
     return ProgressiveHead(
-        {task: build_head(configs[task], widths, seeds, rates) for task, widths in stream_widths.items()}
+        {task: build_head(configs[task], widths, seeds, rates, tasks) for task, widths in stream_widths.items()}
     )
 
 

@@ -1,58 +1,83 @@
-"""Task outputs: valence-arousal, 8 expressions, 12 action units; `output(x [M, ..., D]) -> [M, ..., K]`.
+"""Tasks: what a head has an output for; `output(x [M, ..., D]) -> [M, ..., K]`.
 
-Letters: M stacked heads, D width, K outputs of a task.
+A task is a label group, or one column of a continuous one. Letters: M stacked heads, D width, K outputs of a task.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from heads.config import Kind
+from heads.labels import Labels
 from heads.layers import Linear, look_up
 
 
-def identity(x: Tensor) -> Tensor:
-    return x
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """K = `num_outputs`: numbers in [low, high] of the kind continuous, else logits of classes or of binary columns.
 
+    Its labels are those of the label group `group`, or of the column `column` of it alone.
+    """
 
-def softmax(x: Tensor) -> Tensor:
-    return x.softmax(dim=-1)
-
-
-@dataclass(frozen=True, slots=True)
-class TaskOutput:
-    """`num_outputs` K; `activation` turns the raw outputs [..., K] into the task's, on which its loss is taken;
-    `prediction` those into values or probabilities."""
-
+    group: str
+    kind: Kind
     num_outputs: int
-    activation: Callable[[Tensor], Tensor]
-    prediction: Callable[[Tensor], Tensor]
+    column: int | None = None
+    low: float = -1.0
+    high: float = 1.0
+
+    @property
+    def scale(self) -> float:
+        """Half the range of a continuous task: losses are of values in units of it, so that they weigh alike."""
+        return 0.5 * (self.high - self.low)
+
+    def activate(self, x: Tensor) -> Tensor:
+        """Raw outputs [..., K] as values of the task: within its range, or logits as they are."""
+        if self.kind != "continuous":
+            return x
+        x = torch.tanh(x)
+        return x if (self.low, self.high) == (-1.0, 1.0) else self.low + (x + 1) * self.scale
+
+    def probabilities(self, x: Tensor) -> Tensor:
+        """Outputs [..., K] as predictions: values, probabilities of classes that sum to 1, or of each binary column."""
+        if self.kind == "continuous":
+            return x
+        return x.softmax(dim=-1) if self.kind == "classes" else x.sigmoid()
+
+    def labels_in(self, labels: Labels) -> tuple[Any, Any]:
+        """Values and mask of its columns among `labels`."""
+        value, mask = labels.values[self.group], labels.masks[self.group]
+        if self.column is None:
+            return value, mask
+        part = slice(self.column, self.column + 1)
+        return value[..., part], mask[..., part]
 
 
 class Output(nn.Module):
     """One linear map, then the task's activation."""
 
-    def __init__(self, task: TaskOutput, width: int, num_heads: int) -> None:
+    def __init__(self, task: Task, width: int, num_heads: int) -> None:
         super().__init__()
         self.linear = Linear(num_heads, width, task.num_outputs)
-        self.activation = task.activation
+        self.task = task
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.linear(x))
+        return self.task.activate(self.linear(x))
 
 
-def build_output(task: str, width: int, num_heads: int) -> Output:
-    """The output of `task` over a trunk of `width` D.
-
-    Raises:
-        ValueError: unknown task.
-    """
-    return Output(look_up(TASK_OUTPUTS, task, "task"), width, num_heads)
+def find_task(tasks: Mapping[str, Task], name: str) -> Task:
+    """The task `name` of `tasks`; raises ValueError for an unknown one."""
+    return look_up(tasks, name, "task")
 
 
-TASK_OUTPUTS: dict[str, TaskOutput] = {
-    "va": TaskOutput(2, torch.tanh, identity),  # valence, arousal in [-1, 1]
-    "expr": TaskOutput(8, identity, softmax),
-    "au": TaskOutput(12, identity, torch.sigmoid),
+# The tasks of the ABAW challenge: what a head is built for when nothing else is said.
+ABAW_TASKS: dict[str, Task] = {
+    "va": Task(group="va", kind="continuous", num_outputs=2),
+    "valence": Task(group="va", kind="continuous", num_outputs=1, column=0),
+    "arousal": Task(group="va", kind="continuous", num_outputs=1, column=1),
+    "expr": Task(group="expr", kind="classes", num_outputs=8),
+    "au": Task(group="au", kind="binary", num_outputs=12),
 }

@@ -264,7 +264,9 @@ class Config:
 
     def own_streams(self, tasks: Sequence[str]) -> tuple[str, ...]:
         """Names of the backbones made for any of `tasks`, in the order of mtl.toml."""
-        return tuple(name for name, backbone in self.backbones.items() if set(backbone.tasks or (name,)) & set(tasks))
+        made_for = {name: backbone.tasks or (name,) for name, backbone in self.backbones.items()}
+        known = {name: [task for task in own if task in self.schema.tasks] for name, own in made_for.items()}
+        return tuple(name for name, own in known.items() if self.schema.shared(own, tasks))
 
 
 SECTIONS: dict[str, type] = {

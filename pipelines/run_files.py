@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from cache.labels import Schema, schema_of
 from cache.parquet import read_parquet
 from cache.parsing import parse_json
 from cache.seals import digest_of, has_seal, is_whole, read_sealed_json, sealed_json
@@ -55,6 +56,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if manifest.get("format") != FORMAT:
         raise ValueError(f"{folder}: run format {manifest.get('format')}, this program reads {FORMAT}; {redo(folder)}")
     return manifest
+
+
+def schema_in(manifest: Mapping[str, Any], folder: Path) -> Schema:
+    """The label schema that the run at `folder` was trained on; raises ValueError where run.json has none."""
+    return schema_of(manifest.get("schema"), f"{folder}/{MANIFEST}: schema")
+
+
+def check_schema(found: Schema, schema: Schema, what: str) -> None:
+    """Raises ValueError where `what` ("runs/tcn") was made with another label schema than that of [labels]."""
+    if found.digest != schema.digest:
+        differences = "; ".join(schema.differences(found))
+        raise ValueError(f"{what}: of another label schema than [labels] of mtl.toml ({differences})")
 
 
 def run_bytes(folder: Path, manifest: Mapping[str, Any], file: str) -> bytes:

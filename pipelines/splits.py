@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from cache.names import TASKS
+from cache.labels import ABAW, Schema
+from heads.labels import Labels
 from pipelines.config import SplitConfig
-from pipelines.labels import Labels, labels_of
+from pipelines.labels import labelled_any, labels_of
 from pipelines.words import OTHER_HALF
 
 MOST_EVENED = 1000
@@ -65,7 +66,7 @@ def fold_problem(fold: int, config: SplitConfig) -> str | None:
     return None
 
 
-def resolve_split(frames: pl.DataFrame, config: SplitConfig, fold: int = -1) -> Split:
+def resolve_split(frames: pl.DataFrame, config: SplitConfig, fold: int = -1, schema: Schema = ABAW) -> Split:
     """The split that `config` asks for; with `fold` >= 0 the fold of that number (`fold_number`) over train and val
     pooled.
 
@@ -73,7 +74,7 @@ def resolve_split(frames: pl.DataFrame, config: SplitConfig, fold: int = -1) -> 
         ValueError: the split to choose on is empty, or would also be the one reported.
     """
     if fold >= 0:
-        return _folds(frames, config, fold)
+        return _folds(frames, config, fold, schema)
     split = frames["split"].to_numpy()
     train, select = split == "train", split == config.select
     if not select.any():
@@ -84,11 +85,11 @@ def resolve_split(frames: pl.DataFrame, config: SplitConfig, fold: int = -1) -> 
             'write report = "auto" to score one half of the videos and choose on the other'
         )
     if config.report != "auto":
-        return _described(frames, train, select, split == config.report, config.select, config.report)
+        return _described(frames, train, select, split == config.report, config.select, config.report, schema)
     test = split == "test"
-    if config.select != "test" and labels_of(frames.filter(test)).labelled_any.any():
-        return _described(frames, train, select, test, config.select, "test")
-    halves = assign_groups(frames.filter(select), 2, config.fold_seed)
+    if config.select != "test" and labelled_any(labels_of(frames.filter(test), schema)).any():
+        return _described(frames, train, select, test, config.select, "test", schema)
+    halves = assign_groups(frames.filter(select), 2, config.fold_seed, schema)
     first, second = select.copy(), select.copy()
     first[select], second[select] = halves == 0, halves == 1
     if not first.any() or not second.any():
@@ -97,18 +98,19 @@ def resolve_split(frames: pl.DataFrame, config: SplitConfig, fold: int = -1) -> 
             "label a test split, or use folds (--fold 0)"
         )
     name = config.select
-    return _described(frames, train, first, second, f"half of the videos of {name}", f"{OTHER_HALF}{name}")
+    return _described(frames, train, first, second, f"half of the videos of {name}", f"{OTHER_HALF}{name}", schema)
 
 
-def assign_groups(frames: pl.DataFrame, num_parts: int, seed: int) -> np.ndarray:
+def assign_groups(frames: pl.DataFrame, num_parts: int, seed: int, schema: Schema = ABAW) -> np.ndarray:
     """[N] int: the part of each row, groups kept whole and labels of all tasks spread evenly.
 
     Greedy: the largest group first (sizes blurred by `seed`, so that seeds give different parts), each into the part
     whose label counts it leaves most even; then groups are moved and exchanged while that evens them. Deterministic.
     """
     names, group = np.unique(groups_of(frames), return_inverse=True)
-    counts = np.zeros((len(names), 23))
-    np.add.at(counts, group, _label_counts(labels_of(frames)))
+    of_rows = _label_counts(labels_of(frames, schema), schema)
+    counts = np.zeros((len(names), of_rows.shape[1]))
+    np.add.at(counts, group, of_rows)
     counts /= np.maximum(counts.sum(axis=0), 1)
     size = counts.sum(axis=1) * np.random.default_rng(seed).uniform(0.8, 1.2, len(names))
     totals, part_of = np.zeros((num_parts, counts.shape[1])), np.zeros(len(names), dtype=np.int64)
@@ -169,7 +171,7 @@ def _evened(part_of: np.ndarray, counts: np.ndarray, num_parts: int) -> np.ndarr
     return part_of
 
 
-def _folds(frames: pl.DataFrame, config: SplitConfig, fold: int) -> Split:
+def _folds(frames: pl.DataFrame, config: SplitConfig, fold: int, schema: Schema) -> Split:
     num = config.num_folds
     if not 3 <= num <= INNER_STEP:
         raise ValueError(f"fold {fold} of {num}: at least 3 folds are needed, and at most {INNER_STEP} can be")
@@ -179,20 +181,32 @@ def _folds(frames: pl.DataFrame, config: SplitConfig, fold: int) -> Split:
     if len(np.unique(groups_of(frames.filter(pool)))) < num:
         raise ValueError(f"{num} folds need as many videos or subjects in train and val")
     part = np.full(len(frames), -1)
-    part[pool] = assign_groups(frames.filter(pool), num, config.fold_seed)
+    part[pool] = assign_groups(frames.filter(pool), num, config.fold_seed, schema)
     outer, inner = outer_fold(fold), inner_part(fold)
     chooser = (outer + 1 + inner) % num  # the inner parts in turn, each another fold than the one that is scored
     train = pool & (part != outer) & (part != chooser)
     words = f"fold {chooser} of {num}", f"fold {outer} of {num}"
-    split = _described(frames, train, part == chooser, part == outer, *words, trained="the other folds")
+    split = _described(frames, train, part == chooser, part == outer, *words, schema, trained="the other folds")
     return replace(split, description=split.description | {"fold": {"outer": outer, "inner": inner, "num": num}})
 
 
-def _label_counts(labels: Labels) -> np.ndarray:
-    """[N, 23]: one for the row, the VA labels, the 8 expressions, the 12 AUs and the labelled AUs."""
-    expression = (labels.expr[:, None] == np.arange(8)) & labels.expr_mask[:, None]
-    parts = [np.ones((len(labels), 1)), labels.labelled("va")[:, None], expression, labels.au * labels.au_mask]
-    return np.concatenate([*parts, labels.labelled("au")[:, None]], axis=1).astype(np.float64)
+def _label_counts(labels: Labels, schema: Schema) -> np.ndarray:
+    """[N, ...]: one for the row, then per group what has to be spread: labelled rows, each class, each positive."""
+    parts = [np.ones((len(labels), 1))]
+    for group in schema:
+        value, mask = labels.values[group.name], labels.masks[group.name]
+        if group.kind == "classes":
+            parts.append((value == np.arange(group.num_outputs)) & mask)
+            continue
+        if group.kind == "binary":
+            parts.append(value * mask)
+        parts.append(labels.labelled(group.name)[:, None])
+    return np.concatenate(parts, axis=1).astype(np.float64)
+
+
+def _num_labelled(labels: Labels) -> dict[str, int]:
+    """By group the frames with a label of it."""
+    return {name: int(labels.labelled(name).sum()) for name in labels.masks}
 
 
 def _described(
@@ -202,6 +216,7 @@ def _described(
     report: np.ndarray,
     chooser: str,
     scored: str,
+    schema: Schema,
     trained: str = "train",
 ) -> Split:
     assert not (train & select).any()
@@ -210,13 +225,13 @@ def _described(
     part = np.where(train, 1, 0) + np.where(select, 2, 0) + np.where(report, 3, 0)
     keys = frames.select("video", "frame").with_columns(part=part.astype(np.int8)).filter(pl.col("part") > 0)
     digest = hashlib.blake2b(json.dumps(keys.rows()).encode(), digest_size=8).hexdigest()
-    rows = {"train": train, "select": select, "report": report}
+    rows, labels = {"train": train, "select": select, "report": report}, labels_of(frames, schema)
     description: dict[str, Any] = {
         name: {
             "of": {"train": trained, "select": chooser, "report": scored}[name],
             "videos": frames.filter(mask)["video"].n_unique(),
             "frames": int(mask.sum()),
-            "labelled": {task: int(labels_of(frames.filter(mask)).labelled(task).sum()) for task in TASKS},
+            "labelled": _num_labelled(labels.take(mask)),
         }
         for name, mask in rows.items()
     }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cache.labels import nearest
-from heads.config import HeadConfig, LossConfig, head_problem
+from heads.config import HeadConfig, LossConfig, head_problem, loss_problem
 from heads.ranges import hints_of, range_problem
 from pipelines.config import Config, TrainConfig
 from pipelines.splits import fold_problem
@@ -101,9 +101,15 @@ def streams_of(strategy: Strategy, config: Config) -> dict[str, tuple[str, ...]]
 def problem_of(strategy: Strategy, config: Config) -> str | None:
     """What makes `strategy` impossible to train, in one line; None when nothing does."""
     train = strategy.train
-    problem = head_problem(strategy.head) or range_problem(strategy.loss) or range_problem(train)
+    problem = head_problem(strategy.head) or loss_problem(strategy.loss) or range_problem(train)
     if problem:
         return problem
+    try:
+        config.schema.ordered(strategy.head.tasks, "tasks")
+        for name in strategy.loss.task_weights:
+            config.schema.task(name, "task_weights")
+    except ValueError as error:
+        return str(error)
     if problem := fold_problem(train.fold, config.split):
         return f"fold = {train.fold}: {problem}"
     try:

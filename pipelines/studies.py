@@ -94,10 +94,13 @@ def run_search(
 
 def write_results(search: SearchPlan, study: Study) -> Leaderboard:
     """The leaderboard of all finished trials of the study, and its files; no report while there is no result."""
-    board = with_intervals(make_leaderboard(study.results()), search.frames)
+    board = with_intervals(make_leaderboard(study.results(), search.config.schema), search.frames)
     board = with_backbones(board, search.config, search.material, search.frames)
     write_leaderboard(board, study.path, _head(search))
-    folds = {fold: resolve_split(search.frames, search.config.split, fold) for fold in search.material.splits}
+    folds = {
+        fold: resolve_split(search.frames, search.config.split, fold, search.config.schema)
+        for fold in search.material.splits
+    }
     write_text(study.path / "splits.csv", assignment(search.frames, folds).write_csv())
     if board.rows:
         write_report(study, board, search.frames)

@@ -50,6 +50,8 @@ def convert(value: Any, annotation: Any, where: str) -> Any:
         inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
         if len(inner) == len(value):
             return tuple(convert(item, kind, where) for item, kind in zip(value, inner, strict=True))
+    if origin is Mapping and isinstance(value, Mapping):
+        return {convert(key, args[0], where): convert(item, args[1], f"{where}.{key}") for key, item in value.items()}
     if annotation is Path and isinstance(value, str | Path) and str(value).strip() and "\0" not in str(value):
         return Path(value)
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type) and isinstance(value, Mapping):
@@ -75,6 +77,8 @@ def describe(annotation: Any) -> str:
         return " or ".join(describe(arg) for arg in args if arg is not type(None))
     if origin is tuple:
         return "a list of " + describe(args[0])
+    if origin is Mapping:
+        return f"a table of {describe(args[1])} by name"
     if dataclasses.is_dataclass(annotation):
         return "a section with " + ", ".join(f.name for f in dataclasses.fields(annotation))
     names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path"}

@@ -3,18 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cache.labels import Task
+
 FIELD_WORDS = {
     "tasks": "tasks",
     "streams": "streams",
     "temporal": "temporal encoder",
     "num_heads": "attention heads",
     "kernel": "kernel (steps)",
-    "va_loss": "VA loss",
-    "expr_loss": "EXPR loss",
-    "au_loss": "AU loss",
-    "va_weight": "VA weight",
-    "expr_weight": "EXPR weight",
-    "au_weight": "AU weight",
     "window": "window (steps)",
     "stride": "stride (steps)",
     "max_gap": "longest gap (frames)",
@@ -45,10 +41,10 @@ CONCERNS: dict[str, tuple[tuple[str, tuple[Any, ...]], ...]] = {
     "kernel": (("temporal", ("tcn",)),),
     "mean_frames": (("inputs", ("deviation", "both")),),
     "frozen_steps": (("method", ("progressive",)),),
-    "focal_gamma": (("expr_loss", ("focal",)),),
-    "asymmetric_gamma_positive": (("au_loss", ("asymmetric",)),),
-    "asymmetric_gamma_negative": (("au_loss", ("asymmetric",)),),
-    "asymmetric_clip": (("au_loss", ("asymmetric",)),),
+    "focal_gamma": (("class_loss", ("focal",)),),
+    "asymmetric_gamma_positive": (("binary_loss", ("asymmetric",)),),
+    "asymmetric_gamma_negative": (("binary_loss", ("asymmetric",)),),
+    "asymmetric_clip": (("binary_loss", ("asymmetric",)),),
 }
 # Values that stand for another one.
 AUTOMATIC: dict[str, tuple[int, str]] = {
@@ -57,13 +53,14 @@ AUTOMATIC: dict[str, tuple[int, str]] = {
     "mean_frames": (0, "whole video"),
 }
 OTHER_HALF = "the other half of "
-TASK_WORDS = {"va": "VA", "expr": "EXPR", "au": "AU"}
 SCORE_WORDS = {
-    "P": "P",
-    "va.ccc_mean": "VA (mean CCC)",
-    "expr.f1_macro": "EXPR (macro F1)",
-    "au.f1_mean": "AU (mean F1)",
+    "ccc": "mean CCC",
+    "pearson": "mean correlation",
+    "f1_macro": "macro F1",
+    "accuracy": "accuracy",
+    "f1": "mean F1",
 }
+SHORT_NAME = 4  # names of so many letters are abbreviations
 
 
 def field_words(name: str, short: bool = False) -> str:
@@ -83,6 +80,8 @@ def value_words(field: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
         return " + ".join(map(str, value))
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {item:g}" for key, item in value.items()) or "1 each"
     if isinstance(value, float):
         return f"{value:g}"
     return VALUE_WORDS.get(value, str(value))
@@ -100,7 +99,17 @@ def value_in(field: str, values: Mapping[str, Any]) -> str:
 
 def task_words(tasks: Sequence[str]) -> str:
     """ "VA + EXPR + AU"."""
-    return " + ".join(TASK_WORDS[task] for task in tasks)
+    return " + ".join(map(task_label, tasks))
+
+
+def task_label(task: str) -> str:
+    """ "VA", "EXPR", "AU"; longer names as they are."""
+    return task.upper() if len(task) <= SHORT_NAME else task
+
+
+def score_title(task: Task) -> str:
+    """ "VA: mean CCC"."""
+    return f"{task_label(task.name)}: {SCORE_WORDS[task.group.score]}"
 
 
 def strategy_words(values: Mapping[str, Any], varied: Sequence[str]) -> str:

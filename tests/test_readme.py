@@ -241,7 +241,9 @@ def test_the_table_of_schemas_has_those_that_ship() -> None:
 
 def default_words(field: "dataclasses.Field[Any]") -> str:
     if field.default is dataclasses.MISSING:
-        return "required"
+        return (
+            "required" if field.default_factory is dataclasses.MISSING else f"`{json.dumps(field.default_factory())}`"
+        )
     value = str(field.default) if isinstance(field.default, Path) else field.default
     return "unset" if value is None else f"`{json.dumps(value)}`"
 

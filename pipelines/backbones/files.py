@@ -5,6 +5,7 @@
 training went, epoch for epoch. While it trains there is `backbones/NAME.checkpoint.safetensors`.
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from cache.locks import alone
 from extract.backbones.build import TrainableBackbone, load_backbone
 from extract.backbones.weights import read_weights, save_backbone, save_tensors, weights_digest
 from extract.config import Preprocessing
-from heads.tasks import TASK_OUTPUTS
+from heads.tasks import Task
 from pipelines.backbones.distributed import World
 from pipelines.config import Config
+from pipelines.labels import tasks_of
 
 FOLDER = Path("backbones")
 
@@ -26,17 +28,17 @@ FOLDER = Path("backbones")
 class Trainee(nn.Module):
     """A backbone with the outputs of `tasks` on its embedding: [B, 3, S, S] -> {task: [B, K]}, in float32."""
 
-    def __init__(self, trainable: TrainableBackbone, tasks: tuple[str, ...]) -> None:
+    def __init__(self, trainable: TrainableBackbone, tasks: Mapping[str, Task]) -> None:
         super().__init__()
         self.trainable = trainable
-        self.tasks = tasks
-        self.sizes = [TASK_OUTPUTS[task].num_outputs for task in tasks]
+        self.tasks = dict(tasks)
+        self.sizes = [task.num_outputs for task in tasks.values()]
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         embedding = self.trainable.backbone(pixels)
         with torch.autocast(pixels.device.type, enabled=False):
             parts = self.trainable.output(embedding.float()).split(self.sizes, dim=-1)
-        return {task: TASK_OUTPUTS[task].activation(part) for task, part in zip(self.tasks, parts, strict=True)}
+        return {name: task.activate(part) for (name, task), part in zip(self.tasks.items(), parts, strict=True)}
 
 
 def save_trained(
@@ -95,8 +97,9 @@ def load_trained(config: Config, section: str) -> tuple[Trainee, Preprocessing]:
     tensors, metadata = read_weights(path)
     if metadata.get("backbone") != backbone.weights_digest:
         raise ValueError(f"{path}: its outputs belong to other weights than [backbones.{section}]; run `mtl finetune`")
-    tasks = tuple(metadata["tasks"].split(","))
-    linear = nn.Linear(backbone.width, sum(TASK_OUTPUTS[task].num_outputs for task in tasks))
+    known = tasks_of(config.schema)
+    tasks = {name: known[name] for name in metadata["tasks"].split(",")}
+    linear = nn.Linear(backbone.width, sum(task.num_outputs for task in tasks.values()))
     joined = {kind: torch.cat([tensors[f"{task}.{kind}"] for task in tasks]) for kind in ("weight", "bias")}
     linear.load_state_dict(joined)
     return Trainee(TrainableBackbone(backbone.module, linear), tasks).eval(), backbone.preprocessing

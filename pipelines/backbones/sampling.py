@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from heads.labels import Labels
+from heads.tasks import Task
 from pipelines.backbones.data import in_chunks
 from pipelines.config import FinetuneConfig
-from pipelines.labels import Labels, label_pattern
+from pipelines.labels import label_pattern
 
 MAX_RARITY = 10.0  # no label makes a face count more: it would be learned by heart
 
@@ -34,7 +36,7 @@ def make_pool(
     train: np.ndarray,
     video: np.ndarray,
     source: np.ndarray,
-    tasks: Sequence[str],
+    tasks: Sequence[Task],
     shares: tuple[float, ...] = (0.0,),
 ) -> Pool:
     """The pool of the rows `train`, of R rows with `labels`."""
@@ -136,34 +138,38 @@ def resampled(weights: np.ndarray, number: int, rng: np.random.Generator) -> np.
     return np.minimum(np.searchsorted(ends, points, side="right"), len(weights) - 1)
 
 
-def rarity_of(labels: Labels, train: np.ndarray, tasks: Sequence[str]) -> np.ndarray:
+def rarity_of(labels: Labels, train: np.ndarray, tasks: Sequence[Task]) -> np.ndarray:
     """[R] how much more often a row is worth showing for its labels: 1 / sqrt(frequency), at most 10.
 
-    For a task that is of its expression, or of its rarest AU that is there; the mean over the tasks it is labelled for
-    (valence and arousal count 1). Frequencies are those among the rows `train`.
+    For a task that is of its class, or of its rarest binary column that is there; the mean over the tasks it is
+    labelled for (a continuous one counts 1). Frequencies are those among the rows `train`.
     """
     known: list[tuple[np.ndarray, np.ndarray]] = []
     for task in tasks:
-        value = {"va": _plain, "expr": _of_expression, "au": _of_action_units}[task](labels, train)
-        known.append((np.where(labels.labelled(task), value, 0.0), labels.labelled(task)))
+        value, mask = task.labels_in(labels)
+        labelled = mask.any(axis=1)
+        known.append((np.where(labelled, RARITIES[task.kind](value, mask, train, task.num_outputs), 0.0), labelled))
     total, count = (np.sum(parts, axis=0) for parts in zip(*known, strict=True))
     return np.where(count > 0, total / np.maximum(count, 1), 1.0)
 
 
-def _plain(labels: Labels, train: np.ndarray) -> np.ndarray:
-    return np.ones(len(labels))
+def _plain(value: np.ndarray, mask: np.ndarray, train: np.ndarray, num: int) -> np.ndarray:
+    return np.ones(len(value))
 
 
-def _of_expression(labels: Labels, train: np.ndarray) -> np.ndarray:
-    counts = np.bincount(labels.expr[train][labels.expr_mask[train]], minlength=8)
-    return np.asarray(_rarity(counts / max(counts.sum(), 1))[labels.expr])
+def _of_class(value: np.ndarray, mask: np.ndarray, train: np.ndarray, num: int) -> np.ndarray:
+    counts = np.bincount(value[train][mask[train]], minlength=num)
+    return np.asarray(_rarity(counts / max(counts.sum(), 1))[value[:, 0]])
 
 
-def _of_action_units(labels: Labels, train: np.ndarray) -> np.ndarray:
-    positive = (labels.au > 0.5) & labels.au_mask
-    frequency = positive[train].sum(axis=0) / np.maximum(labels.au_mask[train].sum(axis=0), 1)
+def _of_positives(value: np.ndarray, mask: np.ndarray, train: np.ndarray, num: int) -> np.ndarray:
+    positive = (value > 0.5) & mask
+    frequency = positive[train].sum(axis=0) / np.maximum(mask[train].sum(axis=0), 1)
     return np.where(positive, _rarity(frequency), 1.0).max(axis=1)
 
 
 def _rarity(frequency: np.ndarray) -> np.ndarray:
     return np.minimum(1 / np.sqrt(np.maximum(frequency, 1e-12)), MAX_RARITY)
+
+
+RARITIES = {"continuous": _plain, "classes": _of_class, "binary": _of_positives}

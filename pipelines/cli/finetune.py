@@ -139,25 +139,26 @@ def _print_unreadable(result: "Finetuned") -> None:
 
 
 def _held_out_words(result: "Finetuned") -> str:
-    from pipelines.cli.pages.metrics import TASK_TITLES
-    from pipelines.metrics.challenge import MAIN_SCORE
+    from pipelines.metrics.challenge import main_key
+    from pipelines.words import score_title
 
     if result.report is None:
         return f"held out: not scored: {result.not_scored}"
     scores = ", ".join(
-        f"{TASK_TITLES[task]} {'no label' if result.report[key] is None else f'{result.report[key]:.4f}'}"
-        for task, key in MAIN_SCORE.items()
+        f"{score_title(task)} {'no label' if result.report[key] is None else f'{result.report[key]:.4f}'}"
+        for task, key in ((task, main_key(task.group)) for task in result.schema.scored(result.order.tasks))
         if key in result.report
     )
     return f"held out: {scores}  ({result.report_of}; {result.run})"
 
 
 def _print_result(result: "Finetuned") -> None:
-    from pipelines.cli.pages.metrics import TASK_TITLES
-    from pipelines.metrics.challenge import main_scores
+    from pipelines.metrics.challenge import main_key
+    from pipelines.words import score_title
 
     order = result.order
-    scores = ", ".join(f"{TASK_TITLES[task]} {value:.4f}" for task, value in main_scores(result.metrics).items())
+    tasks = result.schema.scored(order.tasks)
+    scores = ", ".join(f"{score_title(task)} {result.metrics[main_key(task.group)]:.4f}" for task in tasks)
     say(f"{scores}  (epoch {result.epoch} of {len(result.history)}, on the frames that choose it)")
     say(_held_out_words(result))
     for line in result.matched.print_lines() if result.matched is not None else ():

@@ -17,7 +17,9 @@ def register(app: typer.Typer) -> None:
 def train_head(
     fusion: Annotated[str, typer.Option(help="concat, sum, gated or attention.")] = "",
     temporal: Annotated[str, typer.Option(help="none, gru, lstm, tcn or transformer.")] = "",
-    tasks: Annotated[str, typer.Option(help="va, expr, au or several, comma separated.")] = "",
+    tasks: Annotated[
+        str, typer.Option(help="Tasks of the schema: va, valence, arousal, expr, au; several with commas.")
+    ] = "",
     streams: Annotated[str, typer.Option(help="all, own (backbones made for the task), or names.")] = "",
     method: Annotated[str, typer.Option(help="separate, joint or progressive.")] = "",
     seed: Annotated[int | None, typer.Option(help="Seed of weights, data order and dropout.")] = None,
@@ -39,7 +41,7 @@ def train_head(
     Examples:
       mtl train-head --fusion attention --temporal tcn
       mtl train-head --tasks expr,au --streams own --method progressive --seed 1
-      mtl train-head --set loss.au_loss=asymmetric --name asymmetric
+      mtl train-head --set loss.binary_loss=asymmetric --name asymmetric
     """
     from pipelines.cli.pages.training import print_result, training_progress
     from pipelines.config import read_config
@@ -58,9 +60,11 @@ def train_head(
     }
     settings = read_config(config, set_ or ())
     chosen = {key: value for key, value in given.items() if value is not None}
+    if tasks:
+        chosen["tasks"] = list(settings.schema.ordered(chosen["tasks"], "mtl train-head tasks"))
     strategy = strategy_of(settings).replace(chosen, "mtl train-head")
     try:
-        with Interrupts(SIGINT) as interrupts, training_progress() as watch:
+        with Interrupts(SIGINT) as interrupts, training_progress(settings.schema) as watch:
             run = train_or_find(
                 settings,
                 strategy,

@@ -24,14 +24,12 @@ from cache.files import (
     temporary_beside,
     write_durably,
 )
-from cache.names import TASKS
 from cache.parquet import parquet_bytes
 from cache.seals import digest_of, read_sealed_json, sealed_json
 from cache.valid_names import check_name
 from pipelines.backbones.runs import fitting_runs, is_backbone
 from pipelines.config import Config
 from pipelines.ensemble.members import NUM_TOP, Ensemble, Library, Mix, Outcome
-from pipelines.postprocess.apply import COLUMNS
 from pipelines.postprocess.files import (
     PREDICTIONS,
     Truth,
@@ -124,8 +122,8 @@ def read_library(
         ValueError: a damaged file, or fewer than two runs left.
     """
     select, known = None, pl.DataFrame()
-    said: dict[str, list[np.ndarray]] = {task: [] for task in TASKS}
-    has: dict[str, list[int]] = {task: [] for task in TASKS}
+    said: dict[str, list[np.ndarray]] = {}
+    has: dict[str, list[int]] = {}
     kept: list[Candidate] = []
     skipped = list(found.skipped)
     for candidate in found.candidates:
@@ -145,20 +143,21 @@ def read_library(
             continue
         first = table.filter(pl.col("part") == "select")
         if select is None:
-            known, select = rows, part_of(table, "select", truth.frames)
-        for task, names in COLUMNS.items():
-            if all(name in first.columns for name in names) and select.labels.labelled(task).any():
-                said[task].append(first.select(names).cast(pl.Float32).to_numpy())
-                has[task].append(len(kept))
+            known, select = rows, part_of(table, "select", truth)
+        for group in truth.schema:
+            names = group.output_columns
+            if all(name in first.columns for name in names) and select.labels.labelled(group.name).any():
+                said.setdefault(group.name, []).append(first.select(names).cast(pl.Float32).to_numpy())
+                has.setdefault(group.name, []).append(len(kept))
         kept.append(candidate)
     if select is None or len(kept) < 2:
         raise ValueError(f"an ensemble needs at least two runs that predict the same rows, found {len(kept)}")
     library = Library(
         runs=tuple(candidate.folder for candidate in kept),
-        has={task: np.array(places) for task, places in has.items() if places},
-        said={task: np.stack(values) for task, values in said.items() if values},
+        has={name: np.array(has[name]) for name in truth.schema.names if name in has},
+        said={name: np.stack(said[name]) for name in truth.schema.names if name in said},
         select=select,
-        read_report=lambda place: part_of(read_predictions(kept[place].folder), "report", truth.frames),
+        read_report=lambda place: part_of(read_predictions(kept[place].folder), "report", truth),
     )
     return library, Found(tuple(kept), tuple(skipped))
 
@@ -223,6 +222,7 @@ def record_of(folder: Path, ensemble: Ensemble, found: Found, size: int, truth: 
         "format": FORMAT,
         "name": folder.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "schema": ensemble.library.select.schema.to_mapping(),
         "tasks": list(ensemble.library.tasks),
         "size": size,
         "library": {"num": len(names), "runs": names},

@@ -6,6 +6,7 @@ the best few, chosen on the same rows in the same way. M members, R rows, K outp
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from cache.names import TASKS
-from pipelines.ensemble.selection import SCORERS, Selection, mean_of, select_greedily
+from heads.labels import Labels
+from pipelines.ensemble.selection import SCORERS, Scorer, Selection, mean_of, select_greedily
 from pipelines.metrics.intervals import Interval
-from pipelines.metrics.predictions import Probabilities
-from pipelines.postprocess.apply import prediction_columns, smoothed
+from pipelines.metrics.predictions import Probabilities, prediction_columns
+from pipelines.postprocess.apply import smoothed
 from pipelines.postprocess.fit import Fitted, fit
 from pipelines.postprocess.parts import Part, difference, folds_of, score_part
 
@@ -41,7 +42,7 @@ class Library:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        return tuple(task for task in TASKS if task in self.said)
+        return tuple(self.said)
 
     @property
     def complete(self) -> np.ndarray:
@@ -122,11 +123,11 @@ def make_ensemble(library: Library, size: int, advance: Callable[[int], None] = 
 
 def choose(library: Library, rows: np.ndarray, size: int) -> dict[str, Mix]:
     """The mixes of all procedures, chosen on the select rows `rows` [R] bool alone."""
-    labels, num = library.select.labels.rows(rows), len(library.runs)
+    labels, num = library.select.labels.take(rows), len(library.runs)
     found: dict[str, Selection] = {}
     total = np.where(library.complete, 0.0, -np.inf)
     for task, said in library.said.items():
-        found[task] = select_greedily(SCORERS[task](said[:, rows], labels), len(said), size)
+        found[task] = select_greedily(scorer_of(library.select, task)(said[:, rows], labels), len(said), size)
         total[library.has[task]] += found[task].alone
     mixes = {"ensemble": _greedy_mix(library, found)}
     if library.complete.any():
@@ -134,6 +135,12 @@ def choose(library: Library, rows: np.ndarray, size: int) -> dict[str, Mix]:
         mixes["single"] = _equal_mix(library.tasks, ranking[:1], num)
         mixes["top"] = _equal_mix(library.tasks, ranking[:NUM_TOP], num)
     return mixes
+
+
+def scorer_of(part: Part, name: str) -> Callable[[np.ndarray, Labels], Scorer]:
+    """What scores the task `name` of the rows of `part`."""
+    task = part.task(name)
+    return functools.partial(SCORERS[task.group.kind], task)
 
 
 def _greedy_mix(library: Library, found: Mapping[str, Selection]) -> Mix:
@@ -150,7 +157,8 @@ def _equal_mix(tasks: Sequence[str], chosen: np.ndarray, num: int) -> Mix:
 
 def _mixed(library: Library, mix: Mix, said: Said) -> Probabilities:
     """What `mix` says, from what its members say."""
-    return Probabilities(**{task: mean_of(mix.weights[task][library.has[task]], said[task]) for task in library.tasks})
+    parts = {task: mean_of(mix.weights[task][library.has[task]], said[task]) for task in library.tasks}
+    return Probabilities(parts=parts, schema=library.select.schema)
 
 
 def _out_of_fold(
@@ -163,11 +171,11 @@ def _out_of_fold(
         for name, mix in choose(library, ~rows, size).items():
             said = _mixed(library, mix, {task: values[:, rows] for task, values in library.said.items()})
             for task in library.tasks:
-                values = getattr(said, task)
+                values = said.parts[task]
                 whole = found.setdefault(name, {}).setdefault(task, np.zeros((len(fold), values.shape[1])))
                 whole[rows] = values
         advance(1)
-    return {name: Probabilities(**parts) for name, parts in found.items()}
+    return {name: Probabilities(parts=parts, schema=library.select.schema) for name, parts in found.items()}
 
 
 def _report_parts(library: Library, mixes: Mapping[str, Mix]) -> dict[str, Part]:
@@ -181,8 +189,9 @@ def _report_parts(library: Library, mixes: Mapping[str, Mix]) -> dict[str, Part]
         for name, mix in mixes.items():
             for task in library.tasks:
                 if weight := mix.weights[task][run]:
-                    totals[name][task] = totals[name].get(task, 0.0) + weight * getattr(part.said, task)
-    return {name: with_predictions(part, Probabilities(**parts)) for name, parts in totals.items()}
+                    totals[name][task] = totals[name].get(task, 0.0) + weight * part.said.parts[task]
+    schema = library.select.schema
+    return {name: with_predictions(part, Probabilities(parts=parts, schema=schema)) for name, parts in totals.items()}
 
 
 def with_predictions(part: Part, said: Probabilities) -> Part:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cache.names import EXPRESSIONS
-from pipelines.labels import Labels
-from pipelines.postprocess.parts import task_score
+from cache.labels import Task
+from heads.labels import Labels
+from pipelines.metrics.sums import task_score
 
 NUM_START = 5
 # (counts [M], members [C]) -> [C]: the task's score after adding one more of each of these members.
@@ -66,48 +66,51 @@ def mean_of(weights: np.ndarray, said: np.ndarray) -> np.ndarray:
     return total
 
 
-def va_scorer(said: np.ndarray, labels: Labels) -> Scorer:
-    """Of `said` [M, R, 2]: mean CCC. From products of members with each other, so no row is looked at again."""
+def continuous_scorer(task: Task, said: np.ndarray, labels: Labels) -> Scorer:
+    """Of `said` [M, R, K]: the mean over columns. From products of members with each other, so no row is looked at
+    again."""
     grams, means = [], []
-    for column in range(2):
-        rows = labels.va_mask[:, column]
-        x, y = said[:, rows, column].astype(np.float64), labels.va[rows, column].astype(np.float64)
+    for place, column in enumerate(task.indices):
+        rows = labels.masks[task.group.name][:, column]
+        x = said[:, rows, place].astype(np.float64)
+        y = labels.values[task.group.name][rows, column].astype(np.float64)
         grams.append(x @ x.T)
         means.append((x.sum(axis=1), x @ y, float(y.sum()), float(y @ y), float(len(y))))
 
     def added(counts: np.ndarray, members: np.ndarray) -> np.ndarray:
-        moments, size = np.zeros((len(members), 2, 6)), counts.sum() + 1
-        for column, (gram, (sums, cross, y, yy, n)) in enumerate(zip(grams, means, strict=True)):
+        moments, size = np.zeros((len(members), len(grams), 6)), counts.sum() + 1
+        for place, (gram, (sums, cross, y, yy, n)) in enumerate(zip(grams, means, strict=True)):
             x = (counts @ sums + sums[members]) / size
             xy = (counts @ cross + cross[members]) / size
             xx = (counts @ gram @ counts + 2 * (gram[members] @ counts) + gram[members, members]) / size**2
-            moments[:, column] = np.stack(np.broadcast_arrays(n, x, y, xx, yy, xy), axis=-1)
-        return task_score("va", moments)
+            moments[:, place] = np.stack(np.broadcast_arrays(n, x, y, xx, yy, xy), axis=-1)
+        return task_score(task, moments)
 
     return added
 
 
-def expr_scorer(said: np.ndarray, labels: Labels) -> Scorer:
-    """Of `said` [M, R, 8]: macro F1 of the class with the highest summed probability."""
-    rows, num = labels.expr_mask, len(EXPRESSIONS)
+def class_scorer(task: Task, said: np.ndarray, labels: Labels) -> Scorer:
+    """Of `said` [M, R, K]: the score of the class with the highest summed probability."""
+    rows, num = labels.masks[task.group.name][:, 0], task.num_outputs
+    label = labels.values[task.group.name][rows, 0]
     traces = np.ascontiguousarray(said[:, rows].transpose(0, 2, 1))
-    offset = labels.expr[rows] * num
-    true = np.bincount(labels.expr[rows], minlength=num)
+    offset = label * num
+    true = np.bincount(label, minlength=num)
 
     def added(counts: np.ndarray, members: np.ndarray) -> np.ndarray:
         total, sums = _total(counts, traces), np.zeros((len(members), num, 3))
         for place, member in enumerate(members):
             table = np.bincount(offset + _most(total + traces[member]), minlength=num * num).reshape(num, num)
             sums[place] = np.stack([table.diagonal(), table.sum(axis=0), true], axis=-1)
-        return task_score("expr", sums)
+        return task_score(task, sums)
 
     return added
 
 
-def au_scorer(said: np.ndarray, labels: Labels) -> Scorer:
-    """Of `said` [M, R, 12]: mean F1 of the AUs whose mean probability is at least 0.5."""
-    mask = np.ascontiguousarray(labels.au_mask.T)
-    on = np.ascontiguousarray((labels.au > 0.5).T) & mask
+def binary_scorer(task: Task, said: np.ndarray, labels: Labels) -> Scorer:
+    """Of `said` [M, R, K]: mean F1 of the columns, positive where the mean probability is at least 0.5."""
+    mask = np.ascontiguousarray(labels.masks[task.group.name].T)
+    on = np.ascontiguousarray((labels.values[task.group.name] > 0.5).T) & mask
     traces = np.ascontiguousarray(said.transpose(0, 2, 1))
 
     def added(counts: np.ndarray, members: np.ndarray) -> np.ndarray:
@@ -117,13 +120,13 @@ def au_scorer(said: np.ndarray, labels: Labels) -> Scorer:
             passed = traces[member] >= missing
             sums[place, :, 0] = _counted(passed & on)
             sums[place, :, 1] = _counted(passed & mask)
-        return task_score("au", sums)
+        return task_score(task, sums)
 
     return added
 
 
 def _most(values: np.ndarray) -> np.ndarray:
-    """[R] the class of the highest of `values` [8, R], the first of equals; 13 times as fast as NumPy's argmax here."""
+    """[R] the class of the highest of `values` [K, R], the first of equals; 13 times as fast as NumPy's argmax here."""
     best, place = values[0].copy(), np.zeros(values.shape[1], dtype=np.int8)
     for index in range(1, len(values)):
         higher = (values[index] > best).view(np.int8)
@@ -155,4 +158,8 @@ def _better(best: Selection, counts: np.ndarray, value: float) -> Selection:
     return Selection(counts, value, best.alone) if value > best.score + 1e-12 else best
 
 
-SCORERS: dict[str, Callable[[np.ndarray, Labels], Scorer]] = {"va": va_scorer, "expr": expr_scorer, "au": au_scorer}
+SCORERS: dict[str, Callable[[Task, np.ndarray, Labels], Scorer]] = {
+    "continuous": continuous_scorer,
+    "classes": class_scorer,
+    "binary": binary_scorer,
+}

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache.names import TASKS
+from cache.labels import ABAW, Schema
 from pipelines.fitting.checkpoint import joined, part_of
 from pipelines.metrics.predictions import Predictions, Probabilities
 
@@ -77,8 +77,8 @@ class BestEpoch(Generic[Note]):
     """The best state of one model so far: its score (a head's `Evaluation`, a backbone's `Epoch`), its weights, its
     predictions; and all that was scored."""
 
-    def __init__(self, kind: type[Note]) -> None:
-        self._kind = kind
+    def __init__(self, kind: type[Note], schema: Schema = ABAW) -> None:
+        self._kind, self._schema = kind, schema
         self.history: list[Note] = []
         self.best: Note | None = None
         self.halted = 0
@@ -104,8 +104,7 @@ class BestEpoch(Generic[Note]):
         """With `about` all it holds: the tensors themselves, not copies."""
         if self._predictions is None:
             return {}
-        parts = {task: getattr(self._predictions.probabilities, task) for task in TASKS}
-        arrays = {"rows": self._predictions.rows, **{task: part for task, part in parts.items() if part is not None}}
+        arrays = {"rows": self._predictions.rows, **self._predictions.probabilities.parts}
         predicted = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         return joined({"weights": self._weights, "predicted": predicted})
 
@@ -124,7 +123,9 @@ class BestEpoch(Generic[Note]):
         self._weights = {name: value.to(device) for name, value in part_of(tensors, "weights").items()}
         arrays = {name: value.numpy() for name, value in part_of(tensors, "predicted").items()}
         if arrays:
-            self._predictions = Predictions(rows=arrays.pop("rows"), probabilities=Probabilities(**arrays))
+            rows = arrays.pop("rows")
+            probabilities = Probabilities(parts=arrays, schema=self._schema)
+            self._predictions = Predictions(rows=rows, probabilities=probabilities)
 
     def diverged(self, name: str, step: int, lr: float) -> None:
         """Training broke down; that is a failure only if nothing was scored before."""

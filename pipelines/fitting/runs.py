@@ -17,8 +17,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cache.files import check_replaceable, naming, remove_leftovers, replace_folder, sync, sync_tree, temporary_beside
+from cache.labels import ABAW, Schema
 from cache.parquet import parquet_bytes
-from heads.config import Task
 from pipelines.config import SECTIONS, Config
 from pipelines.fitting.epochs import Epoch, Evaluation
 from pipelines.run_files import CONFIG, MANIFEST, METRICS, PREDICTIONS, write_manifest
@@ -37,8 +37,9 @@ class Spec:
 
     name: str
     kind: str
-    tasks: tuple[Task, ...]
+    tasks: tuple[str, ...]
     parts: Mapping[str, Mapping[str, int]]
+    schema: Schema = ABAW
 
     @property
     def streams(self) -> tuple[str, ...]:

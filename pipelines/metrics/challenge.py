@@ -1,7 +1,11 @@
-"""The challenge's metrics over all labelled frames at once. N frames.
+"""The metrics of a label schema over all labelled frames at once. N frames.
 
+P is the sum of the groups' scores, each times its weight. That of the challenge's schema is
 P = (CCC valence + CCC arousal) / 2 + macro F1 over 8 expressions + mean of 12 binary AU F1
 (Kollias et al., "7th ABAW Competition", arXiv 2407.03835). Never a mean over batches or videos.
+
+Scores: of continuous columns the mean CCC ("ccc") or Pearson correlation ("pearson"); of classes macro F1 ("f1_macro")
+or the share of right ones ("accuracy"); of binary columns the mean F1 ("f1").
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,11 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from cache.names import ACTION_UNITS, EXPRESSIONS, VA_COLUMNS
-from pipelines.labels import Labels
+from cache.labels import ABAW, Group, Schema, Task
+from heads.labels import Labels
 from pipelines.metrics.predictions import Decisions, Predictions
-
-MAIN_SCORE = {"va": "va.ccc_mean", "expr": "expr.f1_macro", "au": "au.f1_mean"}
 
 
 def ccc(x: np.ndarray, y: np.ndarray) -> float:
@@ -32,6 +34,14 @@ def ccc(x: np.ndarray, y: np.ndarray) -> float:
     return 2 * covariance / spread
 
 
+def pearson(x: np.ndarray, y: np.ndarray) -> float:
+    """Pearson's correlation of two traces [N], in [-1, 1]; 0 where one is constant."""
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if len(x) == 0 or x.var() == 0 or y.var() == 0:
+        return 0.0
+    return float(np.mean((x - x.mean()) * (y - y.mean())) / np.sqrt(x.var() * y.var()))
+
+
 def f1(predicted: np.ndarray, label: np.ndarray) -> float:
     """F1 of a binary decision [N]; 0 where neither labels nor predictions have a positive."""
     hits = float(np.sum(predicted & label))
@@ -42,78 +52,105 @@ def f1(predicted: np.ndarray, label: np.ndarray) -> float:
 def score(decisions: Decisions, labels: Labels, tasks: Sequence[str] | None = None) -> dict[str, Any]:
     """All metrics under their flat keys.
 
-    Keys: `P`, `va.ccc_valence`, `va.ccc_arousal`, `va.ccc_mean`, `expr.f1_macro`, `expr.f1.<Class>`, `au.f1_mean`,
-    `au.f1.<AU>`, `num_frames.<task>`, and `undefined`, the names of what has no positive in labels and predictions
-    (they count 0). P sums the tasks in `tasks` (default: those predicted); over fewer than three it is no official P.
-    A task without a labelled frame is in `unscored`: its scores are None, and so is P.
+    Keys of the challenge's schema: `P`, `va.ccc_valence`, `va.ccc_arousal`, `va.ccc_mean`, `expr.f1_macro`,
+    `expr.f1.<Class>`, `au.f1_mean`, `au.f1.<AU>`; and `num_frames.<group>`, and `undefined`, the names of what has no
+    positive in labels and predictions (they count 0). P sums the scores of the groups that `tasks` are of (default:
+    those predicted), each times its weight; over fewer than all it is no official P. Of a group that is predicted in
+    part, the columns predicted count. A group without a labelled frame is in `unscored`: its scores are None, and so is
+    P.
 
     Raises:
         ValueError: a prediction is not a finite number where there is a label.
     """
-    chosen = tuple(tasks) if tasks is not None else decisions.tasks
+    schema = decisions.schema
+    chosen = schema.scored([task.name for task in decisions.tasks] if tasks is None else tasks)
     metrics: dict[str, Any] = {}
     undefined: list[str] = []
     unscored: list[str] = []
     for task in chosen:
-        part: Mapping[str, float | None]
-        part, names = TASK_SCORES[task](decisions, labels)
-        num_frames = int(labels.labelled(task).sum())
+        group, part = task.group.name, decisions.parts[task.name]
+        values, mask = _labels_of(task, labels)
+        scores: Mapping[str, float | None]
+        scores, names = KINDS[task.group.kind](task, part, values, mask)
+        num_frames = int(mask.any(axis=1).sum())
         if num_frames:
             undefined += names
         else:
-            part = dict.fromkeys(part)
-            unscored.append(task)
-        metrics |= {**part, f"num_frames.{task}": num_frames}
-    total = None if unscored else sum(metrics[MAIN_SCORE[task]] for task in chosen)
+            scores = dict.fromkeys(scores)
+            unscored.append(group)
+        metrics |= {**scores, f"num_frames.{group}": num_frames}
+    total = None if unscored else sum(task.group.weight * metrics[main_key(task.group)] for task in chosen)
     return {"P": total, **metrics, "undefined": undefined, "unscored": unscored}
 
 
-def score_predictions(predictions: Predictions, labels: Labels, tasks: tuple[str, ...]) -> dict[str, Any]:
+def score_predictions(predictions: Predictions, labels: Labels, tasks: Sequence[str]) -> dict[str, Any]:
     """`score` of `predictions` against the `labels` of the whole frames table."""
-    return score(predictions.decide(), labels.rows(predictions.rows), tasks)
+    return score(predictions.decide(), labels.take(predictions.rows), tasks)
 
 
-def main_scores(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Each task's part of P, of the tasks that have a score in `metrics`."""
-    return {task: metrics[key] for task, key in MAIN_SCORE.items() if metrics.get(key) is not None}
+def main_key(group: Group) -> str:
+    """The key of the score that counts in P."""
+    mean = {"continuous": f"{group.score}_mean", "classes": group.score, "binary": f"{group.score}_mean"}
+    return f"{group.name}.{mean[group.kind]}"
 
 
-def _score_va(decisions: Decisions, labels: Labels) -> tuple[dict[str, float], list[str]]:
-    predicted = decisions.va
-    assert predicted is not None
-    if not np.isfinite(predicted[labels.va_mask]).all():
-        raise ValueError("valence or arousal: a prediction is missing or not a finite number where there is a label")
-    values, undefined = {}, []
-    for column, name in enumerate(VA_COLUMNS):
-        mask = labels.va_mask[:, column]
-        x, y = predicted[mask, column], labels.va[mask, column]
-        values[f"va.ccc_{name}"] = ccc(x, y)
+def main_scores(metrics: Mapping[str, Any], schema: Schema = ABAW) -> dict[str, float]:
+    """Each group's part of P, of the groups that have a score in `metrics`."""
+    scores = {group: metrics.get(main_key(group)) for group in schema}
+    return {group.name: group.weight * score for group, score in scores.items() if score is not None}
+
+
+def _labels_of(task: Task, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
+    values, mask = labels.values[task.group.name], labels.masks[task.group.name]
+    if task.is_whole:
+        return values, mask
+    return values[:, task.indices], mask[:, task.indices]
+
+
+def _score_continuous(
+    task: Task, predicted: np.ndarray, label: np.ndarray, mask: np.ndarray
+) -> tuple[dict[str, float], list[str]]:
+    if not np.isfinite(predicted[mask]).all():
+        names = " or ".join(task.columns)
+        raise ValueError(f"{names}: a prediction is missing or not a finite number where there is a label")
+    group, values, undefined = task.group, {}, []
+    for column, name in enumerate(task.columns):
+        rows = mask[:, column]
+        x, y = predicted[rows, column], label[rows, column]
+        values[f"{group.name}.{group.score}_{name}"] = CORRELATIONS[group.score](x, y)
         if len(x) == 0 or (np.var(x) == 0 and np.var(y) == 0):
             undefined.append(name)
-    return values | {"va.ccc_mean": float(np.mean(list(values.values())))}, undefined
+    return values | {main_key(group): float(np.mean(list(values.values())))}, undefined
 
 
-def _score_expr(decisions: Decisions, labels: Labels) -> tuple[dict[str, float], list[str]]:
-    assert decisions.expression is not None
-    predicted, label = decisions.expression[labels.expr_mask], labels.expr[labels.expr_mask]
+def _score_classes(
+    task: Task, predicted: np.ndarray, label: np.ndarray, mask: np.ndarray
+) -> tuple[dict[str, float], list[str]]:
+    group, rows = task.group, mask[:, 0]
+    predicted, label = predicted[rows], label[rows, 0]
     values, undefined = {}, []
-    for index, name in enumerate(EXPRESSIONS):
-        values[f"expr.f1.{name}"] = f1(predicted == index, label == index)
+    for index, name in enumerate(group.classes):
+        values[f"{group.name}.f1.{name}"] = f1(predicted == index, label == index)
         if not (predicted == index).any() and not (label == index).any():
             undefined.append(name)
-    return {"expr.f1_macro": float(np.mean(list(values.values()))), **values}, undefined
+    found = {f"{group.name}.f1_macro": float(np.mean(list(values.values())))}
+    if group.score == "accuracy":
+        found[main_key(group)] = float(np.mean(predicted == label)) if len(label) else 0.0
+    return {**found, **values}, undefined
 
 
-def _score_au(decisions: Decisions, labels: Labels) -> tuple[dict[str, float], list[str]]:
-    assert decisions.action_units is not None
-    values, undefined = {}, []
-    for column, name in enumerate(ACTION_UNITS):
-        mask = labels.au_mask[:, column]
-        predicted, label = decisions.action_units[mask, column] == 1, labels.au[mask, column] == 1
-        values[f"au.f1.{name}"] = f1(predicted, label)
-        if not predicted.any() and not label.any():
+def _score_binary(
+    task: Task, predicted: np.ndarray, label: np.ndarray, mask: np.ndarray
+) -> tuple[dict[str, float], list[str]]:
+    group, values, undefined = task.group, {}, []
+    for column, name in enumerate(group.columns):
+        rows = mask[:, column]
+        on, true = predicted[rows, column] == 1, label[rows, column] == 1
+        values[f"{group.name}.f1.{name}"] = f1(on, true)
+        if not on.any() and not true.any():
             undefined.append(name)
-    return {"au.f1_mean": float(np.mean(list(values.values()))), **values}, undefined
+    return {main_key(group): float(np.mean(list(values.values()))), **values}, undefined
 
 
-TASK_SCORES = {"va": _score_va, "expr": _score_expr, "au": _score_au}
+CORRELATIONS = {"ccc": ccc, "pearson": pearson}
+KINDS = {"continuous": _score_continuous, "classes": _score_classes, "binary": _score_binary}

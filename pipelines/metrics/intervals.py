@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS, VA_COLUMNS
-from pipelines.labels import Labels
+from cache.labels import ABAW, Group, Schema
+from heads.labels import Labels
+from pipelines.metrics.sums import LABELLED, f1, of_task, row_sums, task_score, total
 from pipelines.splits import SUBJECT, outer_fold
 from pipelines.words import counted_units
 
@@ -26,25 +27,20 @@ LEVEL = 0.95
 class GroupSums:
     """Sums over the labelled frames of each group, named as by `pipelines.splits.groups_of`.
 
-    `moments` [G, 2, 6]: n, x, y, x², y², xy of valence and arousal (x predicted, y label). `expr` [G, 8, 3] and `au`
-    [G, 12, 3]: hits, predicted positives, labelled positives. `num_videos` of each group; () is one each.
+    `parts` [G, K, M] by group of the schema, as in `metrics.sums`. `num_videos` of each group of frames; () is one
+    each.
     """
 
     groups: tuple[str, ...]
-    moments: np.ndarray
-    expr: np.ndarray
-    au: np.ndarray
+    parts: Mapping[str, np.ndarray]
     num_videos: tuple[int, ...] = ()
-
-    @property
-    def parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self.moments, self.expr, self.au
+    schema: Schema = ABAW
 
     @property
     def labelled(self) -> tuple[str, ...]:
-        """Tasks with a labelled frame; of an expression or AU without a positive nothing is known here."""
-        there = {"va": self.moments[..., 0], "expr": self.expr[..., 2], "au": self.au[..., 2]}
-        return tuple(task for task in TASKS if there[task].any())
+        """Label groups with a labelled frame; of a class or a binary column without a positive nothing is known."""
+        there = {group.name: self.parts[group.name][..., _count_of(group)] for group in self.schema}
+        return tuple(name for name, count in there.items() if count.any())
 
     def over(self, groups: Sequence[str]) -> "GroupSums":
         """The same sums for `groups` in their order; 0 for one that is not here."""
@@ -53,8 +49,8 @@ class GroupSums:
         place = {group: index for index, group in enumerate(self.groups)}
         index = np.array([place.get(group, -1) for group in groups], dtype=np.int64)
         known = (index >= 0)[:, None, None]
-        moments, expr, au = (np.where(known, part[index], 0.0) for part in self.parts)
-        return GroupSums(groups=tuple(groups), moments=moments, expr=expr, au=au)
+        parts = {name: np.where(known, part[index], 0.0) for name, part in self.parts.items()}
+        return GroupSums(groups=tuple(groups), parts=parts, schema=self.schema)
 
 
 # The runs of a strategy: fold number -> seed -> the sums of that run over its fold's groups.
@@ -107,45 +103,28 @@ class Groups:
         return Sample(len(known), unit, sum(self.num_videos.values()))
 
 
-def group_sums(predictions: pl.DataFrame, labels: Labels, groups: np.ndarray | None = None) -> GroupSums:
-    """Sums of `predictions` (columns video, valence, arousal, expression, AU..; null where not predicted), row for row
+def group_sums(
+    predictions: pl.DataFrame, labels: Labels, groups: np.ndarray | None = None, schema: Schema = ABAW
+) -> GroupSums:
+    """Sums of `predictions` (a column video, and the label columns of `schema`; null where not predicted), row for row
     with `labels` and `groups` [rows] (default: the videos)."""
     videos = predictions["video"].to_numpy()
     names, code = np.unique(videos if groups is None else groups, return_inverse=True)
     order = np.argsort(code, kind="stable")
     starts = np.searchsorted(code[order], np.arange(len(names)))
-    said_va = _matrix(predictions, VA_COLUMNS, np.float64)
-    said_expr = _matrix(predictions, ("expression",), np.int64)[:, 0]
-    said_au = _matrix(predictions, ACTION_UNITS, np.float64) > 0.5
-    x, y = np.where(labels.va_mask, said_va, 0.0), np.where(labels.va_mask, labels.va, 0.0).astype(np.float64)
-    classes = np.arange(len(EXPRESSIONS))
-    said_class = (said_expr[:, None] == classes) & labels.expr_mask[:, None]
-    is_class = (labels.expr[:, None] == classes) & labels.expr_mask[:, None]
-    said_on, is_on = said_au & labels.au_mask, (labels.au > 0.5) & labels.au_mask
-
-    def summed(*columns: np.ndarray) -> np.ndarray:
-        stacked = np.stack([column.astype(np.float64) for column in columns], axis=-1)
-        return np.add.reduceat(stacked[order], starts, axis=0)
-
+    parts = {}
+    for group in schema:
+        decided = _matrix(predictions, group.columns, np.int64 if group.kind == "classes" else np.float64)
+        if group.kind == "classes":
+            decided = decided[:, 0]
+        parts[group.name] = np.add.reduceat(row_sums(schema.tasks[group.name], decided, labels)[order], starts, axis=0)
     pairs = pl.DataFrame({"group": code, "video": videos}).unique()
     return GroupSums(
         groups=tuple(names.tolist()),
         num_videos=tuple(np.bincount(pairs["group"].to_numpy(), minlength=len(names)).tolist()),
-        moments=summed(labels.va_mask, x, y, x * x, y * y, x * y),
-        expr=summed(said_class & is_class, said_class, is_class),
-        au=summed(said_on & is_on, said_on, is_on),
+        parts=parts,
+        schema=schema,
     )
-
-
-def scores(moments: np.ndarray, expr: np.ndarray, au: np.ndarray, tasks: Sequence[str]) -> np.ndarray:
-    """P over `tasks` from sums with any leading shape [..., 2, 6], [..., 8, 3], [..., 12, 3]; as `metrics.score`."""
-    return task_scores((moments, expr, au), tasks)["P"]
-
-
-def task_scores(parts: Sequence[np.ndarray], tasks: Sequence[str]) -> dict[str, np.ndarray]:
-    """Each task's score from the same sums, and under "P" their sum."""
-    found = {task: SCORES[task](parts).mean(-1) for task in tasks}
-    return {"P": np.sum(list(found.values()), axis=0), **found}
 
 
 def mean_of_runs(values: Mapping[int, Mapping[int, np.ndarray]]) -> np.ndarray:
@@ -222,7 +201,13 @@ def resampled(
         fold: {seed: _resampled(sums.over(groups.names[fold]), weights[fold], tasks) for seed, sums in seeds.items()}
         for fold, seeds in runs.items()
     }
-    return {key: mean_of_runs(pick(scores, key)) for key in ("P", *tasks)}
+    return {key: mean_of_runs(pick(scores, key)) for key in keys_of(runs, tasks)}
+
+
+def keys_of(runs: Runs, tasks: Sequence[str]) -> tuple[str, ...]:
+    """ "P", and the tasks that are scored, as their `schema` has them."""
+    first = next(iter(next(iter(runs.values())).values()))
+    return ("P", *(task.name for task in first.schema.scored(tasks)))
 
 
 def pick(scores: Mapping[int, Mapping[int, Mapping[str, np.ndarray]]], key: str) -> dict[int, dict[int, np.ndarray]]:
@@ -238,52 +223,40 @@ def _resampled(sums: GroupSums, weights: np.ndarray, tasks: Sequence[str]) -> di
     with it, where none of the groups drawn has labels of it.
     """
     found = {}
-    for task in tasks:
-        part: np.ndarray = sums.moments if task == "va" else getattr(sums, task)
+    for task in sums.schema.scored(tasks):
+        part = of_task(task, sums.parts[task.group.name])
         drawn = np.tensordot(weights, part, axes=1)
-        value = _ccc(drawn).mean(-1) if task == "va" else _mean_f1(drawn, part)
-        found[task] = np.where(without_labels(task, drawn, part.sum(axis=0)), np.nan, value)
-    return {"P": np.sum(list(found.values()), axis=0), **found}
+        value = _mean_f1(drawn, part) if task.group.score in ("f1", "f1_macro") else task_score(task, drawn)
+        found[task.name] = np.where(without_labels(task.group, drawn, part.sum(axis=0)), np.nan, value)
+    return {"P": total(found, sums.schema), **found}
 
 
-def without_labels(task: str, drawn: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """[R] bool: the sums `drawn` [R, K, M] that hold no labelled frame of the task, though the `whole` [K, M] does.
+def without_labels(group: Group, drawn: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """[R] bool: the sums `drawn` [R, K, M] that hold no labelled frame of the group, though the `whole` [K, M] does.
 
-    Of expressions and AUs, no labelled positive: of other frames the sums know nothing.
+    Of classes and binary columns, no labelled positive: of other frames the sums know nothing.
     """
-    count = 0 if task == "va" else 2
+    count = _count_of(group)
     lacking = (drawn[..., count] == 0) & (whole[:, count] > 0)
-    none = lacking.any(axis=-1) if task == "va" else (drawn[..., count] == 0).all(axis=-1) & lacking.any(axis=-1)
-    return np.asarray(none)
+    if group.kind == "continuous":
+        return np.asarray(lacking.any(axis=-1))
+    return np.asarray((drawn[..., count] == 0).all(axis=-1) & lacking.any(axis=-1))
+
+
+def _count_of(group: Group) -> int:
+    """Which of the M sums counts labelled frames, or labelled positives."""
+    return 0 if group.kind == "continuous" else LABELLED
 
 
 def _mean_f1(counts: np.ndarray, all_groups: np.ndarray) -> np.ndarray:
     """[R] mean F1 of `counts` [R, classes, 3]: over classes drawn, times the share of classes that are labelled."""
-    labelled = all_groups[:, :, 2].sum(axis=0) > 0
-    drawn = counts[:, :, 2] > 0
-    mean = (_f1(counts) * drawn).sum(axis=1) / np.maximum(drawn.sum(axis=1), 1)
+    labelled = all_groups[:, :, LABELLED].sum(axis=0) > 0
+    drawn = counts[:, :, LABELLED] > 0
+    mean = (f1(counts) * drawn).sum(axis=1) / np.maximum(drawn.sum(axis=1), 1)
     return mean * labelled.mean()
-
-
-def _ccc(moments: np.ndarray) -> np.ndarray:
-    """[...] CCC from sums [..., 6], population moments; 0 where both traces are constant."""
-    n, *rest = np.moveaxis(moments, -1, 0)
-    x, y, xx, yy, xy = (part / np.maximum(n, 1) for part in rest)
-    spread = (xx - x * x) + (yy - y * y) + (x - y) ** 2
-    constant = (xx - x * x < 1e-12) & (yy - y * y < 1e-12)
-    return np.where(constant, 0.0, 2 * (xy - x * y) / np.where(constant, 1.0, spread))
-
-
-def _f1(counts: np.ndarray) -> np.ndarray:
-    """[...] F1 from counts [..., 3]; 0 where there is no positive at all."""
-    hits, said, true = np.moveaxis(counts, -1, 0)
-    return 2 * hits / np.maximum(said + true, 1e-9)
 
 
 def _matrix(table: pl.DataFrame, names: Sequence[str], dtype: type) -> np.ndarray:
     """Columns [rows, len(names)]; a column that is missing or null was not predicted and counts as 0."""
     columns = [pl.col(name) if name in table.columns else pl.lit(0).alias(name) for name in names]
     return table.select(columns).fill_null(0).fill_nan(0).to_numpy().astype(dtype)
-
-
-SCORES = {"va": lambda parts: _ccc(parts[0]), "expr": lambda parts: _f1(parts[1]), "au": lambda parts: _f1(parts[2])}

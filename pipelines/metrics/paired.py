@@ -21,12 +21,13 @@ from pipelines.metrics.intervals import (
     by_fold,
     drawn,
     groups_of_runs,
+    keys_of,
     mean_of_runs,
     middle,
     pick,
     resampled,
-    task_scores,
 )
+from pipelines.metrics.sums import scores
 
 NUM_SWAPS = 1000
 NUM_PAIR_SWAPS = 10_000
@@ -86,18 +87,18 @@ def compare(
     groups = groups_of_runs([first, second])
     draws = drawn(groups, num_resamples, seed)
     sides = [resampled(runs, groups, draws, tasks) for runs in (first, second)]
-    scores = [
+    means = [
         {key: float(v[0]) for key, v in _scored(runs, first, groups, None, tasks).items()} for runs in (first, second)
     ]
     swapped = _differences(first, second, groups, _swaps(groups, num_swaps, seed), tasks)
     differences = {}
-    for key in ("P", *tasks):
+    for key in keys_of(first, tasks):
         low, high = middle(sides[0][key] - sides[1][key])
         differences[key] = Difference(float(swapped[key][0]), low, high, _p(swapped[key]))
     num_pairs = sum(map(len, first.values()))
     return Paired(
-        first=scores[0],
-        second=scores[1],
+        first=means[0],
+        second=means[1],
         differences=differences,
         sample=groups.sample,
         num_pairs=num_pairs,
@@ -230,14 +231,17 @@ def _scored(
     tasks: Sequence[str],
 ) -> dict[str, np.ndarray]:
     """[1 + R] mean scores of `runs` where the groups not `kept` are those of `other`; [1] its own without `kept`."""
-    scores: dict[int, dict[int, dict[str, np.ndarray]]] = {}
+    found: dict[int, dict[int, dict[str, np.ndarray]]] = {}
     for fold, seeds in runs.items():
         stay = np.ones((1, len(groups.names[fold]))) if kept is None else kept[fold]
         for seed, sums in seeds.items():
             mine, theirs = sums.over(groups.names[fold]).parts, other[fold][seed].over(groups.names[fold]).parts
-            mixed = [b.sum(axis=0) + np.tensordot(stay, a - b, axes=1) for a, b in zip(mine, theirs, strict=True)]
-            scores.setdefault(fold, {})[seed] = task_scores(mixed, tasks)
-    return {key: mean_of_runs(pick(scores, key)) for key in ("P", *tasks)}
+            mixed = {
+                name: theirs[name].sum(axis=0) + np.tensordot(stay, part - theirs[name], axes=1)
+                for name, part in mine.items()
+            }
+            found.setdefault(fold, {})[seed] = scores(mixed, tasks, sums.schema)
+    return {key: mean_of_runs(pick(found, key)) for key in keys_of(runs, tasks)}
 
 
 def _p(values: np.ndarray) -> float:

@@ -1,106 +1,140 @@
-"""What a model says of frames, and what is decided from it. N frames of a table, R of its rows."""
+"""What a model predicts of frames, and what is decided from it.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+N frames of a table, R of its rows, K outputs of a task. Parts are named by task, one per label group, in the order of
+the schema: see `Schema.scored`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
 
-from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS, VA_COLUMNS
+from cache.labels import ABAW, Schema, Task
+
+TINY = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decisions:
-    """What a model says of N frames: `va` [N, 2], `expression` [N] in 0..7, `action_units` [N, 12] in {0, 1}.
+    """What is decided of N frames: values [N, K] of a continuous task, classes [N] from 0, or binary columns [N, K] in
+    {0, 1}. A task that was not predicted is not there."""
 
-    A task that was not predicted is None.
-    """
-
-    va: np.ndarray | None = None
-    expression: np.ndarray | None = None
-    action_units: np.ndarray | None = None
+    parts: Mapping[str, np.ndarray]
+    schema: Schema = ABAW
 
     @property
-    def tasks(self) -> tuple[str, ...]:
-        given = {"va": self.va, "expr": self.expression, "au": self.action_units}
-        return tuple(task for task in TASKS if given[task] is not None)
+    def tasks(self) -> tuple[Task, ...]:
+        return self.schema.scored(list(self.parts))
+
+    def take(self, rows: np.ndarray) -> "Decisions":
+        """Those of `rows`: row numbers or a mask [N]."""
+        return Decisions(parts={name: part[rows] for name, part in self.parts.items()}, schema=self.schema)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probabilities:
-    """A model's outputs of N frames: `va` [N, 2], `expr` [N, 8] summing to 1, `au` [N, 12] in [0, 1]; None as above."""
+    """A model's outputs of N frames, [N, K] each: values of a continuous task, else probabilities, those of classes
+    summing to 1."""
 
-    va: np.ndarray | None = None
-    expr: np.ndarray | None = None
-    au: np.ndarray | None = None
+    parts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    schema: Schema = ABAW
 
-    def decide(self, thresholds: Sequence[float] | None = None, offsets: Sequence[float] | None = None) -> Decisions:
-        """The most probable expression and the AUs at or above their `thresholds` (12 values; default 0.5).
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        return self.schema.scored(list(self.parts))
 
-        `offsets` (8 values) are added to the log probabilities of the expressions first.
+    def decide(
+        self,
+        thresholds: Mapping[str, Sequence[float]] | None = None,
+        offsets: Mapping[str, Sequence[float]] | None = None,
+    ) -> Decisions:
+        """The most probable class, and the binary columns at or above their threshold (default 0.5).
+
+        By group: `thresholds` [K] of a binary one, and `offsets` [K] that are added to the log probabilities of classes
+        first.
         """
-        cut = np.full(len(ACTION_UNITS), 0.5) if thresholds is None else np.asarray(thresholds)
-        return Decisions(
-            va=self.va,
-            expression=None if self.expr is None else _highest(self.expr, offsets),
-            action_units=None if self.au is None else (self.au >= cut).astype(np.int8),
-        )
+        parts = {}
+        for task in self.tasks:
+            values, group = self.parts[task.name], task.group
+            if group.kind == "classes":
+                values = _highest(values, (offsets or {}).get(group.name))
+            elif group.kind == "binary":
+                cuts = np.asarray((thresholds or {}).get(group.name, [0.5] * group.num_outputs))
+                values = (values >= cuts).astype(np.int8)
+            parts[task.name] = values
+        return Decisions(parts=parts, schema=self.schema)
 
 
 def _highest(probabilities: np.ndarray, offsets: Sequence[float] | None) -> np.ndarray:
-    """[N] the class of the highest of `probabilities` [N, 8], or of their logarithms plus `offsets` [8]."""
+    """[N] the class of the highest of `probabilities` [N, K], or of their logarithms plus `offsets` [K]."""
     if offsets is None or not np.any(offsets):
         return probabilities.argmax(axis=1)
-    return (np.log(np.maximum(probabilities, 1e-12)) + np.asarray(offsets)).argmax(axis=1)
+    return (np.log(np.maximum(probabilities, TINY)) + np.asarray(offsets)).argmax(axis=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predictions:
-    """`rows` [R] of the frames table, ascending, and what a model says of each."""
+    """`rows` [R] of the frames table, ascending, and what a model predicts of each."""
 
     rows: np.ndarray
     probabilities: Probabilities
 
     def decide(self) -> Decisions:
-        """Classes and AUs at the default thresholds."""
+        """Classes and binary columns at the default thresholds."""
         return self.probabilities.decide()
+
+
+def joined(parts: Mapping[str, np.ndarray], schema: Schema) -> Probabilities:
+    """Outputs by the tasks that models have, [N, K] each, as those of one model: the columns of a group together."""
+    found = {}
+    for task in schema.scored(list(parts)):
+        if task.name in parts:
+            found[task.name] = parts[task.name]
+            continue
+        columns = {
+            index: parts[name][:, place]
+            for name in parts
+            if schema.tasks[name].group is task.group
+            for place, index in enumerate(schema.tasks[name].indices)
+        }
+        found[task.name] = np.stack([columns[index] for index in task.indices], axis=1)
+    return Probabilities(parts=found, schema=schema)
 
 
 def merge(parts: list[Predictions]) -> Predictions:
     """Predictions of several models, each of its own tasks, over the same rows."""
-    given = {
-        task: getattr(part.probabilities, task)
-        for part in parts
-        for task in TASKS
-        if getattr(part.probabilities, task) is not None
-    }
-    assert all(np.array_equal(part.rows, parts[0].rows) for part in parts)
-    return Predictions(rows=parts[0].rows, probabilities=Probabilities(**given))
+    first = parts[0]
+    assert all(np.array_equal(part.rows, first.rows) for part in parts)
+    given = {name: values for part in parts for name, values in part.probabilities.parts.items()}
+    return Predictions(rows=first.rows, probabilities=joined(given, first.probabilities.schema))
 
 
 def is_finite(predictions: Predictions) -> bool:
     """True when every predicted number is finite."""
-    parts = predictions.probabilities
-    return all(np.isfinite(part).all() for part in (parts.va, parts.expr, parts.au) if part is not None)
+    return all(np.isfinite(part).all() for part in predictions.probabilities.parts.values())
 
 
 def prediction_table(predictions: Predictions, frames: pl.DataFrame, part: str) -> pl.DataFrame:
-    """The rows of `frames` that are predicted, in its columns, with probabilities as `p_<Class>` and `p_<AU>`."""
-    probabilities, decided = predictions.probabilities, predictions.decide()
-    columns: dict[str, np.ndarray] = {}
-    if probabilities.va is not None:
-        columns |= _named(VA_COLUMNS, probabilities.va.astype(np.float32))
-    if probabilities.expr is not None and decided.expression is not None:
-        columns |= {"expression": decided.expression.astype(np.int8)}
-        columns |= _named([f"p_{name}" for name in EXPRESSIONS], probabilities.expr.astype(np.float32))
-    if probabilities.au is not None and decided.action_units is not None:
-        columns |= _named(ACTION_UNITS, decided.action_units.astype(np.int8))
-        columns |= _named([f"p_{name}" for name in ACTION_UNITS], probabilities.au.astype(np.float32))
+    """The rows of `frames` that are predicted, with the columns of `prediction_columns`."""
+    columns = prediction_columns(predictions.probabilities, predictions.decide())
     rows = frames.select("video", "frame")[predictions.rows]
     return rows.with_columns(pl.lit(part).alias("part"), *[pl.Series(name, v) for name, v in columns.items()])
 
 
-def _named(names: Any, values: np.ndarray) -> dict[str, np.ndarray]:
-    """[R, K] as one column a name."""
+def prediction_columns(probabilities: Probabilities, decided: Decisions) -> dict[str, np.ndarray]:
+    """Columns by name, in the order and types of a run's predictions.parquet: what is decided under the names of the
+    labels, and probabilities as `p_<Class>` and `p_<AU>`."""
+    columns: dict[str, np.ndarray] = {}
+    for task in probabilities.tasks:
+        values = probabilities.parts[task.name].astype(np.float32)
+        if task.group.kind != "continuous":
+            labels = decided.parts[task.name].astype(np.int8)
+            columns |= _named(task.columns, labels.reshape(len(labels), -1))
+        columns |= _named(task.output_columns, values)
+    return columns
+
+
+def _named(names: Sequence[str], values: np.ndarray) -> dict[str, np.ndarray]:
+    """[R, K] as one column per name."""
     return {name: np.ascontiguousarray(values[:, index]) for index, name in enumerate(names)}

@@ -1,4 +1,4 @@
-"""Post-processing of predictions: smoothing a task, an offset a class, a threshold an AU, as stored parameters. R rows.
+"""Post-processing of predictions: smoothing per group, offsets of classes, thresholds of binary columns. R rows.
 
 `pipelines.postprocess.fit` chooses them; here they are applied, written and read.
 """
@@ -10,42 +10,42 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS, VA_COLUMNS
-from pipelines.metrics.predictions import Decisions, Probabilities
-from pipelines.postprocess.offsets import NONE
+from cache.labels import ABAW, Group, Schema, Task
+from pipelines.metrics.predictions import TINY, Decisions, Probabilities, prediction_columns
 from pipelines.postprocess.smoothing import Smoothing, smooth
 
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "va": VA_COLUMNS,
-    "expr": tuple(f"p_{name}" for name in EXPRESSIONS),
-    "au": tuple(f"p_{name}" for name in ACTION_UNITS),
-}
-HALF = (0.5,) * len(ACTION_UNITS)
+
+def default_cuts(group: Group) -> tuple[float, ...]:
+    """What a group's decisions are made with where nothing is fitted: offsets of classes, thresholds of binary columns,
+    nothing for continuous ones."""
+    return {"continuous": (), "classes": (0.0,) * group.num_outputs, "binary": (0.5,) * group.num_outputs}[group.kind]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
-    """`smoothing` by task (a task that is not named is not smoothed), 12 thresholds of AU probabilities, and 8
-    `offsets` of the log probabilities of expressions."""
+    """`smoothing` by label group (one that is not named is not smoothed), `thresholds` [K] of the probabilities of each
+    binary group, and `offsets` [K] of the log probabilities of each group of classes; none where not named."""
 
     smoothing: Mapping[str, Smoothing] = field(default_factory=dict)
-    thresholds: tuple[float, ...] = HALF
-    offsets: tuple[float, ...] = NONE
+    thresholds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    offsets: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    schema: Schema = ABAW
 
     def decide(self, said: Probabilities) -> Decisions:
         """What follows from the smoothed `said`."""
         return said.decide(self.thresholds, self.offsets)
 
     def to_json(self) -> dict[str, Any]:
-        kernels = {task: self.smoothing.get(task, Smoothing()) for task in TASKS}
+        """Smoothing by group, thresholds by column and offsets by class."""
+        kernels = {group.name: self.smoothing.get(group.name, Smoothing()) for group in self.schema}
         return {
-            "smoothing": {task: {"kernel": one.kernel, "width": one.width} for task, one in kernels.items()},
-            "thresholds": dict(zip(ACTION_UNITS, self.thresholds, strict=True)),
-            "offsets": dict(zip(EXPRESSIONS, self.offsets, strict=True)),
+            "smoothing": {name: {"kernel": one.kernel, "width": one.width} for name, one in kernels.items()},
+            "thresholds": named_cuts(self.thresholds, self.schema, "binary"),
+            "offsets": named_cuts(self.offsets, self.schema, "classes"),
         }
 
     @classmethod
-    def from_json(cls, value: Any, where: str) -> "Parameters":
+    def from_json(cls, value: Any, where: str, schema: Schema = ABAW) -> "Parameters":
         """What `to_json` made.
 
         Raises:
@@ -53,19 +53,35 @@ class Parameters:
         """
         try:
             smoothing = {
-                task: Smoothing(value["smoothing"][task]["kernel"], float(value["smoothing"][task]["width"]))
-                for task in TASKS
+                name: Smoothing(value["smoothing"][name]["kernel"], float(value["smoothing"][name]["width"]))
+                for name in schema.names
             }
-            thresholds = tuple(float(value["thresholds"][name]) for name in ACTION_UNITS)
-            offsets = tuple(float(value["offsets"][name]) for name in EXPRESSIONS)
+            cuts = {
+                key: {
+                    group.name: tuple(float(value[key][name]) for name in group.names)
+                    for group in schema
+                    if group.kind == kind
+                }
+                for key, kind in (("thresholds", "binary"), ("offsets", "classes"))
+            }
         except (KeyError, TypeError, ValueError) as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"{where}: not parameters of post-processing ({what})") from None
-        if not all(0 <= threshold <= 1 for threshold in thresholds):
+        if not all(0 <= threshold <= 1 for found in cuts["thresholds"].values() for threshold in found):
             raise ValueError(f"{where}: not parameters of post-processing (a threshold is outside 0 to 1)")
-        if not np.isfinite(offsets).all():
+        if not all(np.isfinite(found).all() for found in cuts["offsets"].values()):
             raise ValueError(f"{where}: not parameters of post-processing (an offset is not a finite number)")
-        return cls(smoothing=smoothing, thresholds=thresholds, offsets=offsets)
+        return cls(smoothing=smoothing, thresholds=cuts["thresholds"], offsets=cuts["offsets"], schema=schema)
+
+
+def named_cuts(cuts: Mapping[str, Sequence[float]], schema: Schema, kind: str) -> dict[str, float]:
+    """`cuts` by group as numbers by class or column, of every group of the `kind`."""
+    return {
+        name: value
+        for group in schema
+        if group.kind == kind
+        for name, value in zip(group.names, cuts.get(group.name, default_cuts(group)), strict=True)
+    }
 
 
 def apply(parameters: Parameters, table: pl.DataFrame) -> pl.DataFrame:
@@ -79,7 +95,7 @@ def apply(parameters: Parameters, table: pl.DataFrame) -> pl.DataFrame:
     Returns:
         The same columns and rows in the same order; what is no prediction stays as it was.
     """
-    said = smoothed(parameters, table, probabilities_of(table))
+    said = smoothed(parameters, table, probabilities_of(table, parameters.schema))
     columns = prediction_columns(said, parameters.decide(said))
     return table.with_columns(pl.Series(name, values) for name, values in columns.items())
 
@@ -87,19 +103,20 @@ def apply(parameters: Parameters, table: pl.DataFrame) -> pl.DataFrame:
 def smoothed(parameters: Parameters, table: pl.DataFrame, said: Probabilities) -> Probabilities:
     """`said` of the rows of `table`, each task smoothed in its own way."""
     videos, frames = video_numbers(table), table["frame"].to_numpy()
-    parts = {}
-    for task in TASKS:
-        values, how = getattr(said, task), parameters.smoothing.get(task, Smoothing())
-        if values is not None:
-            parts[task] = smooth_task(task, values, videos, frames, how)
-    return Probabilities(**parts)
+    parts = {
+        task.name: smooth_task(
+            task, said.parts[task.name], videos, frames, parameters.smoothing.get(task.group.name, Smoothing())
+        )
+        for task in said.tasks
+    }
+    return Probabilities(parts=parts, schema=said.schema)
 
 
-def smooth_task(task: str, values: np.ndarray, videos: np.ndarray, frames: np.ndarray, how: Smoothing) -> np.ndarray:
-    """`values` [R, K] of a task, smoothed. Medians of probabilities are scaled so that they sum to 1 again."""
+def smooth_task(task: Task, values: np.ndarray, videos: np.ndarray, frames: np.ndarray, how: Smoothing) -> np.ndarray:
+    """`values` [R, K] of a task, smoothed. Medians of classes' probabilities are scaled so that they sum to 1 again."""
     result = smooth(values, videos, frames, how)
-    if task == "expr" and how.kernel == "median" and how.width > 0:
-        result /= np.maximum(result.sum(axis=1, keepdims=True), 1e-12)
+    if task.group.kind == "classes" and how.kernel == "median" and how.width > 0:
+        result /= np.maximum(result.sum(axis=1, keepdims=True), TINY)
     return result
 
 
@@ -109,42 +126,27 @@ def video_numbers(table: pl.DataFrame) -> np.ndarray:
     return table.select(pl.struct(keys).rank("dense").cast(pl.Int64)).to_series().to_numpy()
 
 
-def probabilities_of(table: pl.DataFrame) -> Probabilities:
+def probabilities_of(table: pl.DataFrame, schema: Schema = ABAW) -> Probabilities:
     """What a table of predictions says, as float64.
 
     Raises:
-        ValueError: a task has some of its columns only, or a prediction is missing or not finite.
+        ValueError: a group of classes or binary columns has some of its columns only, or a prediction is missing or not
+            finite.
     """
     parts = {}
-    for task, names in COLUMNS.items():
-        there = [name for name in names if name in table.columns]
-        if there and len(there) < len(names):
-            lost = next(name for name in names if name not in table.columns)
+    for group in schema:
+        there = [name for name in group.output_columns if name in table.columns]
+        if not there:
+            continue
+        if group.kind != "continuous" and len(there) < len(group.output_columns):
+            lost = next(name for name in group.output_columns if name not in table.columns)
             raise ValueError(f"predictions: column {lost!r} is missing beside {there[0]!r}")
-        if there:
-            values = table.select(names).cast(pl.Float64).to_numpy()
-            if not np.isfinite(values).all():
-                raise ValueError(f"predictions: {names[0]} .. {names[-1]} hold a missing or not finite number")
-            parts[task] = values
+        (task,) = schema.scored(there if group.kind == "continuous" else [group.name])
+        values = table.select(task.output_columns).cast(pl.Float64).to_numpy()
+        if not np.isfinite(values).all():
+            raise ValueError(f"predictions: {there[0]} .. {there[-1]} hold a missing or not finite number")
+        parts[task.name] = values
     if not parts:
-        raise ValueError("predictions: no valence and arousal, and no probabilities (p_Neutral .., p_AU1 ..)")
-    return Probabilities(**parts)
-
-
-def prediction_columns(said: Probabilities, decided: Decisions) -> dict[str, np.ndarray]:
-    """Columns by name, in the order and types of a run's predictions.parquet."""
-    columns: dict[str, np.ndarray] = {}
-    if said.va is not None:
-        columns |= _named(VA_COLUMNS, said.va.astype(np.float32))
-    if said.expr is not None and decided.expression is not None:
-        columns["expression"] = decided.expression.astype(np.int8)
-        columns |= _named(COLUMNS["expr"], said.expr.astype(np.float32))
-    if said.au is not None and decided.action_units is not None:
-        columns |= _named(ACTION_UNITS, decided.action_units.astype(np.int8))
-        columns |= _named(COLUMNS["au"], said.au.astype(np.float32))
-    return columns
-
-
-def _named(names: Sequence[str], values: np.ndarray) -> dict[str, np.ndarray]:
-    """[R, K] as one column a name."""
-    return {name: np.ascontiguousarray(values[:, index]) for index, name in enumerate(names)}
+        wanted = ", ".join(name for group in schema for name in group.output_columns[:2])
+        raise ValueError(f"predictions: none of the columns of predictions is there ({wanted}, ..)")
+    return Probabilities(parts=parts, schema=schema)

@@ -14,7 +14,7 @@ import polars as pl
 
 from cache.files import write_durably
 from cache.frames import frames_digest, labels_digest, read_frames
-from cache.names import ACTION_UNITS, EXPRESSIONS
+from cache.labels import ABAW, Schema, schema_of
 from cache.parquet import parquet_bytes, read_parquet
 from cache.seals import digest_of, read_sealed_json, sealed_json
 from pipelines import run_files
@@ -26,7 +26,7 @@ from pipelines.postprocess.offsets import CANDIDATES
 from pipelines.postprocess.parts import FOLD_SEED, NUM_FOLDS, Part, make_part
 from pipelines.postprocess.smoothing import GRID
 from pipelines.postprocess.thresholds import NUM_CANDIDATES, SHRINK_VIDEOS
-from pipelines.run_files import PREDICTIONS, read_manifest
+from pipelines.run_files import PREDICTIONS, check_schema, read_manifest, schema_in
 
 FORMAT = 2
 RECORD = "postprocess.json"
@@ -41,6 +41,7 @@ class Truth:
     path: Path
     frames_digest: str
     labels_digest: str
+    schema: Schema = ABAW
 
 
 def read_truth(config: Config) -> Truth:
@@ -52,8 +53,14 @@ def read_truth(config: Config) -> Truth:
     path = config.at(config.data.frames)
     if not path.is_file():
         raise ValueError(f"{path}: no frames table here; `mtl prepare` makes it")
-    frames = read_frames(path)
-    return Truth(frames=frames, path=path, frames_digest=frames_digest(frames), labels_digest=labels_digest(frames))
+    frames, schema = read_frames(path, config.schema), config.schema
+    return Truth(
+        frames=frames,
+        path=path,
+        frames_digest=frames_digest(frames),
+        labels_digest=labels_digest(frames, schema),
+        schema=schema,
+    )
 
 
 def find_folder(given: Path, home: Path) -> Path:
@@ -72,6 +79,7 @@ def read_run_manifest(folder: Path, truth: Truth) -> dict[str, Any]:
     if (folder / "study.json").is_file():
         raise ValueError(f"{folder}: a study; name runs in it: {folder / 'runs'}/NAME")
     manifest = read_manifest(folder)
+    check_schema(schema_in(manifest, folder), truth.schema, str(folder))
     for key, found in (("frames", truth.frames_digest), ("labels", truth.labels_digest)):
         if manifest.get(key) != found:
             what = "frames" if key == "frames" else "labels, splits or subjects"
@@ -91,12 +99,12 @@ def read_predictions(folder: Path) -> pl.DataFrame:
 def read_parts(folder: Path, truth: Truth) -> tuple[Part, Part]:
     """The select and the report rows of a run."""
     table = read_predictions(folder)
-    return part_of(table, "select", truth.frames), part_of(table, "report", truth.frames)
+    return part_of(table, "select", truth), part_of(table, "report", truth)
 
 
-def part_of(table: pl.DataFrame, part: str, frames: pl.DataFrame) -> Part:
+def part_of(table: pl.DataFrame, part: str, truth: Truth) -> Part:
     """The rows of `part` among a run's predictions, beside their labels."""
-    return make_part(table.filter(pl.col("part") == part), frames)
+    return make_part(table.filter(pl.col("part") == part), truth.frames, truth.schema)
 
 
 def postprocess_run(folder: Path, truth: Truth, *, force: bool = False) -> tuple[dict[str, Any], bool]:
@@ -139,7 +147,7 @@ def read_postprocess(folder: Path) -> dict[str, Any]:
         if key not in record:
             raise ValueError(f"{path}: {key!r} is missing; {redo}")
     try:
-        Parameters.from_json(record["parameters"], str(path))
+        _parameters_in(record, path)
     except ValueError as error:
         raise ValueError(f"{error}; {redo}") from None
     for key, name in (("predictions", PREDICTIONS), ("processed", PROCESSED)):
@@ -150,7 +158,11 @@ def read_postprocess(folder: Path) -> dict[str, Any]:
 
 def read_parameters(folder: Path) -> Parameters:
     """The parameters fitted for the run or ensemble at `folder`; raises as `read_postprocess`."""
-    return Parameters.from_json(read_postprocess(folder)["parameters"], str(folder / RECORD))
+    return _parameters_in(read_postprocess(folder), folder / RECORD)
+
+
+def _parameters_in(record: Mapping[str, Any], path: Path) -> Parameters:
+    return Parameters.from_json(record["parameters"], str(path), schema_of(record["schema"], f"{path}: schema"))
 
 
 def record_of(fitted: Fitted, *, name: str, fitted_on: str, predictions: str) -> dict[str, Any]:
@@ -161,6 +173,7 @@ def record_of(fitted: Fitted, *, name: str, fitted_on: str, predictions: str) ->
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "predictions": predictions,
         "fitted_on": f"{fitted_on} of the select rows",
+        "schema": fitted.parameters.schema.to_mapping(),
         "parameters": fitted.parameters.to_json(),
         "folds": {"num": fitted.num_folds, "seed": FOLD_SEED, "asked": NUM_FOLDS, "unit": "subject, else video"},
         "tried": {
@@ -195,14 +208,23 @@ def interval_json(interval: Interval | None) -> dict[str, Any] | None:
 
 
 def _step_json(step: Step) -> dict[str, Any]:
-    found = asdict(step) | {"components": list(step.components)}
-    found["thresholds"] = dict(zip(ACTION_UNITS, step.thresholds, strict=True)) if step.task == "au" else None
-    found["offsets"] = dict(zip(EXPRESSIONS, step.offsets, strict=True)) if step.task == "expr" else None
-    return found
+    group = step.task.group
+    cuts = dict(zip(group.names, step.cuts, strict=True)) if step.cuts else None
+    return {
+        "task": step.task.name,
+        "components": list(step.components),
+        "smoothing": asdict(step.smoothing),
+        "thresholds": cuts if group.kind == "binary" else None,
+        "offsets": cuts if group.kind == "classes" else None,
+        "in_fold": step.in_fold,
+        "out_of_fold": step.out_of_fold,
+        "report": step.report,
+        "kept": step.kept,
+    }
 
 
 def _minus(after: float | None, before: float | None) -> float | None:
     return None if after is None or before is None else after - before
 
 
-RECORD_KEYS = ("name", "predictions", "processed", "parameters", "steps", "plain", "post", "gain", "optimism")
+RECORD_KEYS = ("name", "predictions", "processed", "schema", "parameters", "steps", "plain", "post", "gain", "optimism")

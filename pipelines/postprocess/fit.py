@@ -14,10 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from cache.labels import Task
+from heads.labels import Labels
 from pipelines.metrics.intervals import Interval
 from pipelines.metrics.predictions import Decisions
-from pipelines.postprocess.apply import HALF, Parameters, smooth_task, smoothed, video_numbers
-from pipelines.postprocess.offsets import NONE, best_offsets
+from pipelines.metrics.sums import row_sums, task_score
+from pipelines.postprocess.apply import Parameters, default_cuts, smooth_task, smoothed, video_numbers
+from pipelines.postprocess.offsets import best_offsets
 from pipelines.postprocess.parts import (
     Part,
     decide,
@@ -26,34 +29,30 @@ from pipelines.postprocess.parts import (
     folds_of,
     gain_error,
     replaced,
-    row_sums,
     score_part,
-    task_score,
 )
 from pipelines.postprocess.smoothing import GRID, Smoothing
 from pipelines.postprocess.thresholds import best_thresholds, f1_of, threshold_candidates, threshold_curves
 
 OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "va": ((), ("smoothing",)),
-    "expr": ((), ("smoothing",), ("offsets",), ("smoothing", "offsets")),
-    "au": ((), ("smoothing",), ("thresholds",), ("smoothing", "thresholds")),
+    "continuous": ((), ("smoothing",)),
+    "classes": ((), ("smoothing",), ("offsets",), ("smoothing", "offsets")),
+    "binary": ((), ("smoothing",), ("thresholds",), ("smoothing", "thresholds")),
 }
-# What a task's decisions are made with where nothing is fitted: offsets of classes, thresholds of AUs.
-DEFAULT_CUTS: dict[str, tuple[float, ...]] = {"va": (), "expr": NONE, "au": HALF}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One choice of components for a task, fitted on all select rows, and the task's score with it.
 
-    `out_of_fold` is None where select could not be cut, `report` where it has no label of the task.
+    `cuts` [K] are offsets of classes, or thresholds of binary columns. `out_of_fold` is None where select could not be
+    cut, `report` where it has no label of the task.
     """
 
-    task: str
+    task: Task
     components: tuple[str, ...]
     smoothing: Smoothing
-    thresholds: tuple[float, ...]
-    offsets: tuple[float, ...]
+    cuts: tuple[float, ...]
     in_fold: float
     out_of_fold: float | None
     report: float | None
@@ -93,11 +92,11 @@ class _Material:
     """A task on the select rows: `traces` C x [R, K], one a kernel of `grid`, and their `sums` C x [F, K, M] undecided
     by offsets or thresholds.
 
-    For AUs: `candidates` C x [12, T] thresholds and their `curves` C x [F, 12, T, 3]. `positives` [F, K] are the videos
-    of each fold that show an AU, or an expression.
+    For binary columns: `candidates` C x [K, T] thresholds and their `curves` C x [F, K, T, 3]. `positives` [F, K] are
+    the videos of each fold that show a class, or a positive of a column.
     """
 
-    task: str
+    task: Task
     cut: _Cut
     grid: Sequence[Smoothing]
     traces: list[np.ndarray]
@@ -116,10 +115,10 @@ def fit(select: Part, report: Part, grid: Sequence[Smoothing] = GRID) -> Fitted:
     fold, num = folds_of(select)
     cut = _Cut(part=select, fold=fold, num=num)
     steps: list[Step] = []
-    parameters, outside = Parameters(), select.said.decide()
-    for task in select.tasks:
+    parameters, outside = Parameters(schema=select.schema), select.said.decide()
+    for task in map(select.task, select.tasks):
         material = _material(task, cut, grid)
-        tried = [_try(material, components, cut, report) for components in OPTIONS[task]]
+        tried = [_try(material, components, cut, report) for components in OPTIONS[task.group.kind]]
         best = _best(tried, cut)
         steps += [dataclasses.replace(step, kept=place == best) for place, (step, _) in enumerate(tried)]
         parameters = _with(parameters, tried[best][0])
@@ -127,12 +126,12 @@ def fit(select: Part, report: Part, grid: Sequence[Smoothing] = GRID) -> Fitted:
     return _measured(parameters, tuple(steps), outside if num > 1 else None, cut, report)
 
 
-def _material(task: str, cut: _Cut, grid: Sequence[Smoothing]) -> _Material:
+def _material(task: Task, cut: _Cut, grid: Sequence[Smoothing]) -> _Material:
     table, labels = cut.part.table, cut.part.labels
     videos, frames = video_numbers(table), table["frame"].to_numpy()
-    traces = [smooth_task(task, getattr(cut.part.said, task), videos, frames, how) for how in grid]
-    said = [decide(task, trace, np.array(DEFAULT_CUTS[task])) for trace in traces]
-    candidates = [threshold_candidates(trace) for trace in traces] if task == "au" else []
+    traces = [smooth_task(task, cut.part.said.parts[task.name], videos, frames, how) for how in grid]
+    said = [decide(task, trace, np.array(default_cuts(task.group))) for trace in traces]
+    candidates = [threshold_candidates(trace) for trace in traces] if task.group.kind == "binary" else []
     return _Material(
         task=task,
         cut=cut,
@@ -141,27 +140,28 @@ def _material(task: str, cut: _Cut, grid: Sequence[Smoothing]) -> _Material:
         sums=[fold_sums(row_sums(task, one, labels), cut.fold, cut.num) for one in said],
         candidates=candidates,
         curves=[
-            threshold_curves(trace, cuts, labels, cut.fold, cut.num)
+            threshold_curves(trace, cuts, *_labels(task, labels), cut.fold, cut.num)
             for trace, cuts in zip(traces, candidates, strict=False)
         ],
         positives=_positive_videos(cut, task),
     )
 
 
-def _positive_videos(cut: _Cut, task: str) -> np.ndarray:
-    """[F, K]: videos of each fold in which an AU, or an expression, is labelled as shown."""
-    labels, videos = cut.part.labels, video_numbers(cut.part.table)
-    if task == "expr":
-        shown = (labels.expr[:, None] == np.arange(len(NONE))) & labels.expr_mask[:, None]
-    else:
-        shown = (labels.au > 0.5) & labels.au_mask
+def _labels(task: Task, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
+    return labels.values[task.group.name], labels.masks[task.group.name]
+
+
+def _positive_videos(cut: _Cut, task: Task) -> np.ndarray:
+    """[F, K]: videos of each fold in which a class, or a positive of a column, is labelled."""
+    (values, mask), videos = _labels(task, cut.part.labels), video_numbers(cut.part.table)
+    shown = ((values == np.arange(task.num_outputs)) if task.group.kind == "classes" else (values > 0.5)) & mask
     _, first, video = np.unique(videos, return_index=True, return_inverse=True)
     in_video = fold_sums(shown[:, :, None], video, len(first))[..., 0] > 0
     return fold_sums(in_video[:, :, None], cut.fold[first], cut.num)[..., 0]
 
 
 def _choose(material: _Material, components: tuple[str, ...], folds: np.ndarray) -> tuple[int, np.ndarray]:
-    """The kernel's number and the offsets [8] or thresholds [12] best on `folds` [F] bool; the first of equals.
+    """The kernel's number and the offsets [K] or thresholds [K] best on `folds` [F] bool; the first of equals.
 
     Offsets are fitted to the kernel that is best without them: a search for each kernel would take 17 times as long.
     """
@@ -169,7 +169,7 @@ def _choose(material: _Material, components: tuple[str, ...], folds: np.ndarray)
     if "thresholds" not in components:
         values = [float(task_score(material.task, material.sums[c][folds].sum(axis=0))) for c in range(num)]
         best = int(np.argmax(values))
-        fitted = _offsets(material, best, folds) if "offsets" in components else DEFAULT_CUTS[material.task]
+        fitted = _offsets(material, best, folds) if "offsets" in components else default_cuts(material.task.group)
         return best, np.array(fitted)
     values = [float(f1_of(material.curves[c][folds].sum(axis=0)).max(axis=1).mean()) for c in range(num)]
     best = int(np.argmax(values))
@@ -178,10 +178,10 @@ def _choose(material: _Material, components: tuple[str, ...], folds: np.ndarray)
 
 
 def _offsets(material: _Material, kernel: int, folds: np.ndarray) -> np.ndarray:
-    """[8] offsets fitted on the labelled rows of `folds` [F] bool."""
-    labels, positives = material.cut.part.labels, material.positives[folds].sum(axis=0)
-    rows = labels.expr_mask & folds[material.cut.fold]
-    return best_offsets(material.traces[kernel][rows], labels.expr[rows], positives)
+    """[K] offsets fitted on the labelled rows of `folds` [F] bool."""
+    (values, mask), positives = _labels(material.task, material.cut.part.labels), material.positives[folds].sum(axis=0)
+    rows = mask[:, 0] & folds[material.cut.fold]
+    return best_offsets(material.traces[kernel][rows], values[rows, 0], positives)
 
 
 def _try(material: _Material, components: tuple[str, ...], cut: _Cut, report: Part) -> tuple[Step, np.ndarray]:
@@ -198,23 +198,22 @@ def _try(material: _Material, components: tuple[str, ...], cut: _Cut, report: Pa
         task=task,
         components=components,
         smoothing=material.grid[number],
-        thresholds=_floats(cuts) if task == "au" else HALF,
-        offsets=_floats(cuts) if task == "expr" else NONE,
+        cuts=_floats(cuts),
         in_fold=_score(task, inside, cut.part),
         out_of_fold=_score(task, outside, cut.part) if cut.num > 1 else None,
         report=None,
     )
-    if task not in report.tasks:
+    if task.name not in report.tasks:
         return step, outside
-    later = smoothed(_with(Parameters(), step), report.table, report.said)
-    return dataclasses.replace(step, report=_score(task, decide(task, getattr(later, task), cuts), report)), outside
+    later = smoothed(_with(Parameters(schema=report.schema), step), report.table, report.said).parts[task.name]
+    return dataclasses.replace(step, report=_score(task, decide(task, later, cuts), report)), outside
 
 
 def _floats(values: np.ndarray) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
 
 
-def _score(task: str, said: np.ndarray, part: Part) -> float:
+def _score(task: Task, said: np.ndarray, part: Part) -> float:
     return float(task_score(task, row_sums(task, said, part.labels).sum(axis=0)))
 
 
@@ -235,10 +234,13 @@ def _best(tried: Sequence[tuple[Step, np.ndarray]], cut: _Cut) -> int:
 
 def _with(parameters: Parameters, step: Step) -> Parameters:
     """`parameters` with what `step` fitted for its task."""
-    return Parameters(
-        smoothing={**parameters.smoothing, step.task: step.smoothing},
-        thresholds=step.thresholds if step.task == "au" else parameters.thresholds,
-        offsets=step.offsets if step.task == "expr" else parameters.offsets,
+    group = step.task.group
+    cuts = {group.name: step.cuts}
+    return dataclasses.replace(
+        parameters,
+        smoothing={**parameters.smoothing, group.name: step.smoothing},
+        thresholds={**parameters.thresholds, **cuts} if group.kind == "binary" else parameters.thresholds,
+        offsets={**parameters.offsets, **cuts} if group.kind == "classes" else parameters.offsets,
     )
 
 

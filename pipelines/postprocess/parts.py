@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from cache.names import EXPRESSIONS, TASK_COLUMNS, TASKS
-from pipelines.labels import Labels, labels_of
+from cache.labels import ABAW, Schema, Task
+from heads.labels import Labels
+from pipelines.labels import labels_of
 from pipelines.metrics.challenge import score
 from pipelines.metrics.intervals import (
     NUM_RESAMPLES,
@@ -21,17 +22,16 @@ from pipelines.metrics.intervals import (
     Interval,
     group_sums,
     middle,
-    scores,
     without_labels,
 )
 from pipelines.metrics.predictions import Decisions, Probabilities
+from pipelines.metrics.sums import row_sums, scores, task_score
 from pipelines.postprocess.apply import probabilities_of
 from pipelines.splits import assign_groups, groups_of
 
 NUM_FOLDS = 5
 FOLD_SEED = 0
 NUM_DRAWN = 1000
-NOTHING = {"va": np.zeros((2, 6)), "expr": np.zeros((8, 3)), "au": np.zeros((12, 3))}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +44,21 @@ class Part:
     labels: Labels
 
     @property
+    def schema(self) -> Schema:
+        return self.said.schema
+
+    @property
     def tasks(self) -> tuple[str, ...]:
         """Tasks that were predicted and have a label here."""
-        return tuple(
-            task for task in TASKS if getattr(self.said, task) is not None and self.labels.labelled(task).any()
-        )
+        return tuple(task.name for task in self.said.tasks if self.labels.labelled(task.group.name).any())
+
+    def task(self, name: str) -> Task:
+        """One of `tasks`."""
+        (task,) = self.schema.scored([name])
+        return task
 
 
-def make_part(table: pl.DataFrame, frames: pl.DataFrame) -> Part:
+def make_part(table: pl.DataFrame, frames: pl.DataFrame, schema: Schema = ABAW) -> Part:
     """`table` of predictions beside its rows of the frames table `frames`.
 
     Raises:
@@ -62,7 +69,7 @@ def make_part(table: pl.DataFrame, frames: pl.DataFrame) -> Part:
     if beside["path"].null_count():
         video, frame = beside.filter(pl.col("path").is_null()).row(0)[:2]
         raise ValueError(f"predictions: {video} frame {frame} is not in the frames table")
-    return Part(table=table, frames=beside, said=probabilities_of(table), labels=labels_of(beside))
+    return Part(table=table, frames=beside, said=probabilities_of(table, schema), labels=labels_of(beside, schema))
 
 
 def folds_of(part: Part) -> tuple[np.ndarray, int]:
@@ -70,14 +77,14 @@ def folds_of(part: Part) -> tuple[np.ndarray, int]:
     num = min(NUM_FOLDS, len(np.unique(groups_of(part.frames))))
     if num < 2:
         return np.zeros(len(part.frames), dtype=np.int64), 1
-    return assign_groups(part.frames, num, FOLD_SEED), num
+    return assign_groups(part.frames, num, FOLD_SEED, part.schema), num
 
 
 def score_part(decisions: Decisions, labels: Labels) -> dict[str, Any]:
     """All metrics of the tasks that have labels; P is None, and "unscored" names why, where one has none."""
-    scored = [task for task in decisions.tasks if labels.labelled(task).any()]
+    scored = [task.name for task in decisions.tasks if labels.labelled(task.group.name).any()]
     metrics = score(decisions, labels, scored)
-    unscored = [task for task in decisions.tasks if task not in scored]
+    unscored = [task.group.name for task in decisions.tasks if task.name not in scored]
     return metrics | {"unscored": unscored} | ({"P": None} if unscored else {})
 
 
@@ -94,16 +101,16 @@ def difference(before: Decisions, after: Decisions, part: Part) -> Interval | No
     before_after = []
     lacking = np.zeros(NUM_RESAMPLES, dtype=bool)
     for side in (first, second):
-        sums = {task: np.tensordot(drawn, whole, axes=1) for task, whole in zip(TASKS, side.parts, strict=True)}
-        before_after.append(scores(sums["va"], sums["expr"], sums["au"], part.tasks))
-        for task, whole in zip(TASKS, side.parts, strict=True):
-            lacking |= without_labels(task, sums[task], whole.sum(axis=0))
+        sums = {name: np.tensordot(drawn, whole, axes=1) for name, whole in side.parts.items()}
+        before_after.append(scores(sums, part.tasks, part.schema)["P"])
+        for group in part.schema:
+            lacking |= without_labels(group, sums[group.name], side.parts[group.name].sum(axis=0))
     low, high = middle(np.where(lacking, np.nan, before_after[1] - before_after[0]))
     sample = Groups({}, dict(zip(first.groups, first.num_videos, strict=True))).sample
     return None if math.isnan(low) else Interval(low, high, sample)
 
 
-def gain_error(task: str, before: np.ndarray, after: np.ndarray, part: Part) -> float:
+def gain_error(task: Task, before: np.ndarray, after: np.ndarray, part: Part) -> float:
     """Standard error of the gain in the task's score from the decisions `before` to `after` on the rows of `part`:
     its deviation over 1,000 drawings of as many of the subjects or videos; those without a label of it left out."""
     names, group = np.unique(groups_of(part.frames), return_inverse=True)
@@ -111,31 +118,8 @@ def gain_error(task: str, before: np.ndarray, after: np.ndarray, part: Part) -> 
     drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=NUM_DRAWN).astype(float)
     first, second = (fold_sums(row_sums(task, said, part.labels), group, count) for said in (before, after))
     sums = [np.tensordot(drawn, whole, axes=1) for whole in (first, second)]
-    labelled = ~without_labels(task, sums[0], first.sum(axis=0))
+    labelled = ~without_labels(task.group, sums[0], first.sum(axis=0))
     return float(np.std((task_score(task, sums[1]) - task_score(task, sums[0]))[labelled]))
-
-
-def task_score(task: str, sums: np.ndarray) -> np.ndarray:
-    """The task's part of P from sums over rows [..., K, M] as `row_sums` makes them."""
-    parts = NOTHING | {task: sums}
-    return scores(parts["va"], parts["expr"], parts["au"], (task,))
-
-
-def row_sums(task: str, said: np.ndarray, labels: Labels) -> np.ndarray:
-    """[R, K, M]: what each row adds to the sums that the task's score is made of.
-
-    `said` is [R, 2] valence and arousal, [R] classes, or [R, 12] AUs in {0, 1}.
-    """
-    if task == "va":
-        mask = labels.va_mask
-        x, y = np.where(mask, said, 0.0), np.where(mask, labels.va, 0.0).astype(np.float64)
-        return np.stack([mask.astype(np.float64), x, y, x * x, y * y, x * y], axis=-1)
-    if task == "expr":
-        classes, mask = np.arange(len(EXPRESSIONS)), labels.expr_mask[:, None]
-        on, true = (said[:, None] == classes) & mask, (labels.expr[:, None] == classes) & mask
-    else:
-        on, true = (said > 0.5) & labels.au_mask, (labels.au > 0.5) & labels.au_mask
-    return np.stack([on & true, on, true], axis=-1).astype(np.float64)
 
 
 def fold_sums(sums: np.ndarray, fold: np.ndarray, num_folds: int) -> np.ndarray:
@@ -144,29 +128,22 @@ def fold_sums(sums: np.ndarray, fold: np.ndarray, num_folds: int) -> np.ndarray:
     return (member @ sums.reshape(len(sums), -1)).reshape(num_folds, *sums.shape[1:])
 
 
-def replaced(decisions: Decisions, task: str, said: np.ndarray) -> Decisions:
+def replaced(decisions: Decisions, task: Task, said: np.ndarray) -> Decisions:
     """`decisions` with `said` in the place of the task's."""
-    return dataclasses.replace(decisions, **{DECIDED[task]: said})
+    return dataclasses.replace(decisions, parts={**decisions.parts, task.name: said})
 
 
-def decide(task: str, values: np.ndarray, cuts: np.ndarray) -> np.ndarray:
-    """[R, 2] values as they are, [R] the most probable class with the offsets `cuts` [8], or [R, 12] AUs at or above
-    the thresholds `cuts` [12]."""
-    said = Probabilities(**{task: values})
-    decided = said.decide(cuts.tolist() if task == "au" else None, cuts.tolist() if task == "expr" else None)
-    found: np.ndarray = getattr(decided, DECIDED[task])
-    return found
+def decide(task: Task, values: np.ndarray, cuts: np.ndarray) -> np.ndarray:
+    """Values [R, K] as they are, the most probable class [R] with the offsets `cuts` [K], or binary columns [R, K] at
+    or above the thresholds `cuts` [K]."""
+    of_group = {task.group.name: cuts.tolist()} if len(cuts) else {}
+    said = Probabilities(parts={task.name: values}, schema=Schema(name="", groups=(task.group,)))
+    return said.decide(of_group, of_group).parts[task.name]
 
 
 def _sums_of(decisions: Decisions, part: Part) -> GroupSums:
-    shaped = {"va": decisions.va, "au": decisions.action_units}
     columns = {"video": part.table["video"]}
-    for task, said in shaped.items():
-        if said is not None:
-            columns |= {name: pl.Series(said[:, k]) for k, name in enumerate(TASK_COLUMNS[task])}
-    if decisions.expression is not None:
-        columns["expression"] = pl.Series(decisions.expression)
-    return group_sums(pl.DataFrame(columns), part.labels, groups_of(part.frames))
-
-
-DECIDED = {"va": "va", "expr": "expression", "au": "action_units"}
+    for task in decisions.tasks:
+        decided = decisions.parts[task.name].reshape(len(part.table), -1)
+        columns |= {name: pl.Series(decided[:, place]) for place, name in enumerate(task.columns)}
+    return group_sums(pl.DataFrame(columns), part.labels, groups_of(part.frames), part.schema)

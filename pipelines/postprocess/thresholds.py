@@ -1,11 +1,8 @@
-"""The threshold of each AU: candidates, F1 at all of them at once, and a choice that few positives cannot carry away.
-
-R rows, T candidate thresholds.
+"""The threshold of each binary column: candidates, F1 at all of them at once, and a choice that few positives cannot
+carry away. R rows, K columns, T candidate thresholds.
 """
 
 import numpy as np
-
-from pipelines.labels import Labels
 
 NUM_CANDIDATES = 50
 LEAST_SHARE = 0.002  # the highest candidate calls so many of the frames positive
@@ -13,9 +10,9 @@ SHRINK_VIDEOS = 2.0  # out of fold on the made data: 0.573 unshrunk, 0.576 so (m
 
 
 def threshold_candidates(probabilities: np.ndarray) -> np.ndarray:
-    """[12, T] ascending: midpoints between quantiles of `probabilities` [R, 12], and 0.5, as often as there is room.
+    """[K, T] ascending: midpoints between quantiles of `probabilities` [R, K], and 0.5, as often as there is room.
 
-    The share of frames above goes down by the same factor each time, from all to 0.2 %: rare AUs need fine steps there.
+    The share of frames above goes down by the same factor each time, from all to 0.2 %: rare ones need fine steps.
     """
     shares = np.geomspace(1.0, LEAST_SHARE, NUM_CANDIDATES)
     values = np.quantile(probabilities, 1 - shares, axis=0, method="nearest").T
@@ -26,15 +23,21 @@ def threshold_candidates(probabilities: np.ndarray) -> np.ndarray:
 
 
 def threshold_curves(
-    probabilities: np.ndarray, candidates: np.ndarray, labels: Labels, group: np.ndarray, num: int
+    probabilities: np.ndarray,
+    candidates: np.ndarray,
+    labels: np.ndarray,
+    mask: np.ndarray,
+    group: np.ndarray,
+    num: int,
 ) -> np.ndarray:
-    """[num, 12, T, 3]: hits, predicted and labelled positives of each group of rows at each candidate."""
+    """[num, K, T, 3]: hits, predicted and labelled positives of each group of rows at each candidate; rows count where
+    `mask` [R, K], with the `labels` [R, K]."""
     curves = np.zeros((num, *candidates.shape, 3))
     width = candidates.shape[1] + 1
     for unit in range(len(candidates)):
-        rows = labels.au_mask[:, unit]
+        rows = mask[:, unit]
         passed = np.searchsorted(candidates[unit], probabilities[rows, unit], side="right")
-        cell, true = group[rows] * width + passed, labels.au[rows, unit] > 0.5
+        cell, true = group[rows] * width + passed, labels[rows, unit] > 0.5
         for place, weights in enumerate((true.astype(float), np.ones(len(true)))):
             count = np.bincount(cell, weights, num * width).reshape(num, width)
             curves[:, unit, :, place] = count[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]
@@ -43,15 +46,15 @@ def threshold_curves(
 
 
 def best_thresholds(candidates: np.ndarray, curves: np.ndarray, positives: np.ndarray) -> np.ndarray:
-    """[12] thresholds: the candidate of the highest F1, drawn towards 0.5 where few videos have the AU.
+    """[K] thresholds: the candidate of the highest F1, drawn towards 0.5 where few videos have a positive.
 
-    In log-odds, times n / (n + 2) with n videos that show the AU: frames of one video are no independent evidence, and
-    an AU that no video shows keeps 0.5. Of candidates that do equally well, the one nearest to 0.5.
+    In log-odds, times n / (n + 2) with n videos that show one: frames of one video are no independent evidence, and
+    a column that no video shows keeps 0.5. Of candidates that do equally well, the one nearest to 0.5.
 
     Args:
-        candidates: [12, T] thresholds.
-        curves: [12, T, 3] hits, predicted and labelled positives at each.
-        positives: [12] videos with a positive label.
+        candidates: [K, T] thresholds.
+        curves: [K, T, 3] hits, predicted and labelled positives at each.
+        positives: [K] videos with a positive label.
     """
     f1 = f1_of(curves)
     far = np.where(f1 >= f1.max(axis=1, keepdims=True) - 1e-12, np.abs(candidates - 0.5), np.inf)

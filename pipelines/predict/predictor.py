@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from cache.names import TASKS
+from cache.labels import Schema
 from pipelines.config import Config
 from pipelines.ensemble.files import RECORD as ENSEMBLE
 from pipelines.ensemble.files import read_ensemble
@@ -42,7 +42,13 @@ class Predictor:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        return tuple(task for task in TASKS if any(task in one.weights for one in self.runs))
+        named = [task for one in self.runs for task in one.weights]
+        return tuple(task.name for task in self.schema.scored(named))
+
+    @property
+    def schema(self) -> Schema:
+        """What its labels are."""
+        return self.runs[0].run.schema
 
     @property
     def streams(self) -> list[tuple[str, str]]:
@@ -71,11 +77,10 @@ class FramePredictions:
 
     def rows(self, rows: np.ndarray) -> "FramePredictions":
         """Those of `rows` [R] bool."""
-        parts = {task: getattr(self.probabilities, task) for task in TASKS}
-        kept = {task: values[rows] for task, values in parts.items() if values is not None}
+        kept = {name: values[rows] for name, values in self.probabilities.parts.items()}
         return FramePredictions(
             frames=self.frames.filter(rows),
-            probabilities=Probabilities(**kept),
+            probabilities=Probabilities(parts=kept, schema=self.probabilities.schema),
             parameters=self.parameters,
             valid=self.valid[rows],
             known=self.known[rows],
@@ -129,16 +134,16 @@ def predict_frames(predictor: Predictor, dataset: Dataset, part: np.ndarray) -> 
     for one in predictor.runs:
         predictions = predict_run(one.run, dataset, part).probabilities
         for task, weight in one.weights.items():
-            totals[task] = totals.get(task, 0.0) + weight * getattr(predictions, task).astype(np.float64)
+            totals[task] = totals.get(task, 0.0) + weight * predictions.parts[task].astype(np.float64)
         has_embedding = dataset.resident.all_valid(one.run.streams, one.run.strategy.train.view)
         valid &= has_embedding
         known &= np.isin(dataset.videos, dataset.videos[context & has_embedding])
     frames = dataset.frames.select("video", "frame", "path").filter(part)
     _check_finite(predictor, frames, totals)
-    parameters = predictor.parameters or Parameters()
+    parameters = predictor.parameters or Parameters(schema=predictor.schema)
     return FramePredictions(
         frames=frames,
-        probabilities=smoothed(parameters, frames, Probabilities(**totals)),
+        probabilities=smoothed(parameters, frames, Probabilities(parts=totals, schema=predictor.schema)),
         parameters=parameters,
         valid=valid[part],
         known=known[part],
@@ -152,7 +157,7 @@ def num_trained_on(predictor: Predictor, dataset: Dataset, part: np.ndarray) -> 
 
 def _single_run(folder: Path, device: torch.device) -> WeightedRun:
     run = load_run(folder, device)
-    return WeightedRun(run=run, weights=dict.fromkeys(run.tasks, 1.0))
+    return WeightedRun(run=run, weights={task.name: 1.0 for task in run.schema.scored(run.tasks)})
 
 
 def _ensemble_runs(folder: Path, device: torch.device) -> list[WeightedRun]:

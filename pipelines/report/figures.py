@@ -5,15 +5,26 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import polars as pl
 
-from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS, VA_COLUMNS
+from cache.labels import Schema, Task
 from pipelines.html import Markup, figure_html, tag
+from pipelines.metrics.challenge import main_key
 from pipelines.report import plots
 from pipelines.results.effects import field_effects, mean, task_effects, varied_in
 from pipelines.results.leaderboard import Group, Leaderboard, Row, read_part
 from pipelines.results.verdict import unit_of
 from pipelines.search.study import Result
 from pipelines.splits import fold_words
-from pipelines.words import TASK_WORDS, concerns, field_words, strategy_words, task_words, units_words, value_in
+from pipelines.words import (
+    SCORE_WORDS,
+    concerns,
+    field_words,
+    score_title,
+    strategy_words,
+    task_label,
+    task_words,
+    units_words,
+    value_in,
+)
 
 FEW_FRAMES = 20
 TOP_ROWS = 10
@@ -22,12 +33,25 @@ TOP_ROWS = 10
 def task_figures(board: Leaderboard, frames: pl.DataFrame) -> list[Markup]:
     """A figure a task, of the best strategy that has it and that has held-out labels for it."""
     drawn = []
-    for task in TASKS:
-        group = next((group for group in board.groups if task in group.tasks), None)
-        if group is not None:
+    for name in board.schema.names:
+        group, task = next(
+            (
+                (group, task)
+                for group in board.groups
+                for task in board.schema.scored(group.tasks)
+                if task.group.name == name
+            ),
+            (None, None),
+        )
+        if group is not None and task is not None:
             run = best_run(group.rows[0])
-            drawn.append(FIGURES[task](board, group, run, read_part(run, frames, "report")))
+            drawn.append(FIGURES[task.group.kind](board, group, task, run, read_part(run, frames, "report")))
     return [part for parts in drawn for part in parts]
+
+
+def _score_names(schema: Schema) -> str:
+    """ "VA by mean CCC, EXPR by macro F1"."""
+    return ", ".join(f"{task_label(group.name)} by {SCORE_WORDS[group.score]}" for group in schema)
 
 
 def best_run(row: Row) -> Result:
@@ -42,18 +66,18 @@ def effect_figures(board: Leaderboard) -> list[Markup]:
     fields = {name: values for name, values in fields.items() if len(values) > 1}
     parts: list[Markup] = []
     if fields:
-        axis = "P" if len(group.tasks) == len(TASKS) else f"P over {task_words(group.tasks)}"
+        axis = "P" if group.is_complete else f"P over {task_words(group.tasks)}"
         caption = (
             f"Strategies for {task_words(group.tasks)}. Each dot is a strategy (mean over its runs), each diamond the "
             "mean of those that share the value. Where the grid has such, compared are only strategies that have a "
             "counterpart differing in that field alone."
         )
         parts.append(figure_html(plots.effects(fields, axis), "what-helped", caption))
-    together = {f"{TASK_WORDS[task]} learnt in": task_effects(board, task) for task in TASKS}
+    together = {f"{task_label(name)} learnt in": task_effects(board, name) for name in board.schema.names}
     together = {name: values for name, values in together.items() if len(values) > 1}
     if together:
         caption = (
-            "Each task's own score by the tasks it was learnt with: VA by mean CCC, EXPR by macro F1, AU by mean F1. "
+            f"Each task's own score by the tasks it was learnt with: {_score_names(board.schema)}. "
             "These compare across sets of tasks, P does not. Compared are strategies trained on more than one set."
         )
         parts += [
@@ -69,7 +93,7 @@ def spread_figures(board: Leaderboard) -> list[Markup]:
     rows = [row for row in group.rows if "P" in row.report]
     if not rows:
         return []
-    axis = "P" if len(group.tasks) == len(TASKS) else f"P over {task_words(group.tasks)}"
+    axis = "P" if group.is_complete else f"P over {task_words(group.tasks)}"
     names = [strategy_words(row.values, varied_in(group, board.varied)) for row in rows]
     top = rows[:TOP_ROWS]
     select, report = ([_scores(row, part) for row in top] for part in ("select", "report"))
@@ -94,25 +118,27 @@ def spread_figures(board: Leaderboard) -> list[Markup]:
     return parts
 
 
-def _va(board: Leaderboard, group: Group, run: Result, table: pl.DataFrame) -> list[Markup]:
-    videos = shown_videos(table)
+def _traces(board: Leaderboard, group: Group, task: Task, run: Result, table: pl.DataFrame) -> list[Markup]:
+    videos = shown_videos(table, task)
     if not videos:
         return []
     caption = (
         f"Labels and predictions of held-out videos over real frame numbers; {_of(board, group, run)} Shown are the "
         "videos with the smallest, the middle and the largest mean error, so neither only the good nor only the bad."
     )
-    values = [f"{name} CCC {run.metrics['report'][f'va.ccc_{name}']:.3f}" for name in VA_COLUMNS]
+    scores, of_group = run.metrics["report"], task.group
+    score = {"ccc": "CCC", "pearson": "correlation"}[of_group.score]
+    values = [f"{name} {score} {scores[f'{of_group.name}.{of_group.score}_{name}']:.3f}" for name in task.columns]
     return [
-        tag("h3", f"VA: {', '.join(values)} over all held-out frames"),
-        figure_html(plots.va_traces(table, videos), "va", caption),
+        tag("h3", f"{task_label(task.name)}: {', '.join(values)} over all held-out frames"),
+        figure_html(plots.traces(table, videos, task), of_group.name, caption),
     ]
 
 
-def shown_videos(table: pl.DataFrame) -> list[tuple[str, str]]:
-    """(video, remark) of the videos with the smallest, middle and largest mean VA error; short ones only if need be."""
-    error = pl.mean_horizontal((pl.col(name) - pl.col(f"true:{name}")).abs() for name in VA_COLUMNS)
-    known = pl.all_horizontal(pl.col(f"true:{name}").is_not_null() for name in VA_COLUMNS)
+def shown_videos(table: pl.DataFrame, task: Task) -> list[tuple[str, str]]:
+    """(video, remark) of the videos with the smallest, middle and largest mean error; short ones only if need be."""
+    error = pl.mean_horizontal((pl.col(name) - pl.col(f"true:{name}")).abs() for name in task.columns)
+    known = pl.all_horizontal(pl.col(f"true:{name}").is_not_null() for name in task.columns)
     by_video = table.filter(known).group_by("video").agg(error.mean().alias("error"), pl.len().alias("frames"))
     long_enough = by_video.filter(pl.col("frames") >= FEW_FRAMES)
     ordered = (long_enough if len(long_enough) else by_video).sort("error", "video")["video"].to_list()
@@ -120,37 +146,39 @@ def shown_videos(table: pl.DataFrame) -> list[tuple[str, str]]:
     return [(ordered[place], remark) for place, remark in places.items() if ordered]
 
 
-def _expr(board: Leaderboard, group: Group, run: Result, table: pl.DataFrame) -> list[Markup]:
-    rows = table.filter(pl.col("true:expression").is_not_null() & pl.col("expression").is_not_null())
+def _classes(board: Leaderboard, group: Group, task: Task, run: Result, table: pl.DataFrame) -> list[Markup]:
+    (column,), classes = task.columns, task.group.classes
+    rows = table.filter(pl.col(f"true:{column}").is_not_null() & pl.col(column).is_not_null())
     if not len(rows):
         return []
-    counts = np.zeros((len(EXPRESSIONS), len(EXPRESSIONS)))
-    np.add.at(counts, (rows["true:expression"].to_numpy(), rows["expression"].to_numpy()), 1)
-    missing = [name for name, total in zip(EXPRESSIONS, counts.sum(axis=1), strict=True) if not total]
+    counts = np.zeros((len(classes), len(classes)))
+    np.add.at(counts, (rows[f"true:{column}"].to_numpy(), rows[column].to_numpy()), 1)
+    missing = [name for name, total in zip(classes, counts.sum(axis=1), strict=True) if not total]
     note = f" No held-out frame is labelled {', '.join(missing)}." if missing else ""
     caption = (
         f"{len(rows):,} held-out frames; {_of(board, group, run)} Each line is a label: shares of its frames, "
         "which sum to 1, and in brackets their number. What is right stands on the diagonal."
     )
+    score = run.metrics["report"][main_key(task.group)]
     return [
-        tag("h3", f"EXPR: macro F1 {run.metrics['report']['expr.f1_macro']:.3f}"),
-        figure_html(plots.confusion(counts), "expr", caption + note),
+        tag("h3", f"{score_title(task)} {score:.3f}"),
+        figure_html(plots.confusion(counts, classes, column), task.group.name, caption + note),
     ]
 
 
-def _au(board: Leaderboard, group: Group, run: Result, table: pl.DataFrame) -> list[Markup]:
+def _binary(board: Leaderboard, group: Group, task: Task, run: Result, table: pl.DataFrame) -> list[Markup]:
     best, other = group.rows[0], compared_row(group)
-    scores = {"the chosen strategy": _units(best)}
-    words = "F1 of each action unit on held-out frames, mean over the runs of a strategy."
+    scores = {"the chosen strategy": _f1(best, task)}
+    words = "F1 of each column on held-out frames, mean over the runs of a strategy."
     if other is not None:
         name = "the best frame-wise strategy" if other.values["temporal"] == "none" else f"number {other.rank}"
-        scores[name] = _units(other)
+        scores[name] = _f1(other, task)
         words += f" In grey, for comparison, {name}: {strategy_words(other.values, varied_in(group, board.varied))}."
     if not scores["the chosen strategy"]:
         return []
     return [
-        tag("h3", f"AU: mean F1 {best.report['au.f1_mean'].mean:.3f}"),
-        figure_html(plots.au_bars(scores), "au", words),
+        tag("h3", f"{score_title(task)} {best.report[main_key(task.group)].mean:.3f}"),
+        figure_html(plots.f1_bars(scores, task.columns, task_label(task.name)), task.group.name, words),
     ]
 
 
@@ -160,8 +188,10 @@ def compared_row(group: Group) -> Row | None:
     return next(iter(frame_wise or group.rows[1:]), None)
 
 
-def _units(row: Row) -> dict[str, float]:
-    return {unit: row.report[f"au.f1.{unit}"].mean for unit in ACTION_UNITS if f"au.f1.{unit}" in row.report}
+def _f1(row: Row, task: Task) -> dict[str, float]:
+    """By column the held-out F1."""
+    keys = {name: f"{task.group.name}.f1.{name}" for name in task.columns}
+    return {name: row.report[key].mean for name, key in keys.items() if key in row.report}
 
 
 def _of(board: Leaderboard, group: Group, run: Result) -> str:
@@ -186,8 +216,8 @@ def _wrapped(values: Sequence[str], most: int = 26) -> str:
     return "\n".join(lines)
 
 
-FIGURES: dict[str, Callable[[Leaderboard, Group, Result, pl.DataFrame], list[Markup]]] = {
-    "va": _va,
-    "expr": _expr,
-    "au": _au,
+FIGURES: dict[str, Callable[[Leaderboard, Group, Task, Result, pl.DataFrame], list[Markup]]] = {
+    "continuous": _traces,
+    "classes": _classes,
+    "binary": _binary,
 }

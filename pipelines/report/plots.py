@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import polars as pl
 from plotly.subplots import make_subplots
 
-from cache.names import ACTION_UNITS, EXPRESSIONS, VA_COLUMNS
+from cache.labels import Task
 from pipelines.charts import HELD_OUT, OTHER, SELECTION, TRUTH, finished
 from pipelines.metrics.intervals import Interval
 from pipelines.results.effects import Effect, mean
@@ -16,15 +16,16 @@ from pipelines.results.effects import Effect, mean
 GAP_FRAMES = 100
 
 
-def va_traces(table: pl.DataFrame, videos: Sequence[tuple[str, str]]) -> go.Figure:
-    """Valence and arousal over real frame numbers, label against prediction, for each (video, remark).
+def traces(table: pl.DataFrame, videos: Sequence[tuple[str, str]], task: Task) -> go.Figure:
+    """The columns of a continuous `task` over real frame numbers, label against prediction, for each (video, remark).
 
     `table` is of `leaderboard.read_part`. Lines break where nothing was seen for more than `GAP_FRAMES` frames.
     """
-    titles = [f"{escape(_short(video))} ({remark}): {name}" for video, remark in videos for name in VA_COLUMNS]
-    height = 138 * len(titles)
+    titles = [f"{escape(_short(video))} ({remark}): {name}" for video, remark in videos for name in task.columns]
+    height, low, high = 138 * len(titles), task.group.low, task.group.high
+    ends, ticks = [low - 0.025 * (high - low), high + 0.025 * (high - low)], [low, (low + high) / 2, high]
     figure = make_subplots(rows=len(titles), cols=1, subplot_titles=titles, vertical_spacing=64 / height)
-    for row, (video, name) in enumerate(((video, name) for video, _ in videos for name in VA_COLUMNS), start=1):
+    for row, (video, name) in enumerate(((video, name) for video, _ in videos for name in task.columns), start=1):
         seen = table.filter(pl.col("video") == video).sort("frame")
         for column, label, colour in ((f"true:{name}", "label", TRUTH), (name, "prediction", HELD_OUT)):
             points = seen.filter(pl.col(column).is_not_null())
@@ -33,22 +34,22 @@ def va_traces(table: pl.DataFrame, videos: Sequence[tuple[str, str]]) -> go.Figu
             figure.add_scatter(
                 x=x, y=y, name=label, line=line, mode="lines", legendgroup=label, showlegend=row == 1, row=row, col=1
             )
-        figure.update_yaxes(range=[-1.05, 1.05], title_text=name, tickvals=[-1, 0, 1], row=row, col=1)
-        if row % len(VA_COLUMNS) == 0:
+        figure.update_yaxes(range=ends, title_text=name, tickvals=ticks, row=row, col=1)
+        if row % len(task.columns) == 0:
             figure.update_xaxes(title_text="frame number in the video", title_standoff=4, row=row, col=1)
     figure.update_annotations(font_size=13, x=0, xanchor="left")
     return finished(figure, height=height + 116)
 
 
-def confusion(counts: np.ndarray) -> go.Figure:
-    """`counts` [8, 8], labels down and predictions across: the share of each label's frames, with the counts."""
+def confusion(counts: np.ndarray, classes: Sequence[str], column: str) -> go.Figure:
+    """`counts` [K, K] of `classes`, labels down and predictions across: shares of each label's frames, and counts."""
     totals = counts.sum(axis=1, keepdims=True)
     share = np.where(totals > 0, counts / np.maximum(totals, 1), np.nan)
     text = [
         ["" if np.isnan(part) else f"{part:.2f}<br>({count:,.0f})" for part, count in zip(*row, strict=True)]
         for row in zip(share, counts, strict=True)
     ]
-    names = [f"{name} " for name in EXPRESSIONS]
+    names = [f"{name} " for name in classes]
     heat = go.Heatmap(
         z=share,
         x=names,
@@ -66,21 +67,21 @@ def confusion(counts: np.ndarray) -> go.Figure:
     )
     figure = go.Figure(heat)
     figure.update_yaxes(autorange="reversed", title_text="label", showgrid=False)
-    figure.update_xaxes(title_text="predicted expression", showgrid=False, tickangle=-40)
+    figure.update_xaxes(title_text=f"predicted {column}", showgrid=False, tickangle=-40)
     return finished(figure, height=520, legend=False)
 
 
-def au_bars(scores: Mapping[str, Mapping[str, float]]) -> go.Figure:
-    """Strategy -> AU -> F1, as bars side by side: the best one in blue."""
+def f1_bars(scores: Mapping[str, Mapping[str, float]], columns: Sequence[str], title: str) -> go.Figure:
+    """Strategy -> column -> F1, as bars side by side: the best one in blue."""
     figure = go.Figure()
     for (name, values), colour in zip(scores.items(), (HELD_OUT, OTHER), strict=False):
-        units = [unit for unit in ACTION_UNITS if unit in values]
+        shown = [name for name in columns if name in values]
         hover = "%{x}: F1 %{y:.3f}<extra></extra>"
         figure.add_bar(
-            x=units, y=[values[u] for u in units], name=escape(name), marker_color=colour, hovertemplate=hover
+            x=shown, y=[values[name] for name in shown], name=escape(name), marker_color=colour, hovertemplate=hover
         )
     figure.update_yaxes(range=[0, 1], title_text="F1, held-out")
-    figure.update_xaxes(title_text="action unit")
+    figure.update_xaxes(title_text=title)
     figure.update_layout(barmode="group", bargap=0.25, bargroupgap=0.05)
     return finished(figure, height=380)
 

@@ -6,10 +6,9 @@ from typing import Any
 
 import polars as pl
 
-from cache.names import TASKS
+from cache.labels import Schema
 from pipelines.files import write_text
 from pipelines.html import Cell, Markup, details, join, page, table, tag, tiles
-from pipelines.metrics.challenge import MAIN_SCORE
 from pipelines.metrics.intervals import NUM_RESAMPLES, Interval
 from pipelines.metrics.nested import Nested
 from pipelines.metrics.paired import NUM_SWAPS
@@ -19,13 +18,13 @@ from pipelines.results.verdict import separation_words, unit_of, verdict_words
 from pipelines.search.study import Study, read_about
 from pipelines.splits import inner_part, outer_fold
 from pipelines.words import (
-    TASK_WORDS,
     counted,
     duration_words,
     field_words,
     probability_words,
     split_words,
     strategy_words,
+    task_label,
     task_words,
     units_words,
     value_in,
@@ -47,7 +46,7 @@ def make_report(study: Study, board: Leaderboard, frames: pl.DataFrame) -> str:
     sections = [
         tag("h1", f"Strategy search: {about['name']}"),
         _opening(board),
-        _what_was_done(about),
+        _what_was_done(about, board.schema),
         _leaderboard(board),
         _backbones(board),
         _section("The chosen strategy, task by task", task_figures(board, frames)),
@@ -62,7 +61,7 @@ def make_report(study: Study, board: Leaderboard, frames: pl.DataFrame) -> str:
 def _opening(board: Leaderboard) -> Markup:
     group = board.groups[0]
     best = group.rows[0]
-    score = "P" if len(group.tasks) == len(TASKS) else f"P over {task_words(group.tasks)}"
+    score = "P" if group.is_complete else f"P over {task_words(group.tasks)}"
     numbers = [
         (_number(best.report.get("P")), f"held-out {score} of the chosen strategy"),
         (_between(best), f"its 95 % interval, {_resampled(best.interval)} resampled"),
@@ -91,11 +90,11 @@ def _nested_tiles(nested: Nested, score: str) -> list[tuple[str, str]]:
     ]
 
 
-def _what_was_done(about: Mapping[str, Any]) -> Markup:
+def _what_was_done(about: Mapping[str, Any], schema: Schema) -> Markup:
     numbers = sorted(map(int, about["splits"]), key=lambda fold: (outer_fold(fold), inner_part(fold)))
     splits = [about["splits"][str(fold)] for fold in numbers]
     head = [Cell("part"), Cell("rows of"), *(Cell(text, "n") for text in ("videos", "frames"))]
-    head += [Cell(f"labelled {TASK_WORDS[task]}", "n") for task in TASKS]
+    head += [Cell(f"labelled {task_label(name)}", "n") for name in schema.names]
     rows = [[_split_row(words, split[part]) for part, words in PART_WORDS.items()] for split in splits]
     others = table([head], [row for split in rows[1:] for row in split]) if len(rows) > 1 else Markup()
     streams = [
@@ -139,7 +138,7 @@ PART_WORDS = {"train": "trained", "select": "chose", "report": "held out"}
 
 
 def _split_row(words: str, part: Mapping[str, Any]) -> list[Cell]:
-    counts = [part["videos"], part["frames"], *(part["labelled"][task] for task in TASKS)]
+    counts = [part["videos"], part["frames"], *part["labelled"].values()]
     return [Cell(words), Cell(part["of"]), *(Cell(f"{count:,}", "n") for count in counts)]
 
 
@@ -159,7 +158,7 @@ def _leaderboard(board: Leaderboard) -> Markup:
     if len(board.groups) > 1:
         parts.append(tag("p", "P is the sum of the tasks' scores: strategies compare within a table, not across them."))
     for group in board.groups:
-        official = "" if len(group.tasks) == len(TASKS) else " (P over these tasks only, not the official P)"
+        official = "" if group.is_complete else " (P over these tasks only, not the official P)"
         if len(board.groups) > 1 or official:
             parts.append(tag("h3", task_words(group.tasks) + official))
         parts.append(_rows_table(group, board.varied, group.rows[:SHOWN_ROWS], "first"))
@@ -179,7 +178,7 @@ def _backbones(board: Leaderboard) -> Markup:
         "this. Their epochs were chosen as the heads' were, but no search chose among them, so they have no rank; the "
         "last column says where one would stand by its selection score among the strategies of its tasks."
     )
-    names = [TASK_WORDS[task] for task in TASKS]
+    names = [task_label(name) for name in board.schema.names]
     upper = [Cell(""), Cell("selection", "group chose", len(names)), Cell("held-out", "group scored", 1 + len(names))]
     lower = [Cell("backbone"), *(Cell(text, "n chose") for text in names)]
     lower += [*(Cell(text, "n scored") for text in (*names, "sum, 95 %")), Cell("would stand", "n")]
@@ -187,7 +186,7 @@ def _backbones(board: Leaderboard) -> Markup:
     for row in board.backbones:
         place = place_among(row, board)
         chose, scored = (
-            [_number(part.get(MAIN_SCORE[task]), 2) for task in TASKS] for part in (row.select, row.report)
+            [_number(part.get(key), 2) for key in board.keys.values()] for part in (row.select, row.report)
         )
         cells = [Cell(row.streams[0]), *(Cell(text, "n chose") for text in chose)]
         cells += [Cell(text, "n scored") for text in (*scored, _between(row))]
@@ -196,7 +195,7 @@ def _backbones(board: Leaderboard) -> Markup:
 
 
 def _rows_table(group: Group, varied: Sequence[str], rows: Sequence[Row], first: str = "") -> Markup:
-    names = [TASK_WORDS[task] for task in group.tasks]
+    names = [task_label(task) for task in group.tasks]
     upper = [
         Cell("", span=1 + len(varied)),
         Cell("selection", "group chose", 3 + len(names)),
@@ -207,11 +206,10 @@ def _rows_table(group: Group, varied: Sequence[str], rows: Sequence[Row], first:
     lower += [Cell(text, "n chose") for text in ("P", *names, "first", "places")]
     lower += [Cell(text, "n scored") for text in ("P", "95 %", "told from 1", *names)]
     lower += [Cell(text, "n") for text in ("drop", "runs", "time")]
-    return table([upper, lower], [_row_cells(row, varied) for row in rows], first)
+    return table([upper, lower], [_row_cells(row, varied, group.keys) for row in rows], first)
 
 
-def _row_cells(row: Row, varied: Sequence[str]) -> list[Cell]:
-    keys = [MAIN_SCORE[task] for task in row.tasks]
+def _row_cells(row: Row, varied: Sequence[str], keys: Sequence[str]) -> list[Cell]:
     drop = "–" if row.drop is None else f"{row.drop:+.3f}"
     return [
         Cell(str(row.rank), "n"),

@@ -30,7 +30,7 @@ def with_backbones(board: Leaderboard, config: Config, material: Material, frame
         return board
     split = material.splits[NO_FOLD]["hash"]
     folders, skipped = fitting_runs(config, {"frames": material.frames, "labels": material.labels, "split": split})
-    reader, rows = Reader(frames), []
+    reader, rows = Reader(frames, board.schema), []
     for folder in folders:
         try:
             rows.append(_row(folder, reader))
@@ -46,6 +46,8 @@ def _row(folder: Path, reader: Reader) -> Row:
     trial = Trial(
         Strategy().replace(manifest["strategy"], f"{folder}/run.json"), {"joint": (name,)}, manifest["digest"]
     )
-    row = backbone_row(Result(trial, read_metrics(folder, manifest), float(manifest["seconds"]), folder), name)
+    row = backbone_row(
+        Result(trial, read_metrics(folder, manifest), float(manifest["seconds"]), folder), name, reader.schema
+    )
     runs = reader.runs(row.results, "report") if "P" in row.report else {}
     return replace(row, interval=interval(runs, row.tasks) if runs else None)

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from cache.frames import frames_digest, labels_digest, read_frames
-from cache.names import TASKS
+from cache.labels import ABAW, Schema
 from pipelines.backbones.runs import is_backbone
 from pipelines.config import Config
 from pipelines.metrics.intervals import Runs
@@ -39,6 +39,7 @@ class Comparison:
     second: Side
     tasks: tuple[str, ...]
     paired: Paired
+    schema: Schema = ABAW
 
     def to_json(self) -> dict[str, Any]:
         """For scripts; the keys are stable."""
@@ -68,42 +69,44 @@ def compare_named(names: Sequence[str], config: Config, tasks: str = "") -> Comp
     """
     if len(names) not in (2, 3):
         raise ValueError(f"mtl compare takes STUDY A B or RUN_A RUN_B, not {len(names)} names; see mtl compare --help")
-    frames = read_frames(config.at(config.data.frames))
+    frames, schema = read_frames(config.at(config.data.frames), config.schema), config.schema
     if len(names) == 3:
         study = _folder(names[0], config.at(config.output.studies), "study.json", "study")
-        _check_data(study / "study.json", read_about(study), frames)
-        first, second = _of_study(study, names[1:], tasks)
+        _check_data(study / "study.json", read_about(study), frames, schema)
+        first, second = _of_study(study, names[1:], tasks, schema)
     elif tasks:
         raise ValueError("--tasks picks a table of a study; two runs are compared over the tasks they share")
     else:
         first, second = _of_runs(names, config, frames)
     if {one.folder.resolve() for one in first.results} & {one.folder.resolve() for one in second.results}:
         raise ValueError(f"{names[-2]} and {names[-1]} are the same strategy; name two that differ")
-    return compare_sides(first, second, frames)
+    return compare_sides(first, second, frames, schema)
 
 
-def compare_sides(first: Side, second: Side, frames: pl.DataFrame) -> Comparison:
+def compare_sides(first: Side, second: Side, frames: pl.DataFrame, schema: Schema = ABAW) -> Comparison:
     """The paired test of two sides over the tasks that both were trained on and that have held-out labels."""
-    reader = Reader(frames)
+    reader = Reader(frames, schema)
     runs: list[Runs] = [reader.runs(side.results, "report") for side in (first, second)]
     for side, one in zip((first, second), runs, strict=True):
         if not one:
             raise ValueError(f"{side.name}: its runs have no predictions of held-out rows; train it again")
-    shared = set(first.tasks) & set(second.tasks)
+    shared = schema.shared(first.tasks, second.tasks)
     if not shared:
         raise ValueError(f"{first.name} and {second.name} have no task in common: nothing to compare")
     known = set.intersection(*(set(sums.labelled) for one in runs for seeds in one.values() for sums in seeds.values()))
-    tasks = tuple(task for task in TASKS if task in shared & known)
+    tasks = tuple(task.name for task in schema.scored(shared) if task.group.name in known)
     if not tasks:
-        raise ValueError(f"no held-out row has a label of {', '.join(sorted(shared))}: nothing to compare")
-    return Comparison(first=first, second=second, tasks=tasks, paired=compare(runs[0], runs[1], tasks))
+        raise ValueError(f"no held-out row has a label of {', '.join(shared)}: nothing to compare")
+    paired = compare(runs[0], runs[1], tasks)
+    return Comparison(first=first, second=second, tasks=tasks, paired=paired, schema=schema)
 
 
-def _of_study(study: Path, names: Sequence[str], tasks: str) -> list[Side]:
-    board = make_leaderboard(read_study(study).results())
+def _of_study(study: Path, names: Sequence[str], tasks: str, schema: Schema) -> list[Side]:
+    board = make_leaderboard(read_study(study).results(), schema)
     if not board.rows:
         raise ValueError(f"{study}: no trial has finished yet; `mtl search` goes on")
-    wanted = tuple(name for name in TASKS if name in tasks.split(",")) if tasks else board.groups[0].tasks
+    named = schema.ordered([name.strip() for name in tasks.split(",")], "--tasks") if tasks else ()
+    wanted = tuple(task.name for task in schema.scored(named)) if named else board.groups[0].tasks
     group = next((group for group in board.groups if group.tasks == wanted), None)
     if group is None:
         known = "; ".join(",".join(group.tasks) for group in board.groups)
@@ -127,7 +130,7 @@ def _of_runs(names: Sequence[str], config: Config, frames: pl.DataFrame) -> list
     folders = [_folder(name, config.at(config.output.runs), "run.json", "run") for name in names]
     manifests = [read_manifest(folder) for folder in folders]
     for folder, manifest in zip(folders, manifests, strict=True):
-        _check_data(folder, manifest, frames)
+        _check_data(folder, manifest, frames, config.schema)
     one, two = (manifest["split"] for manifest in manifests)
     if one["hash"] != two["hash"]:
         raise ValueError(
@@ -157,9 +160,9 @@ def _folder(name: str, home: Path, mark: str, kind: str) -> Path:
     raise ValueError(f"{name}: no finished {kind} here or in {home} (no {mark}); the form is {hint}")
 
 
-def _check_data(where: Path, about: Mapping[str, Any], frames: pl.DataFrame) -> None:
+def _check_data(where: Path, about: Mapping[str, Any], frames: pl.DataFrame, schema: Schema) -> None:
     """Raises `ValueError` where the frames or labels are not those of the study or run."""
-    for key, digest in (("frames", frames_digest(frames)), ("labels", labels_digest(frames))):
+    for key, digest in (("frames", frames_digest(frames)), ("labels", labels_digest(frames, schema))):
         if about[key] != digest:
             raise ValueError(f"{where}: the {key} have changed since; its predictions cannot be scored on these")
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.metrics.challenge import MAIN_SCORE
 from pipelines.results.leaderboard import Group, Leaderboard, Row
 from pipelines.words import task_words, value_words
 
@@ -41,7 +40,7 @@ def task_effects(board: Leaderboard, task: str) -> list[Effect]:
 
     Only strategies compare that were trained on more than one of the sets.
     """
-    key = MAIN_SCORE[task]
+    key = board.keys[task]
     rows = [row for group in board.groups for row in group.rows if task in row.tasks and key in row.report]
     sets: dict[str, set[tuple[str, ...]]] = {}
     for row in rows:

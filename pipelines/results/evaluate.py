@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from cache.labels import ABAW, Schema
 from cache.names import SPLITS
 from pipelines.config import Config, read_config
-from pipelines.metrics.challenge import MAIN_SCORE, score_predictions
+from pipelines.metrics.challenge import main_key, score_predictions
 from pipelines.metrics.predictions import Predictions
 from pipelines.postprocess.apply import Parameters, smoothed
 from pipelines.postprocess.files import read_parameters
@@ -44,7 +45,7 @@ def evaluate_run(
     rows = rows_of(run, dataset, split)
     predictions = predict_run(run, dataset, rows)
     metrics = score_predictions(predictions, dataset.labels, run.tasks)
-    if len(metrics["unscored"]) == len(run.tasks):
+    if metrics["unscored"] == [task.group.name for task in dataset.schema.scored(run.tasks)]:
         raise ValueError(f"no frame of split {split} has a label for {', '.join(run.tasks)}; choose another --split")
     warnings = context_warnings(context_of(dataset, rows, run.strategy, run.streams), run.strategy, f"split {split}")
     seen = num_seen(run, dataset, rows)
@@ -58,15 +59,15 @@ def score_processed(
     """The metrics of `predictions` with `parameters` applied, under the keys of `plain`, those of the same rows."""
     table = dataset.frames.select("video", "frame")[predictions.rows]
     decided = parameters.decide(smoothed(parameters, table, predictions.probabilities))
-    return dict.fromkeys(plain) | score_part(decided, dataset.labels.rows(predictions.rows))
+    return dict.fromkeys(plain) | score_part(decided, dataset.labels.take(predictions.rows))
 
 
-def scored_tasks(metrics: dict[str, Any]) -> dict[str, Any]:
-    """`metrics` without the tasks that have no label; P is the sum of the others."""
+def scored_tasks(metrics: dict[str, Any], schema: Schema = ABAW) -> dict[str, Any]:
+    """`metrics` without the label groups that have no label; P is the sum of the others."""
     tasks = [key.removeprefix("num_frames.") for key in metrics if key.startswith("num_frames.")]
     kept = [task for task in tasks if task not in metrics["unscored"]]
     found = {key: value for key, value in metrics.items() if key.partition(".")[0] not in metrics["unscored"]}
-    return found | {"P": sum(metrics[MAIN_SCORE[task]] for task in kept)}
+    return found | {"P": sum(schema.group(name).weight * metrics[main_key(schema.group(name))] for name in kept)}
 
 
 def rows_of(run: Run, dataset: Dataset, split: str) -> np.ndarray:
@@ -96,7 +97,7 @@ def num_seen(run: Run, dataset: Dataset, rows: np.ndarray) -> int | None:
     if not same_rows(run, dataset):
         return None
     split = split_of(run, dataset)
-    labelled = np.logical_or.reduce([dataset.labels.labelled(task) for task in run.tasks])
+    labelled = dataset.labelled(run.tasks)
     return int((rows & labelled & (split.train | split.select)).sum())
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from cache.names import ACTION_UNITS, VA_COLUMNS
-from pipelines.labels import Labels, labels_of
+from cache.labels import ABAW, Schema
+from heads.labels import Labels
+from pipelines.labels import labels_of
 from pipelines.metrics.intervals import GroupSums, Interval, Runs, group_sums, groups_of_runs, interval
 from pipelines.metrics.nested import Nested, nested
 from pipelines.metrics.paired import versus_first
@@ -19,7 +20,6 @@ from pipelines.search.study import Result
 from pipelines.splits import groups_of, outer_fold
 
 KEYS = ("video", "frame")
-DECIDED = (*VA_COLUMNS, "expression", *ACTION_UNITS)
 MOST_ROWS = 200
 
 
@@ -28,6 +28,7 @@ class Reader:
     """Sums of runs' predictions, each read once; and labels and groups of a fold's rows: all its runs have the same."""
 
     frames: pl.DataFrame
+    schema: Schema = ABAW
     labels: dict[tuple[int, str], tuple[pl.DataFrame, Labels, np.ndarray]] = field(default_factory=dict)
     sums: dict[Path, dict[str, GroupSums]] = field(default_factory=dict)
 
@@ -46,19 +47,19 @@ class Reader:
         """The sums of a run of `fold` by part; empty where its predictions were removed."""
         if not (folder / PREDICTIONS).is_file():
             return {}
-        table = read_predictions(folder, read_manifest(folder), [*KEYS, "part", *DECIDED])
+        table = read_predictions(folder, read_manifest(folder), [*KEYS, "part", *self.schema.columns])
         parts = table.sort(KEYS).partition_by("part", as_dict=True)
         return {
-            str(part): group_sums(rows, *self._truth((fold, str(part)), rows.select(KEYS)))
+            str(part): group_sums(rows, *self._truth((fold, str(part)), rows.select(KEYS)), self.schema)
             for (part,), rows in parts.items()
         }
 
     def _truth(self, name: tuple[int, str], keys: pl.DataFrame) -> tuple[Labels, np.ndarray]:
         """Labels and groups of the rows `keys`."""
         if name not in self.labels or not self.labels[name][0].equals(keys):
-            wanted = [*DECIDED, *(column for column in ("subject",) if column in self.frames.columns)]
+            wanted = [*self.schema.columns, *(column for column in ("subject",) if column in self.frames.columns)]
             table = keys.join(self.frames.select(*KEYS, *wanted), on=KEYS, how="left", maintain_order="left")
-            self.labels[name] = keys, labels_of(table), groups_of(table)
+            self.labels[name] = keys, labels_of(table, self.schema), groups_of(table)
         return self.labels[name][1:]
 
 
@@ -67,7 +68,7 @@ def with_intervals(board: Leaderboard, frames: pl.DataFrame, top: int = MOST_ROW
 
     Of each group the first `top` rows; the nested estimate is over all of them.
     """
-    reader = Reader(frames)
+    reader = Reader(frames, board.schema)
     return replace(board, groups=tuple(_examined(group, reader, top) for group in board.groups))
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import polars as pl
 
-from cache.names import TASKS
+from cache.labels import ABAW, Schema
+from pipelines.metrics.challenge import main_key
 from pipelines.metrics.intervals import Interval
 from pipelines.metrics.nested import Nested
 from pipelines.metrics.paired import Versus
@@ -37,7 +38,8 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A strategy. `values` are its fields but seed, fold and tasks; `select` and `report` its scores by flat key.
+    """A strategy. `tasks` are what is scored of it, one per label group, and `values` its fields but seed, fold and
+    tasks; `select` and `report` are its scores by flat key.
 
     `interval` is of the held-out P, `stability` of its place by the selection score, `versus` its held-out P against
     that of the first; `pipelines.results.evidence` fills the three in.
@@ -86,6 +88,17 @@ class Group:
     tasks: tuple[str, ...]
     rows: tuple[Row, ...]
     nested: Nested | None = None
+    schema: Schema = ABAW
+
+    @property
+    def keys(self) -> list[str]:
+        """The flat key of the score of each of its tasks."""
+        return [main_key(task.group) for task in self.schema.scored(self.tasks)]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether its tasks are all that the schema has: else the sum of their scores is no official P."""
+        return self.schema.is_complete(self.tasks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,36 +111,48 @@ class Leaderboard:
 
     groups: tuple[Group, ...]
     varied: tuple[str, ...]
+    schema: Schema = ABAW
     backbones: tuple[Row, ...] = ()
     left_out: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """By label group the flat key of its score."""
+        return {group.name: main_key(group) for group in self.schema}
 
     @property
     def rows(self) -> tuple[Row, ...]:
         return tuple(row for group in self.groups for row in group.rows)
 
 
-def make_leaderboard(results: Sequence[Result]) -> Leaderboard:
+def make_leaderboard(results: Sequence[Result], schema: Schema = ABAW) -> Leaderboard:
     """The leaderboard of finished trials, without intervals."""
-    rows = [_row(same) for same in _by_strategy(results)]
-    rows.sort(key=lambda row: (-len(row.tasks), [TASKS.index(task) for task in row.tasks], _place(row)))
+    rows = [_row(same, schema) for same in _by_strategy(results)]
+    order = list(schema.tasks)
+    rows.sort(key=lambda row: (-len(row.tasks), [order.index(name.split("+")[0]) for name in row.tasks], _place(row)))
     groups = []
     for tasks, members in groupby(rows, key=lambda row: row.tasks):
         ranked = tuple(replace(row, rank=place) for place, row in enumerate(members, start=1))
-        groups.append(Group(tasks=tasks, rows=ranked))
-    return Leaderboard(groups=tuple(groups), varied=_varied(rows))
+        groups.append(Group(tasks=tasks, rows=ranked, schema=schema))
+    return Leaderboard(groups=tuple(groups), varied=_varied(rows), schema=schema)
 
 
-def backbone_row(result: Result, name: str) -> Row:
+def backbone_row(result: Result, name: str, schema: Schema = ABAW) -> Row:
     """The row of a backbone by itself, from its run."""
     return Row(
         rank=0,
-        tasks=result.trial.strategy.head.tasks,
+        tasks=scored_names(result, schema),
         values={},
         streams=(name,),
         results=(result,),
         select=_spreads([result], "select"),
         report=_spreads([result], "report"),
     )
+
+
+def scored_names(result: Result, schema: Schema) -> tuple[str, ...]:
+    """What its models predict together, a task per label group."""
+    return tuple(task.name for task in schema.scored(result.trial.strategy.head.tasks))
 
 
 def place_among(row: Row, board: Leaderboard) -> tuple[int, int] | None:
@@ -162,12 +187,12 @@ def _by_strategy(results: Iterable[Result]) -> list[list[Result]]:
     return list(found.values())
 
 
-def _row(results: Sequence[Result]) -> Row:
+def _row(results: Sequence[Result], schema: Schema) -> Row:
     first = results[0].trial
     values = {key: value for key, value in first.strategy.flat().items() if key not in (*REPEATS, "tasks")}
     return Row(
         rank=0,
-        tasks=first.strategy.head.tasks,
+        tasks=scored_names(results[0], schema),
         values=values,
         streams=tuple(dict.fromkeys(name for used in first.streams.values() for name in used)),
         results=tuple(sorted(results, key=lambda one: (one.trial.strategy.train.seed, one.trial.strategy.train.fold))),

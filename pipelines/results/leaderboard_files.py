@@ -1,13 +1,12 @@
 """The leaderboard for scripts: leaderboard.csv and leaderboard.json. The keys are stable."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from pipelines.files import write_json, write_text
-from pipelines.metrics.challenge import MAIN_SCORE
 from pipelines.metrics.intervals import LEVEL, NUM_RESAMPLES, Interval
 from pipelines.metrics.nested import Nested
 from pipelines.metrics.paired import LIMIT, NUM_SWAPS, Versus
@@ -19,7 +18,7 @@ from pipelines.words import units_words
 
 def write_leaderboard(board: Leaderboard, folder: Path, head: Mapping[str, Any]) -> None:
     """leaderboard.csv and leaderboard.json in `folder`; `head` (the study's name, its split) opens the JSON."""
-    records = [to_record(row, board.varied) for row in (*board.rows, *board.backbones)]
+    records = [to_record(row, board) for row in (*board.rows, *board.backbones)]
     write_text(folder / "leaderboard.csv", pl.DataFrame(records, infer_schema_length=None).write_csv())
     write_json(folder / "leaderboard.json", to_json(board, head))
 
@@ -29,6 +28,7 @@ def to_json(board: Leaderboard, head: Mapping[str, Any]) -> dict[str, Any]:
     unit = unit_of(board.rows)
     return {
         **head,
+        "schema": board.schema.to_mapping(),
         "varied": list(board.varied),
         "interval": {"level": LEVEL, "resamples": NUM_RESAMPLES, "unit": unit},
         "test": {
@@ -42,15 +42,15 @@ def to_json(board: Leaderboard, head: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def to_record(row: Row, varied: Sequence[str]) -> dict[str, Any]:
+def to_record(row: Row, board: Leaderboard) -> dict[str, Any]:
     """A row of leaderboard.csv; a backbone by itself has no rank and none of a strategy's choices."""
     is_backbone = not row.values
     record: dict[str, Any] = {"rank": None if is_backbone else row.rank, "tasks": ",".join(row.tasks)}
     record |= {"kind": "backbone" if is_backbone else "strategy"}
-    record |= {name: choice_of(row.values.get(name)) for name in varied} | {"streams_used": ",".join(row.streams)}
+    record |= {name: choice_of(row.values.get(name)) for name in board.varied} | {"streams_used": ",".join(row.streams)}
     record |= {"num_seeds": len(row.seeds), "num_folds": len(row.folds), "num_inner": row.num_inner}
     for part, values in (("select", row.select), ("report", row.report)):
-        for key in ("P", *MAIN_SCORE.values()):
+        for key in ("P", *board.keys.values()):
             record[f"{part}.{key}"] = values[key].mean if key in values else None
             record[f"{part}.{key}.sd"] = values[key].sd if key in values else None
     for name, ends in (("report.P", row.interval), ("rank", row.stability)):

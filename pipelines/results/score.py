@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from cache.names import ACTION_UNITS, LABEL_COLUMNS, TASK_COLUMNS, TASKS, VA_COLUMNS
+from cache.labels import ABAW, Schema, Task
 from extract.annotations.dummies import refuse_dummies
 from extract.annotations.duplicates import OnConflict
 from extract.annotations.readers import read_labels
@@ -17,14 +17,19 @@ from pipelines.run_files import check_table
 
 
 def score_tables(
-    predictions: Path, labels: Path, tasks: str = "", split: str = "", on_conflict: OnConflict = "error"
+    predictions: Path,
+    labels: Path,
+    tasks: str = "",
+    split: str = "",
+    on_conflict: OnConflict = "error",
+    schema: Schema = ABAW,
 ) -> dict[str, Any]:
     """The metrics of the file `predictions` on the labelled frames of the file `labels`.
 
     Args:
         predictions: Parquet or CSV with the frames table's columns, or the challenge's text format.
         labels: the same; -5 and -1 mean that a label is missing.
-        tasks: "va", "expr", "au", several with commas, or "" for all that have both predictions and labels.
+        tasks: tasks of `schema`, several with commas, or "" for all that have both predictions and labels.
         split: only label rows of this split; "" for all.
         on_conflict: what counts where rows of `labels` disagree about a frame.
 
@@ -42,31 +47,37 @@ def score_tables(
         if not len(truth):
             raise ValueError(f"{labels}: no row is in split {split}")
     refuse_dummies(truth, str(labels), "score against the true labels")
-    table = truth.join(said.select("video", "frame", *LABEL_COLUMNS), on=["video", "frame"], how="left", suffix=":said")
-    chosen, not_scored = _tasks(tasks, table, predictions, labels)
+    table = truth.join(
+        said.select("video", "frame", *schema.columns), on=["video", "frame"], how="left", suffix=":said"
+    )
+    chosen, not_scored = _tasks(tasks, table, predictions, labels, schema)
     for task in chosen:
         _check_complete(task, table, predictions)
-    return score(_decisions(table, chosen), labels_of(table), chosen) | {"not_scored": not_scored}
+    names = [task.name for task in chosen]
+    return score(_decisions(table, chosen, schema), labels_of(table, schema), names) | {"not_scored": not_scored}
 
 
-def _tasks(tasks: str, table: pl.DataFrame, predictions: Path, labels: Path) -> tuple[list[str], dict[str, str]]:
-    """The tasks to score, and why each of the others is not: what has no label cannot be scored."""
-    asked = [task.strip() for task in tasks.split(",") if task.strip()]
-    for task in asked:
-        if task not in TASKS:
-            raise ValueError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
+def _tasks(
+    tasks: str, table: pl.DataFrame, predictions: Path, labels: Path, schema: Schema
+) -> tuple[list[Task], dict[str, str]]:
+    """The tasks to score, and why each of the other groups is not: what has no label cannot be scored."""
+    named = [task.strip() for task in tasks.split(",") if task.strip()]
+    asked = schema.scored(schema.ordered(named, "--tasks")) if named else ()
     why: dict[str, str] = {}
-    for task in TASKS:
+    chosen: list[Task] = []
+    for group in schema:
+        task = next((each for each in asked if each.group is group), schema.tasks[group.name])
         if asked and task not in asked:
-            why[task] = "not asked for"
-        elif not table.select(pl.any_horizontal(pl.col(TASK_COLUMNS[task]).is_not_null()).any()).item():
-            why[task] = f"no label in {labels}"
-        elif not asked and not table.select(_any_said(task).any()).item():
-            why[task] = f"no prediction in {predictions} of a labelled frame"
+            why[group.name] = "not asked for"
+        elif not table.select(pl.any_horizontal(pl.col(task.columns).is_not_null()).any()).item():
+            why[task.name] = f"no label in {labels}"
+        elif not asked and not table.select(_any_predicted(task).any()).item():
+            why[task.name] = f"no prediction in {predictions} of a labelled frame"
+        else:
+            chosen.append(task)
     for task in asked:
-        if task in why:
-            raise ValueError(f"{labels}: no label of {task}, so it cannot be scored; leave it out of --tasks")
-    chosen = [task for task in TASKS if task not in why]
+        if task.name in why:
+            raise ValueError(f"{labels}: no label of {task.name}, so it cannot be scored; leave it out of --tasks")
     if not chosen:
         unlabelled = all(reason.startswith("no label") for reason in why.values())
         if unlabelled:
@@ -75,13 +86,13 @@ def _tasks(tasks: str, table: pl.DataFrame, predictions: Path, labels: Path) -> 
     return chosen, why
 
 
-def _any_said(task: str) -> pl.Expr:
-    return pl.any_horizontal(pl.col(f"{name}:said").is_not_null() for name in TASK_COLUMNS[task])
+def _any_predicted(task: Task) -> pl.Expr:
+    return pl.any_horizontal(pl.col(f"{name}:said").is_not_null() for name in task.columns)
 
 
-def _check_complete(task: str, table: pl.DataFrame, predictions: Path) -> None:
+def _check_complete(task: Task, table: pl.DataFrame, predictions: Path) -> None:
     """Raises where a label of `task` has no prediction: a score over the rest would be no score of the whole."""
-    for name in TASK_COLUMNS[task]:
+    for name in task.columns:
         lost = table.filter(pl.col(name).is_not_null() & pl.col(f"{name}:said").is_null())
         if len(lost):
             video, frame = lost.row(0, named=True)["video"], lost.row(0, named=True)["frame"]
@@ -91,12 +102,13 @@ def _check_complete(task: str, table: pl.DataFrame, predictions: Path) -> None:
             )
 
 
-def _decisions(table: pl.DataFrame, tasks: list[str]) -> Decisions:
-    def said(names: tuple[str, ...]) -> np.ndarray:
-        return table.select(pl.col(f"{name}:said") for name in names).fill_null(0).to_numpy()
+def _decisions(table: pl.DataFrame, tasks: list[Task], schema: Schema) -> Decisions:
+    parts = {}
+    for task in tasks:
+        values = table.select(pl.col(f"{name}:said") for name in task.columns).fill_null(0).to_numpy()
+        kind = task.group.kind
+        parts[task.name] = values.astype(DECIDED[kind])[:, 0] if kind == "classes" else values.astype(DECIDED[kind])
+    return Decisions(parts=parts, schema=schema)
 
-    return Decisions(
-        va=said(VA_COLUMNS).astype(np.float64) if "va" in tasks else None,
-        expression=said(("expression",))[:, 0].astype(np.int64) if "expr" in tasks else None,
-        action_units=said(ACTION_UNITS).astype(np.int8) if "au" in tasks else None,
-    )
+
+DECIDED = {"continuous": np.float64, "classes": np.int64, "binary": np.int8}

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 
-from cache.labels import nearest
+from cache.labels import ABAW, Schema, nearest
 from cache.parsing import parse_toml
 from cache.regular import CONFIG_BYTES, read_text
 from cache.valid_names import check_name
@@ -113,7 +113,7 @@ def find_grid(path: Path) -> Path:
     raise ValueError(f"{path}: no such file{nearest(name, shipped)}; grids that come with the program: {known}")
 
 
-def read_grid(path: Path) -> Grid:
+def read_grid(path: Path, schema: Schema = ABAW) -> Grid:
     """The grid file at `path`.
 
     Raises:
@@ -125,11 +125,11 @@ def read_grid(path: Path) -> Grid:
         document = parse_toml(text)
     except ValueError as error:
         raise ValueError(f"{path}: not valid TOML: {error}") from None
-    return parse_grid(document, path, text)
+    return parse_grid(document, path, text, schema)
 
 
-def parse_grid(document: Mapping[str, Any], path: Path, text: str = "") -> Grid:
-    """The parsed TOML `document` as a `Grid`; `path` names it in errors."""
+def parse_grid(document: Mapping[str, Any], path: Path, text: str = "", schema: Schema = ABAW) -> Grid:
+    """The parsed TOML `document` as a `Grid`; `path` names it in errors, tasks are those of `schema`."""
     for name in document:
         if name not in SECTIONS:
             hint = nearest(name, SECTIONS) or "; strategy fields belong under [product] or [set]"
@@ -138,13 +138,13 @@ def parse_grid(document: Mapping[str, Any], path: Path, text: str = "") -> Grid:
         path=path,
         text=text,
         study=_study(_table(document, "study", f"{path}: [study]"), f"{path}: [study]"),
-        constants=_values(_table(document, "set", f"{path}: [set]"), f"{path}: [set]"),
-        product=_lists(_table(document, "product", f"{path}: [product]"), f"{path}: [product]"),
+        constants=_values(_table(document, "set", f"{path}: [set]"), f"{path}: [set]", schema),
+        product=_lists(_table(document, "product", f"{path}: [product]"), f"{path}: [product]", schema),
         rows=(
-            *_rows(document.get("list", []), f"{path}: [[list]]"),
-            *_spaces(_table(document, "space", f"{path}: [space]"), f"{path}: [space"),
+            *_rows(document.get("list", []), f"{path}: [[list]]", schema),
+            *_spaces(_table(document, "space", f"{path}: [space]"), f"{path}: [space", schema),
         ),
-        conditions=_conditions(_table(document, "when", f"{path}: [when]"), f"{path}: [when"),
+        conditions=_conditions(_table(document, "when", f"{path}: [when]"), f"{path}: [when", schema),
     )
 
 
@@ -247,27 +247,27 @@ def _study(table: Mapping[str, Any], where: str) -> StudyConfig:
     return study
 
 
-def _rows(rows: Any, where: str) -> tuple[Mapping[str, Any], ...]:
+def _rows(rows: Any, where: str, schema: Schema) -> tuple[Mapping[str, Any], ...]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{where}: expected rows, each under a line [[list]] of its own")
-    return tuple(_values(row, f"{where} row {number}") for number, row in enumerate(rows, start=1))
+    return tuple(_values(row, f"{where} row {number}", schema) for number, row in enumerate(rows, start=1))
 
 
-def _spaces(table: Mapping[str, Any], where: str) -> Iterator[Mapping[str, Any]]:
+def _spaces(table: Mapping[str, Any], where: str, schema: Schema) -> Iterator[Mapping[str, Any]]:
     """Every combination of every sub-space, as a row."""
     for name, values in table.items():
         if not isinstance(values, dict):
             raise ValueError(f"{where}]: a sub-space is a section [space.NAME] with lists of values")
-        lists = _lists(values, f"{where}.{name}]")
+        lists = _lists(values, f"{where}.{name}]", schema)
         yield from (dict(zip(lists, chosen, strict=True)) for chosen in itertools.product(*lists.values()))
 
 
-def _values(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _values(table: Mapping[str, Any], where: str, schema: Schema) -> dict[str, Any]:
     """One value a field."""
-    return {key: value_of(key, value, where) for key, value in table.items()}
+    return {key: value_of(key, value, where, schema=schema) for key, value in table.items()}
 
 
-def _lists(table: Mapping[str, Any], where: str) -> dict[str, tuple[Any, ...]]:
+def _lists(table: Mapping[str, Any], where: str, schema: Schema) -> dict[str, tuple[Any, ...]]:
     """A list of values a field; a value that is no list stands for a list of one."""
     lists = {}
     for key, values in table.items():
@@ -275,11 +275,11 @@ def _lists(table: Mapping[str, Any], where: str) -> dict[str, tuple[Any, ...]]:
         if isinstance(values, list) and not values:
             raise ValueError(f"{where} {key}: the list is empty; give at least one value, or leave the line out")
         items = values if isinstance(values, list) else [values]
-        lists[key] = tuple(value_of(key, item, where, listed=True) for item in items)
+        lists[key] = tuple(value_of(key, item, where, listed=True, schema=schema) for item in items)
     return lists
 
 
-def _conditions(table: Mapping[str, Any], where: str) -> tuple[Condition, ...]:
+def _conditions(table: Mapping[str, Any], where: str, schema: Schema) -> tuple[Condition, ...]:
     """The sections [when.FIELD.VALUE], one that gives a field standing before those that ask for it."""
     found = []
     for name, cases in table.items():
@@ -288,8 +288,8 @@ def _conditions(table: Mapping[str, Any], where: str) -> tuple[Condition, ...]:
             here = f"{where}.{name}.{text or 'VALUE'}]"
             if not isinstance(values, dict):
                 raise ValueError(f"{here}: a condition is a section [when.FIELD.VALUE] with lists of values")
-            value = condition_value_of(name, text, here)
-            found.append(Condition(field=name, value=value, values=_lists(values, here), where=here))
+            value = condition_value_of(name, text, here, schema)
+            found.append(Condition(field=name, value=value, values=_lists(values, here, schema), where=here))
     return _ordered(found)
 
 

@@ -4,21 +4,20 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_origin
 
-from cache.labels import nearest
-from cache.names import TASKS
+from cache.labels import ABAW, Schema, nearest
 from cache.parsing import parse_toml
 from pipelines.strategy import flat_fields
 from pipelines.typed import convert
 
 
-def condition_value_of(key: str, text: str, where: str) -> Any:
+def condition_value_of(key: str, text: str, where: str, schema: Schema = ABAW) -> Any:
     """The VALUE of [when.FIELD.VALUE], a TOML key, as a value of the field; a list is written "va,expr"."""
     for candidate in (*_toml(text), [part.strip() for part in text.split(",")]):
         try:
-            return value_of(key, candidate, where)
+            return value_of(key, candidate, where, schema=schema)
         except ValueError:
             continue
-    return value_of(key, text, where)
+    return value_of(key, text, where, schema=schema)
 
 
 def _toml(text: str) -> tuple[Any, ...]:
@@ -28,7 +27,7 @@ def _toml(text: str) -> tuple[Any, ...]:
         return (text,)
 
 
-def value_of(key: str, value: Any, where: str, listed: bool = False) -> Any:
+def value_of(key: str, value: Any, where: str, listed: bool = False, schema: Schema = ABAW) -> Any:
     """`value` as the field `key` holds it, or a `ValueError` with the nearest right one."""
     annotation = annotation_of(key, where)
     known = _literals(annotation)
@@ -36,7 +35,10 @@ def value_of(key: str, value: Any, where: str, listed: bool = False) -> Any:
         converted = convert(value, annotation, f"{where} {key}")
     except ValueError as error:
         raise ValueError(f"{error}{_hint(value, annotation, known, listed)}") from None
-    return _in_order(converted, f"{where} {key}") if key == "tasks" else converted
+    if key == "task_weights":
+        for name in converted:
+            schema.task(name, f"{where} {key}")
+    return schema.ordered(converted, f"{where} {key}") if key == "tasks" else converted
 
 
 def _hint(value: Any, annotation: Any, known: Sequence[str], listed: bool) -> str:
@@ -51,13 +53,6 @@ def _hint(value: Any, annotation: Any, known: Sequence[str], listed: bool) -> st
     if listed is False and isinstance(value, list):
         return "; one value goes here, lists to try go under [product]"
     return ""
-
-
-def _in_order(tasks: tuple[str, ...], where: str) -> tuple[str, ...]:
-    """`tasks` in the house's order, so that va, expr and expr, va are one strategy."""
-    if not tasks or len(set(tasks)) < len(tasks):
-        raise ValueError(f"{where}: at least one task, each once; found {list(tasks)}")
-    return tuple(task for task in TASKS if task in tasks)
 
 
 def annotation_of(key: str, where: str) -> Any:

@@ -7,11 +7,11 @@ Parameters are counted on a head that is built for it; batches and activations a
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
-from heads.config import Task
 from heads.model import build_head, build_progressive
 from pipelines.config import Config
+from pipelines.labels import tasks_of
 from pipelines.search.study import Trial
 from pipelines.strategy import Strategy, streams_of
 from pipelines.training.inputs import input_width
@@ -79,13 +79,16 @@ def weights_bytes(strategy: Strategy, config: Config, widths: dict[str, int]) ->
         name: {used: input_width(widths[used], strategy.head.inputs) for used in names}
         for name, names in streams_of(strategy, config).items()
     }
+    tasks = tasks_of(config.schema)
     if strategy.train.method == "joint":
-        counts = [_count(build_head(strategy.head, streams["joint"]))]
+        counts = [_count(build_head(strategy.head, streams["joint"], tasks=tasks))]
     elif strategy.train.method == "progressive":
-        counts = [_count(build_progressive(strategy.head, streams))]
+        counts = [_count(build_progressive(strategy.head, streams, tasks=tasks))]
     else:
-        heads = (dataclasses.replace(strategy.head, tasks=(cast(Task, task),)) for task in streams)
-        counts = [_count(build_head(head, used)) for head, used in zip(heads, streams.values(), strict=True)]
+        heads = (dataclasses.replace(strategy.head, tasks=(task,)) for task in streams)
+        counts = [
+            _count(build_head(head, used, tasks=tasks)) for head, used in zip(heads, streams.values(), strict=True)
+        ]
     return FLOAT32_BYTES * (KEPT_TRAINING * max(counts) + sum(counts) - max(counts))
 
 

@@ -70,7 +70,7 @@ def read_strategies(config: Config, grid_path: Path) -> tuple[Config, Grid, tupl
     Raises:
         ValueError: a key, value or combination that cannot be trained.
     """
-    grid = read_grid(grid_path)
+    grid = read_grid(grid_path, config.schema)
     config = dataclasses.replace(config, split=grid.split(config.split))
     _check_inner(config.split)
     strategies = expand(grid, strategy_of(config), config.split.inner_folds)
@@ -98,7 +98,7 @@ def make_plan(config: Config, grid: Grid, strategies: Sequence[Strategy], study:
             f"{grid.path}: [study] sampler = 'tpe' goes by P, and P of different tasks does not compare; give the grid "
             "one value of tasks, or use sampler = 'random'"
         )
-    frames = read_frames(config.at(config.data.frames))
+    frames = read_frames(config.at(config.data.frames), config.schema)
     keys = {
         (name, view): None
         for one in strategies
@@ -196,13 +196,13 @@ def _material(
     config: Config, frames: pl.DataFrame, keys: Sequence[tuple[str, str]], strategies: Sequence[Strategy]
 ) -> Material:
     folds = sorted({strategy.train.fold for strategy in strategies})
-    splits = {fold: resolve_split(frames, config.split, fold).description for fold in folds}
+    splits = {fold: resolve_split(frames, config.split, fold, config.schema).description for fold in folds}
     for strategy in strategies:
         _check_labels(splits[strategy.train.fold], strategy.head.tasks)
     digest = frames_digest(frames)
     return Material(
         frames=digest,
-        labels=labels_digest(frames),
+        labels=labels_digest(frames, config.schema),
         num_rows=len(frames),
         streams=_streams(Cache.open(config.at(config.cache.path), read_only=True), keys, digest, len(frames)),
         splits=splits,

@@ -154,7 +154,9 @@ def stream_label(name: str, view: str) -> str:
 
 
 def choice_of(value: Any) -> Choice:
-    """A field's value as one number or text, for tables and for Optuna: a list as "va,expr"."""
+    """A field's value as one number or text, for tables and for Optuna: a list as "va,expr", a table as "va=2"."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{key}={item:g}" for key, item in value.items())
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 

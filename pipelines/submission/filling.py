@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from cache.names import TASKS
 from pipelines.metrics.predictions import Decisions, Probabilities
 from pipelines.postprocess.apply import Parameters
 from pipelines.predict.listed import with_keys
@@ -37,9 +36,8 @@ class Filled:
     def decide(self, parameters: Parameters) -> Decisions:
         """What follows; of empty videos the neutral answer: valence and arousal 0, Neutral, no action unit."""
         decided = parameters.decide(self.probabilities)
-        for values in (decided.va, decided.expression, decided.action_units):
-            if values is not None:
-                values[self.empty] = 0
+        for values in decided.parts.values():
+            values[self.empty] = 0
         return decided
 
 
@@ -47,7 +45,7 @@ def fill(found: FramePredictions, asked: pl.DataFrame, rule: str) -> Filled:
     """What `found` predicts of `asked` [Q] (video, frame), the rest filled by `rule`, a name of `FILLS`."""
     source = with_keys(found.frames.select("video", "frame")).with_row_index("row").filter(found.valid)
     frames, times, rows = asked["frame"].to_numpy(), source["frame"].to_numpy(), source["row"].to_numpy()
-    given = {task: values for task in TASKS if (values := getattr(found.probabilities, task)) is not None}
+    given = found.probabilities.parts
     filled = {task: np.zeros((len(frames), values.shape[1])) for task, values in given.items()}
     own, empty = np.zeros(len(frames), dtype=bool), np.ones(len(frames), dtype=bool)
     places = _places(source)
@@ -58,7 +56,7 @@ def fill(found: FramePredictions, asked: pl.DataFrame, rule: str) -> Filled:
         for task, values in given.items():
             filled[task][here] = FILLS[rule][task](frames[here], times[there], values[rows[there]])
         own[here], empty[here] = np.isin(frames[here], times[there]), False
-    return Filled(probabilities=Probabilities(**filled), own=own, empty=empty)
+    return Filled(probabilities=Probabilities(parts=filled, schema=found.probabilities.schema), own=own, empty=empty)
 
 
 def _places(rows: pl.DataFrame) -> dict[str, np.ndarray]:

@@ -45,22 +45,19 @@ def fixed(values: np.ndarray) -> list[str]:
 
 def num_clipped(decided: Decisions) -> int:
     """Frames whose valence or arousal is outside [-1, 1]."""
-    return 0 if decided.va is None else int((np.abs(decided.va) > 1.0).any(axis=1).sum())
+    return int((np.abs(decided.parts["va"]) > 1.0).any(axis=1).sum()) if "va" in decided.parts else 0
 
 
 def _va_columns(decided: Decisions) -> list[list[str]]:
-    assert decided.va is not None
-    return [fixed(decided.va[:, 0]), fixed(decided.va[:, 1])]
+    return [fixed(decided.parts["va"][:, 0]), fixed(decided.parts["va"][:, 1])]
 
 
 def _expr_columns(decided: Decisions) -> list[list[str]]:
-    assert decided.expression is not None
-    return [list(map(str, decided.expression.tolist()))]
+    return [list(map(str, decided.parts["expr"].tolist()))]
 
 
 def _au_columns(decided: Decisions) -> list[list[str]]:
-    assert decided.action_units is not None
-    return [list(map(str, column)) for column in decided.action_units.T.tolist()]
+    return [list(map(str, column)) for column in decided.parts["au"].T.tolist()]
 
 
 def track_of(header: str) -> str | None:

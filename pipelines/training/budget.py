@@ -72,7 +72,7 @@ def shortfall(strategy: Strategy) -> str:
 def context_of(dataset: "Dataset", rows: np.ndarray, strategy: Strategy, used: Sequence[str]) -> dict[str, int]:
     """What the rows `rows` [N] bool have to be predicted from: counts of labelled rows, of those without an embedding,
     of windows, and of windows of a single step."""
-    labelled = np.logical_or.reduce([dataset.labels.labelled(task) for task in strategy.head.tasks]) & rows
+    labelled = dataset.labelled(strategy.head.tasks) & rows
     windows = dataset.windows(rows, strategy.train)
     valid = dataset.resident.all_valid(used, strategy.train.view)
     return {

@@ -5,7 +5,7 @@ label, not valid.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from cache.frames import frames_digest, labels_digest, read_frames
+from cache.labels import ABAW, Schema
 from heads.config import HeadConfig
-from heads.losses import Targets
+from heads.labels import Labels
 from pipelines.config import Config, SplitConfig, TrainConfig
-from pipelines.labels import Labels, labels_of, targets_of
+from pipelines.labels import as_tensors, labelled, labels_of
 from pipelines.nearest import NO_ROW, nearest_rows, video_codes
 from pipelines.splits import Split, resolve_split
 from pipelines.training.inputs import Source, running_means, video_means
@@ -37,6 +38,7 @@ class Reader:
     valid: Tensor
     times: Tensor
     others: tuple[tuple[Mapping[str, Source], Tensor], ...] = ()
+    schema: Schema = ABAW
 
     def __call__(self, rows: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """`rows` [..., T] as inputs [..., T, D] float32 per stream, valid [..., T] and times [..., T].
@@ -102,11 +104,12 @@ class Dataset:
     """A frames table and its resident streams; what is derived from them is made once and kept."""
 
     frames: pl.DataFrame
+    schema: Schema
     resident: Resident
     labels: Labels
     videos: np.ndarray
     times: np.ndarray
-    targets: Targets
+    targets: Labels
     device_times: Tensor
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
@@ -122,15 +125,19 @@ class Dataset:
     def labels_digest(self) -> str:
         """Digest over labels, splits and subjects."""
         if "labels" not in self._kept:
-            self._kept["labels"] = labels_digest(self.frames)
+            self._kept["labels"] = labels_digest(self.frames, self.schema)
         digest: str = self._kept["labels"]
         return digest
+
+    def labelled(self, tasks: Sequence[str]) -> np.ndarray:
+        """[N] bool: rows with a label of any of `tasks`."""
+        return np.logical_or.reduce([labelled(self.labels, self.schema.tasks[name]) for name in tasks])
 
     def split(self, config: SplitConfig, fold: int) -> Split:
         """`resolve_split` of these frames."""
         key = ("split", config, fold)
         if key not in self._kept:
-            self._kept[key] = resolve_split(self.frames, config, fold)
+            self._kept[key] = resolve_split(self.frames, config, fold, self.schema)
         split: Split = self._kept[key]
         return split
 
@@ -138,7 +145,7 @@ class Dataset:
         """Gathers the inputs that `head` asks for of the streams `names`, in the first of `views` and the others; a
         step is valid where every stream in `used` has an embedding."""
         (sources, valid), *others = [self._of_view(names, used, head, view) for view in views]
-        return Reader(sources=sources, valid=valid, times=self.device_times, others=tuple(others))
+        return Reader(sources=sources, valid=valid, times=self.device_times, others=tuple(others), schema=self.schema)
 
     def _of_view(
         self, names: Sequence[str], used: Sequence[str], head: HeadConfig, view: str
@@ -207,18 +214,18 @@ class Dataset:
         return torch.from_numpy(np.where(rows == PADDING, len(self.times), rows)).to(self.resident.device)
 
 
-def make_dataset(frames: pl.DataFrame, resident: Resident) -> Dataset:
+def make_dataset(frames: pl.DataFrame, resident: Resident, schema: Schema = ABAW) -> Dataset:
     """Frames and streams, row for row, ready to train on."""
-    labels, times = labels_of(frames), frames["frame"].to_numpy().astype(np.int64)
-    targets, device = targets_of(frames), resident.device
-    padded = {f.name: _with_padding(getattr(targets, f.name)).to(device) for f in fields(Targets)}
+    labels, times = labels_of(frames, schema), frames["frame"].to_numpy().astype(np.int64)
+    device = resident.device
     return Dataset(
         frames=frames,
+        schema=schema,
         resident=resident,
         labels=labels,
         videos=video_codes(frames),
         times=times,
-        targets=Targets(**padded),
+        targets=as_tensors(labels).map(lambda values: _with_padding(values).to(device)),
         device_times=_with_padding(torch.from_numpy(times)).to(device),
     )
 
@@ -235,29 +242,15 @@ def load_dataset(
     path = config.at(config.data.frames)
     if frames is None and not path.is_file():
         raise ValueError(f"{path}: no frames table here; `mtl prepare` makes it")
-    frames = read_frames(path) if frames is None else frames
-    return make_dataset(frames, load_resident(config.at(config.cache.path), frames, wanted, device))
+    frames = read_frames(path, config.schema) if frames is None else frames
+    resident = load_resident(config.at(config.cache.path), frames, wanted, device)
+    return make_dataset(frames, resident, config.schema)
 
 
-def restrict(targets: Targets, rows: np.ndarray) -> Targets:
-    """`targets` [N + 1] with the labels of all other rows masked: what is not to be learnt from is not there."""
-    kept = torch.from_numpy(np.append(rows, False)).to(targets.va.device)
-    return Targets(
-        va=targets.va,
-        va_mask=targets.va_mask & kept[:, None],
-        expr=targets.expr,
-        expr_mask=targets.expr_mask & kept,
-        au=targets.au,
-        au_mask=targets.au_mask & kept[:, None],
-    )
-
-
-def take(targets: Targets, rows: Tensor) -> Targets:
-    """The targets of `rows` [B, T], as [B, T] and [B, T, K]."""
+def take(targets: Labels, rows: Tensor) -> Labels:
+    """The targets of `rows` [B, T], as [B, T, K]."""
     flat = rows.flatten()
-    return Targets(
-        **{f.name: getattr(targets, f.name).index_select(0, flat).unflatten(0, rows.shape) for f in fields(Targets)}
-    )
+    return targets.map(lambda values: values.index_select(0, flat).unflatten(0, rows.shape))
 
 
 def _with_padding(values: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heads.losses import Targets
 from pipelines.config import TrainConfig
 from pipelines.training.budget import batch_windows
 from pipelines.training.dataset import Dataset, Reader
@@ -93,7 +92,7 @@ class WindowSampler:
 def make_feed(dataset: Dataset, reader: Reader, train: np.ndarray, tasks: tuple[str, ...], config: TrainConfig) -> Feed:
     """Batches for `tasks` from the rows `train`; labels of other rows, and of rows without an embedding, are hidden."""
     real = train & reader.valid[:-1].cpu().numpy()
-    labelled = np.logical_or.reduce([dataset.labels.labelled(task) for task in tasks])
+    labelled = dataset.labelled(tasks)
     return Feed(
         dataset=dataset,
         reader=reader,
@@ -103,17 +102,4 @@ def make_feed(dataset: Dataset, reader: Reader, train: np.ndarray, tasks: tuple[
         learnable=np.append(real & labelled, False),
         hidden=torch.from_numpy(~np.append(real, False)).to(reader.valid.device),
         key=train.tobytes(),
-    )
-
-
-def masked(targets: Targets, shown: Tensor) -> Targets:
-    """`targets` [M, B, T, ..] without the labels of rows that are not `shown` [M, B, T]."""
-    column = shown.unsqueeze(-1)
-    return Targets(
-        va=targets.va,
-        va_mask=targets.va_mask & column,
-        expr=targets.expr,
-        expr_mask=targets.expr_mask & shown,
-        au=targets.au,
-        au_mask=targets.au_mask & column,
     )

@@ -8,7 +8,7 @@ Letters: M stacked heads, N frames, B windows, T steps.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -62,7 +62,7 @@ class Member:
     arm: str = ""
     watch: Watch | None = None
     should_stop: ShouldStop | None = None
-    best: BestEpoch[Evaluation] = field(default_factory=lambda: BestEpoch(Evaluation))
+    best: BestEpoch[Evaluation]
 
     @property
     def config(self) -> TrainConfig:
@@ -220,5 +220,5 @@ class _Training:
 
 def judge(predictions: Predictions, feed: Feed) -> dict[str, float]:
     """Each task's score of `predictions`."""
-    labels = feed.dataset.labels.rows(predictions.rows)
-    return main_scores(score(predictions.decide(), labels, feed.tasks))
+    labels = feed.dataset.labels.take(predictions.rows)
+    return main_scores(score(predictions.decide(), labels, feed.tasks), feed.dataset.schema)

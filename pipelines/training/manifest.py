@@ -5,7 +5,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from cache.names import TASKS
+from cache.labels import ABAW, Schema
 from pipelines.config import Config
 from pipelines.fitting.runs import commit, versions, weights_file
 from pipelines.run_files import FORMAT
@@ -28,11 +28,11 @@ def run_digest(config: Config, dataset: Dataset, strategy: Strategy) -> str:
     return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-def run_name(strategy: Strategy, digest: str) -> str:
+def run_name(strategy: Strategy, digest: str, schema: Schema = ABAW) -> str:
     """A name a person can read, and no other run has: `concat-tcn-joint-s0-1a2b3c4d`."""
     head, train = strategy.head, strategy.train
     words: list[str] = [head.fusion, head.temporal, train.method]
-    if set(head.tasks) != set(TASKS):
+    if not schema.is_complete(head.tasks):
         words += head.tasks
     inner = f"i{inner_part(train.fold)}" if train.fold >= INNER_STEP else ""
     words += [f"s{train.seed}"] + ([f"f{outer_fold(train.fold)}{inner}"] if train.fold >= 0 else [])
@@ -71,6 +71,7 @@ def manifest_of(name: str, trained: Trained, config: Config, dataset: Dataset) -
             stream: {"digest": identity.digest, "identity": identity.to_json()}
             for stream, identity in identities.items()
         },
+        "schema": dataset.schema.to_mapping(),
         "frames": dataset.frames_digest,
         "labels": dataset.labels_digest,
         "split": dict(trained.split.description),

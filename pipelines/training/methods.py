@@ -11,16 +11,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from heads.config import Task
 from heads.linear import LinearHead
-from heads.losses import MultiTaskLoss, class_weights, positive_weights
+from heads.losses import MultiTaskLoss, label_weights
 from heads.model import Head, ProgressiveHead, build_head, build_progressive, load_single, stack_heads
-from pipelines.fitting.epochs import Evaluation, Fitted, ShouldStop, Watch
+from pipelines.fitting.epochs import BestEpoch, Evaluation, Fitted, ShouldStop, Watch
 from pipelines.fitting.runs import Spec
+from pipelines.labels import as_tensors, tasks_of
 from pipelines.metrics.predictions import Predictions
 from pipelines.splits import Split
 from pipelines.strategy import Strategy
-from pipelines.training.dataset import Dataset, restrict
+from pipelines.training.dataset import Dataset
 from pipelines.training.feed import Feed, make_feed
 from pipelines.training.fit import Halving, Member, fit
 from pipelines.training.unfinished import Unfinished
@@ -97,7 +97,7 @@ def _train_joined(setups: Sequence[Setup], separate: Sequence[list[TrainedModel]
     parts: dict[str, Mapping[str, int]] = {
         task: model.spec.parts["joint"] for task, model in zip(tasks, separate[0], strict=True)
     }
-    spec = Spec(name="joint", kind="progressive", tasks=tasks, parts=parts)
+    spec = Spec(name="joint", kind="progressive", tasks=tasks, parts=parts, schema=setups[0].dataset.schema)
     heads: dict[str, Head] = {
         task: stack_heads([models[place].module for models in separate]) for place, task in enumerate(tasks)
     }
@@ -126,12 +126,12 @@ def _joined(models: Sequence[TrainedModel | ValueError]) -> Outcome:
 
 
 def _train_heads(
-    setups: Sequence[Setup], name: str, tasks: tuple[Task, ...], streams: tuple[str, ...]
+    setups: Sequence[Setup], name: str, tasks: tuple[str, ...], streams: tuple[str, ...]
 ) -> list[TrainedModel | ValueError]:
     first = setups[0]
     strategy = first.strategy
     reader = first.dataset.reader(streams, first.used, strategy.head, strategy.train.views[:1])
-    spec = Spec(name=name, kind="head", tasks=tasks, parts={"joint": reader.widths})
+    spec = Spec(name=name, kind="head", tasks=tasks, parts={"joint": reader.widths}, schema=first.dataset.schema)
     return _train(setups, spec, build_model(spec, [setup.strategy for setup in setups]))
 
 
@@ -169,6 +169,7 @@ def _members(setups: Sequence[Setup], spec: Spec) -> list[Member]:
                 feed=dataclasses.replace(feeds[id(setup.split)], config=config),
                 plan=dataset.plan(setup.split.select, config, setup.used),
                 name=spec.name,
+                best=BestEpoch(Evaluation, dataset.schema),
                 arm=setup.strategy.arm,
                 watch=setup.watch,
                 should_stop=setup.should_stop,
@@ -192,29 +193,30 @@ def _trained(spec: Spec, strategy: Strategy, fitted: Fitted[Evaluation], device:
 
 
 def make_loss(setups: Sequence[Setup], tasks: tuple[str, ...]) -> MultiTaskLoss:
-    """The losses of `tasks`, weighted by how often classes and AUs occur among each setup's training rows."""
-    weights: dict[int, tuple[Tensor, Tensor]] = {}
+    """The losses of `tasks`, weighted by how often classes and positives occur among each setup's training rows."""
+    known = tasks_of(setups[0].dataset.schema)
+    named = {name: known[name] for name in tasks}
+    weights: dict[int, dict[str, Tensor]] = {}
     for setup in setups:
         if id(setup.split) not in weights:
-            targets = restrict(setup.dataset.targets, setup.split.train).to("cpu")
-            weights[id(setup.split)] = class_weights(targets), positive_weights(targets)
+            weights[id(setup.split)] = label_weights(named, as_tensors(setup.dataset.labels.take(setup.split.train)))
     chosen = [weights[id(setup.split)] for setup in setups]
-    classes, positives = (torch.stack(each) for each in zip(*chosen, strict=True))
-    return MultiTaskLoss(tasks, [setup.strategy.loss for setup in setups], classes, positives)
+    stacked = {name: torch.stack([each[name] for each in chosen]) for name in chosen[0]}
+    return MultiTaskLoss(named, [setup.strategy.loss for setup in setups], stacked)
 
 
 def _build_head(spec: Spec, strategies: Sequence[Strategy]) -> nn.Module:
     config = dataclasses.replace(strategies[0].head, tasks=spec.tasks)
-    return build_head(config, spec.parts["joint"], *_seeds_and_rates(strategies))
+    return build_head(config, spec.parts["joint"], *_seeds_and_rates(strategies), tasks_of(spec.schema))
 
 
 def _build_progressive(spec: Spec, strategies: Sequence[Strategy]) -> nn.Module:
     parts: dict[str, Mapping[str, int]] = {task: spec.parts[task] for task in spec.tasks}
-    return build_progressive(strategies[0].head, parts, *_seeds_and_rates(strategies))
+    return build_progressive(strategies[0].head, parts, *_seeds_and_rates(strategies), tasks_of(spec.schema))
 
 
 def _build_linear(spec: Spec, strategies: Sequence[Strategy]) -> nn.Module:
-    return LinearHead(spec.tasks, *next(iter(spec.parts["joint"].items())))
+    return LinearHead(spec.tasks, *next(iter(spec.parts["joint"].items())), tasks_of(spec.schema))
 
 
 def _seeds_and_rates(strategies: Sequence[Strategy]) -> tuple[list[int], list[float]]:

@@ -1,6 +1,6 @@
 """A model over windows: predictions of the windows a row is in are averaged.
 
-What is averaged are valence and arousal themselves and the probabilities of expressions and AUs, not logits.
+What is averaged are the values of continuous tasks and the probabilities of the others, not logits.
 Letters: M stacked heads, W windows, T steps, R rows, K outputs.
 """
 
@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from heads.tasks import TASK_OUTPUTS
-from pipelines.metrics.predictions import Predictions, Probabilities
+from cache.labels import Schema
+from heads.tasks import Task
+from pipelines.labels import tasks_of
+from pipelines.metrics.predictions import Predictions, joined
 from pipelines.training.dataset import Plan, Reader
 
 # Of all heads together: what stays in the processor's cache (a stack of 12 took 1.25 s with 4,096 steps a head, 0.7 s
@@ -29,31 +31,34 @@ def predict_heads(model: nn.Module, tasks: tuple[str, ...], reader: Reader, plan
     model.eval()
     if not len(plan.rows):  # no row asked for has a window
         num_heads = len(next(model.parameters()))
-        return [_zeros(tasks, plan.covered) for _ in range(num_heads)]
+        return [_zeros(tasks, reader.schema, plan.covered) for _ in range(num_heads)]
     num_steps = plan.rows.shape[1] * len(next(model.parameters(), torch.zeros(1)))
     step = max(1, STEPS_AT_ONCE[plan.rows.device.type] // max(num_steps, 1))
-    flat = [_outputs(model(*reader(rows.unsqueeze(0))), tasks) for rows in plan.rows.split(step)]
+    known = {name: task for name, task in tasks_of(reader.schema).items() if name in tasks}
+    flat = [_outputs(model(*reader(rows.unsqueeze(0))), known) for rows in plan.rows.split(step)]
     values = torch.cat(flat, dim=1)
     values = torch.cat([values, torch.zeros_like(values[:, :1])], dim=1)  # a free place says 0
     total = torch.zeros(len(values), len(plan.places), values.shape[2], device=values.device)
     for places in plan.places.unbind(1):
         total += values.index_select(1, places)
     count = (plan.places < values.shape[1] - 1).sum(dim=1, keepdim=True)
-    mean = (total / count.clamp(min=1)).split([TASK_OUTPUTS[task].num_outputs for task in tasks], dim=2)
-    parts = {task: value.cpu().numpy() for task, value in zip(tasks, mean, strict=True)}
+    mean = (total / count.clamp(min=1)).split([task.num_outputs for task in known.values()], dim=2)
+    parts = {name: value.cpu().numpy() for name, value in zip(known, mean, strict=True)}
     return [
         Predictions(
-            rows=plan.covered, probabilities=Probabilities(**{task: part[head] for task, part in parts.items()})
+            rows=plan.covered,
+            probabilities=joined({name: part[head] for name, part in parts.items()}, reader.schema),
         )
         for head in range(len(values))
     ]
 
 
-def _zeros(tasks: tuple[str, ...], rows: np.ndarray) -> Predictions:
-    parts = {task: np.zeros((len(rows), TASK_OUTPUTS[task].num_outputs), np.float32) for task in tasks}
-    return Predictions(rows=rows, probabilities=Probabilities(**parts))
+def _zeros(tasks: tuple[str, ...], schema: Schema, rows: np.ndarray) -> Predictions:
+    parts = {name: np.zeros((len(rows), schema.tasks[name].num_outputs), np.float32) for name in tasks}
+    return Predictions(rows=rows, probabilities=joined(parts, schema))
 
 
-def _outputs(outputs: dict[str, Tensor], tasks: tuple[str, ...]) -> Tensor:
+def _outputs(outputs: dict[str, Tensor], tasks: dict[str, Task]) -> Tensor:
     """[M, B * T, K]: the outputs of `tasks` side by side, as values and probabilities."""
-    return torch.cat([TASK_OUTPUTS[task].prediction(outputs[task].float()) for task in tasks], dim=-1).flatten(1, 2)
+    parts = [task.probabilities(outputs[name].float()) for name, task in tasks.items()]
+    return torch.cat(parts, dim=-1).flatten(1, 2)

@@ -23,6 +23,7 @@ from cache.files import (
     recover_folder,
 )
 from cache.identity import StreamIdentity
+from cache.labels import Schema
 from cache.locks import alone
 from cache.valid_names import check_name
 from heads.model import load_single, single_state
@@ -35,9 +36,11 @@ from pipelines.run_files import (
     AGAIN,
     CONFIG,
     MANIFEST,
+    check_schema,
     read_manifest,
     read_metrics,
     run_bytes,
+    schema_in,
 )
 from pipelines.strategy import Strategy, streams_of
 from pipelines.training.dataset import Dataset, load_dataset
@@ -62,6 +65,11 @@ class Run:
     @property
     def tasks(self) -> tuple[str, ...]:
         return self.strategy.head.tasks
+
+    @property
+    def schema(self) -> Schema:
+        """What its labels are."""
+        return schema_in(self.manifest, self.folder)
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -170,7 +178,7 @@ def train_or_find(
     wanted = [(stream, view) for stream in used for view in strategy.train.views]
     dataset = load_dataset(config, wanted, resolve_device(device))
     digest = run_digest(config, dataset, strategy)
-    path = (folder or config.at(config.output.runs)) / (name or run_name(strategy, digest))
+    path = (folder or config.at(config.output.runs)) / (name or run_name(strategy, digest, config.schema))
     found = path.exists() and not force  # then nothing is written, and the folder may be read-only
     if not found:
         with _writing(path):
@@ -218,9 +226,11 @@ def load_run(folder: Path, device: torch.device | None = None) -> Run:
     """
     manifest = read_manifest(folder)
     strategy = Strategy().replace(manifest["strategy"], f"{folder}/run.json")
-    models = []
+    models, schema = [], schema_in(manifest, folder)
     for entry in manifest["models"]:
-        spec = Spec(name=entry["name"], kind=entry["kind"], tasks=tuple(entry["tasks"]), parts=entry["parts"])
+        spec = Spec(
+            name=entry["name"], kind=entry["kind"], tasks=tuple(entry["tasks"]), parts=entry["parts"], schema=schema
+        )
         module = build_model(spec, [strategy])
         _load_weights(module, run_bytes(folder, manifest, entry["file"]), folder / entry["file"])
         models.append((spec, module.to(device or torch.device("cpu")).eval()))
@@ -242,6 +252,7 @@ def predict_run(run: Run, dataset: Dataset, rows: np.ndarray) -> Predictions:
     Raises:
         ValueError: a stream is not the one that the run was trained on; says what differs.
     """
+    check_schema(run.schema, dataset.schema, str(run.folder))
     check_streams(run, dataset)
     return predict_models(run.models, dataset, run.strategy, run.streams, rows)
 

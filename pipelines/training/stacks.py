@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 # Fields that a stack's heads need not share.
 FREE_HEAD = ("dropout", "streams")  # streams count by what they resolve to
 FREE_TRAIN = ("seed", "fold", "lr", "weight_decay", "warmup_steps", "schedule", "grad_clip", "patience")
-FREE_LOSS = (*NUMBERS, "class_weights", "positive_weights", "va_weight", "expr_weight", "au_weight")
+FREE_LOSS = (*NUMBERS, "class_weights", "positive_weights", "task_weights")
 # On a CPU stacks of 8 gave most, 1.0 to 1.15 times the heads a second of one in CPU time; larger ones leave its caches.
 MOST = {"cpu": 8, "cuda": 256}
 CPU_BYTES = 2 * 2**30

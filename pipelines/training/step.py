@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from heads.losses import MultiTaskLoss, Targets
+from heads.labels import Labels
+from heads.losses import MultiTaskLoss
 from heads.model import noises_of
 from pipelines.training.dataset import take
-from pipelines.training.feed import Feed, masked
+from pipelines.training.feed import Feed
 from pipelines.training.optimise import StackedAdamW, limits_of
 
 WARM_UP = 3  # steps on a stream of their own before a capture, as torch asks for
@@ -78,11 +79,11 @@ class Step:
         self.optimiser.clip(self._limits)
         return torch.stack([total.detach(), *(parts[task] for task in self.tasks)])
 
-    def targets(self, rows: Tensor) -> Targets:
+    def targets(self, rows: Tensor) -> Labels:
         """Labels of `rows` [M or 1, B, T], each head's hidden ones masked."""
         places = self.reader.in_table(rows)
         feeds = self._feed_of if len(self._hidden) > 1 else self._feed_of[:1]
-        return masked(take(self._targets, places), ~self._hidden[feeds[:, None, None], places])
+        return take(self._targets, places).hide(self._hidden[feeds[:, None, None], places])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -187,7 +187,7 @@ def check_labels(setup: Setup) -> None:
     for part in ("train", "select"):
         rows = getattr(setup.split, part) & valid
         for task in setup.strategy.head.tasks:
-            if not (rows & setup.dataset.labels.labelled(task)).any():
+            if not (rows & setup.dataset.labelled([task])).any():
                 where = setup.split.description[part]["of"]
                 role = "learn from" if part == "train" else "choose weights on"
                 raise ValueError(

@@ -51,13 +51,34 @@ def test_a_group_of_one_column_is_one_task() -> None:
     ("names", "wanted"),
     [
         (["au", "va"], ("va", "au")),
-        (["arousal", "valence"], ("va",)),
+        (["arousal", "valence"], ("valence", "arousal")),
         (["au", "arousal"], ("arousal", "au")),
         (["expr"], ("expr",)),
     ],
 )
 def test_tasks_in_the_order_of_the_schema(names: list[str], wanted: tuple[str, ...]) -> None:
     assert ABAW.ordered(names, "here") == wanted
+
+
+@pytest.mark.parametrize(
+    ("tasks", "wanted"),
+    [
+        (["arousal", "valence"], ["va"]),
+        (["au", "arousal"], ["arousal", "au"]),
+        (["valence", "va"], ["va"]),
+        (["valence+arousal", "expr"], ["va", "expr"]),
+    ],
+)
+def test_what_tasks_predict_together(tasks: list[str], wanted: list[str]) -> None:
+    assert [task.name for task in ABAW.scored(tasks)] == wanted
+    assert not ABAW.is_complete(tasks)
+    assert ABAW.is_complete([*tasks, "va", "expr", "au"])
+
+
+def test_some_of_many_columns_are_one_task() -> None:
+    (task,) = SCHEMAS["disfa"].scored(["AU4", "AU1"])
+    assert (task.name, task.indices, task.columns, task.num_outputs) == ("AU1+AU4", (0, 2), ("AU1", "AU4"), 2)
+    assert SCHEMAS["disfa"].scored([task.name]) == (task,)
 
 
 @pytest.mark.parametrize("names", [[], ["va", "valence"], ["au", "au"]])

@@ -7,12 +7,14 @@ import torch
 
 from heads.config import LossConfig
 from heads.fusion import FUSIONS
-from heads.losses import MultiTaskLoss, Targets
+from heads.labels import Labels
+from heads.losses import MultiTaskLoss
 from heads.model import ProgressiveHead, build_head, build_progressive
-from heads.tasks import TASK_OUTPUTS
+from heads.tasks import ABAW_TASKS, Task
 from heads.temporal import TEMPORALS
 
-TASKS = tuple(TASK_OUTPUTS)
+TASKS = ("va", "expr", "au")
+ALL = {name: ABAW_TASKS[name] for name in TASKS}
 
 
 @pytest.fixture(params=FUSIONS)
@@ -29,10 +31,10 @@ def temporal(request):
 def targets():
     """Labels of windows [1, 3, 9] at every step."""
     generator = torch.Generator().manual_seed(0)
-    va = torch.rand(3, 9, 2, generator=generator)
-    au = torch.rand(3, 9, 12, generator=generator).round()
-    expr = torch.randint(0, 8, (3, 9), generator=generator)
-    return Targets(va, va > -1, expr, expr > -1, au, au > -1).stacked()
+    va = torch.rand(1, 3, 9, 2, generator=generator)
+    au = torch.rand(1, 3, 9, 12, generator=generator).round()
+    values = {"va": va, "expr": torch.randint(0, 8, (1, 3, 9, 1), generator=generator), "au": au}
+    return Labels(values, {name: value > -1 for name, value in values.items()})
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def test_shapes_and_ranges(fusion, temporal, config_of, widths, windows, tasks):
     streams, valid, times = windows()
     outputs = build_head(config_of(fusion=fusion, temporal=temporal, tasks=tasks), widths)(streams, valid, times)
     assert {task: output.shape for task, output in outputs.items()} == {
-        task: (1, 3, 9, TASK_OUTPUTS[task].num_outputs) for task in tasks
+        task: (1, 3, 9, ABAW_TASKS[task].num_outputs) for task in tasks
     }
     assert "va" not in tasks or outputs["va"].abs().max() <= 1
 
@@ -66,7 +68,7 @@ def test_invalid_steps_never_reach_loss_or_gradient(fusion, temporal, config_of,
     for junk in (0.0, float("nan")):
         head = build_head(config_of(fusion=fusion, temporal=temporal), widths)
         outputs = head({name: spoiled(x, valid, junk) for name, x in streams.items()}, valid, times)
-        loss, _ = MultiTaskLoss(TASKS, [LossConfig()])(outputs, targets)
+        loss, _ = MultiTaskLoss(ALL, [LossConfig()])(outputs, targets)
         loss.backward()
         results.append([loss, *(parameter.grad for parameter in head.parameters())])
     for clean, spoilt in zip(*results, strict=True):
@@ -79,7 +81,7 @@ def test_every_parameter_moves_in_one_step(fusion, temporal, config_of, widths, 
     head = build_head(config_of(fusion=fusion, temporal=temporal, dropout=0.1), widths)
     before = {name: parameter.detach().clone() for name, parameter in head.named_parameters()}
     optimiser = torch.optim.SGD(head.parameters(), lr=10.0)
-    MultiTaskLoss(TASKS, [LossConfig()])(head(streams, valid, times), targets)[0].backward()
+    MultiTaskLoss(ALL, [LossConfig()])(head(streams, valid, times), targets)[0].backward()
     optimiser.step()
     for name, parameter in head.named_parameters():
         assert not torch.equal(parameter, before[name]), name
@@ -136,7 +138,7 @@ def test_bfloat16_autocast(fusion, temporal, config_of, widths, windows, targets
     exact = head(streams, valid, times)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         outputs = head(streams, valid, times)
-    loss, _ = MultiTaskLoss(TASKS, [LossConfig()] * len(seeds))(outputs, targets)
+    loss, _ = MultiTaskLoss(ALL, [LossConfig()] * len(seeds))(outputs, targets)
     loss.sum().backward()
     assert loss.isfinite().all()
     assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
@@ -193,6 +195,26 @@ def test_joined_head_predicts_what_the_separate_heads_predict(separate, windows)
     assert same(joined(*windows()), expected)
 
 
+def test_tasks_of_another_schema(config_of, widths, windows):
+    """Parts of a group, another range, other classes: a fourth task is one row."""
+    tasks = {
+        "valence": ABAW_TASKS["valence"],
+        "pain": Task(group="pain", kind="continuous", num_outputs=1, low=0.0, high=10.0),
+        "state": Task(group="state", kind="classes", num_outputs=3),
+    }
+    head = build_head(config_of(tasks=tuple(tasks)), widths, tasks=tasks)
+    for parameter in head.outputs.parameters():
+        parameter.data.mul_(100)
+    outputs = head(*windows())
+    assert {name: output.shape[-1] for name, output in outputs.items()} == {"valence": 1, "pain": 1, "state": 3}
+    assert outputs["valence"].abs().max() <= 1
+    assert 0 <= outputs["pain"].min() < 1
+    assert 9 < outputs["pain"].max() <= 10
+    predicted = {name: tasks[name].probabilities(output) for name, output in outputs.items()}
+    torch.testing.assert_close(predicted["state"].sum(dim=-1), torch.ones(1, 3, 9))
+    assert torch.equal(predicted["pain"], outputs["pain"])
+
+
 def test_joined_head_holds_copies(separate, windows):
     before = separate["va"].eval()(*windows())
     joined = ProgressiveHead.from_separate(separate)
@@ -204,7 +226,7 @@ def test_joined_head_holds_copies(separate, windows):
 def test_trunks_learn_from_each_other(separate, windows, targets):
     """The exchange moves in the first step, and after it each task's loss reaches every trunk."""
     joined = ProgressiveHead.from_separate(separate)
-    loss = MultiTaskLoss(TASKS, [LossConfig()])
+    loss = MultiTaskLoss(ALL, [LossConfig()])
     optimiser = torch.optim.SGD(joined.parameters(), lr=0.5)
     loss(joined(*windows()), targets)[0].backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in joined.exchange.parameters())
@@ -217,7 +239,7 @@ def test_trunks_learn_from_each_other(separate, windows, targets):
 
 def test_frozen_trunks_do_not_learn(separate, windows, targets):
     joined = ProgressiveHead.from_separate(separate)
-    loss = MultiTaskLoss(TASKS, [LossConfig()])
+    loss = MultiTaskLoss(ALL, [LossConfig()])
     for frozen in (True, False):
         joined.set_trunks_frozen(frozen)
         joined.zero_grad()

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from heads.config import LossConfig
-from heads.losses import MultiTaskLoss, Targets
+from heads.labels import Labels
+from heads.losses import MultiTaskLoss
 from heads.model import build_head
+from heads.tasks import ABAW_TASKS
 from heads.temporal import TEMPORALS
 
 NUM_STEPS = 24
@@ -43,25 +45,23 @@ def make_batch(rule, generator):
         for last, step in pairwise(real):
             label[window, step] = float(rule(signal[window, last], times[window, step] - times[window, last]))
             labelled[window, step] = True
-    return {"only": x.unsqueeze(0)}, valid.unsqueeze(0), times.unsqueeze(0), au_targets(label, labelled).stacked()
+    return (
+        {"only": x.unsqueeze(0)},
+        valid.unsqueeze(0),
+        times.unsqueeze(0),
+        au_targets(label.unsqueeze(0), labelled.unsqueeze(0)),
+    )
 
 
 def au_targets(label, labelled):
-    nothing = torch.zeros_like(labelled)
-    return Targets(
-        va=torch.zeros(*label.shape, 2),
-        va_mask=nothing.unsqueeze(-1).repeat(1, 1, 2),
-        expr=torch.zeros_like(label, dtype=torch.int64),
-        expr_mask=nothing,
-        au=label.unsqueeze(-1).repeat(1, 1, 12),
-        au_mask=labelled.unsqueeze(-1).repeat(1, 1, 12),
-    )
+    repeated = label.unsqueeze(-1).repeat(1, 1, 1, 12)
+    return Labels({"au": repeated}, {"au": labelled.unsqueeze(-1).expand(repeated.shape)})
 
 
 def accuracy_after(num_steps, temporal, rule, config_of):
     """Share of right answers on a fresh batch after `num_steps` of training."""
     config = config_of(tasks=("au",), fusion="concat", temporal=temporal, width=32)
-    head, loss = build_head(config, {"only": 6}), MultiTaskLoss(("au",), [LossConfig()])
+    head, loss = build_head(config, {"only": 6}), MultiTaskLoss({"au": ABAW_TASKS["au"]}, [LossConfig()])
     optimiser = torch.optim.AdamW(head.parameters(), lr=1e-2)
     generator = torch.Generator().manual_seed(0)
     for _ in range(num_steps):
@@ -70,8 +70,8 @@ def accuracy_after(num_steps, temporal, rule, config_of):
         loss(head(*inputs), targets)[0].backward()
         optimiser.step()
     *inputs, targets = make_batch(rule, torch.Generator().manual_seed(1))
-    right = (head(*inputs)["au"] > 0) == (targets.au > 0.5)
-    return float(right[targets.au_mask].float().mean())
+    right = (head(*inputs)["au"] > 0) == (targets.values["au"] > 0.5)
+    return float(right[targets.masks["au"]].float().mean())
 
 
 @pytest.mark.parametrize("rule", RULES)

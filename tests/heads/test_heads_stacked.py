@@ -1,6 +1,5 @@
 """A head in a stack is the head alone: over all fusions, temporal encoders and losses; and what stacks are made of."""
 
-import dataclasses
 import itertools
 
 import pytest
@@ -9,8 +8,9 @@ from torch import nn
 
 from heads.config import LossConfig
 from heads.fusion import FUSIONS
+from heads.labels import Labels
 from heads.layers import Noise, WindowDropout, join_noises, linear
-from heads.losses import AU_LOSSES, EXPR_LOSSES, VA_LOSSES, MultiTaskLoss, Targets
+from heads.losses import BINARY_LOSSES, CLASS_LOSSES, CONTINUOUS_LOSSES, MultiTaskLoss
 from heads.model import (
     ProgressiveHead,
     build_head,
@@ -22,13 +22,14 @@ from heads.model import (
     take_heads,
 )
 from heads.recurrent import gru_states, lstm_states
-from heads.tasks import TASK_OUTPUTS
+from heads.tasks import ABAW_TASKS
 from heads.temporal import TEMPORALS, RecurrentBlock, Steps
 
-TASKS = tuple(TASK_OUTPUTS)
+TASKS = ("va", "expr", "au")
+ALL = {name: ABAW_TASKS[name] for name in TASKS}
 SEEDS, RATES = (3, 11, 5), (0.1, 0.5, 0.0)
 HEADS = range(3)
-KINDS = list(itertools.product(VA_LOSSES, EXPR_LOSSES, AU_LOSSES, ("fixed", "learned")))
+KINDS = list(itertools.product(CONTINUOUS_LOSSES, CLASS_LOSSES, BINARY_LOSSES, ("fixed", "learned")))
 RECURRENCES = {"gru": (gru_states, nn.GRU, 3), "lstm": (lstm_states, nn.LSTM, 4)}
 
 
@@ -70,11 +71,14 @@ def make_targets(num_windows, seed, num_steps=9):
         torch.rand(1, num_windows, num_steps, *size, generator=generator) for size in ((2,), (12,), (), (2,), (), (12,))
     )
     masks = [mask > 0.2 for mask in masks]
-    return Targets(2 * va - 1, masks[0], (8 * expr).long(), masks[1], au.round(), masks[2])
+    masks[1], expr = masks[1].unsqueeze(-1), expr.unsqueeze(-1)
+    values = {"va": 2 * va - 1, "expr": (8 * expr).long(), "au": au.round()}
+    return Labels(values, dict(zip(values, masks, strict=True)))
 
 
 def map_targets(change, *targets):
-    return Targets(*(change(*(getattr(each, f.name) for each in targets)) for f in dataclasses.fields(Targets)))
+    values = {name: change(*(each.values[name] for each in targets)) for name in targets[0].values}
+    return Labels(values, {name: change(*(each.masks[name] for each in targets)) for name in targets[0].masks})
 
 
 def of_head(x, head):
@@ -83,20 +87,20 @@ def of_head(x, head):
         return {name: of_head(value, head) for name, value in x.items()}
     if isinstance(x, tuple):
         return tuple(of_head(value, head) for value in x)
-    if isinstance(x, Targets):
+    if isinstance(x, Labels):
         return map_targets(lambda value: of_head(value, head), x)
     return x[[head]] if len(x) > 1 else x
 
 
 def make_losses(kind, heads=HEADS):
     """A loss of some of three heads, which differ in every number."""
-    va, expr, au, task_weights = kind
+    va, expr, au, weighting = kind
     configs = [
         LossConfig(
-            va_loss=va,
-            expr_loss=expr,
-            au_loss=au,
-            task_weights=task_weights,
+            continuous_loss=va,
+            class_loss=expr,
+            binary_loss=au,
+            weighting=weighting,
             class_weights=head != 2,
             positive_weights=head != 0,
             label_smoothing=0.1 * head,
@@ -104,15 +108,17 @@ def make_losses(kind, heads=HEADS):
             asymmetric_gamma_positive=(0.0, 1.0, 0.5)[head],
             asymmetric_gamma_negative=(4.0, 2.0, 1.0)[head],
             asymmetric_clip=0.05 * head,
-            va_weight=(0.5, 1.0, 2.0)[head],
-            expr_weight=(1.0, 0.0, 0.7)[head],
-            au_weight=(1.0, 3.0, 0.2)[head],
+            task_weights={
+                "va": (0.5, 1.0, 2.0)[head],
+                "expr": (1.0, 0.0, 0.7)[head],
+                "au": (1.0, 3.0, 0.2)[head],
+            },
         )
         for head in heads
     ]
     generator = torch.Generator().manual_seed(4)
-    weights = [0.2 + torch.rand(3, size, generator=generator) for size in (8, 12)]
-    loss = MultiTaskLoss(TASKS, configs, *(weight[list(heads)] for weight in weights))
+    weights = {name: 0.2 + torch.rand(3, ALL[name].num_outputs, generator=generator) for name in ("expr", "au")}
+    loss = MultiTaskLoss(ALL, configs, {name: weight[list(heads)] for name, weight in weights.items()})
     for task, value in loss.log_variance.items():
         value.data.copy_(torch.tensor([0.3, -0.2, 0.1])[list(heads)] * (1 + TASKS.index(task)))
     return loss
@@ -121,7 +127,7 @@ def make_losses(kind, heads=HEADS):
 def make_outputs(num_heads=3, seed=1):
     generator = torch.Generator().manual_seed(seed)
     shape = (num_heads, 3, 9)
-    return {task: torch.randn(*shape, t.num_outputs, generator=generator) for task, t in TASK_OUTPUTS.items()}
+    return {task: torch.randn(*shape, t.num_outputs, generator=generator) for task, t in ALL.items()}
 
 
 def gradients(total, parameters):
@@ -234,7 +240,7 @@ def test_a_head_without_labels_of_a_task_stands_still_beside_others(kind, data):
     _, targets = data(own=True)
     loss, outputs = make_losses(kind), {task: x.requires_grad_() for task, x in make_outputs().items()}
     for head, task in enumerate(TASKS):
-        getattr(targets, f"{task}_mask")[head] = False
+        targets.masks[task][head] = False
     total, losses = loss(outputs, targets)
     for head, task in enumerate(TASKS):
         learned = [loss.log_variance[task]] if task in loss.log_variance else []
@@ -262,7 +268,7 @@ def test_chosen_losses_go_on_by_themselves(kind, data):
 
 def test_losses_of_two_kinds_are_not_stacked():
     with pytest.raises(AssertionError, match="one kind"):
-        MultiTaskLoss(TASKS, [LossConfig(), LossConfig(au_loss="asymmetric")])
+        MultiTaskLoss(ALL, [LossConfig(), LossConfig(binary_loss="asymmetric")])
 
 
 # Neighbours never matter.
@@ -288,7 +294,8 @@ def test_neighbours_of_nan_change_nothing(fusion, temporal, spoiled_part, config
             for x in streams.values():
                 x[others] = float("nan")
         elif is_spoilt:
-            targets.va[others], targets.au[others], targets.expr[others] = float("nan"), float("nan"), 0
+            va, expr, au = (targets.values[task] for task in TASKS)
+            va[others], au[others], expr[others] = float("nan"), float("nan"), 0
         outputs = stack(streams, valid, times)
         total, losses = loss(outputs, targets)
         grads = gradients(total, [*stack.parameters(), *loss.parameters()])
@@ -308,7 +315,7 @@ def test_neighbours_of_nan_change_no_loss(kind, data):
         loss, outputs = make_losses(kind), make_outputs()
         if is_spoilt:
             spoil_neighbours(loss, head=1)
-            for x in (*outputs.values(), targets.va, targets.au, *loss.constants.buffers()):
+            for x in (*outputs.values(), targets.values["va"], targets.values["au"], *loss.constants.buffers()):
                 x[[0, 2]] = float("nan")
         outputs = {task: x.requires_grad_() for task, x in outputs.items()}
         total, losses = loss(outputs, targets)

@@ -6,11 +6,11 @@ import numpy as np
 import polars as pl
 
 from cache.frames import conform, frames_digest, labels_digest, write_frames
+from cache.labels import ABAW
 from cache.names import ACTION_UNITS, EXPRESSIONS
 from pipelines.config import Config
 from pipelines.labels import labels_of
-from pipelines.metrics.predictions import Probabilities
-from pipelines.postprocess.apply import prediction_columns
+from pipelines.metrics.predictions import Probabilities, prediction_columns
 from pipelines.run_files import FORMAT, write_manifest
 from pipelines.splits import resolve_split
 
@@ -44,14 +44,17 @@ def predict(
 ) -> pl.DataFrame:
     """predictions.parquet of a run over `frames`; more `noise` is a worse run."""
     rng, labels = np.random.default_rng([seed, 7]), labels_of(frames)
-    expr = 2.0 * np.eye(len(EXPRESSIONS))[labels.expr] + noise * rng.normal(size=(len(labels), len(EXPRESSIONS)))
-    units = 2 * labels.au - 1 - RARE + noise * rng.normal(size=labels.au.shape)
+    expr = 2.0 * np.eye(len(EXPRESSIONS))[labels.values["expr"][:, 0]] + noise * rng.normal(
+        size=(len(labels), len(EXPRESSIONS))
+    )
+    au, va = labels.values["au"], labels.values["va"]
+    units = 2 * au - 1 - RARE + noise * rng.normal(size=au.shape)
     said = {
-        "va": labels.va + 0.5 * noise * rng.normal(size=labels.va.shape),
+        "va": va + 0.5 * noise * rng.normal(size=va.shape),
         "expr": np.exp(expr) / np.exp(expr).sum(axis=1, keepdims=True),
         "au": 1 / (1 + np.exp(-units)),
     }
-    probabilities = Probabilities(**{task: said[task] for task in tasks})
+    probabilities = Probabilities(parts={task: said[task] for task in tasks})
     split = resolve_split(frames, Config().split)
     part = pl.Series("part", np.where(split.select, "select", "report"))
     columns = prediction_columns(probabilities, probabilities.decide())
@@ -71,6 +74,7 @@ def write_run(folder: Path, frames: pl.DataFrame, table: pl.DataFrame, **changes
         "labels": labels_digest(frames),
         "split": resolve_split(frames, Config().split).description,
         "strategy": {},
+        "schema": ABAW.to_mapping(),
     }
     write_manifest(folder, manifest | changes)
 

@@ -116,21 +116,22 @@ def write_run(folder: Path, strategy: Strategy, frames: pl.DataFrame, config: Co
 
 def pretend(rows: pl.DataFrame, noise: float, generator: np.random.Generator) -> Decisions:
     labels = labels_of(rows)
-    va = labels.va + generator.normal(0, noise * 0.5, labels.va.shape)
+    true, au = labels.values, labels.values["au"]
+    va = true["va"] + generator.normal(0, noise * 0.5, true["va"].shape)
     wrong = generator.random(len(rows)) < noise * 0.6
-    expression = np.where(wrong, generator.integers(0, len(EXPRESSIONS), len(rows)), labels.expr)
-    flipped = generator.random(labels.au.shape) < noise * 0.35
-    return Decisions(va=va, expression=expression, action_units=np.where(flipped, 1 - labels.au, labels.au).astype(int))
+    expression = np.where(wrong, generator.integers(0, len(EXPRESSIONS), len(rows)), true["expr"][:, 0])
+    flipped = generator.random(au.shape) < noise * 0.35
+    return Decisions(parts={"va": va, "expr": expression, "au": np.where(flipped, 1 - au, au).astype(int)})
 
 
 def as_table(rows: pl.DataFrame, said: Decisions, part: str, tasks: tuple[str, ...]) -> pl.DataFrame:
     columns: dict[str, Any] = {"part": [part] * len(rows)}
     if "va" in tasks:
-        columns |= {"valence": said.va[:, 0], "arousal": said.va[:, 1]}
+        columns |= {"valence": said.parts["va"][:, 0], "arousal": said.parts["va"][:, 1]}
     if "expr" in tasks:
-        columns["expression"] = said.expression.astype(np.int8)
+        columns["expression"] = said.parts["expr"].astype(np.int8)
     if "au" in tasks:
-        columns |= {name: said.action_units[:, k].astype(np.int8) for k, name in enumerate(ACTION_UNITS)}
+        columns |= {name: said.parts["au"][:, k].astype(np.int8) for k, name in enumerate(ACTION_UNITS)}
     return rows.select("video", "frame").with_columns(**{name: pl.Series(values) for name, values in columns.items()})
 
 

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from heads.config import LossConfig
-from heads.losses import MultiTaskLoss, Targets
-from heads.tasks import TASK_OUTPUTS
+from heads.labels import Labels
+from heads.losses import MultiTaskLoss
+from heads.tasks import ABAW_TASKS
 from pipelines.backbones.distributed import World, open_world
 from pipelines.fitting.optimise import AdamW, decay_groups
 
 TASKS = ("va", "expr", "au")
-SIZES = [TASK_OUTPUTS[task].num_outputs for task in TASKS]
+KNOWN = {name: ABAW_TASKS[name] for name in TASKS}
+SIZES = [task.num_outputs for task in KNOWN.values()]
 NUM_ROWS, NUM_STEPS = 60, 8
 UNREADABLE = (4, 5, 6, 7, 8, 9, 23)  # all of the first process's rows of the third step, and one more
 
@@ -30,15 +32,13 @@ class Model(nn.Module):
         return outputs
 
 
-def made_targets(rng: np.random.Generator) -> Targets:
-    return Targets(
-        va=torch.from_numpy(rng.uniform(-1, 1, (NUM_ROWS, 2)).astype(np.float32)),
-        va_mask=torch.from_numpy(rng.random((NUM_ROWS, 2)) < 0.7),
-        expr=torch.from_numpy(rng.integers(0, 8, NUM_ROWS)),
-        expr_mask=torch.from_numpy(rng.random(NUM_ROWS) < 0.5),
-        au=torch.from_numpy(rng.integers(0, 2, (NUM_ROWS, 12)).astype(np.float32)),
-        au_mask=torch.from_numpy(rng.random((NUM_ROWS, 12)) < 0.6),
-    )
+def made_targets(rng: np.random.Generator) -> Labels:
+    values = {
+        "va": rng.uniform(-1, 1, (NUM_ROWS, 2)).astype(np.float32),
+        "expr": rng.integers(0, 8, (NUM_ROWS, 1)),
+        "au": rng.integers(0, 2, (NUM_ROWS, 12)).astype(np.float32),
+    }
+    return Labels(values, {name: rng.random(value.shape) < 0.6 for name, value in values.items()}).map(torch.from_numpy)
 
 
 def train(world: World) -> dict[str, list[float]]:
@@ -48,7 +48,7 @@ def train(world: World) -> dict[str, list[float]]:
     targets = made_targets(rng)
     torch.manual_seed(world.rank)  # wrapping takes the first process's weights
     model = Model()
-    loss = MultiTaskLoss(TASKS, [LossConfig(va_loss="ccc+mse", task_weights="learned")])
+    loss = MultiTaskLoss(KNOWN, [LossConfig(continuous_loss="ccc+mse", weighting="learned")])
     wrapped = world.wrap(model)
     optimiser = AdamW(decay_groups([*model.named_parameters(), *loss.named_parameters(prefix="loss")], 0.05))
     batches = [np.arange(13), np.arange(13, 20), np.arange(4, 17), *(rng.permutation(NUM_ROWS)[:13] for _ in range(5))]
@@ -61,8 +61,8 @@ def train(world: World) -> dict[str, list[float]]:
                 outputs = world.gather(wrapped(x[torch.from_numpy(own)]))
                 read = world.gather(torch.from_numpy(own))
                 parts = outputs.unsqueeze(0).split(SIZES, dim=-1)
-                named = {t: TASK_OUTPUTS[t].activation(part) for t, part in zip(TASKS, parts, strict=True)}
-                (total,), _ = loss(named, targets.gather(read).stacked())
+                named = {name: KNOWN[name].activate(part) for name, part in zip(TASKS, parts, strict=True)}
+                (total,), _ = loss(named, targets.take(read).hide(read < 0).map(lambda x: x.unsqueeze(0)))
                 (total * world.size / 2).backward()
             losses.append(total.item())
         world.unscale(loss.parameters())

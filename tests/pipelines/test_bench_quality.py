@@ -12,8 +12,8 @@ import torch
 
 from bench import quality, quality_data, quality_entries, rival_heads, rival_post
 from cache.names import TASKS
+from helpers.made_labels import decided
 from pipelines.metrics.challenge import score
-from pipelines.metrics.predictions import Decisions
 
 ROOT = Path(__file__).resolve().parents[2]
 RIVALS = ("linear", "mlp", "gru", "tcn", "abaw11")
@@ -117,19 +117,19 @@ def test_smoothing_counts_real_frames_and_keeps_parts_apart(made: SimpleNamespac
 def test_ours_and_a_rival_are_scored_by_one_function(made: SimpleNamespace) -> None:
     frames, table = made.frames, made.table.filter(made.frames.report)
     rng = np.random.default_rng(0)
-    decisions = Decisions(
+    decisions = decided(
         va=rng.uniform(-1, 1, (len(table), 2)),
-        expression=rng.integers(0, 8, len(table)),
-        action_units=rng.integers(0, 2, (len(table), 12)).astype(np.int8),
+        expr=rng.integers(0, 8, len(table)),
+        au=rng.integers(0, 2, (len(table), 12)).astype(np.int8),
     )
     theirs = quality_entries.held_out(decisions, table)
     columns = {
         "part": ["report"] * len(table),
-        "valence": decisions.va[:, 0],
-        "arousal": decisions.va[:, 1],
-        "expression": decisions.expression,
+        "valence": decisions.parts["va"][:, 0],
+        "arousal": decisions.parts["va"][:, 1],
+        "expression": decisions.parts["expr"],
     }
-    units = {name: decisions.action_units[:, k] for k, name in enumerate(c for c in table.columns if c[:2] == "AU")}
+    units = {name: decisions.parts["au"][:, k] for k, name in enumerate(c for c in table.columns if c[:2] == "AU")}
     run = table.select("video", "frame").with_columns(**{k: pl.Series(v) for k, v in (columns | units).items()})
     ours = quality_entries.held_out_table(run.sample(fraction=1.0, shuffle=True, seed=0), table)
     assert ours.metrics == theirs.metrics

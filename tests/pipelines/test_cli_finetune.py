@@ -181,7 +181,7 @@ def test_weights_of_somebody_else(project: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--task", "emotion", *MODEL], "va, expr, au"),
+        (["--task", "emotion", *MODEL], "va, valence, arousal, expr, au"),
         (["--task", "au", *MODEL], "task au: no labelled frame in train"),
         (["--task", "expr"], "--model"),
         (["--task", "expr", "--model", "test_vitt", "--init", "random"], "did you mean"),

@@ -56,7 +56,7 @@ def test_the_processed_table_earns_the_held_out_score(project: Path) -> None:
     assert after.select("video", "frame", "part").equals(before.select("video", "frame", "part"))
     part = make_part(after.filter(pl.col("part") == "report"), read_frames(project / "frames.parquet"))
     parameters = read_parameters(project / RUN)
-    thresholds = parameters.thresholds
+    thresholds = parameters.thresholds["au"]
     found = score(parameters.decide(part.said), labels_of(part.frames))
     assert found["P"] == pytest.approx(record["post"]["report"]["P"], abs=1e-6)
     assert after.filter(pl.col("part") == "report")["AU1"].to_list() == [

@@ -6,14 +6,15 @@ import numpy as np
 import polars as pl
 import pytest
 
+from cache.labels import ABAW
+from heads.labels import Labels
 from helpers import stub_runs as stub
+from helpers.made_labels import abaw_labels, probable
 from pipelines.config import read_config
 from pipelines.ensemble.files import find_runs, read_library
 from pipelines.ensemble.members import Library, _out_of_fold, choose, make_ensemble
-from pipelines.ensemble.selection import SCORERS, mean_of, select_greedily
-from pipelines.labels import Labels
+from pipelines.ensemble.selection import SCORERS, Scorer, mean_of, select_greedily
 from pipelines.metrics.challenge import score
-from pipelines.metrics.predictions import Probabilities
 from pipelines.postprocess.files import read_truth
 from pipelines.postprocess.parts import folds_of
 
@@ -22,34 +23,35 @@ KEYS = {"va": "va.ccc_mean", "expr": "expr.f1_macro", "au": "au.f1_mean"}
 
 def random_labels(num: int = 200, seed: int = 0) -> Labels:
     rng = np.random.default_rng(seed)
-    return Labels(
-        va=rng.uniform(-1, 1, (num, 2)).astype(np.float32),
-        va_mask=rng.random((num, 2)) < 0.8,
-        expr=rng.integers(0, 8, num),
-        expr_mask=rng.random(num) < 0.7,
-        au=(rng.random((num, 12)) < 0.3).astype(np.float32),
-        au_mask=rng.random((num, 12)) < 0.9,
-    )
+    va, va_mask = rng.uniform(-1, 1, (num, 2)).astype(np.float32), rng.random((num, 2)) < 0.8
+    expr, expr_mask = rng.integers(0, 8, num), rng.random(num) < 0.7
+    au, au_mask = (rng.random((num, 12)) < 0.3).astype(np.float32), rng.random((num, 12)) < 0.9
+    return abaw_labels(num, {"va": va_mask, "expr": expr_mask, "au": au_mask}, va=va, expr=expr, au=au)
+
+
+def scorer_for(task: str, said: np.ndarray, labels: Labels) -> Scorer:
+    return SCORERS[ABAW.group(task).kind](ABAW.tasks[task], said, labels)
 
 
 def random_library(task: str, labels: Labels, num: int = 6, seed: int = 1) -> np.ndarray:
     """[M, R, K] float32: labels and noise."""
     rng = np.random.default_rng(seed)
-    true = {"va": labels.va, "expr": np.eye(8)[labels.expr], "au": labels.au}[task]
+    values = labels.values
+    true = {"va": values["va"], "expr": np.eye(8)[values["expr"][:, 0]], "au": values["au"]}[task]
     said = true + rng.normal(0, 1.0, (num, *true.shape))
     return (said if task == "va" else 1 / (1 + np.exp(-said))).astype(np.float32)
 
 
-@pytest.mark.parametrize("task", SCORERS)
+@pytest.mark.parametrize("task", KEYS)
 def test_a_scorer_scores_as_the_metrics_do(task: str) -> None:
     labels = random_labels()
     said = random_library(task, labels)
-    scorer = SCORERS[task](said, labels)
+    scorer = scorer_for(task, said, labels)
     for counts in (np.zeros(6, int), np.array([2, 0, 1, 0, 0, 1])):
         found = scorer(counts, np.arange(6))
         for member in range(6):
             more = counts + (np.arange(6) == member)
-            decided = Probabilities(**{task: mean_of(more / more.sum(), said)}).decide()
+            decided = probable(**{task: mean_of(more / more.sum(), said)}).decide()
             assert found[member] == pytest.approx(score(decided, labels, [task])[KEYS[task]], abs=1e-6)
 
 
@@ -60,16 +62,17 @@ def test_the_pair_that_cancels_out_is_found() -> None:
     """
     rng = np.random.default_rng(0)
     labels = random_labels()
-    error, own = rng.normal(0, 0.5, labels.va.shape), rng.normal(0, 0.3, labels.va.shape)
-    best = labels.va + own
-    said = np.stack([best, best, best, labels.va + error, labels.va - error]).astype(np.float32)
-    scorer = SCORERS["va"](said, labels)
+    true = labels.values["va"]
+    error, own = rng.normal(0, 0.5, true.shape), rng.normal(0, 0.3, true.shape)
+    best = true + own
+    said = np.stack([best, best, best, true + error, true - error]).astype(np.float32)
+    scorer = scorer_for("va", said, labels)
     found = select_greedily(scorer, 5, 30)
     assert np.argmax(found.alone) in (0, 1, 2)
     assert found.score > found.alone.max() + 0.02
     assert found.counts[3] == pytest.approx(found.counts[4], abs=1)
     assert found.weights[:3].sum() < 0.2
-    pair = select_greedily(SCORERS["va"](said[3:], labels), 2, 2)
+    pair = select_greedily(scorer_for("va", said[3:], labels), 2, 2)
     assert pair.counts.tolist() == [1, 1]
     assert pair.score == pytest.approx(1.0, abs=1e-6)
 
@@ -77,28 +80,30 @@ def test_the_pair_that_cancels_out_is_found() -> None:
 def test_a_vote_decides_the_class() -> None:
     """Three members, each wrong on another third, and surest there: of two the wrong one prevails, three are right."""
     labels = random_labels(num=90)
-    said = np.tile(np.eye(8)[labels.expr] * 0.9, (3, 1, 1))
+    said = np.tile(np.eye(8)[labels.values["expr"][:, 0]] * 0.9, (3, 1, 1))
     for member in range(3):
         rows = np.arange(90) % 3 == member
-        said[member, rows] = np.eye(8)[(labels.expr[rows] + 1) % 8]
-    found = select_greedily(SCORERS["expr"](said.astype(np.float32), labels), 3, 6)
+        said[member, rows] = np.eye(8)[(labels.values["expr"][rows, 0] + 1) % 8]
+    found = select_greedily(scorer_for("expr", said.astype(np.float32), labels), 3, 6)
     assert found.counts.tolist() == [1, 1, 1]
     assert found.score == pytest.approx(1.0)
     assert found.alone.max() < 0.8
 
 
 def test_of_equal_classes_the_first_counts() -> None:
-    labels = dataclasses.replace(random_labels(), expr=np.zeros(200, np.int64))
+    labels = random_labels()
+    labels.values["expr"][:] = 0
     said = np.full((1, 200, 8), 0.125, np.float32)
-    assert SCORERS["expr"](said, labels)(np.zeros(1, int), np.array([0])).tolist() == [1 / 8]
+    assert scorer_for("expr", said, labels)(np.zeros(1, int), np.array([0])).tolist() == [1 / 8]
 
 
 def test_the_search_begins_with_the_best_few_not_with_five() -> None:
     """Errors e, 1.1 e four times, and -1.2 e: the second to fifth only make the first worse, the last mends it."""
     labels = random_labels()
-    error = np.random.default_rng(0).normal(0, 0.5, labels.va.shape)
-    said = np.stack([labels.va + factor * error for factor in (1.0, 1.1, 1.1, 1.1, 1.1, -1.2)]).astype(np.float32)
-    found = select_greedily(SCORERS["va"](said, labels), 6, 6)
+    true = labels.values["va"]
+    error = np.random.default_rng(0).normal(0, 0.5, true.shape)
+    said = np.stack([true + factor * error for factor in (1.0, 1.1, 1.1, 1.1, 1.1, -1.2)]).astype(np.float32)
+    found = select_greedily(scorer_for("va", said, labels), 6, 6)
     assert np.argsort(-found.alone)[[0, -1]].tolist() == [0, 5]
     assert found.counts[0] > 0
     assert found.counts[1:5].tolist() == [0, 0, 0, 0]
@@ -108,10 +113,10 @@ def test_the_search_begins_with_the_best_few_not_with_five() -> None:
 def test_a_single_perfect_member_stays_alone() -> None:
     labels = random_labels()
     said = random_library("au", labels)
-    said[4] = labels.au
-    found = select_greedily(SCORERS["au"](said, labels), 6, 20)
+    said[4] = labels.values["au"]
+    found = select_greedily(scorer_for("au", said, labels), 6, 20)
     assert found.counts.tolist() == [0, 0, 0, 0, 1, 0]
-    assert select_greedily(SCORERS["au"](said, labels), 6, 1).counts.sum() == 1
+    assert select_greedily(scorer_for("au", said, labels), 6, 1).counts.sum() == 1
 
 
 @pytest.fixture(scope="module")
@@ -154,11 +159,11 @@ def test_out_of_fold_never_uses_its_own_labels(library: Library) -> None:
     """Labels of one fold turned over: what its rows are told does not change, what others are told does."""
     fold, num = folds_of(library.select)
     labels = library.select.labels
-    va = np.where((fold == 0)[:, None], -labels.va, labels.va)
-    select = dataclasses.replace(library.select, labels=dataclasses.replace(labels, va=va))
+    va = np.where((fold == 0)[:, None], -labels.values["va"], labels.values["va"])
+    select = dataclasses.replace(library.select, labels=Labels({**labels.values, "va": va}, labels.masks))
     turned = dataclasses.replace(library, select=select)
-    before = _out_of_fold(library, fold, num, 10)["ensemble"].va
-    after = _out_of_fold(turned, fold, num, 10)["ensemble"].va
+    before = _out_of_fold(library, fold, num, 10)["ensemble"].parts["va"]
+    after = _out_of_fold(turned, fold, num, 10)["ensemble"].parts["va"]
     np.testing.assert_array_equal(before[fold == 0], after[fold == 0])
     assert (before[fold != 0] != after[fold != 0]).any()
 
@@ -166,7 +171,7 @@ def test_out_of_fold_never_uses_its_own_labels(library: Library) -> None:
 def test_report_rows_choose_nothing(library: Library) -> None:
     def shuffled(place: int):  # type: ignore[no-untyped-def]
         part = library.read_report(place)
-        return dataclasses.replace(part, labels=part.labels.rows(np.arange(len(part.labels))[::-1]))
+        return dataclasses.replace(part, labels=part.labels.take(np.arange(len(part.labels))[::-1]))
 
     one, two = make_ensemble(library, 5), make_ensemble(dataclasses.replace(library, read_report=shuffled), 5)
     for name in one.outcomes:

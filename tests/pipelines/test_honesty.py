@@ -72,7 +72,7 @@ def written(run: Path, frames: pl.DataFrame, split: Split, said: Decisions) -> d
     tables, metrics = [], {}
     for part in ("select", "report"):
         mask = getattr(split, part)
-        cut = Decisions(va=said.va[mask], expression=said.expression[mask], action_units=said.action_units[mask])
+        cut = said.take(mask)
         metrics[part] = score(cut, labels_of(frames.filter(mask)), TASKS)
         tables.append(stub.as_table(frames.filter(mask), cut, part, TASKS))
     pl.concat(tables).write_parquet(run / "predictions.parquet")

@@ -91,5 +91,5 @@ def test_a_run_predicts_from_the_inputs_it_was_trained_on(small, made, tmp_path,
     said = predict_run(run, made.dataset(), result.split.report)
     for task in ("va", "expr", "au"):
         np.testing.assert_allclose(
-            getattr(said.probabilities, task), getattr(result.predictions["report"].probabilities, task), atol=1e-6
+            said.probabilities.parts[task], result.predictions["report"].probabilities.parts[task], atol=1e-6
         )

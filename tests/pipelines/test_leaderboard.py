@@ -15,8 +15,9 @@ from pipelines.cli.pages.leaderboard import leaderboard_tables
 from pipelines.config import SplitConfig
 from pipelines.labels import labels_of
 from pipelines.metrics.challenge import score
-from pipelines.metrics.intervals import Sample, group_sums, interval, mean_of_runs, scores
+from pipelines.metrics.intervals import Sample, group_sums, interval, mean_of_runs
 from pipelines.metrics.nested import nested
+from pipelines.metrics.sums import scores
 from pipelines.results.effects import field_effects, task_effects
 from pipelines.results.evidence import with_intervals
 from pipelines.results.leaderboard import Spread, make_leaderboard, read_part, true_labels
@@ -167,7 +168,7 @@ def test_sums_over_videos_give_the_metrics_of_the_run(tmp_path: Path, tasks: lis
     frames, run = finished(tmp_path, tasks=tasks)
     table = read_part(run, frames, "report")
     sums = group_sums(table, labels_of(true_labels(table)))
-    whole = scores(sums.moments.sum(0), sums.expr.sum(0), sums.au.sum(0), tasks)
+    whole = scores({name: part.sum(0) for name, part in sums.parts.items()}, tasks, sums.schema)["P"]
     assert float(whole) == pytest.approx(run.metrics["report"]["P"], abs=1e-9)
     assert set(sums.groups) == set(frames.filter(pl.col("split") == "test")["video"])
 
@@ -203,7 +204,7 @@ def test_the_interval_is_that_of_each_video_alone_when_there_are_two() -> None:
     sums = group_sums(table, labels_of(truth))
 
     def p(rows: pl.Series) -> float:
-        said = stub.Decisions(va=table.filter(rows).select("valence", "arousal").to_numpy())
+        said = stub.Decisions(parts={"va": table.filter(rows).select("valence", "arousal").to_numpy()})
         return score(said, labels_of(truth.filter(rows)), ["va"])["P"]
 
     alone = [p(table["video"] == name) for name in ("a", "b")] + [p(table["video"] != "")]

@@ -8,31 +8,28 @@ from hypothesis.extra.numpy import arrays
 from sklearn.metrics import f1_score
 
 from cache.names import ACTION_UNITS, EXPRESSIONS
-from pipelines.labels import Labels
+from heads.labels import Labels
+from helpers.made_labels import abaw_labels, decided, probable
 from pipelines.metrics.challenge import ccc, f1, main_scores, score
-from pipelines.metrics.predictions import Decisions, Probabilities
+from pipelines.metrics.predictions import Decisions
 
 traces = arrays(np.float64, st.integers(2, 30), elements=st.floats(-1, 1, width=32))
 
 
 def labels(num: int, seed: int = 0, share: float = 0.7) -> Labels:
     random = np.random.default_rng(seed)
-    return Labels(
-        va=random.uniform(-1, 1, (num, 2)).astype(np.float32),
-        va_mask=random.random((num, 2)) < share,
-        expr=random.integers(0, 8, num),
-        expr_mask=random.random(num) < share,
-        au=(random.random((num, 12)) < 0.3).astype(np.float32),
-        au_mask=random.random((num, 12)) < share,
-    )
+    va, va_mask = random.uniform(-1, 1, (num, 2)).astype(np.float32), random.random((num, 2)) < share
+    expr, expr_mask = random.integers(0, 8, num), random.random(num) < share
+    au, au_mask = (random.random((num, 12)) < 0.3).astype(np.float32), random.random((num, 12)) < share
+    return abaw_labels(num, {"va": va_mask, "expr": expr_mask, "au": au_mask}, va=va, expr=expr, au=au)
 
 
 def decisions(num: int, seed: int = 1) -> Decisions:
     random = np.random.default_rng(seed)
-    return Decisions(
+    return decided(
         va=random.uniform(-1, 1, (num, 2)),
-        expression=random.integers(0, 8, num),
-        action_units=(random.random((num, 12)) < 0.4).astype(np.int8),
+        expr=random.integers(0, 8, num),
+        au=(random.random((num, 12)) < 0.4).astype(np.int8),
     )
 
 
@@ -72,14 +69,15 @@ def test_f1_without_positives_is_zero() -> None:
 def test_f1_agrees_with_scikit_learn(seed: int) -> None:
     truth, said = labels(300, seed), decisions(300, seed + 100)
     metrics = score(said, truth)
-    mask = truth.expr_mask
-    expected = f1_score(truth.expr[mask], said.expression[mask], labels=range(8), average="macro", zero_division=0)
+    mask = truth.masks["expr"][:, 0]
+    true, given = truth.values["expr"][mask, 0], said.parts["expr"][mask]
+    expected = f1_score(true, given, labels=range(8), average="macro", zero_division=0)
     assert metrics["expr.f1_macro"] == pytest.approx(expected, abs=1e-12)
-    each = f1_score(truth.expr[mask], said.expression[mask], labels=range(8), average=None, zero_division=0)
+    each = f1_score(true, given, labels=range(8), average=None, zero_division=0)
     assert [metrics[f"expr.f1.{name}"] for name in EXPRESSIONS] == pytest.approx(list(each), abs=1e-12)
     for column, name in enumerate(ACTION_UNITS):
-        rows = truth.au_mask[:, column]
-        expected = f1_score(truth.au[rows, column], said.action_units[rows, column], zero_division=0)
+        rows = truth.masks["au"][:, column]
+        expected = f1_score(truth.values["au"][rows, column], said.parts["au"][rows, column], zero_division=0)
         assert metrics[f"au.f1.{name}"] == pytest.approx(expected, abs=1e-12)
     assert metrics["au.f1_mean"] == pytest.approx(np.mean([metrics[f"au.f1.{au}"] for au in ACTION_UNITS]))
 
@@ -95,26 +93,25 @@ def test_p_is_the_sum_of_its_parts() -> None:
 def test_values_under_a_mask_change_nothing() -> None:
     truth, said = labels(200), decisions(200)
     before = score(said, truth)
-    truth.va[~truth.va_mask] = 7.0
-    truth.expr[~truth.expr_mask] = -1
-    truth.au[~truth.au_mask] = -1
+    for name, junk in {"va": 7.0, "expr": -1, "au": -1}.items():
+        truth.values[name][~truth.masks[name]] = junk
     assert score(said, truth) == before
 
 
 def test_each_action_unit_has_its_own_mask() -> None:
     truth = labels(50, share=1.0)
-    truth.au_mask[:, 3] = False
-    truth.au_mask[:5, 3] = True
-    truth.au[:5, 3] = [1, 1, 0, 0, 1]
+    truth.masks["au"][:, 3] = False
+    truth.masks["au"][:5, 3] = True
+    truth.values["au"][:5, 3] = [1, 1, 0, 0, 1]
     said = decisions(50)
-    said.action_units[:, 3] = 1
+    said.parts["au"][:, 3] = 1
     assert score(said, truth)["au.f1.AU6"] == pytest.approx(2 * 3 / (5 + 3))
 
 
 def test_a_class_without_positives_counts_zero_and_is_named() -> None:
     truth, said = labels(100, share=1.0), decisions(100)
-    truth.expr[truth.expr == 2] = 0
-    said.expression[said.expression == 2] = 0
+    for classes in (truth.values["expr"], said.parts["expr"]):
+        classes[classes == 2] = 0
     metrics = score(said, truth)
     assert metrics["expr.f1.Disgust"] == 0
     assert metrics["undefined"] == ["Disgust"]
@@ -122,22 +119,22 @@ def test_a_class_without_positives_counts_zero_and_is_named() -> None:
 
 
 def test_a_subset_of_tasks_sums_only_those() -> None:
-    metrics = score(Decisions(va=decisions(60).va), labels(60))
+    metrics = score(decided(va=decisions(60).parts["va"]), labels(60))
     assert metrics["P"] == metrics["va.ccc_mean"]
     assert not any(key.startswith(("expr", "au")) for key in metrics)
-    assert metrics["num_frames.va"] == int(labels(60).va_mask.any(axis=1).sum())
+    assert metrics["num_frames.va"] == int(labels(60).labelled("va").sum())
 
 
 def test_a_missing_prediction_on_a_labelled_row_is_an_error() -> None:
     said = decisions(60)
-    said.va[labels(60).va_mask[:, 0].argmax(), 0] = np.nan
+    said.parts["va"][labels(60).masks["va"][:, 0].argmax(), 0] = np.nan
     with pytest.raises(ValueError, match="missing or not a finite number"):
         score(said, labels(60))
 
 
 def test_decisions_follow_probabilities_and_thresholds() -> None:
-    probabilities = Probabilities(expr=np.eye(8)[[3, 5]], au=np.full((2, 12), 0.4))
-    assert probabilities.decide().expression.tolist() == [3, 5]
-    assert probabilities.decide().action_units.sum() == 0
-    assert probabilities.decide([0.3] * 6 + [0.4] + [0.5] * 5).action_units.sum() == 14
-    assert probabilities.decide().tasks == ("expr", "au")
+    probabilities = probable(expr=np.eye(8)[[3, 5]], au=np.full((2, 12), 0.4))
+    assert probabilities.decide().parts["expr"].tolist() == [3, 5]
+    assert probabilities.decide().parts["au"].sum() == 0
+    assert probabilities.decide({"au": [0.3] * 6 + [0.4] + [0.5] * 5}).parts["au"].sum() == 14
+    assert [task.name for task in probabilities.decide().tasks] == ["expr", "au"]

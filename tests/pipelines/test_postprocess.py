@@ -9,14 +9,18 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cache.names import ACTION_UNITS, EXPRESSIONS
+from cache.labels import ABAW
+from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS
+from heads.labels import Labels
 from helpers import stub_runs as stub
-from pipelines.labels import Labels, labels_of
+from helpers.made_labels import abaw_labels
+from pipelines.labels import labels_of
 from pipelines.metrics.challenge import f1, score
-from pipelines.postprocess.apply import HALF, Parameters, apply, probabilities_of
-from pipelines.postprocess.fit import DEFAULT_CUTS, OPTIONS, fit
-from pipelines.postprocess.offsets import CANDIDATES, NONE, best_offsets, class_curves, log_probabilities
-from pipelines.postprocess.parts import Part, decide, difference, folds_of, make_part, row_sums, task_score
+from pipelines.metrics.sums import row_sums, task_score
+from pipelines.postprocess.apply import Parameters, apply, default_cuts, probabilities_of
+from pipelines.postprocess.fit import OPTIONS, fit
+from pipelines.postprocess.offsets import CANDIDATES, best_offsets, class_curves, log_probabilities
+from pipelines.postprocess.parts import Part, decide, difference, folds_of, make_part
 from pipelines.postprocess.smoothing import GAUSSIAN_REACH, GRID, KERNELS, Smoothing, smooth
 from pipelines.postprocess.thresholds import best_thresholds, threshold_candidates, threshold_curves
 from pipelines.splits import groups_of
@@ -111,13 +115,16 @@ def test_an_unknown_kernel_is_named() -> None:
         Smoothing("box", -1.0)
 
 
+def au_of(labels: Labels) -> tuple[np.ndarray, np.ndarray]:
+    return labels.values["au"], labels.masks["au"]
+
+
 def unit_labels(on: list[int]) -> Labels:
     """Labels of R rows whose AU1 is `on` and of which nothing else is known."""
     num = len(on)
     au, mask = np.zeros((num, 12), np.float32), np.zeros((num, 12), bool)
     au[:, 0], mask[:, 0] = on, True
-    nothing = {"va": np.zeros((num, 2), np.float32), "va_mask": np.zeros((num, 2), bool)}
-    return Labels(**nothing, expr=np.zeros(num, np.int64), expr_mask=np.zeros(num, bool), au=au, au_mask=mask)
+    return abaw_labels(num, {"au": mask}, au=au)
 
 
 def test_the_threshold_of_a_tiny_example() -> None:
@@ -126,7 +133,7 @@ def test_the_threshold_of_a_tiny_example() -> None:
     labels = unit_labels([0, 0, 1, 1, 1])
     candidates = threshold_candidates(probabilities)
     assert {0.15, 0.25, 0.35, 0.5} <= set(candidates[0].round(6).tolist())
-    curves = threshold_curves(probabilities, candidates, labels, np.array([0, 0, 0, 1, 1]), 2)
+    curves = threshold_curves(probabilities, candidates, *au_of(labels), np.array([0, 0, 0, 1, 1]), 2)
     at = int(np.argmin(np.abs(candidates[0] - 0.35)))
     assert curves[:, 0, at].tolist() == [[0, 0, 1], [2, 2, 2]]
     many = best_thresholds(candidates, curves.sum(axis=0), np.full(12, 1e12))
@@ -144,7 +151,7 @@ def test_curves_are_f1_at_every_candidate() -> None:
     probabilities[:40] = 0.5
     labels = unit_labels(on.astype(int).tolist())
     candidates = threshold_candidates(probabilities)
-    curves = threshold_curves(probabilities, candidates, labels, np.zeros(300, int), 1)[0, 0]
+    curves = threshold_curves(probabilities, candidates, *au_of(labels), np.zeros(300, int), 1)[0, 0]
     for cut, (hits, said, true) in zip(candidates[0], curves, strict=True):
         assert 2 * hits / max(said + true, 1e-9) == pytest.approx(f1(probabilities[:, 0] >= cut, on))
 
@@ -157,22 +164,22 @@ def parts() -> tuple[Part, Part]:
     return tuple(make_part(table.filter(pl.col("part") == name), frames) for name in ("select", "report"))
 
 
-@pytest.mark.parametrize("task", OPTIONS)
-def test_sums_score_as_the_metrics_do(task: str, parts: tuple[Part, Part]) -> None:
-    part = parts[0]
-    said = decide(task, getattr(part.said, task), np.array(DEFAULT_CUTS[task]))
-    key = {"va": "va.ccc_mean", "expr": "expr.f1_macro", "au": "au.f1_mean"}[task]
+@pytest.mark.parametrize("name", TASKS)
+def test_sums_score_as_the_metrics_do(name: str, parts: tuple[Part, Part]) -> None:
+    part, task = parts[0], ABAW.tasks[name]
+    said = decide(task, part.said.parts[name], np.array(default_cuts(task.group)))
+    key = {"va": "va.ccc_mean", "expr": "expr.f1_macro", "au": "au.f1_mean"}[name]
     found = task_score(task, row_sums(task, said, part.labels).sum(axis=0))
-    assert found == pytest.approx(score(part.said.decide(), part.labels, [task])[key], abs=1e-9)
+    assert found == pytest.approx(score(part.said.decide(), part.labels, [name])[key], abs=1e-9)
 
 
 def test_what_helps_is_kept_and_helps_on_report(parts: tuple[Part, Part]) -> None:
     fitted = fit(*parts)
-    kept = {step.task: step for step in fitted.steps if step.kept}
-    assert [step.components for step in fitted.steps if step.task == "au"] == list(OPTIONS["au"])
+    kept = {step.task.name: step for step in fitted.steps if step.kept}
+    assert [step.components for step in fitted.steps if step.task.name == "au"] == list(OPTIONS["binary"])
     assert all(step.smoothing.kernel != "none" for step in kept.values())
     assert "thresholds" in kept["au"].components
-    assert max(fitted.parameters.thresholds) < 0.5
+    assert max(fitted.parameters.thresholds["au"]) < 0.5
     assert fitted.post["out_of_fold"]["P"] > fitted.plain["select"]["P"] + 0.3
     assert fitted.post["report"]["P"] > fitted.plain["report"]["P"] + 0.3
     assert fitted.interval.low > 0
@@ -196,10 +203,11 @@ def test_a_fold_is_scored_with_what_the_others_fitted(parts: tuple[Part, Part]) 
     fold, num = folds_of(select)
     assert num == 5
     assert all(len(np.unique(fold[groups_of(select.frames) == name])) == 1 for name in set(groups_of(select.frames)))
-    au = select.labels.au.copy()
+    au = select.labels.values["au"].copy()
     au[fold == 0] = 1 - au[fold == 0]
-    turned = dataclasses.replace(select, labels=dataclasses.replace(select.labels, au=au))
-    steps = {step.components: step for step in fit(turned, report).steps if step.task == "au"}
+    labels = Labels({**select.labels.values, "au": au}, select.labels.masks)
+    turned = dataclasses.replace(select, labels=labels)
+    steps = {step.components: step for step in fit(turned, report).steps if step.task.name == "au"}
     honest = steps["thresholds",]
     assert honest.out_of_fold < honest.in_fold
 
@@ -209,7 +217,7 @@ def test_what_gains_nothing_is_left_out() -> None:
     frames = stub.make_frames()
     table = stub.predict(frames, 0.0, 0)
     fitted = fit(*(make_part(table.filter(pl.col("part") == name), frames) for name in ("select", "report")))
-    assert fitted.parameters.smoothing == dict.fromkeys(OPTIONS, Smoothing())
+    assert fitted.parameters.smoothing == dict.fromkeys(TASKS, Smoothing())
     assert [step.task for step in fitted.steps if step.kept and "smoothing" in step.components] == []
     assert fitted.post["report"]["P"] >= fitted.plain["report"]["P"]
 
@@ -223,10 +231,10 @@ def test_tasks_without_labels_keep_their_defaults() -> None:
         pl.when(pl.col("split") == "val").then(pl.col("expression")).alias("expression"),
     )
     fitted = fit(*(make_part(table.filter(pl.col("part") == name), blind) for name in ("select", "report")))
-    assert {step.task for step in fitted.steps} == {"va", "expr"}
-    assert fitted.parameters.thresholds == HALF
+    assert {step.task.name for step in fitted.steps} == {"va", "expr"}
+    assert not fitted.parameters.thresholds
     assert "au" not in fitted.parameters.smoothing
-    assert [step.report for step in fitted.steps if step.task == "expr"] == [None] * 4
+    assert [step.report for step in fitted.steps if step.task.name == "expr"] == [None] * 4
     assert fitted.post["report"]["unscored"] == ["expr"]
     assert fitted.post["report"]["P"] is None
     assert fitted.post["report"]["va.ccc_mean"] > fitted.plain["report"]["va.ccc_mean"]
@@ -240,7 +248,7 @@ def test_a_single_video_fits_nothing() -> None:
     assert fitted.post["out_of_fold"] is None
     assert fitted.interval is None
     assert fitted.post["report"] == fitted.plain["report"]
-    assert fitted.parameters.thresholds == HALF
+    assert fitted.parameters.thresholds["au"] == (0.5,) * 12
 
 
 def test_a_difference_from_itself_is_none(parts: tuple[Part, Part]) -> None:
@@ -266,24 +274,24 @@ def test_apply_is_what_was_scored_and_keeps_the_table() -> None:
 
 def test_offsets_change_the_class_and_no_probability() -> None:
     table = stub.predict(stub.make_frames(num_videos=4), 1.0, 0)
-    after = apply(Parameters(offsets=(0.0, 100.0, *[0.0] * 6)), table)
+    after = apply(Parameters(offsets={"expr": (0.0, 100.0, *[0.0] * 6)}), table)
     assert set(after["expression"]) == {EXPRESSIONS.index("Anger")}
     assert after.drop("expression").equals(table.drop("expression"))
-    assert apply(Parameters(offsets=(1.0,) * 8), table)["expression"].equals(table["expression"])
+    assert apply(Parameters(offsets={"expr": (1.0,) * 8}), table)["expression"].equals(table["expression"])
 
 
 def test_apply_takes_other_tables() -> None:
     """A table of one task without `part`; a part of a task's columns, or a hole, is refused."""
     table = stub.predict(stub.make_frames(), 1.0, 0, tasks=("expr",)).drop("part")
     after = apply(Parameters(smoothing={"expr": Smoothing("median", 10.0)}), table)
-    np.testing.assert_allclose(probabilities_of(after).expr.sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(probabilities_of(after).parts["expr"].sum(axis=1), 1, atol=1e-6)
     top = np.array([EXPRESSIONS.index("Anger")])
     assert (after.filter(pl.col("expression") == top[0])["p_Anger"] >= 1 / 8).all()
     with pytest.raises(ValueError, match="column 'p_Fear' is missing"):
         apply(Parameters(), table.drop("p_Fear"))
     with pytest.raises(ValueError, match="missing or not finite"):
         apply(Parameters(), table.with_columns(p_Fear=pl.lit(None)))
-    with pytest.raises(ValueError, match="no valence and arousal"):
+    with pytest.raises(ValueError, match=r"none of the columns of predictions is there \(valence, arousal, p_Neutral"):
         apply(Parameters(), table.select("video", "frame"))
 
 
@@ -297,8 +305,8 @@ def test_two_parts_of_one_video_never_meet() -> None:
 def test_parameters_round_trip() -> None:
     value = Parameters(
         smoothing={"va": Smoothing("box", 5.0)},
-        thresholds=tuple(np.linspace(0.1, 0.9, 12).tolist()),
-        offsets=tuple(np.linspace(-1, 1, 8).tolist()),
+        thresholds={"au": tuple(np.linspace(0.1, 0.9, 12).tolist())},
+        offsets={"expr": tuple(np.linspace(-1, 1, 8).tolist())},
     )
     again = Parameters.from_json(value.to_json(), "here")
     assert again.thresholds == value.thresholds
@@ -367,17 +375,17 @@ def test_a_head_that_prefers_some_classes_is_put_right_on_videos_that_fitted_not
     frames = stub.make_frames(num_videos=24)
     wrong = np.array([1.5, 1.5, 0, 0, 0, 0, -1.5, -1.5])
     fitted = fit(*skewed(frames, stub.predict(frames, 0.8, 0), wrong), grid=GRID[:3])
-    steps = {step.components: step for step in fitted.steps if step.task == "expr"}
+    steps = {step.components: step for step in fitted.steps if step.task.name == "expr"}
     plain, offsets = steps[()], steps["offsets",]
-    assert list(steps) == list(OPTIONS["expr"])
+    assert list(steps) == list(OPTIONS["classes"])
     kept = next(step for step in steps.values() if step.kept)
     assert kept.components in (("offsets",), ("smoothing", "offsets"))
-    assert fitted.parameters.offsets == kept.offsets
+    assert fitted.parameters.offsets["expr"] == kept.cuts
     assert fitted.post["report"]["expr.f1_macro"] == pytest.approx(kept.report, abs=1e-9)
     assert offsets.out_of_fold > plain.out_of_fold + 0.1
     assert offsets.report > plain.report + 0.1
-    assert np.corrcoef(offsets.offsets, wrong)[0, 1] < -0.9
-    assert plain.offsets == NONE
+    assert np.corrcoef(offsets.cuts, wrong)[0, 1] < -0.9
+    assert plain.cuts == (0.0,) * 8
 
 
 def test_offsets_are_fitted_without_the_fold_that_scores_them() -> None:
@@ -387,12 +395,12 @@ def test_offsets_are_fitted_without_the_fold_that_scores_them() -> None:
         table = stub.predict(frames, 1.0, seed)
         guessed = table.with_columns(pl.col(f"p_{name}").reverse() for name in EXPRESSIONS)
         fitted = fit(*skewed(frames, guessed, np.zeros(8)), grid=GRID[:1])
-        steps = {step.components: step for step in fitted.steps if step.task == "expr"}
+        steps = {step.components: step for step in fitted.steps if step.task.name == "expr"}
         plain, offsets = steps[()], steps["offsets",]
         gains.append(
             [offsets.in_fold - plain.in_fold, offsets.out_of_fold - plain.in_fold, offsets.report - plain.report]
         )
-        assert (fitted.parameters.offsets == NONE) == (offsets.out_of_fold <= plain.out_of_fold)
+        assert (fitted.parameters.offsets["expr"] == (0.0,) * 8) == (offsets.out_of_fold <= plain.out_of_fold)
     inside, outside, held_out = np.mean(gains, axis=0)
     assert inside > 0.01, gains
     assert outside < inside / 2, gains

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 
+from cache.labels import ABAW
 from cache.names import ACTION_UNITS, VA_COLUMNS
 from helpers import stub_study as stub
 from pipelines.html import Cell, Markup, safe, table, tag
@@ -115,7 +116,10 @@ def test_the_run_shown_is_chosen_without_a_look_at_held_out_rows(made: SimpleNam
 def test_good_middle_and_bad_videos_are_shown(made: SimpleNamespace) -> None:
     from pipelines.results.leaderboard import read_part
 
-    remarks = [remark for _, remark in shown_videos(read_part(best_run(made.board.rows[0]), made.frames, "report"))]
+    remarks = [
+        remark
+        for _, remark in shown_videos(read_part(best_run(made.board.rows[0]), made.frames, "report"), ABAW.tasks["va"])
+    ]
     assert remarks == ["smallest error", "middle", "largest error"]
 
 
@@ -238,11 +242,13 @@ def test_words_for_readers() -> None:
 
 
 def test_names_in_figures_are_shown_as_written_not_as_markup(made: SimpleNamespace) -> None:
-    from pipelines.report.plots import au_bars, va_traces
+    from pipelines.report.plots import f1_bars, traces
     from pipelines.results.leaderboard import read_part
 
     part = read_part(best_run(made.board.rows[0]), made.frames, "report")
-    titles = [note.text for note in va_traces(part, shown_videos(part)).layout.annotations]
+    titles = [
+        note.text for note in traces(part, shown_videos(part, ABAW.tasks["va"]), ABAW.tasks["va"]).layout.annotations
+    ]
     assert len(titles) == 6
     assert all(title.startswith("&lt;script&gt;alert(1)&lt;/script&gt;&amp;") for title in titles)
-    assert au_bars({"<b>": {"AU1": 0.5}}).data[0].name == "&lt;b&gt;"
+    assert f1_bars({"<b>": {"AU1": 0.5}}, ["AU1"], "AU").data[0].name == "&lt;b&gt;"

@@ -97,7 +97,7 @@ def test_a_video_without_subject_is_its_own_group_and_ids_are_compared_whole() -
 def test_folds_spread_labels_evenly() -> None:
     frames = frames_of({f"v{i}": "train" for i in range(40)})
     part = assign_groups(frames, 5, seed=0)
-    positives = [labels_of(frames.filter(part == index)).au.sum() for index in range(5)]
+    positives = [labels_of(frames.filter(part == index)).values["au"].sum() for index in range(5)]
     assert np.ptp(positives) / np.mean(positives) < 0.15
     assert (np.bincount(part) == 96).all()
 
@@ -109,8 +109,8 @@ def unevenness(frames: pl.DataFrame, part: np.ndarray, num_parts: int) -> np.nda
     """By label (frames of a task, of an expression, positives of an AU): its largest part over its mean, minus 1."""
     labels = labels_of(frames)
     counts = [labels.labelled(task) for task in TASKS]
-    counts += [labels.expr_mask & (labels.expr == index) for index in range(8)]
-    counts += [labels.au_mask[:, index] & (labels.au[:, index] > 0) for index in range(12)]
+    for name, on in (("expr", labels.values["expr"] == np.arange(8)), ("au", labels.values["au"] > 0)):
+        counts += list((labels.masks[name] & on).T)
     shares = np.array([[count[part == index].sum() for index in range(num_parts)] for count in counts])
     return shares.max(axis=1) / shares.mean(axis=1) - 1
 

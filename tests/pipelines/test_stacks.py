@@ -25,7 +25,7 @@ DIVERGING = 99.0
 MEMBERS = (
     {"seed": 0},
     {"seed": 1, "lr": 3e-3, "dropout": 0.0, "label_smoothing": 0.1},
-    {"seed": 0, "weight_decay": 0.1, "va_weight": 3.0, "class_weights": False, "schedule": "constant"},
+    {"seed": 0, "weight_decay": 0.1, "task_weights": {"va": 3.0}, "class_weights": False, "schedule": "constant"},
     {"seed": 2, "patience": 3, "lr": 0.03, "grad_clip": 0.0},
     {"seed": 1, "fold": 1, "warmup_steps": 0, "positive_weights": False},
     {"seed": 0, "patience": 3, "lr": 1e-9},
@@ -59,7 +59,7 @@ def as_alone(one: Trained, alone: Trained) -> None:
             )
     for part, said in one.predictions.items():
         np.testing.assert_allclose(
-            said.probabilities.au, alone.predictions[part].probabilities.au, rtol=1e-3, atol=1e-3
+            said.probabilities.parts["au"], alone.predictions[part].probabilities.parts["au"], rtol=1e-3, atol=1e-3
         )
     assert one.metrics["report"]["P"] == pytest.approx(alone.metrics["report"]["P"], abs=5e-3)
 
@@ -100,7 +100,7 @@ def test_bfloat16_trains_about_as_well(folded: Config, made, temporal: str) -> N
 
 def test_learned_weights_stack(folded: Config, made) -> None:
     dataset = made.dataset()
-    strategies = members(folded, {"task_weights": "learned", "temporal": "none"})
+    strategies = members(folded, {"weighting": "learned", "temporal": "none"})
     stack = train_strategies(folded, dataset, [Order(strategy=strategy) for strategy in strategies])
     for one, strategy in zip(stack, strategies, strict=True):
         assert isinstance(one, Trained)
@@ -138,8 +138,8 @@ def test_what_cannot_be_trained_costs_itself_alone(folded: Config, made) -> None
         {"window": 5},
         {"steps": 15},
         {"method": "separate"},
-        {"va_loss": "mse"},
-        {"task_weights": "learned"},
+        {"continuous_loss": "mse"},
+        {"weighting": "learned"},
         {"tasks": ["va"]},
         {"streams": ["va"]},
         {"kernel": 5},
@@ -191,7 +191,7 @@ def test_runs_of_a_stack_are_ordinary_runs(folded: Config, made, tmp_path: Path)
         said = predict_run(run, dataset, split.report)
         alone = train_strategy(folded, dataset, strategy)
         np.testing.assert_allclose(
-            said.probabilities.va, alone.predictions["report"].probabilities.va, rtol=1e-3, atol=1e-3
+            said.probabilities.parts["va"], alone.predictions["report"].probabilities.parts["va"], rtol=1e-3, atol=1e-3
         )
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from heads.fusion import FUSIONS
-from heads.losses import AU_LOSSES, EXPR_LOSSES, VA_LOSSES
+from heads.losses import BINARY_LOSSES, CLASS_LOSSES, CONTINUOUS_LOSSES
 from heads.model import ProgressiveHead, noises_of
 from heads.temporal import TEMPORALS
 from pipelines.config import Config
@@ -77,7 +77,7 @@ def test_adamw_on_the_device_is_the_hosts(active: tuple[bool, ...]) -> None:
 @pytest.mark.parametrize("temporal", sorted(TEMPORALS))
 def test_a_step_on_the_device_is_the_hosts(small: Config, made, temporal: str) -> None:
     dataset, rates, active = made.dataset(), [1e-2, 1e-3, 3e-3], [True, True, False]
-    host, device = (stack_of(small, dataset, {"temporal": temporal, "task_weights": "learned"}) for _ in range(2))
+    host, device = (stack_of(small, dataset, {"temporal": temporal, "weighting": "learned"}) for _ in range(2))
     for _ in range(3):
         rows = first_rows(host)
         first_rows(device)
@@ -91,7 +91,7 @@ def test_a_step_on_the_device_is_the_hosts(small: Config, made, temporal: str) -
 def on_meta(stack: Stack) -> Step:
     """The step of `stack` with every tensor on a device without memory, where no value can be asked for."""
     meta, first = torch.device("meta"), stack.feeds[0]
-    targets = first.dataset.targets.to("meta")
+    targets = first.dataset.targets.map(lambda values: values.to("meta"))
     reader = dataclasses.replace(
         first.reader,
         sources={name: source.to(meta) for name, source in first.reader.sources.items()},
@@ -118,10 +118,10 @@ def on_meta(stack: Stack) -> Step:
 KINDS = [
     *({"temporal": temporal} for temporal in sorted(TEMPORALS)),
     *({"fusion": fusion, "temporal": "none"} for fusion in sorted(FUSIONS)),
-    *({"va_loss": name, "temporal": "none"} for name in sorted(VA_LOSSES)),
-    *({"expr_loss": name, "temporal": "none"} for name in sorted(EXPR_LOSSES)),
-    *({"au_loss": name, "temporal": "none"} for name in sorted(AU_LOSSES)),
-    {"task_weights": "learned", "temporal": "none"},
+    *({"continuous_loss": name, "temporal": "none"} for name in sorted(CONTINUOUS_LOSSES)),
+    *({"class_loss": name, "temporal": "none"} for name in sorted(CLASS_LOSSES)),
+    *({"binary_loss": name, "temporal": "none"} for name in sorted(BINARY_LOSSES)),
+    {"weighting": "learned", "temporal": "none"},
     {"method": "progressive", "temporal": "none"},
 ]
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from cache.names import ACTION_UNITS, TASKS
 from extract.annotations.lists import read_list
+from helpers.made_labels import decided, probable
 from pipelines.cli.pages.submission import fill_words
-from pipelines.metrics.predictions import Decisions, Probabilities
+from pipelines.metrics.predictions import Decisions
 from pipelines.postprocess.apply import Parameters
 from pipelines.predict.predictor import FramePredictions
 from pipelines.submission.answer import answer_list
@@ -34,7 +35,7 @@ def predictions(
     valid = ~np.isin(np.arange(len(frames)), invalid)
     return FramePredictions(
         frames=table.with_columns(path=pl.format("{}/{}.jpg", "video", "frame")),
-        probabilities=Probabilities(
+        probabilities=probable(
             va=rng.integers(-6, 7, (len(frames), 2)) / 4,
             expr=rng.dirichlet(np.ones(8), len(frames)).round(3),
             au=rng.integers(0, 9, (len(frames), 12)) / 8,
@@ -53,7 +54,7 @@ def golden_predictions() -> FramePredictions:
     units = ["001101100111", "010110110100", "111011000110", "110011000110"]
     return dataclasses.replace(
         found,
-        probabilities=Probabilities(
+        probabilities=probable(
             va=np.array([[1.0, -1.25], [-1.0, -0.75], [-1.0, 1.0], [1.25, 0.25]]),
             expr=np.eye(8)[[7, 3, 3, 5]],
             au=np.array([[float(unit) for unit in row] for row in units]),
@@ -116,17 +117,19 @@ def test_a_lists_header_names_its_track(header: str, track: str | None) -> None:
 def test_valence_is_interpolated_over_frame_numbers_and_held_at_the_ends() -> None:
     found = predictions([("a", 10), ("a", 20), ("a", 60)])
     va = np.array([[0.0, 1.0], [1.0, 0.0], [-1.0, 0.5]])
-    found.probabilities.va[:] = va
+    found.probabilities.parts["va"][:] = va
     asked = pl.DataFrame({"video": ["a"] * 6, "frame": [1, 10, 12, 15, 40, 99]})
     filled = fill(found, asked, "interpolate")
-    assert filled.probabilities.va[:, 0] == pytest.approx([0.0, 0.0, 0.2, 0.5, 0.0, -1.0])
+    assert filled.probabilities.parts["va"][:, 0] == pytest.approx([0.0, 0.0, 0.2, 0.5, 0.0, -1.0])
     assert filled.own.tolist() == [False, True, False, False, False, False]
     assert not filled.empty.any()
     near = [0, 0, 0, 0, 1, 2]  # of two equally near the earlier one
-    assert (filled.probabilities.au == found.probabilities.au[near]).all()
-    assert (filled.probabilities.expr == found.probabilities.expr[near]).all()
-    assert (fill(found, asked, "nearest").probabilities.va == va[near]).all()
-    assert fill(found, asked, "linear").probabilities.au[3] == pytest.approx(found.probabilities.au[:2].mean(axis=0))
+    assert (filled.probabilities.parts["au"] == found.probabilities.parts["au"][near]).all()
+    assert (filled.probabilities.parts["expr"] == found.probabilities.parts["expr"][near]).all()
+    assert (fill(found, asked, "nearest").probabilities.parts["va"] == va[near]).all()
+    assert fill(found, asked, "linear").probabilities.parts["au"][3] == pytest.approx(
+        found.probabilities.parts["au"][:2].mean(axis=0)
+    )
 
 
 @pytest.mark.parametrize(
@@ -152,15 +155,17 @@ def test_a_frame_without_an_embedding_is_filled_as_one_without_a_crop() -> None:
     found = predictions([("a", 1), ("a", 2), ("a", 3)], invalid=(1,))
     without = predictions([("a", 1), ("a", 3)])
     for name in TASKS:
-        getattr(without.probabilities, name)[:] = getattr(found.probabilities, name)[[0, 2]]
+        without.probabilities.parts[name][:] = found.probabilities.parts[name][[0, 2]]
     for rule in FILLS:
         one, other = fill(found, asked, rule), fill(without, asked, rule)
         assert one.own.tolist() == other.own.tolist() == [True, False, True]
-        assert all((getattr(one.probabilities, n) == getattr(other.probabilities, n)).all() for n in TASKS)
+        assert all((one.probabilities.parts[n] == other.probabilities.parts[n]).all() for n in TASKS)
 
 
 def test_an_empty_video_is_neutral_whatever_the_thresholds() -> None:
-    found = predictions([("a", 1)], parameters=Parameters(thresholds=(0.0,) * 12, offsets=(-50.0, *[0.0] * 7)))
+    found = predictions(
+        [("a", 1)], parameters=Parameters(thresholds={"au": (0.0,) * 12}, offsets={"expr": (-50.0, *[0.0] * 7)})
+    )
     filled = fill(found, pl.DataFrame({"video": ["b", "a", "b"], "frame": [1, 1, 2]}), "interpolate")
     assert filled.empty.tolist() == [True, False, True]
     cells = cells_of(TRACKS["mtl"], filled.decide(found.parameters))
@@ -171,7 +176,7 @@ def test_an_empty_video_is_neutral_whatever_the_thresholds() -> None:
 def test_one_video_never_fills_another_whatever_its_name() -> None:
     found = predictions([("10", 1), ("100", 5), ("10-30", 9)])
     filled = fill(found, pl.DataFrame({"video": ["100", "10", "10-30", "1"], "frame": [1, 9, 1, 1]}), "nearest")
-    assert (filled.probabilities.va[:3] == found.probabilities.va[[1, 0, 2]]).all()
+    assert (filled.probabilities.parts["va"][:3] == found.probabilities.parts["va"][[1, 0, 2]]).all()
     assert filled.empty.tolist() == [False, False, False, True]
 
 
@@ -269,10 +274,10 @@ def test_a_file_that_differs_when_read_back_is_refused(damage: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("decided", "track"),
     [
-        (Decisions(va=np.array([[0.5, np.nan]])), "va"),
-        (Decisions(expression=np.array([8])), "expr"),
-        (Decisions(action_units=np.full((1, 12), 2)), "au"),
-        (Decisions(action_units=np.full((1, 11), 1)), "au"),
+        (decided(va=np.array([[0.5, np.nan]])), "va"),
+        (decided(expr=np.array([8])), "expr"),
+        (decided(au=np.full((1, 12), 2)), "au"),
+        (decided(au=np.full((1, 11), 1)), "au"),
     ],
 )
 def test_what_is_out_of_range_is_not_put_in_place(decided: Decisions, track: str, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from pipelines.training import fit as fit_module
 from pipelines.training import methods
 from pipelines.training import stack as stack_module
 from pipelines.training import train as train_module
-from pipelines.training.dataset import restrict
+from pipelines.training.feed import make_feed
 from pipelines.training.methods import METHODS
 from pipelines.training.optimise import lr_at
 from pipelines.training.predict import predict
@@ -241,11 +241,13 @@ def test_hidden_labels_are_masked(made):
     dataset = made.dataset()
     rows = np.zeros(len(made.frames), bool)
     rows[5] = True
-    targets = restrict(dataset.targets, rows)
-    for mask in (targets.va_mask[:, 0], targets.expr_mask, targets.au_mask[:, 3]):
+    reader = dataset.reader(["va"], ["va"], HeadConfig(), ["base"])
+    feed = make_feed(dataset, reader, rows, ("va", "expr", "au"), TrainConfig())
+    targets = dataset.targets.hide(feed.hidden)
+    for mask in targets.masks.values():
         assert len(mask) == len(rows) + 1
         assert not mask[np.append(~rows, True)].any()
-    assert targets.va_mask[5].all()
+    assert targets.masks["va"][5].all()
 
 
 def test_rows_without_an_embedding_are_invalid_and_borrow_the_nearest_prediction(small, made):
@@ -263,7 +265,7 @@ def test_rows_without_an_embedding_are_invalid_and_borrow_the_nearest_prediction
     times = made.frames["frame"].to_numpy()
     row = failed[0]
     near = row - 1 if times[row] - times[row - 1] <= times[row + 2] - times[row] else row + 2
-    assert (said.probabilities.va[at[row]] == said.probabilities.va[at[near]]).all()
+    assert (said.probabilities.parts["va"][at[row]] == said.probabilities.parts["va"][at[near]]).all()
     assert first.metrics["select"]["num_frames.va"] == int((made.frames["split"] == "val").sum())
 
 
@@ -281,8 +283,8 @@ def test_overlapping_predictions_are_averaged():
     train = TrainConfig(window=4, stride=3, max_gap=300)
     plan = dataset.plan(np.ones(10, bool), train, ["va"])
     said = predict(Echo(), ("va",), dataset.reader(["va"], ["va"], HeadConfig(), ["base"]), plan)
-    assert said.probabilities.va[:, 0].tolist() == [4.0] * 10
-    assert said.probabilities.va[:, 1].tolist() == made.frames["frame"].to_list()
+    assert said.probabilities.parts["va"][:, 0].tolist() == [4.0] * 10
+    assert said.probabilities.parts["va"][:, 1].tolist() == made.frames["frame"].to_list()
 
     class Index(torch.nn.Module):
         def forward(self, streams, valid, times):
@@ -290,7 +292,7 @@ def test_overlapping_predictions_are_averaged():
             return {"va": torch.stack([window, window], dim=-1)}
 
     said = predict(Index(), ("va",), dataset.reader(["va"], ["va"], HeadConfig(), ["base"]), plan)
-    assert said.probabilities.va[:, 0].tolist() == [0, 0, 0, 0.5, 1, 1, 1.5, 2, 2, 2]
+    assert said.probabilities.parts["va"][:, 0].tolist() == [0, 0, 0, 0.5, 1, 1, 1.5, 2, 2, 2]
 
 
 def test_watch_is_told_of_every_epoch_and_should_stop_ends_a_model(small, made):
@@ -326,7 +328,7 @@ def test_impossible_values_are_refused_before_training(small, made):
 
 
 def test_learned_task_weights_train(small, made):
-    result = trained(small, made.dataset(), task_weights="learned")
+    result = trained(small, made.dataset(), weighting="learned")
     assert not same_weights(result, trained(small, made.dataset()))
 
 

@@ -29,7 +29,7 @@ METHODS = {
     "joint": {"temporal": "gru"},
     "separate": {"method": "separate", "streams": "own", "temporal": "tcn"},
     "progressive": {"method": "progressive", "streams": "own", "frozen_steps": 6},
-    "learned weights": {"task_weights": "learned", "temporal": "none"},
+    "learned weights": {"weighting": "learned", "temporal": "none"},
 }
 # Of other data orders, folds and ends: the stack shrinks on its way.
 MEMBERS = ({"seed": 0}, {"seed": 1, "lr": 3e-3}, {"seed": 0, "patience": 6, "lr": 1e-9}, {"seed": 2, "fold": 1})

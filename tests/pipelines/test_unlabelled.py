@@ -12,15 +12,16 @@ import polars as pl
 import pytest
 
 from cache.frames import read_frames, write_frames
+from cache.labels import ABAW
 from cache.names import ACTION_UNITS, EXPRESSIONS, TASK_COLUMNS, TASKS
 from helpers import stub_runs as stub
 from helpers.cli import call
+from helpers.made_labels import probable
 from helpers.made_project import Made
 from pipelines.labels import labels_of
-from pipelines.metrics.challenge import MAIN_SCORE, main_scores, score
+from pipelines.metrics.challenge import main_key, main_scores, score
 from pipelines.metrics.intervals import Runs, group_sums, interval
 from pipelines.metrics.paired import by_range, compare, versus_first
-from pipelines.metrics.predictions import Probabilities
 from pipelines.metrics.stability import stability
 from pipelines.postprocess.parts import difference, gain_error, make_part
 
@@ -69,7 +70,7 @@ def test_a_run_has_no_score_of_what_is_not_labelled(only: str) -> None:
     ):
         assert metrics["unscored"] == [task for task in TASKS if task != only]
         assert metrics["P"] is None
-        assert {task for task in TASKS if metrics[MAIN_SCORE[task]] is not None} == {only}
+        assert {task for task in TASKS if metrics[main_key(ABAW.group(task))] is not None} == {only}
         named = set(metrics["undefined"])
         assert not named & (set(EXPRESSIONS) | (set(ACTION_UNITS) if only == "va" else {"valence", "arousal"}))
 
@@ -103,11 +104,11 @@ def test_leaderboard_and_report_have_no_place_for_it(only: str) -> None:
     (group,) = json.loads(Path("studies/grid/leaderboard.json").read_text())["groups"]
     for row in group["rows"]:
         assert "P" not in row["report"]
-        assert {task for task in TASKS if MAIN_SCORE[task] in row["report"]} == {only}
+        assert {task for task in TASKS if main_key(ABAW.group(task)) in row["report"]} == {only}
         assert not row["interval"]
     table = pl.read_csv("studies/grid/leaderboard.csv")
     for task in TASKS:
-        assert (table[f"report.{MAIN_SCORE[task]}"].null_count() == 0) == (task == only)
+        assert (table[f"report.{main_key(ABAW.group(task))}"].null_count() == 0) == (task == only)
     report = Path("studies/grid/report.html").read_text()
     others = {"va": "valence CCC", "expr": "macro F1 ", "au": "AU12"}
     assert "held-out P of the chosen strategy" in report
@@ -182,7 +183,7 @@ def test_a_score_without_labels_is_none_and_so_is_p(frames: pl.DataFrame, task: 
     said = make_part(table, frames).said.decide()
     metrics = score(said, labels_of(blind(frames, (task,), pl.lit(True))))
     assert metrics["unscored"] == [task]
-    assert (metrics["P"], metrics[MAIN_SCORE[task]], metrics[f"num_frames.{task}"]) == (None, None, 0)
+    assert (metrics["P"], metrics[main_key(ABAW.group(task))], metrics[f"num_frames.{task}"]) == (None, None, 0)
     others = {other for other in TASKS if other != task}
     assert set(main_scores(metrics)) == others
     assert main_scores(metrics) == main_scores(score(said, labels_of(frames), sorted(others, key=TASKS.index)))
@@ -234,13 +235,13 @@ def test_gains_of_post_processing_leave_them_out(frames: pl.DataFrame) -> None:
     assert found is not None
     assert found.low == pytest.approx(found.high)
     assert found.low > 0
-    before, after = ((each.said.au >= 0.5).astype(np.int8) for each in (part, better))
-    assert gain_error("au", before, after, part) == pytest.approx(0.0)
+    before, after = ((each.said.parts["au"] >= 0.5).astype(np.int8) for each in (part, better))
+    assert gain_error(ABAW.tasks["au"], before, after, part) == pytest.approx(0.0)
 
 
 def test_probabilities_of_other_tasks_are_not_needed() -> None:
     """A task that is not predicted is no task without labels."""
     frames = stub.make_frames(num_videos=1, num_frames=10)
-    metrics = score(Probabilities(va=np.zeros((10, 2))).decide(), labels_of(frames))
+    metrics = score(probable(va=np.zeros((10, 2))).decide(), labels_of(frames))
     assert metrics["unscored"] == []
     assert metrics["P"] == metrics["va.ccc_mean"]

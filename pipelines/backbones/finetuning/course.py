@@ -5,14 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from heads.losses import MultiTaskLoss, Targets
+from cache.labels import Schema
+from heads.labels import Labels
+from heads.losses import MultiTaskLoss
 from pipelines.backbones.data import Faces
 from pipelines.backbones.distributed import World
 from pipelines.backbones.files import Trainee
 from pipelines.backbones.precision import Precision
 from pipelines.backbones.sampling import Pool
 from pipelines.config import FinetuneConfig
-from pipelines.labels import Labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,11 +24,12 @@ class Course:
     model: Trainee
     loss: MultiTaskLoss
     faces: Faces
-    targets: Targets
+    targets: Labels
     labels: Labels
     pool: Pool
     select: np.ndarray
     tasks: tuple[str, ...]
+    schema: Schema
     config: FinetuneConfig
     device: torch.device
     precision: Precision

@@ -4,7 +4,6 @@ The main set is that of [data]; each entry of [[finetune.data]] is a further one
 under their common folder; videos of different sets are different videos, whatever their names.
 """
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +14,11 @@ import numpy as np
 import polars as pl
 
 from cache.frames import frames_digest, labels_digest, read_frames
-from cache.names import TASKS
+from cache.labels import ABAW, Schema
+from heads.labels import Labels
 from pipelines.backbones.sampling import Pool, make_pool
 from pipelines.config import Config
-from pipelines.labels import Labels, labels_of
+from pipelines.labels import concatenated, labelled, labelled_any, labels_of, tasks_of
 from pipelines.splits import Split, resolve_split
 
 
@@ -41,11 +41,20 @@ class FaceSet:
     licence: str
     where: dict[str, str]
     split: str
+    schema: Schema = ABAW
+
+    def labelled(self, task: str) -> np.ndarray:
+        """[N] bool: frames with a label of `task`."""
+        return labelled(self.labels, self.schema.tasks[task])
+
+    def teaches(self, task: str) -> bool:
+        """Whether its labels of `task` are learnt from: it, or its whole group, is among `tasks`."""
+        return task in self.tasks or self.schema.tasks[task].group.name in self.tasks
 
     def about(self) -> dict[str, Any]:
         """What identifies the set, for the checkpoint and the file of weights."""
-        digests = {"frames": frames_digest(self.frames), "labels": labels_digest(self.frames), "split": self.split}
-        return {**digests, "tasks": list(self.tasks), "share": self.share}
+        digests = {"frames": frames_digest(self.frames), "labels": labels_digest(self.frames, self.schema)}
+        return {**digests, "split": self.split, "tasks": list(self.tasks), "share": self.share}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,18 +90,20 @@ def gather(config: Config, frames: pl.DataFrame, tasks: Sequence[str]) -> Materi
             out in another; a folder or a table that is missing.
     """
     further = [_further(config, index) for index in range(len(config.finetune.data))]
-    split = resolve_split(frames, config.split)
+    split = resolve_split(frames, config.split, schema=config.schema)
     sets = (_main(config, frames, tuple(tasks), split), *further)
     judges = {task: _judge(sets, task) for task in tasks}
     _check_apart(sets)
     folder, prefixes = _common([each.folder for each in sets])
     parts = [_part(each, index, prefixes[index], judges, tasks) for index, each in enumerate(sets)]
-    labels = Labels(**{name: np.concatenate([getattr(p.labels, name) for p in parts]) for name in LABEL_NAMES})
+    labels = concatenated([part.labels for part in parts])
     train = np.concatenate([part.train for part in parts])
     source = np.repeat(np.arange(len(parts)), [len(part.paths) for part in parts])
     _, video = np.unique([name for part in parts for name in part.videos], return_inverse=True)
     rows = np.flatnonzero(train)
-    pool = make_pool(labels, rows, video, source, tasks, tuple(each.share for each in sets))
+    known = tasks_of(config.schema)
+    chosen = [known[name] for name in tasks]
+    pool = make_pool(labels, rows, video, source, chosen, tuple(each.share for each in sets))
     paths = [path for part in parts for path in part.paths]
     return Material(
         folder=folder, paths=paths, labels=labels, pool=pool, select=np.flatnonzero(~train), sets=sets, split=split
@@ -110,31 +121,19 @@ class _Part:
 
 
 def _part(each: FaceSet, index: int, prefix: str, judges: dict[str, int], tasks: Sequence[str]) -> _Part:
-    nothing = np.zeros(len(each.labels), dtype=bool)
-    kept = {
-        task: (each.train if task in each.tasks else nothing) | (each.select if judges[task] == index else nothing)
-        for task in tasks
-    }
-    labels = only(each.labels, kept)
-    rows = np.flatnonzero(labels.labelled_any)
+    kept = {name: np.zeros_like(mask) for name, mask in each.labels.masks.items()}
+    for name in tasks:
+        task = each.schema.tasks[name]
+        shown = (each.train & each.teaches(name)) | (each.select & (judges[name] == index))
+        kept[task.group.name][:, task.indices] |= shown[:, None]
+    labels = each.labels.where(kept)
+    rows = np.flatnonzero(labelled_any(labels))
     used = each.frames[rows]
     return _Part(
         paths=[prefix + path for path in used["path"]],
         videos=[f"{index}/{video}" for video in used["video"]],
-        labels=labels.rows(rows),
+        labels=labels.take(rows),
         train=each.train[rows],
-    )
-
-
-def only(labels: Labels, kept: dict[str, np.ndarray]) -> Labels:
-    """`labels` where `kept[task]` [N], and none of the tasks that it does not name."""
-    nothing = np.zeros(len(labels), dtype=bool)
-    masks = {task: kept.get(task, nothing) for task in TASKS}
-    return dataclasses.replace(
-        labels,
-        va_mask=labels.va_mask & masks["va"][:, None],
-        expr_mask=labels.expr_mask & masks["expr"],
-        au_mask=labels.au_mask & masks["au"][:, None],
     )
 
 
@@ -143,7 +142,8 @@ def _main(config: Config, frames: pl.DataFrame, tasks: tuple[str, ...], split: S
         name="[data]",
         folder=_folder(config.at(config.data.faces), "faces under [data]"),
         frames=frames,
-        labels=labels_of(frames),
+        labels=labels_of(frames, config.schema),
+        schema=config.schema,
         train=split.train,
         select=split.select,
         held_out=split.select | split.report,
@@ -158,7 +158,7 @@ def _main(config: Config, frames: pl.DataFrame, tasks: tuple[str, ...], split: S
 def _further(config: Config, index: int) -> FaceSet:
     entry, select = config.finetune.data[index], config.split.select
     name = f"[[finetune.data]] {index + 1}"
-    frames = read_frames(config.at(entry.frames))
+    frames = read_frames(config.at(entry.frames), config.schema)
     split = frames["split"].to_numpy()
     if not (split == "train").any():
         raise ValueError(
@@ -168,11 +168,12 @@ def _further(config: Config, index: int) -> FaceSet:
         name=name,
         folder=_folder(config.at(entry.faces), f"faces of {name}"),
         frames=frames,
-        labels=labels_of(frames),
+        labels=labels_of(frames, config.schema),
+        schema=config.schema,
         train=split == "train",
         select=split == select,
         held_out=(split != "train") & (split != "none"),
-        tasks=entry.tasks or TASKS,
+        tasks=entry.tasks or config.schema.names,
         share=entry.share,
         licence=entry.licence,
         where={"train": "train", "select": select},
@@ -193,10 +194,10 @@ def _judge(sets: Sequence[FaceSet], task: str) -> int:
         ValueError: no set teaches it, or none judges it; says which.
     """
     hint = f"add labels with `mtl prepare`, or leave {task} out of --task"
-    if not any((each.labels.labelled(task) & each.train).any() for each in sets if task in each.tasks):
+    if not any((each.labelled(task) & each.train).any() for each in sets if each.teaches(task)):
         raise ValueError(f"task {task}: no labelled frame in {sets[0].where['train']}, whose frames train; {hint}")
     for index, each in enumerate(sets):
-        if (each.labels.labelled(task) & each.select).any():
+        if (each.labelled(task) & each.select).any():
             return index
     raise ValueError(
         f"task {task}: no labelled frame in {sets[0].where['select']}, whose frames choose the epoch; {hint}"
@@ -224,6 +225,3 @@ def _common(folders: Sequence[Path]) -> tuple[Path, list[str]]:
     whole = [Path(os.path.abspath(folder)) for folder in folders]
     common = Path(os.path.commonpath(whole))
     return common, ["" if each == common else f"{each.relative_to(common).as_posix()}/" for each in whole]
-
-
-LABEL_NAMES = ("va", "va_mask", "expr", "expr_mask", "au", "au_mask")

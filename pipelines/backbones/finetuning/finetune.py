@@ -11,8 +11,8 @@ from extract.backbones.build import build_trainable
 from extract.backbones.origin import file_digest
 from extract.backbones.rename import read_rules
 from extract.config import Preprocessing
-from heads.losses import MultiTaskLoss, class_weights, positive_weights
-from heads.tasks import TASK_OUTPUTS
+from heads.losses import MultiTaskLoss, label_weights
+from heads.tasks import Task
 from pipelines.backbones.data import Faces, memory_for_faces
 from pipelines.backbones.distributed import World, open_world
 from pipelines.backbones.files import Trainee, alone_in, checkpoint_path
@@ -30,7 +30,7 @@ from pipelines.backbones.sampling import draw_rows
 from pipelines.config import Config
 from pipelines.fitting.checkpoint import Checkpoints, Kept, identity_of
 from pipelines.fitting.epochs import EpochWatch
-from pipelines.labels import as_targets
+from pipelines.labels import as_tensors, tasks_of
 from pipelines.typed import to_mapping
 
 # Fields of [finetune] that do not change what is trained; the start and the sets are described apart.
@@ -113,10 +113,10 @@ def describe(config: Config, order: Order, material: Material) -> dict[str, Any]
 def build(config: Config, order: Order) -> tuple[Trainee, Preprocessing]:
     """The backbone with its outputs, and how its faces are prepared; the same for the same seed."""
     settings = config.finetune
-    num_outputs = sum(TASK_OUTPUTS[task].num_outputs for task in order.tasks)
+    tasks = chosen_tasks(config, order)
     trainable, preprocessing = build_trainable(
         order.model,
-        num_outputs,
+        sum(task.num_outputs for task in tasks.values()),
         settings.size_px or None,
         order.init,
         seed=settings.seed,
@@ -125,7 +125,13 @@ def build(config: Config, order: Order) -> tuple[Trainee, Preprocessing]:
         rename=read_rules(order.rename) if order.rename else None,
     )
     prepare(trainable, settings)
-    return Trainee(trainable, order.tasks), preprocessing
+    return Trainee(trainable, tasks), preprocessing
+
+
+def chosen_tasks(config: Config, order: Order) -> dict[str, Task]:
+    """The tasks of `order`, as heads know them."""
+    known = tasks_of(config.schema)
+    return {name: known[name] for name in order.tasks}
 
 
 def make_course(
@@ -144,10 +150,11 @@ def make_course(
     sampling draws them, so that nothing is made up for twice.
     """
     settings = with_rate(config.finetune, model)
-    targets = as_targets(material.labels)
+    targets = as_tensors(material.labels)
     shown = draw_rows(material.pool, settings, np.random.default_rng([settings.seed, 0]), whole=True)
-    learnt = targets.gather(torch.from_numpy(shown))
-    loss = MultiTaskLoss(order.tasks, [config.loss], class_weights(learnt), positive_weights(learnt))
+    tasks = chosen_tasks(config, order)
+    weights = label_weights(tasks, targets.take(torch.from_numpy(shown)))
+    loss = MultiTaskLoss(tasks, [config.loss], weights)
     if kept is not None:
         precision: Precision = kept[1]["precision"]
     elif settings.precision == "auto":
@@ -158,11 +165,12 @@ def make_course(
         model=model,
         loss=loss.to(device),
         faces=faces,
-        targets=targets.to(device),
+        targets=targets.map(lambda values: values.to(device)),
         labels=material.labels,
         pool=material.pool,
         select=material.select,
         tasks=order.tasks,
+        schema=config.schema,
         config=settings,
         device=device,
         precision=precision,

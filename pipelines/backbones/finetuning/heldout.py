@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from cache.identity import StreamIdentity
 from extract.backbones.build import Backbone, load_backbone
 from extract.config import BackboneConfig
 from extract.jobs import identity_of
-from heads.config import HeadConfig, Task
+from heads.config import HeadConfig
 from pipelines.backbones.data import Faces, progress_of_first
 from pipelines.backbones.files import FOLDER, output_tensors
 from pipelines.backbones.finetuning.course import Course
@@ -92,12 +92,11 @@ def _filled(said: Predictions, asked: np.ndarray, data: FaceSet) -> Predictions:
     times = data.frames["frame"].to_numpy().astype(np.int64)
     source = nearest_rows(video_codes(data.frames), times, np.intersect1d(said.rows, asked), asked)
     there, place = source != NO_ROW, np.searchsorted(said.rows, source)
-    parts = {}
-    for task in ("va", "expr", "au"):
-        values = getattr(said.probabilities, task)
-        if values is not None:
-            parts[task] = np.where(there[:, None], values[np.where(there, place, 0)], 0).astype(np.float32)
-    return Predictions(rows=asked, probabilities=Probabilities(**parts))
+    parts = {
+        name: np.where(there[:, None], values[np.where(there, place, 0)], 0).astype(np.float32)
+        for name, values in said.probabilities.parts.items()
+    }
+    return Predictions(rows=asked, probabilities=Probabilities(parts=parts, schema=said.probabilities.schema))
 
 
 def write_run(
@@ -114,13 +113,15 @@ def write_run(
     registered: BackboneConfig = from_mapping(BackboneConfig, entry, f"[backbones.{section}]")
     backbone = dataclasses.replace(load_backbone(section, registered, config.folder), dtype=config.cache.dtype)
     config = dataclasses.replace(config, backbones={**config.backbones, section: registered})
-    tasks = cast(tuple[Task, ...], course.tasks)
+    tasks = course.tasks
     strategy = Strategy(
         head=HeadConfig(tasks=tasks, streams=(section,), fusion="concat", temporal="none"),
         loss=config.loss,
         train=TrainConfig(seed=config.finetune.seed),
     )
-    spec = Spec(name=section, kind="linear", tasks=tasks, parts={"joint": {section: backbone.width}})
+    spec = Spec(
+        name=section, kind="linear", tasks=tasks, parts={"joint": {section: backbone.width}}, schema=config.schema
+    )
     outputs = {f"outputs.{name.replace('.', '.linear.', 1)}": t for name, t in output_tensors(course.model).items()}
     metrics = {**held_out.metrics, "tasks": list(tasks), "epoch": {section: fitted.best.epoch}, "halted": 0}
     folder = run_folder(config, section)
@@ -163,7 +164,7 @@ def manifest_of(
         "outputs": _digest(course),
         "stream": identity.digest,
         "frames": frames_digest(frames),
-        "labels": labels_digest(frames),
+        "labels": labels_digest(frames, spec.schema),
         "split": material.split.description["hash"],
     }
     num_outputs = sum(p.numel() for p in course.model.trainable.output.parameters())
@@ -180,6 +181,7 @@ def manifest_of(
             "weights": (FOLDER / f"{spec.name}.safetensors").as_posix(),
             "file_digest": backbone.config.file_digest,
         },
+        "schema": spec.schema.to_mapping(),
         "strategy": strategy.flat(),
         "seed": strategy.train.seed,
         "epoch": {spec.name: fitted.best.epoch},

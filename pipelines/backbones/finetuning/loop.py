@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from extract.backbones.build import normalise
-from heads.tasks import TASK_OUTPUTS
 from pipelines.backbones.data import first_reason, in_chunks, progress_of_first
 from pipelines.backbones.finetuning.course import Course
 from pipelines.backbones.finetuning.recipe import new_state, set_probing
@@ -30,7 +29,7 @@ from pipelines.fitting.checkpoint import Checkpoints, Kept
 from pipelines.fitting.epochs import Epoch, EpochWatch, Fitted
 from pipelines.fitting.optimise import cosine_lr, seeded
 from pipelines.metrics.challenge import main_scores, score
-from pipelines.metrics.predictions import Predictions, Probabilities, is_finite
+from pipelines.metrics.predictions import Predictions, is_finite, joined
 from pipelines.progress import Advance
 
 Steps = list[list[np.ndarray]]
@@ -194,19 +193,19 @@ def predict_readable(
         with autocast(course.device, course.precision):
             outputs = course.model(pixels)
         for task, output in outputs.items():
-            parts[task].append(TASK_OUTPUTS[task].prediction(output))
+            parts[task].append(course.loss.tasks[task].probabilities(output))
     values = {task: torch.cat(outputs).cpu().numpy() for task, outputs in parts.items()} if read else {}
     shares = course.world.gather_objects((np.concatenate(read), values) if read else None)
     found = [share for share in shares if share is not None]
     if not found:
         return None
-    joined = {task: np.concatenate([values[task] for _, values in found]) for task in course.tasks}
-    return Predictions(rows=np.concatenate([rows for rows, _ in found]), probabilities=Probabilities(**joined))
+    whole = {task: np.concatenate([values[task] for _, values in found]) for task in course.tasks}
+    return Predictions(rows=np.concatenate([rows for rows, _ in found]), probabilities=joined(whole, course.schema))
 
 
 def judge(course: Course, predictions: Predictions) -> dict[str, Any]:
     """All metrics of `predictions`, over the tasks that are trained."""
-    return score(predictions.decide(), course.labels.rows(predictions.rows), course.tasks)
+    return score(predictions.decide(), course.labels.take(predictions.rows), course.tasks)
 
 
 def averaged(state: State) -> contextlib.AbstractContextManager[None]:

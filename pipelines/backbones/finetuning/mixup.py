@@ -7,13 +7,14 @@ the mixed label. A task (an AU, a column) counts for a pair only where both are 
 face shows something that no label speaks of.
 """
 
-import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from heads.losses import Targets
+from heads.labels import Labels
+from heads.tasks import Task
 
 
 def draw_share(alpha: float, rng: np.random.Generator) -> float:
@@ -39,17 +40,14 @@ def mix_faces(pixels: Tensor, places: np.ndarray, share: float) -> Tensor:
     return torch.lerp(pixels[at.to(pixels.device)], pixels, share)
 
 
-def mix_targets(targets: Targets, partner: Tensor, share: float) -> tuple[Targets, Targets]:
-    """The labels [B] of faces mixed with those at `partner` [B]: the one's and the other's, alike in VA and masks."""
-    other = targets.gather(partner)
-    va_mask, expr_mask, au_mask = (getattr(targets, name) & getattr(other, name) for name in MASKS)
+def mix_targets(targets: Labels, partner: Tensor, share: float, tasks: Iterable[Task]) -> tuple[Labels, Labels]:
+    """The labels [B] of faces mixed with those at `partner` [B]: the one's and the other's, alike in masks and in the
+    values of the continuous among `tasks`."""
+    other = targets.take(partner)
+    masks = {name: mask & other.masks[name] for name, mask in targets.masks.items()}
     mixed = {
-        "va": torch.lerp(other.va, targets.va, share),
-        "va_mask": va_mask,
-        "expr_mask": expr_mask,
-        "au_mask": au_mask,
+        task.group: torch.lerp(other.values[task.group], targets.values[task.group], share)
+        for task in tasks
+        if task.kind == "continuous"
     }
-    return dataclasses.replace(targets, **mixed), dataclasses.replace(other, **mixed)
-
-
-MASKS = ("va_mask", "expr_mask", "au_mask")
+    return Labels({**targets.values, **mixed}, masks), Labels({**other.values, **mixed}, masks)

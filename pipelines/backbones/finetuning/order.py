@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.names import TASKS
+from cache.labels import ABAW, Schema
 from pipelines.backbones.register import check_section_name
 from pipelines.config import Config
 
@@ -27,17 +27,16 @@ class Order:
     restart: bool = False
 
 
-def parse_tasks(text: str) -> tuple[str, ...]:
-    """ "va,expr" as tasks, in the house's order.
+def parse_tasks(text: str, schema: Schema = ABAW) -> tuple[str, ...]:
+    """ "va,expr" as tasks, in the order of the schema.
 
     Raises:
         ValueError: an unknown task, or none.
     """
     given = [part.strip() for part in text.split(",") if part.strip()]
-    unknown = [task for task in given if task not in TASKS]
-    if unknown or not given:
-        raise ValueError(f"--task {text}: expected one or several of {', '.join(TASKS)}, comma separated")
-    return tuple(task for task in TASKS if task in given)
+    if not given:
+        raise ValueError(f"--task {text}: expected one or several of {', '.join(schema.tasks)}, comma separated")
+    return schema.ordered(given, f"--task {text}")
 
 
 def make_order(
@@ -59,7 +58,7 @@ def make_order(
     there already. A file given by `init` or `rename` is seen from where the command is typed, one in mtl.toml from
     there.
     """
-    tasks = parse_tasks(task)
+    tasks = parse_tasks(task, config.schema)
     section = name or (tasks[0] if len(tasks) == 1 else "joint")
     check_section_name(section)
     if not model and section not in config.backbones:

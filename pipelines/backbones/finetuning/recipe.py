@@ -16,6 +16,7 @@ from pipelines.backbones.finetuning.course import Course
 from pipelines.backbones.finetuning.ema import Ema
 from pipelines.backbones.finetuning.state import State, moving_tensors
 from pipelines.config import FinetuneConfig
+from pipelines.fitting.epochs import BestEpoch, Epoch
 from pipelines.fitting.optimise import AdamW, Group, decay_groups
 
 BATCH_NORM_LR, OTHER_LR = 1e-3, 3e-4
@@ -66,6 +67,7 @@ def new_state(course: Course) -> State:
         optimiser=AdamW(list(groups_of(course))),
         ema=Ema(moving, config.ema) if config.ema else None,
         sums=torch.zeros(2 + len(course.tasks), device=course.device),
+        best=BestEpoch(Epoch, course.schema),
     )
 
 

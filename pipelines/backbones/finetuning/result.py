@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cache.labels import Schema
 from extract.backbones.adapt import merge_lora
 from extract.backbones.matching import Match
 from extract.backbones.origin import file_digest
@@ -48,6 +49,7 @@ class Finetuned:
     device: str
     replaced: BackboneConfig | None
     matched: Match | None
+    schema: Schema
     sets: tuple[dict[str, Any], ...]
     run: Path | None = None
     report: Mapping[str, Any] | None = None
@@ -105,6 +107,7 @@ def finish(
         device=str(course.device),
         replaced=None,
         matched=model.trainable.matched,
+        schema=config.schema,
         sets=sets,
         run=None if isinstance(held_out, str) else config.output.runs / run_name(order.section),
         report=None if isinstance(held_out, str) else held_out.metrics["report"],
@@ -145,7 +148,7 @@ def save(
 
 def section_of(result: Finetuned, preprocessing: Preprocessing, digest: str, licence: str) -> dict[str, Any]:
     """[backbones.NAME] as it stands in mtl.toml; the rest of the preprocessing travels in the file of weights."""
-    scores = ", ".join(f"{task} {value:.4f}" for task, value in main_scores(result.metrics).items())
+    scores = ", ".join(f"{task} {value:.4f}" for task, value in main_scores(result.metrics, result.schema).items())
     return {
         "model": result.order.model,
         "weights": result.weights.as_posix(),

@@ -1,7 +1,7 @@
 """Where a training stands: all that changes while it runs, kept in a checkpoint and taken up again bit for bit."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ class State:
     optimiser: AdamW
     ema: Ema | None
     sums: Tensor
-    best: BestEpoch[Epoch] = field(default_factory=lambda: BestEpoch(Epoch))
+    best: BestEpoch[Epoch]
     epoch: int = 0
     step: int = 0
     num_steps: int = 0

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from extract.backbones.build import normalise
-from heads.losses import Targets
+from heads.labels import Labels
 from pipelines.backbones.changes import Changes, erase, mirror, relight
 from pipelines.backbones.data import FaceBatch, Group
 from pipelines.backbones.distributed import World
@@ -141,16 +141,16 @@ def loss_of(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss to minimise and each task's, over the readable faces of all processes."""
     rows = torch.from_numpy(part.rows).to(course.device, non_blocking=True)
-    targets = course.targets.gather(torch.where(readable, rows, -1))
+    targets = course.targets.take(rows).hide(~readable)
     stacked = {task: output.unsqueeze(0) for task, output in outputs.items()}  # the losses are those of many heads
     if part.share == 1.0:
         return _loss(course, stacked, targets)
-    one, other = mix_targets(targets, partners(readable), part.share)
+    one, other = mix_targets(targets, partners(readable), part.share, course.loss.tasks.values())
     (total, losses), (total2, losses2) = _loss(course, stacked, one), _loss(course, stacked, other)
     mixed = {task: torch.lerp(losses2[task], losses[task], part.share) for task in course.tasks}
     return torch.lerp(total2, total, part.share), mixed
 
 
-def _loss(course: Course, stacked: dict[str, Tensor], targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
-    (total,), losses = course.loss(stacked, targets.stacked())
+def _loss(course: Course, stacked: dict[str, Tensor], targets: Labels) -> tuple[Tensor, dict[str, Tensor]]:
+    (total,), losses = course.loss(stacked, targets.map(lambda values: values.unsqueeze(0)))
     return total, {task: loss[0] for task, loss in losses.items()}

@@ -8,20 +8,20 @@ from rich.text import Text
 from pipelines.metrics.paired import LIMIT
 from pipelines.results.comparison import Comparison
 from pipelines.results.verdict import FEWEST
-from pipelines.words import SCORE_WORDS, counted, counted_units, probability_words, units_words
-
-KEYS = {"P": "P", "va": "va.ccc_mean", "expr": "expr.f1_macro", "au": "au.f1_mean"}
+from pipelines.words import SCORE_WORDS, counted, counted_units, probability_words, task_label, units_words
 
 
 def comparison_page(found: Comparison) -> Group:
     """The table, which two these are, and what the difference in P is worth."""
-    paired, num_tasks = found.paired, len(found.tasks)
+    paired, schema = found.paired, found.schema
+    tasks = {task.name: task for task in schema.scored(found.tasks)}
+    whole = "P" if schema.is_complete(found.tasks) else f"P over {len(tasks)} of {len(schema.names)} tasks"
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("held-out")
     for head in ("A", "B", "A - B", "95 % interval", "p"):
         table.add_column(head, justify="right", no_wrap=True)
     for key, one in paired.differences.items():
-        words = SCORE_WORDS[KEYS[key]] + (f" over {num_tasks} of 3 tasks" if key == "P" and num_tasks < 3 else "")
+        words = whole if key == "P" else f"{task_label(key)} ({SCORE_WORDS[tasks[key].group.score]})"
         scores = [f"{side[key]:.3f}" for side in (paired.first, paired.second)]
         ends = f"{one.low:+.3f} to {one.high:+.3f}"
         table.add_row(words, *scores, f"{one.value:+.3f}", ends, probability_words(one.p))

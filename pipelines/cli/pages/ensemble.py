@@ -8,10 +8,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from cache.labels import Task, schema_of
+from pipelines.cli.pages.leaderboard import column_names
 from pipelines.cli.pages.postprocess import interval_words, number
 from pipelines.ensemble.files import PROCEDURES
-from pipelines.metrics.challenge import MAIN_SCORE
-from pipelines.words import TASK_WORDS, counted
+from pipelines.metrics.challenge import main_key
+from pipelines.words import counted, task_label
 
 SHOWN_SKIPPED = 3
 SHOWN_MEMBERS = 5
@@ -19,17 +21,17 @@ SHOWN_MEMBERS = 5
 
 def print_ensemble(record: Mapping[str, Any], console: Console) -> None:
     """Scores beside those of the best single run, then who is in it."""
-    tasks = record["tasks"]
+    tasks, schema = record["tasks"], schema_of(record["schema"], "ensemble.json")
     title = f"ensemble {record['name']} of {counted(record['library']['num'], 'run')}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("P" if len(tasks) == len(TASK_WORDS) else "sum of scores")
-    names = " ".join(f"{TASK_WORDS[task]:>4}" for task in tasks)
+    table.add_column("P" if schema.is_complete(tasks) else "sum of scores")
+    names = column_names(tasks)
     for head in ("select\nin fold", "select\nout of fold", "report\nheld out", f"report\n{names}"):
         table.add_column(head, justify="right", no_wrap=True)
     for key in (key for key in PROCEDURES if key in record["scores"]):
         for kind in ("plain", "post"):
             if record["scores"][key][kind]:
-                table.add_row(*_row(record, key, kind, tasks), style="bold" if key == "ensemble" else "")
+                table.add_row(*_row(record, key, kind, schema.scored(tasks)), style="bold" if key == "ensemble" else "")
     console.print(table)
     for key, words in (("single", "the best single run"), ("top", f"the mean of the best {record['num_top']}")):
         if record["differences"].get(key, {}).get("report") is not None:
@@ -42,22 +44,25 @@ def print_ensemble(record: Mapping[str, Any], console: Console) -> None:
         console.print(f"left out: {len(record['skipped']) - SHOWN_SKIPPED} more")
 
 
-def _row(record: Mapping[str, Any], key: str, kind: str, tasks: Sequence[str]) -> list[str]:
+def _row(record: Mapping[str, Any], key: str, kind: str, tasks: Sequence[Task]) -> list[str]:
     words = {"single": "best single run", "top": f"mean of the best {record['num_top']}", "ensemble": "ensemble"}[key]
     metrics = record["scores"][key][kind]
     values = [number(metrics[part]["P"] if metrics[part] else None) for part in ("in_fold", "out_of_fold", "report")]
-    parts = [metrics["report"].get(MAIN_SCORE[task]) for task in tasks]
-    shown = " ".join("   –" if value is None else f"{value:4.2f}" for value in parts)
+    parts = [metrics["report"].get(main_key(task.group)) for task in tasks]
+    widths = [max(4, len(task_label(task.name))) for task in tasks]
+    shown = " ".join(
+        f"{'–' if value is None else f'{value:.2f}':>{width}}" for value, width in zip(parts, widths, strict=True)
+    )
     return [words if kind == "plain" else "  post-processed", *values, shown]
 
 
 def _print_members(record: Mapping[str, Any], console: Console) -> None:
-    """A member a line: how often it counts, what it is in words, its run. Earlier versions kept no words."""
+    """A line per member: how often it counts, what it is in words, its run."""
     for task, members in record["members"].items():
         lines = [f"x{one['count']:<3} {_member_words(one)}" for one in members[:SHOWN_MEMBERS]]
         lines += [f"and {len(members) - SHOWN_MEMBERS} more"] if len(members) > SHOWN_MEMBERS else []
         for place, line in enumerate(lines):
-            console.print(f"{TASK_WORDS[task] if place == 0 else '':<5}{line}", soft_wrap=True)
+            console.print(f"{task_label(task) if place == 0 else '':<5}{line}", soft_wrap=True)
 
 
 def _member_words(member: Mapping[str, Any]) -> str:

@@ -8,12 +8,10 @@ from rich.console import Group as Renderables
 from rich.table import Table
 from rich.text import Text
 
-from cache.names import TASKS
-from pipelines.metrics.challenge import MAIN_SCORE
 from pipelines.results.leaderboard import Group, Leaderboard, Row, Spread, place_among
 from pipelines.results.verdict import compared, verdict_words
 from pipelines.terminal import make_console
-from pipelines.words import TASK_WORDS, chosen_words, field_words, task_words, value_in
+from pipelines.words import chosen_words, field_words, task_label, task_words, value_in
 
 
 def leaderboard_tables(
@@ -74,7 +72,7 @@ def _table(group: Group, varied: Sequence[str], top: int, most: int, shown: Sequ
     tested = bool(compared(group))
     if tested:
         table.add_column("told\nfrom 1", justify="right", no_wrap=True)
-    names = " ".join(f"{TASK_WORDS[task]:>4}" for task in group.tasks)
+    names = column_names(group.tasks)
     heads = {"drop": "\ndrop", "interval": "95 %\ninterval", "runs": "\nruns", "parts": f"held-out\n{names}"}
     heads["places"] = "95 %\nplaces"
     for name in shown:
@@ -83,7 +81,7 @@ def _table(group: Group, varied: Sequence[str], top: int, most: int, shown: Sequ
         fields = [value_in(name, row.values) for name in varied]
         scores = [spread_words(row.select["P"]), spread_words(row.report.get("P"))]
         scores += [_told(row)] if tested else []
-        optional = _optional(row, most)
+        optional = _optional(row, group, most)
         table.add_row(str(row.rank), *fields, *scores, *(optional[name] for name in shown))
     return table
 
@@ -93,22 +91,32 @@ def _backbones_table(board: Leaderboard) -> Table:
     title = "backbones by themselves, frame by frame, not ranked"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("backbone", overflow="fold")
-    names = " ".join(f"{TASK_WORDS[task]:>4}" for task in TASKS)
+    names = column_names(board.schema.names)
     for head in (f"selection\n{names}", f"held-out\n{names}", "held-out sum\n95 % interval", "would\nstand"):
         table.add_column(head, justify="right", no_wrap=True)
     for row in board.backbones:
         place = place_among(row, board)
         table.add_row(
             row.streams[0],
-            *(" ".join(_part_words(part.get(MAIN_SCORE[task])) for task in TASKS) for part in (row.select, row.report)),
+            *(_parts_words(board.keys, part) for part in (row.select, row.report)),
             f"{row.interval.low:.2f}–{row.interval.high:.2f}" if row.interval else "–",
             f"{place[0]} of {place[1]}" if place else "–",
         )
     return table
 
 
-def _part_words(part: Spread | None) -> str:
-    return "   –" if part is None else f"{part.mean:>4.2f}"
+def column_names(tasks: Sequence[str]) -> str:
+    """ "  VA EXPR   AU", above numbers in as many signs."""
+    return " ".join(f"{task_label(task):>4}" for task in tasks)
+
+
+def _parts_words(keys: Mapping[str, str], scores: Mapping[str, Spread]) -> str:
+    """The score of each task of `keys` (task -> key), below its name."""
+    found = {task: scores.get(key) for task, key in keys.items()}
+    return " ".join(
+        f"{'–' if part is None else f'{part.mean:.2f}':>{max(4, len(task_label(task)))}}"
+        for task, part in found.items()
+    )
 
 
 # Columns that give way in a narrow terminal, the last one first.
@@ -116,18 +124,17 @@ OPTIONAL = ("drop", "interval", "places", "runs", "parts")
 
 
 def _title(group: Group) -> str:
-    official = "" if len(group.tasks) == len(TASK_WORDS) else " (not the official P)"
+    official = "" if group.is_complete else " (not the official P)"
     return f"{task_words(group.tasks)}{official}, ranked by the selection score"
 
 
-def _optional(row: Row, most: int) -> dict[str, str]:
-    parts = [row.report.get(MAIN_SCORE[task]) for task in row.tasks]
+def _optional(row: Row, group: Group, most: int) -> dict[str, str]:
     return {
         "drop": "–" if row.drop is None else f"{row.drop:+.3f}",
         "interval": f"{row.interval.low:.2f}–{row.interval.high:.2f}" if row.interval else "–",
         "places": f"{row.stability.low}–{row.stability.high}" if row.stability else "–",
         "runs": str(len(row.results)) if len(row.results) == most else f"{len(row.results)} of {most}",
-        "parts": " ".join(map(_part_words, parts)),
+        "parts": _parts_words(dict(zip(group.tasks, group.keys, strict=True)), row.report),
     }
 
 

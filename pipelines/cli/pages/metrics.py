@@ -1,68 +1,74 @@
 """Metrics as tables for people and as JSON for scripts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS
-from pipelines.metrics.challenge import MAIN_SCORE
+from cache.labels import ABAW, Group, Schema
+from pipelines.metrics.challenge import main_key
 from pipelines.terminal import make_console, say_json
-
-TASK_TITLES = {"va": "VA: mean CCC", "expr": "EXPR: macro F1", "au": "AU: mean F1"}
-DETAILS = {
-    "va": {"valence": "va.ccc_valence", "arousal": "va.ccc_arousal"},
-    "expr": {name: f"expr.f1.{name}" for name in EXPRESSIONS},
-    "au": {name: f"au.f1.{name}" for name in ACTION_UNITS},
-}
+from pipelines.words import score_title
 
 
-def print_metrics(metrics: Mapping[str, Any], *, as_json: bool, title: str = "") -> None:
-    """Prints what `pipelines.metrics.challenge.score` returns: P and its parts, then every class and AU."""
+def print_metrics(metrics: Mapping[str, Any], *, as_json: bool, title: str = "", schema: Schema = ABAW) -> None:
+    """Prints what `pipelines.metrics.challenge.score` returns: P and its parts, then every column and class."""
     if as_json:
         say_json(metrics)
         return
     console = make_console()
-    tasks = _tasks(metrics)
-    console.print(parts_table(metrics, tasks, title))
-    for task in tasks:
-        line = "  ".join(f"{name} {metrics[key]:.3f}" for name, key in DETAILS[task].items())
-        console.print(Text.assemble((task, "bold"), f"  {line}"))
+    groups = _groups(metrics, schema)
+    console.print(parts_table(metrics, groups, title, schema))
+    for group in groups:
+        line = "  ".join(f"{name} {metrics[key]:.3f}" for name, key in _details(group, metrics).items())
+        console.print(Text.assemble((group.name, "bold"), f"  {line}"))
     _print_undefined(metrics, console)
     for task, why in metrics.get("not_scored", {}).items():
         console.print(f"not scored: {task} ({why})")
 
 
-def print_beside(plain: Mapping[str, Any], post: Mapping[str, Any], title: str) -> None:
+def print_beside(plain: Mapping[str, Any], post: Mapping[str, Any], title: str, schema: Schema = ABAW) -> None:
     """Prints the metrics of the same frames without and with post-processing, side by side."""
     console = make_console()
-    tasks = _tasks(plain)
-    console.print(parts_table(plain, tasks, title, post))
-    for task in tasks:
-        pairs = ((name, plain[key], post[key]) for name, key in DETAILS[task].items())
+    groups = _groups(plain, schema)
+    console.print(parts_table(plain, groups, title, schema, post))
+    for group in groups:
+        pairs = ((name, plain[key], post[key]) for name, key in _details(group, plain).items())
         line = "  ".join(f"{name} {before:.3f} → {after:.3f}" for name, before, after in pairs)
-        console.print(Text.assemble((task, "bold"), f"  {line}"))
+        console.print(Text.assemble((group.name, "bold"), f"  {line}"))
     _print_undefined(post, console)
 
 
 def parts_table(
-    metrics: Mapping[str, Any], tasks: list[str], title: str, post: Mapping[str, Any] | None = None
+    metrics: Mapping[str, Any],
+    groups: Sequence[Group],
+    title: str,
+    schema: Schema,
+    post: Mapping[str, Any] | None = None,
 ) -> Table:
-    """P and each task's part, with the number of labelled frames; and the same with post-processing, if given."""
+    """P and each group's part, with the number of labelled frames; and the same with post-processing, if given."""
     table = Table(title=title or None, title_justify="left")
     table.add_column("")
     sides = [metrics] if post is None else [metrics, post]
     for name in ["score"] if post is None else ["plain", "post-processed"]:
         table.add_column(name, justify="right")
     table.add_column("labelled frames", justify="right")
-    for task in tasks:
-        scores = [f"{side[MAIN_SCORE[task]]:.4f}" for side in sides]
-        table.add_row(TASK_TITLES[task], *scores, f"{metrics[f'num_frames.{task}']:,}")
-    name = "P" if len(tasks) == len(TASKS) else f"sum over {', '.join(tasks)} (not the official P)"
+    for group in groups:
+        scores = [f"{side[main_key(group)]:.4f}" for side in sides]
+        table.add_row(score_title(schema.tasks[group.name]), *scores, f"{metrics[f'num_frames.{group.name}']:,}")
+    names = [group.name for group in groups]
+    name = "P" if len(names) == len(schema.names) else f"sum over {', '.join(names)} (not the official P)"
     table.add_row(name, *(Text(f"{side['P']:.4f}", "bold") for side in sides), "")
     return table
+
+
+def _details(group: Group, metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Name -> key of the score of each column or class, of those that `metrics` has."""
+    score = f"{group.score}_" if group.kind == "continuous" else "f1."
+    keys = {name: f"{group.name}.{score}{name}" for name in group.names}
+    return {name: key for name, key in keys.items() if key in metrics}
 
 
 def _print_undefined(metrics: Mapping[str, Any], console: Console) -> None:
@@ -71,5 +77,5 @@ def _print_undefined(metrics: Mapping[str, Any], console: Console) -> None:
         console.print(f"no positive in labels and predictions, counted as 0: {names}")
 
 
-def _tasks(metrics: Mapping[str, Any]) -> list[str]:
-    return [task for task in TASKS if MAIN_SCORE[task] in metrics]
+def _groups(metrics: Mapping[str, Any], schema: Schema) -> list[Group]:
+    return [group for group in schema if main_key(group) in metrics]

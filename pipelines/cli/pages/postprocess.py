@@ -7,8 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS
-from pipelines.words import TASK_WORDS, counted_units
+from pipelines.words import counted_units, task_label
 
 
 def print_postprocess(record: Mapping[str, Any], console: Console) -> None:
@@ -18,7 +17,7 @@ def print_postprocess(record: Mapping[str, Any], console: Console) -> None:
     for head in ("select\nin fold", "select\nout of fold", "report\nheld out"):
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("\nkept")
-    for task in TASKS:
+    for task in dict.fromkeys(step["task"] for step in record["steps"]):
         for step in (step for step in record["steps"] if step["task"] == task):
             values = [number(step[key]) for key in ("in_fold", "out_of_fold", "report")]
             table.add_row(_step_words(step), *values, "yes" if step["kept"] else "")
@@ -64,7 +63,7 @@ def _p(metrics: Mapping[str, Any] | None) -> str:
 
 
 def _step_words(step: Mapping[str, Any]) -> str:
-    task, width = TASK_WORDS[step["task"]], step["smoothing"]["width"]
+    task, width = task_label(step["task"]), step["smoothing"]["width"]
     kernel = "none" if step["smoothing"]["kernel"] == "none" else f"{step['smoothing']['kernel']} {width:g}"
     words = {"smoothing": f"smoothing ({kernel})", "thresholds": "thresholds", "offsets": "class offsets"}
     return f"{task} " + (" + ".join(words[name] for name in step["components"]) or "plain")
@@ -74,6 +73,6 @@ def _print_fitted(parameters: Mapping[str, Any], console: Console) -> None:
     """Offsets and thresholds where they are not what they would be unfitted."""
     offsets, thresholds = parameters["offsets"], parameters["thresholds"]
     if any(offsets.values()):
-        console.print("offsets  " + "  ".join(f"{name} {offsets[name]:+.2f}" for name in EXPRESSIONS))
-    if any(thresholds[name] != 0.5 for name in ACTION_UNITS):
-        console.print("thresholds  " + "  ".join(f"{name} {thresholds[name]:.2f}" for name in ACTION_UNITS))
+        console.print("offsets  " + "  ".join(f"{name} {value:+.2f}" for name, value in offsets.items()))
+    if any(value != 0.5 for value in thresholds.values()):
+        console.print("thresholds  " + "  ".join(f"{name} {value:.2f}" for name, value in thresholds.items()))

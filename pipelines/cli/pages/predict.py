@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipelines.words import TASK_WORDS, counted
+from pipelines.words import counted, task_label
 
 
 def predict_lines(done: Mapping[str, Any]) -> Iterator[str]:
     """The lines for a person, from what `predict_to_file` returned."""
     folder = done.get("run") or done["ensemble"]
-    tasks = ", ".join(TASK_WORDS[task] for task in done["tasks"])
+    tasks = ", ".join(task_label(task) for task in done["tasks"])
     of = f"list {done['list']}" if "list" in done else f"split {done['split']}"
     yield f"{folder}: {tasks} of {counted(done['num_frames'], 'frame')} of {counted(done['num_videos'], 'video')}, {of}"
     yield post_line(folder, done["post"], asked=done.get("asked_post", True))

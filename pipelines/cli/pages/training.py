@@ -1,24 +1,24 @@
 """What a person sees of a training: a bar a model with its score so far, and the result as a table."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from cache.names import TASKS
-from pipelines.cli.pages.metrics import TASK_TITLES
+from cache.labels import ABAW, Schema, schema_of
 from pipelines.fitting.epochs import Evaluation, Watch
-from pipelines.metrics.challenge import MAIN_SCORE
+from pipelines.metrics.challenge import main_key
 from pipelines.progress import Bar, Lines, progress_group
 from pipelines.strategy import Strategy
 from pipelines.terminal import make_console, say_json
 from pipelines.training.budget import budget_words, context_warnings, shortfall
+from pipelines.words import score_title
 
 
 @contextmanager
-def training_progress() -> Iterator[Watch]:
+def training_progress(schema: Schema = ABAW) -> Iterator[Watch]:
     """Yields what is to be told of every evaluation: a bar per model on standard error, or lines off a terminal."""
     with progress_group("steps") as group:
         bars: dict[str, Bar | Lines] = {}
@@ -29,7 +29,7 @@ def training_progress() -> Iterator[Watch]:
                 bars[note.model] = group.add(note.model, note.num_steps, "steps", note.step)  # timed from here
             if note.best:
                 best[note.model] = note
-            top, name = best[note.model], score_name(tuple(note.scores))
+            top, name = best[note.model], score_name(tuple(note.scores), schema)
             bars[note.model].note(f"{name} {note.p:.4f}, best {top.p:.4f} at step {top.step}")
             bars[note.model].reach(note.step)
 
@@ -68,7 +68,8 @@ def warnings_of(manifest: Mapping[str, Any]) -> list[str]:
 def result_table(manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> Table:
     """A task a row; selection and held-out scores in columns of their own, each with its labelled frames."""
     select, report, split = metrics["select"], metrics["report"], manifest["split"]
-    tasks = [task for task in TASKS if task in metrics["tasks"]]
+    schema = schema_of(manifest["schema"], "run.json")
+    tasks = schema.scored(metrics["tasks"])
     table = Table()
     table.add_column("")
     for title, part in (("selection", "select"), ("held out", "report")):
@@ -77,16 +78,16 @@ def result_table(manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> Tab
     for task in tasks:
         cells = []
         for part in (select, report):
-            cells += [number(part[MAIN_SCORE[task]]), f"{part[f'num_frames.{task}']:,}"]
-        table.add_row(TASK_TITLES[task], *cells)
-    name = score_name(tuple(tasks))
+            cells += [number(part[main_key(task.group)]), f"{part[f'num_frames.{task.group.name}']:,}"]
+        table.add_row(score_title(task), *cells)
+    name = score_name([task.name for task in tasks], schema)
     table.add_row(name, number(select["P"]), "", number(report["P"]), "", style="bold")
     return table
 
 
-def score_name(tasks: tuple[str, ...]) -> str:
+def score_name(tasks: Sequence[str], schema: Schema) -> str:
     """P where all tasks are in it, else what it sums."""
-    return "P" if set(tasks) == set(TASKS) else f"sum over {', '.join(tasks)}"
+    return "P" if schema.is_complete(tasks) else f"sum over {', '.join(tasks)}"
 
 
 def number(value: float | None) -> str:

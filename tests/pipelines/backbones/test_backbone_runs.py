@@ -116,7 +116,7 @@ def test_the_held_out_score_is_that_of_its_own_outputs(section: str, tasks: tupl
         wanted = own_predictions(section, rows)
         said = probabilities_of(told)
         for task in tasks:
-            np.testing.assert_allclose(getattr(said, task), wanted[task], atol=1e-5)
+            np.testing.assert_allclose(said.parts[task], wanted[task], atol=1e-5)
         whole = score(said.decide(), labels_of(rows), tasks)
         assert metrics[part]["P"] == pytest.approx(whole["P"], abs=1e-6)
         assert all(metrics[part][f"num_frames.{task}"] < len(rows) for task in tasks)

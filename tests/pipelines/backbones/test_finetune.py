@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from cache.frames import conform
+from cache.labels import ABAW
 from cache.locks import alone
 from cache.names import ACTION_UNITS
 from cache.store import Cache
@@ -34,7 +36,7 @@ from pipelines.backbones.finetuning.order import Order, make_order, parse_tasks
 from pipelines.backbones.finetuning.state import State
 from pipelines.config import Config, read_config
 from pipelines.fitting.epochs import Epoch
-from pipelines.labels import labels_of, targets_of
+from pipelines.labels import as_tensors, labelled_any, labels_of
 from pipelines.metrics.challenge import score
 from pipelines.splits import resolve_split
 
@@ -60,18 +62,19 @@ def test_the_file_scores_what_was_measured(project: Config, faces: Given) -> Non
     frames = faces[1]
     result = run(project, frames, "va,expr,au", epochs=3)
     model, preprocessing = load_trained(read_config(project.folder / "mtl.toml"), "joint")
-    rows = np.flatnonzero(resolve_split(frames, project.split).select & labels_of(frames).labelled_any)
+    rows = np.flatnonzero(resolve_split(frames, project.split).select & labelled_any(labels_of(frames)))
     used = frames[rows]
     with Faces(faces[0], used["path"].to_list(), preprocessing) as reader:
         course = Course(
             model=model,
-            loss=None,  # type: ignore[arg-type]
+            loss=SimpleNamespace(tasks=model.tasks),  # type: ignore[arg-type]
             faces=reader,
-            targets=targets_of(used),
+            targets=as_tensors(labels_of(used)),
             labels=labels_of(used),
             pool=None,  # type: ignore[arg-type]
             select=np.arange(len(rows)),
-            tasks=model.tasks,
+            tasks=tuple(model.tasks),
+            schema=ABAW,
             config=dataclasses.replace(SETTINGS, batch_size=7),
             device=torch.device("cpu"),
             precision="float32",
@@ -196,11 +199,12 @@ def test_weights_of_classes_come_from_training_rows(
     for table in (frames, chosen):
         run(project, conform(table, "test"), "expr,au", epochs=1)
     labels, smile = labels_of(frames.filter(pl.col("split") == "train")), ACTION_UNITS.index("AU12")
-    positives = (labels.au * labels.au_mask)[:, smile].sum()
-    wanted = (labels.au_mask[:, smile].sum() - positives) / positives
+    au, known = labels.values["au"], labels.masks["au"]
+    positives = (au * known)[:, smile].sum()
+    wanted = (known[:, smile].sum() - positives) / positives
     for course in seen:
-        assert course.loss.constants.positive_weight[0, smile].item() == pytest.approx(wanted)
-    assert torch.equal(seen[0].loss.constants.class_weight, seen[1].loss.constants.class_weight)
+        assert course.loss.constants.weight_au[0, smile].item() == pytest.approx(wanted)
+    assert torch.equal(seen[0].loss.constants.weight_expr, seen[1].loss.constants.weight_expr)
 
 
 @pytest.mark.parametrize(
@@ -381,8 +385,8 @@ def test_rows_of_the_two_sides_never_meet(faces: Given, project: Config) -> None
     assert {split[material.paths[row]] for row in material.pool.rows} == {"train"}
     assert {split[material.paths[row]] for row in material.select} == {"val"}
     assert len(material.pool.rows) + len(material.select) == len(material.paths)
-    assert material.labels.expr_mask.all()
-    assert not material.labels.au_mask.any()
+    assert material.labels.masks["expr"].all()
+    assert not material.labels.masks["au"].any()
 
 
 @pytest.mark.parametrize(

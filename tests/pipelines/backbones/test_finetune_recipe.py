@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
 import safetensors.torch
@@ -14,6 +13,7 @@ from extract.backbones.build import build_trainable
 from extract.backbones.layers import layer_ids, num_layers
 from extract.backbones.weights import read_weights
 from heads.config import LossConfig
+from heads.labels import Labels
 from helpers.small_faces import MODEL, SIDE, Given, digest, run
 from pipelines.backbones.data import Faces
 from pipelines.backbones.finetuning import facesets, loop
@@ -209,7 +209,7 @@ def test_what_changes_no_number(project: Config, faces: Given, settings: dict[st
 def test_accumulation_is_the_large_batch(project: Config, faces: Given, monkeypatch: pytest.MonkeyPatch) -> None:
     """For losses that are means over faces, with every face labelled."""
     frames = faces[1].with_columns(pl.col("expression").fill_null(3), pl.col("valence", "arousal").fill_null(0.1))
-    config = dataclasses.replace(project, loss=LossConfig(class_weights=False, va_loss="mse"))
+    config = dataclasses.replace(project, loss=LossConfig(class_weights=False, continuous_loss="mse"))
     config = with_settings(config, batch_size=32, grad_clip=0.0)
     whole = gradients(config, frames, "va,expr", monkeypatch)
     parts = gradients(with_settings(config, batch_size=8, accumulate=4), frames, "va,expr", monkeypatch)
@@ -262,15 +262,15 @@ def test_the_rate_warms_up_and_falls_to_its_least() -> None:
 @pytest.mark.parametrize(
     "loss",
     [
-        {"va_loss": "ccc+mse"},
-        {"va_loss": "mse", "expr_loss": "focal", "au_loss": "asymmetric", "label_smoothing": 0.1},
-        {"class_weights": False, "positive_weights": False, "task_weights": "learned"},
+        {"continuous_loss": "ccc+mse"},
+        {"continuous_loss": "mse", "class_loss": "focal", "binary_loss": "asymmetric", "label_smoothing": 0.1},
+        {"class_weights": False, "positive_weights": False, "weighting": "learned"},
     ],
 )
 def test_losses_learn_on_single_faces(project: Config, faces: Given, loss: dict[str, Any]) -> None:
     config = dataclasses.replace(project, loss=LossConfig(**loss))
     history = run(
-        config, faces[1], "va,expr,au", epochs=4, mixup=0.2 if "mse" in loss.get("va_loss", "") else 0.0
+        config, faces[1], "va,expr,au", epochs=4, mixup=0.2 if "mse" in loss.get("continuous_loss", "") else 0.0
     ).history
     assert history[-1].losses["loss.expr"] < history[0].losses["loss.expr"]
     assert history[-1].losses["loss.va"] < history[0].losses["loss.va"]
@@ -279,15 +279,16 @@ def test_losses_learn_on_single_faces(project: Config, faces: Given, loss: dict[
 def test_an_unlabelled_unit_never_enters(project: Config, faces: Given, monkeypatch: pytest.MonkeyPatch) -> None:
     """What stands under a mask, in whatever recipe, changes no bit; a label of one unit moves that unit's output."""
     settings = {"epochs": 1, "mixup": 0.4, "balance": "both", "erase": 0.2}
-    config = dataclasses.replace(project, loss=LossConfig(au_loss="asymmetric"))
+    config = dataclasses.replace(project, loss=LossConfig(binary_loss="asymmetric"))
     one = run(config, faces[1], "au", **settings)
     before = digest(config, "au")
     labels_of = facesets.labels_of
 
-    def spoilt(frames: pl.DataFrame) -> Any:
-        labels = labels_of(frames)
-        au = np.where(labels.au_mask, labels.au, -1).astype(np.float32)
-        return dataclasses.replace(labels, au=au, expr=np.where(labels.expr_mask, labels.expr, 7))
+    def spoilt(*given: Any) -> Labels:
+        labels = labels_of(*given)
+        for name, junk in {"au": -1, "expr": 7}.items():
+            labels.values[name][~labels.masks[name]] = junk
+        return labels
 
     monkeypatch.setattr(facesets, "labels_of", spoilt)
     other = run(config, faces[1], "au", **settings)
@@ -300,7 +301,7 @@ def test_weights_of_the_loss_are_of_what_is_shown(project: Config, faces: Given)
     rare = faces[1].with_columns(expression=pl.when(pl.col("frame") == 0).then(5).otherwise(0).cast(pl.Int8))
     for balance, wanted in (("none", 15), ("labels", 15**0.5)):
         course = course_of(with_settings(project, balance=balance), rare, None)  # type: ignore[arg-type]
-        weight = course.loss.constants.class_weight[0]  # type: ignore[index]
+        weight = course.loss.constants.weight_expr[0]  # type: ignore[index]
         assert (weight[5] / weight[0]).item() == pytest.approx(wanted, rel=0.1)
 
 

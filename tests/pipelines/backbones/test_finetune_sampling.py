@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from heads.config import LossConfig
-from heads.losses import MultiTaskLoss, Targets
+from heads.labels import Labels
+from heads.losses import MultiTaskLoss
+from heads.tasks import ABAW_TASKS, Task
+from helpers.made_labels import abaw_labels
 from pipelines.backbones.finetuning import mixup
 from pipelines.backbones.sampling import (
     Pool,
@@ -21,30 +24,28 @@ from pipelines.backbones.sampling import (
     source_shares,
 )
 from pipelines.config import FinetuneConfig
-from pipelines.labels import Labels
+from pipelines.labels import as_tensors
 
 PLAIN = FinetuneConfig(batch_size=8)
 
 
-def labels_for(num: int, **given: Any) -> Labels:
-    """Labels of `num` rows of which none is labelled, but for what is `given`."""
-    empty: dict[str, Any] = {
-        "va": np.zeros((num, 2), np.float32),
-        "va_mask": np.zeros((num, 2), bool),
-        "expr": np.zeros(num, np.int64),
-        "expr_mask": np.zeros(num, bool),
-        "au": np.zeros((num, 12), np.float32),
-        "au_mask": np.zeros((num, 12), bool),
-    }
-    return Labels(**{**empty, **given})
+def labels_for(num: int, masks: dict[str, np.ndarray] | None = None, **given: np.ndarray) -> Labels:
+    """Labels of `num` rows of which none is labelled, but for what is `given` or in `masks`."""
+    return abaw_labels(num, masks, **given)
+
+
+def tasks(*names: str) -> list[Task]:
+    return [ABAW_TASKS[name] for name in names]
 
 
 def pool_of(lengths: list[int], **changes: Any) -> Pool:
     """Rows of videos with these numbers of frames, in one set, all labelled with expression 0."""
     num = sum(lengths)
-    labels = labels_for(num, expr_mask=np.ones(num, bool))
+    labels = labels_for(num, expr=np.zeros(num))
     video = np.repeat(np.arange(len(lengths)), lengths)
-    return dataclasses.replace(make_pool(labels, np.arange(num), video, np.zeros(num, np.int64), ("expr",)), **changes)
+    return dataclasses.replace(
+        make_pool(labels, np.arange(num), video, np.zeros(num, np.int64), tasks("expr")), **changes
+    )
 
 
 def shown(pool: Pool, config: FinetuneConfig, key: np.ndarray, epochs: int = 20) -> np.ndarray:
@@ -99,9 +100,9 @@ def test_long_videos_count_by_the_root_of_their_length() -> None:
 
 def test_rare_expressions_count_by_the_root_of_their_rarity() -> None:
     expr = np.repeat([0, 3, 6], [160, 30, 10])
-    labels = labels_for(200, expr=expr, expr_mask=np.ones(200, bool))
+    labels = labels_for(200, expr=expr)
     zeros = np.zeros(200, np.int64)
-    pool = make_pool(labels, np.arange(200), np.arange(200), zeros, ("expr",))
+    pool = make_pool(labels, np.arange(200), np.arange(200), zeros, tasks("expr"))
     parts = shown(pool, FinetuneConfig(balance="labels"), expr)
     roots = np.sqrt([160, 30, 10])
     assert parts[[0, 3, 6]] == pytest.approx(roots / roots.sum(), abs=0.01)
@@ -113,17 +114,17 @@ def test_the_rarest_unit_of_a_face_decides_and_unlabelled_units_do_not() -> None
     au[:25, 0], mask[:, 0] = 1, True
     au[:1, 1], mask[:, 1] = 1, True
     au[50, 2] = 1  # under a mask: means nothing
-    labels = labels_for(100, au=au, au_mask=mask)
-    rarity = rarity_of(labels, np.arange(100), ("au",))
+    labels = labels_for(100, {"au": mask}, au=au)
+    rarity = rarity_of(labels, np.arange(100), tasks("au"))
     assert rarity[[0, 1, 50, 99]] == pytest.approx([10, 2, 1, 1])
-    assert rarity_of(labels, np.arange(1, 100), ("au",))[0] == 10  # never seen in training: at most
-    assert rarity_of(labels, np.arange(100), ("expr", "va"))[0] == 1
+    assert rarity_of(labels, np.arange(1, 100), tasks("au"))[0] == 10  # never seen in training: at most
+    assert rarity_of(labels, np.arange(100), tasks("expr", "va"))[0] == 1
 
 
 def test_tasks_of_a_row_are_averaged() -> None:
     expr = np.repeat([0, 1], [75, 25])
-    labels = labels_for(100, expr=expr, expr_mask=np.ones(100, bool), va_mask=np.ones((100, 2), bool))
-    rarity = rarity_of(labels, np.arange(100), ("va", "expr"))
+    labels = labels_for(100, expr=expr, va=np.zeros((100, 2)))
+    rarity = rarity_of(labels, np.arange(100), tasks("va", "expr"))
     assert rarity[99] == pytest.approx((1 + 2) / 2)
 
 
@@ -144,23 +145,18 @@ def test_resampling_rounds_each_weight_up_or_down() -> None:
     assert (np.abs(counts - 100 * weights / 10) < 1).all()
 
 
-LOSS = LossConfig(va_loss="ccc+mse", class_weights=False, positive_weights=False)
+LOSS = LossConfig(continuous_loss="ccc+mse", class_weights=False, positive_weights=False)
 
 
-def some_targets() -> Targets:
+def some_targets() -> Labels:
     """Six faces: labelled for all, for all, without AU3, for expressions, for VA, for nothing."""
     rng = np.random.default_rng(0)
     masks = np.array([[1, 1, 1], [1, 1, 1], [1, 1, 1], [0, 1, 0], [1, 0, 0], [0, 0, 0]], bool)
     au_mask = np.repeat(masks[:, 2:], 12, axis=1)
     au_mask[2, 2] = False
-    return Targets(
-        va=torch.from_numpy(rng.uniform(-1, 1, (6, 2)).astype(np.float32)),
-        va_mask=torch.from_numpy(np.repeat(masks[:, :1], 2, axis=1)),
-        expr=torch.from_numpy(rng.integers(0, 8, 6)),
-        expr_mask=torch.from_numpy(masks[:, 1].copy()),
-        au=torch.from_numpy(rng.integers(0, 2, (6, 12)).astype(np.float32)),
-        au_mask=torch.from_numpy(au_mask),
-    )
+    known = {"va": masks[:, 0], "expr": masks[:, 1], "au": au_mask}
+    va, expr = rng.uniform(-1, 1, (6, 2)).astype(np.float32), rng.integers(0, 8, 6)
+    return as_tensors(labels_for(6, known, va=va, expr=expr, au=rng.integers(0, 2, (6, 12)).astype(np.float32)))
 
 
 def test_mixed_losses_are_those_made_by_hand() -> None:
@@ -168,24 +164,26 @@ def test_mixed_losses_are_those_made_by_hand() -> None:
     targets, share = some_targets(), 0.3
     partner = mixup.partners(torch.ones(6, dtype=torch.bool))
     assert partner.tolist() == [1, 0, 3, 2, 5, 4]
-    one, other = mixup.mix_targets(targets, partner, share)
-    assert one.expr_mask.tolist() == [True] * 4 + [False] * 2
-    assert one.va_mask[:, 0].tolist() == [True] * 2 + [False] * 4
-    assert one.au_mask.sum(dim=1).tolist() == [12, 12, 0, 0, 0, 0]
+    one, other = mixup.mix_targets(targets, partner, share, ABAW_TASKS.values())
+    assert one.masks["expr"][:, 0].tolist() == [True] * 4 + [False] * 2
+    assert one.masks["va"][:, 0].tolist() == [True] * 2 + [False] * 4
+    assert one.masks["au"].sum(dim=1).tolist() == [12, 12, 0, 0, 0, 0]
     outputs = {"va": torch.rand(1, 6, 2), "expr": torch.randn(1, 6, 8), "au": torch.randn(1, 6, 12)}
-    loss = MultiTaskLoss(("va", "expr", "au"), [LOSS])
-    parts = [loss(outputs, each.stacked())[1] for each in (one, other)]
+    loss = MultiTaskLoss({name: ABAW_TASKS[name] for name in outputs}, [LOSS])
+    parts = [loss(outputs, each.map(lambda x: x.unsqueeze(0)))[1] for each in (one, other)]
     found = {task: share * parts[0][task][0] + (1 - share) * parts[1][task][0] for task in outputs}
-    soft = share * torch.eye(8)[targets.expr] + (1 - share) * torch.eye(8)[targets.expr[partner]]
+    expr = torch.eye(8)[targets.values["expr"][:, 0]]
+    soft = share * expr + (1 - share) * expr[partner]
     wanted = -(soft * outputs["expr"][0].log_softmax(-1)).sum(dim=-1)[:4].mean()
     torch.testing.assert_close(found["expr"], wanted)
-    units = share * targets.au + (1 - share) * targets.au[partner]
+    units = share * targets.values["au"] + (1 - share) * targets.values["au"][partner]
     binary = torch.nn.functional.binary_cross_entropy_with_logits(outputs["au"][0, :2], units[:2])
     torch.testing.assert_close(found["au"], binary)
-    mixed = share * targets.va[:2] + (1 - share) * targets.va[[1, 0]]
-    plain = MultiTaskLoss(("va",), [LOSS])
-    direct = dataclasses.replace(targets, va=torch.cat([mixed, targets.va[2:]]), va_mask=one.va_mask)
-    torch.testing.assert_close(found["va"], plain(outputs, direct.stacked())[0][0])
+    va = targets.values["va"]
+    mixed = torch.cat([share * va[:2] + (1 - share) * va[[1, 0]], va[2:]])
+    plain = MultiTaskLoss({"va": ABAW_TASKS["va"]}, [LOSS])
+    direct = Labels({"va": mixed[None]}, {"va": one.masks["va"][None]})
+    torch.testing.assert_close(found["va"], plain(outputs, direct)[0][0])
 
 
 def test_faces_are_mixed_with_their_partners() -> None:
@@ -209,9 +207,9 @@ def test_the_share_is_a_beta() -> None:
 def test_mixup_pairs_rows_that_are_labelled_alike() -> None:
     """Half of the rows are labelled for expressions alone, half for VA: nearly no pair loses its labels."""
     kind = np.arange(400) % 2 == 0
-    labels = labels_for(400, expr_mask=kind, va_mask=np.repeat(~kind[:, None], 2, axis=1))
+    labels = labels_for(400, {"expr": kind, "va": ~kind})
     zeros = np.zeros(400, np.int64)
-    pool = make_pool(labels, np.arange(400), zeros, zeros, ("va", "expr"))
+    pool = make_pool(labels, np.arange(400), zeros, zeros, tasks("va", "expr"))
     for (part,) in epoch_steps(pool, FinetuneConfig(batch_size=40, mixup=0.2), 1):
         pairs = kind[part].reshape(-1, 2)
         assert (pairs[:, 0] != pairs[:, 1]).sum() <= 1

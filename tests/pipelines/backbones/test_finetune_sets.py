@@ -62,17 +62,17 @@ def test_rows_of_both_sets_are_one_list(project: Config, faces: Given, photos: P
     assert not set(material.pool.video[main]) & set(material.pool.video[further])  # both have a video v0
     assert set(further) <= set(material.pool.rows)
     assert not set(material.select) & set(further)  # [data] has expressions to choose by
-    assert not material.labels.va_mask[further].any()
-    assert material.labels.expr_mask[further].all()
-    assert not material.labels.au_mask.any()
+    assert not material.labels.masks["va"][further].any()
+    assert material.labels.masks["expr"][further].all()
+    assert not material.labels.masks["au"].any()
 
 
 def test_a_set_teaches_its_own_tasks_only(project: Config, faces: Given, photos: Path) -> None:
     config = with_sets(project, {"tasks": ("au",)})
     material = gather(config, faces[1], ("expr", "au"))
     further = of_set(material, 1)
-    assert material.labels.au_mask[further, 0].all()
-    assert not material.labels.expr_mask[further].any()
+    assert material.labels.masks["au"][further, 0].all()
+    assert not material.labels.masks["expr"][further].any()
     assert gather(config, faces[1], ("expr",)).pool.source.max() == 0
 
 
@@ -84,7 +84,7 @@ def test_a_task_is_judged_where_it_is_labelled_first(project: Config, faces: Giv
     assert len(judged) == 12
     assert {Path(material.paths[row]).parent.name for row in judged} == {"v2"}
     assert not judged & set(material.pool.rows)
-    assert not material.labels.expr_mask[of_set(material, 0)].any()
+    assert not material.labels.masks["expr"][of_set(material, 0)].any()
 
 
 def test_it_learns_from_both(project: Config, faces: Given, photos: Path) -> None:

@@ -43,7 +43,7 @@ def test_two_processes_learn_as_one(project: Config, faces: Given, tmp_path: Pat
     values = to_mapping(dataclasses.replace(project.finetune, **RECIPE))
     text = "\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items() if value not in ("", []))
     with open(project.folder / "mtl.toml", "a") as file:
-        file.write(f"[finetune]\n{text}\n[loss]\ntask_weights = 'learned'\nva_loss = 'ccc+mse'\n")
+        file.write(f"[finetune]\n{text}\n[loss]\nweighting = 'learned'\ncontinuous_loss = 'ccc+mse'\n")
     train = faces[1].filter(pl.col("split") == "train", pl.col("expression").is_not_null())
     lost = pl.when(pl.col("path") == train["path"][7]).then(pl.lit("no/such.jpg")).otherwise(pl.col("path"))
     frames = faces[1].with_columns(lost.alias("path"))

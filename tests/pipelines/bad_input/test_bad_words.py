@@ -81,7 +81,7 @@ def test_init_keeps_a_configuration(refused: Refused) -> None:
         ([*EXTRACT, "--backbone", "exprr"], "--backbone exprr: not in mtl.toml (did you mean 'expr'?); there: expr"),
         ([*EXTRACT, "--set", "backbones.expr.model=test_resnt"], "did you mean 'test_resnet'"),
         (["finetune", "--task", "va", "--model", "test_vitt"], "timm has no model 'test_vitt'; did you mean"),
-        (["finetune", "--task", "emotion", "--model", "test_vit"], "expected one or several of va, expr, au"),
+        (["finetune", "--task", "emotion", "--model", "test_vit"], "unknown task 'emotion'; the schema abaw has va"),
         (["train-head", "--streams", "exprr"], "exprr"),
         (["train-head", "--fusion", "summ"], "expected one of 'concat', 'sum', 'gated', 'attention', found 'summ'"),
         (["train-head", "--tasks", "va,emotion"], "emotion"),
