@@ -60,7 +60,7 @@ SCORE_WORDS = {
     "accuracy": "accuracy",
     "f1": "mean F1",
 }
-SHORT_NAME = 4  # names of so many letters are abbreviations
+ABBREVIATIONS = ("va", "expr", "au")
 
 
 def field_words(name: str, short: bool = False) -> str:
@@ -103,8 +103,8 @@ def task_words(tasks: Sequence[str]) -> str:
 
 
 def task_label(task: str) -> str:
-    """ "VA", "EXPR", "AU"; longer names as they are."""
-    return task.upper() if len(task) <= SHORT_NAME else task
+    """ "VA", "EXPR", "AU"; other names as they are."""
+    return task.upper() if task in ABBREVIATIONS else task
 
 
 def score_title(task: Task) -> str:

@@ -19,11 +19,11 @@ def are_dummies(table: pl.DataFrame, schema: Schema = ABAW) -> bool:
     return labels.height > 1 and any(labels.count().row(0)) and max(labels.select(pl.all().n_unique()).row(0)) == 1
 
 
-def refuse_dummies(table: pl.DataFrame, where: str, remedy: str) -> None:
+def refuse_dummies(table: pl.DataFrame, where: str, remedy: str, schema: Schema = ABAW) -> None:
     """Raises a `ValueError` that begins with `where` and ends with `remedy` when the labels of `table` are none."""
-    if not are_dummies(table):
+    if not are_dummies(table, schema):
         return
-    row = table.select(ABAW.columns).row(0, named=True)
+    row = table.select(schema.columns).row(0, named=True)
     values = ", ".join(f"{name} {value:g}" for name, value in row.items() if value is not None)
     raise ValueError(
         f"{where}: every one of {table.height:,} rows has the same labels ({_short(values)}): an example list filled "

@@ -44,11 +44,11 @@ def evaluate(
     if json_output:
         print_metrics(metrics, as_json=True)
         return
-    scored, title = scored_tasks(metrics), f"{folder.name} on {split}"
+    scored, title = scored_tasks(metrics, settings.schema), f"{folder.name} on {split}"
     if post:
-        print_beside(scored, scored_tasks(metrics["post"]), title)
+        print_beside(scored, scored_tasks(metrics["post"], settings.schema), title, settings.schema)
     else:
-        print_metrics(scored, as_json=False, title=title)
+        print_metrics(scored, as_json=False, title=title, schema=settings.schema)
     if metrics["unscored"]:
         say(f"no labelled frame in {split} for: {', '.join(metrics['unscored'])}")
     for line in metrics["warnings"]:

@@ -15,7 +15,14 @@ def register(app: typer.Typer) -> None:
 def score(
     predictions: Annotated[Path, typer.Argument(help="Parquet, CSV or the challenge's text format.")],
     labels: Annotated[Path, typer.Argument(help="The same; -5 and -1 mean: no label.")],
-    tasks: Annotated[str, typer.Option(help="va, expr, au or several, comma separated; default: all predicted.")] = "",
+    tasks: Annotated[str, typer.Option(help="Tasks of the schema, comma separated; default: all predicted.")] = "",
+    schema: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="The schema of the labels, as of `mtl init --labels`; default: the one that LABELS names, or abaw.",
+        ),
+    ] = "",
     split: Annotated[str, typer.Option(help="Only rows of LABELS in this split.")] = "",
     on_conflict: OnConflictOption = "error",
     json_output: JsonOption = False,
@@ -30,7 +37,11 @@ def score(
       mtl score predictions.txt val_set.txt
       mtl score runs/NAME/predictions.parquet frames.parquet --split val --json
     """
+    from cache.labels import ABAW
     from pipelines.cli.pages.metrics import print_metrics
-    from pipelines.results.score import score_tables
+    from pipelines.config import read_schema
+    from pipelines.results.score import schema_of_table, score_tables
 
-    print_metrics(score_tables(predictions, labels, tasks, split, on_conflict), as_json=json_output)
+    known = read_schema(schema, "--schema") if schema else schema_of_table(labels) or ABAW
+    found = score_tables(predictions, labels, tasks, split, on_conflict, known)
+    print_metrics(found, as_json=json_output, schema=known)

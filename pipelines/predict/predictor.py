@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from cache.labels import Schema
+from cache.labels import ABAW, Schema
 from pipelines.config import Config
 from pipelines.ensemble.files import RECORD as ENSEMBLE
 from pipelines.ensemble.files import read_ensemble
@@ -195,7 +195,12 @@ def _check_finite(predictor: Predictor, frames: pl.DataFrame, totals: Mapping[st
 
 
 def check_tasks(predictor: Predictor, needed: Sequence[str], what: str) -> None:
-    """Raises `ValueError` where the predictor lacks one of the tasks that `what` needs."""
+    """Raises `ValueError` where the predictor lacks one of the challenge's tasks that `what` needs, or has it with
+    other columns or classes."""
+    for name in (task for task in needed if task in predictor.schema.names):
+        own, wanted = (Schema(name="", groups=(schema.group(name),)) for schema in (predictor.schema, ABAW))
+        if differences := [words for words in own.differences(wanted) if "weight" not in words]:
+            raise ValueError(f"{predictor.folder}: {what} is of the challenge's labels ({'; '.join(differences)})")
     if lacking := [task for task in needed if task not in predictor.tasks]:
         raise ValueError(
             f"{predictor.folder}: predicts {', '.join(predictor.tasks)}, but {what} needs {', '.join(lacking)} too; "

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from cache.frames import stored_schema
 from cache.labels import ABAW, Schema, Task
 from extract.annotations.dummies import refuse_dummies
 from extract.annotations.duplicates import OnConflict
@@ -39,14 +40,14 @@ def score_tables(
         ValueError: a file cannot be read or is not what a run or `mtl prepare` wrote, labels are dummy values, or a
             labelled frame has no prediction.
     """
-    said, truth = read_labels(predictions), read_labels(labels, on_conflict)
+    said, truth = read_labels(predictions, schema=schema), read_labels(labels, on_conflict, schema)
     for path in (predictions, labels):
         check_table(path)
     if split:
         truth = truth.filter(pl.col("split") == split)
         if not len(truth):
             raise ValueError(f"{labels}: no row is in split {split}")
-    refuse_dummies(truth, str(labels), "score against the true labels")
+    refuse_dummies(truth, str(labels), "score against the true labels", schema)
     table = truth.join(
         said.select("video", "frame", *schema.columns), on=["video", "frame"], how="left", suffix=":said"
     )
@@ -55,6 +56,11 @@ def score_tables(
         _check_complete(task, table, predictions)
     names = [task.name for task in chosen]
     return score(_decisions(table, chosen, schema), labels_of(table, schema), names) | {"not_scored": not_scored}
+
+
+def schema_of_table(path: Path) -> Schema | None:
+    """The schema in the metadata of the table at `path`; None where there is none."""
+    return stored_schema(path) if path.suffix == ".parquet" and path.is_file() else None
 
 
 def _tasks(

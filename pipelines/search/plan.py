@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from cache.frames import frames_digest, labels_digest, read_frames
+from cache.labels import Schema
 from cache.store import Cache
 from cache.valid_names import problem_of_name
 from pipelines.config import Config, SplitConfig
@@ -198,7 +199,7 @@ def _material(
     folds = sorted({strategy.train.fold for strategy in strategies})
     splits = {fold: resolve_split(frames, config.split, fold, config.schema).description for fold in folds}
     for strategy in strategies:
-        _check_labels(splits[strategy.train.fold], strategy.head.tasks)
+        _check_labels(splits[strategy.train.fold], strategy.head.tasks, config.schema)
     digest = frames_digest(frames)
     return Material(
         frames=digest,
@@ -226,10 +227,10 @@ def _streams(cache: Cache, keys: Sequence[tuple[str, str]], digest: str, num_row
     return found
 
 
-def _check_labels(split: Mapping[str, Any], tasks: Sequence[str]) -> None:
+def _check_labels(split: Mapping[str, Any], tasks: Sequence[str], schema: Schema) -> None:
     """Raises `ValueError` where a task has no labelled frame to learn from or to choose on, or none is held out."""
     for part in ("train", "select"):
-        if missing := [task for task in tasks if not split[part]["labelled"][task]]:
+        if missing := [task for task in tasks if not split[part]["labelled"][schema.tasks[task].group.name]]:
             where = split[part]["of"]
             raise ValueError(f"task {missing[0]}: no labelled frame in {where}; leave the task out of the grid's tasks")
     if not any(split["report"]["labelled"].values()):

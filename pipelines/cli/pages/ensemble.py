@@ -58,11 +58,12 @@ def _row(record: Mapping[str, Any], key: str, kind: str, tasks: Sequence[Task]) 
 
 def _print_members(record: Mapping[str, Any], console: Console) -> None:
     """A line per member: how often it counts, what it is in words, its run."""
+    width = max(4, *map(len, map(task_label, record["members"])))
     for task, members in record["members"].items():
         lines = [f"x{one['count']:<3} {_member_words(one)}" for one in members[:SHOWN_MEMBERS]]
         lines += [f"and {len(members) - SHOWN_MEMBERS} more"] if len(members) > SHOWN_MEMBERS else []
         for place, line in enumerate(lines):
-            console.print(f"{task_label(task) if place == 0 else '':<5}{line}", soft_wrap=True)
+            console.print(f"{task_label(task) if place == 0 else '':<{width}} {line}", soft_wrap=True)
 
 
 def _member_words(member: Mapping[str, Any]) -> str:
