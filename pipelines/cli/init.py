@@ -25,7 +25,7 @@ def init(
 
     Labels go by a schema: abaw (valence and arousal, 8 expressions, 12 action
     units), affectnet8, fer7, disfa, bp4d, or a TOML file with a name and a
-    \\[[groups]] for each group: name, kind (continuous, classes, binary) and
+    \\[\\[groups]] for each group: name, kind (continuous, classes, binary) and
     columns; for classes their names, for continuous ones a range.
 
     \b

@@ -361,7 +361,7 @@ def test_tasks_come_in_one_order(given: str, tasks: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("given", ["", ",", "expression", "va;au"])
 def test_unknown_tasks(given: str) -> None:
-    with pytest.raises(ValueError, match=r"--task .*va, expr, au"):
+    with pytest.raises(ValueError, match=r"--task .*va, valence, arousal, expr, au"):
         parse_tasks(given)
 
 
