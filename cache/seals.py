@@ -5,7 +5,7 @@ It stands inside the file, in a JSON object's last entry or in the metadata of a
 goes. What lies beside a sealed manifest needs no seal of its own: the manifest has its digest.
 
 One bit that changes anywhere is found; a bit of the mark itself, at worst, leaves a file without a seal. Of a frames
-table of 2.6 million rows (28 MB) the check took 0.07 s of the 1.2 s of reading it, on two busy cores.
+table of 2.6 million rows (8 MB) the check took 0.012 s of the 0.47 s of CPU time of reading it.
 """
 
 import hashlib

@@ -30,6 +30,7 @@ from cache.valid_names import check_name
 from pipelines.backbones.runs import fitting_runs, is_backbone
 from pipelines.config import Config
 from pipelines.ensemble.members import NUM_TOP, Ensemble, Library, Mix, Outcome
+from pipelines.labels import labelled
 from pipelines.postprocess.files import (
     PREDICTIONS,
     Truth,
@@ -40,6 +41,7 @@ from pipelines.postprocess.files import (
     read_run_manifest,
     write_postprocess,
 )
+from pipelines.postprocess.parts import Part
 from pipelines.words import strategy_words
 
 FORMAT = 2
@@ -122,8 +124,7 @@ def read_library(
         ValueError: a damaged file, or fewer than two runs left.
     """
     select, known = None, pl.DataFrame()
-    said: dict[str, list[np.ndarray]] = {}
-    has: dict[str, list[int]] = {}
+    tables: list[pl.DataFrame] = []
     kept: list[Candidate] = []
     skipped = list(found.skipped)
     for candidate in found.candidates:
@@ -144,22 +145,38 @@ def read_library(
         first = table.filter(pl.col("part") == "select")
         if select is None:
             known, select = rows, part_of(table, "select", truth)
-        for group in truth.schema:
-            names = group.output_columns
-            if all(name in first.columns for name in names) and select.labels.labelled(group.name).any():
-                said.setdefault(group.name, []).append(first.select(names).cast(pl.Float32).to_numpy())
-                has.setdefault(group.name, []).append(len(kept))
+        tables.append(first)
         kept.append(candidate)
     if select is None or len(kept) < 2:
         raise ValueError(f"an ensemble needs at least two runs that predict the same rows, found {len(kept)}")
+    has, predicted = _stacked(tables, select)
     library = Library(
         runs=tuple(candidate.folder for candidate in kept),
-        has={name: np.array(has[name]) for name in truth.schema.names if name in has},
-        said={name: np.stack(said[name]) for name in truth.schema.names if name in said},
+        has=has,
+        said=predicted,
         select=select,
         read_report=lambda place: part_of(read_predictions(kept[place].folder), "report", truth),
     )
     return library, Found(tuple(kept), tuple(skipped))
+
+
+def _stacked(tables: Sequence[pl.DataFrame], select: Part) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """By task which of the runs' `tables` have it, and their predictions [M, R, K].
+
+    Of a continuous group that some run predicts in part, each column is a task with members of its own.
+    """
+    has, predicted = {}, {}
+    for group in select.schema:
+        columns = set(group.output_columns)
+        in_part = any(0 < len(columns & set(table.columns)) < len(columns) for table in tables)
+        for name in group.columns if in_part and group.kind == "continuous" else (group.name,):
+            task = select.schema.tasks[name]
+            places = [place for place, table in enumerate(tables) if set(task.output_columns) <= set(table.columns)]
+            if places and labelled(select.labels, task).any():
+                has[name] = np.array(places)
+                parts = [tables[place].select(task.output_columns).cast(pl.Float32).to_numpy() for place in places]
+                predicted[name] = np.stack(parts)
+    return has, predicted
 
 
 def place_of(found: Found, name: str) -> Path:
@@ -223,7 +240,7 @@ def record_of(folder: Path, ensemble: Ensemble, found: Found, size: int, truth: 
         "name": folder.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "schema": ensemble.library.select.schema.to_mapping(),
-        "tasks": list(ensemble.library.tasks),
+        "tasks": [task.name for task in ensemble.library.select.schema.scored(ensemble.library.tasks)],
         "size": size,
         "library": {"num": len(names), "runs": names},
         "skipped": [{"run": str(run), "reason": reason} for run, reason in found.skipped],

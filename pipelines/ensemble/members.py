@@ -18,7 +18,7 @@ import polars as pl
 from heads.labels import Labels
 from pipelines.ensemble.selection import SCORERS, Scorer, Selection, mean_of, select_greedily
 from pipelines.metrics.intervals import Interval
-from pipelines.metrics.predictions import Probabilities, prediction_columns
+from pipelines.metrics.predictions import Probabilities, joined, prediction_columns
 from pipelines.postprocess.apply import smoothed
 from pipelines.postprocess.fit import Fitted, fit
 from pipelines.postprocess.parts import Part, difference, folds_of, score_part
@@ -157,8 +157,11 @@ def _equal_mix(tasks: Sequence[str], chosen: np.ndarray, num: int) -> Mix:
 
 def _mixed(library: Library, mix: Mix, said: Said) -> Probabilities:
     """What `mix` says, from what its members say."""
-    parts = {task: mean_of(mix.weights[task][library.has[task]], said[task]) for task in library.tasks}
-    return Probabilities(parts=parts, schema=library.select.schema)
+    return joined(_mixed_parts(library, mix, said), library.select.schema)
+
+
+def _mixed_parts(library: Library, mix: Mix, said: Said) -> dict[str, np.ndarray]:
+    return {task: mean_of(mix.weights[task][library.has[task]], said[task]) for task in library.tasks}
 
 
 def _out_of_fold(
@@ -169,18 +172,18 @@ def _out_of_fold(
     for number in range(num):
         rows = fold == number
         for name, mix in choose(library, ~rows, size).items():
-            said = _mixed(library, mix, {task: values[:, rows] for task, values in library.said.items()})
-            for task in library.tasks:
-                values = said.parts[task]
+            said = {task: values[:, rows] for task, values in library.said.items()}
+            for task, values in _mixed_parts(library, mix, said).items():
                 whole = found.setdefault(name, {}).setdefault(task, np.zeros((len(fold), values.shape[1])))
                 whole[rows] = values
         advance(1)
-    return {name: Probabilities(parts=parts, schema=library.select.schema) for name, parts in found.items()}
+    return {name: joined(parts, library.select.schema) for name, parts in found.items()}
 
 
 def _report_parts(library: Library, mixes: Mapping[str, Mix]) -> dict[str, Part]:
     """By procedure what it says of the report rows; only runs with a weight are read, each once."""
     totals: dict[str, dict[str, np.ndarray]] = {name: {} for name in mixes}
+    schema = library.select.schema
     used = sorted(
         {int(run) for mix in mixes.values() for weights in mix.weights.values() for run in weights.nonzero()[0]}
     )
@@ -189,9 +192,8 @@ def _report_parts(library: Library, mixes: Mapping[str, Mix]) -> dict[str, Part]
         for name, mix in mixes.items():
             for task in library.tasks:
                 if weight := mix.weights[task][run]:
-                    totals[name][task] = totals[name].get(task, 0.0) + weight * part.said.parts[task]
-    schema = library.select.schema
-    return {name: with_predictions(part, Probabilities(parts=parts, schema=schema)) for name, parts in totals.items()}
+                    totals[name][task] = totals[name].get(task, 0.0) + weight * part.said.values(task)
+    return {name: with_predictions(part, joined(parts, schema)) for name, parts in totals.items()}
 
 
 def with_predictions(part: Part, said: Probabilities) -> Part:

@@ -44,6 +44,15 @@ class Probabilities:
     def tasks(self) -> tuple[Task, ...]:
         return self.schema.scored(list(self.parts))
 
+    def values(self, name: str) -> np.ndarray:
+        """[N, K] of the task `name`, also where it is a part of what was predicted; KeyError where it is not."""
+        (task,) = self.schema.scored([name])
+        for own in self.tasks:
+            if own.group.name == task.group.name and set(task.indices) <= set(own.indices):
+                whole = self.parts[own.name]
+                return whole if own.name == task.name else whole[:, [own.indices.index(i) for i in task.indices]]
+        raise KeyError(name)
+
     def decide(
         self,
         thresholds: Mapping[str, Sequence[float]] | None = None,

@@ -12,7 +12,7 @@ from cache.labels import ABAW, Schema
 from pipelines.config import Config
 from pipelines.ensemble.files import RECORD as ENSEMBLE
 from pipelines.ensemble.files import read_ensemble
-from pipelines.metrics.predictions import Decisions, Probabilities
+from pipelines.metrics.predictions import Decisions, Probabilities, joined
 from pipelines.postprocess.apply import Parameters, smoothed
 from pipelines.postprocess.files import RECORD as POSTPROCESS
 from pipelines.postprocess.files import read_parameters
@@ -134,7 +134,7 @@ def predict_frames(predictor: Predictor, dataset: Dataset, part: np.ndarray) -> 
     for one in predictor.runs:
         predictions = predict_run(one.run, dataset, part).probabilities
         for task, weight in one.weights.items():
-            totals[task] = totals.get(task, 0.0) + weight * predictions.parts[task].astype(np.float64)
+            totals[task] = totals.get(task, 0.0) + weight * predictions.values(task).astype(np.float64)
         has_embedding = dataset.resident.all_valid(one.run.streams, one.run.strategy.train.view)
         valid &= has_embedding
         known &= np.isin(dataset.videos, dataset.videos[context & has_embedding])
@@ -143,7 +143,7 @@ def predict_frames(predictor: Predictor, dataset: Dataset, part: np.ndarray) -> 
     parameters = predictor.parameters or Parameters(schema=predictor.schema)
     return FramePredictions(
         frames=frames,
-        probabilities=smoothed(parameters, frames, Probabilities(parts=totals, schema=predictor.schema)),
+        probabilities=smoothed(parameters, frames, joined(totals, predictor.schema)),
         parameters=parameters,
         valid=valid[part],
         known=known[part],
