@@ -1,7 +1,6 @@
 """`mtl finetune --task valence`: a backbone of one column, learnt from all that has it."""
 
 from helpers.small_faces import Given, run
-
 from pipelines.config import Config, read_config
 
 
