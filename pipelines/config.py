@@ -3,8 +3,8 @@
 Every field of `[head]`, `[loss]` and `[train]` has a name of its own across the three, so a grid can name it alone.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +16,7 @@ from cache.regular import CONFIG_BYTES, read_text
 from cache.valid_names import check_name
 from extract.config import BackboneConfig, CropShare
 from heads.config import HeadConfig, LossConfig
-from pipelines.typed import convert, from_mapping
+from pipelines.typed import from_mapping
 
 # The range of every number stands beside it and is checked wherever the value is read: mtl.toml, --set, grids, runs.
 # What several fields share has a name. Upper bounds are far above what is sensible, and below what ends in a crash.
@@ -306,12 +306,12 @@ def parse_config(document: Mapping[str, Any], folder: Path, where: str) -> Confi
         if name not in known:
             raise ValueError(f"{where}: unknown section [{name}]{nearest(name, known)}; known: {', '.join(known)}")
     schema = chosen_schema(_table(document.get("labels", {}), f"{where}: [labels]"), f"{where}: [labels]")
+    defaults: dict[str, dict[str, Any]] = {"head": {"tasks": schema.names}}
+    tables = {name: _table(document.get(name, {}), f"{where}: [{name}]") for name in SECTIONS}
     sections = {
-        name: from_mapping(cls, _table(document.get(name, {}), f"{where}: [{name}]"), f"{where}: [{name}]")
+        name: from_mapping(cls, defaults.get(name, {}) | tables[name], f"{where}: [{name}]")
         for name, cls in SECTIONS.items()
-        if name != "head"
     }
-    sections["head"] = _head(_table(document.get("head", {}), f"{where}: [head]"), schema, f"{where}: [head]")
     backbones = {
         check_name(name, f"{where}: section [backbones.NAME], NAME ="): from_mapping(
             BackboneConfig, _table(table, f"{where}: [backbones.{name}]"), f"{where}: [backbones.{name}]"
@@ -323,23 +323,17 @@ def parse_config(document: Mapping[str, Any], folder: Path, where: str) -> Confi
     return config
 
 
-def _head(section: Mapping[str, Any], schema: Schema, where: str) -> HeadConfig:
-    """The section [head]; its tasks are by default all groups of the schema."""
-    tasks = convert(section.get("tasks", schema.names), tuple[str, ...], f"{where} tasks")
-    config: HeadConfig = from_mapping(HeadConfig, {key: section[key] for key in section if key != "tasks"}, where)
-    return replace(config, tasks=tasks)
-
-
 def _check_tasks(config: Config, where: str) -> None:
     """Raises ValueError for a task that the schema does not have, with the nearest that it has."""
-    named: dict[str, Sequence[str]] = {
-        "[head]": config.head.tasks,
-        **{f"[[finetune.data]] {index + 1}": each.tasks for index, each in enumerate(config.finetune.data)},
-        **{f"[backbones.{name}]": backbone.tasks for name, backbone in config.backbones.items()},
+    named: dict[str, Iterable[str]] = {
+        "[head] tasks": config.head.tasks,
+        "[loss] task_weights": config.loss.task_weights,
+        **{f"[[finetune.data]] {index + 1} tasks": each.tasks for index, each in enumerate(config.finetune.data)},
+        **{f"[backbones.{name}] tasks": backbone.tasks for name, backbone in config.backbones.items()},
     }
-    for section, tasks in named.items():
+    for key, tasks in named.items():
         for task in tasks:
-            config.schema.task(task, f"{where}: {section} tasks")
+            config.schema.task(task, f"{where}: {key}")
 
 
 def read_schema(text: str, where: str) -> Schema:

@@ -18,7 +18,7 @@ import torch
 import typer
 
 from cache.frames import dtypes_of
-from cache.labels import ABAW, GROUP_KEYS, SCHEMA_KEYS, SCHEMAS
+from cache.labels import ABAW, GROUP_KEYS, KINDS, SCHEMA_KEYS, SCHEMAS, SCORES
 from extract.backbones.rename import read_rules
 from extract.config import BackboneConfig
 from heads.ranges import hints_of
@@ -228,6 +228,9 @@ def test_tables_of_keys_are_those_of_the_configuration(heading: str) -> None:
 def test_tables_of_keys_of_labels(heading: str, keys: tuple[str, ...]) -> None:
     rows = table(TEXTS["docs/configuration.md"], heading)
     assert [row[0] for row in rows] == [f"`{key}`" for key in keys]
+    for row in rows:
+        if row[0] == "`score`":
+            assert re.findall(r'"(\w+)"', row[2]) == [score for kind in KINDS for score in SCORES[kind]]
     assert all(len(row) == 4 and row[3] for row in rows)
 
 

@@ -170,6 +170,7 @@ def test_the_configuration_of_a_run_has_the_schema(tmp_path: Path) -> None:
         ),
         ("[head]\ntasks = ['va', 'exp']", r"\[head\] tasks: unknown task 'exp' \(did you mean 'expr'\?\)"),
         ("[labels]\nname = 'disfa'\n[head]\ntasks = ['va']", r"\[head\] tasks: unknown task 'va'.*disfa has intensity"),
+        ("[loss]\ntask_weights = {exp = 2}", r"\[loss\] task_weights: unknown task 'exp' \(did you mean 'expr'\?\)"),
         ("[backbones.a]\nmodel = 'm'\ntasks = ['Valence']", r"\[backbones.a\] tasks: unknown task 'Valence' \(did you"),
         (
             "[[finetune.data]]\nfaces = 'f'\nframes = 'f'\ntasks = ['aus']",
