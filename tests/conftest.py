@@ -1,9 +1,9 @@
-"""Fixtures of every room: where real faces and weights are, for the tests marked `real`; calls that may hang."""
+"""Fixtures of every room: where real faces and weights are, for tests marked `real`; calls that may hang; no fsync."""
 
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,14 @@ def pytest_configure() -> None:
     """A suite started in a shell's background has Ctrl-C ignored, and every process of its tests would have too."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def never_synced() -> Iterator[None]:
+    """No test cuts the power: fsync would only wait for the disk. Programs in processes of their own have it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,9 @@ from extract.backbones.calibration import TRIALS, choose_runtime
 from extract.backbones.runtime import MODES, Runtime, embedder, one_pass, release
 from extract.backbones.transforms import normalise
 from extract.config import BackboneConfig
+from helpers import compiled_pass
 from helpers.compiled_pass import COMPILED, CPU, WIDTH, plainly, some_faces, tiny
-from helpers.processes import python
+from helpers.processes import start
 
 MANY = 10**9
 EAGER = Runtime(mode="eager")
@@ -32,6 +33,19 @@ def _own_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.delenv(compiling.CACHE_VARIABLE)
     yield
     release(CPU)
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's cache folder, in which the compiler has to be asked only once what the processor can do."""
+    return tmp_path_factory.mktemp("user")
+
+
+@pytest.fixture
+def kernels(user: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the kernels of this test go, beside those of the others."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(user))
+    return user / "mtl" / "kernels"
 
 
 @pytest.fixture
@@ -88,8 +102,9 @@ def test_eager_is_the_plain_pass(precision: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_compiled_is_eager(precision: str, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_compiled_is_eager(precision: str, capfd: pytest.CaptureFixture[str], kernels: Path) -> None:
     """Full and short batches within rounding, compiled once, frozen, silent, its kernels in the user's cache folder."""
+    before = set(kernels.rglob("*.so"))
     counters = torch._dynamo.utils.counters
     counters.clear()
     backbone, faces = tiny(), some_faces(8)
@@ -104,25 +119,24 @@ def test_compiled_is_eager(precision: str, capfd: pytest.CaptureFixture[str], tm
     assert counters["stats"]["unique_graphs"] == 1
     assert counters["aot_autograd"]["autograd_cache_bypass"] == 1  # torch does not keep graphs that it froze this way
     assert not torch._inductor.config.freezing
-    assert list((tmp_path / "user" / "mtl" / "kernels").rglob("*.so"))
+    assert set(kernels.rglob("*.so")) > before
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.slow
-def test_compiled_in_another_process(tmp_path: Path) -> None:
+def test_compiled_in_another_process(kernels: Path) -> None:
     """What a process compiled, the next finds; the weights are its own all the same."""
-    found = []
-    for scale in ("1", "1", "3"):
-        ended = python("-m", "helpers.compiled_pass", scale)
-        assert ended.stderr == ""
-        hits, misses, difference = ended.stdout.split()
+    for scale, cached in ((1, (0, 1)), (3, (1, 0))):
+        code, out, err = start(compiled_pass.main, scale).end()
+        assert (code, err) == (0, "")
+        hits, misses, difference = out.split()
         assert float(difference) < 5e-3
-        assert list((tmp_path / "user" / "mtl" / "kernels").rglob("*.so"))
-        found.append((int(hits), int(misses)))
-    assert found[:2] == [(0, 1), (1, 0)]
+        assert (int(hits), int(misses)) == cached
+        assert list(kernels.rglob("*.so"))
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("kernels")
 def test_what_was_compiled_is_kept_until_the_end() -> None:
     """Calibration's is the extraction's, for each backbone its own; behind the extraction it is gone."""
     backbone = tiny()

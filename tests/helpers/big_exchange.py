@@ -1,5 +1,5 @@
-"""A large import or export. `big_exchange FOLDER make|import|export KIND` prints as JSON by how many
-bytes the process grew at its peak, and the seconds it took.
+"""A large import or export. `big_exchange FOLDER import|export KIND` prints as JSON by how many bytes the process grew
+at its peak, and the seconds it took.
 
 KIND is a file's ending, or "" for a folder of one .npy a video.
 """
@@ -19,7 +19,7 @@ from cache.exchange.importing import import_stream
 from cache.frames import conform, read_frames, write_frames
 from cache.store import Cache
 
-NUM_ROWS, WIDTH, NUM_VIDEOS, SHARD_ROWS = 204_800, 1024, 100, 4096  # 419 MB of float16
+NUM_ROWS, WIDTH, NUM_VIDEOS, SHARD_ROWS = 102_400, 1024, 100, 2048  # 210 MB of float16
 PER_VIDEO = NUM_ROWS // NUM_VIDEOS
 
 
@@ -75,8 +75,4 @@ def peak_bytes() -> int:
 
 
 def main() -> None:
-    where, asked, ending = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-    if asked == "make":
-        make(where, ending)
-    else:
-        run(where, asked, ending)
+    run(Path(sys.argv[1]), *sys.argv[2:])
