@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from heads.config import HeadConfig
+from heads.fusion import FUSIONS
 from heads.layers import initialise
+from heads.temporal import TEMPORALS
 
 WIDTHS = {"expr": 6, "va": 10, "au.b16": 3}
 JUNK = (float("nan"), float("inf"), -float("inf"), 1e30)
@@ -51,6 +53,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(params=FUSIONS)
+def fusion(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=TEMPORALS)
+def temporal(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 @pytest.fixture

@@ -6,25 +6,13 @@ import pytest
 import torch
 
 from heads.config import LossConfig
-from heads.fusion import FUSIONS
 from heads.labels import Labels
 from heads.losses import MultiTaskLoss
 from heads.model import ProgressiveHead, build_head, build_progressive
 from heads.tasks import ABAW_TASKS, Task
-from heads.temporal import TEMPORALS
 
 TASKS = ("va", "expr", "au")
 ALL = {name: ABAW_TASKS[name] for name in TASKS}
-
-
-@pytest.fixture(params=FUSIONS)
-def fusion(request):
-    return request.param
-
-
-@pytest.fixture(params=TEMPORALS)
-def temporal(request):
-    return request.param
 
 
 @pytest.fixture

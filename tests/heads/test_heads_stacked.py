@@ -4,12 +4,10 @@ import itertools
 
 import pytest
 import torch
-from torch import nn
 
 from heads.config import LossConfig
-from heads.fusion import FUSIONS
 from heads.labels import Labels
-from heads.layers import Noise, WindowDropout, join_noises, linear
+from heads.layers import WindowDropout
 from heads.losses import BINARY_LOSSES, CLASS_LOSSES, CONTINUOUS_LOSSES, MultiTaskLoss
 from heads.model import (
     ProgressiveHead,
@@ -21,26 +19,9 @@ from heads.model import (
     stack_heads,
     take_heads,
 )
-from heads.recurrent import gru_states, lstm_states
-from heads.tasks import ABAW_TASKS
-from heads.temporal import TEMPORALS, RecurrentBlock, Steps
+from helpers.stacks import ALL, HEADS, RATES, SEEDS, TASKS, assert_near
 
-TASKS = ("va", "expr", "au")
-ALL = {name: ABAW_TASKS[name] for name in TASKS}
-SEEDS, RATES = (3, 11, 5), (0.1, 0.5, 0.0)
-HEADS = range(3)
 KINDS = list(itertools.product(CONTINUOUS_LOSSES, CLASS_LOSSES, BINARY_LOSSES, ("fixed", "learned")))
-RECURRENCES = {"gru": (gru_states, nn.GRU, 3), "lstm": (lstm_states, nn.LSTM, 4)}
-
-
-@pytest.fixture(params=FUSIONS)
-def fusion(request):
-    return request.param
-
-
-@pytest.fixture(params=TEMPORALS)
-def temporal(request):
-    return request.param
 
 
 @pytest.fixture(params=["shared windows", "own windows"])
@@ -136,15 +117,7 @@ def gradients(total, parameters):
     return [torch.zeros_like(p) if grad is None else grad for p, grad in zip(parameters, given, strict=True)]
 
 
-def assert_near(ours, theirs, what=""):
-    """Equal up to rounding: 1e-5 of the tensor's size, or 5e-7: a step of AdamW moves a weight by some 1e-3, and what
-    is near 0 has the rounding of its neighbours."""
-    assert ours.shape == theirs.shape, what
-    error, size = (ours.double() - theirs.double()).norm(), theirs.double().norm()
-    assert error <= 1e-5 * size + 5e-7, (what, float(error), float(size))
-
-
-def train(head, loss, inputs, targets, make_optimiser, num_steps=5):
+def train(head, loss, inputs, targets, make_optimiser, num_steps=3):
     optimiser = make_optimiser([*head.parameters(), *loss.parameters()])
     for _ in range(num_steps):
         for noise in noises_of(head):
@@ -183,7 +156,7 @@ def test_outputs_losses_and_gradients_are_those_of_the_head_alone(fusion, tempor
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
 def test_training_leads_where_it_leads_alone(optimiser, fusion, temporal, own, config_of, widths, data):
-    """Five steps, each head with its own dropout and losses; AdamW's eps keeps rounding of gradients near 0 small."""
+    """Three steps, each head with its own dropout and losses; AdamW's eps keeps rounding of gradients near 0 small."""
 
     def make_optimiser(parameters):
         if optimiser == "sgd":
@@ -479,212 +452,6 @@ def test_trunks_of_joined_heads_drop_different_units(config_of, widths):
     assert torch.corrcoef(torch.stack(masks)).fill_diagonal_(0).abs().max() < 0.2
     first, *others = (head.noise.mask(1, 50, 16) for head in heads.values())
     assert all(torch.equal(first, other) for other in others)
-
-
-# Recurrence as torch has it.
-
-
-@pytest.fixture(params=RECURRENCES)
-def recurrence(request):
-    """(ours, torch's, number of gates)."""
-    return RECURRENCES[request.param]
-
-
-def run_recurrence(states_of, x, parameters):
-    """`parameters`: input weight, hidden weight, input bias, hidden bias, stacked, as torch orders them."""
-    input_weight, hidden_weight, input_bias, hidden_bias = parameters
-    return states_of(linear(x, input_weight, input_bias), hidden_weight, hidden_bias)
-
-
-@pytest.mark.parametrize(("num_windows", "num_steps"), [(4, 12), (4, 1), (1, 12), (1, 1)])
-def test_recurrence_agrees_with_torch(recurrence, num_windows, num_steps):
-    states_of, torch_cell, num_gates = recurrence
-    generator = torch.Generator().manual_seed(0)
-    x, noise = (torch.randn(3, num_windows, num_steps, size, generator=generator) for size in (6, 5))
-    sizes = ((3, num_gates * 5, 6), (3, num_gates * 5, 5), (3, num_gates * 5), (3, num_gates * 5))
-    parameters = [torch.randn(size, generator=generator).mul(0.5).requires_grad_() for size in sizes]
-    x.requires_grad_()
-    states = run_recurrence(states_of, x, parameters)
-    grads = torch.autograd.grad((states * noise).sum(), [x, *parameters])
-    for head in HEADS:
-        theirs = torch_cell(6, 5, batch_first=True)
-        for parameter, ours in zip(theirs.parameters(), parameters, strict=True):
-            parameter.data.copy_(ours[head])
-        own_x = x[head].detach().requires_grad_()
-        expected, _ = theirs(own_x)
-        assert_near(states[head], expected)
-        own_grads = torch.autograd.grad((expected * noise[head]).sum(), [own_x, *theirs.parameters()])
-        for ours, wanted in zip(grads, own_grads, strict=True):
-            assert_near(ours[head], wanted, wanted.shape)
-
-
-@pytest.mark.parametrize("num_steps", [1, 4])
-def test_recurrence_gradient_agrees_with_differences(recurrence, num_steps):
-    states_of, _, num_gates = recurrence
-    generator = torch.Generator().manual_seed(0)
-    sizes = ((2, 3, num_steps, num_gates * 2), (2, num_gates * 2, 2), (2, num_gates * 2))
-    inputs = [torch.randn(size, generator=generator, dtype=torch.float64).requires_grad_() for size in sizes]
-    assert torch.autograd.gradcheck(states_of, inputs)
-
-
-def test_recurrence_of_tensors_that_do_not_lie_in_order(recurrence):
-    """Gates, weights and the gradient from above all as views with other strides."""
-    states_of, _, num_gates = recurrence
-    generator = torch.Generator().manual_seed(0)
-    gates = torch.randn(num_gates * 5, 7, 4, 2, generator=generator).permute(3, 2, 1, 0)
-    weight = torch.randn(5, num_gates * 5, 2, generator=generator).permute(2, 1, 0)
-    bias, noise = torch.randn(num_gates * 5, 2, generator=generator).T, torch.randn(5, 2, 7, 4, generator=generator)
-    noise = noise.permute(1, 3, 2, 0)
-    results = []
-    for tidy in (torch.Tensor.contiguous, lambda x: x):
-        inputs = [tidy(each).detach().requires_grad_() for each in (gates, weight, bias)]
-        assert inputs[0].is_contiguous() == (not results)
-        states = states_of(*inputs)
-        results.append([states, *torch.autograd.grad(states, inputs, tidy(noise))])
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
-
-
-def test_recurrence_keeps_the_type_of_its_gates(recurrence):
-    """That of autocast, whose gates come in half precision while weights stay as they are."""
-    states_of, _, num_gates = recurrence
-    gates = torch.zeros(2, 3, 4, num_gates * 5, dtype=torch.bfloat16)
-    states = states_of(gates, torch.ones(2, num_gates * 5, 5), torch.ones(2, num_gates * 5))
-    assert states.dtype == torch.bfloat16
-    assert states.any()
-
-
-@pytest.mark.parametrize("name", RECURRENCES)
-def test_recurrent_block_is_torchs_over_the_valid_steps(name, config_of, windows, drawn):
-    states_of, torch_cell, num_gates = RECURRENCES[name]
-    config = config_of(width=7)  # of odd width: two directions of 4
-    block = drawn(RecurrentBlock(states_of, num_gates, config, Noise((0, 1), (0.0, 0.0))), 0, 1)
-    _, valid, times = windows()
-    x = torch.randn(2, 3, 9, 7, generator=torch.Generator().manual_seed(0))
-    ours = block(x, Steps(valid, times))
-    normed = block.norm(x)
-    for head, window in itertools.product(range(2), range(3)):
-        theirs = torch_cell(7, 4, batch_first=True, bidirectional=True)
-        cells = [*block.past.parameters(), *block.future.parameters()]
-        for parameter, cell in zip(theirs.parameters(), cells, strict=True):
-            parameter.data.copy_(cell[head])
-        real = valid[0, window]
-        states, _ = theirs(normed[head, window, real].unsqueeze(0))
-        wanted = nn.functional.linear(states[0], block.output.weight[head], block.output.bias[head])
-        assert_near(ours[head, window, real], wanted)
-
-
-# Dropout.
-
-
-def masks_of(noise, num_places=3, num_steps=4, num_windows=100, width=40):
-    """Every mask of a few places and steps, [M * places * steps, B * D]."""
-    rows = []
-    for _ in range(num_steps):
-        noise.advance()
-        rows += [noise.mask(place, num_windows, width).flatten(1) for place in range(1, num_places + 1)]
-    return torch.cat(rows)
-
-
-@pytest.mark.parametrize("rate", [0.05, 0.3, 0.5, 0.9])
-def test_dropout_has_its_rate_and_mean_1(rate):
-    """Within 5 standard deviations; a kept unit counts 1 / (1 - rate)."""
-    masks = masks_of(Noise(SEEDS, [rate] * 3))
-    dropped = (masks == 0).double()
-    torch.testing.assert_close(masks[masks != 0], torch.full_like(masks[masks != 0], 1 / (1 - rate)))
-    for values in (dropped.flatten(), *dropped):
-        allowed = 5 * (rate * (1 - rate) / len(values)) ** 0.5
-        assert abs(float(values.mean()) - rate) < allowed
-        assert abs(float((1 - values).mean()) / (1 - rate) - 1) < allowed / (1 - rate)
-
-
-@pytest.mark.parametrize("seeds", [(0, 1, 2, 3), (7, 7 + 2**16, 7 + 2**31, 8)])
-def test_dropout_is_independent_across_heads_places_and_steps(seeds):
-    """Correlations of all pairs of 48 masks of 4000 units, within 5 standard deviations; neighbouring seeds too."""
-    masks = masks_of(Noise(seeds, [0.4] * 4))
-    assert len(masks) == 48
-    assert torch.corrcoef(masks.double()).fill_diagonal_(0).abs().max() < 5 / 4000**0.5
-
-
-def test_dropout_is_independent_across_windows_and_units():
-    noise = Noise((5,), (0.5,))
-    mask = noise.mask(1, 64, 256)[0, :, 0].double()
-    assert torch.corrcoef(mask).fill_diagonal_(0).abs().max() < 5.5 / 256**0.5
-    centred = (mask - 1).flatten()
-    for lag in (1, 2, 3, 16, 256):
-        assert abs(float((centred[lag:] * centred[:-lag]).mean())) < 5 / len(centred) ** 0.5, lag
-
-
-def test_dropout_changes_with_the_step_alone():
-    noise = Noise(SEEDS, RATES)
-    first = noise.mask(1, 6, 16)
-    assert first.shape == (3, 6, 1, 16)
-    assert torch.equal(noise.mask(1, 6, 16), first)
-    assert torch.equal(Noise(SEEDS, RATES).mask(1, 6, 16), first)
-    noise.advance()
-    later = noise.mask(1, 6, 16)
-    assert [torch.equal(x, y) for x, y in zip(first, later, strict=True)] == [False, False, True]  # the last rate is 0
-    assert (later[2] == 1).all()
-
-
-def test_heads_that_stand_still_keep_their_masks():
-    noise = Noise(SEEDS, (0.5, 0.5, 0.5))
-    before = noise.mask(1, 6, 16)
-    noise.advance(torch.tensor([True, False, True]))
-    after = noise.mask(1, 6, 16)
-    assert [torch.equal(x, y) for x, y in zip(before, after, strict=True)] == [False, True, False]
-    noise.advance(torch.tensor([False, True, False]))
-    moved = Noise(SEEDS, (0.5, 0.5, 0.5))
-    moved.advance()
-    assert torch.equal(noise.mask(1, 6, 16), moved.mask(1, 6, 16))
-
-
-def test_a_windows_mask_does_not_depend_on_how_many_there_are():
-    noise = Noise(SEEDS, (0.2, 0.5, 0.7))
-    assert torch.equal(noise.mask(2, 7, 16)[:, :3], noise.mask(2, 3, 16))
-
-
-def test_a_heads_mask_does_not_depend_on_its_neighbours():
-    noise = Noise(SEEDS, (0.2, 0.5, 0.7))
-    noise.advance()
-    chosen = noise.select(torch.tensor([2, 0]))
-    apart = [Noise((seed,), (rate,)) for seed, rate in zip(SEEDS, (0.2, 0.5, 0.7), strict=True)]
-    for each in apart:
-        each.advance()
-    joined = join_noises(apart)
-    for _ in range(2):
-        masks = noise.mask(1, 4, 16)
-        assert torch.equal(chosen.mask(1, 4, 16), masks[[2, 0]])
-        assert torch.equal(joined.mask(1, 4, 16), masks)
-        chosen.advance()
-        assert torch.equal(noise.mask(1, 4, 16), masks)
-        joined.advance()
-        assert torch.equal(noise.mask(1, 4, 16), masks)
-        noise.advance()
-
-
-def test_every_layer_has_a_place_of_its_own(fusion, temporal, config_of, widths):
-    head = build_head(config_of(fusion=fusion, temporal=temporal), widths, SEEDS, RATES)
-    places = [part.place for part in head.modules() if isinstance(part, WindowDropout)]
-    assert len(set(places)) == len(places) == head.noise.num_places > 1
-
-
-def test_without_dropout_training_is_as_evaluation(fusion, temporal, config_of, widths, windows):
-    head = build_head(config_of(fusion=fusion, temporal=temporal), widths, SEEDS, (0.0, 0.0, 0.0))
-    assert head.noise.is_silent
-    noisy = head.train()(*windows())
-    quiet = head.eval()(*windows())
-    assert all(torch.equal(noisy[task], quiet[task]) for task in TASKS)
-    x = torch.randn(3, 2, 4, 16, generator=torch.Generator().manual_seed(0))
-    assert WindowDropout(head.noise)(x) is x
-
-
-def test_dropout_is_that_of_the_configuration_unless_rates_are_given(config_of, widths):
-    for rates, wanted in (((), (0.3, 0.3)), ((0.0, 0.6), (0.0, 0.6))):
-        noise = build_head(config_of(dropout=0.3), widths, (1, 2), rates).noise
-        share = (noise.mask(1, 1000, 16) == 0).float().mean(dim=(1, 2, 3))
-        assert share.tolist() == pytest.approx(wanted, abs=0.02)
-        assert not noise.is_silent
 
 
 # Windows that are only there to fill a batch.

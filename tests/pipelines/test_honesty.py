@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 
 from cache.names import ACTION_UNITS, TASKS, VA_COLUMNS
+from heads.labels import Labels
 from helpers import stub_study as stub
 from pipelines.config import SplitConfig, read_config
 from pipelines.labels import labels_of
@@ -32,6 +33,7 @@ from pipelines.strategy import Strategy
 MADE = Path(__file__).resolve().parents[1] / "fixtures" / "made"
 LABELS = (*VA_COLUMNS, "expression", *ACTION_UNITS)
 NUM_USELESS = 200
+Parts = dict[str, tuple[np.ndarray, pl.DataFrame, Labels]]  # name -> (which rows, those rows, their labels)
 
 
 def with_labels_of_others(frames: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
@@ -54,27 +56,34 @@ def useless(
     """
     permuted = with_labels_of_others(frames, seed)
     config = stub.make_config(split=SplitConfig(num_folds=max(3, len({outer_fold(fold) for fold in folds}))))
-    splits = {fold: resolve_split(permuted, config.split, fold) for fold in folds}
+    parts = {fold: parts_of(permuted, resolve_split(permuted, config.split, fold)) for fold in folds}
     results = []
     for number in range(num):
         said = stub.pretend(frames, 0.6, np.random.default_rng([seed, number]))
-        for fold, split in splits.items():
+        for fold, labelled in parts.items():
             strategy = Strategy().replace({"lr": 1e-5 * (number + 1), "fold": fold}, "here")
             run = folder / strategy.digest
             run.mkdir()
-            metrics = written(run, permuted, split, said)
+            metrics = written(run, labelled, said)
             results.append(Result(Trial(strategy, {"joint": ("va",)}, strategy.digest), metrics, 1.0, run))
     return results
 
 
-def written(run: Path, frames: pl.DataFrame, split: Split, said: Decisions) -> dict[str, Any]:
-    """The metrics of a run that says `said`, and its predictions in `run`."""
-    tables, metrics = [], {}
+def parts_of(frames: pl.DataFrame, split: Split) -> Parts:
+    found = {}
     for part in ("select", "report"):
         mask = getattr(split, part)
+        found[part] = mask, frames.filter(mask), labels_of(frames.filter(mask))
+    return found
+
+
+def written(run: Path, parts: Parts, said: Decisions) -> dict[str, Any]:
+    """The metrics of a run that says `said`, and its predictions in `run`."""
+    tables, metrics = [], {}
+    for part, (mask, rows, labels) in parts.items():
         cut = said.take(mask)
-        metrics[part] = score(cut, labels_of(frames.filter(mask)), TASKS)
-        tables.append(stub.as_table(frames.filter(mask), cut, part, TASKS))
+        metrics[part] = score(cut, labels, TASKS)
+        tables.append(stub.as_table(rows, cut, part, TASKS))
     pl.concat(tables).write_parquet(run / "predictions.parquet")
     write_manifest(run, {"format": FORMAT})
     return metrics
@@ -110,13 +119,13 @@ def test_the_best_of_200_useless_strategies_gains_on_the_rows_that_chose_and_not
 
 def test_over_many_draws_the_held_out_gain_is_none_on_average() -> None:
     """The same with nothing but numbers: fifty studies, so that a small gain would show."""
-    generator = np.random.default_rng(0)
+    generator, equals = np.random.default_rng(0), strategies()
     naive, honest = [], []
     for _ in range(50):
         scores = generator.normal(size=(NUM_USELESS, 2))
         results = [
             Result(Trial(one, {}, one.digest), {"select": {"P": float(p)}, "report": {"P": float(q)}}, 0.0, Path())
-            for one, (p, q) in zip(strategies(), scores, strict=True)
+            for one, (p, q) in zip(equals, scores, strict=True)
         ]
         found = gains(make_leaderboard(results))
         naive.append(found[0])
@@ -131,7 +140,7 @@ def strategies() -> list[Strategy]:
 
 def test_nested_selection_reports_no_gain_where_the_best_mean_over_the_folds_does(tmp_path: Path) -> None:
     frames = stub.make_frames(30, 24)
-    board = make_leaderboard(useless(tmp_path, frames, (0, 1, 2)))
+    board = make_leaderboard(useless(tmp_path, frames, (0, 1, 2), num=100))
     group = with_intervals(board, with_labels_of_others(frames), top=30).groups[0]
     estimate, means = group.nested, np.array([row.report["P"].mean for row in group.rows])
     assert estimate is not None

@@ -39,6 +39,9 @@ precision = "float32"
 [head]
 width = 16
 num_heads = 2
+[train]
+steps = 40
+eval_steps = 20
 """
 GRID = """[product]
 fusion = ["sum", "concat"]
