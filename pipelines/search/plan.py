@@ -207,6 +207,7 @@ def _material(
         num_rows=len(frames),
         streams=_streams(Cache.open(config.at(config.cache.path), read_only=True), keys, digest, len(frames)),
         splits=splits,
+        schema=config.schema,
     )
 
 

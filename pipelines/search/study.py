@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.files import TEMPORARY, write_durably
+from cache.labels import ABAW, Schema, schema_of
 from cache.seals import read_sealed_json, sealed_json
 from pipelines.config import Config
 from pipelines.files import write_text
@@ -45,6 +46,7 @@ class Material:
     num_rows: int
     streams: Mapping[str, Mapping[str, Any]]
     splits: Mapping[int, Mapping[str, Any]]
+    schema: Schema = ABAW
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +235,7 @@ def _describe(path: Path, grid: Grid, material: Material, old: Mapping[str, Any]
         "fields": list(dict.fromkeys([*old.get("fields", []), *grid.fields])),
         "created": old.get("created", _now()),
         "frames": material.frames,
+        "schema": material.schema.to_mapping(),
         "labels": material.labels,
         "num_rows": material.num_rows,
         "streams": old.get("streams", {}) | streams,
@@ -246,6 +249,9 @@ def _differences(old: Mapping[str, Any], material: Material) -> list[str]:
         return []
     if old.get("format") != FORMAT:
         return [f"its format is {old.get('format')}, this program's is {FORMAT}"]
+    before = schema_of(old["schema"], "study.json: schema")
+    if before.digest != material.schema.digest:
+        return [f"labels of another schema: {'; '.join(material.schema.differences(before))}"]
     names = {"frames": "other frames", "labels": "labels, splits or subjects changed"}
     found = [words for key, words in names.items() if old[key] != getattr(material, key)]
     for label, stream in material.streams.items():

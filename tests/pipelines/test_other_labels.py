@@ -144,3 +144,4 @@ def test_another_schema_says_what_differs(project: Path, tmp_path: Path, monkeyp
     said = refused("evaluate", "whole", "--split", "val")
     assert said.startswith("mtl: error: runs/whole: of another label schema than [labels]")
     assert "Tense, Calm" in said
+    assert words in refused("search", "--grid", "g.toml")
