@@ -20,6 +20,7 @@ from cache.names import ACTION_UNITS, VA_COLUMNS
 from pipelines.cli import app
 from pipelines.cli.demo import commands
 from pipelines.config import Config, read_config
+from pipelines.folds import NO_FOLD
 from pipelines.training.dataset import Dataset, load_dataset
 
 SEEDS = (0, 1)
@@ -84,7 +85,7 @@ def frames_of(config: Config, dataset: Dataset) -> Frames:
     names = list(config.backbones)
     valid = dataset.resident.all_valid(names, "base")
     assert valid.all(), "the made data set has an embedding of every face"
-    split = dataset.split(config.split, -1)
+    split = dataset.split(config.split, NO_FOLD)
     x = np.concatenate([dataset.resident.streams[name, "base"].float().numpy() for name in names], axis=1)
     labels = {name: dataset.frames[name].cast(pl.Float64).to_numpy() for name in (*VA_COLUMNS, *ACTION_UNITS)}
     return Frames(

@@ -16,6 +16,7 @@ from cache.regular import CONFIG_BYTES, read_text
 from cache.valid_names import check_name
 from extract.config import BackboneConfig, CropShare
 from heads.config import HeadConfig, LossConfig
+from pipelines.folds import NO_FOLD, Fold
 from pipelines.typed import from_mapping
 
 # The range of every number stands beside it and is checked wherever the value is read: mtl.toml, --set, grids, runs.
@@ -90,7 +91,7 @@ class TrainConfig:
 
     `window` and `stride` count steps of time; `max_gap` counts real frames: a window never spans a longer gap.
     `frozen_steps` concerns the method "progressive": steps of its joint part with the trunks frozen.
-    `fold` -1 means the splits of the frames table; 1002 is fold 2 with the second of its inner parts to choose on.
+    `fold` "none" means the splits of the frames table; "2.1" is fold 2 with the second of its inner parts to choose on.
     `augment` names further views (`mtl extract --views`) from which training draws windows beside `view`; predictions
     and scores are always of `view`. `precision` is that of the products of a training step; weights, losses and
     predictions are float32."""
@@ -113,7 +114,7 @@ class TrainConfig:
     augment: tuple[Name, ...] = ()
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Seed = 0
-    fold: Annotated[int, Interval(ge=-1, le=998_998)] = -1
+    fold: Fold = NO_FOLD
 
     @property
     def views(self) -> tuple[str, ...]:

@@ -15,11 +15,11 @@ import polars as pl
 from cache.labels import ABAW, Schema
 from heads.labels import Labels
 from pipelines.config import SplitConfig
+from pipelines.folds import NO_FOLD, Fold
 from pipelines.labels import labelled_any, labels_of
 from pipelines.words import OTHER_HALF
 
 MOST_EVENED = 1000
-INNER_STEP = 1000
 SUBJECT = "subject "
 
 
@@ -36,44 +36,23 @@ class Split:
     description: dict[str, Any]
 
 
-def fold_number(outer: int, inner: int = 0) -> int:
-    """One number for a fold with one of its inner parts: 2 is fold 2 with the first, 1002 with the second."""
-    return outer + INNER_STEP * inner
-
-
-def outer_fold(fold: int) -> int:
-    """The fold that is scored; -1 where there are no folds."""
-    return fold % INNER_STEP if fold >= 0 else fold
-
-
-def inner_part(fold: int) -> int:
-    """Which of the fold's inner parts chooses, from 0."""
-    return fold // INNER_STEP if fold >= 0 else 0
-
-
-def fold_words(fold: int) -> str:
-    """ "fold 2", or "fold 2 inner 1"."""
-    return f"fold {outer_fold(fold)}" + (f" inner {inner_part(fold)}" if fold >= INNER_STEP else "")
-
-
-def fold_problem(fold: int, config: SplitConfig) -> str | None:
-    """What is wrong with the number of a fold, in one line; None when nothing is."""
+def fold_problem(fold: Fold, config: SplitConfig) -> str | None:
+    """Why `config` has no such fold, in one line; None where it has."""
     num = config.num_folds
-    if fold < -1 or outer_fold(fold) >= num:
+    if fold.outer >= num:
         return f"folds count from 0 to {num - 1} ([split] num_folds)"
-    if fold >= INNER_STEP and inner_part(fold) >= num - 1:
+    if fold.inner >= num - 1:
         return f"of {num} folds, {num - 1} are left to choose on: inner parts count from 0 to {num - 2}"
     return None
 
 
-def resolve_split(frames: pl.DataFrame, config: SplitConfig, fold: int = -1, schema: Schema = ABAW) -> Split:
-    """The split that `config` asks for; with `fold` >= 0 the fold of that number (`fold_number`) over train and val
-    pooled.
+def resolve_split(frames: pl.DataFrame, config: SplitConfig, fold: Fold = NO_FOLD, schema: Schema = ABAW) -> Split:
+    """The split that `config` asks for; with a `fold`, that fold over train and val pooled.
 
     Raises:
         ValueError: the split to choose on is empty, or would also be the one reported.
     """
-    if fold >= 0:
+    if fold != NO_FOLD:
         return _folds(frames, config, fold, schema)
     split = frames["split"].to_numpy()
     train, select = split == "train", split == config.select
@@ -121,7 +100,7 @@ def assign_groups(frames: pl.DataFrame, num_parts: int, seed: int, schema: Schem
     return _evened(part_of, counts, num_parts)[group]
 
 
-def assignment(frames: pl.DataFrame, splits: Mapping[int, Split]) -> pl.DataFrame:
+def assignment(frames: pl.DataFrame, splits: Mapping[Fold, Split]) -> pl.DataFrame:
     """A row a video: its subject where known, and under each fold its part (train, select, report, or nothing)."""
     columns = ["video", *(["subject"] if "subject" in frames.columns else [])]
     parts = {}
@@ -129,7 +108,7 @@ def assignment(frames: pl.DataFrame, splits: Mapping[int, Split]) -> pl.DataFram
         part = np.full(len(frames), "", dtype="<U6")
         for name in ("train", "select", "report"):
             part[getattr(split, name)] = name
-        parts["part" if fold < 0 else fold_words(fold)] = pl.Series(part)
+        parts["part" if fold == NO_FOLD else f"fold {fold}"] = pl.Series(part)
     return frames.select(columns).with_columns(**parts).unique(maintain_order=True)
 
 
@@ -171,10 +150,10 @@ def _evened(part_of: np.ndarray, counts: np.ndarray, num_parts: int) -> np.ndarr
     return part_of
 
 
-def _folds(frames: pl.DataFrame, config: SplitConfig, fold: int, schema: Schema) -> Split:
+def _folds(frames: pl.DataFrame, config: SplitConfig, fold: Fold, schema: Schema) -> Split:
     num = config.num_folds
-    if not 3 <= num <= INNER_STEP:
-        raise ValueError(f"fold {fold} of {num}: at least 3 folds are needed, and at most {INNER_STEP} can be")
+    if num < 3:
+        raise ValueError(f"fold {fold} of {num}: at least 3 folds are needed")
     if problem := fold_problem(fold, config):
         raise ValueError(f"fold {fold} of {num}: {problem}")
     pool = frames["split"].is_in(["train", "val"]).to_numpy()
@@ -182,12 +161,13 @@ def _folds(frames: pl.DataFrame, config: SplitConfig, fold: int, schema: Schema)
         raise ValueError(f"{num} folds need as many videos or subjects in train and val")
     part = np.full(len(frames), -1)
     part[pool] = assign_groups(frames.filter(pool), num, config.fold_seed, schema)
-    outer, inner = outer_fold(fold), inner_part(fold)
-    chooser = (outer + 1 + inner) % num  # the inner parts in turn, each another fold than the one that is scored
-    train = pool & (part != outer) & (part != chooser)
-    words = f"fold {chooser} of {num}", f"fold {outer} of {num}"
-    split = _described(frames, train, part == chooser, part == outer, *words, schema, trained="the other folds")
-    return replace(split, description=split.description | {"fold": {"outer": outer, "inner": inner, "num": num}})
+    chooser = (
+        fold.outer + 1 + fold.inner
+    ) % num  # the inner parts in turn, each another fold than the one that is scored
+    train = pool & (part != fold.outer) & (part != chooser)
+    words = f"fold {chooser} of {num}", f"fold {fold.outer} of {num}"
+    split = _described(frames, train, part == chooser, part == fold.outer, *words, schema, trained="the other folds")
+    return replace(split, description=split.description | {"fold": str(fold), "num_folds": num})
 
 
 def _label_counts(labels: Labels, schema: Schema) -> np.ndarray:

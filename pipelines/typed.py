@@ -4,11 +4,13 @@ import dataclasses
 import sys
 import types
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from cache.labels import nearest
 from heads.ranges import hints_of, in_range, range_words, split_annotation
+from pipelines.folds import FOLD_WORDS, Fold, parse_fold
 
 
 def from_mapping(cls: type, values: Mapping[str, Any], where: str) -> Any:
@@ -54,7 +56,10 @@ def convert(value: Any, annotation: Any, where: str) -> Any:
         return {convert(key, args[0], where): convert(item, args[1], f"{where}.{key}") for key, item in value.items()}
     if annotation is Path and isinstance(value, str | Path) and str(value).strip() and "\0" not in str(value):
         return Path(value)
-    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type) and isinstance(value, Mapping):
+    if annotation is Fold:
+        with suppress(ValueError):
+            return parse_fold(value)
+    elif dataclasses.is_dataclass(annotation) and isinstance(annotation, type) and isinstance(value, Mapping):
         return from_mapping(annotation, value, where)
     if annotation is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:  # so no NaN either
         return float(value)
@@ -79,6 +84,8 @@ def describe(annotation: Any) -> str:
         return "a list of " + describe(args[0])
     if origin is Mapping:
         return f"a table of {describe(args[1])} by name"
+    if annotation is Fold:
+        return FOLD_WORDS
     if dataclasses.is_dataclass(annotation):
         return "a section with " + ", ".join(f.name for f in dataclasses.fields(annotation))
     names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path"}
@@ -95,7 +102,7 @@ def shortened(value: Any) -> str:
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
-    """A dataclass as TOML/JSON values: tuples as lists, paths as text, None left out."""
+    """A dataclass as TOML/JSON values: tuples as lists, paths and folds as text, None left out."""
     return {
         f.name: _plain(getattr(config, f.name))
         for f in dataclasses.fields(config)
@@ -104,13 +111,15 @@ def to_mapping(config: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Path | Fold):
+        return str(value)
     if dataclasses.is_dataclass(value):
         return to_mapping(value)
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return value
 
 
 def _is_required(f: "dataclasses.Field[Any]") -> bool:

@@ -24,6 +24,7 @@ from extract.config import BackboneConfig
 from heads.ranges import hints_of
 from pipelines.cli import app
 from pipelines.config import SECTIONS, FaceSetConfig, parse_config
+from pipelines.folds import Fold
 from pipelines.search.grid import SECTIONS as GRID_SECTIONS
 from pipelines.search.grid import StudyConfig, parse_grid
 from pipelines.typed import describe
@@ -247,13 +248,13 @@ def default_words(field: "dataclasses.Field[Any]") -> str:
         return (
             "required" if field.default_factory is dataclasses.MISSING else f"`{json.dumps(field.default_factory())}`"
         )
-    value = str(field.default) if isinstance(field.default, Path) else field.default
+    value = str(field.default) if isinstance(field.default, Path | Fold) else field.default
     return "unset" if value is None else f"`{json.dumps(value)}`"
 
 
 def values_words(annotation: Any) -> str:
     """What errors say is expected, shortened: without articles and upper bounds of six digits and more."""
-    words = re.sub(r"\bone of |\ba (?=list|number|path|section|text|whole)", "", describe(annotation))
+    words = re.sub(r"\bone of |\ba (?=fold|list|number|path|section|text|whole)", "", describe(annotation))
     words = re.sub(r" and at most \d{6,}", "", re.sub(r"from (\S+) to \d{6,}", r"at least \1", words))
     return re.sub(r"'([^']*)'", r'`"\1"`', words)
 

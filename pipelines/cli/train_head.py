@@ -23,7 +23,7 @@ def train_head(
     streams: Annotated[str, typer.Option(help="all, own (backbones made for the task), or names.")] = "",
     method: Annotated[str, typer.Option(help="separate, joint or progressive.")] = "",
     seed: Annotated[int | None, typer.Option(help="Seed of weights, data order and dropout.")] = None,
-    fold: Annotated[int | None, typer.Option(help="Train and val pooled, cut by subject; scored here.")] = None,
+    fold: Annotated[str, typer.Option(help="Train and val pooled, cut by subject; scored here: 2, or 2.1.")] = "",
     name: Annotated[str, typer.Option(help="Name of the run folder; default: from the strategy.")] = "",
     runs: Annotated[Path | None, typer.Option(help="Where run folders go; default: from mtl.toml.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Train again although the run is there.")] = False,
@@ -56,7 +56,7 @@ def train_head(
         "streams": streams if streams in ("all", "own") else words(streams),
         "method": method or None,
         "seed": seed,
-        "fold": fold,
+        "fold": fold or None,
     }
     settings = read_config(config, set_ or ())
     chosen = {key: value for key, value in given.items() if value is not None}

@@ -15,8 +15,9 @@ import polars as pl
 
 from cache.labels import ABAW, Group, Schema
 from heads.labels import Labels
+from pipelines.folds import Fold
 from pipelines.metrics.sums import LABELLED, f1, of_task, row_sums, task_score, total
-from pipelines.splits import SUBJECT, outer_fold
+from pipelines.splits import SUBJECT
 from pipelines.words import counted_units
 
 NUM_RESAMPLES = 500
@@ -53,8 +54,8 @@ class GroupSums:
         return GroupSums(groups=tuple(groups), parts=parts, schema=self.schema)
 
 
-# The runs of a strategy: fold number -> seed -> the sums of that run over its fold's groups.
-Runs = Mapping[int, Mapping[int, GroupSums]]
+# The runs of a strategy: fold -> seed -> the sums of that run over its fold's groups.
+Runs = Mapping[Fold, Mapping[int, GroupSums]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ class Interval:
 class Groups:
     """Fold -> the names of its groups, sorted; and the number of videos of every group."""
 
-    names: Mapping[int, tuple[str, ...]]
+    names: Mapping[Fold, tuple[str, ...]]
     num_videos: Mapping[str, int]
 
     @property
@@ -127,13 +128,13 @@ def group_sums(
     )
 
 
-def mean_of_runs(values: Mapping[int, Mapping[int, np.ndarray]]) -> np.ndarray:
+def mean_of_runs(values: Mapping[Fold, Mapping[int, np.ndarray]]) -> np.ndarray:
     """Fold -> seed -> [R]: each seed's mean over its folds (each the mean over its inner parts), then the mean over
     seeds, as the leaderboard has it."""
     by_seed: dict[int, dict[int, list[np.ndarray]]] = {}
     for fold, seeds in values.items():
         for seed, value in seeds.items():
-            by_seed.setdefault(seed, {}).setdefault(outer_fold(fold), []).append(value)
+            by_seed.setdefault(seed, {}).setdefault(fold.outer, []).append(value)
     means = [np.mean([np.mean(parts, axis=0) for parts in folds.values()], axis=0) for folds in by_seed.values()]
     return np.asarray(np.mean(means, axis=0))
 
@@ -164,7 +165,7 @@ def middle(values: np.ndarray) -> tuple[float, float]:
 
 def groups_of_runs(strategies: Iterable[Runs]) -> Groups:
     """The groups that any of the `strategies` has, by fold."""
-    found: dict[int, set[str]] = {}
+    found: dict[Fold, set[str]] = {}
     num_videos: dict[str, int] = {}
     for runs in strategies:
         for fold, seeds in runs.items():
@@ -177,7 +178,7 @@ def groups_of_runs(strategies: Iterable[Runs]) -> Groups:
     return Groups({fold: tuple(sorted(found[fold])) for fold in sorted(found)}, num_videos)
 
 
-def by_fold(groups: Groups, draw: Callable[[int], np.ndarray]) -> dict[int, np.ndarray]:
+def by_fold(groups: Groups, draw: Callable[[int], np.ndarray]) -> dict[Fold, np.ndarray]:
     """Fold -> [R, G]: what `draw(G)` gives for its groups; folds of the same groups share it, for these are the very
     same frames there."""
     kept: dict[tuple[str, ...], np.ndarray] = {}
@@ -187,14 +188,14 @@ def by_fold(groups: Groups, draw: Callable[[int], np.ndarray]) -> dict[int, np.n
     return {fold: kept[names] for fold, names in groups.names.items()}
 
 
-def drawn(groups: Groups, num: int, seed: int) -> dict[int, np.ndarray]:
+def drawn(groups: Groups, num: int, seed: int) -> dict[Fold, np.ndarray]:
     """Fold -> [R, G]: how often each group is drawn, with replacement within its fold."""
     generator = np.random.default_rng(seed)
     return by_fold(groups, lambda size: generator.multinomial(size, np.full(size, 1 / size), size=num).astype(float))
 
 
 def resampled(
-    runs: Runs, groups: Groups, weights: Mapping[int, np.ndarray], tasks: Sequence[str]
+    runs: Runs, groups: Groups, weights: Mapping[Fold, np.ndarray], tasks: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """[R] mean scores of `runs` under the draws `weights` of `groups`, by task and under "P"."""
     scores = {
@@ -210,7 +211,7 @@ def keys_of(runs: Runs, tasks: Sequence[str]) -> tuple[str, ...]:
     return ("P", *(task.name for task in first.schema.scored(tasks)))
 
 
-def pick(scores: Mapping[int, Mapping[int, Mapping[str, np.ndarray]]], key: str) -> dict[int, dict[int, np.ndarray]]:
+def pick(scores: Mapping[Fold, Mapping[int, Mapping[str, np.ndarray]]], key: str) -> dict[Fold, dict[int, np.ndarray]]:
     """Of every run the one score `key`."""
     return {fold: {seed: values[key] for seed, values in seeds.items()} for fold, seeds in scores.items()}
 

@@ -10,8 +10,8 @@ was chosen by its mean over folds is not honest; this estimate is (Varma and Sim
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pipelines.folds import NO_FOLD, Fold
 from pipelines.metrics.intervals import Interval
-from pipelines.splits import inner_part, outer_fold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,21 +31,21 @@ class Nested:
     interval: Interval | None = None
 
 
-FoldScores = Mapping[int, float]
+FoldScores = Mapping[Fold, float]
 
 
 def nested(select: Sequence[FoldScores], report: Sequence[FoldScores], ranks: Sequence[int]) -> Nested | None:
-    """The estimate from scores by fold number of every strategy (in the order of their `ranks`), means over its seeds.
+    """The estimate from scores by fold of every strategy (in the order of their `ranks`), means over its seeds.
 
     Only strategies compare that have every fold with every inner part. None with fewer than two outer folds, or where
     no strategy has them all.
     """
-    numbers = sorted({fold for scores in report for fold in scores if fold >= 0})
-    folds = sorted({outer_fold(number) for number in numbers})
-    whole = [k for k in range(len(ranks)) if all(number in select[k] and number in report[k] for number in numbers)]
+    scored = sorted({fold for scores in report for fold in scores if fold != NO_FOLD})
+    folds = sorted({fold.outer for fold in scored})
+    whole = [k for k in range(len(ranks)) if all(fold in select[k] and fold in report[k] for fold in scored)]
     if len(folds) < 2 or not whole:
         return None
-    inner, outer = ({k: _means(part[k], numbers) for k in whole} for part in (select, report))
+    inner, outer = ({k: _means(part[k], scored) for k in whole} for part in (select, report))
     chosen = {fold: max(whole, key=lambda k: inner[k][fold]) for fold in folds}
     means = {k: sum(outer[k].values()) / len(folds) for k in whole}
     best = max(whole, key=lambda k: means[k])
@@ -55,13 +55,13 @@ def nested(select: Sequence[FoldScores], report: Sequence[FoldScores], ranks: Se
         naive=means[best],
         naive_rank=ranks[best],
         num_strategies=len(whole),
-        num_inner=max(inner_part(number) for number in numbers) + 1,
+        num_inner=max(fold.inner for fold in scored) + 1,
     )
 
 
-def _means(scores: FoldScores, numbers: Sequence[int]) -> dict[int, float]:
+def _means(scores: FoldScores, folds: Sequence[Fold]) -> dict[int, float]:
     """Outer fold -> the mean of `scores` over its inner parts."""
     found: dict[int, list[float]] = {}
-    for number in numbers:
-        found.setdefault(outer_fold(number), []).append(scores[number])
-    return {fold: sum(values) / len(values) for fold, values in found.items()}
+    for fold in folds:
+        found.setdefault(fold.outer, []).append(scores[fold])
+    return {outer: sum(values) / len(values) for outer, values in found.items()}

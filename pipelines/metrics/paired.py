@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pipelines.folds import Fold
 from pipelines.metrics.intervals import (
     NUM_RESAMPLES,
     Groups,
@@ -159,7 +160,7 @@ class _Resampled:
     """Resampled P of runs; the first's stands in every pair and is computed once."""
 
     groups: Groups
-    draws: Mapping[int, np.ndarray]
+    draws: Mapping[Fold, np.ndarray]
     tasks: Sequence[str]
     seen: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict)
 
@@ -173,8 +174,8 @@ class _Resampled:
 def paired(first: Runs, second: Runs) -> tuple[Runs, Runs]:
     """The runs of both with one partner each: of every fold that both have, the seeds that both have, or where there
     are none as many as both have, in order. The second's stand under the first's seeds."""
-    ones: dict[int, Mapping] = {}
-    twos: dict[int, Mapping] = {}
+    ones: dict[Fold, Mapping] = {}
+    twos: dict[Fold, Mapping] = {}
     for fold in sorted(set(first) & set(second)):
         one, two = first[fold], second[fold]
         shared = sorted(set(one) & set(two))
@@ -199,7 +200,7 @@ def step_down(values: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def _swaps(groups: Groups, num: int, seed: int) -> dict[int, np.ndarray]:
+def _swaps(groups: Groups, num: int, seed: int) -> dict[Fold, np.ndarray]:
     """Fold -> [1 + R, G]: 1 where a group keeps its side, 0 where it is swapped; the first row swaps nothing."""
     generator = np.random.default_rng([seed, 1])
 
@@ -215,7 +216,7 @@ def _differences(
     first: Runs,
     second: Runs,
     groups: Groups,
-    kept: Mapping[int, np.ndarray],
+    kept: Mapping[Fold, np.ndarray],
     tasks: Sequence[str],
 ) -> dict[str, np.ndarray]:
     """[1 + R] first minus second under every swap, by task and under "P"."""
@@ -227,11 +228,11 @@ def _scored(
     runs: Runs,
     other: Runs,
     groups: Groups,
-    kept: Mapping[int, np.ndarray] | None,
+    kept: Mapping[Fold, np.ndarray] | None,
     tasks: Sequence[str],
 ) -> dict[str, np.ndarray]:
     """[1 + R] mean scores of `runs` where the groups not `kept` are those of `other`; [1] its own without `kept`."""
-    found: dict[int, dict[int, dict[str, np.ndarray]]] = {}
+    found: dict[Fold, dict[int, dict[str, np.ndarray]]] = {}
     for fold, seeds in runs.items():
         stay = np.ones((1, len(groups.names[fold]))) if kept is None else kept[fold]
         for seed, sums in seeds.items():

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 
 from cache.labels import Schema, Task
+from pipelines.folds import NO_FOLD
 from pipelines.html import Markup, figure_html, tag
 from pipelines.metrics.challenge import main_key
 from pipelines.report import plots
@@ -13,7 +14,6 @@ from pipelines.results.effects import field_effects, mean, task_effects, varied_
 from pipelines.results.leaderboard import Group, Leaderboard, Row, read_part
 from pipelines.results.verdict import unit_of
 from pipelines.search.study import Result
-from pipelines.splits import fold_words
 from pipelines.words import (
     SCORE_WORDS,
     concerns,
@@ -197,7 +197,7 @@ def _f1(row: Row, task: Task) -> dict[str, float]:
 def _of(board: Leaderboard, group: Group, run: Result) -> str:
     """Which run it is."""
     train = run.trial.strategy.train
-    where = f"seed {train.seed}" + (f", {fold_words(train.fold)}" if train.fold >= 0 else "")
+    where = f"seed {train.seed}" + (f", fold {train.fold}" if train.fold != NO_FOLD else "")
     chosen = f"chosen strategy for {task_words(group.tasks)}" if len(board.groups) > 1 else "chosen strategy"
     return f"{chosen}, {where}, the run of highest selection score."
 

@@ -8,6 +8,7 @@ import polars as pl
 
 from cache.labels import Schema
 from pipelines.files import write_text
+from pipelines.folds import Fold, parse_fold
 from pipelines.html import Cell, Markup, details, join, page, table, tag, tiles
 from pipelines.metrics.intervals import NUM_RESAMPLES, Interval
 from pipelines.metrics.nested import Nested
@@ -16,7 +17,6 @@ from pipelines.report.figures import effect_figures, spread_figures, task_figure
 from pipelines.results.leaderboard import Group, Leaderboard, Row, Spread, place_among
 from pipelines.results.verdict import separation_words, unit_of, verdict_words
 from pipelines.search.study import Study, read_about
-from pipelines.splits import inner_part, outer_fold
 from pipelines.words import (
     counted,
     duration_words,
@@ -91,8 +91,8 @@ def _nested_tiles(nested: Nested, score: str) -> list[tuple[str, str]]:
 
 
 def _what_was_done(about: Mapping[str, Any], schema: Schema) -> Markup:
-    numbers = sorted(map(int, about["splits"]), key=lambda fold: (outer_fold(fold), inner_part(fold)))
-    splits = [about["splits"][str(fold)] for fold in numbers]
+    folds = sorted(map(parse_fold, about["splits"]))
+    splits = [about["splits"][str(fold)] for fold in folds]
     head = [Cell("part"), Cell("rows of"), *(Cell(text, "n") for text in ("videos", "frames"))]
     head += [Cell(f"labelled {task_label(name)}", "n") for name in schema.names]
     rows = [[_split_row(words, split[part]) for part, words in PART_WORDS.items()] for split in splits]
@@ -104,7 +104,7 @@ def _what_was_done(about: Mapping[str, Any], schema: Schema) -> Markup:
     return join(
         [
             tag("h2", "What was done"),
-            tag("p", split_words(splits[0]) + _folds_words(numbers)),
+            tag("p", split_words(splits[0]) + _folds_words(folds)),
             table([head], rows[0]),
             details(f"the other {counted(len(splits) - 1, 'split')}", others) if others else Markup(),
             tag("p", "Embeddings each strategy could read; the backbones behind them were not trained further:"),
@@ -113,14 +113,13 @@ def _what_was_done(about: Mapping[str, Any], schema: Schema) -> Markup:
     )
 
 
-def _folds_words(folds: Sequence[int]) -> str:
+def _folds_words(folds: Sequence[Fold]) -> str:
     """How many splits there are, where there are several."""
     if len(folds) < 2:
         return ""
-    inner = max(map(inner_part, folds)) + 1
-    made = (
-        f" ({counted(len(set(map(outer_fold, folds))), 'outer fold')}, {inner} inner parts each)" if inner > 1 else ""
-    )
+    inner = max(fold.inner for fold in folds) + 1
+    num_outer = len({fold.outer for fold in folds})
+    made = f" ({counted(num_outer, 'outer fold')}, {inner} inner parts each)" if inner > 1 else ""
     return f" The study has {len(folds)} splits{made}; this is the first of them."
 
 

@@ -11,14 +11,13 @@ import polars as pl
 
 from pipelines.backbones.runs import fitting_runs
 from pipelines.config import Config
+from pipelines.folds import NO_FOLD
 from pipelines.metrics.intervals import interval
 from pipelines.results.evidence import Reader
 from pipelines.results.leaderboard import Leaderboard, Row, backbone_row
 from pipelines.run_files import BACKBONE_PREFIX, read_manifest, read_metrics
 from pipelines.search.study import Material, Result, Trial
 from pipelines.strategy import Strategy
-
-NO_FOLD = -1
 
 
 def with_backbones(board: Leaderboard, config: Config, material: Material, frames: pl.DataFrame) -> Leaderboard:

@@ -9,6 +9,7 @@ import polars as pl
 
 from cache.labels import ABAW, Schema
 from heads.labels import Labels
+from pipelines.folds import Fold
 from pipelines.labels import labels_of
 from pipelines.metrics.intervals import GroupSums, Interval, Runs, group_sums, groups_of_runs, interval
 from pipelines.metrics.nested import Nested, nested
@@ -17,7 +18,7 @@ from pipelines.metrics.stability import stability
 from pipelines.results.leaderboard import Group, Leaderboard, Row
 from pipelines.run_files import PREDICTIONS, read_manifest, read_predictions
 from pipelines.search.study import Result
-from pipelines.splits import groups_of, outer_fold
+from pipelines.splits import groups_of
 
 KEYS = ("video", "frame")
 MOST_ROWS = 200
@@ -29,12 +30,12 @@ class Reader:
 
     frames: pl.DataFrame
     schema: Schema = ABAW
-    labels: dict[tuple[int, str], tuple[pl.DataFrame, Labels, np.ndarray]] = field(default_factory=dict)
+    labels: dict[tuple[Fold, str], tuple[pl.DataFrame, Labels, np.ndarray]] = field(default_factory=dict)
     sums: dict[Path, dict[str, GroupSums]] = field(default_factory=dict)
 
     def runs(self, results: Sequence[Result], part: str) -> Runs:
         """The sums of `results` on their rows of `part`; a run without predictions or rows is left out."""
-        found: dict[int, dict[int, GroupSums]] = {}
+        found: dict[Fold, dict[int, GroupSums]] = {}
         for result in results:
             train = result.trial.strategy.train
             if result.folder not in self.sums:
@@ -43,7 +44,7 @@ class Reader:
                 found.setdefault(train.fold, {})[train.seed] = self.sums[result.folder][part]
         return found
 
-    def _read(self, folder: Path, fold: int) -> dict[str, GroupSums]:
+    def _read(self, folder: Path, fold: Fold) -> dict[str, GroupSums]:
         """The sums of a run of `fold` by part; empty where its predictions were removed."""
         if not (folder / PREDICTIONS).is_file():
             return {}
@@ -54,7 +55,7 @@ class Reader:
             for (part,), rows in parts.items()
         }
 
-    def _truth(self, name: tuple[int, str], keys: pl.DataFrame) -> tuple[Labels, np.ndarray]:
+    def _truth(self, name: tuple[Fold, str], keys: pl.DataFrame) -> tuple[Labels, np.ndarray]:
         """Labels and groups of the rows `keys`."""
         if name not in self.labels or not self.labels[name][0].equals(keys):
             wanted = [*self.schema.columns, *(column for column in ("subject",) if column in self.frames.columns)]
@@ -72,9 +73,9 @@ def with_intervals(board: Leaderboard, frames: pl.DataFrame, top: int = MOST_ROW
     return replace(board, groups=tuple(_examined(group, reader, top) for group in board.groups))
 
 
-def fold_scores(row: Row, part: str) -> dict[int, float]:
-    """Fold number -> the mean P of `row` over its seeds; a fold without a score is left out."""
-    found: dict[int, list[float]] = {}
+def fold_scores(row: Row, part: str) -> dict[Fold, float]:
+    """Fold -> the mean P of `row` over its seeds; a fold without a score is left out."""
+    found: dict[Fold, list[float]] = {}
     for result in row.results:
         if (value := result.metrics[part].get("P")) is not None:
             found.setdefault(result.trial.strategy.train.fold, []).append(float(value))
@@ -129,8 +130,8 @@ def _nested(group: Group, reader: Reader) -> Nested | None:
 
 def _nested_interval(group: Group, chosen: Mapping[int, int], reader: Reader) -> Interval | None:
     """Of the mean over folds, each fold with the runs of the strategy chosen in it."""
-    runs: dict[int, Mapping[int, GroupSums]] = {}
-    for fold, rank in chosen.items():
-        results = [one for one in group.rows[rank - 1].results if outer_fold(one.trial.strategy.train.fold) == fold]
+    runs: dict[Fold, Mapping[int, GroupSums]] = {}
+    for outer, rank in chosen.items():
+        results = [one for one in group.rows[rank - 1].results if one.trial.strategy.train.fold.outer == outer]
         runs |= reader.runs(results, "report")
-    return interval(runs, group.tasks) if {outer_fold(number) for number in runs} == set(chosen) else None
+    return interval(runs, group.tasks) if {fold.outer for fold in runs} == set(chosen) else None

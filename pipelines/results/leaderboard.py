@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from cache.labels import ABAW, Schema
+from pipelines.folds import NO_FOLD
 from pipelines.metrics.challenge import main_key
 from pipelines.metrics.intervals import Interval
 from pipelines.metrics.nested import Nested
@@ -20,9 +21,7 @@ from pipelines.metrics.paired import Versus
 from pipelines.metrics.stability import Stability
 from pipelines.run_files import read_manifest, read_predictions
 from pipelines.search.study import Result
-from pipelines.splits import inner_part, outer_fold
-
-REPEATS = ("seed", "fold")
+from pipelines.strategy import REPEATS
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +66,14 @@ class Row:
 
     @property
     def folds(self) -> tuple[int, ...]:
-        """The folds that were scored."""
-        return tuple(sorted({outer_fold(result.trial.strategy.train.fold) for result in self.results}))
+        """The outer folds that were scored; none where the splits of the frames table were."""
+        folds = {result.trial.strategy.train.fold for result in self.results} - {NO_FOLD}
+        return tuple(sorted({fold.outer for fold in folds}))
 
     @property
     def num_inner(self) -> int:
         """How many inner parts chose in a fold."""
-        return len({inner_part(result.trial.strategy.train.fold) for result in self.results})
+        return len({result.trial.strategy.train.fold.inner for result in self.results})
 
     @property
     def seconds(self) -> float:
@@ -216,7 +216,7 @@ def _spread(results: Sequence[Result], part: str, key: str) -> Spread:
     by_seed: dict[int, dict[int, list[float]]] = {}
     for result in results:
         train = result.trial.strategy.train
-        parts = by_seed.setdefault(train.seed, {}).setdefault(outer_fold(train.fold), [])
+        parts = by_seed.setdefault(train.seed, {}).setdefault(train.fold.outer, [])
         parts.append(float(result.metrics[part][key]))
     folds = [[sum(parts) / len(parts) for parts in seed.values()] for seed in by_seed.values()]
     values = [sum(one) / len(one) for one in folds] if len(folds) > 1 else folds[0]

@@ -28,10 +28,10 @@ from cache.parsing import parse_toml
 from cache.regular import CONFIG_BYTES, read_text
 from cache.valid_names import check_name
 from pipelines.config import Config, Seed, SplitConfig
+from pipelines.folds import NO_FOLD, Fold
 from pipelines.project import packaged_grids
 from pipelines.search.grid_values import annotation_of, condition_value_of, value_of
-from pipelines.splits import INNER_STEP, fold_number
-from pipelines.strategy import PARTS, Strategy, problem_of
+from pipelines.strategy import PARTS, Strategy, flat_fields, problem_of
 from pipelines.typed import from_mapping
 
 SECTIONS = ("study", "set", "product", "list", "space", "when")
@@ -155,7 +155,7 @@ def expand(grid: Grid, base: Strategy, inner_folds: int = 1) -> tuple[Strategy, 
     of `inner_folds` inner parts of that fold.
     """
     found: dict[Strategy, None] = {}
-    defaults = base.flat()
+    defaults = {key: getattr(getattr(base, part), key) for key, (part, _) in flat_fields().items()}
     for row in grid.rows or ({},):
         one = {key: (value,) for key, value in grid.constants.items()}
         choices = one | dict(grid.product) | {key: (value,) for key, value in row.items()}
@@ -169,9 +169,11 @@ def expand(grid: Grid, base: Strategy, inner_folds: int = 1) -> tuple[Strategy, 
 def _inner(strategy: Strategy, inner_folds: int) -> Iterator[Strategy]:
     """`strategy` with every inner part of its fold; itself where it has no fold, or names an inner part."""
     fold = strategy.train.fold
-    for inner in range(inner_folds if 0 <= fold < INNER_STEP else 1):
-        chosen = fold if inner == 0 else fold_number(fold, inner)
-        yield dataclasses.replace(strategy, train=dataclasses.replace(strategy.train, fold=chosen))
+    if fold == NO_FOLD or fold.inner:
+        yield strategy
+        return
+    for inner in range(inner_folds):
+        yield dataclasses.replace(strategy, train=dataclasses.replace(strategy.train, fold=Fold(fold.outer, inner)))
 
 
 def check(strategies: Sequence[Strategy], config: Config, where: str) -> None:
@@ -213,9 +215,7 @@ def _apply_conditions(
 
 
 def _same(value: Any, wanted: Any) -> bool:
-    """Equality as TOML has it: lists and tuples alike, true is not 1."""
-    if isinstance(value, list):
-        value = tuple(value)
+    """Equality as TOML has it: true is not 1."""
     return value == wanted and isinstance(value, bool) == isinstance(wanted, bool)
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import Config
+from pipelines.folds import NO_FOLD
 from pipelines.search.estimate import Estimate, from_results, measure
 from pipelines.search.plan import SearchPlan, make_grouping, make_plan, make_trainer, read_strategies, to_run
 from pipelines.search.study import Study, Trial, read_study
-from pipelines.splits import inner_part, outer_fold
 from pipelines.training.budget import budget_of, shortfall
 
 
@@ -36,12 +36,12 @@ def preview_search(
         ValueError: a key, value or combination of the grid that cannot be trained.
     """
     config, grid, strategies = read_strategies(config, grid_path)
-    folds = sorted({one.train.fold for one in strategies} - {-1})
+    folds = {one.train.fold for one in strategies} - {NO_FOLD}
     found: dict[str, Any] = {
         "grid": str(grid.path),
         "num_trials": len(strategies),
-        "num_folds": len({outer_fold(fold) for fold in folds}),
-        "num_inner": len({inner_part(fold) for fold in folds}),
+        "num_folds": len({fold.outer for fold in folds}),
+        "num_inner": len({fold.inner for fold in folds}),
     }
     try:
         search = make_plan(config, grid, strategies, folder)

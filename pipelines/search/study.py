@@ -22,6 +22,7 @@ from cache.labels import ABAW, Schema, schema_of
 from cache.seals import read_sealed_json, sealed_json
 from pipelines.config import Config
 from pipelines.files import write_text
+from pipelines.folds import NO_FOLD, Fold
 from pipelines.run_files import damage, read_manifest, read_metrics
 from pipelines.search.grid import Grid
 from pipelines.strategy import Strategy, streams_of
@@ -45,7 +46,7 @@ class Material:
     labels: str
     num_rows: int
     streams: Mapping[str, Mapping[str, Any]]
-    splits: Mapping[int, Mapping[str, Any]]
+    splits: Mapping[Fold, Mapping[str, Any]]
     schema: Schema = ABAW
 
 
@@ -259,7 +260,7 @@ def _differences(old: Mapping[str, Any], material: Material) -> list[str]:
             found.append(f"stream {label} was extracted anew with other settings or weights")
     for fold, split in material.splits.items():
         if str(fold) in old["splits"] and old["splits"][str(fold)]["hash"] != split["hash"]:
-            found.append("another split" if fold < 0 else f"another fold {fold}")
+            found.append("another split" if fold == NO_FOLD else f"another fold {fold}")
     return found
 
 

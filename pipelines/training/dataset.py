@@ -18,6 +18,7 @@ from cache.labels import ABAW, Schema
 from heads.config import HeadConfig
 from heads.labels import Labels
 from pipelines.config import Config, SplitConfig, TrainConfig
+from pipelines.folds import Fold
 from pipelines.labels import as_tensors, labelled, labels_of
 from pipelines.nearest import NO_ROW, nearest_rows, video_codes
 from pipelines.splits import Split, resolve_split
@@ -133,7 +134,7 @@ class Dataset:
         """[N] bool: rows with a label of any of `tasks`."""
         return np.logical_or.reduce([labelled(self.labels, self.schema.tasks[name]) for name in tasks])
 
-    def split(self, config: SplitConfig, fold: int) -> Split:
+    def split(self, config: SplitConfig, fold: Fold) -> Split:
         """`resolve_split` of these frames."""
         key = ("split", config, fold)
         if key not in self._kept:

@@ -8,8 +8,8 @@ from typing import Any
 from cache.labels import ABAW, Schema
 from pipelines.config import Config
 from pipelines.fitting.runs import commit, versions, weights_file
+from pipelines.folds import NO_FOLD
 from pipelines.run_files import FORMAT
-from pipelines.splits import INNER_STEP, inner_part, outer_fold
 from pipelines.strategy import Strategy, streams_of
 from pipelines.training.budget import budget_of, context_of
 from pipelines.training.dataset import Dataset
@@ -34,8 +34,7 @@ def run_name(strategy: Strategy, digest: str, schema: Schema = ABAW) -> str:
     words: list[str] = [head.fusion, head.temporal, train.method]
     if not schema.is_complete(head.tasks):
         words += head.tasks
-    inner = f"i{inner_part(train.fold)}" if train.fold >= INNER_STEP else ""
-    words += [f"s{train.seed}"] + ([f"f{outer_fold(train.fold)}{inner}"] if train.fold >= 0 else [])
+    words += [f"s{train.seed}"] + ([f"f{train.fold}"] if train.fold != NO_FOLD else [])
     return "-".join([*words, digest[:8]])
 
 

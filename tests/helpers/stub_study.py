@@ -14,6 +14,7 @@ from cache.frames import conform, frames_digest, labels_digest
 from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS
 from extract.config import BackboneConfig
 from pipelines.config import Config
+from pipelines.folds import NO_FOLD, Fold
 from pipelines.labels import labels_of
 from pipelines.metrics.challenge import score
 from pipelines.metrics.predictions import Decisions
@@ -61,7 +62,7 @@ def make_frames(num_videos: int = 12, num_frames: int = 60, seed: int = 0, prefi
     return conform(pl.concat(tables), "made frames")
 
 
-def make_material(frames: pl.DataFrame, config: Config, folds: tuple[int, ...] = (-1,)) -> Material:
+def make_material(frames: pl.DataFrame, config: Config, folds: tuple[Fold, ...] = (NO_FOLD,)) -> Material:
     streams = {name: {"identity": f"identity of {name}", "width": 64, "backbone": "test_vit2"} for name in TASKS}
     return Material(
         frames=frames_digest(frames),

@@ -195,13 +195,13 @@ def test_inner_folds_are_trials_of_their_own_and_the_choice_goes_by_their_mean(p
     estimate, rows = found["groups"][0]["nested"], found["groups"][0]["rows"]
     assert (estimate["num_inner"], sorted(estimate["chosen"]), estimate["num_strategies"]) == (2, ["0", "1", "2"], 2)
     assert [(row["folds"], row["num_inner"], len(row["runs"])) for row in rows] == [([0, 1, 2], 2, 6)] * 2
-    assert set(found["splits"]) == {"0", "1", "2", "1000", "1001", "1002"}
+    assert set(found["splits"]) == {"0", "1", "2", "0.1", "1.1", "2.1"}
     parts = pl.read_csv(project / "studies" / "folds" / "splits.csv")
-    assert {"fold 0", "fold 0 inner 1"} <= set(parts.columns)
-    assert (parts["fold 0"] == "report").to_list() == (parts["fold 0 inner 1"] == "report").to_list()
+    assert {"fold 0", "fold 0.1"} <= set(parts.columns)
+    assert (parts["fold 0"] == "report").to_list() == (parts["fold 0.1"] == "report").to_list()
     expected = chosen_by_hand(project / "studies" / "folds", rows)
     assert estimate["P"] == pytest.approx(expected)
-    assert (parts["fold 0"] == "select").to_list() != (parts["fold 0 inner 1"] == "select").to_list()
+    assert (parts["fold 0"] == "select").to_list() != (parts["fold 0.1"] == "select").to_list()
 
 
 def chosen_by_hand(study: Path, rows: list[dict[str, Any]]) -> float:
@@ -211,7 +211,9 @@ def chosen_by_hand(study: Path, rows: list[dict[str, Any]]) -> float:
         candidates = []
         for row in rows:
             runs = [study / run for run in row["runs"]]
-            inside = [run for run in runs if read_json(run / "run.json")["strategy"]["fold"] % 1000 == outer]
+            inside = [
+                run for run in runs if read_json(run / "run.json")["strategy"]["fold"] in (f"{outer}", f"{outer}.1")
+            ]
             scores = [read_json(run / "metrics.json") for run in inside]
             assert len(scores) == 2
             candidates.append(tuple(sum(one[part]["P"] for one in scores) / 2 for part in ("select", "report")))

@@ -120,6 +120,8 @@ def test_evaluate_prints_and_repeats_the_scores():
             r"\[train\] steps: expected a whole number from 1 to 1000000000, found 0",
         ),
         (["train-head", "--fold", "9"], "fold 9 of 5"),
+        (["train-head", "--fold", "2.4"], "fold 2.4 of 5: of 5 folds, 4 are left to choose on"),
+        (["train-head", "--fold", "1002"], 'fold: expected a fold such as 2, "2.1" or "none", found \'1002\''),
         (["train-head", "--device", "gpu"], "--device gpu"),
         (["train-head", "--config", "none.toml"], "mtl init"),
         (["evaluate", "nothing"], "no finished run"),

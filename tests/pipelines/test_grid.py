@@ -33,10 +33,10 @@ def test_a_product_is_expanded_in_the_files_order_the_last_field_fastest() -> No
 
 
 def test_folds_are_expanded_into_their_inner_parts() -> None:
-    """The first part has the fold's own number: trials of a study without inner parts are found again."""
-    grid = grid_of("[product]\nfold = [-1, 0, 2, 1001]\nseed = [0, 1]")
-    found = [(one.train.fold, one.train.seed) for one in expand(grid, strategy_of(CONFIG), 3)]
-    parts = [[-1], [0, 1000, 2000], [2, 1002, 2002], [1001]]
+    """The first part is the fold itself: trials of a study without inner parts are found again."""
+    grid = grid_of('[product]\nfold = ["none", 0, "2", "1.1"]\nseed = [0, 1]')
+    found = [(str(one.train.fold), one.train.seed) for one in expand(grid, strategy_of(CONFIG), 3)]
+    parts = [["none"], ["0", "0.1", "0.2"], ["2", "2.1", "2.2"], ["1.1"]]
     assert found == [(fold, seed) for folds in parts for seed in (0, 1) for fold in folds]
     plain = expand(grid, strategy_of(CONFIG))
     assert {one.digest for one in plain} < {one.digest for one in expand(grid, strategy_of(CONFIG), 3)}
@@ -176,7 +176,7 @@ def test_strategies_that_cannot_be_trained_are_refused_together_before_anything_
 
 
 @pytest.mark.parametrize(
-    "values", [{"window": 0}, {"lr": 0.0}, {"dropout": 1.0}, {"fold": 5}, {"fold": -2}, {"streams": ["iris"]}]
+    "values", [{"window": 0}, {"lr": 0.0}, {"dropout": 1.0}, {"fold": 5}, {"fold": "0.4"}, {"streams": ["iris"]}]
 )
 def test_values_out_of_range_are_refused(values: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(values))):

@@ -17,6 +17,7 @@ from cache.names import ACTION_UNITS, TASKS, VA_COLUMNS
 from heads.labels import Labels
 from helpers import stub_study as stub
 from pipelines.config import SplitConfig, read_config
+from pipelines.folds import NO_FOLD, Fold
 from pipelines.labels import labels_of
 from pipelines.metrics.challenge import score
 from pipelines.metrics.nested import nested
@@ -27,7 +28,7 @@ from pipelines.results.verdict import num_inseparable, verdict_words
 from pipelines.run_files import FORMAT, write_manifest
 from pipelines.search.plan import make_plan, make_trainer, read_strategies
 from pipelines.search.study import Result, Trial, open_study
-from pipelines.splits import Split, fold_number, outer_fold, resolve_split
+from pipelines.splits import Split, resolve_split
 from pipelines.strategy import Strategy
 
 MADE = Path(__file__).resolve().parents[1] / "fixtures" / "made"
@@ -48,14 +49,14 @@ def with_labels_of_others(frames: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
 
 
 def useless(
-    folder: Path, frames: pl.DataFrame, folds: tuple[int, ...], seed: int = 0, num: int = NUM_USELESS
+    folder: Path, frames: pl.DataFrame, folds: tuple[Fold, ...], seed: int = 0, num: int = NUM_USELESS
 ) -> list[Result]:
     """`num` strategies whose predictions would fit each video's own labels, scored by those of others.
 
     Whatever a strategy says of a video it says in every fold, as the heads of one strategy err alike.
     """
     permuted = with_labels_of_others(frames, seed)
-    config = stub.make_config(split=SplitConfig(num_folds=max(3, len({outer_fold(fold) for fold in folds}))))
+    config = stub.make_config(split=SplitConfig(num_folds=max(3, len({fold.outer for fold in folds}))))
     parts = {fold: parts_of(permuted, resolve_split(permuted, config.split, fold)) for fold in folds}
     results = []
     for number in range(num):
@@ -103,7 +104,7 @@ def gains(board: Leaderboard) -> tuple[float, float, float, str]:
 
 def test_the_best_of_200_useless_strategies_gains_on_the_rows_that_chose_and_nothing_held_out(tmp_path: Path) -> None:
     frames = stub.make_frames(30, 40)
-    results = useless(tmp_path, frames, (-1,))
+    results = useless(tmp_path, frames, (NO_FOLD,))
     board = with_intervals(make_leaderboard(results), with_labels_of_others(frames))
     naive, honest, noise, words = gains(board)
     print(words)
@@ -140,7 +141,7 @@ def strategies() -> list[Strategy]:
 
 def test_nested_selection_reports_no_gain_where_the_best_mean_over_the_folds_does(tmp_path: Path) -> None:
     frames = stub.make_frames(30, 24)
-    board = make_leaderboard(useless(tmp_path, frames, (0, 1, 2), num=100))
+    board = make_leaderboard(useless(tmp_path, frames, (Fold(0), Fold(1), Fold(2)), num=100))
     group = with_intervals(board, with_labels_of_others(frames), top=30).groups[0]
     estimate, means = group.nested, np.array([row.report["P"].mean for row in group.rows])
     assert estimate is not None
@@ -165,7 +166,7 @@ def test_nested_selection_reports_no_gain_where_the_best_mean_over_the_folds_doe
 def test_nested_selection_over_inner_parts_reports_no_gain_either(tmp_path: Path) -> None:
     """Every other fold chooses in turn, and what they choose together is worth nothing on the fold they never saw."""
     frames = stub.make_frames(30, 24)
-    folds = tuple(fold_number(outer, inner) for outer in range(3) for inner in range(2))
+    folds = tuple(Fold(outer, inner) for outer in range(3) for inner in range(2))
     board = make_leaderboard(useless(tmp_path, frames, folds, num=60))
     group = with_intervals(board, with_labels_of_others(frames), top=2).groups[0]
     estimate, means = group.nested, np.array([row.report["P"].mean for row in group.rows])
@@ -192,7 +193,7 @@ def test_more_inner_parts_choose_better_where_strategies_differ_and_never_gain_w
         for spread in (0.0, 0.5):
             quality = spread * generator.normal(size=20)
             for num in (1, 4):
-                numbers = [fold_number(outer, inner) for outer in range(5) for inner in range(num)]
+                numbers = [Fold(outer, inner) for outer in range(5) for inner in range(num)]
                 select, report = ([{k: q + generator.normal() for k in numbers} for q in quality] for _ in range(2))
                 estimate = nested(select, report, ranks)
                 assert estimate is not None

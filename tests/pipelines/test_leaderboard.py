@@ -13,6 +13,7 @@ from cache.names import ACTION_UNITS
 from helpers import stub_study as stub
 from pipelines.cli.pages.leaderboard import leaderboard_tables
 from pipelines.config import SplitConfig
+from pipelines.folds import NO_FOLD, Fold, parse_fold
 from pipelines.labels import labels_of
 from pipelines.metrics.challenge import score
 from pipelines.metrics.intervals import Sample, group_sums, interval, mean_of_runs
@@ -53,7 +54,7 @@ def test_seeds_are_put_together_by_mean_and_sample_deviation() -> None:
     assert row.select["P"] == Spread(pytest.approx(1.2), pytest.approx(0.2))
     assert row.report["P"] == Spread(pytest.approx(0.9), pytest.approx(math.sqrt(0.07)))
     assert row.drop == pytest.approx(0.3)
-    assert (row.seeds, row.folds, row.seconds) == ((0, 1, 2), (-1,), 6.0)
+    assert (row.seeds, row.folds, row.seconds) == ((0, 1, 2), (), 6.0)
 
 
 def test_folds_are_averaged_within_a_seed_first() -> None:
@@ -183,7 +184,7 @@ def test_the_interval_resamples_videos_not_frames(tmp_path: Path) -> None:
     # The same frames, each called a video of its own: far more evidence than there is.
     frame_wise = table.with_columns(video=pl.concat_str("video", pl.lit("/"), "frame"))
     sums = group_sums(frame_wise, labels_of(true_labels(frame_wise)))
-    narrow = interval({-1: {0: sums}}, ("va", "expr", "au"))
+    narrow = interval({NO_FOLD: {0: sums}}, ("va", "expr", "au"))
     assert narrow is not None
     assert narrow.high - narrow.low < between.high - between.low
     assert between.low <= board.rows[0].report["P"].mean <= between.high
@@ -208,7 +209,7 @@ def test_the_interval_is_that_of_each_video_alone_when_there_are_two() -> None:
         return score(said, labels_of(truth.filter(rows)), ["va"])["P"]
 
     alone = [p(table["video"] == name) for name in ("a", "b")] + [p(table["video"] != "")]
-    found = interval({-1: {0: sums}}, ["va"])
+    found = interval({NO_FOLD: {0: sums}}, ["va"])
     assert found is not None
     assert (found.low, found.high) == (pytest.approx(min(alone)), pytest.approx(max(alone)))
 
@@ -217,9 +218,9 @@ def test_one_video_gives_no_interval_and_the_same_seed_the_same_one(tmp_path: Pa
     frames, run = finished(tmp_path)
     table = read_part(run, frames, "report")
     sums = group_sums(table, labels_of(true_labels(table)))
-    assert interval({-1: {0: sums}}, ("va",)) == interval({-1: {0: sums}}, ("va",))
+    assert interval({NO_FOLD: {0: sums}}, ("va",)) == interval({NO_FOLD: {0: sums}}, ("va",))
     one = table.filter(pl.col("video") == table["video"][0])
-    assert interval({-1: {0: group_sums(one, labels_of(true_labels(one)))}}, ("va",)) is None
+    assert interval({NO_FOLD: {0: group_sums(one, labels_of(true_labels(one)))}}, ("va",)) is None
 
 
 def finished_pair(folder: Path, num_videos: int = 20) -> tuple[pl.DataFrame, list[Result]]:
@@ -288,11 +289,11 @@ def test_subjects_are_resampled_where_they_are_known(tmp_path: Path) -> None:
     assert by_video.interval.sample == Sample(12, "video", 12)
     assert by_subject.interval.sample == Sample(6, "subject", 12)
     assert by_subject.stability.sample == Sample(6, "subject", 12)
-    runs = {-1: {}}
+    runs = {NO_FOLD: {}}
     for one in by_subject.results:
         table = read_part(one, known, "report")
         merged = table.with_columns(video=pl.col("true:subject"))
-        runs[-1][one.trial.strategy.train.seed] = group_sums(merged, labels_of(true_labels(table)))
+        runs[NO_FOLD][one.trial.strategy.train.seed] = group_sums(merged, labels_of(true_labels(table)))
     expected = interval(runs, ("va", "expr", "au"))
     assert (by_subject.interval.low, by_subject.interval.high) == (expected.low, expected.high)
     assert (by_subject.interval.low, by_subject.interval.high) != (by_video.interval.low, by_video.interval.high)
@@ -322,32 +323,41 @@ def test_subjects_are_named_wherever_an_interval_is_shown(tmp_path: Path) -> Non
     assert "Intervals are from resampling 12 held-out videos, whole, never single frames." in plain
 
 
+def by_fold(values: dict[float, float]) -> dict[Fold, float]:
+    """{0.1: 3.0}: what is scored in fold 0 with its second inner part."""
+    return {parse_fold(str(fold)): value for fold, value in values.items()}
+
+
 def test_nested_selection_by_hand() -> None:
     """Fold 0 chooses the second, fold 1 the first; a strategy without fold 1 does not compare."""
-    select = [{0: 1.0, 1: 3.0}, {0: 2.0, 1: 1.0}, {0: 9.0}]
-    report = [{0: 0.5, 1: 0.7}, {0: 0.1, 1: 0.2}, {0: 9.0}]
+    select = [by_fold({0: 1.0, 1: 3.0}), by_fold({0: 2.0, 1: 1.0}), by_fold({0: 9.0})]
+    report = [by_fold({0: 0.5, 1: 0.7}), by_fold({0: 0.1, 1: 0.2}), by_fold({0: 9.0})]
     found = nested(select, report, [1, 2, 3])
     assert found is not None
     assert found.chosen == {0: 2, 1: 1}
     assert found.score == pytest.approx(0.4)
     assert (found.naive, found.naive_rank, found.num_strategies) == (pytest.approx(0.6), 1, 2)
-    assert nested([{0: 1.0}], [{0: 1.0}], [1]) is None
-    assert nested([{-1: 1.0}], [{-1: 1.0}], [1]) is None
+    assert nested([by_fold({0: 1.0})], [by_fold({0: 1.0})], [1]) is None
+    assert nested([{NO_FOLD: 1.0}], [{NO_FOLD: 1.0}], [1]) is None
 
 
 def test_nested_selection_goes_by_the_mean_over_inner_parts() -> None:
     """In fold 0 the first is best with one inner part, the second over both; each fold's score is of its runs' mean."""
-    select = [{0: 3.0, 1000: 0.0, 1: 2.0, 1001: 2.0}, {0: 2.0, 1000: 2.0, 1: 1.0, 1001: 1.0}]
-    report = [{0: 0.0, 1000: 0.0, 1: 0.6, 1001: 0.8}, {0: 0.2, 1000: 0.4, 1: 0.0, 1001: 0.0}]
+    select = [by_fold({0: 3.0, 0.1: 0.0, 1: 2.0, 1.1: 2.0}), by_fold({0: 2.0, 0.1: 2.0, 1: 1.0, 1.1: 1.0})]
+    report = [by_fold({0: 0.0, 0.1: 0.0, 1: 0.6, 1.1: 0.8}), by_fold({0: 0.2, 0.1: 0.4, 1: 0.0, 1.1: 0.0})]
     found = nested(select, report, [1, 2])
     assert found is not None
     assert (found.chosen, found.num_inner) == ({0: 2, 1: 1}, 2)
     assert found.score == pytest.approx((0.3 + 0.7) / 2)
     assert (found.naive, found.naive_rank) == (pytest.approx(0.35), 1)
-    one = nested([{0: s[0], 1: s[1]} for s in select], [{0: s[0], 1: s[1]} for s in report], [1, 2])
+    one = nested(
+        [{k: s[k] for k in (Fold(0), Fold(1))} for s in select],
+        [{k: s[k] for k in (Fold(0), Fold(1))} for s in report],
+        [1, 2],
+    )
     assert one is not None
     assert (one.chosen, one.num_inner) == ({0: 1, 1: 1}, 1)
-    lacking = nested([select[0], {k: v for k, v in select[1].items() if k != 1001}], report, [1, 2])
+    lacking = nested([select[0], {k: v for k, v in select[1].items() if k != Fold(1, 1)}], report, [1, 2])
     assert lacking is not None
     assert lacking.num_strategies == 1
     assert "chosen on the mean over 2 inner parts" in nested_words(found)
@@ -356,12 +366,12 @@ def test_nested_selection_goes_by_the_mean_over_inner_parts() -> None:
 
 def test_a_fold_with_several_inner_parts_counts_once() -> None:
     """Its score is the mean of its runs; the spread is over folds, not over inner parts."""
-    values = {0: 1.0, 1000: 3.0, 1: 4.0, 1001: 6.0}
+    values = {"0": 1.0, "0.1": 3.0, "1": 4.0, "1.1": 6.0}
     results = [result(p, p, fold=fold) for fold, p in values.items()]
     (row,) = make_leaderboard(results).rows
     assert (row.folds, row.num_inner) == ((0, 1), 2)
     assert row.select["P"] == Spread(3.5, pytest.approx(math.sqrt(4.5)))
-    weighted = mean_of_runs({fold: {0: np.array([p])} for fold, p in {0: 1.0, 1000: 3.0, 1: 4.0}.items()})
+    weighted = mean_of_runs({fold: {0: np.array([p])} for fold, p in by_fold({0: 1.0, 0.1: 3.0, 1: 4.0}).items()})
     assert weighted == pytest.approx([3.0])
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from cache.labels import ABAW
 from helpers import stub_study as stub
+from pipelines.folds import NO_FOLD, Fold
 from pipelines.labels import labels_of
 from pipelines.metrics.challenge import score
 from pipelines.metrics.intervals import GroupSums, drawn, group_sums, groups_of_runs
@@ -34,8 +35,8 @@ def test_the_difference_is_that_of_the_scores_and_seeds_are_averaged(frames: pl.
     runs = {seed: said(frames, 0.5, seed) for seed in (0, 1)}
     others = {seed: said(frames, 0.7, 10 + seed) for seed in (0, 1)}
     found = compare(
-        {-1: {seed: sums for seed, (sums, _) in runs.items()}},
-        {-1: {seed: sums for seed, (sums, _) in others.items()}},
+        {NO_FOLD: {seed: sums for seed, (sums, _) in runs.items()}},
+        {NO_FOLD: {seed: sums for seed, (sums, _) in others.items()}},
         TASKS,
         num_swaps=50,
     )
@@ -48,7 +49,7 @@ def test_the_difference_is_that_of_the_scores_and_seeds_are_averaged(frames: pl.
 
 
 def test_a_better_strategy_is_told_and_the_same_one_is_not(frames: pl.DataFrame) -> None:
-    good, bad = {-1: {0: said(frames, 0.4, 0)[0]}}, {-1: {0: said(frames, 0.8, 1)[0]}}
+    good, bad = {NO_FOLD: {0: said(frames, 0.4, 0)[0]}}, {NO_FOLD: {0: said(frames, 0.8, 1)[0]}}
     found = compare(good, bad, TASKS, num_swaps=500).differences["P"]
     assert found.p < 0.01
     assert 0 < found.low < found.value < found.high
@@ -61,7 +62,7 @@ def test_a_better_strategy_is_told_and_the_same_one_is_not(frames: pl.DataFrame)
 
 def test_two_videos_have_four_swaps_of_which_half_give_as_much(frames: pl.DataFrame) -> None:
     two = frames.filter(pl.col("video").is_in(frames["video"].unique(maintain_order=True)[:2].to_list()))
-    found = compare({-1: {0: said(two, 0.1, 0)[0]}}, {-1: {0: said(two, 0.9, 1)[0]}}, TASKS, num_swaps=2000)
+    found = compare({NO_FOLD: {0: said(two, 0.1, 0)[0]}}, {NO_FOLD: {0: said(two, 0.9, 1)[0]}}, TASKS, num_swaps=2000)
     assert found.differences["P"].p == pytest.approx(0.5, abs=0.05)
 
 
@@ -72,7 +73,7 @@ def test_the_videos_of_a_subject_are_swapped_together(frames: pl.DataFrame) -> N
         group_sums(stub.as_table(frames, said_of, "report", TASKS), labels_of(frames), people)
         for said_of in (stub.pretend(frames, noise, np.random.default_rng(1)) for noise in (0.1, 0.9))
     )
-    found = compare({-1: {0: one}}, {-1: {0: two}}, TASKS, num_swaps=2000)
+    found = compare({NO_FOLD: {0: one}}, {NO_FOLD: {0: two}}, TASKS, num_swaps=2000)
     assert (found.sample.words, found.sample.num_videos) == ("2 subjects", 20)
     assert found.differences["P"].p == pytest.approx(0.5, abs=0.05)
 
@@ -81,21 +82,26 @@ def test_folds_over_the_same_faces_draw_and_swap_them_alike() -> None:
     """As inner parts of one outer fold are: drawn apart, the same evidence would count twice."""
     sums = [of_quality(np.random.default_rng(seed).uniform(0, 1, 8), np.random.default_rng(seed)) for seed in range(2)]
     other = dataclasses.replace(sums[0], groups=tuple(f"w{index}" for index in range(8)))
-    once = compare({0: {0: sums[0]}}, {0: {0: sums[1]}}, ("au",), num_swaps=300)
-    twice = compare({0: {0: sums[0]}, 1: {0: sums[0]}}, {0: {0: sums[1]}, 1: {0: sums[1]}}, ("au",), num_swaps=300)
+    once = compare({Fold(0): {0: sums[0]}}, {Fold(0): {0: sums[1]}}, ("au",), num_swaps=300)
+    twice = compare(
+        {Fold(0): {0: sums[0]}, Fold(1): {0: sums[0]}},
+        {Fold(0): {0: sums[1]}, Fold(1): {0: sums[1]}},
+        ("au",),
+        num_swaps=300,
+    )
     assert twice.differences["au"] == once.differences["au"]
     assert twice.sample == once.sample
-    apart = groups_of_runs([{0: {0: sums[0]}, 1: {0: other}}])
+    apart = groups_of_runs([{Fold(0): {0: sums[0]}, Fold(1): {0: other}}])
     draws = drawn(apart, 50, 0)
     assert apart.sample.num_groups == 16
-    assert (draws[0] != draws[1]).any()
+    assert (draws[Fold(0)] != draws[Fold(1)]).any()
 
 
 def test_equal_strategies_are_called_different_in_a_twentieth_of_cases_even_on_few_videos() -> None:
     """Eight videos of very different quality: what a bootstrap's p-value gets wrong."""
     generator, rejected, rejected_bootstrap = np.random.default_rng(0), 0, 0
     for _ in range(300):
-        one, two = ({-1: {0: of_quality(generator.uniform(0, 1, 8), generator)}} for _ in range(2))
+        one, two = ({NO_FOLD: {0: of_quality(generator.uniform(0, 1, 8), generator)}} for _ in range(2))
         found = compare(one, two, ("au",), num_swaps=200, num_resamples=200).differences["P"]
         rejected += found.p < 0.05
         rejected_bootstrap += not found.low <= 0 <= found.high
@@ -114,14 +120,16 @@ def of_quality(quality: np.ndarray, generator: np.random.Generator) -> GroupSums
 
 def test_runs_are_paired_by_fold_and_seed_or_else_in_order() -> None:
     sums = [of_quality(np.full(3, 0.5), np.random.default_rng(seed)) for seed in range(4)]
-    first, second = paired({0: {1: sums[0], 2: sums[1]}, 1: {1: sums[0]}}, {0: {2: sums[2], 3: sums[3]}})
-    assert first == {0: {2: sums[1]}}
-    assert second == {0: {2: sums[2]}}
-    first, second = paired({-1: {0: sums[0], 1: sums[1]}}, {-1: {7: sums[2]}})
-    assert first == {-1: {0: sums[0]}}
-    assert second == {-1: {0: sums[2]}}
+    first, second = paired(
+        {Fold(0): {1: sums[0], 2: sums[1]}, Fold(1): {1: sums[0]}}, {Fold(0): {2: sums[2], 3: sums[3]}}
+    )
+    assert first == {Fold(0): {2: sums[1]}}
+    assert second == {Fold(0): {2: sums[2]}}
+    first, second = paired({NO_FOLD: {0: sums[0], 1: sums[1]}}, {NO_FOLD: {7: sums[2]}})
+    assert first == {NO_FOLD: {0: sums[0]}}
+    assert second == {NO_FOLD: {0: sums[2]}}
     with pytest.raises(ValueError, match="no fold in common"):
-        paired({0: {0: sums[0]}}, {1: {0: sums[0]}})
+        paired({Fold(0): {0: sums[0]}}, {Fold(1): {0: sums[0]}})
 
 
 def test_a_video_that_one_of_them_lacks_counts_nothing() -> None:
@@ -148,7 +156,7 @@ def test_of_many_equal_strategies_rarely_any_is_told_from_the_first() -> None:
     """Unadjusted, with 19 tests at 5 %, some would be in most studies."""
     generator, told, unadjusted = np.random.default_rng(1), 0, 0
     for _ in range(60):
-        strategies = [{-1: {0: of_quality(generator.uniform(0.2, 0.8, 12), generator)}} for _ in range(20)]
+        strategies = [{NO_FOLD: {0: of_quality(generator.uniform(0.2, 0.8, 12), generator)}} for _ in range(20)]
         found = [one for one in versus_first(strategies, ("au",), num=200) if one]
         told += any(one.separable for one in found)
         unadjusted += any(one.difference.p < 0.05 for one in found)
@@ -158,7 +166,7 @@ def test_of_many_equal_strategies_rarely_any_is_told_from_the_first() -> None:
 
 def test_a_strategy_without_a_fold_in_common_with_the_first_is_not_tested() -> None:
     sums = of_quality(np.full(4, 0.5), np.random.default_rng(0))
-    found = versus_first([{0: {0: sums}}, {1: {0: sums}}, {0: {0: sums}}], ("au",), num=20)
+    found = versus_first([{Fold(0): {0: sums}}, {Fold(1): {0: sums}}, {Fold(0): {0: sums}}], ("au",), num=20)
     assert found[0] is None
     assert found[1] is not None
     assert found[1].p_adjusted == 1.0
@@ -175,7 +183,7 @@ def test_a_first_that_the_same_videos_chose_must_lead_by_more() -> None:
     for _ in range(30):
         strategies = [of_quality(generator.uniform(0.2, 0.8, 12), generator) for _ in range(30)]
         strategies.sort(key=lambda sums: -p_of(sums))
-        runs = [{-1: {0: sums}} for sums in strategies]
+        runs = [{NO_FOLD: {0: sums}} for sums in strategies]
         told += any(one and one.separable for one in versus_first(runs, ("au",), num=200, chosen_here=True))
         naive += any(one and one.separable for one in versus_first(runs, ("au",), num=200))
     assert told <= 4, (told, naive)
@@ -191,7 +199,7 @@ def test_a_clear_winner_stays_first_and_equal_ones_change_places() -> None:
     generator = np.random.default_rng(0)
     clear = of_quality(np.full(12, 0.95), generator)
     others = [of_quality(generator.uniform(0.2, 0.8, 12), generator) for _ in range(5)]
-    found = stability([{-1: {0: one}} for one in (clear, *others)], ("au",))
+    found = stability([{NO_FOLD: {0: one}} for one in (clear, *others)], ("au",))
     assert (found[0].first, found[0].low, found[0].high, found[0].sample.num_groups) == (1.0, 1, 1, 12)
     assert sum(one.first for one in found) == pytest.approx(1.0)
     assert max(one.high - one.low for one in found[1:]) >= 2

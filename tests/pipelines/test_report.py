@@ -10,6 +10,7 @@ import pytest
 from cache.labels import ABAW
 from cache.names import ACTION_UNITS, VA_COLUMNS
 from helpers import stub_study as stub
+from pipelines.folds import NO_FOLD, Fold
 from pipelines.html import Cell, Markup, safe, table, tag
 from pipelines.report.figures import best_run, compared_row, shown_videos
 from pipelines.report.plots import _broken
@@ -154,7 +155,7 @@ def test_a_study_of_one_run_has_a_report_too(tmp_path: Path) -> None:
 def test_a_study_of_folds_shows_what_choosing_earns_first(tmp_path: Path) -> None:
     frames, config = stub.make_frames(24, 30), stub.make_config()
     grid = stub.make_grid({"product": {"temporal": ["none", "tcn"], "fold": [0, 1, 2, 3, 4]}})
-    material = stub.make_material(frames, config, folds=(0, 1, 2, 3, 4))
+    material = stub.make_material(frames, config, folds=tuple(map(Fold, range(5))))
     trials = plan(expand(grid, strategy_of(config)), config, material)
     with open_study(tmp_path / "s", grid, material, trials) as study:
         run_trials(study, trials, stub.make_trainer(frames, config), Record(study, grid.fields))
@@ -171,7 +172,9 @@ def test_a_study_of_folds_shows_what_choosing_earns_first(tmp_path: Path) -> Non
         assert words in text, words
 
 
-def reported(folder: Path, frames: pl.DataFrame, document: dict, folds: tuple[int, ...] = (-1,), inner: int = 1) -> str:
+def reported(
+    folder: Path, frames: pl.DataFrame, document: dict, folds: tuple[Fold, ...] = (NO_FOLD,), inner: int = 1
+) -> str:
     """The text of the report of a search over `document`."""
     config = stub.make_config()
     grid, material = stub.make_grid(document), stub.make_material(frames, config, folds=folds)
@@ -183,7 +186,7 @@ def reported(folder: Path, frames: pl.DataFrame, document: dict, folds: tuple[in
 
 
 def test_a_study_of_inner_folds_says_so(tmp_path: Path) -> None:
-    folds = (0, 1, 2, 1000, 1001, 1002)
+    folds = tuple(Fold(outer, inner) for outer in range(3) for inner in range(2))
     document = {"product": {"temporal": ["none", "tcn"], "fold": [0, 1, 2]}}
     text = reported(tmp_path / "s", stub.make_frames(24, 30), document, folds, inner=2)
     assert "of choosing by this procedure, 3 outer folds of 2 inner parts" in text

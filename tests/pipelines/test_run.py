@@ -15,6 +15,7 @@ from cache.store import Cache
 from helpers.made_project import make
 from pipelines.config import read_config
 from pipelines.fitting import runs as runs_module
+from pipelines.folds import NO_FOLD
 from pipelines.metrics.challenge import score_predictions
 from pipelines.results.evaluate import evaluate_run, scored_tasks
 from pipelines.run_files import read_manifest, write_manifest
@@ -49,7 +50,7 @@ def test_the_saved_weights_give_the_saved_score(small, made, tmp_path, method):
     """The code released with the paper saved the weights of one epoch later."""
     dataset = made.dataset(failed=(0, 70))
     metrics = train_run(small, dataset, strategy(small, method=method, streams="own", steps=18), tmp_path / "r")
-    run, split = load_run(tmp_path / "r"), dataset.split(small.split, -1)
+    run, split = load_run(tmp_path / "r"), dataset.split(small.split, NO_FOLD)
     for part in ("select", "report"):
         again = score_predictions(predict_run(run, dataset, getattr(split, part)), dataset.labels, run.tasks)
         assert again == metrics[part] == run.metrics[part]
@@ -86,7 +87,7 @@ def test_predictions_are_a_table_that_can_be_scored(small, made, tmp_path):
     dataset = made.dataset()
     train_run(small, dataset, strategy(small), tmp_path / "r")
     table = pl.read_parquet(tmp_path / "r" / "predictions.parquet")
-    split = dataset.split(small.split, -1)
+    split = dataset.split(small.split, NO_FOLD)
     assert table["part"].value_counts(sort=True)["count"].to_list() == [split.select.sum(), split.report.sum()]
     assert table.select("video", "frame").is_duplicated().sum() == 0
     probabilities = table.select(f"p_{name}" for name in EXPRESSIONS).to_numpy()

@@ -16,6 +16,7 @@ from optuna.storages.journal import JournalFileBackend
 from cache import files as cache_files
 from helpers import stub_study as stub
 from helpers.processes import start
+from pipelines.folds import NO_FOLD
 from pipelines.search.estimate import from_results, measure, work
 from pipelines.search.grid import expand
 from pipelines.search.loop import Outcome, pending, run_trials
@@ -227,7 +228,7 @@ def test_other_data_are_refused_with_the_command_for_a_new_study(tmp_path: Path,
         "frames": {"frames": "others"},
         "labels": {"labels": "others"},
         "streams": {"streams": {**MATERIAL.streams, "va": {**MATERIAL.streams["va"], "identity": "other"}}},
-        "splits": {"splits": {-1: {**MATERIAL.splits[-1], "hash": "other"}}},
+        "splits": {"splits": {NO_FOLD: {**MATERIAL.splits[NO_FOLD], "hash": "other"}}},
     }
     values = {name: getattr(MATERIAL, name) for name in Material.__dataclass_fields__}
     with pytest.raises(ValueError, match=r"other data .*--study \S+s-2`"):
@@ -341,7 +342,7 @@ def test_fields_that_came_later_leave_old_trials_where_they_are(tmp_path: Path) 
     (trial,) = plan([strategy_of(CONFIG)], CONFIG, MATERIAL)
     old = {key: value for key, value in trial.strategy.flat().items() if key not in ("augment", "precision")}
     identities = {"joint": [f"identity of {name}" for name in ("va", "expr", "au")]}
-    values = [old, trial.streams, identities, MATERIAL.frames, MATERIAL.labels, MATERIAL.splits[-1]["hash"]]
+    values = [old, trial.streams, identities, MATERIAL.frames, MATERIAL.labels, MATERIAL.splits[NO_FOLD]["hash"]]
     text = json.dumps(values, sort_keys=True)
     assert trial.digest == hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     for change in ({"augment": ["hflip"]}, {"precision": "bfloat16"}):

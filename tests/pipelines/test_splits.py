@@ -1,6 +1,7 @@
 """Splits: nobody on two sides, groups whole, labels even, the same every time."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -8,18 +9,16 @@ import pytest
 
 from cache.names import ACTION_UNITS, TASKS
 from pipelines.config import SplitConfig
+from pipelines.folds import NO_FOLD, Fold, parse_fold
 from pipelines.labels import labels_of
 from pipelines.splits import (
     _evened,
     assign_groups,
     assignment,
-    fold_number,
-    fold_words,
     groups_of,
-    inner_part,
-    outer_fold,
     resolve_split,
 )
+from pipelines.strategy import Strategy
 
 
 def frames_of(videos: dict[str, str], per_video: int = 12, subjects: dict[str, str] | None = None) -> pl.DataFrame:
@@ -70,11 +69,11 @@ def test_one_video_cannot_be_halved() -> None:
 
 def test_folds_cover_train_and_val_once_and_leave_test_alone() -> None:
     frames = frames_of(VIDEOS)
-    reports = np.stack([resolve_split(frames, SplitConfig(), fold).report for fold in range(5)])
+    reports = np.stack([resolve_split(frames, SplitConfig(), Fold(fold)).report for fold in range(5)])
     pool = frames["split"].is_in(["train", "val"]).to_numpy()
     assert (reports.sum(axis=0) == pool).all()
     for fold in range(5):
-        split = resolve_split(frames, SplitConfig(), fold)
+        split = resolve_split(frames, SplitConfig(), Fold(fold))
         assert (sum(mask.astype(int) for mask in masks(split)) == pool).all()
 
 
@@ -82,7 +81,7 @@ def test_subjects_are_never_cut() -> None:
     subjects = {video: f"s{index // 3}" for index, video in enumerate(VIDEOS)}
     frames = frames_of(VIDEOS, subjects=subjects)
     for fold in range(4):
-        split = resolve_split(frames, SplitConfig(num_folds=4), fold)
+        split = resolve_split(frames, SplitConfig(num_folds=4), Fold(fold))
         sides = [set(groups_of(frames)[mask]) for mask in masks(split)]
         assert not sides[0] & sides[1]
         assert not sides[0] & sides[2]
@@ -147,14 +146,14 @@ def test_the_part_of_every_video_is_written_out_and_groups_stay_whole() -> None:
     subjects = {video: f"s{index // 3}" for index, video in enumerate(VIDEOS)}
     frames = frames_of(VIDEOS, subjects=subjects)
     config = SplitConfig(num_folds=4)
-    table = assignment(frames, {fold: resolve_split(frames, config, fold) for fold in range(4)})
+    table = assignment(frames, {fold: resolve_split(frames, config, fold) for fold in map(Fold, range(4))})
     assert table.columns == ["video", "subject", "fold 0", "fold 1", "fold 2", "fold 3"]
     assert table["video"].to_list() == list(VIDEOS)
     pooled = table.filter(~pl.col("video").str.starts_with("e"))
     for fold in range(4):
         assert set(pooled[f"fold {fold}"]) == {"train", "select", "report"}
         assert pooled.group_by("subject").agg(pl.col(f"fold {fold}").n_unique())[f"fold {fold}"].max() == 1
-    assert assignment(frames, {-1: resolve_split(frames, SplitConfig())})["part"].unique().sort().to_list() == [
+    assert assignment(frames, {NO_FOLD: resolve_split(frames, SplitConfig())})["part"].unique().sort().to_list() == [
         "report", "select", "train",
     ]  # fmt: skip
 
@@ -162,7 +161,7 @@ def test_the_part_of_every_video_is_written_out_and_groups_stay_whole() -> None:
 def test_inside_an_outer_fold_other_folds_choose() -> None:
     """What chooses in a fold neither trains nor is scored there, and every fold chooses once."""
     frames = frames_of(VIDEOS)
-    splits = [resolve_split(frames, SplitConfig(), fold) for fold in range(5)]
+    splits = [resolve_split(frames, SplitConfig(), Fold(fold)) for fold in range(5)]
     for split in splits:
         groups = [set(groups_of(frames)[mask]) for mask in masks(split)]
         assert all(groups)
@@ -176,7 +175,7 @@ def test_inner_parts_of_a_fold_choose_in_turn_and_the_fold_itself_never() -> Non
     frames, config = frames_of(VIDEOS, subjects=subjects), SplitConfig(num_folds=4)
     pool = frames["split"].is_in(["train", "val"]).to_numpy()
     for outer in range(4):
-        inner = [resolve_split(frames, config, fold_number(outer, part)) for part in range(3)]
+        inner = [resolve_split(frames, config, Fold(outer, part)) for part in range(3)]
         assert all((split.report == inner[0].report).all() for split in inner)
         assert (np.stack([split.select for split in inner]).sum(axis=0) == (pool & ~inner[0].report)).all()
         for part, split in enumerate(inner):
@@ -184,43 +183,54 @@ def test_inner_parts_of_a_fold_choose_in_turn_and_the_fold_itself_never() -> Non
             assert all(sides)
             assert not sides[0] & sides[1] | sides[0] & sides[2] | sides[1] & sides[2]
             assert (sum(mask.astype(int) for mask in masks(split)) == pool).all()
-            assert split.description["fold"] == {"outer": outer, "inner": part, "num": 4}
+            assert (split.description["fold"], split.description["num_folds"]) == (str(Fold(outer, part)), 4)
         assert len({split.description["hash"] for split in inner}) == 3
-        assert inner[0].description["hash"] == resolve_split(frames, config, outer).description["hash"]
-    table = assignment(frames, {fold: resolve_split(frames, config, fold) for fold in (2, fold_number(2, 1))})
-    assert table.columns == ["video", "subject", "fold 2", "fold 2 inner 1"]
+        assert inner[0].description["hash"] == resolve_split(frames, config, Fold(outer)).description["hash"]
+    table = assignment(frames, {fold: resolve_split(frames, config, fold) for fold in (Fold(2), Fold(2, 1))})
+    assert table.columns == ["video", "subject", "fold 2", "fold 2.1"]
 
 
-def test_the_split_of_a_fold_is_that_of_earlier_versions() -> None:
-    """Studies made before there were inner parts go on."""
+def test_the_split_of_a_fold_is_the_same_on_every_machine() -> None:
+    """Studies go on elsewhere; a change of these hashes makes every study of folds anew."""
     frames = frames_of(VIDEOS)
-    hashes = [resolve_split(frames, SplitConfig(), fold).description["hash"] for fold in range(3)]
+    hashes = [resolve_split(frames, SplitConfig(), Fold(fold)).description["hash"] for fold in range(3)]
     assert hashes == ["0d722fa88d6cc0d9", "00a685b4727b11da", "e9a1f40539e6f728"]
 
 
-def test_numbers_of_folds() -> None:
-    assert [fold_number(2), fold_number(2, 1), fold_number(0, 3)] == [2, 1002, 3000]
-    assert [(outer_fold(one), inner_part(one)) for one in (-1, 4, 1002)] == [(-1, 0), (4, 0), (2, 1)]
-    assert [fold_words(one) for one in (4, 1002)] == ["fold 4", "fold 2 inner 1"]
+def test_a_fold_has_one_written_form() -> None:
+    known = {"none": NO_FOLD, "0": Fold(0), "4": Fold(4), "2.1": Fold(2, 1), "12.10": Fold(12, 10)}
+    assert {text: parse_fold(text) for text in known} == known
+    assert [str(fold) for fold in known.values()] == list(known)
+    assert (parse_fold(4), parse_fold(Fold(2, 1))) == (Fold(4), Fold(2, 1))
+    assert sorted([Fold(1), Fold(0, 1), NO_FOLD, Fold(0)]) == [NO_FOLD, Fold(0), Fold(0, 1), Fold(1)]
+
+
+@pytest.mark.parametrize(
+    "value", [-1, "-1", 2.1, True, None, "", "2.", ".1", "2.0", "2.1.1", "02", "1002", 1002, "two"]
+)
+def test_what_is_no_fold_is_refused(value: Any) -> None:
+    """2.1 without quotes is a number, in which 2.1 and 2.10 are the same."""
+    with pytest.raises(ValueError, match=r'fold: expected a fold such as 2, "2.1" or "none", found'):
+        Strategy().replace({"fold": value}, "here")
 
 
 @pytest.mark.parametrize(
     ("fold", "words"),
-    [(4000, "inner parts count from 0 to 3"), (1005, "folds count from 0 to 4"), (5, "folds count from 0 to 4")],
+    [("0.4", "inner parts count from 0 to 3"), ("5.1", "folds count from 0 to 4"), ("5", "folds count from 0 to 4")],
 )
-def test_a_fold_or_inner_part_that_is_not_there_is_refused(fold: int, words: str) -> None:
+def test_a_fold_or_inner_part_that_is_not_there_is_refused(fold: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        resolve_split(frames_of(VIDEOS), SplitConfig(), fold)
+        resolve_split(frames_of(VIDEOS), SplitConfig(), parse_fold(fold))
 
 
 def test_the_same_seed_gives_the_same_hash_and_another_another() -> None:
     frames = frames_of(VIDEOS)
-    first, again = (resolve_split(frames, SplitConfig(), 0).description["hash"] for _ in range(2))
-    other = resolve_split(frames, SplitConfig(fold_seed=1), 0).description["hash"]
+    first, again = (resolve_split(frames, SplitConfig(), Fold(0)).description["hash"] for _ in range(2))
+    other = resolve_split(frames, SplitConfig(fold_seed=1), Fold(0)).description["hash"]
     assert first == again != other
 
 
 @pytest.mark.parametrize(("num_folds", "fold"), [(5, 5), (2, 0), (40, 0)])
 def test_impossible_folds_are_refused(num_folds: int, fold: int) -> None:
     with pytest.raises(ValueError, match="fold"):
-        resolve_split(frames_of(VIDEOS), SplitConfig(num_folds=num_folds), fold)
+        resolve_split(frames_of(VIDEOS), SplitConfig(num_folds=num_folds), Fold(fold))
