@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,6 @@ from pipelines.splits import fold_problem
 from pipelines.typed import convert, to_mapping
 
 REPEATS = ("seed", "fold")
-# Fields that came later, at the value that means what was done before: then they are no part of a digest, so studies
-# and runs of an earlier version are found again.
-LATER: dict[str, Any] = {"augment": [], "precision": "float32"}
 PARTS: dict[str, type] = {"head": HeadConfig, "loss": LossConfig, "train": TrainConfig}
 
 
@@ -30,21 +27,24 @@ class Strategy:
     train: TrainConfig = TrainConfig()
 
     @property
-    def digest(self) -> str:
-        """16 hex digits over every value: the same choice has the same digest on every machine."""
-        text = json.dumps(self.identity(), sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    def essential(self) -> "Strategy":
+        """The strategy without weights of tasks that it does not train: what has the same essential trains the same."""
+        weights = {task: weight for task, weight in self.loss.task_weights.items() if task in self.head.tasks}
+        if len(weights) == len(self.loss.task_weights):
+            return self
+        return dataclasses.replace(self, loss=dataclasses.replace(self.loss, task_weights=weights))
 
-    def identity(self) -> dict[str, Any]:
-        """Every field that decides what is trained, by its flat name: what digests are taken of."""
-        return {key: value for key, value in self.flat().items() if key not in LATER or value != LATER[key]}
+    @property
+    def digest(self) -> str:
+        """16 hex digits over all that decides what is trained: the same on every machine."""
+        return _hashed(self.essential.flat())
 
     @property
     def arm(self) -> str:
         """The strategy without seed and fold, as text: what is repeated with other seeds and folds is one arm."""
-        flat = {key: value for key, value in to_mapping(self).items() if key != "train"}
-        train = {key: value for key, value in to_mapping(self.train).items() if key not in REPEATS}
-        return json.dumps({**flat, "train": train}, sort_keys=True)
+        parts = to_mapping(self.essential)
+        train = {key: value for key, value in parts["train"].items() if key not in REPEATS}
+        return json.dumps({**parts, "train": train}, sort_keys=True)
 
     def replace(self, values: Mapping[str, Any], where: str) -> "Strategy":
         """This strategy with the fields `values`, named flat (`{"fusion": "sum", "lr": 0.01}`).
@@ -98,6 +98,28 @@ def streams_of(strategy: Strategy, config: Config) -> dict[str, tuple[str, ...]]
     return {name: _choose(strategy.head.streams, group, config) for name, group in groups.items()}
 
 
+def run_digest(
+    strategy: Strategy,
+    streams: Mapping[str, Sequence[str]],
+    identity_of: Callable[[str, str], str],
+    frames: str,
+    labels: str,
+    split: str,
+) -> str:
+    """16 hex digits over `strategy` and all it is trained and scored on: the same digest is the same run.
+
+    Args:
+        streams: those that each of its models reads (`streams_of`).
+        identity_of: the digest of a stream, by name and view.
+        frames: digest of the frames table; `labels` and `split` of its labels and of who trains, chooses, is scored.
+    """
+    identities = {
+        model: [identity_of(name, view) for name in names for view in strategy.train.views]
+        for model, names in streams.items()
+    }
+    return _hashed([strategy.essential.flat(), streams, identities, frames, labels, split])
+
+
 def problem_of(strategy: Strategy, config: Config) -> str | None:
     """What makes `strategy` impossible to train, in one line; None when nothing does."""
     train = strategy.train
@@ -117,6 +139,10 @@ def problem_of(strategy: Strategy, config: Config) -> str | None:
     except ValueError as error:
         return str(error)
     return None
+
+
+def _hashed(values: Any) -> str:
+    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def _choose(choice: str | tuple[str, ...], tasks: tuple[str, ...], config: Config) -> tuple[str, ...]:

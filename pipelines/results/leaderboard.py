@@ -181,9 +181,8 @@ def _by_strategy(results: Iterable[Result]) -> list[list[Result]]:
     """Results that differ in seed and fold only, in the order in which they come."""
     found: dict[str, list[Result]] = {}
     for result in results:
-        flat = {key: value for key, value in result.trial.strategy.flat().items() if key not in REPEATS}
-        key = repr((sorted(flat.items()), sorted(result.trial.streams.items())))
-        found.setdefault(key, []).append(result)
+        trial = result.trial
+        found.setdefault(repr((trial.strategy.arm, sorted(trial.streams.items()))), []).append(result)
     return list(found.values())
 
 

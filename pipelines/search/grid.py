@@ -151,10 +151,10 @@ def parse_grid(document: Mapping[str, Any], path: Path, text: str = "", schema: 
 def expand(grid: Grid, base: Strategy, inner_folds: int = 1) -> tuple[Strategy, ...]:
     """Every strategy of `grid` over the defaults `base`, in the file's order, the last field changing fastest.
 
-    A strategy that comes up twice is kept once, where it came first. One that names a fold stands there once for each
+    Strategies that train the same are kept once, where one came first. One that names a fold stands there once for each
     of `inner_folds` inner parts of that fold.
     """
-    found: dict[Strategy, None] = {}
+    found: dict[Strategy, Strategy] = {}
     defaults = {key: getattr(getattr(base, part), key) for key, (part, _) in flat_fields().items()}
     for row in grid.rows or ({},):
         one = {key: (value,) for key, value in grid.constants.items()}
@@ -162,8 +162,9 @@ def expand(grid: Grid, base: Strategy, inner_folds: int = 1) -> tuple[Strategy, 
         for combination in itertools.product(*choices.values()):
             values = dict(zip(choices, combination, strict=True))
             for complete in _apply_conditions(values, grid.conditions, defaults):
-                found |= dict.fromkeys(_inner(_replace(base, complete), inner_folds))
-    return tuple(found)
+                for strategy in _inner(_replace(base, complete), inner_folds):
+                    found.setdefault(strategy.essential, strategy)
+    return tuple(found.values())
 
 
 def _inner(strategy: Strategy, inner_folds: int) -> Iterator[Strategy]:

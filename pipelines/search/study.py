@@ -7,8 +7,6 @@ leaderboard.csv, leaderboard.json, report.html                   the results, re
 """
 
 import fcntl
-import hashlib
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +23,7 @@ from pipelines.files import write_text
 from pipelines.folds import NO_FOLD, Fold
 from pipelines.run_files import damage, read_manifest, read_metrics
 from pipelines.search.grid import Grid
-from pipelines.strategy import Strategy, streams_of
+from pipelines.strategy import Strategy, run_digest, streams_of
 from pipelines.training.unfinished import FOLDER, runs_of
 
 FORMAT = 1
@@ -265,15 +263,16 @@ def _differences(old: Mapping[str, Any], material: Material) -> list[str]:
 
 
 def _trial(strategy: Strategy, config: Config, material: Material) -> Trial:
-    streams, train = streams_of(strategy, config), strategy.train
-    identities = {
-        model: [material.streams[stream_label(name, view)]["identity"] for name in used for view in train.views]
-        for model, used in streams.items()
-    }
-    split = material.splits[train.fold]["hash"]
-    values = [strategy.identity(), streams, identities, material.frames, material.labels, split]
-    text = json.dumps(values, sort_keys=True)
-    return Trial(strategy, streams, hashlib.blake2b(text.encode(), digest_size=8).hexdigest())
+    streams = streams_of(strategy, config)
+    digest = run_digest(
+        strategy,
+        streams,
+        lambda name, view: material.streams[stream_label(name, view)]["identity"],
+        material.frames,
+        material.labels,
+        material.splits[strategy.train.fold]["hash"],
+    )
+    return Trial(strategy, streams, digest)
 
 
 def _read_trials(path: Path) -> dict[str, Trial]:

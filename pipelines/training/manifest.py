@@ -1,7 +1,5 @@
 """What a run was made from, for run.json: strategy, data, streams, split, versions; and the run's name."""
 
-import hashlib
-import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,22 +8,22 @@ from pipelines.config import Config
 from pipelines.fitting.runs import commit, versions, weights_file
 from pipelines.folds import NO_FOLD
 from pipelines.run_files import FORMAT
-from pipelines.strategy import Strategy, streams_of
+from pipelines.strategy import Strategy, run_digest, streams_of
 from pipelines.training.budget import budget_of, context_of
 from pipelines.training.dataset import Dataset
 from pipelines.training.train import Trained
 
 
-def run_digest(config: Config, dataset: Dataset, strategy: Strategy) -> str:
-    """16 hex digits over the strategy and all it is trained and scored on: the same digest is the same run."""
-    streams, views = streams_of(strategy, config), strategy.train.views
-    identities = {
-        model: [dataset.resident.identities[name, view].digest for name in names for view in views]
-        for model, names in streams.items()
-    }
-    split = dataset.split(config.split, strategy.train.fold).description["hash"]
-    values = [strategy.identity(), streams, identities, dataset.frames_digest, dataset.labels_digest, split]
-    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
+def digest_on(dataset: Dataset, config: Config, strategy: Strategy) -> str:
+    """`run_digest` of `strategy`, trained and scored on `dataset`."""
+    return run_digest(
+        strategy,
+        streams_of(strategy, config),
+        lambda name, view: dataset.resident.identities[name, view].digest,
+        dataset.frames_digest,
+        dataset.labels_digest,
+        dataset.split(config.split, strategy.train.fold).description["hash"],
+    )
 
 
 def run_name(strategy: Strategy, digest: str, schema: Schema = ABAW) -> str:
@@ -47,7 +45,7 @@ def manifest_of(name: str, trained: Trained, config: Config, dataset: Dataset) -
     return {
         "format": FORMAT,
         "name": name,
-        "digest": run_digest(config, dataset, strategy),
+        "digest": digest_on(dataset, config, strategy),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": trained.seconds,
         "strategy": strategy.flat(),

@@ -45,7 +45,7 @@ from pipelines.run_files import (
 from pipelines.strategy import Strategy, streams_of
 from pipelines.training.dataset import Dataset, load_dataset
 from pipelines.training.fit import Halving
-from pipelines.training.manifest import manifest_of, run_digest, run_name
+from pipelines.training.manifest import digest_on, manifest_of, run_name
 from pipelines.training.methods import build_model
 from pipelines.training.train import Order, Trained, predict_models, train_strategies, train_strategy
 from pipelines.training.unfinished import FOLDER, Unfinished
@@ -93,7 +93,7 @@ def train_run(
     and the next call goes on with it; so it is once a minute, for the case of a kill.
     """
     unfinished = Unfinished(folder.parent / f"{FOLDER}-{folder.name}", poll=poll)
-    unfinished.open([folder.name], [run_digest(config, dataset, strategy)])
+    unfinished.open([folder.name], [digest_on(dataset, config, strategy)])
     trained = train_strategy(config, dataset, strategy, watch=watch, unfinished=unfinished)
     write_run(folder, trained, config, dataset, force=force)
     unfinished.remove()
@@ -140,7 +140,7 @@ def _made_from(
     digests = []
     for strategy, _ in stack:
         try:
-            digests.append(run_digest(config, dataset, strategy))
+            digests.append(digest_on(dataset, config, strategy))
         except (ValueError, KeyError):
             digests.append(strategy.digest)
     return [*digests, repr(halving)]
@@ -177,7 +177,7 @@ def train_or_find(
     used = [stream for names in streams_of(strategy, config).values() for stream in names]
     wanted = [(stream, view) for stream in used for view in strategy.train.views]
     dataset = load_dataset(config, wanted, resolve_device(device))
-    digest = run_digest(config, dataset, strategy)
+    digest = digest_on(dataset, config, strategy)
     path = (folder or config.at(config.output.runs)) / (name or run_name(strategy, digest, config.schema))
     found = path.exists() and not force  # then nothing is written, and the folder may be read-only
     if not found:

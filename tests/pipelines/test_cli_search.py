@@ -24,7 +24,7 @@ from pipelines.run_files import damage, read_manifest
 from pipelines.search.plan import make_plan, make_trainer, read_strategies
 from pipelines.strategy import Strategy
 from pipelines.training.dataset import load_dataset
-from pipelines.training.manifest import run_digest
+from pipelines.training.manifest import digest_on
 
 GRID = """
 [product]
@@ -119,7 +119,7 @@ def test_a_run_of_a_search_is_an_ordinary_run(project: Path) -> None:
     strategy = Strategy().replace(manifest["strategy"], "run.json")
     settings = read_config(project / "mtl.toml")
     dataset = load_dataset(settings, [(name, "base") for name in settings.backbones], torch.device("cpu"))
-    assert run.name == manifest["digest"] == run_digest(settings, dataset, strategy)
+    assert run.name == manifest["digest"] == digest_on(dataset, settings, strategy)
 
 
 def test_a_dry_run_counts_and_estimates_and_leaves_nothing(project: Path) -> None:

@@ -90,6 +90,21 @@ def test_sub_spaces_are_products_of_their_own_joined() -> None:
     assert found == [*frame_wise, *[("gru", kept["width"], 32, seed) for seed in (0, 1)]]
 
 
+def test_weights_of_tasks_that_are_not_trained_make_no_further_trial() -> None:
+    text = "[product]\ntasks = [['va'], ['va', 'expr']]\ntask_weights = [{va = 2.0}, {va = 2.0, expr = 3.0}, {}]"
+    found = expand(grid_of(text), strategy_of(CONFIG))
+    assert [(one.head.tasks, dict(one.loss.task_weights)) for one in found] == [
+        (("va",), {"va": 2.0}),
+        (("va",), {}),
+        (("va", "expr"), {"va": 2.0}),
+        (("va", "expr"), {"va": 2.0, "expr": 3.0}),
+        (("va", "expr"), {}),
+    ]
+    surplus = found[0].replace({"task_weights": {"va": 2.0, "expr": 3.0}}, "here")
+    assert (surplus.digest, surplus.arm) == (found[0].digest, found[0].arm)
+    assert len({one.digest for one in found}) == len(found)
+
+
 def test_sub_spaces_are_sections() -> None:
     with pytest.raises(ValueError, match=r"a sub-space is a section \[space.NAME\]"):
         grid_of("[space]\nwidth = [1]")

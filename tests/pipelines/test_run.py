@@ -22,7 +22,7 @@ from pipelines.run_files import read_manifest, write_manifest
 from pipelines.strategy import strategy_of
 from pipelines.training import run as run_module
 from pipelines.training.dataset import load_dataset
-from pipelines.training.manifest import run_digest, run_name
+from pipelines.training.manifest import digest_on, run_name
 from pipelines.training.methods import METHODS
 from pipelines.training.resident import load_resident
 from pipelines.training.run import load_run, predict_run, train_or_find, train_run, write_run
@@ -154,14 +154,14 @@ def test_a_run_of_another_format_is_refused(project, tmp_path):
 def test_names_tell_strategies_apart(small, made):
     dataset = made.dataset()
     base = strategy(small)
-    digest = run_digest(small, dataset, base)
+    digest = digest_on(dataset, small, base)
     assert run_name(base, digest) == f"concat-tcn-joint-s0-{digest[:8]}"
     others = [strategy(small, lr=0.5), strategy(small, seed=1), strategy(small, streams=["va"])]
-    assert len({run_digest(small, dataset, other) for other in [base, *others]}) == 4
+    assert len({digest_on(dataset, small, other) for other in [base, *others]}) == 4
     part = strategy(small, tasks=["va", "au"], fold=2)
     assert run_name(part, digest) == f"concat-tcn-joint-va-au-s0-f2-{digest[:8]}"
     relabelled = dataclasses.replace(made, frames=made.frames.with_columns(valence=pl.lit(0, pl.Float32)))
-    assert run_digest(small, relabelled.dataset(), base) != digest
+    assert digest_on(relabelled.dataset(), small, base) != digest
 
 
 def test_the_same_strategy_is_not_trained_twice(project):

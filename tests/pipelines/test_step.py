@@ -12,6 +12,7 @@ from heads.model import ProgressiveHead, noises_of
 from heads.temporal import TEMPORALS
 from pipelines.config import Config
 from pipelines.fitting.runs import Spec
+from pipelines.folds import NO_FOLD
 from pipelines.strategy import strategy_of, streams_of
 from pipelines.training import dataset as dataset_module
 from pipelines.training.dataset import Dataset
@@ -30,7 +31,9 @@ def stack_of(config: Config, dataset: Dataset, values: dict) -> Stack:
     base = strategy_of(config).replace(values, "test")
     strategies = [base.replace({"seed": seed, "lr": 1e-3 * (seed + 1)}, "test") for seed in SEEDS]
     setups = [
-        Setup(dataset=dataset, strategy=one, split=dataset.split(config.split, -1), streams=streams_of(one, config))
+        Setup(
+            dataset=dataset, strategy=one, split=dataset.split(config.split, NO_FOLD), streams=streams_of(one, config)
+        )
         for one in strategies
     ]
     tasks, used = base.head.tasks, setups[0].used
