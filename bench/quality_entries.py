@@ -17,6 +17,7 @@ from bench.rival_heads import NAMES, VERSION, Frames, Predicted, fit_rival
 from bench.rival_post import post_process
 from cache.labels import ABAW
 from cache.names import ACTION_UNITS, TASKS, VA_COLUMNS
+from pipelines.folds import NO_FOLD
 from pipelines.labels import labels_of
 from pipelines.metrics.challenge import main_key, score
 from pipelines.metrics.intervals import (
@@ -70,7 +71,7 @@ class Entry:
     @property
     def runs(self) -> dict[int, dict[int, GroupSums]]:
         """As `pipelines.metrics.intervals` wants them."""
-        return {-1: {seed: each.sums for seed, each in self.held.items()}}
+        return {NO_FOLD: {seed: each.sums for seed, each in self.held.items()}}
 
     def interval(self) -> Interval:
         """The middle 95 % of the mean P over subjects drawn again."""
