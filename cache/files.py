@@ -6,7 +6,7 @@ import platform
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 TEMPORARY = ".tmp-"
@@ -87,6 +87,25 @@ def replace_folder(made: Path, folder: Path, manifest: str = "") -> None:
     os.rename(made, new)
     sync(folder.parent)
     _finish(folder, new, old)
+
+
+def place_folder(folder: Path, manifest: str, fill: Callable[[Path], None]) -> None:
+    """Puts what `fill` writes into the new folder it is given at `folder`, after all of it is on the disk.
+
+    Replaces what is there if it has the file `manifest`; raises ValueError as `replace_folder`.
+    """
+    check_replaceable(folder, manifest)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder.parent)
+    made = temporary_beside(folder)
+    try:
+        with naming(folder):
+            made.mkdir()
+            fill(made)
+            sync_tree(made)
+        replace_folder(made, folder, manifest)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def recover_folder(folder: Path) -> None:

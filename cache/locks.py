@@ -1,4 +1,6 @@
-"""Who may write a stream: one process the whole of it, or several a part each; the system lets go when they die.
+"""Who may write: a stream one process the whole of it, or several a part each; a folder or a file one process.
+
+The system lets go of all locks of a process that dies.
 
 A part (i, n) is the i-th of n runs of shards, so writers of parts that do not overlap need not wait for one another.
 """
@@ -100,6 +102,21 @@ def alone(path: Path, what: str) -> Iterator[None]:
                 with contextlib.suppress(OSError):
                     path.unlink()
             return
+
+
+@contextlib.contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """One process at a time, each waiting for the one before it; the lock lies on the folder itself, so no lock file is
+    left behind. Without effect on Windows."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _flock(descriptor: int, what: str, shared: bool) -> None:

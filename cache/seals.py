@@ -59,15 +59,14 @@ def read_sealed_json(path: Path, remedy: str) -> dict[str, Any]:
     """What `sealed_json` wrote to `path`.
 
     Raises:
-        ValueError: it is missing, damaged, changed by hand, or of an earlier version that sealed nothing; ends with
-            `remedy`.
+        ValueError: it is missing, damaged, changed by hand, or not written by this program; ends with `remedy`.
     """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; {remedy}") from None
     if not has_seal(data):
-        raise ValueError(f"{path}: damaged, or made by an earlier version (it has no seal); {remedy}")
+        raise ValueError(f"{path}: damaged, or not written by this program (it has no seal); {remedy}")
     if not is_whole(data):
         raise ValueError(f"{path}: damaged or changed since it was written; {remedy}")
     found = parse_json(data.decode())

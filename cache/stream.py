@@ -4,8 +4,6 @@ Letters: N frames, D width, R rows of a shard.
 """
 
 import contextlib
-import os
-import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cache import marks, shards
+from cache.cores import num_cores
 from cache.identity import FACE_DIGEST_BYTES
 from cache.locks import WHOLE, Part
 from cache.metadata import BASE_VIEW as BASE_VIEW
@@ -105,7 +104,7 @@ class Stream:
     def write_shard(
         self, shard: int, embeddings: np.ndarray, face_digests: np.ndarray, failed: Mapping[int, str]
     ) -> None:
-        """Writes a whole shard and marks it done; durable on return. An earlier version of it is replaced.
+        """Writes a whole shard and marks it done; durable on return. One that is there is replaced.
 
         Args:
             shard: its number.
@@ -259,5 +258,4 @@ def is_finite(embeddings: np.ndarray) -> np.ndarray:
 
 def _num_readers() -> int:
     """Threads that copy shards: the processor cores this process may use, a few at most."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return min(MAX_READERS, cores)
+    return min(MAX_READERS, num_cores())

@@ -6,8 +6,6 @@ Letters: B faces, D width, N frames, R rows of a shard.
 """
 
 import contextlib
-import os
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +17,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from cache.cores import num_cores
 from cache.locks import Part
 from cache.store import Cache
 from cache.stream import Stream
@@ -111,7 +110,7 @@ def default_batch_size(device: torch.device) -> int:
 
 def default_num_threads() -> int:
     """Decoding threads where nobody says: the processor cores this process may use, at most 16."""
-    return min(16, len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
+    return min(16, num_cores())
 
 
 def _about_turned(num_turned: int) -> list[str]:

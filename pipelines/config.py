@@ -40,7 +40,7 @@ Name = Annotated[str, MinLen(1)]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
     """Where the faces and the frames table are. `ignore_orientation` takes pictures and videos as they are stored,
-    whatever their EXIF orientation or rotation says; with it, embeddings are those that caches of old hold."""
+    whatever their EXIF orientation or rotation says; as programs see them that do not know of it."""
 
     faces: Path = Path("cropped_aligned")
     frames: Path = Path("frames.parquet")

@@ -25,6 +25,11 @@ OTHER_MANIFESTS = {
 }
 
 
+def find_folder(given: Path, home: Path) -> Path:
+    """`given` where it is a path or exists, else the folder of that name in `home`."""
+    return given if given.exists() or given.parent != Path() else home / given
+
+
 def redo(folder: Path) -> str:
     """What makes the run at `folder` anew, in words that begin with `AGAIN`."""
     if folder.name.startswith(BACKBONE_PREFIX):

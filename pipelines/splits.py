@@ -46,14 +46,23 @@ def fold_problem(fold: Fold, config: SplitConfig) -> str | None:
     return None
 
 
-def resolve_split(frames: pl.DataFrame, config: SplitConfig, fold: Fold = NO_FOLD, schema: Schema = ABAW) -> Split:
+def resolve_split(
+    frames: pl.DataFrame,
+    config: SplitConfig,
+    fold: Fold = NO_FOLD,
+    schema: Schema = ABAW,
+    labels: Labels | None = None,
+) -> Split:
     """The split that `config` asks for; with a `fold`, that fold over train and val pooled.
+
+    `labels` are those of `frames`, where the caller has them.
 
     Raises:
         ValueError: the split to choose on is empty, or would also be the one reported.
     """
+    labels = labels_of(frames, schema) if labels is None else labels
     if fold != NO_FOLD:
-        return _folds(frames, config, fold, schema)
+        return _folds(frames, config, fold, schema, labels)
     split = frames["split"].to_numpy()
     train, select = split == "train", split == config.select
     if not select.any():
@@ -64,11 +73,11 @@ def resolve_split(frames: pl.DataFrame, config: SplitConfig, fold: Fold = NO_FOL
             'write report = "auto" to score one half of the videos and choose on the other'
         )
     if config.report != "auto":
-        return _described(frames, train, select, split == config.report, config.select, config.report, schema)
+        return _described(frames, train, select, split == config.report, config.select, config.report, labels)
     test = split == "test"
-    if config.select != "test" and labelled_any(labels_of(frames.filter(test), schema)).any():
-        return _described(frames, train, select, test, config.select, "test", schema)
-    halves = assign_groups(frames.filter(select), 2, config.fold_seed, schema)
+    if config.select != "test" and labelled_any(labels.take(test)).any():
+        return _described(frames, train, select, test, config.select, "test", labels)
+    halves = assign_groups(frames.filter(select), labels.take(select), 2, config.fold_seed, schema)
     first, second = select.copy(), select.copy()
     first[select], second[select] = halves == 0, halves == 1
     if not first.any() or not second.any():
@@ -77,17 +86,17 @@ def resolve_split(frames: pl.DataFrame, config: SplitConfig, fold: Fold = NO_FOL
             "label a test split, or use folds (--fold 0)"
         )
     name = config.select
-    return _described(frames, train, first, second, f"half of the videos of {name}", f"{OTHER_HALF}{name}", schema)
+    return _described(frames, train, first, second, f"half of the videos of {name}", f"{OTHER_HALF}{name}", labels)
 
 
-def assign_groups(frames: pl.DataFrame, num_parts: int, seed: int, schema: Schema = ABAW) -> np.ndarray:
+def assign_groups(frames: pl.DataFrame, labels: Labels, num_parts: int, seed: int, schema: Schema = ABAW) -> np.ndarray:
     """[N] int: the part of each row, groups kept whole and labels of all tasks spread evenly.
 
     Greedy: the largest group first (sizes blurred by `seed`, so that seeds give different parts), each into the part
     whose label counts it leaves most even; then groups are moved and exchanged while that evens them. Deterministic.
     """
     names, group = np.unique(groups_of(frames), return_inverse=True)
-    of_rows = _label_counts(labels_of(frames, schema), schema)
+    of_rows = _label_counts(labels, schema)
     counts = np.zeros((len(names), of_rows.shape[1]))
     np.add.at(counts, group, of_rows)
     counts /= np.maximum(counts.sum(axis=0), 1)
@@ -150,7 +159,7 @@ def _evened(part_of: np.ndarray, counts: np.ndarray, num_parts: int) -> np.ndarr
     return part_of
 
 
-def _folds(frames: pl.DataFrame, config: SplitConfig, fold: Fold, schema: Schema) -> Split:
+def _folds(frames: pl.DataFrame, config: SplitConfig, fold: Fold, schema: Schema, labels: Labels) -> Split:
     num = config.num_folds
     if num < 3:
         raise ValueError(f"fold {fold} of {num}: at least 3 folds are needed")
@@ -160,13 +169,13 @@ def _folds(frames: pl.DataFrame, config: SplitConfig, fold: Fold, schema: Schema
     if len(np.unique(groups_of(frames.filter(pool)))) < num:
         raise ValueError(f"{num} folds need as many videos or subjects in train and val")
     part = np.full(len(frames), -1)
-    part[pool] = assign_groups(frames.filter(pool), num, config.fold_seed, schema)
+    part[pool] = assign_groups(frames.filter(pool), labels.take(pool), num, config.fold_seed, schema)
     chooser = (
         fold.outer + 1 + fold.inner
     ) % num  # the inner parts in turn, each another fold than the one that is scored
     train = pool & (part != fold.outer) & (part != chooser)
     words = f"fold {chooser} of {num}", f"fold {fold.outer} of {num}"
-    split = _described(frames, train, part == chooser, part == fold.outer, *words, schema, trained="the other folds")
+    split = _described(frames, train, part == chooser, part == fold.outer, *words, labels, trained="the other folds")
     return replace(split, description=split.description | {"fold": str(fold), "num_folds": num})
 
 
@@ -196,7 +205,7 @@ def _described(
     report: np.ndarray,
     chooser: str,
     scored: str,
-    schema: Schema,
+    labels: Labels,
     trained: str = "train",
 ) -> Split:
     assert not (train & select).any()
@@ -205,7 +214,7 @@ def _described(
     part = np.where(train, 1, 0) + np.where(select, 2, 0) + np.where(report, 3, 0)
     keys = frames.select("video", "frame").with_columns(part=part.astype(np.int8)).filter(pl.col("part") > 0)
     digest = hashlib.blake2b(json.dumps(keys.rows()).encode(), digest_size=8).hexdigest()
-    rows, labels = {"train": train, "select": select, "report": report}, labels_of(frames, schema)
+    rows = {"train": train, "select": select, "report": report}
     description: dict[str, Any] = {
         name: {
             "of": {"train": trained, "select": chooser, "report": scored}[name],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pipelines.config import Config
 from pipelines.files import write_text
+from pipelines.labels import labels_of
 from pipelines.progress import Advance
 from pipelines.report.study import write_report
 from pipelines.results.backbone_rows import with_backbones
@@ -97,8 +98,9 @@ def write_results(search: SearchPlan, study: Study) -> Leaderboard:
     board = with_intervals(make_leaderboard(study.results(), search.config.schema), search.frames)
     board = with_backbones(board, search.config, search.material, search.frames)
     write_leaderboard(board, study.path, _head(search))
+    labels = labels_of(search.frames, search.config.schema)
     folds = {
-        fold: resolve_split(search.frames, search.config.split, fold, search.config.schema)
+        fold: resolve_split(search.frames, search.config.split, fold, search.config.schema, labels)
         for fold in search.material.splits
     }
     write_text(study.path / "splits.csv", assignment(search.frames, folds).write_csv())

@@ -3,7 +3,6 @@
 Place: beside `extract.annotations.checks`, called by `extract.annotations.findings`. Letters: N frames.
 """
 
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from cache.cores import num_cores
 from extract.annotations.checks import Finding, plural, report
 from extract.faces.files import MissingFace
 from extract.faces.source import FaceSource
@@ -52,7 +52,7 @@ def check_faces(
     sizes: Counter[tuple[int, int]] = Counter()
     digests = np.zeros((len(paths), 2), dtype=np.uint64)
     source = FaceSource(folder)
-    pool = ThreadPoolExecutor(num_threads or min(16, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(num_threads or min(16, num_cores()))
     try:
         tasks = _tasks(source.groups(paths))
         found = pool.map(lambda rows: look([paths[row] for row in rows], source), tasks)

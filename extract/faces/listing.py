@@ -11,11 +11,12 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cache.cores import num_cores
 from cache.regular import check_regular
 from extract.faces.containers import KINDS, find_container, is_face, is_video, new_container
 from extract.faces.files import is_machines
 
-NUM_THREADS = min(8, os.cpu_count() or 1)
+NUM_THREADS = 8  # at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def list_faces(folder: Path, *, open_videos: bool = True) -> Listing:
     packed = [(video, path) for video, path in found.items() if path is not None]
     unopened = () if open_videos else tuple(video for video, path in packed if is_video(path))
     packed = [(video, path) for video, path in packed if open_videos or not is_video(path)]
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
+    with ThreadPoolExecutor(min(NUM_THREADS, num_cores())) as pool:
         for (video, path), (names, fault) in zip(packed, pool.map(_names, (path for _, path in packed)), strict=True):
             paths.update(f"{video}/{name}" for name in names if is_face(name))
             faults += [f"{os.path.relpath(path, folder)}: {fault}"] if fault else []

@@ -14,13 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from cache.locks import alone
-from extract.backbones.build import TrainableBackbone, load_backbone
-from extract.backbones.weights import read_weights, save_backbone, save_tensors, weights_digest
+from extract.backbones.build import TrainableBackbone
+from extract.backbones.weights import save_backbone, save_tensors, weights_digest
 from extract.config import Preprocessing
 from heads.tasks import Task
 from pipelines.backbones.distributed import World
-from pipelines.config import Config
-from pipelines.labels import tasks_of
 
 FOLDER = Path("backbones")
 
@@ -84,22 +82,3 @@ def output_tensors(model: Trainee) -> dict[str, Tensor]:
         for index, task in enumerate(model.tasks)
         for kind, tensors in parts.items()
     }
-
-
-def load_trained(config: Config, section: str) -> tuple[Trainee, Preprocessing]:
-    """What `finetune` wrote for [backbones.SECTION], backbone and outputs, in evaluation mode.
-
-    Raises:
-        ValueError: a file is missing or damaged, or the outputs were trained on another backbone.
-    """
-    backbone = load_backbone(section, config.backbones[section], config.folder)
-    path = config.at(FOLDER / f"{section}.output.safetensors")
-    tensors, metadata = read_weights(path)
-    if metadata.get("backbone") != backbone.weights_digest:
-        raise ValueError(f"{path}: its outputs belong to other weights than [backbones.{section}]; run `mtl finetune`")
-    known = tasks_of(config.schema)
-    tasks = {name: known[name] for name in metadata["tasks"].split(",")}
-    linear = nn.Linear(backbone.width, sum(task.num_outputs for task in tasks.values()))
-    joined = {kind: torch.cat([tensors[f"{task}.{kind}"] for task in tasks]) for kind in ("weight", "bias")}
-    linear.load_state_dict(joined)
-    return Trainee(TrainableBackbone(backbone.module, linear), tasks).eval(), backbone.preprocessing

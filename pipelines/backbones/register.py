@@ -4,17 +4,15 @@ A new section goes to the end of the file as text, so that no line of the user's
 there already is changed in its place.
 """
 
-import fcntl
-import os
 import tomllib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
+from cache.locks import in_turn
 from cache.parsing import MARK, parse_toml
 from cache.valid_names import check_name
 from extract.config import BackboneConfig
@@ -45,7 +43,7 @@ def register_backbone(path: Path, name: str, section: Mapping[str, Any]) -> Back
     path = path.resolve()  # a linked mtl.toml stays a link
     if not path.is_file():
         raise ValueError(f"{path}: no such file; `mtl init` writes one")
-    with _alone(path.parent):
+    with in_turn(path.parent):
         text = path.read_text(encoding="utf-8").removeprefix(MARK)
         before = parse_config(_parse(text, path), path.parent, str(path)).backbones.get(name)
         after = with_section(text, name, section, str(path))
@@ -99,14 +97,3 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
         return parse_toml(text)
     except ValueError as error:
         raise ValueError(f"{path}: not valid TOML: {error}") from None
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time; the lock lies on the folder itself, so no lock file is left behind."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

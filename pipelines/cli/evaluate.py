@@ -36,10 +36,10 @@ def evaluate(
     from pipelines.config import read_config
     from pipelines.device import resolve_device
     from pipelines.results.evaluate import evaluate_run, scored_tasks
+    from pipelines.run_files import find_folder
 
     settings = read_config(config, set_ or ())
-    # A bare name is a run of this project; anything with a folder in it is a path.
-    folder = run if run.exists() or run.parent != Path() else settings.at(settings.output.runs) / run
+    folder = find_folder(run, settings.at(settings.output.runs))
     metrics = evaluate_run(folder, settings, split, resolve_device(device), post=post)
     if json_output:
         print_metrics(metrics, as_json=True)

@@ -5,7 +5,6 @@ postprocess.json, predictions.post.parquet                        its post-proce
 """
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,14 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from cache.files import (
-    check_replaceable,
-    remove_leftovers,
-    replace_folder,
-    sync_tree,
-    temporary_beside,
-    write_durably,
-)
+from cache.files import place_folder
 from cache.parquet import parquet_bytes
 from cache.seals import digest_of, read_sealed_json, sealed_json
 from cache.valid_names import check_name
@@ -34,7 +26,6 @@ from pipelines.labels import labelled
 from pipelines.postprocess.files import (
     PREDICTIONS,
     Truth,
-    find_folder,
     interval_json,
     part_of,
     read_predictions,
@@ -42,6 +33,7 @@ from pipelines.postprocess.files import (
     write_postprocess,
 )
 from pipelines.postprocess.parts import Part
+from pipelines.run_files import find_folder
 from pipelines.words import strategy_words
 
 FORMAT = 2
@@ -210,24 +202,18 @@ def write_ensemble(
 
     `considered` are the digests of the runs it was asked to choose from.
     """
-    check_replaceable(folder, RECORD)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder.parent)
-    made = temporary_beside(folder)
-    made.mkdir()
-    try:
-        outcome = ensemble.outcomes["ensemble"]
-        predictions = pl.concat([outcome.select.table, outcome.report.table]).sort("video", "frame")
-        write_durably(made / PREDICTIONS, parquet_bytes(predictions))
+    outcome = ensemble.outcomes["ensemble"]
+    predictions = parquet_bytes(pl.concat([outcome.select.table, outcome.report.table]).sort("video", "frame"))
+    record = record_of(folder, ensemble, found, size, truth)
+    record |= {"considered": list(considered), "predictions": digest_of(predictions)}
+
+    def fill(made: Path) -> None:
+        (made / PREDICTIONS).write_bytes(predictions)
         assert outcome.fitted is not None
         write_postprocess(made, outcome.fitted, name=folder.name, fitted_on="out-of-fold predictions")
-        record = record_of(folder, ensemble, found, size, truth) | {"considered": list(considered)}
-        record |= {"predictions": digest_of((made / PREDICTIONS).read_bytes())}
-        write_durably(made / RECORD, sealed_json(record))
-        sync_tree(made)
-        replace_folder(made, folder, RECORD)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+        (made / RECORD).write_bytes(sealed_json(record))
+
+    place_folder(folder, RECORD, fill)
     return record
 
 

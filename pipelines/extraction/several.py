@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from cache.cores import num_cores
 from cache.frames import read_frames
 from cache.store import Cache
 from extract.report import Report, failures_of
@@ -47,7 +48,7 @@ def extract_on_each(
     start = time.monotonic()
     context = get_context("spawn")  # a forked child could not use CUDA, nor torch's threads
     messages, opened = context.Queue(), context.Event()
-    threads = choices.num_threads or max(1, _num_cores() // len(devices))
+    threads = choices.num_threads or max(1, num_cores() // len(devices))
     workers: list[BaseProcess] = []
     for index, device in enumerate(devices):
         part = _part_of_part(choices.part, index, len(devices))
@@ -64,10 +65,6 @@ def extract_on_each(
             worker.join()
     together = _together(reports, config, names, frames, choices.views)
     return replace(together, seconds=time.monotonic() - start)
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _part_of_part(part: tuple[int, int], index: int, count: int) -> tuple[int, int]:

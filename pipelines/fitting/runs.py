@@ -2,9 +2,8 @@
 
 import json
 import platform
-import shutil
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -16,12 +15,11 @@ import tomlkit
 from safetensors.torch import save
 from torch import Tensor
 
-from cache.files import check_replaceable, naming, remove_leftovers, replace_folder, sync, sync_tree, temporary_beside
 from cache.labels import ABAW, Schema
 from cache.parquet import parquet_bytes
 from pipelines.config import SECTIONS, Config
 from pipelines.fitting.epochs import Epoch, Evaluation
-from pipelines.run_files import CONFIG, MANIFEST, METRICS, PREDICTIONS, write_manifest
+from pipelines.run_files import CONFIG, METRICS, PREDICTIONS, write_manifest
 from pipelines.strategy import Strategy
 from pipelines.typed import to_mapping
 
@@ -105,21 +103,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def place_run(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Puts what `fill` writes into a folder it is given at `folder`, after all of it is durable; replaces a run that is
-    there, and nothing else."""
-    check_replaceable(folder, MANIFEST)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder.parent)
-    made = temporary_beside(folder)
-    try:
-        with naming(folder):
-            fill(made)
-        replace_folder(made, folder, MANIFEST)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-
-
 def write_files(
     made: Path,
     *,
@@ -131,7 +114,7 @@ def write_files(
     manifest: Mapping[str, Any],
 ) -> None:
     """Everything of a run in the folder `made`, run.json last; `states` are weights by file."""
-    (made / "weights").mkdir(parents=True)
+    (made / "weights").mkdir()
     (made / CONFIG).write_text(config_toml, encoding="utf-8")
     for file, state in states.items():
         plain = {key: value.detach().cpu().contiguous() for key, value in state.items()}
@@ -141,7 +124,4 @@ def write_files(
     (made / PREDICTIONS).write_bytes(parquet_bytes(pl.concat(predictions).sort("video", "frame")))
     words = json.dumps(dict(metrics), indent=2, ensure_ascii=False, allow_nan=False)
     (made / METRICS).write_text(words + "\n", encoding="utf-8")
-    sync_tree(made)
     write_manifest(made, manifest)
-    sync(made / MANIFEST)
-    sync(made)

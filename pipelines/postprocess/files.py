@@ -63,11 +63,6 @@ def read_truth(config: Config) -> Truth:
     )
 
 
-def find_folder(given: Path, home: Path) -> Path:
-    """`given` where it is a path or exists, else the folder of that name in `home`."""
-    return given if given.exists() or given.parent != Path() else home / given
-
-
 def read_run_manifest(folder: Path, truth: Truth) -> dict[str, Any]:
     """run.json of a run that was trained on `truth`.
 

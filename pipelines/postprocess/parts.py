@@ -77,7 +77,7 @@ def folds_of(part: Part) -> tuple[np.ndarray, int]:
     num = min(NUM_FOLDS, len(np.unique(groups_of(part.frames))))
     if num < 2:
         return np.zeros(len(part.frames), dtype=np.int64), 1
-    return assign_groups(part.frames, num, FOLD_SEED, part.schema), num
+    return assign_groups(part.frames, part.labels, num, FOLD_SEED, part.schema), num
 
 
 def score_part(decisions: Decisions, labels: Labels) -> dict[str, Any]:

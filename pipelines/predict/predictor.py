@@ -17,7 +17,7 @@ from pipelines.postprocess.apply import Parameters, smoothed
 from pipelines.postprocess.files import RECORD as POSTPROCESS
 from pipelines.postprocess.files import read_parameters
 from pipelines.results.evaluate import num_seen
-from pipelines.run_files import PREDICTIONS
+from pipelines.run_files import PREDICTIONS, find_folder
 from pipelines.training.dataset import Dataset
 from pipelines.training.run import Run, load_run, predict_run
 from pipelines.training.windows import context_rows
@@ -94,7 +94,7 @@ def find_predictor(given: Path, config: Config) -> Path:
         ValueError: there is none, or a run and an ensemble of that name; a study is named with what is in it.
     """
     runs = config.at(config.output.runs)
-    places = [given] if given.exists() or given.parent != Path() else [runs / given, runs.parent / "ensembles" / given]
+    places = dict.fromkeys(find_folder(given, home) for home in (runs, runs.parent / "ensembles"))
     found = [place for place in places if (place / "run.json").is_file() or (place / ENSEMBLE).is_file()]
     if len(found) > 1:
         raise ValueError(f"{given}: a run and an ensemble have this name; give a path: {found[0]} or {found[1]}")

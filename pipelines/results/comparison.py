@@ -15,7 +15,7 @@ from pipelines.metrics.intervals import Runs
 from pipelines.metrics.paired import Paired, compare
 from pipelines.results.evidence import Reader
 from pipelines.results.leaderboard import Group, Leaderboard, make_leaderboard
-from pipelines.run_files import read_manifest, read_metrics
+from pipelines.run_files import find_folder, read_manifest, read_metrics
 from pipelines.search.study import Result, Trial, read_about, read_study
 from pipelines.strategy import Strategy
 from pipelines.words import strategy_words
@@ -153,9 +153,9 @@ def _side(folder: Path, manifest: Mapping[str, Any]) -> Side:
 
 def _folder(name: str, home: Path, mark: str, kind: str) -> Path:
     """The study or run `name`: a path, or a bare name in its usual folder."""
-    for folder in (Path(name), home / name):
-        if (folder / mark).is_file():
-            return folder
+    folder = find_folder(Path(name), home)
+    if (folder / mark).is_file():
+        return folder
     hint = "mtl compare STUDY A B" if kind == "study" else "mtl compare RUN_A RUN_B"
     raise ValueError(f"{name}: no finished {kind} here or in {home} (no {mark}); the form is {hint}")
 

@@ -171,12 +171,6 @@ def read_part(result: Result, frames: pl.DataFrame, part: str) -> pl.DataFrame:
     return table.join(labels, on=["video", "frame"], how="left").sort("video", "frame")
 
 
-def true_labels(table: pl.DataFrame) -> pl.DataFrame:
-    """The label columns of `read_part` under their own names."""
-    names = [name for name in table.columns if name.startswith("true:")]
-    return table.select(pl.col(name).alias(name.removeprefix("true:")) for name in names)
-
-
 def _by_strategy(results: Iterable[Result]) -> list[list[Result]]:
     """Results that differ in seed and fold only, in the order in which they come."""
     found: dict[str, list[Result]] = {}

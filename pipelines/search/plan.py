@@ -14,6 +14,7 @@ from cache.labels import Schema
 from cache.store import Cache
 from cache.valid_names import problem_of_name
 from pipelines.config import Config, SplitConfig
+from pipelines.labels import labels_of
 from pipelines.progress import Advance
 from pipelines.search.grid import Grid, check, expand, read_grid
 from pipelines.search.loop import Chooser, Grouping, Trainer, pending
@@ -197,7 +198,8 @@ def _material(
     config: Config, frames: pl.DataFrame, keys: Sequence[tuple[str, str]], strategies: Sequence[Strategy]
 ) -> Material:
     folds = sorted({strategy.train.fold for strategy in strategies})
-    splits = {fold: resolve_split(frames, config.split, fold, config.schema).description for fold in folds}
+    labels = labels_of(frames, config.schema)
+    splits = {fold: resolve_split(frames, config.split, fold, config.schema, labels).description for fold in folds}
     for strategy in strategies:
         _check_labels(splits[strategy.train.fold], strategy.head.tasks, config.schema)
     digest = frames_digest(frames)

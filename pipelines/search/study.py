@@ -6,7 +6,6 @@ runs/DIGEST/  one run folder a finished trial (run.json last)    study.journal  
 leaderboard.csv, leaderboard.json, report.html                   the results, rewritten by every search
 """
 
-import fcntl
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 
 from cache.files import TEMPORARY, write_durably
 from cache.labels import ABAW, Schema, schema_of
+from cache.locks import locked
 from cache.seals import read_sealed_json, sealed_json
 from pipelines.config import Config
 from pipelines.files import write_text
@@ -171,11 +171,7 @@ def open_study(path: Path, grid: Grid, material: Material, trials: Sequence[Tria
     if path.exists() and any(path.iterdir()) and not (path / "study.json").exists() and not _only_begun(path):
         raise ValueError(f"{path}: not a study, and not empty; name another folder with --study")
     path.mkdir(parents=True, exist_ok=True)
-    with (path / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"{path}: another search is running in this study; wait, or name another folder") from None
+    with locked(path / ".lock", f"{path}: this study"):
         yield _bind(path, grid, material, trials)
 
 
@@ -183,7 +179,7 @@ def read_about(path: Path) -> dict[str, Any]:
     """study.json of the study at `path`.
 
     Raises:
-        ValueError: it is missing, damaged, or of an earlier version.
+        ValueError: it is missing or damaged.
     """
     return read_sealed_json(path / "study.json", "move the study away, or name another folder with --study")
 

@@ -138,7 +138,7 @@ class Dataset:
         """`resolve_split` of these frames."""
         key = ("split", config, fold)
         if key not in self._kept:
-            self._kept[key] = resolve_split(self.frames, config, fold, self.schema)
+            self._kept[key] = resolve_split(self.frames, config, fold, self.schema, self.labels)
         split: Split = self._kept[key]
         return split
 

@@ -20,6 +20,7 @@ from torch import nn
 
 from cache.files import (
     check_replaceable,
+    place_folder,
     recover_folder,
 )
 from cache.identity import StreamIdentity
@@ -30,7 +31,7 @@ from heads.model import load_single, single_state
 from pipelines.config import Config
 from pipelines.device import resolve_device
 from pipelines.fitting.epochs import Watch
-from pipelines.fitting.runs import Spec, config_toml, place_run, weights_file, write_files
+from pipelines.fitting.runs import Spec, config_toml, weights_file, write_files
 from pipelines.metrics.predictions import Predictions, prediction_table
 from pipelines.run_files import (
     AGAIN,
@@ -215,7 +216,7 @@ def write_run(folder: Path, trained: Trained, config: Config, dataset: Dataset, 
     """
     if folder.exists() and not force:
         raise ValueError(f"{folder} is there already; --force trains again and replaces it, --name picks another name")
-    place_run(folder, lambda made: _fill(made, folder.name, trained, config, dataset))
+    place_folder(folder, MANIFEST, lambda made: _fill(made, folder.name, trained, config, dataset))
 
 
 def load_run(folder: Path, device: torch.device | None = None) -> Run:

@@ -71,7 +71,7 @@ def test_json_comes_back_without_its_seal(tmp_path: Path) -> None:
         (None, "no such file"),
         (b"", "no seal"),
         (b"\xff\xfe", "no seal"),
-        (b'{"format": 1}', "made by an earlier version"),
+        (b'{"format": 1}', "not written by this program"),
         (DATA["JSON"].replace(b"2.5", b"2.6"), "damaged or changed"),
         (DATA["JSON"][:-4], "damaged or changed"),
         (MARK, "damaged or changed"),

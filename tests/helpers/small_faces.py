@@ -8,15 +8,20 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 from PIL import Image
+from torch import nn
 
 from cache.frames import conform
-from extract.backbones.weights import weights_digest
-from pipelines.backbones.files import load_trained
+from extract.backbones.build import TrainableBackbone, load_backbone
+from extract.backbones.weights import read_weights, weights_digest
+from extract.config import Preprocessing
+from pipelines.backbones.files import FOLDER, Trainee
 from pipelines.backbones.finetuning.finetune import finetune
 from pipelines.backbones.finetuning.order import make_order
 from pipelines.backbones.finetuning.result import Finetuned
 from pipelines.config import Config, FinetuneConfig, read_config
+from pipelines.labels import tasks_of
 
 Given = tuple[Path, pl.DataFrame]
 MODEL, SIDE = "test_vit2", 32
@@ -76,3 +81,22 @@ def run(config: Config, frames: pl.DataFrame, task: str = "expr", *, watch: Any 
 def digest(config: Config, section: str = "expr") -> str:
     """Digest of the registered weights, outputs included."""
     return weights_digest(load_trained(read_config(config.folder / "mtl.toml"), section)[0])
+
+
+def load_trained(config: Config, section: str) -> tuple[Trainee, Preprocessing]:
+    """What `finetune` wrote for [backbones.SECTION], backbone and outputs, in evaluation mode.
+
+    Raises:
+        ValueError: a file is missing or damaged, or the outputs were trained on another backbone.
+    """
+    backbone = load_backbone(section, config.backbones[section], config.folder)
+    path = config.at(FOLDER / f"{section}.output.safetensors")
+    tensors, metadata = read_weights(path)
+    if metadata.get("backbone") != backbone.weights_digest:
+        raise ValueError(f"{path}: its outputs belong to other weights than [backbones.{section}]; run `mtl finetune`")
+    known = tasks_of(config.schema)
+    tasks = {name: known[name] for name in metadata["tasks"].split(",")}
+    linear = nn.Linear(backbone.width, sum(task.num_outputs for task in tasks.values()))
+    joined = {kind: torch.cat([tensors[f"{task}.{kind}"] for task in tasks]) for kind in ("weight", "bias")}
+    linear.load_state_dict(joined)
+    return Trainee(TrainableBackbone(backbone.module, linear), tasks).eval(), backbone.preprocessing

@@ -106,8 +106,8 @@ def test_a_kill_between_the_two_files_is_made_good(project: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "error"),
     [
-        (b"{", "damaged, or made by an earlier version"),
-        (b"", "damaged, or made by an earlier version"),
+        (b"{", "damaged, or not written by this program"),
+        (b"", "damaged, or not written by this program"),
         (sealed_json({"format": 7}), "not post-processing of format 2"),
         (sealed_json({"format": 2}), "'name' is missing"),
         (sealed_json({"format": 2}).replace(b"2", b"3", 1), "damaged or changed since it was written"),
@@ -197,7 +197,7 @@ def test_an_ensemble_is_made_once(project: Path) -> None:
     mtl("ensemble", RUN, "studies/s/runs/run2", "--name", "two")
     assert read_json(path.parents[1] / "two" / "ensemble.json")["library"]["num"] == 2
     path.write_text("{}")
-    with pytest.raises(ValueError, match=r"ensemble.json: damaged, or made by an earlier version"):
+    with pytest.raises(ValueError, match=r"ensemble.json: damaged, or not written by this program"):
         mtl("ensemble", "s", "--size", "5")
 
 

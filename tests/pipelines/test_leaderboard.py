@@ -21,7 +21,7 @@ from pipelines.metrics.nested import nested
 from pipelines.metrics.sums import scores
 from pipelines.results.effects import field_effects, task_effects
 from pipelines.results.evidence import with_intervals
-from pipelines.results.leaderboard import Spread, make_leaderboard, read_part, true_labels
+from pipelines.results.leaderboard import Spread, make_leaderboard, read_part
 from pipelines.results.leaderboard_files import to_json, write_leaderboard
 from pipelines.results.verdict import nested_words, num_inseparable, verdict_words
 from pipelines.search.study import Result, Trial
@@ -44,6 +44,12 @@ def shown(board, width: int = 120) -> str:
     console.print(leaderboard_tables(board, width))
     console.file.close()
     return console.export_text()
+
+
+def true_labels(table: pl.DataFrame) -> pl.DataFrame:
+    """The label columns of `read_part` under their own names."""
+    names = [name for name in table.columns if name.startswith("true:")]
+    return table.select(pl.col(name).alias(name.removeprefix("true:")) for name in names)
 
 
 def test_seeds_are_put_together_by_mean_and_sample_deviation() -> None:

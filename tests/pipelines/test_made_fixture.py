@@ -1,6 +1,6 @@
 """On the cached streams of the made data set: time and other tasks' streams are worth something on held-out videos.
 
-The fixture also holds the cache's format still: a cache written by an earlier version has to stay readable.
+The fixture also holds the cache's format still: a change that cannot read it changes the format.
 """
 
 from collections.abc import Callable

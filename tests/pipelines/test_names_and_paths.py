@@ -203,7 +203,7 @@ def test_a_whole_project_in_a_folder_whose_name_is_a_pattern(
 
 
 def test_a_run_whose_name_is_a_pattern_is_read_as_itself(work: Path) -> None:
-    """Made by an earlier version, beside the run that the pattern would find."""
+    """Copied there by hand, beside the run that the pattern would find."""
     shutil.copytree("runs/r2", "runs/r[1]")
     before = contents(work / "runs" / "r1")
     assert mtl(["postprocess", "r[1]"]) == 0

@@ -238,9 +238,12 @@ def test_other_data_are_refused_with_the_command_for_a_new_study(tmp_path: Path,
 
 def test_a_study_is_searched_by_one_process(tmp_path: Path) -> None:
     grid = stub.make_grid(GRID)
-    with open_study(tmp_path / "s", grid, MATERIAL, ()), pytest.raises(ValueError, match="another search"):  # noqa: SIM117
-        with open_study(tmp_path / "s", grid, MATERIAL, ()):
-            pass
+    with (
+        open_study(tmp_path / "s", grid, MATERIAL, ()),
+        pytest.raises(ValueError, match="is being written by"),
+        open_study(tmp_path / "s", grid, MATERIAL, ()),
+    ):
+        pass
 
 
 def test_a_folder_that_is_no_study_is_left_alone(tmp_path: Path) -> None:

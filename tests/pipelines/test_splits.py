@@ -95,7 +95,7 @@ def test_a_video_without_subject_is_its_own_group_and_ids_are_compared_whole() -
 
 def test_folds_spread_labels_evenly() -> None:
     frames = frames_of({f"v{i}": "train" for i in range(40)})
-    part = assign_groups(frames, 5, seed=0)
+    part = assign_groups(frames, labels_of(frames), 5, seed=0)
     positives = [labels_of(frames.filter(part == index)).values["au"].sum() for index in range(5)]
     assert np.ptp(positives) / np.mean(positives) < 0.15
     assert (np.bincount(part) == 96).all()
@@ -125,7 +125,7 @@ def test_every_fold_has_its_share_of_each_task_class_and_unit(num_parts: int, mo
     """120 made videos of 71 subjects: no fold has so much more than its share of a label; dealt at random, some do."""
     frames = pl.read_parquet(MADE)
     for seed in range(3):
-        uneven = unevenness(frames, assign_groups(frames, num_parts, seed), num_parts)
+        uneven = unevenness(frames, assign_groups(frames, labels_of(frames), num_parts, seed), num_parts)
         assert uneven.max() < most, uneven.max()
         assert uneven[:3].max() < most / 2, uneven[:3]
     dealt = [unevenness(frames, at_random(frames, num_parts, seed), num_parts) for seed in range(10)]

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cache.files import place_folder
 from cache.frames import frames_digest, labels_digest
 from cache.identity import StreamIdentity
 from extract.backbones.build import Backbone, load_backbone
@@ -31,11 +32,11 @@ from pipelines.backbones.finetuning.loop import predict_readable
 from pipelines.backbones.runs import KIND, run_folder
 from pipelines.config import Config, TrainConfig
 from pipelines.fitting.epochs import Epoch, Fitted
-from pipelines.fitting.runs import Spec, commit, config_toml, place_run, versions, weights_file, write_files
+from pipelines.fitting.runs import Spec, commit, config_toml, versions, weights_file, write_files
 from pipelines.metrics.challenge import score_predictions
 from pipelines.metrics.predictions import Predictions, Probabilities, prediction_table
 from pipelines.nearest import NO_ROW, nearest_rows, video_codes
-from pipelines.run_files import FORMAT
+from pipelines.run_files import FORMAT, MANIFEST
 from pipelines.strategy import Strategy
 from pipelines.typed import from_mapping
 
@@ -129,8 +130,9 @@ def write_run(
     follow = not config.data.ignore_orientation
     identity = identity_of(backbone, "base", frames_digest(frames), len(frames), follow)  # what mtl extract makes
     manifest = manifest_of(folder.name, strategy, spec, backbone, identity, material, course, fitted, held_out)
-    place_run(
+    place_folder(
         folder,
+        MANIFEST,
         lambda made: write_files(
             made,
             config_toml=config_toml(config, strategy),

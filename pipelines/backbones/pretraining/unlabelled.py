@@ -153,6 +153,6 @@ def scored_rows(config: Config, table: pl.DataFrame) -> np.ndarray:
     if not (table["split"] == config.split.select).any() or config.split.select == "test":
         return test
     try:
-        return np.asarray(test | resolve_split(table, config.split).report)
+        return np.asarray(test | resolve_split(table, config.split, schema=config.schema).report)
     except ValueError:  # it cannot be cut for scoring, so nothing of it is scored
         return test

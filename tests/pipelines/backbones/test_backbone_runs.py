@@ -15,10 +15,9 @@ from typer.testing import CliRunner
 from cache.frames import read_frames, write_frames
 from extract.backbones.build import normalise
 from helpers.cli import call, refused
-from helpers.small_faces import Given
+from helpers.small_faces import Given, load_trained
 from pipelines import cli
 from pipelines.backbones.data import Faces
-from pipelines.backbones.files import load_trained
 from pipelines.backbones.finetuning import finetune as job
 from pipelines.backbones.finetuning import heldout, loop
 from pipelines.config import read_config
@@ -282,7 +281,7 @@ def test_stopped_at_the_end_the_same_command_finishes(monkeypatch: pytest.Monkey
         if where == "while it is scored":
             patch.setattr(heldout, "_filled", raising(KeyboardInterrupt))
         else:
-            patch.setattr(heldout, "place_run", raising(KeyboardInterrupt))
+            patch.setattr(heldout, "place_folder", raising(KeyboardInterrupt))
         result = CliRunner().invoke(cli.app, command)
     assert result.exit_code == 130
     assert "the same command goes on from backbones/expr.checkpoint.safetensors" in result.stderr

@@ -23,10 +23,9 @@ from extract.backbones.weights import read_weights, weights_digest
 from extract.config import Preprocessing
 from extract.engine import extract
 from extract.jobs import Settings
-from helpers.small_faces import MODEL, SETTINGS, SIDE, Given, digest, run
+from helpers.small_faces import MODEL, SETTINGS, SIDE, Given, digest, load_trained, run
 from pipelines.backbones import precision
 from pipelines.backbones.data import Faces
-from pipelines.backbones.files import load_trained
 from pipelines.backbones.finetuning import finetune as job
 from pipelines.backbones.finetuning import loop
 from pipelines.backbones.finetuning.course import Course
@@ -285,8 +284,8 @@ def test_the_engine_extracts_what_was_trained(
     torch.testing.assert_close(embeddings[5:12], wanted, atol=2e-3, rtol=2e-3)
 
 
-def test_a_backbone_of_old_keeps_its_crop(project: Config, faces: Given) -> None:
-    """Sections of earlier versions had no crop_pct: it travelled in the file, and still does."""
+def test_a_section_without_crop_pct_has_that_of_its_weights(project: Config, faces: Given) -> None:
+    """It travels in the file."""
     run(project, faces[1], epochs=1, crop_pct=0.875)
     path = project.folder / "mtl.toml"
     before = load_backbone("expr", read_config(path).backbones["expr"], project.folder)

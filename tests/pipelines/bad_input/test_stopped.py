@@ -43,7 +43,6 @@ def test_stopped_by_the_user(project: Path, monkeypatch: pytest.MonkeyPatch, arg
 def test_a_search_stopped_by_the_user(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("pipelines.training.run.train_strategies", interrupt)
-        patch.setattr("pipelines.search.plan.train_run", interrupt, raising=False)
         code, out, err = typed(*SEARCH)
     assert (code, err) == (130, "")
     assert "stopped by Ctrl-C: 2 trials left; the same command goes on" in out
