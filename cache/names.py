@@ -1,22 +1,10 @@
-"""The field's fixed vocabulary, in the order of the challenge's files: tasks, expressions, action units, splits."""
+"""The vocabulary of the challenge's own files, as the schema `abaw` has it; and the splits of the frames table."""
 
-TASKS = ("va", "expr", "au")
-VA_COLUMNS = ("valence", "arousal")
-EXPRESSIONS = ("Neutral", "Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise", "Other")
-ACTION_UNITS = (
-    "AU1",
-    "AU2",
-    "AU4",
-    "AU6",
-    "AU7",
-    "AU10",
-    "AU12",
-    "AU15",
-    "AU23",
-    "AU24",
-    "AU25",
-    "AU26",
-)
-LABEL_COLUMNS = (*VA_COLUMNS, "expression", *ACTION_UNITS)
-TASK_COLUMNS = {"va": VA_COLUMNS, "expr": ("expression",), "au": ACTION_UNITS}
+from cache.labels import ABAW
+
+TASKS = ABAW.names
+VA_COLUMNS = ABAW.group("va").columns
+EXPRESSIONS = ABAW.group("expr").classes
+ACTION_UNITS = ABAW.group("au").columns
+LABEL_COLUMNS = ABAW.columns
 SPLITS = ("train", "val", "test", "none")

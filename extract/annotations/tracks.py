@@ -18,7 +18,8 @@ from pathlib import Path
 import polars as pl
 
 from cache.frames import conform
-from cache.names import TASK_COLUMNS, TASKS
+from cache.labels import ABAW
+from cache.names import TASKS
 from extract.annotations.readers import face_path
 from extract.annotations.sheets import parse_sheet, read_sheet
 
@@ -114,7 +115,7 @@ def _read_video(files: list[TrackFile]) -> pl.DataFrame:
 
 def _read_track(file: TrackFile) -> pl.DataFrame:
     sheet = read_sheet(file.path)
-    expected = TASK_COLUMNS[file.task]
+    expected = ABAW.group(file.task).columns
     if set(sheet.cells.columns) != set(expected):
         found = ", ".join(sheet.cells.columns)
         raise ValueError(f"{file.path}:1: columns {found}; expected a first line that names {', '.join(expected)}")

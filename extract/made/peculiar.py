@@ -12,7 +12,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from cache.names import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, TASK_COLUMNS, VA_COLUMNS
+from cache.labels import ABAW
+from cache.names import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS, VA_COLUMNS
 
 BOM = b"\xef\xbb\xbf"
 REPEATED = 0.03  # of the rows of a file or list stand in it twice
@@ -259,8 +260,8 @@ def _asked(rng: Generator, videos: Sequence[LabelledVideo]) -> tuple[list[str], 
 def _tracks(of: dict[str, list[LabelledVideo]]) -> dict[str, bytes]:
     """The per-track folders of train and val: a text file a video, a row for every frame of it, with a face or not."""
     files = {}
-    places = {task: [LABEL_COLUMNS.index(name) for name in TASK_COLUMNS[task]] for task in TRACK_FOLDERS}
-    headers = {task: EXPRESSIONS if task == "expr" else TASK_COLUMNS[task] for task in TRACK_FOLDERS}
+    places = {task: [LABEL_COLUMNS.index(name) for name in ABAW.group(task).columns] for task in TRACK_FOLDERS}
+    headers = {task: EXPRESSIONS if task == "expr" else ABAW.group(task).columns for task in TRACK_FOLDERS}
     for split, folder in SPLIT_FOLDERS.items():
         for video in of[split]:
             for task, track in TRACK_FOLDERS.items():

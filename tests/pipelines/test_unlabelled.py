@@ -13,7 +13,7 @@ import pytest
 
 from cache.frames import read_frames, write_frames
 from cache.labels import ABAW
-from cache.names import ACTION_UNITS, EXPRESSIONS, TASK_COLUMNS, TASKS
+from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS
 from helpers import stub_runs as stub
 from helpers.cli import call
 from helpers.made_labels import probable
@@ -30,7 +30,7 @@ SHOWN = {"va": "VA", "expr": "EXPR", "au": "AU"}
 
 def blind(frames: pl.DataFrame, tasks: tuple[str, ...], where: pl.Expr) -> pl.DataFrame:
     """`frames` without the labels of `tasks` in the rows `where`."""
-    names = [name for task in tasks for name in TASK_COLUMNS[task]]
+    names = [name for task in tasks for name in ABAW.group(task).columns]
     return frames.with_columns(pl.when(~where).then(pl.col(name)).alias(name) for name in names)
 
 
