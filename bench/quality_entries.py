@@ -17,7 +17,7 @@ from bench.rival_heads import NAMES, VERSION, Frames, Predicted, fit_rival
 from bench.rival_post import post_process
 from cache.labels import ABAW
 from cache.names import ACTION_UNITS, TASKS, VA_COLUMNS
-from pipelines.folds import NO_FOLD
+from pipelines.folds import NO_FOLD, Fold
 from pipelines.labels import labels_of
 from pipelines.metrics.challenge import main_key, score
 from pipelines.metrics.intervals import (
@@ -69,7 +69,7 @@ class Entry:
         return float(np.mean(self.scores))
 
     @property
-    def runs(self) -> dict[int, dict[int, GroupSums]]:
+    def runs(self) -> dict[Fold, dict[int, GroupSums]]:
         """As `pipelines.metrics.intervals` wants them."""
         return {NO_FOLD: {seed: each.sums for seed, each in self.held.items()}}
 

@@ -13,7 +13,7 @@ import polars as pl
 from extract.annotations.lists import read_list
 from pipelines.config import Config
 from pipelines.device import resolve_device
-from pipelines.postprocess.apply import prediction_columns
+from pipelines.metrics.predictions import prediction_columns
 from pipelines.predict.listed import match_list
 from pipelines.predict.outfile import check_format, check_place, replaceable_table, table_bytes, write_new
 from pipelines.predict.predictor import (

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from cache.names import ACTION_UNITS, TASKS
+from pipelines import splits
 from pipelines.config import SplitConfig
 from pipelines.folds import NO_FOLD, Fold, parse_fold
 from pipelines.labels import labels_of
@@ -75,6 +76,23 @@ def test_folds_cover_train_and_val_once_and_leave_test_alone() -> None:
     for fold in range(5):
         split = resolve_split(frames, SplitConfig(), Fold(fold))
         assert (sum(mask.astype(int) for mask in masks(split)) == pool).all()
+
+
+@pytest.mark.parametrize("fold", [NO_FOLD, Fold(2, 1)])
+def test_the_labels_of_a_split_are_read_once_or_given(fold: Fold, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames, read = frames_of(VIDEOS), []
+    labels = labels_of(frames)
+
+    def counted(*arguments: Any) -> Any:
+        read.append(arguments)
+        return labels_of(*arguments)
+
+    monkeypatch.setattr(splits, "labels_of", counted)
+    first = resolve_split(frames, SplitConfig(), fold)
+    assert len(read) == 1
+    again = resolve_split(frames, SplitConfig(), fold, labels=labels)
+    assert len(read) == 1
+    assert again.description == first.description
 
 
 def test_subjects_are_never_cut() -> None:
