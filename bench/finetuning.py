@@ -152,7 +152,7 @@ def _compared(
 
 
 def _sized(model: str, size_px: int) -> dict[str, Any]:
-    """What timm has to be told about the side of a ViT's faces."""
+    """The argument of timm for the side of a ViT's faces."""
     return {"img_size": size_px} if model.startswith("vit") else {}
 
 

@@ -1,4 +1,4 @@
-"""What fine-tuned backbones are worth on the made data set: against untrained ones, and together against each alone.
+"""Fine-tuned backbones on the made data set: against untrained ones, and together against each alone.
 
     python bench/made_backbones.py DEMO
 
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def run(demo: Path) -> list[str]:
-    """Adds the untrained backbone to the demo's mtl.toml, searches, and returns a line a stream."""
+    """Adds the untrained backbone to the demo's mtl.toml, searches, and returns one line per stream."""
     path = demo / "mtl.toml"
     if "[backbones.untrained]" not in path.read_text():
         with path.open("a") as file:
@@ -46,7 +46,7 @@ def run(demo: Path) -> list[str]:
     mtl(["search", "--grid", "grids/backbones.toml"], demo)
     board = json.loads((demo / "studies" / "backbones" / "leaderboard.json").read_text())
     lines = [f"{'streams':16} {'va CCC':>15} {'expr F1':>15} {'AU F1':>15} {'P':>15}   held out, 3 seeds"]
-    for row in board["groups"][0]["rows"]:
+    for row in board["rankings"][0]["rows"]:
         scores = [words(row["report"][key]) for key in SCORES]
         lines.append(f"{'+'.join(row['streams_used']):16} " + " ".join(f"{one:>15}" for one in scores))
     return lines

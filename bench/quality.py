@@ -1,6 +1,6 @@
 """Q1 and Q2: held-out scores of heads on the same embeddings, ours against those of `bench.rival_heads`.
 
-Two made data sets, three seeds; everyone trains on the same rows, chooses on the same, and is scored once on the same.
+Two made data sets, three seeds; all train, select and are scored once on the same rows.
 Rows are printed as they come; what rivals predicted is kept beside the data, so that a second measurement trains ours
 alone. About 25 minutes for a data set on one core the first time, 10 the second.
 """

@@ -3,7 +3,7 @@
     python bench/real_backbones.py DATA [--work FOLDER] [--seeds 0,1] [--only frozen,tuned,mae]
 
 DATA holds `stills/fer2013/CLASS/*.jpg` (faces labelled by people), `talking/cropped_aligned/` (unlabelled here) and
-`weights/`. 60 % of the stills train, 10 % choose, 30 % are scored, drawn anew for each seed; no still is in two parts.
+`weights/`. 60 % of the stills train, 10 % select, 30 % are held out, drawn for each seed; no still is in two parts.
 
 frozen  ImageNet embeddings (`mtl extract`), logistic regression on them, its strength chosen on the 10 %
 tuned   the same weights, `mtl finetune`, scored by its own outputs
@@ -54,7 +54,7 @@ TUNE = {
     "rand_augment": "rand-m5-n1-mstd0.5-inc1",
     "mixup": 0.2,
 }
-# A ViT that knows little wants less of everything: with the recipe above neither of the two learnt at all.
+# A ViT that knows little wants less of everything: with the recipe above neither of the two learned anything.
 VIT = "vit_tiny_patch16_224"
 VIT_TUNE = {"epochs": 6, "patience": 6, "batch_size": 64, "lr": 3e-4, "warmup_epochs": 1.0}
 PRETRAIN = {
@@ -142,8 +142,8 @@ def tune(
     mtl(["extract", "--backbone", name], work)
     outputs = load_file(work / "backbones" / f"{name}.output.safetensors")
     logits = embeddings(work, name) @ outputs["expr.weight"].T + outputs["expr.bias"]
-    said = logits[(frames["split"] == "test").to_numpy()].argmax(axis=1)
-    return scored(f"{seed} {name} {took:.0f} s", frames, said)
+    predicted = logits[(frames["split"] == "test").to_numpy()].argmax(axis=1)
+    return scored(f"{seed} {name} {took:.0f} s", frames, predicted)
 
 
 def pretrained_or_not(data: Path, work: Path, frames: pl.DataFrame, seed: int) -> Iterator[str]:
@@ -157,20 +157,19 @@ def pretrained_or_not(data: Path, work: Path, frames: pl.DataFrame, seed: int) -
             shutil.copy(data / "stills" / "fer2013" / path, faces / "stills" / Path(path).stem / "1.jpg")
     start = time.perf_counter()
     words = [f"--set=pretrain.{key}={value}" for key, value in {**PRETRAIN, "seed": seed}.items()]
-    said = json.loads(
+    result = json.loads(
         mtl(["pretrain", "--model", VIT, "--name", "mae", "--faces", "unlabelled", "--json", *words], work)
     )
-    yield f"{seed} mae pretrained in {time.perf_counter() - start:.0f} s: {said.get('held_out', said)}"
+    yield f"{seed} mae pretrained in {time.perf_counter() - start:.0f} s: {result.get('held_out', result)}"
     for name, init, decay in (("vit-mae", "backbones/mae.safetensors", 0.75), ("vit-random", "random", 1.0)):
         yield tune(work, name, VIT, init, VIT_TUNE | {"layer_decay": decay}, frames, seed)
 
 
-def scored(title: str, frames: pl.DataFrame, said: np.ndarray) -> str:
+def scored(title: str, frames: pl.DataFrame, predicted: np.ndarray) -> str:
     """A line of the result on the test rows."""
     truth = frames.filter(pl.col("split") == "test")["expression"].to_numpy()
-    return (
-        f"{title:44} accuracy {accuracy_score(truth, said):.4f}  macro F1 {f1_score(truth, said, average='macro'):.4f}"
-    )
+    accuracy, f1 = accuracy_score(truth, predicted), f1_score(truth, predicted, average="macro")
+    return f"{title:44} accuracy {accuracy:.4f}  macro F1 {f1:.4f}"
 
 
 if __name__ == "__main__":

@@ -70,9 +70,9 @@ def run(data: Path, work: Path, size_px: int = 112, grid: str = GRID, every: int
 
 
 def leaderboard(board: dict[str, Any]) -> list[str]:
-    """A line a strategy, best selection score first: streams, temporal encoder, selection and held-out P."""
+    """One line per strategy, best selection score first: streams, temporal encoder, selection and held-out P."""
     lines = [f"{'streams':24} {'temporal':12} {'selection P':>15} {'held-out P':>15}"]
-    for row in board["groups"][0]["rows"]:
+    for row in board["rankings"][0]["rows"]:
         scores = [f"{row[part]['P']['mean']:.3f} ± {row[part]['P']['sd'] or 0:.3f}" for part in ("select", "report")]
         streams, temporal = ", ".join(row["streams_used"]), row["strategy"]["temporal"]
         lines.append(f"{streams:24} {temporal:12} {scores[0]:>15} {scores[1]:>15}")
@@ -88,7 +88,7 @@ def section(name: str, weights: Path, size_px: int) -> str:
 
 
 def mtl(command: list[str], folder: Path) -> str:
-    """Runs `mtl COMMAND` in `folder`; its output, or an error with what it said."""
+    """Runs `mtl COMMAND` in `folder`; its output, or an error with its message."""
     done = subprocess.run(
         [sys.executable, "-c", "from pipelines.cli import main; main()", *command],
         cwd=folder,

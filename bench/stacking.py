@@ -149,8 +149,8 @@ def _difference(one: Stack, place: int, other: Stack, at: int) -> tuple[float, s
 
 
 def _tensors(stack: Stack, place: int) -> dict[str, Tensor]:
-    said = stack.predict()[place].probabilities
-    outputs = {"outputs": torch.cat([torch.from_numpy(part).double() for part in said.parts.values()], dim=1)}
+    predictions = stack.predict()[place].probabilities
+    outputs = {"outputs": torch.cat([torch.from_numpy(part).double() for part in predictions.parts.values()], dim=1)}
     return outputs | {name: x.double().cpu() for name, x in single_state(stack.model, place).items()}
 
 

@@ -1,4 +1,4 @@
-"""The frames table: one row a frame, sorted by (video, frame); row i of every stream belongs to row i of it.
+"""The frames table: one row per frame, sorted by (video, frame); row i of every stream belongs to row i of it.
 
 Columns: video, frame (the number in the file's name: real time, with gaps), path (relative to the faces folder),
 split, the labels of a schema (`cache.labels`; null where missing), and where known the subject. The schema stands in

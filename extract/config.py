@@ -58,7 +58,7 @@ class BackboneConfig:
     `tasks` names what the backbone was trained for: the streams called "own". Empty means: the task of the same name
     as the section, if there is one.
     `size_px` .. `crop_mode` override the weights' own preprocessing.
-    `licence`, `score` (on the frames that chose the epoch) and `file_digest` (of the file `weights`) are notes of what
+    `licence`, `score` (on the selection frames) and `file_digest` (of the file `weights`) are notes of what
     trained the backbone; none is part of a stream's identity, but a file of another digest is refused.
     """
 

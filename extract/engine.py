@@ -104,7 +104,7 @@ def extract(
 
 
 def default_batch_size(device: torch.device) -> int:
-    """Faces a batch where nobody says: enough to fill the device, few enough for a ring of them in memory."""
+    """Faces per batch by default: enough to fill the device, few enough for a ring of them in memory."""
     return BATCH_SIZES.get(device.type, BATCH_SIZES["cpu"])
 
 

@@ -167,7 +167,7 @@ def job_of(backbone: Backbone, stream: Stream, settings: Settings) -> Job:
         _refuse_change(stream, "runtime", runtime.mode, settings.runtime)
         if settings.exact and transform != "timm":
             raise ValueError(
-                f"{stream.where} was begun with faces resized on the device, not by timm's own transform; go on "
+                f"{stream.where} was begun with faces resized on the device, not by timm's own transform; resume "
                 f"without --exact, or type {stream.remake_hint}"
             )
     return Job(backbone=backbone, stream=stream, runtime=runtime, transform=transform, missing=missing)
@@ -183,7 +183,7 @@ def _kept_runtime(stream: Stream) -> Runtime:
 def _refuse_change(stream: Stream, what: str, kept: str, asked: str) -> None:
     if asked not in ("auto", kept):
         raise ValueError(
-            f"{stream.where} was begun with {what} {kept}, not {asked}; go on without --{what}, "
+            f"{stream.where} was begun with {what} {kept}, not {asked}; resume without --{what}, "
             f"or type {stream.remake_hint}"
         )
 

@@ -152,7 +152,7 @@ class FinetuneConfig:
     `probe_epochs` the backbone stands still whatever `freeze` says. `lora_rank` above 0 trains low-rank additions in
     the backbone's place. `checkpoint_gradients` computes activations twice and keeps fewer.
 
-    `balance` "videos" shows a video as often as the root of its length says, "labels" a rare expression or action unit
+    `balance` "videos" shows a video as often as the root of its length says, "labels" a rare class or positive
     by the root of its rarity more often; `max_faces_per_video` draws at most so many of a video, anew each epoch.
     `erase` is the chance of a rectangle of noise in a face, `rand_augment` timm's words for RandAugment
     ("rand-m9-n2"), `mixup` the alpha of mixup (0: none).

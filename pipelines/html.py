@@ -119,7 +119,7 @@ def figure_html(figure: go.Figure, name: str, caption: str) -> Markup:
 
 
 def page(title: str, content: str) -> str:
-    """The whole file; the drawing library stands in it once."""
+    """The whole file; the plotting library is in it once."""
     return join(
         [
             Markup("<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"),

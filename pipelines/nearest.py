@@ -7,7 +7,7 @@ NO_ROW = -1
 
 
 def video_codes(frames: pl.DataFrame) -> np.ndarray:
-    """[N] int64: one number a video. Ids are compared whole: 10 and 100 are two videos."""
+    """[N] int64: one number per video. Ids are compared whole: 10 and 100 are two videos."""
     return frames.select(pl.col("video").rank("dense").cast(pl.Int64)).to_series().to_numpy()
 
 

@@ -28,7 +28,7 @@ SHORT_S = 10.0  # work that is over sooner shows no line off a terminal
 
 
 class RateColumn(ProgressColumn):
-    """Things done a second."""
+    """Items per second."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()

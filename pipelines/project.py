@@ -11,7 +11,7 @@ from cache.labels import ABAW, SCHEMAS, Schema
 from pipelines.files import write_text
 
 TEMPLATE = """\
-# mtl.toml: what the commands read when they are given nothing else.
+# mtl.toml: settings of all commands.
 # Every key has a default; `mtl train-head --set train.lr=0.0003` overrides one for one run.
 
 [data]
@@ -23,14 +23,14 @@ frames = "frames.parquet"        # written by `mtl prepare`
 path = "cache.zarr"              # written by `mtl extract`
 
 [split]
-select = "val"                   # where weights and strategies are chosen
+select = "val"                   # where weights and strategies are selected
 report = "auto"                  # scored once: test where it has labels, else half the videos of val
 
 # A backbone is any timm model. `mtl finetune --task {task} --model NAME` adds its section itself.
 # [backbones.{task}]
 # model   = "vit_base_patch16_224"
 # weights = "backbones/{task}.safetensors"   # a file, or "pretrained" (timm or the hub fetches them)
-# tasks   = ["{task}"]                       # what it was trained for: streams = "own" goes by this
+# tasks   = ["{task}"]                       # what it was trained for; used by streams = "own"
 
 [head]
 tasks    = {tasks}

@@ -82,7 +82,7 @@ def resolve_split(
     first[select], second[select] = halves == 0, halves == 1
     if not first.any() or not second.any():
         raise ValueError(
-            f"split {config.select} holds one video or subject: it cannot both choose and be scored; "
+            f"split {config.select} holds one video or subject: it cannot both select and be scored; "
             "label a test split, or use folds (--fold 0)"
         )
     name = config.select
@@ -110,7 +110,7 @@ def assign_groups(frames: pl.DataFrame, labels: Labels, num_parts: int, seed: in
 
 
 def assignment(frames: pl.DataFrame, splits: Mapping[Fold, Split]) -> pl.DataFrame:
-    """A row a video: its subject where known, and under each fold its part (train, select, report, or nothing)."""
+    """One row per video: its subject where known, and under each fold its part (train, select, report, or nothing)."""
     columns = ["video", *(["subject"] if "subject" in frames.columns else [])]
     parts = {}
     for fold, split in sorted(splits.items()):

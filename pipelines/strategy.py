@@ -86,7 +86,7 @@ def field_of(key: str, where: str) -> tuple[str, Any]:
 
 
 def streams_of(strategy: Strategy, config: Config) -> dict[str, tuple[str, ...]]:
-    """The streams each model of `strategy` reads: key "joint", or one key a task for the method "separate".
+    """The streams each model of `strategy` reads: key "joint", or one key per task for the method "separate".
 
     "all" is every backbone of mtl.toml; "own" the backbones made for the model's tasks.
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class StudyListener(Protocol):
-    """What a search tells while it runs."""
+    """What a search reports while it runs."""
 
     def on_damaged(self, reason: str, *, retrained: bool) -> None:
         """A finished trial cannot be used; `retrained` says that this search trains it again."""

@@ -35,7 +35,7 @@ VALUE_WORDS = {
     "bce": "cross-entropy",
     "cross_entropy": "cross-entropy",
 }
-# Fields that say something only beside certain values of others: shown as "–" elsewhere.
+# Fields that matter only with certain values of others: shown as "–" elsewhere.
 CONCERNS: dict[str, tuple[tuple[str, tuple[Any, ...]], ...]] = {
     "num_heads": (("temporal", ("transformer",)), ("fusion", ("attention",))),
     "kernel": (("temporal", ("tcn",)),),
@@ -46,7 +46,7 @@ CONCERNS: dict[str, tuple[tuple[str, tuple[Any, ...]], ...]] = {
     "asymmetric_gamma_negative": (("binary_loss", ("asymmetric",)),),
     "asymmetric_clip": (("binary_loss", ("asymmetric",)),),
 }
-# Values that stand for another one.
+# Values that mean another one.
 AUTOMATIC: dict[str, tuple[int, str]] = {
     "depth": (0, "its own"),
     "batch_windows": (0, "by size"),
@@ -114,39 +114,39 @@ def score_title(task: Task) -> str:
 
 def strategy_words(values: Mapping[str, Any], varied: Sequence[str]) -> str:
     """What sets a strategy apart: "fusion attention, temporal TCN"."""
-    told = [name for name in varied if concerns(name, values)]
-    named = [f"{field_words(name, short=True)} {value_words(name, values[name])}" for name in told]
-    return ", ".join(named) or "the strategy of mtl.toml"
+    named = [name for name in varied if concerns(name, values)]
+    words = [f"{field_words(name, short=True)} {value_words(name, values[name])}" for name in named]
+    return ", ".join(words) or "the strategy of mtl.toml"
 
 
 def split_words(split: Mapping[str, Any]) -> str:
-    """Who trained, who chose, who was scored, in one sentence a part."""
+    """Which rows trained, selected and were scored, one sentence per part."""
     parts = {name: f"{split[name]['of']} ({_size(split[name])})" for name in ("train", "select", "report")}
     return (
-        f"Heads were trained on {parts['train']}. Weights and strategies were chosen on {parts['select']}. "
-        f"The held-out score is from {parts['report']}, which chose nothing." + halved_words(split)
+        f"Heads were trained on {parts['train']}. Weights and strategies were selected on {parts['select']}. "
+        f"The held-out score is from {parts['report']}, which played no part in the selection." + halved_words(split)
     )
 
 
 def halved_words(split: Mapping[str, Any]) -> str:
-    """Why one half of a split chose and the other was scored; nothing where that is not so."""
+    """Why one half of a split selected and the other was scored; nothing where that is not so."""
     whole = split["report"]["of"].removeprefix(OTHER_HALF)
     if whole == split["report"]["of"]:
         return ""
     return (
-        f" Nothing but {whole} has labels to choose and to score by, so it was cut in two, no video or subject on both "
-        "sides: splits.csv in the study's folder names the half of every video."
+        f" Nothing but {whole} has labels to select and to score by, so it was split in two, no video or subject on "
+        "both sides: splits.csv in the study's folder names the half of every video."
     )
 
 
 def chosen_words(splits: Sequence[Mapping[str, Any]]) -> str:
-    """Which rows chose and which were scored, with their numbers; of several folds the first."""
+    """Which rows selected and which were scored, with their numbers; of several folds the first."""
     if not splits:
         return ""
     chose, scored = (f"{splits[0][name]['of']} ({_size(splits[0][name])})" for name in ("select", "report"))
     folds = f" in the first of {len(splits)} splits" if len(splits) > 1 else ""
     where = "; splits.csv says which video is in which" if halved_words(splits[0]) else ""
-    return f"Chosen on {chose}, scored on {scored}{folds}{where}."
+    return f"Selected on {chose}, scored on {scored}{folds}{where}."
 
 
 def probability_words(p: float) -> str:

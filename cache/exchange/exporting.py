@@ -1,4 +1,4 @@
-"""A stream as a file that other programs read: HDF5, .npy with keys, Parquet, or a folder of one .npy a video.
+"""A stream as a file that other programs read: HDF5, .npy with keys, Parquet, or a folder of one .npy per video.
 
 Rows of failed faces are zeros with valid False; in a folder, which has no place for that, they are NaN. Everything is
 written under a temporary name, shard by shard, then renamed. Letters: N frames, D width, R rows of a shard.

@@ -53,12 +53,12 @@ def _opened(file: Any, path: Path, frames: pl.DataFrame, options: SourceOptions)
         if matrices:
             return _open_videos(file, path, matrices, frames, options)
     if options.first_frame is not None:
-        raise ValueError(f"{path}: --first-frame goes with one matrix a video, named as the video; there is none")
+        raise ValueError(f"{path}: --first-frame goes with one matrix per video, named as the video; there is none")
     name = _matrix_name(file, path, options.dataset, frames)
     if name is None:
         return _open_frames(file, path, frames, options.names)
     if options.names:
-        raise ValueError(f"{path}: --names goes with one dataset a frame; this is a matrix, {name}")
+        raise ValueError(f"{path}: --names goes with one dataset per frame; this is a matrix, {name}")
     return _open_matrix(file, path, name, frames)
 
 
@@ -106,7 +106,7 @@ def _open_matrix(file: Any, path: Path, name: str, frames: pl.DataFrame) -> Sour
 
 
 def _companion(data: Any, key: str, num_rows: int, path: Path) -> pl.Series:
-    """video as text, frame as whole numbers or valid as truth, one a row of the matrix."""
+    """video as text, frame as whole numbers or valid as truth, one per row of the matrix."""
     if not isinstance(data, h5py.Dataset) or data.shape != (num_rows,):
         raise ValueError(f"{path}: {key} is missing or has not one value for each of the {num_rows} rows")
     text = h5py.check_string_dtype(data.dtype) is not None
@@ -138,10 +138,10 @@ def _video_matrices(file: Any, path: Path, frames: pl.DataFrame) -> dict[str, st
 def _open_videos(
     file: Any, path: Path, matrices: dict[str, str], frames: pl.DataFrame, options: SourceOptions
 ) -> Source:
-    """One matrix a video: its rows are the video's frames in order, or numbered by a dataset frame beside it in the
+    """One matrix per video: its rows are the video's frames in order, or numbered by a dataset frame beside it in the
     video's group, or by `first_frame` and `step`. Any other at the file's top counts as one vector."""
     if options.names:
-        raise ValueError(f"{path}: --names goes with one dataset a frame; these are matrices, one a video")
+        raise ValueError(f"{path}: --names goes with one dataset per frame; these are matrices, one per video")
     rows = {key[0]: part["frame"] for key, part in frames.group_by("video", maintain_order=True)}
     names, parts, lengths, width = [], [], [], 0
     for video, name in matrices.items():

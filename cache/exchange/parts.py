@@ -17,7 +17,7 @@ NUMBERED = re.compile(r"(.+)_(\d+)")
 
 
 def has_parts(folder: Path) -> bool:
-    """Whether there are numbered Parquet files in `folder`: one of an array a video has none."""
+    """Whether there are numbered Parquet files in `folder`: one of an array per video has none."""
     return any(NUMBERED.fullmatch(path.stem) for path in folder.rglob("*.parquet"))
 
 

@@ -28,7 +28,7 @@ class SourceOptions:
 
     `dataset` is the matrix of an HDF5 file or of numbered parts, `keys` the Parquet file that names the rows of a .npy
     matrix, `suffix` what follows the video's name in a folder's file names; `first_frame` and `step` number a folder's
-    rows. `names` says which comes first in the names of an HDF5 file that has a dataset a frame, "video/frame" or
+    rows. `names` says which comes first in the names of an HDF5 file that has a dataset per frame, "video/frame" or
     "frame/video"; `part` names one of several arrays that a pickle keeps for each frame.
     """
 

@@ -21,7 +21,7 @@ NAMES = (*KEY, "path")
 def settle_duplicates(
     sheet: Sheet, values: pl.DataFrame, on_conflict: OnConflict = "error"
 ) -> tuple[pl.DataFrame, list[Finding]]:
-    """`values` [R rows] of `sheet` with one row a frame, and what was taken out.
+    """`values` [R rows] of `sheet` with one row per frame, and what was taken out.
 
     Rows are alike when their values are, however they are written. Of rows that disagree, a label of one that another
     lacks included, `on_conflict` takes the first or the last, or the first without the values that differ.

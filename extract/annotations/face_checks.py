@@ -97,7 +97,7 @@ def equal_faces(check: FaceCheck) -> pl.DataFrame:
 def check_face_files(frames: pl.DataFrame, files: FaceCheck) -> list[Finding]:
     """Missing and unreadable faces, files that are equal, and sizes."""
     paths = frames["path"]
-    goes_on = "or take their rows out; `mtl extract` goes on only with --allow-failed"
+    resume = "or take their rows out; `mtl extract` continues only with --allow-failed"
     missing = [paths[row] for row in files.missing]
     broken = [f"{paths[row]}: {reason}" for row, reason in files.unreadable]
     sizes = [f"{num:,} of {width} x {height} px" for (height, width), num in files.sizes.most_common()]
@@ -107,14 +107,14 @@ def check_face_files(frames: pl.DataFrame, files: FaceCheck) -> list[Finding]:
             "error",
             missing,
             f"{plural(len(missing), 'face')} of {len(paths):,} not on disk",
-            f"check the faces folder, {goes_on}",
+            f"check the faces folder, {resume}",
         ),
         *report(
             "unreadable_faces",
             "error",
             broken,
             f"{plural(len(broken), 'face')} of {len(paths):,} cannot be decoded",
-            f"copy them again, {goes_on}",
+            f"copy them again, {resume}",
         ),
         *_equal_findings(frames, files),
         *report(

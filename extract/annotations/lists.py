@@ -1,7 +1,7 @@
 """Lists of names, as the challenge gives out its test sets: which frames or videos to predict, never a label.
 
 Place: above `extract.annotations.sheets` (a file's cells), beside `extract.annotations.readers`; below `mtl prepare`,
-`mtl predict` and `mtl submit`. A list names frames or videos, one a line, in its first cell:
+`mtl predict` and `mtl submit`. A list names frames or videos, one per line, in its first cell:
 
     image,valence,arousal,expression,aus          a header, or none
     video45_1/00001.jpg,                          a frame: bare, with trailing commas, or with dummy values behind it

@@ -60,7 +60,7 @@ def read_table(
 
 
 def read_labels(path: Path, on_conflict: OnConflict = "error", schema: Schema = ABAW) -> pl.DataFrame:
-    """Labels or predictions of any layout of `read_annotations` or `read_table`, for scoring; one row a frame.
+    """Labels or predictions of any layout of `read_annotations` or `read_table`, for scoring; one row per frame.
 
     What our own runs write beside the labels (`part`, `valid`, and probabilities `p_...`) is left out.
 
@@ -74,9 +74,9 @@ def read_labels(path: Path, on_conflict: OnConflict = "error", schema: Schema = 
 def _frames(
     sheet: Sheet, values: pl.DataFrame, split: str, on_conflict: OnConflict
 ) -> tuple[pl.DataFrame, list[Finding]]:
-    """`values` [R rows] with path, video, frame and split completed, checked, one row a frame, sorted."""
+    """`values` [R rows] with path, video, frame and split completed, checked, one row per frame, sorted."""
     if values.is_empty():
-        raise ValueError(f"{sheet.path}: no rows below the header; expected a row a frame")
+        raise ValueError(f"{sheet.path}: no rows below the header; expected one row per frame")
     columns = set(values.columns)
     if not ({"path"} <= columns or {"video", "frame"} <= columns):
         raise ValueError(f"{sheet.path}: no column names the faces; add 'image', or 'video' and 'frame'")
@@ -155,7 +155,7 @@ def add_context(frames: pl.DataFrame, faces: pl.DataFrame, schema: Schema = ABAW
 
 
 def read_subjects(path: Path) -> pl.DataFrame:
-    """A table `video,subject`, one row a video.
+    """A table `video,subject`, one row per video.
 
     Raises:
         ValueError: another column, an empty cell, or a video named twice; says file and line.

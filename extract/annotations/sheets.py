@@ -70,7 +70,7 @@ def read_sheet(
         return _parquet_sheet(path, ignored, schema)
     lines = read_rows(path)
     if lines.is_empty():
-        raise ValueError(f"{path}: the file is empty; expected a row a frame")
+        raise ValueError(f"{path}: the file is empty; expected one row per frame")
     line, head = int(lines["line"][0]), lines["cells"][0].to_list()
     columns, classes, has_header = _columns_of(path, line, head, headerless, ignored, schema)
     body = lines.slice(1) if has_header else lines
@@ -114,7 +114,7 @@ def parse_sheet(sheet: Sheet, *, empty_is_missing: bool) -> pl.DataFrame:
 
 
 def _raise_first(sheet: Sheet, wrong: pl.DataFrame) -> None:
-    """Raises for the first row of `wrong` [R rows, a flag a column] that has a True."""
+    """Raises for the first row of `wrong` [R rows, one flag per column] that has a True."""
     rows = wrong.select(pl.any_horizontal(pl.all()).arg_true()).to_series().to_list()
     if not rows:
         return

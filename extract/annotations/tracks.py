@@ -1,4 +1,4 @@
-"""The per-track folders of Aff-Wild2: three sets of text files, one file a video, merged on the frame.
+"""The per-track folders of Aff-Wild2: three sets of text files, one file per video, merged on the frame.
 
 Place: beside `extract.annotations.readers`. The layout is that of the ABAW challenges (the folder's middle name differs
 by year):
@@ -65,7 +65,7 @@ def list_tracks(root: Path) -> list[TrackFile]:
     if not files:
         raise ValueError(
             f"{root}: no annotations here; expected VA_..., EXPR_... or AU_... folders with Train_Set and "
-            f"Validation_Set, each with a text file a video"
+            f"Validation_Set, each with one text file per video"
         )
     files.sort(key=lambda file: (file.video, file.task, str(file.path)))
     for first, second in itertools.pairwise(files):

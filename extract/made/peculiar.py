@@ -52,7 +52,7 @@ The labels are those of the plain data set of this seed; files and lists are wri
   -> Refused, two lines named. `--on-conflict first` gives the labels of `train_set.txt`, `last` those of the lower
   line, `missing` neither where they differ; a warning counts the frames.
 - `test_set.txt`: the labels of the test rows, tidy; nobody hands these out. -> Rows of split test (`--test`).
-- `tracks/`: the per-track folders of train and val, a text file a video, a row for every frame of it, with a face or
+- `tracks/`: the per-track folders of train and val, one text file per video, one row per frame, with a face or
   not. -> The same labels (`--tracks`); frames without a face are left out, an info counts them.
 - `subjects.csv`: who is seen, by video. -> The column subject (`--subjects`).
 
@@ -258,7 +258,7 @@ def _asked(rng: Generator, videos: Sequence[LabelledVideo]) -> tuple[list[str], 
 
 
 def _tracks(of: dict[str, list[LabelledVideo]]) -> dict[str, bytes]:
-    """The per-track folders of train and val: a text file a video, a row for every frame of it, with a face or not."""
+    """The per-track folders of train and val: one text file per video, one row per frame, with a face or not."""
     files = {}
     places = {task: [LABEL_COLUMNS.index(name) for name in ABAW.group(task).columns] for task in TRACK_FOLDERS}
     headers = {task: EXPRESSIONS if task == "expr" else ABAW.group(task).columns for task in TRACK_FOLDERS}

@@ -1,4 +1,4 @@
-"""The command `mtl`: one file a command; a command parses, calls one function, prints.
+"""The command `mtl`: one file per command; a command parses, calls one function, prints.
 
 Nothing here imports torch or timm: commands import what they call when they are called.
 """
@@ -38,7 +38,7 @@ from pipelines.terminal import flush_progress, say, soften_encodings
 app = typer.Typer(
     name="mtl",
     cls=MtlGroup,
-    help="Multi-task affect from video: valence-arousal, 8 expressions and 12 action units, per frame.",
+    help="Multi-task affect analysis of video: valence, arousal, expressions, action units or other labels per frame.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -75,7 +75,7 @@ def mtl(
     pass
 
 
-STOPPED = "mtl: stopped; nothing finished is lost, the same command goes on from here\n"
+STOPPED = "mtl: stopped; finished work is kept, the same command resumes from here\n"
 
 
 def program() -> None:
@@ -107,7 +107,7 @@ def main() -> None:
             app()
         except SystemExit as end:
             if not isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):
-                if received and end.code == 128 + signal.SIGINT:  # the command has said its own line
+                if received and end.code == 128 + signal.SIGINT:  # the command has printed its own line
                     sys.exit(128 + received[0])
                 raise
         except KeyboardInterrupt:  # a second one, while the first was being seen to
@@ -165,6 +165,6 @@ def one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror is not None:
         where = f"{error.filename}: " if error.filename is not None else ""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        hint = "; make room and type the same command again, nothing finished is lost" if full else ""
+        hint = "; free some space and run the same command again, finished work is kept" if full else ""
         return f"{where}{error.strerror}{hint}"
     return " ".join(str(error).split())

@@ -30,20 +30,20 @@ def import_(
         ),
     ] = "",
     backbone: Annotated[
-        str, typer.Option("--backbone", metavar="NAME", help="They are those of [backbones.NAME] in mtl.toml.")
+        str, typer.Option("--backbone", metavar="NAME", help="They are those of \\[backbones.NAME] in mtl.toml.")
     ] = "",
-    task: Annotated[list[str] | None, typer.Option(help="What it was trained for: va, expr or au; repeatable.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="A task it was trained for; repeatable.")] = None,
     keys: Annotated[
         Path | None, typer.Option(help="Parquet naming a .npy matrix's rows: video, frame; or path.")
     ] = None,
     dataset: Annotated[str, typer.Option(help="The matrix, where an HDF5 file or a folder of parts has several.")] = "",
     names: Annotated[
-        str, typer.Option(metavar="FORM", help="HDF5 with a dataset a frame: video/frame or frame/video.")
+        str, typer.Option(metavar="FORM", help="HDF5 with one dataset per frame: video/frame or frame/video.")
     ] = "",
-    part: Annotated[str, typer.Option(help="In a pickle: which of several arrays a frame; 0, features, ...")] = "",
+    part: Annotated[str, typer.Option(help="In a pickle: which of several arrays per frame; 0, features, ...")] = "",
     suffix: Annotated[str, typer.Option(help="In a folder: what follows the video's name, before .npy.")] = "",
-    first_frame: Annotated[int | None, typer.Option(help="One matrix a video: the frame of its first row.")] = None,
-    step: Annotated[int, typer.Option(min=1, help="One matrix a video: frames from one row to the next.")] = 1,
+    first_frame: Annotated[int | None, typer.Option(help="One matrix per video: the frame of its first row.")] = None,
+    step: Annotated[int, typer.Option(min=1, help="One matrix per video: frames from one row to the next.")] = 1,
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Load a pickle: runs code from it.")] = False,
     config: ConfigOption = CONFIG,
     set_: SetOption = None,
@@ -51,9 +51,9 @@ def import_(
 ) -> None:
     """Take embeddings others made into the cache, as a stream that heads read like any other.
 
-    HDF5: a matrix whose rows are the frames table's, or named by datasets video and frame beside it; one matrix a
-    video, /VIDEO; or one dataset a frame, /VIDEO/FRAME or /FRAME/VIDEO (--names where both may be meant). A .npy
-    matrix: rows named by a Parquet file of the same name or --keys. A folder: one VIDEO.npy a video; or numbered
+    HDF5: a matrix whose rows are the frames table's, or named by datasets video and frame beside it; one matrix per
+    video, /VIDEO; or one dataset per frame, /VIDEO/FRAME or /FRAME/VIDEO (--names where both may be meant). A .npy
+    matrix: rows named by a Parquet file of the same name or --keys. A folder: one VIDEO.npy per video; or numbered
     parts, NAME_0.npy with a Parquet file of the same number that names its rows. Frames without a vector become
     missing steps. Heads trained on the stream apply to other faces embedded the same way where both were imported with
     the same --made-by, or the same --backbone.
@@ -116,7 +116,7 @@ def export(
     name: Annotated[str, typer.Argument(help="A stream: the name of its backbone.")],
     to: Annotated[Path, typer.Option("--to", help="FILE.h5, FILE.npy or FILE.parquet; a folder with --per-video.")],
     view: Annotated[str, typer.Option(help="Which view.")] = "base",
-    per_video: Annotated[bool, typer.Option("--per-video", help="A folder with one VIDEO.npy a video.")] = False,
+    per_video: Annotated[bool, typer.Option("--per-video", help="A folder with one VIDEO.npy per video.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
     config: ConfigOption = CONFIG,
     set_: SetOption = None,
@@ -124,7 +124,7 @@ def export(
 ) -> None:
     """Write a stream as a file for other programs, with video, frame and valid beside the embeddings.
 
-    FILE.npy comes with its keys in FILE.parquet. In a folder of one .npy a video, rows without an embedding are NaN.
+    FILE.npy comes with its keys in FILE.parquet. In a folder of one .npy per video, rows without an embedding are NaN.
 
     \b
     Examples:
@@ -186,7 +186,7 @@ def _maker(settings: "Config", made_by: str, backbone: str) -> str:
     """What the identity says made the embeddings: a text, or a section of mtl.toml with its weights' digest.
 
     Raises:
-        ValueError: both are given, or there is no such section, or nothing to be told of its weights.
+        ValueError: both are given, or there is no such section, or no origin of its weights is known.
     """
     from cache.identity import IMPORTED
     from extract.backbones.origin import maker_of

@@ -15,16 +15,16 @@ def register(app: typer.Typer) -> None:
 
 def ensemble(
     runs: Annotated[list[Path], typer.Argument(help="A study, or several run folders; or their names.")],
-    size: Annotated[int, typer.Option(min=1, help="At most so many draws a task; a run may be drawn again.")] = 20,
+    size: Annotated[int, typer.Option(min=1, help="At most so many draws per task, with replacement.")] = 20,
     name: Annotated[str, typer.Option(help="Name of the ensemble's folder.")] = "best",
     force: Annotated[bool, typer.Option("--force", help="Make it again although it is there.")] = False,
     config: ConfigOption = CONFIG,
     set_: SetOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Combine finished runs: members and weights per task, chosen greedily on the rows that chose the runs' weights.
+    """Combine finished runs: members and weights per task, selected greedily on the selection rows of the runs.
 
-    Nothing is trained. The choice is measured out of fold, beside the best single run and the mean of the best five;
+    Nothing is trained. The selection is scored out of fold, next to the best single run and the mean of the best five;
     then the held-out rows are scored once. Written to ensembles/NAME in the study (or beside the folder of the runs):
     ensemble.json, predictions.parquet, and its post-processing.
 

@@ -22,9 +22,9 @@ def evaluate(
     device: DeviceOption = "auto",
     json_output: JsonOption = False,
 ) -> None:
-    """Predict a split with a run's weights, and print P, CCC, macro F1, AU F1 and how many frames have labels.
+    """Predict a split with a run's weights, and print P, each task's score and the number of labelled frames.
 
-    With --post the scores stand side by side without and with what `mtl postprocess` fitted for the run.
+    With --post the scores are printed without and with the run's stored post-processing.
 
     \b
     Examples:
@@ -54,5 +54,5 @@ def evaluate(
     for line in metrics["warnings"]:
         say(f"warning: {line}")
     if metrics["num_seen"]:
-        chose = "chose its weights and its post-processing" if post else "chose its weights"
-        say(f"no held-out score: {metrics['num_seen']:,} of these frames trained the run or {chose}")
+        selected = "selected its weights or its post-processing" if post else "selected its weights"
+        say(f"no held-out score: {metrics['num_seen']:,} of these frames trained the run or {selected}")

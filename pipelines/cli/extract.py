@@ -29,8 +29,8 @@ def extract(
     shard: Annotated[
         str, typer.Option("--shard", metavar="I/N", help="Do the I-th of N parts; other processes do the others.")
     ] = "1/1",
-    batch_size: Annotated[int, typer.Option(min=0, help="Faces a batch; 0: 256 on a GPU, 64 on the CPU.")] = 0,
-    threads: Annotated[int, typer.Option(min=0, help="Decoding threads; 0: one a processor core.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=0, help="Faces per batch; 0: 256 on a GPU, 64 on the CPU.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Decoding threads; 0: one per processor core.")] = 0,
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], typer.Option(help="auto: bfloat16 where it pays.")
     ] = "auto",
@@ -51,7 +51,7 @@ def extract(
 ) -> None:
     """Run backbones over all faces and keep the embeddings in the cache.
 
-    Without --backbone: all of mtl.toml, in one pass over the faces. Stopped or killed, the same command goes on where
+    Without --backbone: all of mtl.toml, in one pass over the faces. Stopped or killed, the same command resumes where
     it was; run again when done, it does nothing. A face that cannot be read is listed, and the exit code is then 1.
 
     \b
@@ -131,7 +131,7 @@ def show(names: list[str], report: "Report") -> None:
     if len(report.failed) > LISTED:
         say(f"  and {len(report.failed) - LISTED:,} more; --json lists all", err=True)
     if report.is_backbones_fault:
-        say("The faces are right, the embeddings are not: put the backbone right, as said above.", err=True)
+        say("The faces are right, the embeddings are not: fix the backbone as described above.", err=True)
         return
     say(
         "Put these files right and run the same command again: it redoes just their shards. Or leave them: heads see "

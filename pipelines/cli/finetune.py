@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
 
 
 def finetune(
-    task: Annotated[str, typer.Option("--task", help="va, expr, au, or several, comma separated.")],
+    task: Annotated[str, typer.Option("--task", help="A task of the schema, or several with commas.")],
     model: Annotated[str, typer.Option("--model", help="A timm name; default: that of the section.")] = "",
     name: Annotated[str, typer.Option("--name", help="The section of mtl.toml; default: the task, or joint.")] = "",
     init: Annotated[str, typer.Option("--init", help="pretrained, random, or a file of weights.")] = "",
@@ -48,13 +48,13 @@ def finetune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained on what, and stop.")] = False,
     json_output: JsonOption = False,
 ) -> None:
-    r"""Train a backbone on the labelled frames of train, choosing its epoch on val, and enter it in mtl.toml.
+    """Train a backbone on the labelled frames of train, selecting its epoch on val, and enter it in mtl.toml.
 
     At the end the held-out rows are scored once, by the backbone alone, and its predictions are kept as those of a head
     are, in runs/backbone-NAME: mtl ensemble, compare, postprocess and evaluate take it, mtl search lists it.
-    Stopped or killed, the same command goes on where it stood; weights of an earlier training stay until it is done.
-    The recipe (rates, freezing, LoRA, balance, mixup, further data sets, ..) is \[finetune] in mtl.toml; the losses are
-    those of \[loss].
+    Stopped or killed, the same command resumes; weights of an earlier training stay until it is done.
+    The recipe (rates, freezing, LoRA, balance, mixup, further data sets, ..) is \\[finetune] in mtl.toml; the losses
+    are those of \\[loss].
 
     \b
     Examples:
@@ -112,10 +112,8 @@ def _stopped(order: "Order") -> str:
 
     path = checkpoint_path(order.config_path.parent, order.section)
     if not path.is_file():
-        return "mtl: stopped; nothing was written, earlier weights stay as they were"
-    return (
-        f"mtl: stopped; the same command goes on from {path}, --restart begins anew; earlier weights stay as they were"
-    )
+        return "mtl: stopped; nothing was written, earlier weights are kept"
+    return f"mtl: stopped; the same command resumes from {path}, --restart begins anew; earlier weights are kept"
 
 
 def _print_epoch(epoch: "Epoch") -> None:
@@ -159,11 +157,11 @@ def _print_result(result: "Finetuned") -> None:
     order = result.order
     tasks = result.schema.scored(order.tasks)
     scores = ", ".join(f"{score_title(task)} {result.metrics[main_key(task.group)]:.4f}" for task in tasks)
-    say(f"{scores}  (epoch {result.epoch} of {len(result.history)}, on the frames that choose it)")
+    say(f"{scores}  (epoch {result.epoch} of {len(result.history)}, on the selection frames)")
     say(_held_out_words(result))
     for line in result.matched.print_lines() if result.matched is not None else ():
         say(line)
     say(f"{result.weights}: {order.model}, [backbones.{order.section}] of {order.config_path}")
     if result.replaced is not None:
-        say(f"  in the place of {result.replaced.model}, {result.replaced.weights}")
+        say(f"  in place of {result.replaced.model}, {result.replaced.weights}")
     say(f"next: mtl extract --backbone {order.section}")

@@ -1,5 +1,6 @@
 """What all commands have in common: `--quiet`, `~` in paths, the last line of progress; and `mtl --version`."""
 
+import inspect
 import os
 import platform
 from importlib import metadata
@@ -13,7 +14,7 @@ from pipelines.terminal import flush_progress, say, set_quiet
 
 
 class MtlGroup(TyperGroup):
-    """A group whose commands all take `--quiet`, and expand `~` in the paths they are given."""
+    """A group whose commands all take `--quiet`, expand `~` in paths, and have help that wraps."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -21,6 +22,7 @@ class MtlGroup(TyperGroup):
             if not isinstance(command, TyperGroup):
                 command.params.append(_quiet_option())
                 command.callback = _at_home(command.callback)
+                command.help = _unwrapped(command.help or "")
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -55,6 +57,12 @@ def _quiet_option() -> Any:
     (option,) = [param for param in typer.main.get_command(made).params if param.name == "quiet"]
     option.expose_value = False
     return option
+
+
+def _unwrapped(text: str) -> str:
+    """Help with one line per paragraph, which the terminal wraps; one that begins with backspace keeps its lines."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(each if each.startswith("\b") else each.replace("\n", " ") for each in paragraphs)
 
 
 def _at_home(callback: Any) -> Any:

@@ -22,7 +22,9 @@ OrientationOption = Annotated[
     bool, typer.Option("--ignore-orientation", help="Take faces as stored, whatever their EXIF or rotation says.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output and nothing else.")]
-PredictorArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run's or an ensemble's folder, or its name.")]
+PredictorArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="The folder of a run or an ensemble, or its name.")
+]
 PostOption = Annotated[
     bool, typer.Option("--post/--no-post", help="With the stored post-processing, where there is one.")
 ]

@@ -20,7 +20,7 @@ def postprocess(
     set_: SetOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Fit smoothing per task, class offsets and AU thresholds on the rows that chose a run's weights, and apply them.
+    """Fit smoothing per task, class offsets and thresholds on the selection rows of a run, and apply them.
 
     Smoothing is over frame numbers within a video. What is fitted on some videos is measured on others; what gains
     nothing there is left out. The held-out rows are scored once with the result. Written into each run folder:

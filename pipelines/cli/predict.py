@@ -28,7 +28,7 @@ def predict(
     ] = "",
     names: Annotated[
         Path | None,
-        typer.Option("--list", metavar="FILE", help="In place of a split, the frames or videos a list names."),
+        typer.Option("--list", metavar="FILE", help="Instead of a split, the frames or videos a list names."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -43,15 +43,15 @@ def predict(
 ) -> None:
     """Predict frames from the cached embeddings, and write one row per frame.
 
-    Columns: video, frame, path, valid (false: the frame has no embedding, the nearest frame of its video stands for
-    it); valence and arousal in -1 to 1; expression 0 to 7 (Neutral, Anger, Disgust, Fear, Happiness, Sadness, Surprise,
-    Other) with probabilities p_Neutral .. p_Other; AU1 .. AU26 0 or 1 with probabilities p_AU1 .. p_AU26. Only tasks
-    that the model has.
+    Columns: video, frame, path, valid (false: the frame has no embedding and the prediction of the nearest frame of its
+    video), then those of the model's tasks. Of abaw: valence and arousal in -1 to 1; expression 0 to 7 (Neutral, Anger,
+    Disgust, Fear, Happiness, Sadness, Surprise, Other) with probabilities p_Neutral .. p_Other; AU1 .. AU26 0 or 1 with
+    probabilities p_AU1 .. p_AU26.
 
     \b
     Examples:
       mtl predict tcn --split test
-      mtl predict ensembles/best --list test_set_release.txt --out best.csv
+      mtl predict best --list test_set_release.txt --out best.csv
     """
     from pipelines.cli.pages.predict import predict_lines
     from pipelines.config import read_config

@@ -40,18 +40,20 @@ def pretrain(
         str, typer.Option("--split", metavar="SPLITS", help="Faces of train,val,test; default: all that is not scored.")
     ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how much it will be, and do nothing.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew; leave it out to go on after a stop.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew; leave it out to resume after a stop.")
+    ] = False,
     ignore_orientation: OrientationOption = False,
     config: ConfigOption = CONFIG,
     overrides: SetOption = None,
     device: DeviceOption = "auto",
     json_output: JsonOption = False,
 ) -> None:
-    """Train a ViT to draw the hidden three quarters of unlabelled faces (arXiv 2111.06377), for mtl finetune --init.
+    """Train a ViT as a masked autoencoder on unlabelled faces (arXiv 2111.06377), for mtl finetune --init.
 
-    Stopped or killed, the same command goes on where it was. Videos that are scored at the end (split test, and half of
-    val where test has no labels) are left out: seeing test faces, even unlabelled, must be asked for by --split.
-    `torchrun --nproc-per-node 4 -m pipelines.cli pretrain` in the place of `mtl pretrain` takes four GPUs.
+    Stopped or killed, the same command resumes. Videos that are scored at the end (split test, and half of
+    val where test has no labels) are left out; --split includes them.
+    `torchrun --nproc-per-node 4 -m pipelines.cli pretrain` in place of `mtl pretrain` takes four GPUs.
 
     \b
     Examples:
@@ -129,5 +131,5 @@ def _print_result(result: "Pretrained") -> None:
     if plan.faces.num_scored:
         say(f"{plan.faces.num_scored:,} faces of videos that are scored were left out (--split takes them in)")
     say(f"{plan.places.weights}: {plan.order.model}")
-    say(f"{plan.places.report / 'report.html'}: losses, and what it draws")
+    say(f"{plan.places.report / 'report.html'}: losses and reconstructions")
     say(f"next: mtl finetune --task expr --model {plan.order.model} --init {plan.places.weights}")

@@ -1,4 +1,4 @@
-"""`mtl score`: the challenge's metrics for any table of predictions."""
+"""`mtl score`: the metrics for any table of predictions."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,14 +20,14 @@ def score(
         str,
         typer.Option(
             metavar="NAME|FILE",
-            help="The schema of the labels, as of `mtl init --labels`; default: the one that LABELS names, or abaw.",
+            help="The schema of the labels, as of `mtl init --labels`; default: the one stored in LABELS, or abaw.",
         ),
     ] = "",
     split: Annotated[str, typer.Option(help="Only rows of LABELS in this split.")] = "",
     on_conflict: OnConflictOption = "error",
     json_output: JsonOption = False,
 ) -> None:
-    """Score predictions, whoever made them, by P, CCC, macro F1 and AU F1.
+    """Score predictions, whoever made them, by the metrics of a label schema.
 
     Every labelled frame of LABELS needs a prediction; frames that only PREDICTIONS has are not counted.
     A task without a label is not scored, and the output says so.
@@ -36,6 +36,7 @@ def score(
     Examples:
       mtl score predictions.txt val_set.txt
       mtl score runs/NAME/predictions.parquet frames.parquet --split val --json
+      mtl score predictions.csv labels.csv --schema disfa
     """
     from cache.labels import ABAW
     from pipelines.cli.pages.metrics import print_metrics

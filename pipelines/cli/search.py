@@ -31,8 +31,8 @@ def search(
 ) -> None:
     """Train every strategy of a grid, rank them, and write a leaderboard and a report page.
 
-    Finished trials are never run again: the same command goes on where it was stopped, and a grid that has grown runs
-    only what is new. Strategies are ranked by the score they were chosen on; the held-out score stands apart.
+    Finished trials are never run again: the same command resumes where it was stopped, and a grid that has grown runs
+    only what is new. Strategies are ranked by the selection score; the held-out score plays no part in the ranking.
     Exit code 1 when a trial failed.
 
     \b

@@ -57,7 +57,7 @@ def submit(
     """Write a submission: the track's header, and every row of the list in its order, duplicates too.
 
     The list's frames must be in the frames table: `mtl prepare --test-list FILE`, then `mtl extract`. Frames without a
-    crop are filled from their neighbours, and their number is said. The file is read back before it gets its name.
+    crop are filled from their neighbours, and counted. The file is read back before it gets its name.
 
     Format: no quotes, no spaces, lines end in LF; valence and arousal clipped to [-1, 1] with six digits; expression 0
     to 7; action units 0 or 1. A list of bare video names (ABAW3) gives a folder with VIDEO.txt, one row per frame.

@@ -18,7 +18,7 @@ def train_head(
     fusion: Annotated[str, typer.Option(help="concat, sum, gated or attention.")] = "",
     temporal: Annotated[str, typer.Option(help="none, gru, lstm, tcn or transformer.")] = "",
     tasks: Annotated[
-        str, typer.Option(help="Tasks of the schema: va, valence, arousal, expr, au; several with commas.")
+        str, typer.Option(help="Tasks of the schema, such as va, valence, arousal, expr, au; several with commas.")
     ] = "",
     streams: Annotated[str, typer.Option(help="all, own (backbones made for the task), or names.")] = "",
     method: Annotated[str, typer.Option(help="separate, joint or progressive.")] = "",
@@ -34,7 +34,7 @@ def train_head(
 ) -> None:
     """Train one head on cached embeddings, and write a run folder.
 
-    What is not given comes from mtl.toml. The best weights are chosen on one set of rows and scored once on another;
+    What is not given comes from mtl.toml. The best weights are selected on one set of rows and scored once on another;
     both scores are shown. The same strategy on the same data is not trained twice.
 
     \b
@@ -76,7 +76,7 @@ def train_head(
                 poll=interrupts.check,
             )
     except KeyboardInterrupt:
-        say("mtl: stopped; the same command goes on where it was", err=True)
+        say("mtl: stopped; the same command resumes", err=True)
         raise typer.Exit(130) from None
     if run.found and not json_output:
         say("this strategy was trained on these data before; --force trains it again", err=True)

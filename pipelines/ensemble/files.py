@@ -145,7 +145,7 @@ def read_library(
     library = Library(
         runs=tuple(candidate.folder for candidate in kept),
         has=has,
-        said=predicted,
+        predicted=predicted,
         select=select,
         read_report=lambda place: part_of(read_predictions(kept[place].folder), "report", truth),
     )
@@ -198,7 +198,7 @@ def read_ensemble(folder: Path) -> dict[str, Any]:
 def write_ensemble(
     folder: Path, ensemble: Ensemble, found: Found, size: int, considered: Sequence[str], truth: Truth
 ) -> dict[str, Any]:
-    """Puts the ensemble at `folder` in one step, in the place of an older one; returns ensemble.json.
+    """Puts the ensemble at `folder` in one step, replacing an older one; returns ensemble.json.
 
     `considered` are the digests of the runs it was asked to choose from.
     """

@@ -1,8 +1,8 @@
 """Ensembles of finished runs, from their cached predictions: each task has members and weights of its own.
 
-Weights are chosen on the select rows. What they are worth is measured out of fold: select's videos are cut into folds,
-and the whole choice is made anew without each fold. Beside the ensemble stand the best single run and the plain mean of
-the best few, chosen on the same rows in the same way. M members, R rows, K outputs.
+Weights are chosen on the select rows. Their score is measured out of fold: select's videos are split into folds, and
+the whole selection is repeated without each fold. The baselines are the best single run and the plain mean of the best
+few, selected on the same rows in the same way. M members, R rows, K outputs.
 """
 
 import dataclasses
@@ -24,25 +24,25 @@ from pipelines.postprocess.fit import Fitted, fit
 from pipelines.postprocess.parts import Part, difference, folds_of, score_part
 
 NUM_TOP = 5
-Said = Mapping[str, np.ndarray]
+Predicted = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Library:
-    """Runs over the same rows. `select` has the rows and labels; `said` [M, R, K] by task, of the runs in `has`.
+    """Runs over the same rows. `select` has the rows and labels; `predicted` [M, R, K] by task, of the runs in `has`.
 
-    `has` [M] are places in `runs`, ascending. `read_report(place)` reads a run's predictions of the report rows.
+    `has` [M] are indices into `runs`, ascending. `read_report(index)` reads a run's predictions of the report rows.
     """
 
     runs: tuple[Path, ...]
     has: Mapping[str, np.ndarray]
-    said: Said
+    predicted: Predicted
     select: Part
     read_report: Callable[[int], Part]
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        return tuple(self.said)
+        return tuple(self.predicted)
 
     @property
     def complete(self) -> np.ndarray:
@@ -63,7 +63,7 @@ class Mix:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """A mix chosen on all select rows, its predictions, and its metrics "in_fold", "out_of_fold" and "report".
+    """A mix selected on all select rows, its predictions, and its metrics "in_fold", "out_of_fold" and "report".
 
     `fitted` and `post` are its post-processing, fitted on the predictions out of fold, and the metrics with it; None
     for the plain mean of the best few.
@@ -91,28 +91,28 @@ class Ensemble:
 
 
 def num_choices(library: Library) -> int:
-    """How often `make_ensemble` chooses: once on all select rows, and once without each of their folds."""
+    """How often `make_ensemble` selects: once on all select rows, and once without each of their folds."""
     _, num = folds_of(library.select)
     return 1 + (num if num > 1 else 0)
 
 
 def make_ensemble(library: Library, size: int, advance: Callable[[int], None] = lambda count: None) -> Ensemble:
-    """Chooses, measures and post-processes an ensemble of at most `size` draws a task, and what it is compared with.
+    """Selects, scores and post-processes an ensemble of at most `size` draws per task, and what it is compared with.
 
     `advance` is called with 1 after each of the `num_choices`.
     """
     fold, num = folds_of(library.select)
     final = choose(library, np.ones(len(fold), dtype=bool), size)
     advance(1)
-    inside = {name: _mixed(library, mix, library.said) for name, mix in final.items()}
+    inside = {name: _mixed(library, mix, library.predicted) for name, mix in final.items()}
     outside = _out_of_fold(library, fold, num, size, advance) if num > 1 else None
     report = _report_parts(library, final)
     outcomes = {}
     for name, mix in final.items():
-        said = outside[name] if outside else None
-        plain = _outcome(library, mix, inside[name], said, report[name])
-        outcomes[name] = plain if name == "top" else _processed(plain, said)
-    decided = {name: outcome.report.said.decide() for name, outcome in outcomes.items()}
+        predicted = outside[name] if outside else None
+        plain = _outcome(library, mix, inside[name], predicted, report[name])
+        outcomes[name] = plain if name == "top" else _processed(plain, predicted)
+    decided = {name: outcome.report.predicted.decide() for name, outcome in outcomes.items()}
     differences = {
         name: difference(decided[name], decided["ensemble"], outcomes[name].report)
         for name in final
@@ -122,12 +122,12 @@ def make_ensemble(library: Library, size: int, advance: Callable[[int], None] = 
 
 
 def choose(library: Library, rows: np.ndarray, size: int) -> dict[str, Mix]:
-    """The mixes of all procedures, chosen on the select rows `rows` [R] bool alone."""
+    """The mixes of all procedures, selected on the select rows `rows` [R] bool alone."""
     labels, num = library.select.labels.take(rows), len(library.runs)
     found: dict[str, Selection] = {}
     total = np.where(library.complete, 0.0, -np.inf)
-    for task, said in library.said.items():
-        found[task] = select_greedily(scorer_of(library.select, task)(said[:, rows], labels), len(said), size)
+    for task, predicted in library.predicted.items():
+        found[task] = select_greedily(scorer_of(library.select, task)(predicted[:, rows], labels), len(predicted), size)
         total[library.has[task]] += found[task].alone
     mixes = {"ensemble": _greedy_mix(library, found)}
     if library.complete.any():
@@ -155,25 +155,25 @@ def _equal_mix(tasks: Sequence[str], chosen: np.ndarray, num: int) -> Mix:
     return Mix({task: counts / counts.sum() for task in tasks}, dict.fromkeys(tasks, counts))
 
 
-def _mixed(library: Library, mix: Mix, said: Said) -> Probabilities:
-    """What `mix` says, from what its members say."""
-    return joined(_mixed_parts(library, mix, said), library.select.schema)
+def _mixed(library: Library, mix: Mix, predicted: Predicted) -> Probabilities:
+    """The prediction of `mix`, from those of its members."""
+    return joined(_mixed_parts(library, mix, predicted), library.select.schema)
 
 
-def _mixed_parts(library: Library, mix: Mix, said: Said) -> dict[str, np.ndarray]:
-    return {task: mean_of(mix.weights[task][library.has[task]], said[task]) for task in library.tasks}
+def _mixed_parts(library: Library, mix: Mix, predicted: Predicted) -> dict[str, np.ndarray]:
+    return {task: mean_of(mix.weights[task][library.has[task]], predicted[task]) for task in library.tasks}
 
 
 def _out_of_fold(
     library: Library, fold: np.ndarray, num: int, size: int, advance: Callable[[int], None] = lambda count: None
 ) -> dict[str, Probabilities]:
-    """By procedure what it says of the select rows, each fold by a mix that was chosen without it."""
+    """By procedure its prediction of the select rows, each fold by a mix that was selected without it."""
     found: dict[str, dict[str, np.ndarray]] = {}
     for number in range(num):
         rows = fold == number
         for name, mix in choose(library, ~rows, size).items():
-            said = {task: values[:, rows] for task, values in library.said.items()}
-            for task, values in _mixed_parts(library, mix, said).items():
+            predicted = {task: values[:, rows] for task, values in library.predicted.items()}
+            for task, values in _mixed_parts(library, mix, predicted).items():
                 whole = found.setdefault(name, {}).setdefault(task, np.zeros((len(fold), values.shape[1])))
                 whole[rows] = values
         advance(1)
@@ -181,7 +181,7 @@ def _out_of_fold(
 
 
 def _report_parts(library: Library, mixes: Mapping[str, Mix]) -> dict[str, Part]:
-    """By procedure what it says of the report rows; only runs with a weight are read, each once."""
+    """By procedure its prediction of the report rows; only runs with a weight are read, each once."""
     totals: dict[str, dict[str, np.ndarray]] = {name: {} for name in mixes}
     schema = library.select.schema
     used = sorted(
@@ -192,16 +192,16 @@ def _report_parts(library: Library, mixes: Mapping[str, Mix]) -> dict[str, Part]
         for name, mix in mixes.items():
             for task in library.tasks:
                 if weight := mix.weights[task][run]:
-                    totals[name][task] = totals[name].get(task, 0.0) + weight * part.said.values(task)
+                    totals[name][task] = totals[name].get(task, 0.0) + weight * part.predicted.values(task)
     return {name: with_predictions(part, joined(parts, schema)) for name, parts in totals.items()}
 
 
-def with_predictions(part: Part, said: Probabilities) -> Part:
-    """The rows and labels of `part` with `said` in the place of its predictions."""
-    columns = prediction_columns(said, said.decide())
+def with_predictions(part: Part, predicted: Probabilities) -> Part:
+    """The rows and labels of `part` with `predicted` in place of its predictions."""
+    columns = prediction_columns(predicted, predicted.decide())
     keys = part.table.select("video", "frame", "part")
     table = keys.with_columns(pl.Series(name, values) for name, values in columns.items())
-    return Part(table=table, frames=part.frames, said=said, labels=part.labels)
+    return Part(table=table, frames=part.frames, predicted=predicted, labels=part.labels)
 
 
 def _outcome(library: Library, mix: Mix, inside: Probabilities, outside: Probabilities | None, report: Part) -> Outcome:
@@ -209,15 +209,15 @@ def _outcome(library: Library, mix: Mix, inside: Probabilities, outside: Probabi
     metrics = {
         "in_fold": score_part(inside.decide(), select.labels),
         "out_of_fold": score_part(outside.decide(), select.labels) if outside else None,
-        "report": score_part(report.said.decide(), report.labels),
+        "report": score_part(report.predicted.decide(), report.labels),
     }
     return Outcome(mix=mix, select=select, report=report, metrics=metrics)
 
 
 def _processed(outcome: Outcome, outside: Probabilities | None) -> Outcome:
-    """`outcome` with post-processing, fitted on what it said of the select rows out of fold."""
+    """`outcome` with post-processing, fitted on what it predicted of the select rows out of fold."""
     select = outcome.select
     fitted = fit(select if outside is None else with_predictions(select, outside), outcome.report)
-    later = fitted.parameters.decide(smoothed(fitted.parameters, select.table, select.said))
+    later = fitted.parameters.decide(smoothed(fitted.parameters, select.table, select.predicted))
     post = {**fitted.post, "in_fold": score_part(later, select.labels)}
     return dataclasses.replace(outcome, fitted=fitted, post=post)

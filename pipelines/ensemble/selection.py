@@ -1,7 +1,7 @@
 """Greedy forward selection with replacement (Caruana et al., "Ensemble selection from libraries of models", ICML 2004).
 
-An ensemble is a count a member; it says the mean of what its members say, counted. One scorer a task makes the score of
-adding any member cheap. M members, R rows, K outputs.
+An ensemble is a count per member; it predicts the mean of its members' predictions, weighted by count. One scorer per
+task computes the score of adding each member. M members, R rows, K outputs.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """`counts` [M] of the best ensemble on the way, its `score`, and the score of every member `alone` [M]."""
+    """`counts` [M] of the best ensemble found, its `score`, and the score of every member `alone` [M]."""
 
     counts: np.ndarray
     score: float
@@ -33,11 +33,11 @@ class Selection:
 
 
 def select_greedily(scorer: Scorer, num_members: int, size: int) -> Selection:
-    """The best ensemble of at most `size` draws, found by adding the member that helps most, again and again.
+    """The best ensemble of at most `size` draws, found by repeatedly adding the member that gains most.
 
     It begins with the best few members, as many of the ranking's first 5 as score best together: begun with the best
-    alone, the search overfits more. Adding goes on to `size` though the score falls, and the best point on the way is
-    what is returned; of equals the smaller.
+    alone, the search overfits more. Members are added up to `size` even if the score falls, and the best of
+    these ensembles is returned; of equals the smaller.
     """
     everyone = np.arange(num_members)
     alone = scorer(np.zeros(num_members, dtype=np.int64), everyone)
@@ -57,22 +57,22 @@ def select_greedily(scorer: Scorer, num_members: int, size: int) -> Selection:
     return best
 
 
-def mean_of(weights: np.ndarray, said: np.ndarray) -> np.ndarray:
-    """[R, K] float64: the weighted mean over the members of `said` [M, R, K]."""
+def mean_of(weights: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """[R, K] float64: the weighted mean over the members of `predicted` [M, R, K]."""
     used = np.flatnonzero(weights)
-    total = np.zeros(said.shape[1:])
+    total = np.zeros(predicted.shape[1:])
     for member in used:
-        total += weights[member] * said[member]
+        total += weights[member] * predicted[member]
     return total
 
 
-def continuous_scorer(task: Task, said: np.ndarray, labels: Labels) -> Scorer:
-    """Of `said` [M, R, K]: the mean over columns. From products of members with each other, so no row is looked at
+def continuous_scorer(task: Task, predicted: np.ndarray, labels: Labels) -> Scorer:
+    """Of `predicted` [M, R, K]: the mean over columns. From products of members with each other, so no row is looked at
     again."""
     grams, means = [], []
     for place, column in enumerate(task.indices):
         rows = labels.masks[task.group.name][:, column]
-        x = said[:, rows, place].astype(np.float64)
+        x = predicted[:, rows, place].astype(np.float64)
         y = labels.values[task.group.name][rows, column].astype(np.float64)
         grams.append(x @ x.T)
         means.append((x.sum(axis=1), x @ y, float(y.sum()), float(y @ y), float(len(y))))
@@ -89,11 +89,11 @@ def continuous_scorer(task: Task, said: np.ndarray, labels: Labels) -> Scorer:
     return added
 
 
-def class_scorer(task: Task, said: np.ndarray, labels: Labels) -> Scorer:
-    """Of `said` [M, R, K]: the score of the class with the highest summed probability."""
+def class_scorer(task: Task, predicted: np.ndarray, labels: Labels) -> Scorer:
+    """Of `predicted` [M, R, K]: the score of the class with the highest summed probability."""
     rows, num = labels.masks[task.group.name][:, 0], task.num_outputs
     label = labels.values[task.group.name][rows, 0]
-    traces = np.ascontiguousarray(said[:, rows].transpose(0, 2, 1))
+    traces = np.ascontiguousarray(predicted[:, rows].transpose(0, 2, 1))
     offset = label * num
     true = np.bincount(label, minlength=num)
 
@@ -107,11 +107,11 @@ def class_scorer(task: Task, said: np.ndarray, labels: Labels) -> Scorer:
     return added
 
 
-def binary_scorer(task: Task, said: np.ndarray, labels: Labels) -> Scorer:
-    """Of `said` [M, R, K]: mean F1 of the columns, positive where the mean probability is at least 0.5."""
+def binary_scorer(task: Task, predicted: np.ndarray, labels: Labels) -> Scorer:
+    """Of `predicted` [M, R, K]: mean F1 of the columns, positive where the mean probability is at least 0.5."""
     mask = np.ascontiguousarray(labels.masks[task.group.name].T)
     on = np.ascontiguousarray((labels.values[task.group.name] > 0.5).T) & mask
-    traces = np.ascontiguousarray(said.transpose(0, 2, 1))
+    traces = np.ascontiguousarray(predicted.transpose(0, 2, 1))
 
     def added(counts: np.ndarray, members: np.ndarray) -> np.ndarray:
         missing, sums = 0.5 * (counts.sum() + 1) - _total(counts, traces), np.zeros((len(members), len(mask), 3))
@@ -141,7 +141,7 @@ def _counted(rows: np.ndarray) -> list[int]:
 
 
 def _total(counts: np.ndarray, traces: np.ndarray) -> np.ndarray:
-    """[K, R]: what the members say, each as often as it counts."""
+    """[K, R]: the members' predictions, each as often as it counts."""
     total = np.zeros(traces.shape[1:], dtype=traces.dtype)
     for member in np.flatnonzero(counts):
         total += counts[member].astype(traces.dtype) * traces[member]

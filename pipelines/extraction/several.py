@@ -130,7 +130,7 @@ def _require_alive(
         if index not in reports and worker.exitcode not in (None, 0) and messages.empty():
             raise ValueError(
                 f"the process on {devices[index]} ended without a report (exit code {worker.exitcode}, "
-                "-9: killed, perhaps for memory); finished shards stay, the same command goes on from there"
+                "-9: killed, perhaps for memory); finished shards are kept, the same command resumes from there"
             )
 
 

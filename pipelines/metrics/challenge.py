@@ -5,7 +5,7 @@ P = (CCC valence + CCC arousal) / 2 + macro F1 over 8 expressions + mean of 12 b
 (Kollias et al., "7th ABAW Competition", arXiv 2407.03835). Never a mean over batches or videos.
 
 Scores: of continuous columns the mean CCC ("ccc") or Pearson correlation ("pearson"); of classes macro F1 ("f1_macro")
-or the share of right ones ("accuracy"); of binary columns the mean F1 ("f1").
+or accuracy ("accuracy"); of binary columns the mean F1 ("f1") or accuracy ("accuracy").
 """
 
 from collections.abc import Mapping, Sequence

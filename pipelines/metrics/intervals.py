@@ -98,7 +98,7 @@ class Groups:
 
     @property
     def sample(self) -> Sample:
-        """Each group counts once, in however many folds it stands."""
+        """Each group counts once, in however many folds it is."""
         known = [name.startswith(SUBJECT) for name in self.num_videos]
         unit = "subject" if known and all(known) else "subject, else video" if any(known) else "video"
         return Sample(len(known), unit, sum(self.num_videos.values()))

@@ -1,4 +1,4 @@
-"""Nested selection: in each outer fold the strategy is chosen on that fold's inner rows and scored once on the fold.
+"""Nested selection: in each outer fold the strategy is selected on that fold's inner rows and scored once on the fold.
 
 Where a fold has several inner parts (`[split] inner_folds`), a strategy has a run for each: it is chosen by the mean of
 their selection scores, and the fold's score is the mean of the chosen one's runs.
@@ -16,10 +16,10 @@ from pipelines.metrics.intervals import Interval
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nested:
-    """What choosing by the selection score earns. `chosen` maps an outer fold to the rank of the strategy chosen in it,
-    `num_inner` inner parts choosing.
+    """The nested estimate of P. `chosen` maps an outer fold to the rank of the strategy selected in it by
+    the mean over `num_inner` inner parts.
 
-    `naive` is the highest mean over the outer folds of any strategy: chosen and scored on the same rows.
+    `naive` is the highest mean over the outer folds of any strategy: selected and scored on the same rows.
     """
 
     score: float

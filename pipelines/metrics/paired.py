@@ -3,9 +3,9 @@
 P is no mean over videos, so no test that averages per-video differences fits it. Here whole groups (subjects where
 known, else videos) are swapped between the two strategies and both are scored anew (approximate randomisation: Noreen,
 "Computer-Intensive Methods", 1989; for F scores Yeh, COLING 2000, arXiv cs/0008005). Where the strategies are equally
-good, either could have said what the other said of a group, so the p-value holds for any score and for few groups,
-where a bootstrap's p is too small. The interval is the bootstrap's: groups are drawn with replacement, the same ones
-for both. G groups, R swaps.
+good, their predictions of a group are exchangeable, so the p-value holds for any score and for few groups, where a
+bootstrap's p is too small. The interval is the bootstrap's: groups are drawn with replacement, the same ones for both.
+G groups, R swaps.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,13 +60,13 @@ class Paired:
 
 @dataclass(frozen=True, slots=True)
 class Versus:
-    """A strategy against the first of its group: first minus this one. `p_adjusted` is over all that were compared."""
+    """A strategy against the first of its ranking: first minus this one. `p_adjusted` is over all that are compared."""
 
     difference: Difference
     p_adjusted: float
 
     @property
-    def separable(self) -> bool:
+    def significant(self) -> bool:
         return self.p_adjusted < LIMIT
 
 
@@ -117,12 +117,12 @@ def versus_first(
     """Each of `strategies` from the second on against the first, by P; None where they share no fold.
 
     Many strategies are compared with one, and some would seem different by chance: the p-values are adjusted so that
-    with at most 5 % chance any strategy that is equal to the first is called separable. By the step-down largest
+    with at most 5 % chance any strategy that is equal to the first is called different. By the step-down largest
     statistic over the same swaps (Westfall and Young, "Resampling-Based Multiple Testing", 1993), which knows that
-    strategies are alike. Holm's rule over 199 tests of 1,000 swaps each could never call one separable.
+    strategies are alike. Holm's rule over 199 tests of 1,000 swaps each could never call one different.
 
-    `chosen_here` says that these very groups chose the first, as they do over folds: then luck made it first, and its
-    lead must also exceed the range that equal strategies have (`by_range`).
+    `chosen_here` says that these very groups selected the first, as they do over folds: then its lead is optimistic and
+    must also exceed the range that equal strategies have (`by_range`).
     """
     groups = groups_of_runs(strategies)
     swaps, draws = _swaps(groups, num, seed), drawn(groups, NUM_RESAMPLES, seed)
@@ -157,7 +157,7 @@ def by_range(leads: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class _Resampled:
-    """Resampled P of runs; the first's stands in every pair and is computed once."""
+    """Resampled P of runs; the first's is in every pair and computed once."""
 
     groups: Groups
     draws: Mapping[Fold, np.ndarray]
@@ -173,7 +173,7 @@ class _Resampled:
 
 def paired(first: Runs, second: Runs) -> tuple[Runs, Runs]:
     """The runs of both with one partner each: of every fold that both have, the seeds that both have, or where there
-    are none as many as both have, in order. The second's stand under the first's seeds."""
+    are none as many as both have, in order. The second's are listed under the first's seeds."""
     ones: dict[Fold, Mapping] = {}
     twos: dict[Fold, Mapping] = {}
     for fold in sorted(set(first) & set(second)):

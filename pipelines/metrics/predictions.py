@@ -133,7 +133,7 @@ def prediction_table(predictions: Predictions, frames: pl.DataFrame, part: str) 
 
 def prediction_columns(probabilities: Probabilities, decided: Decisions) -> dict[str, np.ndarray]:
     """Columns by name, in the order and types of a run's predictions.parquet: what is decided under the names of the
-    labels, and probabilities as `p_<Class>` and `p_<AU>`."""
+    labels, and probabilities as `p_<Class>` and `p_<column>`."""
     columns: dict[str, np.ndarray] = {}
     for task in probabilities.tasks:
         values = probabilities.parts[task.name].astype(np.float32)

@@ -1,6 +1,6 @@
-"""How firmly the ranking stands: the places strategies take when other subjects or videos had chosen. R resamples.
+"""Stability of the ranking: the ranks of the strategies over resampled selection subjects or videos. R resamples.
 
-Epochs are not chosen again, so the ranking is shown a little firmer than it is.
+Epochs are not chosen again, so the ranking appears slightly more stable than it is.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from pipelines.metrics.intervals import LEVEL, NUM_RESAMPLES, Runs, Sample, draw
 
 @dataclass(frozen=True, slots=True)
 class Stability:
-    """The share of resamples in which a strategy comes first, and the middle 95 % of its places."""
+    """The share of resamples in which a strategy ranks first, and the 95 % interval of its rank."""
 
     first: float
     low: int
@@ -40,15 +40,15 @@ def stability(
     scores = scores[:, np.isfinite(scores).all(axis=0)]
     if not scores.size:
         return []
-    places = ranks(scores)
-    ends = np.quantile(places, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1, method="inverted_cdf")
+    found = ranks(scores)
+    ends = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1, method="inverted_cdf")
     return [
         Stability(float((row == 1).mean()), int(low), int(high), groups.sample)
-        for row, low, high in zip(places, *ends, strict=True)
+        for row, low, high in zip(found, *ends, strict=True)
     ]
 
 
 def ranks(scores: np.ndarray) -> np.ndarray:
-    """[M, R] places from 1, the highest score first; equal scores keep the order of the strategies."""
+    """[M, R] ranks from 1, the highest score first; equal scores keep the order of the strategies."""
     order = np.argsort(-scores, axis=0, kind="stable")
     return np.argsort(order, axis=0, kind="stable") + 1

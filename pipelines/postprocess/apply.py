@@ -31,9 +31,9 @@ class Parameters:
     offsets: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     schema: Schema = ABAW
 
-    def decide(self, said: Probabilities) -> Decisions:
-        """What follows from the smoothed `said`."""
-        return said.decide(self.thresholds, self.offsets)
+    def decide(self, predicted: Probabilities) -> Decisions:
+        """The decisions from the smoothed `predicted`."""
+        return predicted.decide(self.thresholds, self.offsets)
 
     def to_json(self) -> dict[str, Any]:
         """Smoothing by group, thresholds by column and offsets by class."""
@@ -85,7 +85,7 @@ def named_cuts(cuts: Mapping[str, Sequence[float]], schema: Schema, kind: str) -
 
 
 def apply(parameters: Parameters, table: pl.DataFrame) -> pl.DataFrame:
-    """`table` with smoothed values and probabilities, and the classes and AUs that follow from them.
+    """`table` with smoothed values and probabilities, and the classes and binary columns decided from them.
 
     Args:
         parameters: what `mtl postprocess` fitted.
@@ -95,21 +95,21 @@ def apply(parameters: Parameters, table: pl.DataFrame) -> pl.DataFrame:
     Returns:
         The same columns and rows in the same order; what is no prediction stays as it was.
     """
-    said = smoothed(parameters, table, probabilities_of(table, parameters.schema))
-    columns = prediction_columns(said, parameters.decide(said))
+    predicted = smoothed(parameters, table, probabilities_of(table, parameters.schema))
+    columns = prediction_columns(predicted, parameters.decide(predicted))
     return table.with_columns(pl.Series(name, values) for name, values in columns.items())
 
 
-def smoothed(parameters: Parameters, table: pl.DataFrame, said: Probabilities) -> Probabilities:
-    """`said` of the rows of `table`, each task smoothed in its own way."""
+def smoothed(parameters: Parameters, table: pl.DataFrame, predicted: Probabilities) -> Probabilities:
+    """`predicted` of the rows of `table`, each task smoothed in its own way."""
     videos, frames = video_numbers(table), table["frame"].to_numpy()
     parts = {
         task.name: smooth_task(
-            task, said.parts[task.name], videos, frames, parameters.smoothing.get(task.group.name, Smoothing())
+            task, predicted.parts[task.name], videos, frames, parameters.smoothing.get(task.group.name, Smoothing())
         )
-        for task in said.tasks
+        for task in predicted.tasks
     }
-    return Probabilities(parts=parts, schema=said.schema)
+    return Probabilities(parts=parts, schema=predicted.schema)
 
 
 def smooth_task(task: Task, values: np.ndarray, videos: np.ndarray, frames: np.ndarray, how: Smoothing) -> np.ndarray:
@@ -121,13 +121,13 @@ def smooth_task(task: Task, values: np.ndarray, videos: np.ndarray, frames: np.n
 
 
 def video_numbers(table: pl.DataFrame) -> np.ndarray:
-    """[R] int64: one number a video, or where there is a column `part`, a video within its part."""
+    """[R] int64: one number per video, or where there is a column `part`, a video within its part."""
     keys = ["part", "video"] if "part" in table.columns else ["video"]
     return table.select(pl.struct(keys).rank("dense").cast(pl.Int64)).to_series().to_numpy()
 
 
 def probabilities_of(table: pl.DataFrame, schema: Schema = ABAW) -> Probabilities:
-    """What a table of predictions says, as float64.
+    """The probabilities and values of a table of predictions, as float64.
 
     Raises:
         ValueError: a group of classes or binary columns has some of its columns only, or a prediction is missing or not

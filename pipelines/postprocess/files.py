@@ -117,10 +117,10 @@ def postprocess_run(folder: Path, truth: Truth, *, force: bool = False) -> tuple
 
 def write_postprocess(folder: Path, fitted: Fitted, *, name: str, fitted_on: str) -> dict[str, Any]:
     """Applies what was fitted to predictions.parquet in `folder`, then writes postprocess.json; returns that."""
-    said = (folder / PREDICTIONS).read_bytes()
-    processed = parquet_bytes(apply(fitted.parameters, read_parquet(said)))
+    stored = (folder / PREDICTIONS).read_bytes()
+    processed = parquet_bytes(apply(fitted.parameters, read_parquet(stored)))
     write_durably(folder / PROCESSED, processed)
-    record = record_of(fitted, name=name, fitted_on=fitted_on, predictions=digest_of(said))
+    record = record_of(fitted, name=name, fitted_on=fitted_on, predictions=digest_of(stored))
     record |= {"processed": digest_of(processed)}
     write_durably(folder / RECORD, sealed_json(record))
     return record

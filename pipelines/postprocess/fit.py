@@ -1,10 +1,10 @@
-"""Chooses post-processing on the select rows, and measures what it is worth. R rows, F folds, C candidate kernels.
+"""Selects post-processing on the select rows, and measures its gain. R rows, F folds, C candidate kernels.
 
 The videos of select are cut into folds by subject or video. What is claimed is measured out of fold: each fold gets
 parameters fitted on the others. A component that gains nothing so is left out; the final parameters are fitted on all
 select rows, and the report rows are scored with them once. Smoothing looks at no label, so it is done once a kernel;
 scores come from sums a fold, so that fitting on any choice of folds costs an addition. Offsets of classes alone are
-fitted on rows: which class is said depends on all of them.
+fitted on rows: which class is predicted depends on all of them.
 """
 
 import dataclasses
@@ -89,7 +89,7 @@ class _Cut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Material:
-    """A task on the select rows: `traces` C x [R, K], one a kernel of `grid`, and their `sums` C x [F, K, M] undecided
+    """A task on the select rows: `traces` C x [R, K] of the kernels of `grid`, and their `sums` C x [F, K, M] undecided
     by offsets or thresholds.
 
     For binary columns: `candidates` C x [K, T] thresholds and their `curves` C x [F, K, T, 3]. `positives` [F, K] are
@@ -110,12 +110,12 @@ def fit(select: Part, report: Part, grid: Sequence[Smoothing] = GRID) -> Fitted:
     """Fits on `select` and scores `report` once with the result.
 
     A task without a label on `select` keeps its defaults, and so do all where `select` is a single video or subject.
-    The first of `grid` stands for no smoothing.
+    The first of `grid` means no smoothing.
     """
     fold, num = folds_of(select)
     cut = _Cut(part=select, fold=fold, num=num)
     steps: list[Step] = []
-    parameters, outside = Parameters(schema=select.schema), select.said.decide()
+    parameters, outside = Parameters(schema=select.schema), select.predicted.decide()
     for task in map(select.task, select.tasks):
         material = _material(task, cut, grid)
         tried = [_try(material, components, cut, report) for components in OPTIONS[task.group.kind]]
@@ -129,15 +129,15 @@ def fit(select: Part, report: Part, grid: Sequence[Smoothing] = GRID) -> Fitted:
 def _material(task: Task, cut: _Cut, grid: Sequence[Smoothing]) -> _Material:
     table, labels = cut.part.table, cut.part.labels
     videos, frames = video_numbers(table), table["frame"].to_numpy()
-    traces = [smooth_task(task, cut.part.said.parts[task.name], videos, frames, how) for how in grid]
-    said = [decide(task, trace, np.array(default_cuts(task.group))) for trace in traces]
+    traces = [smooth_task(task, cut.part.predicted.parts[task.name], videos, frames, how) for how in grid]
+    predicted = [decide(task, trace, np.array(default_cuts(task.group))) for trace in traces]
     candidates = [threshold_candidates(trace) for trace in traces] if task.group.kind == "binary" else []
     return _Material(
         task=task,
         cut=cut,
         grid=grid,
         traces=traces,
-        sums=[fold_sums(row_sums(task, one, labels), cut.fold, cut.num) for one in said],
+        sums=[fold_sums(row_sums(task, one, labels), cut.fold, cut.num) for one in predicted],
         candidates=candidates,
         curves=[
             threshold_curves(trace, cuts, *_labels(task, labels), cut.fold, cut.num)
@@ -185,7 +185,7 @@ def _offsets(material: _Material, kernel: int, folds: np.ndarray) -> np.ndarray:
 
 
 def _try(material: _Material, components: tuple[str, ...], cut: _Cut, report: Part) -> tuple[Step, np.ndarray]:
-    """A step with its scores, and what it says of the select rows out of fold."""
+    """A step with its scores, and its predictions of the select rows out of fold."""
     task = material.task
     number, cuts = _choose(material, components, cut.all)
     inside = decide(task, material.traces[number], cuts)
@@ -205,7 +205,7 @@ def _try(material: _Material, components: tuple[str, ...], cut: _Cut, report: Pa
     )
     if task.name not in report.tasks:
         return step, outside
-    later = smoothed(_with(Parameters(schema=report.schema), step), report.table, report.said).parts[task.name]
+    later = smoothed(_with(Parameters(schema=report.schema), step), report.table, report.predicted).parts[task.name]
     return dataclasses.replace(step, report=_score(task, decide(task, later, cuts), report)), outside
 
 
@@ -213,12 +213,12 @@ def _floats(values: np.ndarray) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
 
 
-def _score(task: Task, said: np.ndarray, part: Part) -> float:
-    return float(task_score(task, row_sums(task, said, part.labels).sum(axis=0)))
+def _score(task: Task, predicted: np.ndarray, part: Part) -> float:
+    return float(task_score(task, row_sums(task, predicted, part.labels).sum(axis=0)))
 
 
 def _best(tried: Sequence[tuple[Step, np.ndarray]], cut: _Cut) -> int:
-    """The place of the highest score out of fold among those whose gain over none is more than its standard error.
+    """The index of the highest score out of fold among those whose gain over none is more than its standard error.
 
     The first of `tried` is that of no components; the error is that of the gain over resampled subjects or videos.
     """
@@ -250,13 +250,16 @@ def _measured(
     """All metrics, plain and with `parameters`; `outside` are the decisions on select out of fold."""
 
     def after(part: Part) -> Decisions:
-        return parameters.decide(smoothed(parameters, part.table, part.said))
+        return parameters.decide(smoothed(parameters, part.table, part.predicted))
 
-    select, before, later = cut.part, report.said.decide(), after(report)
+    select, before, later = cut.part, report.predicted.decide(), after(report)
     return Fitted(
         parameters=parameters,
         steps=steps,
-        plain={"select": score_part(select.said.decide(), select.labels), "report": score_part(before, report.labels)},
+        plain={
+            "select": score_part(select.predicted.decide(), select.labels),
+            "report": score_part(before, report.labels),
+        },
         post={
             "in_fold": score_part(after(select), select.labels),
             "out_of_fold": score_part(outside, select.labels) if outside is not None else None,

@@ -55,15 +55,15 @@ def class_curves(
 ) -> np.ndarray:
     """[T, K, 3]: hits, predicted and labelled rows of every class with class `one` at each of the offsets `values` [T].
 
-    A row is said to be of class `one` from the offset on at which it exceeds the best of the others, which else has it:
-    one sort of the rows into the candidates counts for all of them.
+    A row is predicted as class `one` from the offset on at which it exceeds the best of the others, which else has
+    it: one sort of the rows into the candidates counts for all of them.
     """
     shifted = logs + offsets
     shifted[:, one] = -np.inf
     other = shifted.argmax(axis=1)
     needed = shifted[np.arange(len(other)), other] - logs[:, one]
     order = np.argsort(values, kind="stable")
-    # Of equals the class of the lower number is said, as argmax has it.
+    # Ties go to the class of the lower number, as argmax has it.
     first = np.where(one < other, *(np.searchsorted(values[order], needed, side=side) for side in ("left", "right")))
     num = len(values)
     taken = _counts(first, other, classes, num, logs.shape[1])  # [T + 1, K, K]: rows that turn at each candidate

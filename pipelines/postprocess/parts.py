@@ -40,17 +40,17 @@ class Part:
 
     table: pl.DataFrame
     frames: pl.DataFrame
-    said: Probabilities
+    predicted: Probabilities
     labels: Labels
 
     @property
     def schema(self) -> Schema:
-        return self.said.schema
+        return self.predicted.schema
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Tasks that were predicted and have a label here."""
-        return tuple(task.name for task in self.said.tasks if self.labels.labelled(task.group.name).any())
+        return tuple(task.name for task in self.predicted.tasks if self.labels.labelled(task.group.name).any())
 
     def task(self, name: str) -> Task:
         """One of `tasks`."""
@@ -69,7 +69,7 @@ def make_part(table: pl.DataFrame, frames: pl.DataFrame, schema: Schema = ABAW) 
     if beside["path"].null_count():
         video, frame = beside.filter(pl.col("path").is_null()).row(0)[:2]
         raise ValueError(f"predictions: {video} frame {frame} is not in the frames table")
-    return Part(table=table, frames=beside, said=probabilities_of(table, schema), labels=labels_of(beside, schema))
+    return Part(table=table, frames=beside, predicted=probabilities_of(table, schema), labels=labels_of(beside, schema))
 
 
 def folds_of(part: Part) -> tuple[np.ndarray, int]:
@@ -116,7 +116,7 @@ def gain_error(task: Task, before: np.ndarray, after: np.ndarray, part: Part) ->
     names, group = np.unique(groups_of(part.frames), return_inverse=True)
     count = len(names)
     drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=NUM_DRAWN).astype(float)
-    first, second = (fold_sums(row_sums(task, said, part.labels), group, count) for said in (before, after))
+    first, second = (fold_sums(row_sums(task, predicted, part.labels), group, count) for predicted in (before, after))
     sums = [np.tensordot(drawn, whole, axes=1) for whole in (first, second)]
     labelled = ~without_labels(task.group, sums[0], first.sum(axis=0))
     return float(np.std((task_score(task, sums[1]) - task_score(task, sums[0]))[labelled]))
@@ -128,17 +128,17 @@ def fold_sums(sums: np.ndarray, fold: np.ndarray, num_folds: int) -> np.ndarray:
     return (member @ sums.reshape(len(sums), -1)).reshape(num_folds, *sums.shape[1:])
 
 
-def replaced(decisions: Decisions, task: Task, said: np.ndarray) -> Decisions:
-    """`decisions` with `said` in the place of the task's."""
-    return dataclasses.replace(decisions, parts={**decisions.parts, task.name: said})
+def replaced(decisions: Decisions, task: Task, predicted: np.ndarray) -> Decisions:
+    """`decisions` with `predicted` in place of the task's."""
+    return dataclasses.replace(decisions, parts={**decisions.parts, task.name: predicted})
 
 
 def decide(task: Task, values: np.ndarray, cuts: np.ndarray) -> np.ndarray:
     """Values [R, K] as they are, the most probable class [R] with the offsets `cuts` [K], or binary columns [R, K] at
     or above the thresholds `cuts` [K]."""
     of_group = {task.group.name: cuts.tolist()} if len(cuts) else {}
-    said = Probabilities(parts={task.name: values}, schema=Schema(name="", groups=(task.group,)))
-    return said.decide(of_group, of_group).parts[task.name]
+    predicted = Probabilities(parts={task.name: values}, schema=Schema(name="", groups=(task.group,)))
+    return predicted.decide(of_group, of_group).parts[task.name]
 
 
 def _sums_of(decisions: Decisions, part: Part) -> GroupSums:

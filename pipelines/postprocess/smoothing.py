@@ -35,7 +35,7 @@ def smooth(values: np.ndarray, videos: np.ndarray, frames: np.ndarray, smoothing
 
     Args:
         values: what to smooth; every number finite.
-        videos: [R] a number a video.
+        videos: [R] one number per video.
         frames: [R] frame numbers; rows may come in any order.
         smoothing: the kernel; a width of 0 changes nothing.
     """
@@ -112,7 +112,7 @@ KERNELS: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
     "box": _box,
     "median": _median,
 }
-# What is tried: a tenth of a second to three seconds at 30 frames a second. Narrow before wide: ties stay narrow.
+# What is tried: a tenth of a second to three seconds at 30 frames per second. Narrow before wide: ties stay narrow.
 GRID: tuple[Smoothing, ...] = (
     Smoothing(),
     *(Smoothing("gaussian", width) for width in (2.0, 5.0, 10.0, 20.0, 40.0, 80.0)),

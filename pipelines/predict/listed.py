@@ -34,7 +34,7 @@ class Listed:
 
 
 def match_list(names: NameList, frames: pl.DataFrame, table: Path) -> Listed:
-    """Where the frames or videos of `names` stand in `frames`, the frames table at `table`.
+    """Where the frames or videos of `names` are in `frames`, the frames table at `table`.
 
     Raises:
         ValueError: none of them is there.

@@ -1,4 +1,4 @@
-"""Files that a user names: written whole or not at all, and never in the place of something that is not ours."""
+"""Files that a user names: written whole or not at all, and never over something that mtl did not write."""
 
 import io
 import os
@@ -32,7 +32,7 @@ def check_place(path: Path, *, force: bool, is_ours: Callable[[Path], bool]) -> 
 
 
 def write_new(path: Path, data: bytes, *, force: bool) -> None:
-    """`data` at `path` in one step; without `force` never in the place of a file that came meanwhile."""
+    """`data` at `path` in one step; without `force` never over a file that appeared meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     try:

@@ -83,9 +83,8 @@ def predict_to_file(config: Config, request: FrameRequest, device: str) -> dict[
 def predictions_table(found: FramePredictions) -> pl.DataFrame:
     """One row per frame: video, frame, path, valid, then what is predicted.
 
-    valence and arousal in [-1, 1] (a model may go slightly beyond), `expression` 0 to 7 with the probabilities
-    `p_Neutral` to `p_Other`, `AU1` to `AU26` 0 or 1 with the probabilities `p_AU1` to `p_AU26`. Null where a video has
-    no embedding at all.
+    Continuous columns in their range (a model may go slightly beyond), classes by number with probabilities `p_CLASS`,
+    binary columns 0 or 1 with probabilities `p_COLUMN`. Null where a video has no embedding at all.
     """
     columns = prediction_columns(found.probabilities, found.decide())
     known = pl.Series(found.known)

@@ -72,7 +72,7 @@ class FramePredictions:
     known: np.ndarray
 
     def decide(self) -> Decisions:
-        """The classes and action units that follow."""
+        """The decided values, classes and binary columns."""
         return self.parameters.decide(self.probabilities)
 
     def rows(self, rows: np.ndarray) -> "FramePredictions":
@@ -88,16 +88,17 @@ class FramePredictions:
 
 
 def find_predictor(given: Path, config: Config) -> Path:
-    """The folder of a run or an ensemble: `given` as a path, or its name among the runs or ensembles of `config`.
+    """The folder of a run or an ensemble: `given` as a path, or a name in `runs/`, `ensembles/` or a study's ensembles.
 
     Raises:
-        ValueError: there is none, or a run and an ensemble of that name; a study is named with what is in it.
+        ValueError: there is none, or several of that name; a study is named with what is in it.
     """
-    runs = config.at(config.output.runs)
-    places = dict.fromkeys(find_folder(given, home) for home in (runs, runs.parent / "ensembles"))
-    found = [place for place in places if (place / "run.json").is_file() or (place / ENSEMBLE).is_file()]
+    folders = dict.fromkeys(find_folder(given, home) for home in _homes(config))
+    found = [folder for folder in folders if (folder / "run.json").is_file() or (folder / ENSEMBLE).is_file()]
     if len(found) > 1:
-        raise ValueError(f"{given}: a run and an ensemble have this name; give a path: {found[0]} or {found[1]}")
+        raise ValueError(
+            f"{given}: several runs and ensembles have this name; give a path: {' or '.join(map(str, found))}"
+        )
     if found:
         return found[0]
     study = given if given.exists() else config.at(config.output.studies) / given
@@ -108,6 +109,13 @@ def find_predictor(given: Path, config: Config) -> Path:
     raise ValueError(
         f"{given}: no finished run and no ensemble here; `mtl train-head` makes a run, `mtl ensemble` an ensemble"
     )
+
+
+def _homes(config: Config) -> list[Path]:
+    """The folders of runs and ensembles: `runs/`, `ensembles/` next to it, and that of each study."""
+    runs, studies = config.at(config.output.runs), config.at(config.output.studies)
+    of_studies = [study / "ensembles" for study in sorted(studies.iterdir())] if studies.is_dir() else []
+    return [runs, runs.parent / "ensembles", *of_studies]
 
 
 def load_predictor(folder: Path, device: torch.device, *, post: bool = True) -> Predictor:
@@ -123,7 +131,7 @@ def load_predictor(folder: Path, device: torch.device, *, post: bool = True) -> 
 
 
 def predict_frames(predictor: Predictor, dataset: Dataset, part: np.ndarray) -> FramePredictions:
-    """What `predictor` predicts of the rows `part` [N] bool of the dataset.
+    """Predictions of the rows `part` [N] bool of the dataset.
 
     Raises:
         ValueError: a stream is not the one that a run was trained on, or a prediction is not a finite number.
@@ -151,7 +159,7 @@ def predict_frames(predictor: Predictor, dataset: Dataset, part: np.ndarray) -> 
 
 
 def num_trained_on(predictor: Predictor, dataset: Dataset, part: np.ndarray) -> int:
-    """How many labelled rows of `part` [N] bool trained a run of the predictor or chose its epoch, as far as known."""
+    """How many labelled rows of `part` [N] bool trained a run of the predictor or selected its epoch, if known."""
     return max(num_seen(one.run, dataset, part) or 0 for one in predictor.runs)
 
 

@@ -87,7 +87,7 @@ def f1_bars(scores: Mapping[str, Mapping[str, float]], columns: Sequence[str], t
 
 
 def effects(fields: Mapping[str, Sequence[Effect]], axis: str) -> go.Figure:
-    """A block a field, a line a value: every strategy as a dot, their mean as a diamond; selection above held-out."""
+    """One block per field, one line per value: strategies as dots, mean as a diamond; selection above held-out."""
     sizes = [len(values) for values in fields.values()]
     figure = make_subplots(
         rows=len(fields),
@@ -119,7 +119,7 @@ def seeds(
     intervals: Sequence[Interval | None],
     axis: str,
 ) -> go.Figure:
-    """A line a strategy, best first: each run's selection and held-out score, and the interval of the held-out mean."""
+    """One line per strategy, best first: each run's selection and held-out score, the interval of the held-out mean."""
     figure = go.Figure()
     for place, between in enumerate(intervals):
         if between:
@@ -165,7 +165,7 @@ def selection_against_held_out(
 def _add_effect(
     figure: go.Figure, row: int, scores: Sequence[Sequence[float]], label: str, colour: str, shift: float
 ) -> None:
-    """Dots and mean diamonds of one part, a line a value."""
+    """Dots and mean diamonds of one part, one line per value."""
     dots = {"color": colour, "size": 6, "opacity": 0.4}
     x = [score for values in scores for score in values]
     y = [place + shift for place, values in enumerate(scores) for _ in values]

@@ -14,8 +14,8 @@ from pipelines.metrics.intervals import NUM_RESAMPLES, Interval
 from pipelines.metrics.nested import Nested
 from pipelines.metrics.paired import NUM_SWAPS
 from pipelines.report.figures import effect_figures, spread_figures, task_figures
-from pipelines.results.leaderboard import Group, Leaderboard, Row, Spread, place_among
-from pipelines.results.verdict import separation_words, unit_of, verdict_words
+from pipelines.results.leaderboard import Leaderboard, Ranking, Row, Spread, rank_among
+from pipelines.results.verdict import significance_words, unit_of, verdict_words
 from pipelines.search.study import Study, read_about
 from pipelines.words import (
     counted,
@@ -51,7 +51,7 @@ def make_report(study: Study, board: Leaderboard, frames: pl.DataFrame) -> str:
         _backbones(board),
         _section("The chosen strategy, task by task", task_figures(board, frames)),
         _section("What helped", effect_figures(board)),
-        _section("Spread over seeds, and what selection cost", spread_figures(board)),
+        _section("Spread over seeds, and optimism of selection", spread_figures(board)),
         _failures(study),
         _grid(study),
     ]
@@ -59,34 +59,34 @@ def make_report(study: Study, board: Leaderboard, frames: pl.DataFrame) -> str:
 
 
 def _opening(board: Leaderboard) -> Markup:
-    group = board.groups[0]
-    best = group.rows[0]
-    score = "P" if group.is_complete else f"P over {task_words(group.tasks)}"
+    ranking = board.rankings[0]
+    best = ranking.rows[0]
+    score = "P" if ranking.is_complete else f"P over {task_words(ranking.tasks)}"
     numbers = [
         (_number(best.report.get("P")), f"held-out {score} of the chosen strategy"),
         (_between(best), f"its 95 % interval, {_resampled(best.interval)} resampled"),
-        (_number(best.select["P"]), "its selection score, the one that chose it"),
+        (_number(best.select["P"]), "its selection score"),
         (f"{len(board.rows):,}", f"strategies, {sum(len(row.results) for row in board.rows):,} runs"),
     ]
-    if group.nested:
-        numbers[:2] = _nested_tiles(group.nested, score)
+    if ranking.nested:
+        numbers[:2] = _nested_tiles(ranking.nested, score)
     sentence = f"Chosen by the selection score: {strategy_words(best.values, board.varied)}. "
-    return join([tag("p", sentence, separation_words(group)), tiles(numbers)])
+    return join([tag("p", sentence, significance_words(ranking)), tiles(numbers)])
 
 
 def _nested_tiles(nested: Nested, score: str) -> list[tuple[str, str]]:
-    """With folds, what choosing earns stands first: no single strategy has a held-out score of its own."""
+    """With folds the nested estimate comes first: no single strategy has a held-out score of its own."""
     between = nested.interval
     folds = f"{len(nested.chosen)} outer folds" + (
         f" of {nested.num_inner} inner parts" if nested.num_inner > 1 else ""
     )
     return [
-        (f"{nested.score:.3f}", f"held-out {score} of choosing by this procedure, {folds}"),
+        (f"{nested.score:.3f}", f"nested estimate of held-out {score}, {folds}"),
         (
             f"{between.low:.2f} – {between.high:.2f}" if between else "–",
             f"its 95 % interval, {_resampled(between)} resampled",
         ),
-        (f"{nested.naive:.3f}", "the best mean over the same folds, chosen on the rows that score it"),
+        (f"{nested.naive:.3f}", "the best mean over the same folds, selected on the rows that score it"),
     ]
 
 
@@ -125,15 +125,15 @@ def _folds_words(folds: Sequence[Fold]) -> str:
 
 # `{units}` are subjects, videos, or both.
 TESTS_WORDS = (
-    "First and places: how often a strategy comes first, and the middle 95 % of its places, when the selection {units} "
-    "are resampled. Told from 1: whether the held-out rows tell it from the first. Whole {units} are swapped between "
-    f"the two {NUM_SWAPS:,} times; p is the share of swaps that differ by as much, adjusted for the number of "
-    "strategies compared (step-down largest statistic). Over folds, where the same {units} chose the first, its lead "
-    "must also exceed the range that equal strategies would have (Tukey). Both are about the runs there are: what "
-    "other seeds would change, ± shows."
+    "First and rank 95 %: how often a strategy ranks first, and the 95 % interval of its rank, when the selection "
+    "{units} are resampled. Differs from #1: whether the held-out P differs significantly from that of the first. "
+    f"Whole {{units}} are swapped between the two {NUM_SWAPS:,} times; p is the share of swaps that differ by as much, "
+    "adjusted for the number of strategies compared (step-down largest statistic). Over folds, where the same {units} "
+    "selected the first, its lead must also exceed the range that equal strategies would have (Tukey). Both are "
+    "conditional on the runs there are; ± shows the variation over seeds."
 )
-SUBJECT_WORDS = " A subject's videos are drawn or swapped together: one face in two videos is one piece of evidence."
-PART_WORDS = {"train": "trained", "select": "chose", "report": "held out"}
+SUBJECT_WORDS = " A subject's videos are drawn or swapped together: two videos of one face are not independent."
+PART_WORDS = {"train": "training", "select": "selection", "report": "held out"}
 
 
 def _split_row(words: str, part: Mapping[str, Any]) -> list[Cell]:
@@ -150,51 +150,51 @@ def _leaderboard(board: Leaderboard) -> Markup:
             "p",
             "Ranked by the selection score, never by the held-out one. Scores are means over a strategy's runs, ± "
             "their standard deviation over seeds (– with a single run). The interval is the middle 95 % over "
-            f"{NUM_RESAMPLES} resamples of held-out {units}, not frames. Drop is selection minus held-out score.",
+            f"{NUM_RESAMPLES} resamples of held-out {units}, not frames. Optimism is selection minus held-out score.",
         ),
         tag("p", TESTS_WORDS.format(units=units) + (SUBJECT_WORDS if "subject" in unit else ""), css="muted"),
     ]
-    if len(board.groups) > 1:
-        parts.append(tag("p", "P is the sum of the tasks' scores: strategies compare within a table, not across them."))
-    for group in board.groups:
-        official = "" if group.is_complete else " (P over these tasks only, not the official P)"
-        if len(board.groups) > 1 or official:
-            parts.append(tag("h3", task_words(group.tasks) + official))
-        parts.append(_rows_table(group, board.varied, group.rows[:SHOWN_ROWS], "first"))
-        if rest := group.rows[SHOWN_ROWS:]:
-            parts.append(details(f"{len(rest)} more", _rows_table(group, board.varied, rest)))
-        if words := verdict_words(group):
+    if len(board.rankings) > 1:
+        parts.append(tag("p", "P depends on the set of tasks: strategies compare within a table, not across."))
+    for ranking in board.rankings:
+        official = "" if ranking.is_complete else " (P over these tasks only, not the official P)"
+        if len(board.rankings) > 1 or official:
+            parts.append(tag("h3", task_words(ranking.tasks) + official))
+        parts.append(_rows_table(ranking, board.varied, ranking.rows[:SHOWN_ROWS], "first"))
+        if rest := ranking.rows[SHOWN_ROWS:]:
+            parts.append(details(f"{len(rest)} more", _rows_table(ranking, board.varied, rest)))
+        if words := verdict_words(ranking):
             parts.append(tag("div", *(tag("p", sentence) for sentence in words), css="verdict"))
     return join(parts)
 
 
 def _backbones(board: Leaderboard) -> Markup:
-    """What the backbones earn by themselves, where they have runs on these rows."""
+    """The scores of the backbones by themselves, where they have runs on these rows."""
     if not board.backbones:
         return Markup()
     words = (
-        "Fine-tuned backbones by their own outputs, frame by frame, on the same rows: what heads add stands against "
-        "this. Their epochs were chosen as the heads' were, but no search chose among them, so they have no rank; the "
-        "last column says where one would stand by its selection score among the strategies of its tasks."
+        "Fine-tuned backbones by their own outputs, frame by frame, on the same rows: the baseline for the heads. "
+        "Their epochs were selected as the heads' were, but no search selected among them, so they have no rank; the "
+        "last column is the rank one would have by its selection score among the strategies of its tasks."
     )
     names = [task_label(name) for name in board.schema.names]
     upper = [Cell(""), Cell("selection", "group chose", len(names)), Cell("held-out", "group scored", 1 + len(names))]
     lower = [Cell("backbone"), *(Cell(text, "n chose") for text in names)]
-    lower += [*(Cell(text, "n scored") for text in (*names, "sum, 95 %")), Cell("would stand", "n")]
+    lower += [*(Cell(text, "n scored") for text in (*names, "sum, 95 %")), Cell("would rank", "n")]
     rows = []
     for row in board.backbones:
-        place = place_among(row, board)
+        rank = rank_among(row, board)
         chose, scored = (
             [_number(part.get(key), 2) for key in board.keys.values()] for part in (row.select, row.report)
         )
         cells = [Cell(row.streams[0]), *(Cell(text, "n chose") for text in chose)]
         cells += [Cell(text, "n scored") for text in (*scored, _between(row))]
-        rows.append([*cells, Cell(f"{place[0]} of {place[1]}" if place else "–", "n")])
+        rows.append([*cells, Cell(f"{rank[0]} of {rank[1]}" if rank else "–", "n")])
     return join([tag("h2", "Backbones by themselves"), tag("p", words), table([[*upper, Cell("")], lower], rows)])
 
 
-def _rows_table(group: Group, varied: Sequence[str], rows: Sequence[Row], first: str = "") -> Markup:
-    names = [task_label(task) for task in group.tasks]
+def _rows_table(ranking: Ranking, varied: Sequence[str], rows: Sequence[Row], first: str = "") -> Markup:
+    names = [task_label(task) for task in ranking.tasks]
     upper = [
         Cell("", span=1 + len(varied)),
         Cell("selection", "group chose", 3 + len(names)),
@@ -202,39 +202,39 @@ def _rows_table(group: Group, varied: Sequence[str], rows: Sequence[Row], first:
         Cell("", span=3),
     ]
     lower = [Cell("#", "n"), *(Cell(field_words(name, short=True)) for name in varied)]
-    lower += [Cell(text, "n chose") for text in ("P", *names, "first", "places")]
-    lower += [Cell(text, "n scored") for text in ("P", "95 %", "told from 1", *names)]
-    lower += [Cell(text, "n") for text in ("drop", "runs", "time")]
-    return table([upper, lower], [_row_cells(row, varied, group.keys) for row in rows], first)
+    lower += [Cell(text, "n chose") for text in ("P", *names, "first", "rank 95 %")]
+    lower += [Cell(text, "n scored") for text in ("P", "95 %", "differs from #1", *names)]
+    lower += [Cell(text, "n") for text in ("optimism", "runs", "time")]
+    return table([upper, lower], [_row_cells(row, varied, ranking.keys) for row in rows], first)
 
 
 def _row_cells(row: Row, varied: Sequence[str], keys: Sequence[str]) -> list[Cell]:
-    drop = "–" if row.drop is None else f"{row.drop:+.3f}"
+    optimism = "–" if row.optimism is None else f"{row.optimism:+.3f}"
     return [
         Cell(str(row.rank), "n"),
         *(Cell(value_in(name, row.values)) for name in varied),
         Cell(_spread(row.select["P"]), "n chose"),
         *(Cell(_number(row.select[key], 2), "n chose") for key in keys),
-        *(Cell(text, "n chose") for text in _places(row)),
+        *(Cell(text, "n chose") for text in _ranks(row)),
         Cell(_spread(row.report.get("P")), "n scored"),
         Cell(_between(row), "n scored"),
-        Cell(_told(row), "n scored"),
+        Cell(_differs(row), "n scored"),
         *(Cell(_number(row.report.get(key), 2), "n scored") for key in keys),
-        *(Cell(text, "n") for text in (drop, str(len(row.results)), duration_words(row.seconds))),
+        *(Cell(text, "n") for text in (optimism, str(len(row.results)), duration_words(row.seconds))),
     ]
 
 
-def _places(row: Row) -> tuple[str, str]:
-    """How often it comes first over resampled selection subjects or videos, and the places it takes."""
+def _ranks(row: Row) -> tuple[str, str]:
+    """How often it ranks first over resampled selection subjects or videos, and the interval of its rank."""
     found = row.stability
     return (f"{100 * found.first:.0f} %", f"{found.low} – {found.high}") if found else ("–", "–")
 
 
-def _told(row: Row) -> str:
-    """Whether the held-out rows tell it from the first, with the adjusted p-value."""
+def _differs(row: Row) -> str:
+    """Whether it differs significantly from the first on held-out rows, with the adjusted p-value."""
     if row.versus is None:
         return "" if row.rank == 1 else "–"
-    return f"{'yes' if row.versus.separable else 'no'} (p {probability_words(row.versus.p_adjusted)})"
+    return f"{'yes' if row.versus.significant else 'no'} (p {probability_words(row.versus.p_adjusted)})"
 
 
 def _section(title: str, content: Sequence[str]) -> Markup:
@@ -257,7 +257,7 @@ def _grid(study: Study) -> Markup:
     again = f"The grid of the latest search, {about['grid']}. Fields it does not name are those of mtl.toml; each run "
     return join(
         [
-            tag("h2", "How to repeat it"),
+            tag("h2", "How to reproduce it"),
             tag("p", again + "folder of the study holds its whole configuration, its weights and its predictions."),
             details("the grid", tag("pre", text)),
         ]

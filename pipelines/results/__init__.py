@@ -1,1 +1,1 @@
-"""What finished runs and studies are worth: scores, leaderboards, tests, comparisons."""
+"""Evaluation of finished runs and studies: scores, leaderboards, tests, comparisons."""

@@ -1,7 +1,7 @@
 """Fine-tuned backbones by themselves, for a study's leaderboard: their own predictions, frame by frame, scored.
 
-Their scores are of the same rows as the study's. The epoch of each was chosen on the rows that chose the heads' epochs,
-so selection and held-out scores mean the same; what is not the same is that no search chose among them: no rank.
+Their scores are of the same rows as the study's. The epoch of each was selected on the rows that selected the heads'
+epochs, so selection and held-out scores mean the same; but no search selected among them: no rank.
 """
 
 from dataclasses import replace

@@ -14,7 +14,7 @@ from pipelines.config import Config
 from pipelines.metrics.intervals import Runs
 from pipelines.metrics.paired import Paired, compare
 from pipelines.results.evidence import Reader
-from pipelines.results.leaderboard import Group, Leaderboard, make_leaderboard
+from pipelines.results.leaderboard import Leaderboard, Ranking, make_leaderboard
 from pipelines.run_files import find_folder, read_manifest, read_metrics
 from pipelines.search.study import Result, Trial, read_about, read_study
 from pipelines.strategy import Strategy
@@ -104,24 +104,24 @@ def compare_sides(first: Side, second: Side, frames: pl.DataFrame, schema: Schem
 def _of_study(study: Path, names: Sequence[str], tasks: str, schema: Schema) -> list[Side]:
     board = make_leaderboard(read_study(study).results(), schema)
     if not board.rows:
-        raise ValueError(f"{study}: no trial has finished yet; `mtl search` goes on")
+        raise ValueError(f"{study}: no trial has finished yet; `mtl search` resumes it")
     named = schema.ordered([name.strip() for name in tasks.split(",")], "--tasks") if tasks else ()
-    wanted = tuple(task.name for task in schema.scored(named)) if named else board.groups[0].tasks
-    group = next((group for group in board.groups if group.tasks == wanted), None)
-    if group is None:
-        known = "; ".join(",".join(group.tasks) for group in board.groups)
+    wanted = tuple(task.name for task in schema.scored(named)) if named else board.rankings[0].tasks
+    ranking = next((ranking for ranking in board.rankings if ranking.tasks == wanted), None)
+    if ranking is None:
+        known = "; ".join(",".join(ranking.tasks) for ranking in board.rankings)
         raise ValueError(f"{study}: no strategy with the tasks {tasks}; it has {known}")
-    return [_row(study, name, group, board) for name in names]
+    return [_row(study, name, ranking, board) for name in names]
 
 
-def _row(study: Path, name: str, group: Group, board: Leaderboard) -> Side:
-    """The row of rank `name` in `group`, or of the run of that digest or folder in any group."""
-    if name.isdecimal() and 1 <= int(name) <= len(group.rows):
-        row = group.rows[int(name) - 1]
+def _row(study: Path, name: str, ranking: Ranking, board: Leaderboard) -> Side:
+    """The row of rank `name` in `ranking`, or of the run of that digest or folder in any ranking."""
+    if name.isdecimal() and 1 <= int(name) <= len(ranking.rows):
+        row = ranking.rows[int(name) - 1]
     else:
         of_run = {result.folder.name: row for row in board.rows for result in row.results}
         if Path(name).name not in of_run:
-            raise ValueError(f"{study}: no {name} here; name a rank from 1 to {len(group.rows)}, or one of its runs/")
+            raise ValueError(f"{study}: no {name} here; name a rank from 1 to {len(ranking.rows)}, or one of its runs/")
         row = of_run[Path(name).name]
     return Side(name, strategy_words(row.values, board.varied), row.tasks, row.results)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.results.leaderboard import Group, Leaderboard, Row
+from pipelines.results.leaderboard import Leaderboard, Ranking, Row
 from pipelines.words import task_words, value_words
 
 
@@ -17,31 +17,31 @@ class Effect:
     report: tuple[float, ...]
 
 
-def field_effects(group: Group, field: str) -> list[Effect]:
-    """An effect a value of `field`, in the order of their best rank; only strategies with a held-out score.
+def field_effects(ranking: Ranking, field: str) -> list[Effect]:
+    """One effect per value of `field`, in the order of their best rank; only strategies with a held-out score.
 
     Only strategies compare that have a counterpart differing in `field` alone, where there are such: else the number
-    of a transformer's attention heads would be blamed for what the other encoders do.
+    of a transformer's attention heads would be credited with the effect of the other encoders.
     """
-    rows = [row for row in group.rows if "P" in row.report]
+    rows = [row for row in ranking.rows if "P" in row.report]
     by_value: dict[str, list[Row]] = {}
     for row in _matched(rows, field) or rows:
         by_value.setdefault(value_words(field, row.values[field]), []).append(row)
     return [Effect(label, _means(same, "select", "P"), _means(same, "report", "P")) for label, same in by_value.items()]
 
 
-def varied_in(group: Group, varied: Sequence[str]) -> list[str]:
-    """The fields of `varied` that differ within `group` itself."""
-    return [name for name in varied if len({repr(row.values[name]) for row in group.rows}) > 1]
+def varied_in(ranking: Ranking, varied: Sequence[str]) -> list[str]:
+    """The fields of `varied` that differ within `ranking` itself."""
+    return [name for name in varied if len({repr(row.values[name]) for row in ranking.rows}) > 1]
 
 
 def task_effects(board: Leaderboard, task: str) -> list[Effect]:
-    """The score of `task` alone by the set of tasks that were learnt together: which tasks help each other.
+    """The score of `task` alone by the set of tasks that were trained together: which tasks help each other.
 
     Only strategies compare that were trained on more than one of the sets.
     """
     key = board.keys[task]
-    rows = [row for group in board.groups for row in group.rows if task in row.tasks and key in row.report]
+    rows = [row for ranking in board.rankings for row in ranking.rows if task in row.tasks and key in row.report]
     sets: dict[str, set[tuple[str, ...]]] = {}
     for row in rows:
         sets.setdefault(repr(row.values), set()).add(row.tasks)

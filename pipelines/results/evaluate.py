@@ -29,9 +29,9 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """The metrics of the run at `folder` on `split`, over the frames and streams of `config`.
 
-    `split` is train, val or test of the frames table, or select or report: the rows that chose the run's weights, and
-    those scored at its end. Beside the flat keys: "run", "split", "unscored" (tasks without a label there: null) and
-    "num_seen", how many of the labelled rows trained the run or chose its weights (None where the frames are others).
+    `split` is train, val or test of the frames table, or select or report: the selection rows of the run, and those
+    scored at its end. Besides the flat keys: "run", "split", "unscored" (tasks without a label there: null) and
+    "num_seen", how many labelled rows trained the run or selected its weights (None where the frames are others).
     "warnings" are lines on rows without an embedding or without context. With `post` also "post", the metrics of the
     same predictions with the run's stored post-processing applied.
 
@@ -93,7 +93,7 @@ def rows_of(run: Run, dataset: Dataset, split: str) -> np.ndarray:
 
 
 def num_seen(run: Run, dataset: Dataset, rows: np.ndarray) -> int | None:
-    """How many labelled rows among `rows` trained the run or chose its weights; None where the frames are others."""
+    """How many labelled rows among `rows` trained the run or selected its weights; None where the frames are others."""
     if not same_rows(run, dataset):
         return None
     split = split_of(run, dataset)
@@ -102,7 +102,7 @@ def num_seen(run: Run, dataset: Dataset, rows: np.ndarray) -> int | None:
 
 
 def same_rows(run: Run, dataset: Dataset) -> bool:
-    """True when the dataset's frames fall into training, choosing and reporting rows as they did for the run."""
+    """True when the dataset's frames fall into training, selection and held-out rows as they did for the run."""
     try:
         return bool(split_of(run, dataset).description["hash"] == run.manifest["split"]["hash"])
     except ValueError:

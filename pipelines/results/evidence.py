@@ -1,4 +1,4 @@
-"""What a leaderboard's numbers are worth, from the runs' own predictions: nothing is trained or predicted again."""
+"""How far to trust a leaderboard's numbers, from the runs' own predictions: nothing is trained or predicted again."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ from pipelines.metrics.intervals import GroupSums, Interval, Runs, group_sums, g
 from pipelines.metrics.nested import Nested, nested
 from pipelines.metrics.paired import versus_first
 from pipelines.metrics.stability import stability
-from pipelines.results.leaderboard import Group, Leaderboard, Row
+from pipelines.results.leaderboard import Leaderboard, Ranking, Row
 from pipelines.run_files import PREDICTIONS, read_manifest, read_predictions
 from pipelines.search.study import Result
 from pipelines.splits import groups_of
@@ -67,10 +67,10 @@ class Reader:
 def with_intervals(board: Leaderboard, frames: pl.DataFrame, top: int = MOST_ROWS) -> Leaderboard:
     """`board` with intervals, tests against the first, stability of the ranking and the nested estimate.
 
-    Of each group the first `top` rows; the nested estimate is over all of them.
+    Of each ranking the first `top` rows; the nested estimate is over all of them.
     """
     reader = Reader(frames, board.schema)
-    return replace(board, groups=tuple(_examined(group, reader, top) for group in board.groups))
+    return replace(board, rankings=tuple(_examined(ranking, reader, top) for ranking in board.rankings))
 
 
 def fold_scores(row: Row, part: str) -> dict[Fold, float]:
@@ -83,24 +83,24 @@ def fold_scores(row: Row, part: str) -> dict[Fold, float]:
 
 
 def chosen_on_held_out(rows: Sequence[Row], reader: Reader) -> bool:
-    """Whether subjects or videos that chose the first are also held out, as over folds: each in another one."""
+    """Whether subjects or videos that selected the first are also held out, as over folds: each in another one."""
     parts = [groups_of_runs([reader.runs(rows[0].results, part)]).num_videos for part in ("select", "report")]
     return bool(set(parts[0]) & set(parts[1]))
 
 
-def _examined(group: Group, reader: Reader, top: int) -> Group:
-    rows = list(group.rows[:top])
+def _examined(ranking: Ranking, reader: Reader, top: int) -> Ranking:
+    rows = list(ranking.rows[:top])
     held_out: list[Runs] = [reader.runs(row.results, "report") if "P" in row.report else {} for row in rows]
     rows = [
         replace(row, interval=interval(runs, row.tasks) if runs else None)
         for row, runs in zip(rows, held_out, strict=True)
     ]
     rows = _versus(_stable(rows, reader), held_out, chosen_here=chosen_on_held_out(rows, reader))
-    return replace(group, rows=(*rows, *group.rows[top:]), nested=_nested(group, reader))
+    return replace(ranking, rows=(*rows, *ranking.rows[top:]), nested=_nested(ranking, reader))
 
 
 def _stable(rows: Sequence[Row], reader: Reader) -> list[Row]:
-    """With the stability of their places; a single row has nothing to change places with."""
+    """With the stability of their ranks; a single row has none."""
     rows = list(rows)
     runs = [reader.runs(row.results, "select") for row in rows]
     known = [index for index, one in enumerate(runs) if one]
@@ -122,16 +122,16 @@ def _versus(rows: Sequence[Row], held_out: Sequence[Runs], *, chosen_here: bool)
     return rows
 
 
-def _nested(group: Group, reader: Reader) -> Nested | None:
-    scores = {part: [fold_scores(row, part) for row in group.rows] for part in ("select", "report")}
-    found = nested(scores["select"], scores["report"], [row.rank for row in group.rows])
-    return None if found is None else replace(found, interval=_nested_interval(group, found.chosen, reader))
+def _nested(ranking: Ranking, reader: Reader) -> Nested | None:
+    scores = {part: [fold_scores(row, part) for row in ranking.rows] for part in ("select", "report")}
+    found = nested(scores["select"], scores["report"], [row.rank for row in ranking.rows])
+    return None if found is None else replace(found, interval=_nested_interval(ranking, found.chosen, reader))
 
 
-def _nested_interval(group: Group, chosen: Mapping[int, int], reader: Reader) -> Interval | None:
+def _nested_interval(ranking: Ranking, chosen: Mapping[int, int], reader: Reader) -> Interval | None:
     """Of the mean over folds, each fold with the runs of the strategy chosen in it."""
     runs: dict[Fold, Mapping[int, GroupSums]] = {}
     for outer, rank in chosen.items():
-        results = [one for one in group.rows[rank - 1].results if one.trial.strategy.train.fold.outer == outer]
+        results = [one for one in ranking.rows[rank - 1].results if one.trial.strategy.train.fold.outer == outer]
         runs |= reader.runs(results, "report")
-    return interval(runs, group.tasks) if {fold.outer for fold in runs} == set(chosen) else None
+    return interval(runs, ranking.tasks) if {fold.outer for fold in runs} == set(chosen) else None

@@ -1,7 +1,7 @@
-"""The leaderboard: one row a strategy, its seeds and folds put together, ranked by the score that chose.
+"""The leaderboard: one row per strategy, over its seeds and folds, ranked by the selection score.
 
-The held-out score stands beside it and never decides a place. Only strategies with the same tasks compare: P is the
-sum of the tasks' scores, so each set of tasks has a table of its own, the largest first.
+The held-out score plays no part in the ranking. Only strategies with the same tasks compare: P is the
+sum of the tasks' scores, so each set of tasks has a ranking of its own, the largest first.
 """
 
 import math
@@ -40,7 +40,7 @@ class Row:
     """A strategy. `tasks` are what is scored of it, one per label group, and `values` its fields but seed, fold and
     tasks; `select` and `report` are its scores by flat key.
 
-    `interval` is of the held-out P, `stability` of its place by the selection score, `versus` its held-out P against
+    `interval` is of the held-out P, `stability` of its rank by the selection score, `versus` its held-out P against
     that of the first; `pipelines.results.evidence` fills the three in.
     """
 
@@ -56,8 +56,8 @@ class Row:
     versus: Versus | None = None
 
     @property
-    def drop(self) -> float | None:
-        """What was lost between the score that chose and the held-out score; None where there is none."""
+    def optimism(self) -> float | None:
+        """Selection score minus held-out score; None without a held-out score."""
         return self.select["P"].mean - self.report["P"].mean if "P" in self.report else None
 
     @property
@@ -72,7 +72,7 @@ class Row:
 
     @property
     def num_inner(self) -> int:
-        """How many inner parts chose in a fold."""
+        """The number of inner parts per outer fold."""
         return len({result.trial.strategy.train.fold.inner for result in self.results})
 
     @property
@@ -82,7 +82,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class Ranking:
     """The rows of one set of tasks, best first; `nested` where they have folds."""
 
     tasks: tuple[str, ...]
@@ -103,13 +103,13 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leaderboard:
-    """Groups, the largest set of tasks first; `varied` names the fields in which the strategies differ.
+    """Rankings, the largest set of tasks first; `varied` names the fields in which the strategies differ.
 
-    `backbones` are fine-tuned backbones by themselves, a row each, with the name for `streams` and without a rank: the
-    search chose nothing about them. `left_out` names those whose runs are no longer theirs, with the reason.
+    `backbones` are fine-tuned backbones by themselves, one row each, with the name for `streams` and without a rank:
+    the search chose nothing about them. `left_out` names those whose runs are no longer theirs, with the reason.
     """
 
-    groups: tuple[Group, ...]
+    rankings: tuple[Ranking, ...]
     varied: tuple[str, ...]
     schema: Schema = ABAW
     backbones: tuple[Row, ...] = ()
@@ -122,19 +122,19 @@ class Leaderboard:
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        return tuple(row for group in self.groups for row in group.rows)
+        return tuple(row for ranking in self.rankings for row in ranking.rows)
 
 
 def make_leaderboard(results: Sequence[Result], schema: Schema = ABAW) -> Leaderboard:
     """The leaderboard of finished trials, without intervals."""
     rows = [_row(same, schema) for same in _by_strategy(results)]
     order = list(schema.tasks)
-    rows.sort(key=lambda row: (-len(row.tasks), [order.index(name.split("+")[0]) for name in row.tasks], _place(row)))
-    groups = []
+    rows.sort(key=lambda row: (-len(row.tasks), [order.index(name.split("+")[0]) for name in row.tasks], _order(row)))
+    rankings = []
     for tasks, members in groupby(rows, key=lambda row: row.tasks):
-        ranked = tuple(replace(row, rank=place) for place, row in enumerate(members, start=1))
-        groups.append(Group(tasks=tasks, rows=ranked, schema=schema))
-    return Leaderboard(groups=tuple(groups), varied=_varied(rows), schema=schema)
+        ranked = tuple(replace(row, rank=rank) for rank, row in enumerate(members, start=1))
+        rankings.append(Ranking(tasks=tasks, rows=ranked, schema=schema))
+    return Leaderboard(rankings=tuple(rankings), varied=_varied(rows), schema=schema)
 
 
 def backbone_row(result: Result, name: str, schema: Schema = ABAW) -> Row:
@@ -151,17 +151,17 @@ def backbone_row(result: Result, name: str, schema: Schema = ABAW) -> Row:
 
 
 def scored_names(result: Result, schema: Schema) -> tuple[str, ...]:
-    """What its models predict together, a task per label group."""
+    """What its models predict together, one task per label group."""
     return tuple(task.name for task in schema.scored(result.trial.strategy.head.tasks))
 
 
-def place_among(row: Row, board: Leaderboard) -> tuple[int, int] | None:
-    """Where a backbone's `row` would stand by its selection score among the strategies of its very tasks, and among how
-    many with itself; None where there are no others, or P is not known."""
-    group = next((group for group in board.groups if group.tasks == row.tasks), None)
-    if group is None or "P" not in row.select:
+def rank_among(row: Row, board: Leaderboard) -> tuple[int, int] | None:
+    """The rank a backbone's `row` would have by its selection score among the strategies of the same tasks, and the
+    number of rows with itself; None where there are no others, or P is not known."""
+    ranking = next((ranking for ranking in board.rankings if ranking.tasks == row.tasks), None)
+    if ranking is None or "P" not in row.select:
         return None
-    return 1 + sum(other.select["P"].mean > row.select["P"].mean for other in group.rows), len(group.rows) + 1
+    return 1 + sum(other.select["P"].mean > row.select["P"].mean for other in ranking.rows), len(ranking.rows) + 1
 
 
 def read_part(result: Result, frames: pl.DataFrame, part: str) -> pl.DataFrame:
@@ -219,7 +219,7 @@ def _spread(results: Sequence[Result], part: str, key: str) -> Spread:
     return Spread(mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1)))
 
 
-def _place(row: Row) -> tuple[float, str]:
+def _order(row: Row) -> tuple[float, str]:
     """Highest selection score first; ties in a fixed order, so that the table is the same every time."""
     return -row.select["P"].mean, min(result.trial.digest for result in row.results)
 

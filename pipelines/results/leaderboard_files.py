@@ -10,8 +10,8 @@ from pipelines.files import write_json, write_text
 from pipelines.metrics.intervals import LEVEL, NUM_RESAMPLES, Interval
 from pipelines.metrics.nested import Nested
 from pipelines.metrics.paired import LIMIT, NUM_SWAPS, Versus
-from pipelines.results.leaderboard import Group, Leaderboard, Row, place_among
-from pipelines.results.verdict import num_inseparable, unit_of, verdict_words
+from pipelines.results.leaderboard import Leaderboard, Ranking, Row, rank_among
+from pipelines.results.verdict import num_not_significant, unit_of, verdict_words
 from pipelines.search.study import choice_of
 from pipelines.words import units_words
 
@@ -36,7 +36,7 @@ def to_json(board: Leaderboard, head: Mapping[str, Any]) -> dict[str, Any]:
             "swaps": NUM_SWAPS,
             "limit": LIMIT,
         },
-        "groups": [_group_json(group) for group in board.groups],
+        "rankings": [_ranking_json(ranking) for ranking in board.rankings],
         "backbones": [_backbone_json(row, board) for row in board.backbones],
         "backbones_left_out": [{"backbone": name, "reason": reason} for name, reason in board.left_out],
     }
@@ -57,29 +57,29 @@ def to_record(row: Row, board: Leaderboard) -> dict[str, Any]:
         record |= {f"{name}.low": ends.low if ends else None, f"{name}.high": ends.high if ends else None}
     record["first_share"] = row.stability.first if row.stability else None
     record |= {f"versus_first.{key}": value for key, value in _versus_json(row.versus).items()}
-    return record | {"drop": row.drop, "seconds": row.seconds, "runs": " ".join(_runs(row))}
+    return record | {"optimism": row.optimism, "seconds": row.seconds, "runs": " ".join(_runs(row))}
 
 
-def _group_json(group: Group) -> dict[str, Any]:
+def _ranking_json(ranking: Ranking) -> dict[str, Any]:
     return {
-        "tasks": list(group.tasks),
-        "num_strategies": len(group.rows),
-        "num_inseparable_from_first": num_inseparable(group),
-        "verdict": verdict_words(group),
-        "nested": _nested_json(group.nested),
-        "rows": [_row_json(row) for row in group.rows],
+        "tasks": list(ranking.tasks),
+        "num_strategies": len(ranking.rows),
+        "num_not_significant": num_not_significant(ranking),
+        "verdict": verdict_words(ranking),
+        "nested": _nested_json(ranking.nested),
+        "rows": [_row_json(row) for row in ranking.rows],
     }
 
 
 def _backbone_json(row: Row, board: Leaderboard) -> dict[str, Any]:
-    place = place_among(row, board)
+    rank = rank_among(row, board)
     return {
         "backbone": row.streams[0],
         "tasks": list(row.tasks),
         "select": {key: spread.mean for key, spread in row.select.items()},
         "report": {key: spread.mean for key, spread in row.report.items()},
         "interval": _interval_json(row.interval),
-        "place": None if place is None else {"rank": place[0], "among": place[1]},
+        "rank_among_strategies": None if rank is None else {"rank": rank[0], "of": rank[1]},
         "seconds": row.seconds,
         "run": str(row.results[0].folder),
     }
@@ -96,7 +96,7 @@ def _row_json(row: Row) -> dict[str, Any]:
         "select": {key: spread.to_json() for key, spread in row.select.items()},
         "report": {key: spread.to_json() for key, spread in row.report.items()},
         "interval": _interval_json(row.interval),
-        "drop": row.drop,
+        "optimism": row.optimism,
         "stability": row.stability.to_json() if row.stability else None,
         "versus_first": _versus_json(row.versus) if row.versus else None,
         "seconds": row.seconds,
@@ -111,10 +111,10 @@ def _interval_json(between: Interval | None) -> dict[str, Any] | None:
 def _versus_json(versus: Versus | None) -> dict[str, Any]:
     """First minus this one, in held-out P."""
     if versus is None:
-        return dict.fromkeys(("P", "low", "high", "p", "p_adjusted", "separable"))
+        return dict.fromkeys(("P", "low", "high", "p", "p_adjusted", "significant"))
     found = versus.difference
     numbers = {"P": found.value, "low": found.low, "high": found.high, "p": found.p}
-    return {**numbers, "p_adjusted": versus.p_adjusted, "separable": versus.separable}
+    return {**numbers, "p_adjusted": versus.p_adjusted, "significant": versus.significant}
 
 
 def _nested_json(nested: Nested | None) -> dict[str, Any] | None:

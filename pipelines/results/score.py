@@ -40,7 +40,7 @@ def score_tables(
         ValueError: a file cannot be read or is not what a run or `mtl prepare` wrote, labels are dummy values, or a
             labelled frame has no prediction.
     """
-    said, truth = read_labels(predictions, schema=schema), read_labels(labels, on_conflict, schema)
+    predicted, truth = read_labels(predictions, schema=schema), read_labels(labels, on_conflict, schema)
     for path in (predictions, labels):
         check_table(path)
     if split:
@@ -49,7 +49,7 @@ def score_tables(
             raise ValueError(f"{labels}: no row is in split {split}")
     refuse_dummies(truth, str(labels), "score against the true labels", schema)
     table = truth.join(
-        said.select("video", "frame", *schema.columns), on=["video", "frame"], how="left", suffix=":said"
+        predicted.select("video", "frame", *schema.columns), on=["video", "frame"], how="left", suffix=":predicted"
     )
     chosen, not_scored = _tasks(tasks, table, predictions, labels, schema)
     for task in chosen:
@@ -93,13 +93,13 @@ def _tasks(
 
 
 def _any_predicted(task: Task) -> pl.Expr:
-    return pl.any_horizontal(pl.col(f"{name}:said").is_not_null() for name in task.columns)
+    return pl.any_horizontal(pl.col(f"{name}:predicted").is_not_null() for name in task.columns)
 
 
 def _check_complete(task: Task, table: pl.DataFrame, predictions: Path) -> None:
     """Raises where a label of `task` has no prediction: a score over the rest would be no score of the whole."""
     for name in task.columns:
-        lost = table.filter(pl.col(name).is_not_null() & pl.col(f"{name}:said").is_null())
+        lost = table.filter(pl.col(name).is_not_null() & pl.col(f"{name}:predicted").is_null())
         if len(lost):
             video, frame = lost.row(0, named=True)["video"], lost.row(0, named=True)["frame"]
             raise ValueError(
@@ -111,7 +111,7 @@ def _check_complete(task: Task, table: pl.DataFrame, predictions: Path) -> None:
 def _decisions(table: pl.DataFrame, tasks: list[Task], schema: Schema) -> Decisions:
     parts = {}
     for task in tasks:
-        values = table.select(pl.col(f"{name}:said") for name in task.columns).fill_null(0).to_numpy()
+        values = table.select(pl.col(f"{name}:predicted") for name in task.columns).fill_null(0).to_numpy()
         kind = task.group.kind
         parts[task.name] = values.astype(DECIDED[kind])[:, 0] if kind == "classes" else values.astype(DECIDED[kind])
     return Decisions(parts=parts, schema=schema)

@@ -14,25 +14,25 @@ from pipelines.submission.formats import Track, cells_of, num_clipped
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The `cells` [R] of each row of a list, and where they come from: row i of the list is frame `places[i]` of
+    """The `cells` [R] of each row of a list, and where they come from: row i of the list is frame `index[i]` of
     `filled` [Q]; `num_clipped` of these frames have valence or arousal outside [-1, 1]."""
 
     cells: list[str]
     filled: Filled
-    places: np.ndarray
+    index: np.ndarray
     num_clipped: int
 
 
 def answer_list(track: Track, names: NameList, found: FramePredictions, rule: str) -> Answer:
-    """What `found` says of every row of `names`, frames that it lacks filled by `rule`."""
-    asked, places = distinct_frames(names.rows)
+    """The predictions `found` for every row of `names`, frames that it lacks filled by `rule`."""
+    asked, index = distinct_frames(names.rows)
     filled = fill(found, asked, rule)
     decided = filled.decide(found.parameters)
     cells = cells_of(track, decided)
     return Answer(
-        cells=[cells[place] for place in places.tolist()],
+        cells=[cells[place] for place in index.tolist()],
         filled=filled,
-        places=places,
+        index=index,
         num_clipped=num_clipped(decided) if "va" in track.tasks else 0,
     )
 

@@ -34,7 +34,7 @@ class Filled:
     empty: np.ndarray
 
     def decide(self, parameters: Parameters) -> Decisions:
-        """What follows; of empty videos the neutral answer: valence and arousal 0, Neutral, no action unit."""
+        """The decisions; of empty videos the neutral answer: valence and arousal 0, Neutral, no action unit."""
         decided = parameters.decide(self.probabilities)
         for values in decided.parts.values():
             values[self.empty] = 0
@@ -42,7 +42,7 @@ class Filled:
 
 
 def fill(found: FramePredictions, asked: pl.DataFrame, rule: str) -> Filled:
-    """What `found` predicts of `asked` [Q] (video, frame), the rest filled by `rule`, a name of `FILLS`."""
+    """The predictions `found` of `asked` [Q] (video, frame), the rest filled by `rule`, a name of `FILLS`."""
     source = with_keys(found.frames.select("video", "frame")).with_row_index("row").filter(found.valid)
     frames, times, rows = asked["frame"].to_numpy(), source["frame"].to_numpy(), source["row"].to_numpy()
     given = found.probabilities.parts

@@ -18,7 +18,7 @@ NUM_CELLS = {"va": 2, "expr": 1, "au": len(ACTION_UNITS)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Track:
-    """One track: the tasks whose cells stand in a row, in this order; the header with paths, and without them."""
+    """One track: the tasks whose cells make up a row, in this order; the header with paths, and without them."""
 
     name: str
     tasks: tuple[str, ...]

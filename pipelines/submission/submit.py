@@ -1,4 +1,4 @@
-"""`mtl submit`: one list of the challenge answered by a run or an ensemble, written, read back, put in place.
+"""`mtl submit`: one list of the challenge answered by a run or an ensemble, written, read back, renamed.
 
 Every row of the list gets its row, in the list's order, duplicates too. R rows of the list, Q different frames.
 """
@@ -80,7 +80,7 @@ def submit(config: Config, request: SubmissionRequest, device: str) -> dict[str,
         _check_crops(names, listed, faces, table)
     answer = answer_list(track, names, predict_frames(predictor, dataset, listed.part), request.fill)
     if not request.fill_empty_videos:
-        _check_empty(names, answer.filled.empty[answer.places], listed, table)
+        _check_empty(names, answer.filled.empty[answer.index], listed, table)
     if is_videos:
         write_videos(request.out, track, names.rows["video"], answer.cells)
     else:
@@ -148,10 +148,10 @@ def _counts(
     request: SubmissionRequest, predictor: Predictor, names: NameList, listed: Listed, answer: Answer
 ) -> dict[str, Any]:
     """What was asked for, and how much of it was filled: frames count once, however often the list has them."""
-    filled, places = answer.filled, answer.places
+    filled, index = answer.filled, answer.index
     is_filled = ~filled.own & ~filled.empty
     is_absent = np.zeros(len(is_filled), dtype=bool)
-    is_absent[places[listed.absent["row"].to_numpy()]] = True
+    is_absent[index[listed.absent["row"].to_numpy()]] = True
     return {
         predictor.kind: str(predictor.folder),
         "track": request.track,
@@ -159,12 +159,12 @@ def _counts(
         "out": str(request.out),
         "post": None if predictor.parameters is None else predictor.parameters.to_json(),
         "fill": request.fill,
-        "num_rows": len(places),
+        "num_rows": len(index),
         "num_frames": len(is_filled),
         "num_videos": names.rows["video"].n_unique(),
         "num_filled": int(is_filled.sum()),
         "num_filled_not_in_table": int((is_filled & is_absent).sum()),
         "num_filled_without_embedding": int((is_filled & ~is_absent).sum()),
         "num_clipped": answer.num_clipped,
-        "empty_videos": names.rows.filter(filled.empty[places])["video"].unique(maintain_order=True).to_list(),
+        "empty_videos": names.rows.filter(filled.empty[index])["video"].unique(maintain_order=True).to_list(),
     }

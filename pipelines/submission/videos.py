@@ -1,6 +1,6 @@
 """The per-video form of ABAW3: a list of videos, one text file each with one row per frame, without names.
 
-A row stands for the frame of its number, counted from 1, so the file must have exactly as many rows as the video has
+Row n is frame n, counted from 1, so the file must have exactly as many rows as the video has
 frames. No list and no frames table says how many these are: the last crop is only the last frame with a face. So they
 come from a table of their own (`--num-frames`), as `ffprobe -count_frames` gives them, and nothing is guessed.
 """

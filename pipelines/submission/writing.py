@@ -1,4 +1,4 @@
-"""A submission as one file: written beside its place, read back, and only then renamed. R rows."""
+"""A submission as one file: written under a temporary name, read back, and only then renamed. R rows."""
 
 from collections.abc import Sequence
 from pathlib import Path

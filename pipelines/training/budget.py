@@ -64,9 +64,7 @@ def shortfall(strategy: Strategy) -> str:
     least = LEAST_STEPS.get(temporal, 0)
     if steps >= least:
         return ""
-    return (
-        f"{steps} steps are few for temporal = {temporal!r}: less than {least} stopped it too soon; raise train.steps"
-    )
+    return f"{steps} steps are few for temporal = {temporal!r}: with fewer than {least} it underfits; raise train.steps"
 
 
 def context_of(dataset: "Dataset", rows: np.ndarray, strategy: Strategy, used: Sequence[str]) -> dict[str, int]:

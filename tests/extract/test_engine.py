@@ -335,7 +335,7 @@ def test_weights_that_are_no_numbers_are_not_the_faces_fault(tmp_path: Path, fra
 
 
 def test_disk_full(tmp_path: Path, frames: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The third shard does not fit: one OSError, no thread left, two shards kept, the same command goes on."""
+    """The third shard does not fit: one OSError, no thread left, two shards kept, the same command resumes."""
     real, written = Stream.write_shard, []
 
     def write_shard(stream: Stream, shard: int, *args: object) -> None:
@@ -434,7 +434,7 @@ def test_precision_is_settled_once(tmp_path: Path, frames: pl.DataFrame) -> None
     with pytest.raises(KeyboardInterrupt):
         made.run(frames, tmp_path, made.tiny(), precision="bfloat16", advance=stopped_after(30))
     assert stream_of(tmp_path).provenance["precision"] == "bfloat16"
-    with pytest.raises(ValueError, match="begun with precision bfloat16, not float32; go on without"):
+    with pytest.raises(ValueError, match="begun with precision bfloat16, not float32; resume without"):
         made.run(frames, tmp_path, made.tiny(), precision="float32")
     made.run(frames, tmp_path, made.tiny())
     made.run(frames, tmp_path, made.tiny("half"), precision="bfloat16")

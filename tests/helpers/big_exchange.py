@@ -32,7 +32,7 @@ def rows_of(start: int, stop: int) -> np.ndarray:
 
 
 def make(folder: Path, kind: str) -> None:
-    """The frames table and the source `in`: a matrix in HDF5, its rows named, or in .npy, in order; or one a video."""
+    """Frames table and source `in`: a matrix in HDF5, its rows named, or in .npy, in order; or one per video."""
     videos = np.repeat([f"v{each:03d}" for each in range(NUM_VIDEOS)], PER_VIDEO)
     numbers = np.tile(np.arange(PER_VIDEO), NUM_VIDEOS)
     table = pl.DataFrame({"video": videos, "frame": numbers})

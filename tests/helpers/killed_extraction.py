@@ -29,7 +29,7 @@ from helpers import made_extraction as made
 BATCH_SIZE = 5
 # A forward pass as long as writing a part of a shard: kills fall into both.
 FORWARD_S = 0.01
-# The kills go on until they hit this many of the four of `phase`.
+# The kills continue until they hit this many of the four of `phase`.
 MIN_PHASES = 3
 # One shard being filled and one being written.
 IN_FLIGHT = 2

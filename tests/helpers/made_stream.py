@@ -74,7 +74,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def extract_into(path: Path) -> Stream:
-    """What `mtl extract` does: makes the stream or goes on with it."""
+    """What `mtl extract` does: makes the stream or resumes it."""
     stream = Cache.open(path, create=True).create("expr", make_identity(make_frames()), SHARD_ROWS, PROVENANCE)
     fill(stream)
     return stream

@@ -22,7 +22,7 @@ NUM_ROWS = 12
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A folder with mtl.toml, frames and a matrix of one row a frame."""
+    """A folder with mtl.toml, frames and a matrix of one row per frame."""
     (tmp_path / "mtl.toml").write_text('# mine\n[data]\nfaces = "faces"\n[backbones.expr]\nmodel = "vit_tiny"\n')
     paths = [f"v/{row:05d}.jpg" for row in range(NUM_ROWS)]
     frames = conform(pl.DataFrame({"video": "v", "frame": range(NUM_ROWS), "path": paths, "split": "train"}), "t")

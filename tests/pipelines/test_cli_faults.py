@@ -380,7 +380,7 @@ class Full:
 
 @pytest.mark.parametrize("after", [0, 4, 9, 14, 21, 30, 44])
 def test_disk_full(project: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    """At any of the moments that wait for the disk: one line, what is whole stays, the same command goes on."""
+    """At any of the moments that wait for the disk: one line, what is whole stays, the same command resumes."""
     root = project / "cache.zarr"
     shutil.rmtree(root)
     with monkeypatch.context() as patch:
@@ -388,7 +388,7 @@ def test_disk_full(project: Path, undisturbed: Path, monkeypatch: pytest.MonkeyP
         code, out, err = mtl("extract")
     assert (code, out) == (2, "")
     assert err.endswith(
-        "No space left on device; make room and type the same command again, nothing finished is lost\n"
+        "No space left on device; free some space and run the same command again, finished work is kept\n"
     )
     assert err.count("\n") == 1
     assert not [path for path in root.rglob("*") if ".tmp-" in path.name or ".partial" in path.name]
@@ -425,7 +425,7 @@ def test_signals(long_project: Path, number: int, wanted: int) -> None:
     running.send(number)
     code, out, err = running.end()
     assert (code, out) == (wanted, "")
-    assert err == "mtl: stopped; nothing finished is lost, the same command goes on from here\n"
+    assert err == "mtl: stopped; finished work is kept, the same command resumes from here\n"
     assert not [path for path in root.rglob("*") if ".tmp-" in path.name or ".partial" in path.name]
     before = files_on_disk(root)
     marks = {name for name in before if "marks/0" in name}

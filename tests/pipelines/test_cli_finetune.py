@@ -95,7 +95,7 @@ def test_unreadable_faces_are_listed(project: Path) -> None:
 
 
 def test_stopped_by_the_user(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before there is a state to keep; and after, when the same command goes on."""
+    """Before there is a state to keep; and after, when the same command resumes."""
 
     def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt
@@ -104,15 +104,15 @@ def test_stopped_by_the_user(project: Path, monkeypatch: pytest.MonkeyPatch) -> 
         patch.setattr(job, "train_backbone", interrupt)
         result = CliRunner().invoke(cli.app, ["finetune", "--task", "expr", *MODEL, "--quiet"])
     assert result.exit_code == 130
-    assert result.stderr == "mtl: stopped; nothing was written, earlier weights stay as they were\n"
+    assert result.stderr == "mtl: stopped; nothing was written, earlier weights are kept\n"
     assert not (project / "backbones").exists()
     with monkeypatch.context() as patch:
         patch.setattr(loop, "judge", interrupted(loop.judge))
         result = CliRunner().invoke(cli.app, ["finetune", "--task", "expr", *MODEL, "--quiet"])
     assert result.exit_code == 130
     assert result.stderr == (
-        "mtl: stopped; the same command goes on from backbones/expr.checkpoint.safetensors, --restart begins anew; "
-        "earlier weights stay as they were\n"
+        "mtl: stopped; the same command resumes from backbones/expr.checkpoint.safetensors, --restart begins anew; "
+        "earlier weights are kept\n"
     )
     foreseen = CliRunner().invoke(cli.app, ["finetune", "--task", "expr", *MODEL, "--dry-run"])
     assert "an earlier run was stopped" in foreseen.stdout

@@ -57,7 +57,7 @@ def test_the_processed_table_earns_the_held_out_score(project: Path) -> None:
     part = make_part(after.filter(pl.col("part") == "report"), read_frames(project / "frames.parquet"))
     parameters = read_parameters(project / RUN)
     thresholds = parameters.thresholds["au"]
-    found = score(parameters.decide(part.said), labels_of(part.frames))
+    found = score(parameters.decide(part.predicted), labels_of(part.frames))
     assert found["P"] == pytest.approx(record["post"]["report"]["P"], abs=1e-6)
     assert after.filter(pl.col("part") == "report")["AU1"].to_list() == [
         int(p >= thresholds[0]) for p in part.table["p_AU1"]
@@ -178,7 +178,7 @@ def test_ensemble_of_a_study(project: Path) -> None:
     table = pl.read_parquet(folder / "predictions.parquet")
     assert table.schema == pl.read_parquet(project / RUN / "predictions.parquet").schema
     part = make_part(table.filter(pl.col("part") == "report"), read_frames(project / "frames.parquet"))
-    found = score(part.said.decide(), part.labels)["P"]
+    found = score(part.predicted.decide(), part.labels)["P"]
     assert found == pytest.approx(record["scores"]["ensemble"]["plain"]["report"]["P"], abs=1e-5)
     assert read_postprocess(folder)["fitted_on"] == "out-of-fold predictions of the select rows"
     assert not list((folder.parent).glob(".tmp-*"))
@@ -283,7 +283,7 @@ def test_evaluate_scores_a_run_with_its_stored_post_processing(
     said = mtl("evaluate", "run0", "--split", "report", "--post")
     assert all(words in said for words in ("plain", "post-processed", f"{record['report']:.4f}"))
     assert "no held-out score" not in said
-    assert "chose its weights and its post-processing" in mtl("evaluate", "run0", "--split", "select", "--post")
+    assert "selected its weights or its post-processing" in mtl("evaluate", "run0", "--split", "select", "--post")
 
 
 def _with_parameters(run: Path) -> dict[str, float]:
@@ -301,7 +301,7 @@ def _with_parameters(run: Path) -> dict[str, float]:
     found = {}
     for part, name in (("select", "in_fold"), ("report", "report")):
         whole = make_part(apply(read_parameters(run), table.filter(pl.col("part") == part)), frames)
-        found[name] = score(read_parameters(run).decide(whole.said), whole.labels)["P"]
+        found[name] = score(read_parameters(run).decide(whole.predicted), whole.labels)["P"]
     return found
 
 

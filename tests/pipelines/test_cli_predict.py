@@ -1,6 +1,7 @@
 """`mtl predict`: the numbers of runs and ensembles, rows by split and by list, files, and one-line errors."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -253,11 +254,28 @@ def test_errors_are_one_line(project: Path, words: list[str], error: str) -> Non
 def test_a_name_of_a_run_and_an_ensemble_and_a_study_are_told_apart(project: Path) -> None:
     (project / "ensembles" / "va").mkdir()
     (project / "ensembles" / "va" / "ensemble.json").write_text("{}")
-    with pytest.raises(ValueError, match="a run and an ensemble have this name; give a path: runs/va or ensembles/va"):
+    with pytest.raises(
+        ValueError, match="several runs and ensembles have this name; give a path: runs/va or ensembles/va"
+    ):
         call("predict", "va")
     (project / "studies" / "s").mkdir(parents=True)
     (project / "studies" / "s" / "study.json").write_text("{}")
     with pytest.raises(ValueError, match="studies/s: a study; name a run or an ensemble in it"):
         call("predict", "s")
-    (project / "ensembles" / "va" / "ensemble.json").unlink()
-    (project / "ensembles" / "va").rmdir()
+    shutil.rmtree(project / "ensembles" / "va")
+    shutil.rmtree(project / "studies")
+
+
+def test_the_name_of_a_study_s_ensemble_is_found_where_it_is_unique(project: Path) -> None:
+    """As the help of `mtl predict` and `mtl submit` has it: `best`, after `mtl ensemble STUDY`."""
+    try:
+        for study in ("s", "t"):
+            folder = project / "studies" / study
+            shutil.copytree(project / "runs", folder / "runs")
+            shutil.copytree(project / "ensembles" / "both", folder / "ensembles" / "best")
+            if study == "s":
+                assert predicted("best", "--split", "report")[0]["ensemble"] == "studies/s/ensembles/best"
+        with pytest.raises(ValueError, match="give a path: studies/s/ensembles/best or studies/t/ensembles/best"):
+            call("predict", "best")
+    finally:
+        shutil.rmtree(project / "studies")

@@ -107,7 +107,7 @@ def test_a_table_of_another_schema(project: Path) -> None:
     path = project / "made" / "frames.parquet"
     assert stored_schema(path) == DISFA
     assert read_frames(path, DISFA).select("AU1", "AU25").rows() == [(5, 0.5), (None, 4), (1, 0)]
-    assert "Mean and deviation of intensity" in out
+    assert "Mean ± SD of intensity" in out
     assert re.search(r"^AU25 +2\.25 ± 1\.75 +0\.00 ± 0\.00", out, re.MULTILINE)
     assert "Expressions" not in out
     document = json.loads(mtl("--table", "labels.csv", "--json")[1])
@@ -124,7 +124,7 @@ def test_the_page_has_a_table_for_each_group(project: Path, width: int) -> None:
     assert ("split  videos  rows  pain  intensity  state  seen  no label" in out) == (width == 120)
     assert re.search(r"^pain +1 +1$", out.replace(" \n", "\n"), re.MULTILINE) or width == 120
     assert "…" not in out
-    for words in ("Classes of state", "Positives of action units", "Distressed", "pain", "3.00 ± 0.00"):
+    for words in ("Classes of state", "Positives; mean ± SD", "Distressed", "pain", "3.00 ± 0.00"):
         assert words in out
 
 

@@ -100,7 +100,7 @@ def test_unreadable_faces_are_listed(project: Path) -> None:
             [*MODEL, "--set", "pretrain.mask_ratio=1.0"],
             "[pretrain] mask_ratio: expected a number above 0 and below",
         ),
-        ([*MODEL, "--set", "pretrain.mask_ratio=0.01"], "of 16 patches a face it shows 16"),
+        ([*MODEL, "--set", "pretrain.mask_ratio=0.01"], "of 16 patches per face it shows 16"),
         (
             [*MODEL, "--set", "pretrain.batch_size=0"],
             "[pretrain] batch_size: expected a whole number from 1 to",

@@ -65,7 +65,7 @@ def test_a_grid_becomes_runs_a_leaderboard_and_a_report(project: Path) -> None:
     again = mtl("--grid", "small.toml", "--json")
     report = json.loads(again.stdout)
     assert (again.exit_code, report["num_before"], report["num_done"], report["num_left"]) == (0, 4, 0, 0)
-    assert {run.removeprefix("runs/") for row in report["groups"][0]["rows"] for run in row["runs"]} == digests
+    assert {run.removeprefix("runs/") for row in report["rankings"][0]["rows"] for run in row["runs"]} == digests
 
 
 @pytest.mark.parametrize("file", ["run.json", "metrics.json", "predictions.parquet", "weights/joint.safetensors"])
@@ -102,7 +102,7 @@ def test_a_damaged_run_is_counted_by_a_dry_run_and_left_out_by_other_grids(proje
     assert [json.loads(shown.stdout)[key] for key in ("num_finished", "num_left")] == [2, 1]
     other = mtl("--grid", "other.toml", *words)
     assert other.output.startswith(f"s/runs/{run.name}/metrics.json: damaged, or of another run; left out: the search")
-    rows = json.loads((project / "s" / "leaderboard.json").read_text())["groups"][0]["rows"]
+    rows = json.loads((project / "s" / "leaderboard.json").read_text())["rankings"][0]["rows"]
     assert len([name for row in rows for name in row["runs"]]) == 2 + 2
     assert run.exists()
     again = mtl("--grid", "tpe.toml", *words)
@@ -151,7 +151,7 @@ def test_a_dry_run_says_what_a_stack_needs_in_memory_and_how_that_was_found(proj
     assert gru["bytes"] == found["stack_bytes"] == gru["weights_bytes"] + gru["activation_bytes"]
     assert (gru["num_stacks"], gru["num_trials"]) == (1, 2)
     said = mtl(*words).output
-    assert re.search(r"memory of a stack beside them: up to 0.\d MiB \(weights counted, .* not measured\)", said)
+    assert re.search(r"memory of a stack besides them: up to 0.\d MiB \(weights counted, .* not measured\)", said)
     assert re.search(r"  GRU, joint: 0.\d MiB \(weights and AdamW 0.\d MiB, batches and activations 0.\d MiB\)", said)
 
 
@@ -184,15 +184,15 @@ def test_inner_folds_are_trials_of_their_own_and_the_choice_goes_by_their_mean(p
     (project / "folds.toml").write_text(FOLDS)
     words = ("--grid", "folds.toml", "--set", "split.num_folds=3")
     assert "6 trials" in (first := mtl(*words, "--dry-run").output)
-    assert "3 outer folds, in each 1 inner part to choose on" in first
+    assert "3 outer folds, each with 1 inner part to select on" in first
     inner = (*words, "--set", "split.inner_folds=2")
     shown = mtl(*inner, "--dry-run").output
     assert "12 trials, 0 finished, 12 to run" in shown
-    assert "3 outer folds, in each 2 inner parts to choose on" in shown
+    assert "3 outer folds, each with 2 inner parts to select on" in shown
     mtl(*words)
     assert "12 trials: 6 finished before, 6 to run" in mtl(*inner).output
     found = read_json(project / "studies" / "folds" / "leaderboard.json")
-    estimate, rows = found["groups"][0]["nested"], found["groups"][0]["rows"]
+    estimate, rows = found["rankings"][0]["nested"], found["rankings"][0]["rows"]
     assert (estimate["num_inner"], sorted(estimate["chosen"]), estimate["num_strategies"]) == (2, ["0", "1", "2"], 2)
     assert [(row["folds"], row["num_inner"], len(row["runs"])) for row in rows] == [([0, 1, 2], 2, 6)] * 2
     assert set(found["splits"]) == {"0", "1", "2", "0.1", "1.1", "2.1"}

@@ -1,6 +1,8 @@
 """Every example of every command's help can be copied from a terminal of 80 columns and typed."""
 
+import itertools
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from typing import Any
@@ -37,6 +39,20 @@ def test_examples_stand_whole_on_a_line_of_80_columns(path: tuple[str, ...]) -> 
     assert wanted
     assert [line.strip() for line in lines if line.strip()][: len(wanted)] == wanted
     assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_the_prose_of_help_wraps_and_shows_sections_of_mtl_toml(path: tuple[str, ...]) -> None:
+    """In 80 columns no line of a paragraph ends early, and no `[section]` is lost as markup."""
+    shown = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "80"}).stdout
+    help_text = COMMANDS[path].help.partition("\b")[0].replace("\\[", "[")
+    for paragraph in help_text.strip().split("\n\n"):
+        assert paragraph.replace("\n", " ") in " ".join(shown.split()), paragraph
+    for param in COMMANDS[path].params:
+        assert not re.search(r"(?<!\\)\[[a-z]", getattr(param, "help", None) or ""), param.name
+    lines = [line.strip() for line in shown.partition("Examples:")[0].splitlines()]
+    for line, following in itertools.pairwise(lines[3:]):
+        assert not line or not following or len(line) + 1 + len(following.split()[0]) > 78, line
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)

@@ -24,7 +24,7 @@ from pipelines.metrics.nested import nested
 from pipelines.metrics.predictions import Decisions
 from pipelines.results.evidence import Reader, chosen_on_held_out, with_intervals
 from pipelines.results.leaderboard import Leaderboard, make_leaderboard
-from pipelines.results.verdict import num_inseparable, verdict_words
+from pipelines.results.verdict import num_not_significant, verdict_words
 from pipelines.run_files import FORMAT, write_manifest
 from pipelines.search.plan import make_plan, make_trainer, read_strategies
 from pipelines.search.study import Result, Trial, open_study
@@ -110,12 +110,14 @@ def test_the_best_of_200_useless_strategies_gains_on_the_rows_that_chose_and_not
     print(words)
     assert naive > 2.3 * noise, words  # of 200 equal ones the best is 2.7 deviations above the mean
     assert abs(honest) < 2 * noise, words
-    assert num_inseparable(board.groups[0]) == NUM_USELESS - 1, words
-    assert verdict_words(board.groups[0])[0].startswith("199 of 199 other strategies cannot be told from the first")
+    assert num_not_significant(board.rankings[0]) == NUM_USELESS - 1, words
+    assert verdict_words(board.rankings[0])[0].startswith(
+        "199 of 199 other strategies do not differ significantly from #1"
+    )
     assert not chosen_on_held_out(board.rows, Reader(frames))
     assert board.rows[0].stability is not None
     assert board.rows[0].stability.first < 0.5
-    assert board.rows[0].drop is not None
+    assert board.rows[0].optimism is not None
 
 
 def test_over_many_draws_the_held_out_gain_is_none_on_average() -> None:
@@ -142,7 +144,7 @@ def strategies() -> list[Strategy]:
 def test_nested_selection_reports_no_gain_where_the_best_mean_over_the_folds_does(tmp_path: Path) -> None:
     frames = stub.make_frames(30, 24)
     board = make_leaderboard(useless(tmp_path, frames, (Fold(0), Fold(1), Fold(2)), num=100))
-    group = with_intervals(board, with_labels_of_others(frames), top=30).groups[0]
+    group = with_intervals(board, with_labels_of_others(frames), top=30).rankings[0]
     estimate, means = group.nested, np.array([row.report["P"].mean for row in group.rows])
     assert estimate is not None
     noise = means.std(ddof=1)
@@ -157,10 +159,10 @@ def test_nested_selection_reports_no_gain_where_the_best_mean_over_the_folds_doe
     assert means[0] - means.mean() > 2 * noise, words  # chosen by its mean over folds, which cover the same videos
     assert abs(estimate.score - means.mean()) < 2 * noise, words
     assert chosen_on_held_out(group.rows, Reader(frames))
-    assert num_inseparable(group) == 29, [row.versus for row in group.rows[:30]]
+    assert num_not_significant(group) == 29, [row.versus for row in group.rows[:30]]
     assert estimate.interval is not None
     assert estimate.interval.low <= estimate.score <= estimate.interval.high
-    assert any(sentence.startswith("Choosing by this procedure gives") for sentence in verdict_words(group))
+    assert any(sentence.startswith("Nested estimate of this selection procedure") for sentence in verdict_words(group))
 
 
 def test_nested_selection_over_inner_parts_reports_no_gain_either(tmp_path: Path) -> None:
@@ -168,7 +170,7 @@ def test_nested_selection_over_inner_parts_reports_no_gain_either(tmp_path: Path
     frames = stub.make_frames(30, 24)
     folds = tuple(Fold(outer, inner) for outer in range(3) for inner in range(2))
     board = make_leaderboard(useless(tmp_path, frames, folds, num=60))
-    group = with_intervals(board, with_labels_of_others(frames), top=2).groups[0]
+    group = with_intervals(board, with_labels_of_others(frames), top=2).rankings[0]
     estimate, means = group.nested, np.array([row.report["P"].mean for row in group.rows])
     assert estimate is not None
     assert (estimate.num_inner, len(estimate.chosen), group.rows[0].num_inner) == (2, 3, 2)
@@ -214,7 +216,7 @@ def test_short_trainings_on_labels_of_other_videos_gain_nothing_held_out(tmp_pat
     board = searched(folder)
     naive, honest, noise, words = gains(board)
     print(words)
-    optimism = np.mean([row.drop for row in board.rows if row.drop is not None])
+    optimism = np.mean([row.optimism for row in board.rows if row.optimism is not None])
     assert len(board.rows) == 24
     assert naive > noise, words
     assert honest < naive, words

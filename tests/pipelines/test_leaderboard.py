@@ -23,7 +23,7 @@ from pipelines.results.effects import field_effects, task_effects
 from pipelines.results.evidence import with_intervals
 from pipelines.results.leaderboard import Spread, make_leaderboard, read_part
 from pipelines.results.leaderboard_files import to_json, write_leaderboard
-from pipelines.results.verdict import nested_words, num_inseparable, verdict_words
+from pipelines.results.verdict import nested_words, num_not_significant, verdict_words
 from pipelines.search.study import Result, Trial
 from pipelines.splits import resolve_split
 from pipelines.strategy import Strategy
@@ -59,7 +59,7 @@ def test_seeds_are_put_together_by_mean_and_sample_deviation() -> None:
     (row,) = make_leaderboard(results).rows
     assert row.select["P"] == Spread(pytest.approx(1.2), pytest.approx(0.2))
     assert row.report["P"] == Spread(pytest.approx(0.9), pytest.approx(math.sqrt(0.07)))
-    assert row.drop == pytest.approx(0.3)
+    assert row.optimism == pytest.approx(0.3)
     assert (row.seeds, row.folds, row.seconds) == ((0, 1, 2), (), 6.0)
 
 
@@ -91,7 +91,7 @@ def test_only_equal_tasks_compare_and_the_largest_set_comes_first() -> None:
         result(5.0, 5.0, fusion="gated"),
     ]
     board = make_leaderboard(results)
-    assert [group.tasks for group in board.groups] == [("va", "expr", "au"), ("va", "au"), ("va",)]
+    assert [group.tasks for group in board.rankings] == [("va", "expr", "au"), ("va", "au"), ("va",)]
     assert [row.rank for row in board.rows] == [1, 2, 1, 1]
     assert board.varied == ("fusion",)
     text = shown(board)
@@ -108,7 +108,7 @@ def test_other_streams_behind_the_same_word_are_another_row() -> None:
 
 def test_a_held_out_score_that_does_not_exist_is_a_dash() -> None:
     board = make_leaderboard([result(1.0, None, fusion="sum"), result(0.5, 0.4, fusion="gated")])
-    assert board.rows[0].drop is None
+    assert board.rows[0].optimism is None
     assert "P" not in board.rows[0].report
     assert "–" in shown(board)
 
@@ -146,7 +146,7 @@ def test_a_field_is_compared_where_it_alone_differs() -> None:
         result(2.0, 1.0, temporal="transformer", num_heads=4),
         result(4.0, 3.0, temporal="transformer", num_heads=8),
     ]
-    (group,) = make_leaderboard(results).groups
+    (group,) = make_leaderboard(results).rankings
     heads = {effect.label: effect.report for effect in field_effects(group, "num_heads")}
     assert heads == {"8": (3.0,), "4": (1.0,)}
 
@@ -243,32 +243,32 @@ def finished_pair(folder: Path, num_videos: int = 20) -> tuple[pl.DataFrame, lis
     return frames, results
 
 
-def test_each_row_says_whether_it_can_be_told_from_the_first_and_how_firm_its_place_is(tmp_path: Path) -> None:
+def test_each_row_says_whether_it_differs_from_the_first_and_how_stable_its_rank_is(tmp_path: Path) -> None:
     frames, results = finished_pair(tmp_path)
     board = with_intervals(make_leaderboard(results), frames)
     first, second = board.rows
     assert first.versus is None
     assert second.versus is not None
-    assert second.versus.separable
+    assert second.versus.significant
     assert second.versus.difference.value == pytest.approx(first.report["P"].mean - second.report["P"].mean)
     assert (first.stability.first, first.stability.low, first.stability.high) == (1.0, 1, 1)
     assert (first.stability.sample.words, first.interval.sample.words) == ("7 videos", "6 videos")
     text = " ".join(shown(board).split())
-    assert "from 1" in text
-    assert "The other strategy can be told from the first on the held-out videos" in text
-    assert "the first would come first in 100 % of cases; 95 % of its places: 1." in text
-    record = to_json(board, {})["groups"][0]
-    assert record["num_inseparable_from_first"] == 0
+    assert "from #1" in text
+    assert "The other strategy differs significantly from #1 on the held-out videos" in text
+    assert "#1 ranks first in 100 %; 95 % interval of its rank: 1." in text
+    record = to_json(board, {})["rankings"][0]
+    assert record["num_not_significant"] == 0
     assert record["nested"] is None
-    assert record["rows"][1]["versus_first"]["separable"] is True
+    assert record["rows"][1]["versus_first"]["significant"] is True
     assert record["rows"][1]["stability"]["first"] == 0.0
 
 
-def test_with_few_videos_nothing_can_be_told_and_the_table_says_why(tmp_path: Path) -> None:
+def test_with_few_videos_no_difference_is_significant_and_the_table_says_why(tmp_path: Path) -> None:
     frames, results = finished_pair(tmp_path, num_videos=12)
-    group = with_intervals(make_leaderboard(results), frames).groups[0]
-    assert num_inseparable(group) == 1
-    assert "with 4 videos, no difference could be" in verdict_words(group)[0]
+    group = with_intervals(make_leaderboard(results), frames).rankings[0]
+    assert num_not_significant(group) == 1
+    assert "with 4 videos, no difference can be significant" in verdict_words(group)[0]
 
 
 def test_a_run_whose_predictions_are_gone_has_no_interval_and_the_others_have(tmp_path: Path) -> None:
@@ -309,13 +309,13 @@ def test_subjects_are_named_wherever_an_interval_is_shown(tmp_path: Path) -> Non
     frames, results = finished_pair(tmp_path, num_videos=36)
     board = with_intervals(make_leaderboard(results), with_subjects(frames))
     text = " ".join(shown(board).split())
-    assert "can be told from the first on the held-out subjects" in text
-    assert "Had other subjects chosen among the same runs (6 selection subjects, resampled)" in text
+    assert "significantly from #1 on the held-out subjects" in text
+    assert "Over resamples of the 6 selection subjects, with the same runs" in text
     assert "Intervals are from resampling 6 held-out subjects (of 12 videos), whole, never single frames." in text
     found = to_json(board, {})
     assert found["interval"]["unit"] == "subject"
     assert found["test"]["method"].startswith("subjects swapped")
-    first = found["groups"][0]["rows"][0]
+    first = found["rankings"][0]["rows"][0]
     assert {key: first["interval"][key] for key in ("num_groups", "unit", "num_videos")} == {
         "num_groups": 6,
         "unit": "subject",
@@ -366,8 +366,8 @@ def test_nested_selection_goes_by_the_mean_over_inner_parts() -> None:
     lacking = nested([select[0], {k: v for k, v in select[1].items() if k != Fold(1, 1)}], report, [1, 2])
     assert lacking is not None
     assert lacking.num_strategies == 1
-    assert "chosen on the mean over 2 inner parts" in nested_words(found)
-    assert "chosen on inner videos" in nested_words(one)
+    assert "selected on the mean over 2 inner parts" in nested_words(found)
+    assert "selected on inner videos" in nested_words(one)
 
 
 def test_a_fold_with_several_inner_parts_counts_once() -> None:
@@ -387,7 +387,7 @@ def test_the_table_says_which_part_of_val_chose_and_which_was_scored() -> None:
     console = Console(width=200, height=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(leaderboard_tables(make_leaderboard([result(1.0, 0.9)]), 200, splits=[split]))
     console.file.close()
-    words = "Chosen on half of the videos of val (2 videos, 120 frames), scored on the other half of val (2 videos, 120"
+    words = "Selected on half of the videos of val (2 videos, 120 frames), scored on the other half of val (2 videos,"
     text = console.export_text()
     assert words in text
     assert "splits.csv says which video is in which" in text
@@ -398,14 +398,14 @@ def test_csv_and_json_keep_selection_and_held_out_apart(tmp_path: Path) -> None:
     board = with_intervals(make_leaderboard([run, result(0.1, 0.1, fusion="sum")]), frames, top=1)
     write_leaderboard(board, tmp_path, {"study": "s"})
     table = pl.read_csv(tmp_path / "leaderboard.csv")
-    assert {"rank", "tasks", "fusion", "num_seeds", "drop", "seconds", "report.P.low", "runs"} < set(table.columns)
+    assert {"rank", "tasks", "fusion", "num_seeds", "optimism", "seconds", "report.P.low", "runs"} < set(table.columns)
     assert table["select.P"][0] == pytest.approx(run.metrics["select"]["P"])
     assert table["report.P"][0] == pytest.approx(run.metrics["report"]["P"])
     document = json.loads((tmp_path / "leaderboard.json").read_text())
-    first = document["groups"][0]["rows"][0]
+    first = document["rankings"][0]["rows"][0]
     assert document["study"] == "s"
     assert first["report"]["P"] == {"mean": pytest.approx(run.metrics["report"]["P"]), "sd": None}
     assert first["interval"]["num_videos"] == 4
     assert (tmp_path / first["runs"][0] / "run.json").exists()
-    assert document["groups"][0]["rows"][1]["interval"] is None
-    assert np.isfinite(first["drop"])
+    assert document["rankings"][0]["rows"][1]["interval"] is None
+    assert np.isfinite(first["optimism"])

@@ -104,7 +104,7 @@ def test_evaluate_and_score_agree_with_the_run() -> None:
 @pytest.mark.usefixtures("here")
 def test_the_leaderboard_and_the_report_speak_of_these_labels() -> None:
     board = json.loads(Path("studies/g/leaderboard.json").read_text())
-    assert [group["tasks"] for group in board["groups"]] == [
+    assert [group["tasks"] for group in board["rankings"]] == [
         ["pain", "intensity", "state", "seen"],
         ["AU4+AU43", "state"],
     ]

@@ -158,7 +158,7 @@ def test_of_many_equal_strategies_rarely_any_is_told_from_the_first() -> None:
     for _ in range(60):
         strategies = [{NO_FOLD: {0: of_quality(generator.uniform(0.2, 0.8, 12), generator)}} for _ in range(20)]
         found = [one for one in versus_first(strategies, ("au",), num=200) if one]
-        told += any(one.separable for one in found)
+        told += any(one.significant for one in found)
         unadjusted += any(one.difference.p < 0.05 for one in found)
     assert told / 60 < 0.15
     assert unadjusted / 60 > 0.3
@@ -184,8 +184,8 @@ def test_a_first_that_the_same_videos_chose_must_lead_by_more() -> None:
         strategies = [of_quality(generator.uniform(0.2, 0.8, 12), generator) for _ in range(30)]
         strategies.sort(key=lambda sums: -p_of(sums))
         runs = [{NO_FOLD: {0: sums}} for sums in strategies]
-        told += any(one and one.separable for one in versus_first(runs, ("au",), num=200, chosen_here=True))
-        naive += any(one and one.separable for one in versus_first(runs, ("au",), num=200))
+        told += any(one and one.significant for one in versus_first(runs, ("au",), num=200, chosen_here=True))
+        naive += any(one and one.significant for one in versus_first(runs, ("au",), num=200))
     assert told <= 4, (told, naive)
     assert naive > 2 * max(told, 1), (told, naive)
 

@@ -81,7 +81,7 @@ def test_an_ensemble_puts_runs_of_one_column_together(tmp_path: Path) -> None:
     assert mix.weights["arousal"][4] > 0.5
     made = make_ensemble(library, 10)
     metrics = made.outcomes["ensemble"].metrics["report"]
-    assert set(made.outcomes["ensemble"].report.said.parts) == {"va", "expr", "au"}
+    assert set(made.outcomes["ensemble"].report.predicted.parts) == {"va", "expr", "au"}
     assert metrics["va.ccc_mean"] > made.outcomes["single"].metrics["report"]["va.ccc_mean"] + 0.1
     assert metrics["P"] == pytest.approx(metrics["va.ccc_mean"] + metrics["expr.f1_macro"] + metrics["au.f1_mean"])
 

@@ -92,20 +92,20 @@ def test_one_video_cannot_change_another(kernel: str) -> None:
 @pytest.mark.parametrize(("kernel", "width"), [("gaussian", 9 / GAUSSIAN_REACH), ("box", 9.0), ("median", 9.0)])
 def test_a_gap_longer_than_the_reach_separates(kernel: str, width: float) -> None:
     values, frames = np.array([[0.0], [1.0], [5.0], [7.0]]), np.array([1, 3, 13, 15])
-    said = smooth(values, np.zeros(4, int), frames, Smoothing(kernel, width))
+    predicted = smooth(values, np.zeros(4, int), frames, Smoothing(kernel, width))
     apart = [smooth(values[r], np.zeros(2, int), frames[r], Smoothing(kernel, width)) for r in ([0, 1], [2, 3])]
-    np.testing.assert_array_equal(said, np.concatenate(apart))
+    np.testing.assert_array_equal(predicted, np.concatenate(apart))
     closer = smooth(values, np.zeros(4, int), frames - np.array([0, 0, 1, 1]), Smoothing(kernel, width))
-    assert closer[1] != said[1]
+    assert closer[1] != predicted[1]
 
 
 def test_widths_are_frames_not_rows() -> None:
     values, frames = np.array([[0.0], [3.0], [6.0]]), np.array([10, 11, 30])
-    said = smooth(values, np.zeros(3, int), frames, Smoothing("box", 1.0))
-    assert said[:, 0].tolist() == [1.5, 1.5, 6.0]
+    predicted = smooth(values, np.zeros(3, int), frames, Smoothing("box", 1.0))
+    assert predicted[:, 0].tolist() == [1.5, 1.5, 6.0]
     heavy = math.exp(-0.5)
-    said = smooth(values, np.zeros(3, int), frames, Smoothing("gaussian", 1.0))
-    np.testing.assert_allclose(said[:, 0], [3 * heavy / (1 + heavy), 3 / (1 + heavy), 6.0])
+    predicted = smooth(values, np.zeros(3, int), frames, Smoothing("gaussian", 1.0))
+    np.testing.assert_allclose(predicted[:, 0], [3 * heavy / (1 + heavy), 3 / (1 + heavy), 6.0])
 
 
 def test_an_unknown_kernel_is_named() -> None:
@@ -152,8 +152,8 @@ def test_curves_are_f1_at_every_candidate() -> None:
     labels = unit_labels(on.astype(int).tolist())
     candidates = threshold_candidates(probabilities)
     curves = threshold_curves(probabilities, candidates, *au_of(labels), np.zeros(300, int), 1)[0, 0]
-    for cut, (hits, said, true) in zip(candidates[0], curves, strict=True):
-        assert 2 * hits / max(said + true, 1e-9) == pytest.approx(f1(probabilities[:, 0] >= cut, on))
+    for cut, (hits, predicted, true) in zip(candidates[0], curves, strict=True):
+        assert 2 * hits / max(predicted + true, 1e-9) == pytest.approx(f1(probabilities[:, 0] >= cut, on))
 
 
 @pytest.fixture(scope="module")
@@ -167,10 +167,10 @@ def parts() -> tuple[Part, Part]:
 @pytest.mark.parametrize("name", TASKS)
 def test_sums_score_as_the_metrics_do(name: str, parts: tuple[Part, Part]) -> None:
     part, task = parts[0], ABAW.tasks[name]
-    said = decide(task, part.said.parts[name], np.array(default_cuts(task.group)))
+    predicted = decide(task, part.predicted.parts[name], np.array(default_cuts(task.group)))
     key = {"va": "va.ccc_mean", "expr": "expr.f1_macro", "au": "au.f1_mean"}[name]
-    found = task_score(task, row_sums(task, said, part.labels).sum(axis=0))
-    assert found == pytest.approx(score(part.said.decide(), part.labels, [name])[key], abs=1e-9)
+    found = task_score(task, row_sums(task, predicted, part.labels).sum(axis=0))
+    assert found == pytest.approx(score(part.predicted.decide(), part.labels, [name])[key], abs=1e-9)
 
 
 def test_what_helps_is_kept_and_helps_on_report(parts: tuple[Part, Part]) -> None:
@@ -252,8 +252,8 @@ def test_a_single_video_fits_nothing() -> None:
 
 
 def test_a_difference_from_itself_is_none(parts: tuple[Part, Part]) -> None:
-    said = parts[1].said.decide()
-    assert difference(said, said, parts[1]).low == difference(said, said, parts[1]).high == 0
+    predicted = parts[1].predicted.decide()
+    assert difference(predicted, predicted, parts[1]).low == difference(predicted, predicted, parts[1]).high == 0
 
 
 def test_apply_is_what_was_scored_and_keeps_the_table() -> None:
@@ -265,7 +265,7 @@ def test_apply_is_what_was_scored_and_keeps_the_table() -> None:
     assert after.schema == table.schema
     assert after.select("video", "frame", "part").equals(table.select("video", "frame", "part"))
     whole = make_part(after.filter(pl.col("part") == "report"), frames)
-    scored = score(fitted.parameters.decide(whole.said), whole.labels)
+    scored = score(fitted.parameters.decide(whole.predicted), whole.labels)
     assert scored["P"] == pytest.approx(fitted.post["report"]["P"], abs=1e-6)
     shuffled = table.sample(fraction=1.0, shuffle=True, seed=0)
     assert apply(fitted.parameters, shuffled).sort("video", "frame").equals(after.sort("video", "frame"))
@@ -331,7 +331,7 @@ def test_parameters_with_odd_offsets_are_refused() -> None:
 @given(seed=st.integers(0, 1000), one=st.integers(0, 7))
 @settings(max_examples=25, deadline=None)
 def test_curves_of_a_class_are_the_metric_at_every_offset(seed: int, one: int) -> None:
-    """Also where two classes are equally probable: then the first is said."""
+    """Also where two classes are equally probable: then the first is predicted."""
     rng = np.random.default_rng(seed)
     probabilities = rng.dirichlet(np.ones(8), 60)
     probabilities[:20] = 1 / 8
@@ -341,20 +341,20 @@ def test_curves_of_a_class_are_the_metric_at_every_offset(seed: int, one: int) -
     logs = log_probabilities(probabilities)
     curves = class_curves(one, logs, offsets, classes, values)
     for value, curve in zip(values, curves, strict=True):
-        said = (logs + np.where(np.arange(8) == one, value, offsets)).argmax(axis=1)
-        expected = [((said == k) & (classes == k), said == k, classes == k) for k in range(8)]
+        predicted = (logs + np.where(np.arange(8) == one, value, offsets)).argmax(axis=1)
+        expected = [((predicted == k) & (classes == k), predicted == k, classes == k) for k in range(8)]
         assert curve.tolist() == [[float(part.sum()) for part in parts] for parts in expected]
 
 
 def test_the_offset_of_a_tiny_example() -> None:
-    """Anger is said too seldom by a factor of 2: an offset of 0.7 or 0.8 finds all; two videos of two halve it."""
+    """Anger is predicted too seldom by a factor of 2: an offset of 0.7 or 0.8 finds all; two videos of two halve it."""
     probabilities = np.tile([0.6, 0.3, *[0.1 / 6] * 6], (6, 1))
     probabilities[:3, :2] = [0.7, 0.2]
     classes = np.array([0, 0, 0, 1, 1, 1])
     shown = np.array([1e12, 1e12, *[0.0] * 6])
     found = best_offsets(probabilities, classes, shown)
-    said = (np.log(probabilities) + found).argmax(axis=1)
-    assert said.tolist() == classes.tolist()
+    predicted = (np.log(probabilities) + found).argmax(axis=1)
+    assert predicted.tolist() == classes.tolist()
     assert found[2:].tolist() == [0.0] * 6
     half = best_offsets(probabilities, classes, np.array([2.0, 2.0, *[0.0] * 6]))
     np.testing.assert_allclose(half, found / 2, atol=1e-9)

@@ -58,8 +58,8 @@ def test_the_page_says_what_was_done_and_what_came_out(made: SimpleNamespace) ->
     for words in (
         "Strategy search: first study",
         "Heads were trained on train (4 videos, 240 frames)",
-        "chosen on val (4 videos",
-        "from test (4 videos, 240 frames), which chose nothing",
+        "selected on val (4 videos",
+        "from test (4 videos, 240 frames), which played no part in the selection",
         "Ranked by the selection score, never by the held-out one",
         "strategies compare within a table",
         "not the official P",
@@ -109,7 +109,7 @@ def test_no_raw_names_of_the_code_are_shown(made: SimpleNamespace) -> None:
 def test_the_run_shown_is_chosen_without_a_look_at_held_out_rows(made: SimpleNamespace) -> None:
     row = made.board.rows[0]
     assert best_run(row).metrics["select"]["P"] == max(one.metrics["select"]["P"] for one in row.results)
-    other = compared_row(made.board.groups[0])
+    other = compared_row(made.board.rankings[0])
     assert other is not None
     assert other.values["temporal"] == "none"
 
@@ -121,7 +121,7 @@ def test_good_middle_and_bad_videos_are_shown(made: SimpleNamespace) -> None:
         remark
         for _, remark in shown_videos(read_part(best_run(made.board.rows[0]), made.frames, "report"), ABAW.tasks["va"])
     ]
-    assert remarks == ["smallest error", "middle", "largest error"]
+    assert remarks == ["smallest error", "median", "largest error"]
 
 
 def test_traces_break_at_gaps() -> None:
@@ -161,12 +161,12 @@ def test_a_study_of_folds_shows_what_choosing_earns_first(tmp_path: Path) -> Non
         run_trials(study, trials, stub.make_trainer(frames, config), Record(study, grid.fields))
         board = with_intervals(make_leaderboard(study.results()), frames)
         text = re.sub(r"<[^>]+>", " ", make_report(study, board, frames))
-    nested = board.groups[0].nested
+    nested = board.rankings[0].nested
     assert nested is not None
     for words in (
-        "of choosing by this procedure, 5 outer folds",
-        f"Choosing by this procedure gives P = {nested.score:.3f} ({nested.interval.low:.3f} to",
-        "the best mean over the same folds, chosen on the rows that score it",
+        "nested estimate of held-out P, 5 outer folds",
+        f"Nested estimate of this selection procedure: P = {nested.score:.3f} ({nested.interval.low:.3f} to",
+        "the best mean over the same folds, selected on the rows that score it",
         "this is the first of them",
     ):
         assert words in text, words
@@ -189,9 +189,9 @@ def test_a_study_of_inner_folds_says_so(tmp_path: Path) -> None:
     folds = tuple(Fold(outer, inner) for outer in range(3) for inner in range(2))
     document = {"product": {"temporal": ["none", "tcn"], "fold": [0, 1, 2]}}
     text = reported(tmp_path / "s", stub.make_frames(24, 30), document, folds, inner=2)
-    assert "of choosing by this procedure, 3 outer folds of 2 inner parts" in text
+    assert "nested estimate of held-out P, 3 outer folds of 2 inner parts" in text
     assert "The study has 6 splits (3 outer folds, 2 inner parts each); this is the first of them." in text
-    assert "chosen on the mean over 2 inner parts" in text
+    assert "selected on the mean over 2 inner parts" in text
 
 
 def test_with_train_and_val_alone_the_report_says_which_part_of_val_chose_and_which_was_scored(tmp_path: Path) -> None:
@@ -199,9 +199,12 @@ def test_with_train_and_val_alone_the_report_says_which_part_of_val_chose_and_wh
     labelled = [name for name in frames.columns if name in (*VA_COLUMNS, "expression", *ACTION_UNITS)]
     blind = frames.with_columns(pl.when(pl.col("split") != "test").then(pl.col(name)).alias(name) for name in labelled)
     text = reported(tmp_path / "s", blind, {"product": {"temporal": ["none", "tcn"]}})
-    assert "Weights and strategies were chosen on half of the videos of val (3 videos, 90 frames)" in text
-    assert "The held-out score is from the other half of val (3 videos, 90 frames), which chose nothing." in text
-    assert "Nothing but val has labels to choose and to score by, so it was cut in two" in text
+    assert "Weights and strategies were selected on half of the videos of val (3 videos, 90 frames)" in text
+    assert (
+        "The held-out score is from the other half of val (3 videos, 90 frames), which played no part in the selection."
+        in text
+    )
+    assert "Nothing but val has labels to select and to score by, so it was split in two" in text
     assert "splits.csv in the study's folder names the half of every video" in text.replace("&#x27;", "'")
     with_test = reported(tmp_path / "t", frames, {"product": {"temporal": ["none", "tcn"]}})
     assert "cut in two" not in with_test
@@ -216,25 +219,25 @@ def test_the_report_names_subjects_where_they_were_resampled(tmp_path: Path) -> 
         "its 95 % interval, 4 subjects resampled",
         "500 resamples of held-out subjects, not frames",
         "Whole subjects are swapped between the two",
-        "one face in two videos is one piece of evidence",
+        "two videos of one face are not independent",
         "mean held-out score over resampled subjects",
         "Intervals are from resampling 4 held-out subjects (of 8 videos)",
-        "on the held-out subjects: with 4 subjects, no difference could be",
+        "on the held-out subjects: with 4 subjects, no difference can be significant",
     ):
         assert words in text, words
     assert "videos resampled" not in text
     plain = reported(tmp_path / "v", frames, {"product": {"temporal": ["none", "tcn"]}})
     assert "its 95 % interval, 8 videos resampled" in plain
-    assert "subject" not in plain.split("How to repeat it")[0].replace("videos or subjects", "")
+    assert "subject" not in plain.split("How to reproduce it")[0].replace("videos or subjects", "")
 
 
-def test_the_report_says_what_the_first_place_is_worth(made: SimpleNamespace) -> None:
+def test_the_report_says_how_far_to_trust_the_first_rank(made: SimpleNamespace) -> None:
     text = re.sub(r"<[^>]+>", " ", made.own)
-    assert "other strategies cannot be told from the first on the held-out videos" in text
-    assert "Had other videos chosen among the same runs (4 selection videos, resampled)" in text
-    assert "with 4 videos, no difference could be" in text
+    assert "other strategies do not differ significantly from #1 on the held-out videos" in text
+    assert "Over resamples of the 4 selection videos, with the same runs, #1 ranks first in" in text
+    assert "with 4 videos, no difference can be significant" in text
     assert "no (p " in text
-    assert "told from 1" in text
+    assert "differs from #1" in text
 
 
 def test_words_for_readers() -> None:

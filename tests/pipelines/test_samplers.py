@@ -112,7 +112,7 @@ def test_wrong_settings_are_one_line(study: dict, says: str) -> None:
         made(**study)
 
 
-def test_a_search_goes_on_until_the_sampler_has_no_more(tmp_path: Path) -> None:
+def test_a_search_continues_until_the_sampler_has_no_more(tmp_path: Path) -> None:
     from pipelines.search.record import Record
 
     grid, trials = made(sampler="tpe", trials=30)

@@ -209,7 +209,7 @@ def test_inner_parts_of_a_fold_choose_in_turn_and_the_fold_itself_never() -> Non
 
 
 def test_the_split_of_a_fold_is_the_same_on_every_machine() -> None:
-    """Studies go on elsewhere; a change of these hashes makes every study of folds anew."""
+    """Studies resume elsewhere; a change of these hashes makes every study of folds anew."""
     frames = frames_of(VIDEOS)
     hashes = [resolve_split(frames, SplitConfig(), Fold(fold)).description["hash"] for fold in range(3)]
     assert hashes == ["0d722fa88d6cc0d9", "00a685b4727b11da", "e9a1f40539e6f728"]

@@ -1,4 +1,4 @@
-"""A training that was stopped goes on where it was, bit for bit: alone, in stacks, in searches, by command."""
+"""A training that was stopped resumes where it was, bit for bit: alone, in stacks, in searches, by command."""
 
 import dataclasses
 import os
@@ -168,7 +168,7 @@ def search(folder: Path, stop: Callable[[], None]) -> tuple[str, list[str]]:
     return outcome.stopped, sorted(path.parent.name for path in (folder / "study" / "runs").glob("*/run.json"))
 
 
-def test_a_search_goes_on_with_the_stack_it_was_stopped_in(made, tmp_path: Path) -> None:
+def test_a_search_resumes_the_stack_it_was_stopped_in(made, tmp_path: Path) -> None:
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
         made.write(tmp_path / name)
@@ -227,7 +227,7 @@ def test_a_kill_while_run_folders_are_written_costs_no_training(
             assert one == other
 
 
-def test_train_head_is_stopped_by_ctrl_c_and_goes_on(
+def test_train_head_is_stopped_by_ctrl_c_and_resumes(
     made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made.write(tmp_path)
@@ -242,7 +242,7 @@ def test_train_head_is_stopped_by_ctrl_c_and_goes_on(
 
     monkeypatch.setattr(Unfinished, "rest", ctrl_c)
     assert run([*words, "--quiet"]) == 130
-    assert capsys.readouterr().err == "mtl: stopped; the same command goes on where it was\n"
+    assert capsys.readouterr().err == "mtl: stopped; the same command resumes\n"
     assert len(calls) == 3
     assert run(words) in (0, None)
     whole = len(calls)

@@ -101,7 +101,7 @@ def test_compare_is_over_what_is_labelled(only: str) -> None:
 
 
 def test_leaderboard_and_report_have_no_place_for_it(only: str) -> None:
-    (group,) = json.loads(Path("studies/grid/leaderboard.json").read_text())["groups"]
+    (group,) = json.loads(Path("studies/grid/leaderboard.json").read_text())["rankings"]
     for row in group["rows"]:
         assert "P" not in row["report"]
         assert {task for task in TASKS if main_key(ABAW.group(task)) in row["report"]} == {only}
@@ -180,7 +180,7 @@ def runs_of(frames: pl.DataFrame) -> Callable[..., Runs]:
 @pytest.mark.parametrize("task", TASKS)
 def test_a_score_without_labels_is_none_and_so_is_p(frames: pl.DataFrame, task: str) -> None:
     table = stub.predict(frames.with_columns(split=pl.lit("val")), 0.5, 0)
-    said = make_part(table, frames).said.decide()
+    said = make_part(table, frames).predicted.decide()
     metrics = score(said, labels_of(blind(frames, (task,), pl.lit(True))))
     assert metrics["unscored"] == [task]
     assert (metrics["P"], metrics[main_key(ABAW.group(task))], metrics[f"num_frames.{task}"]) == (None, None, 0)
@@ -231,11 +231,11 @@ def test_gains_of_post_processing_leave_them_out(frames: pl.DataFrame) -> None:
     part, better = (
         make_part(stub.predict(true.with_columns(split=pl.lit("val")), noise, 0), few) for noise in (1.5, 0.0)
     )
-    found = difference(part.said.decide(), better.said.decide(), part)
+    found = difference(part.predicted.decide(), better.predicted.decide(), part)
     assert found is not None
     assert found.low == pytest.approx(found.high)
     assert found.low > 0
-    before, after = ((each.said.parts["au"] >= 0.5).astype(np.int8) for each in (part, better))
+    before, after = ((each.predicted.parts["au"] >= 0.5).astype(np.int8) for each in (part, better))
     assert gain_error(ABAW.tasks["au"], before, after, part) == pytest.approx(0.0)
 
 

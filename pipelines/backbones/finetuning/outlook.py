@@ -31,7 +31,7 @@ class Outlook:
     num_learning: int
     size_px: int
     matched: Match | None
-    goes_on: bool
+    resumes: bool
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -47,7 +47,7 @@ class Outlook:
             "steps_an_epoch": self.num_steps,
             "epochs": self.num_epochs,
             "lr": self.lr,
-            "goes_on": self.goes_on,
+            "resumes": self.resumes,
         }
 
     def print_lines(self) -> list[str]:
@@ -64,7 +64,7 @@ class Outlook:
         lines.append(
             f"{self.num_epochs} epochs of {self.num_steps:,} steps, at most, {rate}; nothing was trained or written"
         )
-        return lines + (["an earlier run was stopped; this would go on where it stood"] if self.goes_on else [])
+        return lines + (["an earlier run was stopped; this would resume it"] if self.resumes else [])
 
 
 def foresee(config: Config, frames: pl.DataFrame, order: Order) -> Outlook:
@@ -86,7 +86,7 @@ def foresee(config: Config, frames: pl.DataFrame, order: Order) -> Outlook:
         num_learning=sum(p.numel() for p in parameters if p.requires_grad),
         size_px=preprocessing.size_px,
         matched=model.trainable.matched,
-        goes_on=there,
+        resumes=there,
     )
 
 

@@ -155,7 +155,7 @@ def section_of(result: Finetuned, preprocessing: Preprocessing, digest: str, lic
         "tasks": list(result.order.tasks),
         "size_px": preprocessing.size_px,
         "crop_pct": preprocessing.crop_pct,
-        "score": f"{scores} on the frames that chose epoch {result.epoch}",
+        "score": f"{scores} on the selection frames, epoch {result.epoch}",
         "file_digest": digest,
         **({"licence": licence} if licence else {}),
     }

@@ -200,7 +200,7 @@ def build(config: PretrainConfig, order: Order) -> tuple[MaskedAutoencoder, Prep
         )
     if not 0 < model.num_visible < model.num_patches:
         raise ValueError(
-            f"pretrain.mask_ratio = {config.mask_ratio}: of {model.num_patches} patches a face it shows "
+            f"pretrain.mask_ratio = {config.mask_ratio}: of {model.num_patches} patches per face it shows "
             f"{model.num_visible}; some must be shown and some hidden"
         )
     return model, preprocessing, trainable.matched

@@ -1,1 +1,1 @@
-"""What commands print: tables, reports of a training, summaries; a file per subject."""
+"""What commands print: tables, reports of a training, summaries; one file per subject."""

@@ -83,7 +83,7 @@ def _coverage(stream: StreamSummary) -> str:
 
 
 def _share(part: int, whole: int) -> str:
-    """100 % is said of the whole alone."""
+    """100 % only for the whole."""
     return "100%" if part == whole else f"{min(part / whole, 0.999):.1%}"
 
 

@@ -12,7 +12,7 @@ from pipelines.words import SCORE_WORDS, counted, counted_units, probability_wor
 
 
 def comparison_page(found: Comparison) -> Group:
-    """The table, which two these are, and what the difference in P is worth."""
+    """The table, which two these are, and whether the difference in P is significant."""
     paired, schema = found.paired, found.schema
     tasks = {task.name: task for task in schema.scored(found.tasks)}
     whole = "P" if schema.is_complete(found.tasks) else f"P over {len(tasks)} of {len(schema.names)} tasks"
@@ -29,17 +29,17 @@ def comparison_page(found: Comparison) -> Group:
         Text.assemble(f"{letter}: ", (side.name, "bold"), f" ({side.words})")
         for letter, side in (("A", found.first), ("B", found.second))
     ]
-    return Group(*sides, table, Text(worth(found)))
+    return Group(*sides, table, Text(conclusion(found)))
 
 
-def worth(found: Comparison) -> str:
-    """Whether the held-out subjects or videos tell the two apart, and how many there are."""
+def conclusion(found: Comparison) -> str:
+    """Whether the two differ significantly on the held-out subjects or videos, and how many there are."""
     paired = found.paired
     sample, units = paired.sample, units_words(paired.sample.unit)
     held_out = counted_units(sample.num_groups, sample.unit, "held-out ")
     much = f"{held_out}, {counted(paired.num_pairs, 'pair')} of runs"
     if paired.differences["P"].p < LIMIT:
         better = "A" if paired.differences["P"].value > 0 else "B"
-        return f"{better} is better, beyond what chance explains ({much})."
-    few = f" With fewer than {FEWEST} {units} no difference could be." if sample.num_groups < FEWEST else ""
-    return f"These {units} cannot tell the two apart ({much}).{few}"
+        return f"{better} is significantly better ({much})."
+    few = f" With fewer than {FEWEST} {units} no difference can be significant." if sample.num_groups < FEWEST else ""
+    return f"No significant difference ({much}).{few}"

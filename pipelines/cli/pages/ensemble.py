@@ -1,4 +1,4 @@
-"""What `mtl ensemble` prints: scores beside those of the best single run, then the members."""
+"""What `mtl ensemble` prints: scores and those of the best single run, then the members."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,13 +20,13 @@ SHOWN_MEMBERS = 5
 
 
 def print_ensemble(record: Mapping[str, Any], console: Console) -> None:
-    """Scores beside those of the best single run, then who is in it."""
+    """Scores and those of the best single run, then the members."""
     tasks, schema = record["tasks"], schema_of(record["schema"], "ensemble.json")
     title = f"ensemble {record['name']} of {counted(record['library']['num'], 'run')}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("P" if schema.is_complete(tasks) else "sum of scores")
     names = column_names(tasks)
-    for head in ("select\nin fold", "select\nout of fold", "report\nheld out", f"report\n{names}"):
+    for head in ("selection\nin fold", "selection\nout of fold", "\nheld out", f"held out\n{names}"):
         table.add_column(head, justify="right", no_wrap=True)
     for key in (key for key in PROCEDURES if key in record["scores"]):
         for kind in ("plain", "post"):
@@ -57,13 +57,13 @@ def _row(record: Mapping[str, Any], key: str, kind: str, tasks: Sequence[Task]) 
 
 
 def _print_members(record: Mapping[str, Any], console: Console) -> None:
-    """A line per member: how often it counts, what it is in words, its run."""
+    """One line per member: its count, its strategy in words, its run."""
     width = max(4, *map(len, map(task_label, record["members"])))
     for task, members in record["members"].items():
         lines = [f"x{one['count']:<3} {_member_words(one)}" for one in members[:SHOWN_MEMBERS]]
         lines += [f"and {len(members) - SHOWN_MEMBERS} more"] if len(members) > SHOWN_MEMBERS else []
-        for place, line in enumerate(lines):
-            console.print(f"{task_label(task) if place == 0 else '':<{width}} {line}", soft_wrap=True)
+        for index, line in enumerate(lines):
+            console.print(f"{task_label(task) if index == 0 else '':<{width}} {line}", soft_wrap=True)
 
 
 def _member_words(member: Mapping[str, Any]) -> str:

@@ -65,7 +65,7 @@ def _split_table(findings: Findings, names: Sequence[str]) -> Table:
 
 
 def _labelled_table(findings: Findings) -> Table:
-    """A row per group, where a column each would be too wide."""
+    """A row per group, where one column per group is too wide."""
     table = _table("Labelled rows", "", *findings.splits)
     for name in findings.schema.names:
         table.add_row(name, *[f"{counts.num_labelled[name]:,}" for counts in findings.splits.values()])
@@ -84,7 +84,7 @@ def _class_table(findings: Findings, group: Group) -> Table:
 
 
 def _value_table(findings: Findings) -> Table:
-    """Positives of each binary column, mean and deviation of each continuous one; what nobody labelled is left out."""
+    """Positives of each binary column, mean and standard deviation of each continuous one; unlabelled ones left out."""
     binary, continuous = (
         [group for group in findings.schema if group.kind == kind and _labelled(findings, [group])]
         for kind in ("binary", "continuous")
@@ -103,12 +103,13 @@ def _value_table(findings: Findings) -> Table:
 
 
 def _title_of_values(binary: list[Group], continuous: list[Group]) -> str:
+    if binary and continuous:
+        return "Positives; mean ± SD"
     if binary:
-        nouns = dict.fromkeys("action units" if noun_of(group) == "action unit" else group.name for group in binary)
-        return f"Positives of {', '.join(nouns)}"
+        return f"Positives of {', '.join('action units' if group.name == 'au' else group.name for group in binary)}"
     if [group.columns for group in continuous] == [VA_COLUMNS]:
         return "Valence and arousal"
-    return f"Mean and deviation of {', '.join(group.name for group in continuous)}"
+    return f"Mean ± SD of {', '.join(group.name for group in continuous)}"
 
 
 def _labelled(findings: Findings, groups: list[Group]) -> dict[str, SplitCounts]:
@@ -140,7 +141,7 @@ def _face_line(faces: FaceCounts) -> str:
 
 def _print_list(findings: Findings, console: Console) -> None:
     if not findings.findings:
-        console.print("Nothing found that needs a look.")
+        console.print("No findings.")
         return
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)

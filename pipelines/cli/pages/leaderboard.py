@@ -1,4 +1,4 @@
-"""The leaderboard in a terminal: a table a set of tasks, selection and held-out scores apart."""
+"""The leaderboard in a terminal: one table per set of tasks, selection and held-out scores apart."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from rich.console import Group as Renderables
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.results.leaderboard import Group, Leaderboard, Row, Spread, place_among
+from pipelines.results.leaderboard import Leaderboard, Ranking, Row, Spread, rank_among
 from pipelines.results.verdict import compared, verdict_words
 from pipelines.terminal import make_console
 from pipelines.words import chosen_words, field_words, task_label, task_words, value_in
@@ -17,20 +17,20 @@ from pipelines.words import chosen_words, field_words, task_label, task_words, v
 def leaderboard_tables(
     board: Leaderboard, width: int = 120, top: int = 15, splits: Sequence[Mapping[str, Any]] = ()
 ) -> Renderables:
-    """The first `top` rows of each group in `width` columns, with only the fields in which strategies differ.
+    """The first `top` rows of each ranking in `width` columns, with only the fields in which strategies differ.
 
-    Below each what its first place is worth, and which rows of `splits` (descriptions) chose and were scored; then the
-    backbones by themselves.
+    Below each how far to trust its first rank; then which rows of `splits` (descriptions) selected and were scored, and
+    the backbones by themselves.
     """
     parts: list[Table | Text] = []
     most = max((len(row.results) for row in board.rows), default=0)
-    for group in board.groups:
-        parts.append(_fitting(group, board.varied, top, most, width))
-        if len(group.rows) > top:
-            parts.append(Text(f"  and {len(group.rows) - top} more in leaderboard.csv", style="dim"))
-        parts += [Text(words) for words in verdict_words(group)]
-    if len(board.groups) > 1:
-        parts.append(Text("P sums the tasks' scores, so strategies compare within a table, not across tables.", "dim"))
+    for ranking in board.rankings:
+        parts.append(_fitting(ranking, board.varied, top, most, width))
+        if len(ranking.rows) > top:
+            parts.append(Text(f"  and {len(ranking.rows) - top} more in leaderboard.csv", style="dim"))
+        parts += [Text(words) for words in verdict_words(ranking)]
+    if len(board.rankings) > 1:
+        parts.append(Text("P depends on the set of tasks: strategies compare within a table, not across.", "dim"))
     if words := chosen_words(splits):
         parts.append(Text(words))
     if board.backbones:
@@ -39,21 +39,21 @@ def leaderboard_tables(
     return Renderables(*parts)
 
 
-def _fitting(group: Group, varied: Sequence[str], top: int, most: int, width: int) -> Table:
+def _fitting(ranking: Ranking, varied: Sequence[str], top: int, most: int, width: int) -> Table:
     """The table with as many of the `OPTIONAL` columns as fit into `width`.
 
-    Where not all do, the fields that follow from another one go first: they tell no two strategies apart.
+    Where not all do, the fields that follow from another one go first: they distinguish no two strategies.
     """
     console = make_console(width=1000)
-    told = _telling(group, varied)
-    shown = [(varied, OPTIONAL), *((told, OPTIONAL[:count]) for count in range(len(OPTIONAL), -1, -1))]
-    tables = [_table(group, names, top, most, optional) for names, optional in shown]
+    independent = _independent(ranking, varied)
+    shown = [(varied, OPTIONAL), *((independent, OPTIONAL[:count]) for count in range(len(OPTIONAL), -1, -1))]
+    tables = [_table(ranking, names, top, most, optional) for names, optional in shown]
     return next((table for table in tables if console.measure(table).maximum <= width), tables[-1])
 
 
-def _telling(group: Group, varied: Sequence[str]) -> list[str]:
+def _independent(ranking: Ranking, varied: Sequence[str]) -> list[str]:
     """Of the fields `varied` those whose value does not follow from that of one that stays."""
-    columns = {name: [value_in(name, row.values) for row in group.rows] for name in varied}
+    columns = {name: [value_in(name, row.values) for row in ranking.rows] for name in varied}
     kept = list(varied)
     for name in reversed(varied):
         others = (columns[other] for other in kept if other != name)
@@ -62,45 +62,45 @@ def _telling(group: Group, varied: Sequence[str]) -> list[str]:
     return kept
 
 
-def _table(group: Group, varied: Sequence[str], top: int, most: int, shown: Sequence[str]) -> Table:
-    table = Table(title=_title(group), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+def _table(ranking: Ranking, varied: Sequence[str], top: int, most: int, shown: Sequence[str]) -> Table:
+    table = Table(title=_title(ranking), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("#", justify="right")
     for name in varied:
         table.add_column(field_words(name, short=True), overflow="fold")
     table.add_column("selection\nP ± sd", justify="right", no_wrap=True)
     table.add_column("held-out\nP ± sd", justify="right", no_wrap=True, style="bold")
-    tested = bool(compared(group))
+    tested = bool(compared(ranking))
     if tested:
-        table.add_column("told\nfrom 1", justify="right", no_wrap=True)
-    names = column_names(group.tasks)
-    heads = {"drop": "\ndrop", "interval": "95 %\ninterval", "runs": "\nruns", "parts": f"held-out\n{names}"}
-    heads["places"] = "95 %\nplaces"
+        table.add_column("differs\nfrom #1", justify="right", no_wrap=True)
+    names = column_names(ranking.tasks)
+    heads = {"optimism": "\noptimism", "interval": "95 %\ninterval", "runs": "\nruns", "parts": f"held-out\n{names}"}
+    heads["ranks"] = "rank\n95 %"
     for name in shown:
         table.add_column(heads[name], justify="right", no_wrap=True)
-    for row in group.rows[:top]:
+    for row in ranking.rows[:top]:
         fields = [value_in(name, row.values) for name in varied]
         scores = [spread_words(row.select["P"]), spread_words(row.report.get("P"))]
-        scores += [_told(row)] if tested else []
-        optional = _optional(row, group, most)
+        scores += [_differs(row)] if tested else []
+        optional = _optional(row, ranking, most)
         table.add_row(str(row.rank), *fields, *scores, *(optional[name] for name in shown))
     return table
 
 
 def _backbones_table(board: Leaderboard) -> Table:
-    """A row a backbone: the scores of its tasks by its own outputs, frame by frame."""
+    """One row per backbone: the scores of its tasks by its own outputs, frame by frame."""
     title = "backbones by themselves, frame by frame, not ranked"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("backbone", overflow="fold")
     names = column_names(board.schema.names)
-    for head in (f"selection\n{names}", f"held-out\n{names}", "held-out sum\n95 % interval", "would\nstand"):
+    for head in (f"selection\n{names}", f"held-out\n{names}", "held-out sum\n95 % interval", "would\nrank"):
         table.add_column(head, justify="right", no_wrap=True)
     for row in board.backbones:
-        place = place_among(row, board)
+        rank = rank_among(row, board)
         table.add_row(
             row.streams[0],
             *(_parts_words(board.keys, part) for part in (row.select, row.report)),
             f"{row.interval.low:.2f}–{row.interval.high:.2f}" if row.interval else "–",
-            f"{place[0]} of {place[1]}" if place else "–",
+            f"{rank[0]} of {rank[1]}" if rank else "–",
         )
     return table
 
@@ -119,30 +119,30 @@ def _parts_words(keys: Mapping[str, str], scores: Mapping[str, Spread]) -> str:
     )
 
 
-# Columns that give way in a narrow terminal, the last one first.
-OPTIONAL = ("drop", "interval", "places", "runs", "parts")
+# Columns left out in a narrow terminal, the last one first.
+OPTIONAL = ("optimism", "interval", "ranks", "runs", "parts")
 
 
-def _title(group: Group) -> str:
-    official = "" if group.is_complete else " (not the official P)"
-    return f"{task_words(group.tasks)}{official}, ranked by the selection score"
+def _title(ranking: Ranking) -> str:
+    official = "" if ranking.is_complete else " (not the official P)"
+    return f"{task_words(ranking.tasks)}{official}, ranked by the selection score"
 
 
-def _optional(row: Row, group: Group, most: int) -> dict[str, str]:
+def _optional(row: Row, ranking: Ranking, most: int) -> dict[str, str]:
     return {
-        "drop": "–" if row.drop is None else f"{row.drop:+.3f}",
+        "optimism": "–" if row.optimism is None else f"{row.optimism:+.3f}",
         "interval": f"{row.interval.low:.2f}–{row.interval.high:.2f}" if row.interval else "–",
-        "places": f"{row.stability.low}–{row.stability.high}" if row.stability else "–",
+        "ranks": f"{row.stability.low}–{row.stability.high}" if row.stability else "–",
         "runs": str(len(row.results)) if len(row.results) == most else f"{len(row.results)} of {most}",
-        "parts": _parts_words(dict(zip(group.tasks, group.keys, strict=True)), row.report),
+        "parts": _parts_words(dict(zip(ranking.tasks, ranking.keys, strict=True)), row.report),
     }
 
 
-def _told(row: Row) -> str:
-    """Whether the held-out rows tell it from the first of its table."""
+def _differs(row: Row) -> str:
+    """Whether it differs significantly from the first of its table on the held-out rows."""
     if row.versus is None:
         return "" if row.rank == 1 else "–"
-    return "yes" if row.versus.separable else "no"
+    return "yes" if row.versus.significant else "no"
 
 
 def spread_words(spread: Spread | None) -> str:

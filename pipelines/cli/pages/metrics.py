@@ -48,7 +48,7 @@ def parts_table(
     schema: Schema,
     post: Mapping[str, Any] | None = None,
 ) -> Table:
-    """P and each group's part, with the number of labelled frames; and the same with post-processing, if given."""
+    """P and each group's score, with the number of labelled frames; and the same with post-processing, if given."""
     table = Table(title=title or None, title_justify="left")
     table.add_column("")
     sides = [metrics] if post is None else [metrics, post]

@@ -14,7 +14,7 @@ def print_postprocess(record: Mapping[str, Any], console: Console) -> None:
     """The table of steps, then offsets, thresholds, gain and optimism."""
     table = Table(title=f"{record['name']}: post-processing", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")
-    for head in ("select\nin fold", "select\nout of fold", "report\nheld out"):
+    for head in ("selection\nin fold", "selection\nout of fold", "\nheld out"):
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("\nkept")
     for task in dict.fromkeys(step["task"] for step in record["steps"]):
@@ -24,7 +24,7 @@ def print_postprocess(record: Mapping[str, Any], console: Console) -> None:
         table.add_section()
     plain, post = record["plain"], record["post"]
     table.add_row("P plain", *map(_p, (plain["select"], plain["select"], plain["report"])))
-    table.add_row("P with what is kept", *map(_p, (post["in_fold"], post["out_of_fold"], post["report"])), style="bold")
+    table.add_row("P post-processed", *map(_p, (post["in_fold"], post["out_of_fold"], post["report"])), style="bold")
     console.print(table)
     _print_fitted(record["parameters"], console)
     console.print(gain_words(record))
@@ -33,13 +33,13 @@ def print_postprocess(record: Mapping[str, Any], console: Console) -> None:
 def gain_words(record: Mapping[str, Any]) -> str:
     """The gain in one line or two, with its interval and the optimism."""
     if record["optimism"] is None:
-        return "select holds one video or subject: nothing can be fitted out of fold, so nothing was"
+        return "the selection rows hold one video or subject: nothing can be fitted out of fold"
     gain, between = record["gain"], record["gain"]["interval"]
     lines = [
         f"gain in P out of fold {gain['out_of_fold']:+.4f}; optimism (in fold - out of fold) {record['optimism']:+.4f}"
     ]
     if gain["report"] is None:
-        lines.append(f"held-out gain unknown: no label of {', '.join(record['plain']['report']['unscored'])} on report")
+        lines.append(f"held-out gain unknown: no held-out label of {', '.join(record['plain']['report']['unscored'])}")
     else:
         lines.append(f"gain in P held out {gain['report']:+.4f}{interval_words(between)}")
     return "\n".join(lines)
@@ -70,7 +70,7 @@ def _step_words(step: Mapping[str, Any]) -> str:
 
 
 def _print_fitted(parameters: Mapping[str, Any], console: Console) -> None:
-    """Offsets and thresholds where they are not what they would be unfitted."""
+    """Offsets and thresholds that differ from the default."""
     offsets, thresholds = parameters["offsets"], parameters["thresholds"]
     if any(offsets.values()):
         console.print("offsets  " + "  ".join(f"{name} {value:+.2f}" for name, value in offsets.items()))

@@ -1,4 +1,4 @@
-"""What `mtl predict` says when it is done."""
+"""What `mtl predict` prints when it is done."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -26,7 +26,7 @@ def predict_lines(done: Mapping[str, Any]) -> Iterator[str]:
             f"{counted(done['num_absent_videos'], 'whole video')}; `mtl prepare --test-list` and `mtl extract` add them"
         )
     if done["num_seen"]:
-        yield f"no held-out predictions: {done['num_seen']:,} of these frames trained the model or chose its epoch"
+        yield f"no held-out predictions: {done['num_seen']:,} of these frames trained the model or selected its epoch"
     yield str(done["out"])
 
 

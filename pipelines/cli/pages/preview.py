@@ -17,7 +17,7 @@ def print_preview(found: Mapping[str, Any], console: Console) -> None:
     console.print(f"{found['grid']}: {counted(found['num_trials'], 'trial')}{counts}", soft_wrap=True)
     if found["num_folds"]:
         inner = counted(found["num_inner"], "inner part")
-        console.print(f"{counted(found['num_folds'], 'outer fold')}, in each {inner} to choose on")
+        console.print(f"{counted(found['num_folds'], 'outer fold')}, each with {inner} to select on")
     seconds = found["seconds"]
     shown = "time: " if seconds is None else f"time: {duration_words(seconds)}, "
     console.print(f"{shown}{found['how']}", soft_wrap=True)
@@ -45,11 +45,11 @@ def budget_lines(budgets: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _print_memory(found: Mapping[str, Any], console: Console) -> None:
-    """What a stack needs beside the streams: a line for each temporal encoder and method, the largest first."""
+    """What a stack needs besides the streams: one line per temporal encoder and method, the largest first."""
     kinds: dict[str, list[dict[str, Any]]] = {}
     for one in found["stack_shapes"]:
         kinds.setdefault(f"{value_words('temporal', one['temporal'])}, {one['method']}", []).append(one)
-    words = f"memory of a stack beside them: up to {_mib(found['stack_bytes'])} ({found['memory_how']})"
+    words = f"memory of a stack besides them: up to {_mib(found['stack_bytes'])} ({found['memory_how']})"
     console.print(words, soft_wrap=True)
     for name, (largest, *_) in list(kinds.items())[:SHOWN_KINDS]:
         weights, batches = _mib(largest["weights_bytes"]), _mib(largest["activation_bytes"])

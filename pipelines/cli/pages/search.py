@@ -70,10 +70,10 @@ def print_results(found: Searched, console: Console) -> None:
         console.print(f"successive halving ended {counted(halted, 'training')} before its time")
     if outcome.stopped:
         console.print(
-            f"stopped by {outcome.stopped}: {counted(outcome.num_left, 'trial')} left; the same command goes on"
+            f"stopped by {outcome.stopped}: {counted(outcome.num_left, 'trial')} left; the same command resumes"
         )
     elif outcome.num_left:
-        console.print(f"{counted(outcome.num_left, 'trial')} left; the same command goes on")
+        console.print(f"{counted(outcome.num_left, 'trial')} left; the same command resumes")
     for name in ("leaderboard.csv", "leaderboard.json", "report.html"):
         if (search.folder / name).exists():
             console.print(str(search.folder / name), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What `mtl submit` says when it is done."""
+"""What `mtl submit` prints when it is done."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -31,7 +31,7 @@ def submit_lines(done: Mapping[str, Any], *, asked_post: bool) -> Iterator[str]:
     if not done["crops_looked_for"]:
         yield "not looked for: crops that the frames table lacks"
     if done["num_seen"]:
-        yield f"not held out: {done['num_seen']:,} of these frames trained the model or chose its epoch"
+        yield f"not held out: {done['num_seen']:,} of these frames trained the model or selected its epoch"
     yield f"{done['out']}: read back, every row in the list's order"
 
 

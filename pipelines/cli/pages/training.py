@@ -1,4 +1,4 @@
-"""What a person sees of a training: a bar a model with its score so far, and the result as a table."""
+"""Progress and result of a training: one bar per model with its score so far, and the result as a table."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from pipelines.words import score_title
 
 @contextmanager
 def training_progress(schema: Schema = ABAW) -> Iterator[Watch]:
-    """Yields what is to be told of every evaluation: a bar per model on standard error, or lines off a terminal."""
+    """Yields the callback for every evaluation: a bar per model on standard error, or lines off a terminal."""
     with progress_group("steps") as group:
         bars: dict[str, Bar | Lines] = {}
         best: dict[str, Evaluation] = {}
@@ -37,7 +37,7 @@ def training_progress(schema: Schema = ABAW) -> Iterator[Watch]:
 
 
 def print_result(folder: Path, manifest: Mapping[str, Any], metrics: Mapping[str, Any], *, as_json: bool) -> None:
-    """The two scores of a run, apart: the one its weights were chosen by, and the one on rows held out."""
+    """The two scores of a run in separate tables: selection and held-out."""
     if as_json:
         about = {"run": str(folder), "seconds": manifest["seconds"], "budget": manifest["budget"]}
         say_json({**about, "warnings": warnings_of(manifest), **metrics})
@@ -57,7 +57,7 @@ def print_result(folder: Path, manifest: Mapping[str, Any], metrics: Mapping[str
 
 
 def warnings_of(manifest: Mapping[str, Any]) -> list[str]:
-    """What was too little for this run: steps, embeddings, context; a line each."""
+    """Warnings of too few steps, embeddings or context, one line each."""
     strategy = Strategy().replace(manifest["strategy"], "run.json")
     found = [shortfall(strategy)]
     for part, where in (("train", "train"), ("select", "selection"), ("report", "held out")):
@@ -66,7 +66,7 @@ def warnings_of(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def result_table(manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> Table:
-    """A task a row; selection and held-out scores in columns of their own, each with its labelled frames."""
+    """One row per task; selection and held-out scores in columns of their own, each with its labelled frames."""
     select, report, split = metrics["select"], metrics["report"], manifest["split"]
     schema = schema_of(manifest["schema"], "run.json")
     tasks = schema.scored(metrics["tasks"])
@@ -86,7 +86,7 @@ def result_table(manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> Tab
 
 
 def score_name(tasks: Sequence[str], schema: Schema) -> str:
-    """P where all tasks are in it, else what it sums."""
+    """P if it has all tasks, else the groups it sums."""
     return "P" if schema.is_complete(tasks) else f"sum over {', '.join(tasks)}"
 
 

@@ -149,11 +149,14 @@ def test_a_study_lists_it_and_its_ensemble_may_choose_it() -> None:
     assert [row["backbone"] for row in board["backbones"]] == ["joint", "expr"]
     joint, expr = board["backbones"]
     assert joint["report"]["P"] == json.loads((RUN / "metrics.json").read_text())["report"]["P"]
-    heads = [row["select"]["P"]["mean"] for row in board["groups"][0]["rows"]]
-    assert joint["place"] == {"rank": 1 + sum(p > joint["select"]["P"] for p in heads), "among": 3}
-    assert (expr["tasks"], expr["place"]) == (["expr"], None)  # no strategy has its tasks: nothing to compare with
+    heads = [row["select"]["P"]["mean"] for row in board["rankings"][0]["rows"]]
+    assert joint["rank_among_strategies"] == {"rank": 1 + sum(p > joint["select"]["P"] for p in heads), "of": 3}
+    assert (expr["tasks"], expr["rank_among_strategies"]) == (
+        ["expr"],
+        None,
+    )  # no strategy has its tasks
     assert "va.ccc_mean" not in expr["report"]
-    assert [row["rank"] for row in board["groups"][0]["rows"]] == [1, 2]
+    assert [row["rank"] for row in board["rankings"][0]["rows"]] == [1, 2]
     table = pl.read_csv("studies/g/leaderboard.csv")
     assert table["kind"].to_list() == ["strategy", "strategy", "backbone", "backbone"]
     assert table["rank"].to_list() == [1, 2, None, None]
@@ -284,7 +287,7 @@ def test_stopped_at_the_end_the_same_command_finishes(monkeypatch: pytest.Monkey
             patch.setattr(heldout, "place_folder", raising(KeyboardInterrupt))
         result = CliRunner().invoke(cli.app, command)
     assert result.exit_code == 130
-    assert "the same command goes on from backbones/expr.checkpoint.safetensors" in result.stderr
+    assert "the same command resumes from backbones/expr.checkpoint.safetensors" in result.stderr
     assert not Path("runs/backbone-expr").exists()
     monkeypatch.setattr(loop, "take_part", raising(AssertionError))
     assert CliRunner().invoke(cli.app, command).exit_code == 0

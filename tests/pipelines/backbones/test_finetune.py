@@ -299,7 +299,7 @@ def test_the_section_tells_where_the_weights_are_from(project: Config, faces: Gi
     result = run(project, faces[1], epochs=2, licence="research only")
     section = read_config(project.folder / "mtl.toml").backbones["expr"]
     assert section.licence == "research only"
-    assert section.score == f"expr {result.metrics['expr.f1_macro']:.4f} on the frames that chose epoch {result.epoch}"
+    assert section.score == f"expr {result.metrics['expr.f1_macro']:.4f} on the selection frames, epoch {result.epoch}"
     assert section.file_digest == file_digest(project.folder / result.weights)
     metadata = read_weights(project.folder / result.weights)[1]
     assert metadata["licence"] == "research only"

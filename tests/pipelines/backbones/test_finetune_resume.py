@@ -1,4 +1,4 @@
-"""A fine-tuning that is stopped or killed goes on where it stood, and ends with the bits of an undisturbed one."""
+"""A fine-tuning that is stopped or killed resumes, and ends with the bits of an undisturbed one."""
 
 import dataclasses
 import json
@@ -113,7 +113,7 @@ def counted(take_part: Any, steps: list[int]) -> Any:
 def test_killed_it_ends_with_the_same_bits(
     project: Config, faces: Given, undisturbed: Any, monkeypatch: pytest.MonkeyPatch, minutes: float, lost: int
 ) -> None:
-    """Without a moment's notice: what was kept after the epoch, or after the step, is where it goes on."""
+    """Without a moment's notice: what was kept after the epoch, or after the step, is where it resumes."""
     dying(monkeypatch, 5, die)
     with pytest.raises(Dead):
         run(project, faces[1], "expr,au", **RECIPE, checkpoint_minutes=minutes)
@@ -136,7 +136,7 @@ def test_a_process_that_is_killed(project: Config, faces: Given, number: signal.
     found, _, err = start(killed_finetuning.main, project.folder, 5, int(number)).end()
     assert found == code, err
     if number != signal.SIGKILL:
-        assert "the same command goes on from backbones/joint.checkpoint.safetensors" in err
+        assert "the same command resumes from backbones/joint.checkpoint.safetensors" in err
     assert [path.name for path in (project.folder / "backbones").glob("[a-z]*")] == ["joint.checkpoint.safetensors"]
     config = read_config(project.folder / "mtl.toml")
     run(config, faces[1], "expr,au")

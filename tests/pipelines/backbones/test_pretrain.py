@@ -255,7 +255,7 @@ def test_finished_is_finished(project: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(run(project, epochs=2, order={"restart": True}).history) == 2
 
 
-def test_begun_anew_and_stopped_it_goes_on(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_begun_anew_and_stopped_it_resumes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(project, epochs=1)
     expected = run(project, order={"name": "other"}, epochs=2)
     after_steps(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGINT))

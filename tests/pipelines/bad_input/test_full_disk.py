@@ -76,7 +76,7 @@ def full_disk(request: pytest.FixtureRequest) -> Iterator[Callable[[], Any]]:
 
 
 def test_a_disk_that_fills_up(project: Path, full_disk: Callable[[], Callable[[], None]]) -> None:
-    """The shard before it stays; with room again the same command goes on, to what an undisturbed one makes."""
+    """The shard before it stays; with room again the same command resumes, to what an undisturbed one makes."""
     assert typed(*EXTRACT, "--set", "cache.path=whole.zarr")[0] == 0
     kept = {name: data for name, data in contents(project).items() if not name.startswith("cache.zarr")}
     make_room = full_disk()
@@ -85,7 +85,7 @@ def test_a_disk_that_fills_up(project: Path, full_disk: Callable[[], Callable[[]
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("mtl: error: ")
     assert "cache.zarr/expr/base" in err
-    assert ": No space left on device; make room and type the same command again, nothing finished is lost" in err
+    assert ": No space left on device; free some space and run the same command again, finished work is kept" in err
     half = contents(project / "cache.zarr")
     assert [name for name in half if "marks/0" in name] == ["expr/base/embedding/marks/00000000.json"]
     whole = contents(project / "whole.zarr")

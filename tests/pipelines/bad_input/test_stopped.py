@@ -45,7 +45,7 @@ def test_a_search_stopped_by_the_user(project: Path, monkeypatch: pytest.MonkeyP
         patch.setattr("pipelines.training.run.train_strategies", interrupt)
         code, out, err = typed(*SEARCH)
     assert (code, err) == (130, "")
-    assert "stopped by Ctrl-C: 2 trials left; the same command goes on" in out
+    assert "stopped by Ctrl-C: 2 trials left; the same command resumes" in out
     assert not list((project / "studies/grid/runs").glob("*/run.json"))
     assert typed(*SEARCH)[0] == 0
 
