@@ -12,7 +12,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: white; color: var(--text); line-height: 1.5;
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-main { max-width: 1420px; margin: 0 auto; padding: 28px 20px 60px; }
+main { max-width: 1600px; margin: 0 auto; padding: 28px 20px 60px; }
 h1 { font-size: 27px; margin: 0 0 4px; line-height: 1.25; }
 h2 { font-size: 20px; margin: 44px 0 6px; padding-top: 10px; border-top: 1px solid var(--line); }
 h3 { font-size: 16px; margin: 26px 0 4px; }

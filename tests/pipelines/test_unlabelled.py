@@ -18,6 +18,7 @@ from helpers import stub_runs as stub
 from helpers.cli import call
 from helpers.made_labels import probable
 from helpers.made_project import Made
+from pipelines.folds import NO_FOLD
 from pipelines.labels import labels_of
 from pipelines.metrics.challenge import main_key, main_scores, score
 from pipelines.metrics.intervals import Runs, group_sums, interval
@@ -171,7 +172,9 @@ def runs_of(frames: pl.DataFrame) -> Callable[..., Runs]:
         true = stub.make_frames(num_videos=4, num_frames=60).join(rows.select("video", "frame"), on=["video", "frame"])
         table = stub.predict(true.with_columns(split=pl.lit("val")), noise, seed)
         return {
-            -1: {seed: group_sums(rows.select("video", "frame").join(table, on=["video", "frame"]), labels_of(rows))}
+            NO_FOLD: {
+                seed: group_sums(rows.select("video", "frame").join(table, on=["video", "frame"]), labels_of(rows))
+            }
         }
 
     return make
