@@ -23,7 +23,7 @@ from extract.backbones.build import Backbone, load_backbone
 from extract.backbones.runtime import Runtime, embedder, one_pass
 from extract.config import BackboneConfig
 from extract.engine import NUM_SLOTS, Hooks, default_batch_size, default_num_threads, extract
-from extract.faces.files import decode, read_face_bytes
+from extract.faces.decoding import decode, read_face_bytes
 from extract.faces.source import FaceSource
 from extract.jobs import Settings
 from extract.loading import Batch, FaceLoader

@@ -20,15 +20,15 @@ from bench.made_faces import FACES, WORK, made_faces
 from bench.measure import Cost, Row, Target, cpus, interleave, ratios, walls
 from bench.rivals import training_loader, usual_training
 from cache.frames import conform
-from pipelines.backbones.data import FaceBatch, Faces, Group
-from pipelines.backbones.finetuning.course import Course
+from pipelines.backbones.data import FaceBatch, Faces, RowGroup
+from pipelines.backbones.finetuning.context import TrainContext
 from pipelines.backbones.finetuning.facesets import gather
-from pipelines.backbones.finetuning.finetune import build, make_course
+from pipelines.backbones.finetuning.finetune import build, make_context
+from pipelines.backbones.finetuning.finetune_state import FinetuneState
 from pipelines.backbones.finetuning.loop import lr_at
-from pipelines.backbones.finetuning.order import Order
 from pipelines.backbones.finetuning.recipe import new_state
-from pipelines.backbones.finetuning.state import State
-from pipelines.backbones.finetuning.steps import batches_of, move, parts_of, take_part
+from pipelines.backbones.finetuning.request import FinetuneRequest
+from pipelines.backbones.finetuning.steps import backward, batches_of, draw_micro_batches, optimiser_step
 from pipelines.backbones.sampling import epoch_steps
 from pipelines.config import Config, DataConfig, FinetuneConfig
 
@@ -48,7 +48,7 @@ class Ready:
         self.unreadable = faces.unreadable
         self._ready: list[FaceBatch] = []
 
-    def batches(self, groups: Iterable[Group]) -> Iterator[FaceBatch]:
+    def batches(self, groups: Iterable[RowGroup]) -> Iterator[FaceBatch]:
         """The same batches whatever the groups, made the first time: every epoch of the benchmark is its first."""
         asked = list(groups)
         if not self._ready:
@@ -60,13 +60,13 @@ def data_path(device: torch.device) -> list[Row]:
     """F1: training steps through the data path against steps on batches that wait on the device."""
     rows = []
     for model, size_px, batch, num_faces in CASES[device.type]:
-        course, state = made_course(model, size_px, batch, num_faces, device)
-        with course.faces, again(course.faces) as kept:
+        context, state = made_context(model, size_px, batch, num_faces, device)
+        with context.faces, again(context.faces) as kept:
             kept.load(lambda count: None)
-            courses = {"ready": Ready(course.faces), "streaming": course.faces, "kept": kept}
+            variants = {"ready": Ready(context.faces), "streaming": context.faces, "kept": kept}
             epochs = {
-                name: functools.partial(epoch, dataclasses.replace(course, faces=each), state)  # type: ignore[arg-type]
-                for name, each in courses.items()
+                name: functools.partial(epoch, dataclasses.replace(context, faces=each), state)  # type: ignore[arg-type]
+                for name, each in variants.items()
             }
             costs = interleave(epochs)
         for name, mark in (("streaming", ""), ("kept", "k")):
@@ -79,14 +79,14 @@ def against_usual(device: torch.device) -> list[Row]:
     """R3: training faces/s against Dataset, Pillow, torchvision's transforms, DataLoader and torch.optim.AdamW."""
     rows = []
     for model, size_px, batch, num_faces in CASES[device.type]:
-        course, state = made_course(model, size_px, batch, num_faces, device)
-        paths, labels = list(course.faces.paths), course.labels.expr
+        context, state = made_context(model, size_px, batch, num_faces, device)
+        paths, labels = list(context.faces.paths), context.labels.expr
         workers = WORKERS[device.type]
         loader = training_loader(FACES, paths[:num_faces], labels[:num_faces], size_px, batch, workers)
         usual = timm.create_model(model, num_classes=8, **_sized(model, size_px)).to(device)
         train = functools.partial(usual_training, usual, torch.optim.AdamW(usual.parameters()), loader, device)
-        with course.faces:
-            costs = interleave({"usual": train, "ours": functools.partial(epoch, course, state)})
+        with context.faces:
+            costs = interleave({"usual": train, "ours": functools.partial(epoch, context, state)})
         values = ratios(walls(costs["usual"]), walls(costs["ours"]))
         note = f"{model} at {size_px} px, B = {batch}; {workers} workers, kept from epoch to epoch"
         what = "training, faces/s ÷ the usual loop's"
@@ -94,7 +94,9 @@ def against_usual(device: torch.device) -> list[Row]:
     return rows
 
 
-def made_course(model: str, size_px: int, batch: int, num_faces: int, device: torch.device) -> tuple[Course, State]:
+def made_context(
+    model: str, size_px: int, batch: int, num_faces: int, device: torch.device
+) -> tuple[TrainContext, FinetuneState]:
     """A training of expressions on `num_faces` made faces, before its first step; its faces are not open yet."""
     frames = labelled(made_faces(num_faces + 2))
     precision = "bfloat16" if device.type == "cuda" else "float32"
@@ -102,13 +104,15 @@ def made_course(model: str, size_px: int, batch: int, num_faces: int, device: to
         size_px=size_px, batch_size=batch, erase=0.25, drop_path=0.0, init="random", precision=precision
     )
     config = Config(folder=WORK, data=DataConfig(faces=FACES), finetune=settings)
-    order = Order(tasks=("expr",), model=model, section="expr", init="random", config_path=WORK / "mtl.toml")
-    material = gather(config, frames, order.tasks)
-    module, preprocessing = build(config, order)
+    request = FinetuneRequest(
+        tasks=("expr",), model=model, section="expr", init="random", config_path=WORK / "mtl.toml"
+    )
+    dataset = gather(config, frames, request.tasks)
+    module, preprocessing = build(config, request)
     module.to(device, memory_format=torch.channels_last)
-    faces = Faces(material.folder, material.paths, preprocessing, device=device)
-    course = make_course(config, order, material, module, faces, device)
-    return course, new_state(course)
+    faces = Faces(dataset.folder, dataset.paths, preprocessing, device=device)
+    context = make_context(config, request, dataset, module, faces, device)
+    return context, new_state(context)
 
 
 def labelled(frames: pl.DataFrame) -> pl.DataFrame:
@@ -127,15 +131,15 @@ def again(faces: Faces) -> Faces:
     return Faces(faces.folder, faces.paths, faces.preprocessing, device=faces.device)
 
 
-def epoch(course: Course, state: State) -> None:
+def epoch(context: TrainContext, state: FinetuneState) -> None:
     """The steps of the first epoch, as `mtl finetune` takes them."""
-    steps = epoch_steps(course.pool, course.config, 1)
-    course.model.train()
-    for part, batch in batches_of(course, parts_of(course, steps, 1)):
-        take_part(course, state, course.model, part, batch)
-        if part.is_last:
-            move(course, state, lr_at(course.config, 0.5))
-    if course.device.type == "cuda":
+    steps = epoch_steps(context.pool, context.config, 1)
+    context.model.train()
+    for micro_batch, batch in batches_of(context, draw_micro_batches(context, steps, 1)):
+        backward(context, state, context.model, micro_batch, batch)
+        if micro_batch.is_last:
+            optimiser_step(context, state, lr_at(context.config, 0.5))
+    if context.device.type == "cuda":
         torch.cuda.synchronize()
 
 

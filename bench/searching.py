@@ -22,7 +22,7 @@ from bench.rivals import optuna_search
 from bench.training import DATA, plain_windows, timed
 from pipelines.cli.pages.search import SearchPage
 from pipelines.config import read_config
-from pipelines.search.plan import read_strategies
+from pipelines.search.search_plan import read_strategies
 from pipelines.strategy import Strategy, strategy_of
 from pipelines.studies import run_search
 from pipelines.terminal import make_console
@@ -30,7 +30,7 @@ from pipelines.training.budget import batch_windows
 from pipelines.training.dataset import load_dataset
 from pipelines.training.fit import Halving, _Training
 from pipelines.training.stack import Stack
-from pipelines.training.train import Order, Trained, train_strategies
+from pipelines.training.train import Trained, TrainRequest, train_strategies
 
 ROOT = Path(__file__).resolve().parents[1]
 MADE = ROOT / "tests/fixtures/made"
@@ -62,7 +62,7 @@ seed = [0, 1, 2, 3, 4]
 # What a search does beside its steps.
 BESIDES = (
     (Stack, "predict"),
-    (_Training, "judge"),
+    (_Training, "evaluate"),
     (_Training, "shrink"),
     (pipelines.training.train, "_scored"),
     (pipelines.training.run, "write_run"),
@@ -172,11 +172,11 @@ def halving(device: torch.device) -> list[Row]:
     dataset = load_dataset(config, [(name, "base") for name in config.backbones], device)
     values = {"temporal": "gru", "width": 32, "depth": 1, "steps": 180, "eval_steps": 10, "patience": 999, "stride": 64}
     rates = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-    orders = [Order(strategy=strategy_of(config).replace({**values, "lr": lr}, "bench")) for lr in rates]
+    requests = [TrainRequest(strategy=strategy_of(config).replace({**values, "lr": lr}, "bench")) for lr in rates]
     counts, best, seconds = [], [], []
     for each in (None, Halving(factor=3, first=20)):
         begin = time.perf_counter()
-        done = [one for one in train_strategies(config, dataset, orders, each) if isinstance(one, Trained)]
+        done = [one for one in train_strategies(config, dataset, requests, each) if isinstance(one, Trained)]
         seconds.append(time.perf_counter() - begin)
         counts.append(sum(len(one.history) for one in done))
         best.append(max(done, key=lambda one: one.metrics["select"]["P"]))

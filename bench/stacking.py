@@ -128,7 +128,7 @@ def _least_and_mean(rows: Sequence[Row], name: str, target: Target) -> list[Row]
 
 
 def _run(stack: Stack) -> Stack:
-    stack.run_until(stack.feeds[0].config.steps)
+    stack.run_until(stack.sources[0].config.steps)
     return stack
 
 

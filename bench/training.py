@@ -21,15 +21,15 @@ from bench.rivals import PlainHead, WindowDataset, live_backbone, plain_epoch, p
 from pipelines.config import Config
 from pipelines.fitting.runs import Spec
 from pipelines.strategy import Strategy, strategy_of, streams_of
-from pipelines.training.dataset import Dataset, Reader
-from pipelines.training.feed import WindowSampler, make_feed
+from pipelines.training.dataset import Dataset, WindowReader
 from pipelines.training.methods import Setup, build_model, make_loss
 from pipelines.training.stack import Stack
-from pipelines.training.step import Step
+from pipelines.training.step import TrainStep
+from pipelines.training.window_sampler import WindowSampler, make_window_source
 
 BATCH = 32
 WIDTHS = {"one": 768, "two": 768, "three": 768}
-DATA = ((WindowSampler, "batch"), (Stack, "_rows"), (Reader, "__call__"), (Step, "targets"))
+DATA = ((WindowSampler, "batch"), (Stack, "_rows"), (WindowReader, "__call__"), (TrainStep, "targets"))
 LIVE = (("B3", "efficientnet_b0", 112, 1280, 192), ("B3v", "vit_base_patch16_224", 224, 768, 16))
 
 
@@ -116,11 +116,11 @@ def make_stack(config: Config, dataset: Dataset, strategies: Sequence[Strategy])
     head = first.strategy.head
     tasks, reader = head.tasks, dataset.reader(first.used, first.used, head, ["base"])
     spec = Spec(name="joint", kind="head", tasks=tasks, parts={"joint": reader.widths})
-    feeds = [make_feed(dataset, reader, setup.split.train, tasks, setup.strategy.train) for setup in setups]
+    sources = [make_window_source(dataset, reader, setup.split.train, tasks, setup.strategy.train) for setup in setups]
     plans = [dataset.plan(setup.split.select, setup.strategy.train, setup.used) for setup in setups]
     device = dataset.resident.device
     model, loss = build_model(spec, strategies).to(device), make_loss(setups, tasks).to(device)
-    return Stack(model, loss, feeds, plans)
+    return Stack(model, loss, sources, plans)
 
 
 def eager(stack: Stack) -> Stack:
@@ -197,7 +197,7 @@ def data_of(device: torch.device, num_steps: int, widths: Sequence[int] = ()) ->
 
 def one_pass(stack: Stack) -> None:
     """Trains for as many steps as lie between two evaluations."""
-    stack.run_until(stack.num_steps + stack.feeds[0].config.eval_steps)
+    stack.run_until(stack.num_steps + stack.sources[0].config.eval_steps)
 
 
 def passes(stack: Stack, count: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 from polars.exceptions import PolarsError
 
-from cache.files import write_durably
+from cache.durable import write_durably
 from cache.labels import ABAW, Group, Schema, nearest, schema_of
 from cache.names import SPLITS
 from cache.parquet import panics_as_errors, parquet_bytes, parquet_metadata, read_parquet

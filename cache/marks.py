@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cache.files import sync, write_durably
+from cache.durable import sync, write_durably
 
 EMBEDDING = "embedding"
 

@@ -14,7 +14,7 @@ import zarr
 from zarr.storage import LocalStore
 
 from cache import shards
-from cache.files import TEMPORARY, remove_leftovers, sync, sync_tree, temporary_beside, write_durably
+from cache.durable import TEMPORARY, remove_leftovers, sync, sync_tree, temporary_beside, write_durably
 from cache.identity import StreamIdentity
 from cache.marks import EMBEDDING
 from cache.metadata import BASE_VIEW, SCHEMA, Wording, title

@@ -14,7 +14,7 @@ from cache.frames import frames_digest
 from cache.store import Cache
 from cache.stream import Stream
 
-Kind = Literal["metadata", "frames", "incomplete", "mark", "shard", "face"]
+ProblemKind = Literal["metadata", "frames", "incomplete", "mark", "shard", "face"]
 Advance = Callable[[int], None]
 # The digests of faces as they are now, in the order of their paths; None where there is no face to be had.
 FaceDigests = Callable[[Sequence[str]], Iterable[bytes | None]]
@@ -30,7 +30,7 @@ class Damage:
 
     stream: str
     view: str
-    kind: Kind
+    kind: ProblemKind
     what: str
     remedy: str
     shard: int | None = None
@@ -158,6 +158,6 @@ def _what_and_remedy(error: ValueError) -> tuple[str, str]:
 
 
 def _damage(
-    stream: Stream, kind: Kind, what: str, remedy: str, shard: int | None = None, row: int | None = None
+    stream: Stream, kind: ProblemKind, what: str, remedy: str, shard: int | None = None, row: int | None = None
 ) -> Damage:
     return Damage(stream=stream.name, view=stream.view, kind=kind, what=what, remedy=remedy, shard=shard, row=row)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cache import marks, shards
-from cache.files import naming, remove_leftovers, sync
+from cache.durable import naming, remove_leftovers, sync
 from cache.locks import WHOLE, Part, writing
 
 

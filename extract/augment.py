@@ -40,7 +40,7 @@ class RandAugment:
         self._change = _module().rand_augment_transform(words, {"img_mean": fill})
 
     def __call__(self, face: np.ndarray, seed: int) -> np.ndarray:
-        """The `face` [H, W, 3] uint8 changed as `seed` says; same shape."""
+        """The `face` [H, W, 3] uint8 augmented by `seed`; same shape."""
         _draws.local.rng = random.Random(seed)
         return np.asarray(self._change(Image.fromarray(face)))
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Interval, MinLen
 
 # Pixels are in [0, 1] when mean and std are applied; some weights want 0 to 255, which is a std of 1 / 255.
-Side = Annotated[int, Interval(ge=1, le=4096)]
+SideLength = Annotated[int, Interval(ge=1, le=4096)]
 Mean = Annotated[float, Interval(ge=-1000, le=1000)]
 Deviation = Annotated[float, Interval(ge=1e-6, le=1000)]
 CropShare = Annotated[float, Interval(ge=0.1, le=1)]
@@ -28,7 +28,7 @@ class Preprocessing:
     `size_px` is the side of the square input; a face is resized to `size_px / crop_pct` and the centre is cut out.
     """
 
-    size_px: Side
+    size_px: SideLength
     mean: tuple[Mean, Mean, Mean]
     std: tuple[Deviation, Deviation, Deviation]
     interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
@@ -66,7 +66,7 @@ class BackboneConfig:
     weights: Annotated[str, MinLen(1)] = "pretrained"
     tasks: tuple[Annotated[str, MinLen(1)], ...] = ()
     seed: Annotated[int, Interval(ge=0, le=2**32 - 1)] = 0
-    size_px: Side | None = None
+    size_px: SideLength | None = None
     mean: tuple[Mean, Mean, Mean] | None = None
     std: tuple[Deviation, Deviation, Deviation] | None = None
     interpolation: Literal["bicubic", "bilinear", "nearest"] | None = None

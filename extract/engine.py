@@ -32,7 +32,7 @@ from extract.jobs import Job, Settings
 from extract.loading import Batch, FaceLoader, Slot
 from extract.report import Report, failures_of
 from extract.upkeep import damaged_shards, repaired_shards
-from extract.writing import ShardWriter, StreamKey
+from extract.writing import ShardBuffer, StreamKey
 
 NUM_SLOTS = 4  # one or two with the backbones, the others being filled
 BATCH_SIZES = {"cuda": 256, "cpu": 64}
@@ -66,7 +66,7 @@ def extract(
     Raises:
         ValueError: no faces folder, a stream of that name made from something else, or one being written by another
             process; says what to type.
-        OSError: the disk; whole shards stay, the same command goes on behind them.
+        OSError: the disk; whole shards stay, the same command resumes behind them.
     """
     start = time.monotonic()
     if not len(frames):
@@ -109,7 +109,7 @@ def default_batch_size(device: torch.device) -> int:
 
 
 def default_num_threads() -> int:
-    """Decoding threads where nobody says: the processor cores this process may use, at most 16."""
+    """Decoding threads by default: the processor cores this process may use, at most 16."""
     return min(16, num_cores())
 
 
@@ -181,7 +181,7 @@ class Pass:
 
     def run(self, advance: Advance) -> list[str]:
         """Fills the missing shards; returns notes for the user."""
-        writer = ShardWriter([job.stream for job in self._jobs])
+        writer = ShardBuffer([job.stream for job in self._jobs])
         try:
             embed = self._embedders()
             for batch, slot, embeddings in self._embedded(embed):

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from extract.faces.files import Face
-from extract.loading import Source
+from extract.faces.decoding import Face
+from extract.loading import FaceProvider
 
 
 class KeptFaces:
     """The faces of `source`, each read from there the first time it is asked for. Any thread may use it."""
 
-    def __init__(self, source: Source, folder: Path | None = None) -> None:
+    def __init__(self, source: FaceProvider, folder: Path | None = None) -> None:
         """Kept in memory; in a file under `folder` where one is given, which is gone with the process."""
         self._source = source
         self._file = None if folder is None else tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by `close`

@@ -20,14 +20,14 @@ from cache.identity import FACE_DIGEST_BYTES
 from extract.backbones.resize import MAX_PIXELS
 from extract.backbones.transforms import face_transform
 from extract.config import Preprocessing
-from extract.faces.files import Face
+from extract.faces.decoding import Face
 
-CHUNK = 16  # faces a task: enough to make handing it over cheap, few enough to share a batch among threads
+CHUNK = 16  # faces per task: enough to make handing it over cheap, few enough to share a batch among threads
 Alter = Callable[[int, np.ndarray], np.ndarray]  # a face's place in its batch and its pixels; pixels of the same shape
 
 
-class Source(Protocol):
-    """What faces come from: an `extract.faces.source.FaceSource`, or what speaks like one."""
+class FaceProvider(Protocol):
+    """Provides faces: an `extract.faces.source.FaceSource`, or a class with the same methods."""
 
     def groups(self, paths: Sequence[str]) -> list[tuple[str | None, range]]: ...
 
@@ -118,7 +118,7 @@ class FaceLoader:
 
     def __init__(
         self,
-        source: Source,
+        source: FaceProvider,
         paths: pl.Series,
         on_host: Collection[Preprocessing],
         on_device: Collection[Preprocessing] = (),

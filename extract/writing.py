@@ -33,8 +33,8 @@ class OpenShard:
     failed: dict[StreamKey, dict[int, str]]
 
 
-class ShardWriter:
-    """Takes batches in order; `streams` share their shards' bounds.
+class ShardBuffer:
+    """Collects batches, in order, into whole shards; `streams` share their shards' bounds.
 
     At most one shard is being written while another fills. `finish` waits until all is durable; `close` ends the
     thread, also after an error, and lets a shard in its hands come to an end.
@@ -90,7 +90,7 @@ class ShardWriter:
         return list(dict.fromkeys(found))
 
     def _reasons(self, key: StreamKey, rows: np.ndarray, failed: Mapping[int, str]) -> dict[int, str]:
-        """Row in the batch -> why its embedding is none; faces that `failed` have none to judge."""
+        """Row in the batch -> why its embedding is none; faces that `failed` have none to check."""
         good = is_finite(rows).all(axis=1)
         self._rounding[key].add_stored(rows[:: max(1, len(rows) // SAMPLED_ROWS)])
         reasons = {}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from heads.config import HeadConfig
-from heads.layers import Linear, Noise, Norm, Perceptron, WindowDropout, look_up, mask_steps
+from heads.layers import DropoutRng, Linear, Norm, Perceptron, WindowDropout, look_up, mask_steps
 
 # Embeddings come at any scale. With LayerNorm's default of 1e-5 a stream of size 1e-3 would arrive ten times too small.
 DOOR_EPS = 1e-12
@@ -35,11 +35,11 @@ class Tokens(nn.Module):
 class ConcatFusion(nn.Module):
     """One linear map over all streams side by side."""
 
-    def __init__(self, stream_widths: Mapping[str, int], config: HeadConfig, noise: Noise) -> None:
+    def __init__(self, stream_widths: Mapping[str, int], config: HeadConfig, rng: DropoutRng) -> None:
         super().__init__()
         self.names = tuple(sorted(stream_widths))
-        self.projection = Linear(noise.num_heads, sum(stream_widths.values()), config.width)
-        self.dropout = WindowDropout(noise)
+        self.projection = Linear(rng.num_heads, sum(stream_widths.values()), config.width)
+        self.dropout = WindowDropout(rng)
 
     def forward(self, streams: Mapping[str, Tensor], valid: Tensor) -> Tensor:
         x = torch.cat(normalised(streams, self.names, valid), dim=-1)
@@ -49,11 +49,11 @@ class ConcatFusion(nn.Module):
 class SumFusion(nn.Module):
     """The streams' projections added, then an MLP: the fusion of Liu et al., arXiv 2407.16945."""
 
-    def __init__(self, stream_widths: Mapping[str, int], config: HeadConfig, noise: Noise) -> None:
+    def __init__(self, stream_widths: Mapping[str, int], config: HeadConfig, rng: DropoutRng) -> None:
         super().__init__()
-        self.tokens = Tokens(stream_widths, config.width, noise.num_heads)
-        self.mlp = Perceptron(config.width, noise)
-        self.dropout = WindowDropout(noise)
+        self.tokens = Tokens(stream_widths, config.width, rng.num_heads)
+        self.mlp = Perceptron(config.width, rng)
+        self.dropout = WindowDropout(rng)
 
     def forward(self, streams: Mapping[str, Tensor], valid: Tensor) -> Tensor:
         x = self.tokens(streams, valid).sum(dim=3)
@@ -67,12 +67,12 @@ class GatedFusion(nn.Module):
     be constant.
     """
 
-    def __init__(self, stream_widths: Mapping[str, int], config: HeadConfig, noise: Noise) -> None:
+    def __init__(self, stream_widths: Mapping[str, int], config: HeadConfig, rng: DropoutRng) -> None:
         super().__init__()
         num_streams = len(stream_widths)
-        self.tokens = Tokens(stream_widths, config.width, noise.num_heads)
-        self.gates = Linear(noise.num_heads, num_streams * config.width, num_streams)
-        self.dropout = WindowDropout(noise)
+        self.tokens = Tokens(stream_widths, config.width, rng.num_heads)
+        self.gates = Linear(rng.num_heads, num_streams * config.width, num_streams)
+        self.dropout = WindowDropout(rng)
 
     def forward(self, streams: Mapping[str, Tensor], valid: Tensor) -> Tensor:
         tokens = self.tokens(streams, valid)
@@ -88,17 +88,17 @@ class AttentionFusion(nn.Module):
     products along the width take about half the time of a call of scaled-dot-product attention.
     """
 
-    def __init__(self, stream_widths: Mapping[str, int], config: HeadConfig, noise: Noise) -> None:
+    def __init__(self, stream_widths: Mapping[str, int], config: HeadConfig, rng: DropoutRng) -> None:
         super().__init__()
         width = config.width
         self.num_heads = config.num_heads
-        self.tokens = Tokens(stream_widths, width, noise.num_heads)
-        self.stream_embedding = nn.Parameter(torch.empty(noise.num_heads, len(stream_widths), width))
-        self.norm = Norm(noise.num_heads, width)
-        self.query = Linear(noise.num_heads, width, width, bias=False)
-        self.key_value = Linear(noise.num_heads, width, 2 * width, bias=False)
-        self.output = Linear(noise.num_heads, width, width)
-        self.dropout = WindowDropout(noise)
+        self.tokens = Tokens(stream_widths, width, rng.num_heads)
+        self.stream_embedding = nn.Parameter(torch.empty(rng.num_heads, len(stream_widths), width))
+        self.norm = Norm(rng.num_heads, width)
+        self.query = Linear(rng.num_heads, width, width, bias=False)
+        self.key_value = Linear(rng.num_heads, width, 2 * width, bias=False)
+        self.output = Linear(rng.num_heads, width, width)
+        self.dropout = WindowDropout(rng)
 
     def forward(self, streams: Mapping[str, Tensor], valid: Tensor) -> Tensor:
         tokens = self.tokens(streams, valid) + self.stream_embedding[:, None, None]
@@ -128,16 +128,16 @@ def normalised(streams: Mapping[str, Tensor], names: Sequence[str], valid: Tenso
     return [functional.layer_norm(x, x.shape[-1:], eps=DOOR_EPS) for x in inputs]
 
 
-def build_fusion(name: str, stream_widths: Mapping[str, int], config: HeadConfig, noise: Noise) -> nn.Module:
+def build_fusion(name: str, stream_widths: Mapping[str, int], config: HeadConfig, rng: DropoutRng) -> nn.Module:
     """The fusion `name` for streams of the widths Di.
 
     Raises:
         ValueError: unknown name.
     """
-    return look_up(FUSIONS, name, "fusion")(stream_widths, config, noise)
+    return look_up(FUSIONS, name, "fusion")(stream_widths, config, rng)
 
 
-FUSIONS: dict[str, Callable[[Mapping[str, int], HeadConfig, Noise], nn.Module]] = {
+FUSIONS: dict[str, Callable[[Mapping[str, int], HeadConfig, DropoutRng], nn.Module]] = {
     "concat": ConcatFusion,
     "sum": SumFusion,
     "gated": GatedFusion,

@@ -54,62 +54,62 @@ class Norm(nn.Module):
         return torch.addcmul(by_head(self.bias, x), functional.layer_norm(x, width), by_head(self.weight, x))
 
 
-class Noise:
-    """Dropout masks of M heads, each drawn from its own seed, step and place alone: its neighbours never matter.
+class DropoutRng:
+    """Dropout masks of M heads, each drawn from its own seed, step and layer alone: its neighbours never matter.
 
     A hash instead of a generator: the same numbers on every device, and a CUDA graph draws anew at each replay. It is
-    shared by all the layers of a model, each of which asks once for a `place`.
+    shared by all the layers of a model, each of which takes one `layer_id`.
     """
 
     def __init__(self, seeds: Sequence[int], rates: Sequence[float]) -> None:
         assert len(seeds) == len(rates), (seeds, rates)
         self.num_heads = len(seeds)
-        self.num_places = 0
-        self.is_silent = not any(rates)
+        self.num_layers = 0
+        self.is_off = not any(rates)
         self._seeds = torch.tensor([seed & LOW for seed in seeds])
         self._rates = torch.tensor(list(rates), dtype=torch.float64)
         self.steps = torch.zeros(len(seeds), dtype=torch.int64)
 
-    def place(self) -> int:
-        """A number of its own for every layer that draws."""
-        self.num_places += 1
-        return self.num_places
+    def layer_id(self) -> int:
+        """A new id, one per layer that draws."""
+        self.num_layers += 1
+        return self.num_layers
 
     def advance(self, active: Tensor | None = None) -> None:
         """To be called before each training step, with the heads [M] bool that take part; without it the masks stay."""
         self.steps += 1 if active is None else active.to(self.steps)
 
-    def shift(self, index: int) -> None:
-        """From here on other masks, so that models with the same seeds do not drop the same units."""
+    def reseed(self, index: int) -> None:
+        """Changes the seeds by `index`, so that models with the same seeds do not drop the same units."""
         self._seeds = _hash(self._seeds + index * FIRST) if index else self._seeds
 
-    def select(self, heads: Tensor) -> "Noise":
-        """The noise of some of the heads, going on where this one is."""
-        other = Noise([0] * len(heads), [0.0] * len(heads))
+    def select(self, heads: Tensor) -> "DropoutRng":
+        """The generator of some of the heads, in the state of this one."""
+        other = DropoutRng([0] * len(heads), [0.0] * len(heads))
         where = heads.to(self._seeds.device)
         other._seeds, other._rates, other.steps = self._seeds[where], self._rates[where], self.steps[where]
-        other.num_places, other.is_silent = self.num_places, self.is_silent
+        other.num_layers, other.is_off = self.num_layers, self.is_off
         return other
 
     def to(self, device: torch.device) -> None:
         self._seeds, self._rates, self.steps = (each.to(device) for each in (self._seeds, self._rates, self.steps))
 
-    def mask(self, place: int, num_windows: int, width: int) -> Tensor:
+    def mask(self, layer_id: int, num_windows: int, width: int) -> Tensor:
         """[M, B, 1, D]: 0 with the head's rate, else 1 / (1 - rate)."""
         index = torch.arange(num_windows * width, device=self._seeds.device)
-        key = _hash(_hash(self._seeds + place * 0x9E3779B9) + self.steps * 0x85EBCA6B)
+        key = _hash(_hash(self._seeds + layer_id * 0x9E3779B9) + self.steps * 0x85EBCA6B)
         bits = _hash(index + key.unsqueeze(1))
         kept = (bits.double() >= self._rates.unsqueeze(1) * 2**32) / (1 - self._rates).unsqueeze(1)
         return kept.float().view(self.num_heads, num_windows, 1, width)
 
 
-def join_noises(noises: Sequence[Noise]) -> Noise:
-    """That of all their heads, one behind the other."""
-    joined = copy.copy(noises[0])
-    joined.num_heads = sum(noise.num_heads for noise in noises)
-    joined.is_silent = all(noise.is_silent for noise in noises)
+def join_dropout_rngs(rngs: Sequence[DropoutRng]) -> DropoutRng:
+    """One generator for all their heads, concatenated."""
+    joined = copy.copy(rngs[0])
+    joined.num_heads = sum(rng.num_heads for rng in rngs)
+    joined.is_off = all(rng.is_off for rng in rngs)
     for name in ("_seeds", "_rates", "steps"):
-        setattr(joined, name, torch.cat([getattr(noise, name) for noise in noises]))
+        setattr(joined, name, torch.cat([getattr(rng, name) for rng in rngs]))
     return joined
 
 
@@ -122,30 +122,30 @@ def _hash(x: Tensor) -> Tensor:
 
 
 class WindowDropout(nn.Module):
-    """Dropout of [M, B, T, D] with one mask a window, shared by its steps (Gal and Ghahramani, NeurIPS 2016).
+    """Dropout of [M, B, T, D] with one mask per window, shared by its steps (Gal and Ghahramani, NeurIPS 2016).
 
     A temporal encoder cannot average such noise away over neighbouring steps, and drawing it takes 1/T of the time:
-    noise a step was a fifth of a training step on a CPU.
+    one mask per step took a fifth of a training step on a CPU.
     """
 
-    def __init__(self, noise: Noise) -> None:
+    def __init__(self, rng: DropoutRng) -> None:
         super().__init__()
-        self.noise, self.place = noise, noise.place()
+        self.rng, self.layer_id = rng, rng.layer_id()
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.noise.is_silent:
+        if not self.training or self.rng.is_off:
             return x
-        return x * self.noise.mask(self.place, x.shape[1], x.shape[-1])
+        return x * self.rng.mask(self.layer_id, x.shape[1], x.shape[-1])
 
 
 class Perceptron(nn.Module):
     """[M, B, T, D] -> [M, B, T, D] through a hidden layer of 2 D; each step by itself."""
 
-    def __init__(self, width: int, noise: Noise) -> None:
+    def __init__(self, width: int, rng: DropoutRng) -> None:
         super().__init__()
-        self.rise = Linear(noise.num_heads, width, 2 * width)
-        self.fall = Linear(noise.num_heads, 2 * width, width)
-        self.dropout = WindowDropout(noise)
+        self.rise = Linear(rng.num_heads, width, 2 * width)
+        self.fall = Linear(rng.num_heads, 2 * width, width)
+        self.dropout = WindowDropout(rng)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fall(self.dropout(functional.gelu(self.rise(x))))

@@ -5,8 +5,8 @@ Both are M heads of one shape, trained at once; one head is a stack of one. Both
 times [M, B, T] int64 (real frame numbers); what all heads share has a leading 1 in place of M.
 
 A head's parameters depend on (config, stream_widths, seed) alone, are drawn on the CPU from a generator of their own,
-and its dropout on the seed and the number of steps (`Noise.advance`): neighbours in a stack never matter, and torch's
-global generator is left alone. Letters: M stacked heads, B windows, T steps, D width, K outputs of a task.
+and its dropout on the seed and the number of steps (`DropoutRng.advance`): neighbours in a stack never matter, and
+torch's global generator is left alone. Letters: M stacked heads, B windows, T steps, D width, K outputs of a task.
 """
 
 import copy
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from heads.config import HeadConfig, head_problem
 from heads.fusion import build_fusion
-from heads.layers import Linear, Noise, initialise, join_noises
+from heads.layers import DropoutRng, Linear, initialise, join_dropout_rngs
 from heads.tasks import ABAW_TASKS, Output, Task, find_task
 from heads.temporal import build_temporal
 
@@ -28,15 +28,15 @@ class Head(nn.Module):
     """M heads of one shape: a trunk (fusion, temporal encoder) and an output for each of `config.tasks`."""
 
     def __init__(
-        self, config: HeadConfig, stream_widths: Mapping[str, int], noise: Noise, tasks: Mapping[str, Task]
+        self, config: HeadConfig, stream_widths: Mapping[str, int], rng: DropoutRng, tasks: Mapping[str, Task]
     ) -> None:
         super().__init__()
         check(config, stream_widths)
-        self.config, self.noise = config, noise
-        self.fusion = build_fusion(config.fusion, stream_widths, config, noise)
-        self.temporal = build_temporal(config.temporal, config, noise)
+        self.config, self.rng = config, rng
+        self.fusion = build_fusion(config.fusion, stream_widths, config, rng)
+        self.temporal = build_temporal(config.temporal, config, rng)
         self.outputs = nn.ModuleDict(
-            {name: Output(find_task(tasks, name), config.width, noise.num_heads) for name in config.tasks}
+            {name: Output(find_task(tasks, name), config.width, rng.num_heads) for name in config.tasks}
         )
 
     def trunk(self, streams: Mapping[str, Tensor], valid: Tensor, times: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class Head(nn.Module):
 
 
 class ProgressiveHead(nn.Module):
-    """Heads trained a task each, joined: every trunk stays and lends to the others before the outputs.
+    """Heads of one task each, joined: every trunk stays and passes features to the others before the outputs.
 
     The exchange, a linear map from the other trunks to each, starts at zero: until the first step the joined head
     predicts exactly what the separate heads predict.
@@ -58,7 +58,7 @@ class ProgressiveHead(nn.Module):
     def __init__(self, heads: Mapping[str, Head]) -> None:
         super().__init__()
         widths = {task: head.config.width for task, head in heads.items()}
-        num_heads = next(iter(heads.values())).noise.num_heads
+        num_heads = next(iter(heads.values())).rng.num_heads
         self.heads = nn.ModuleDict(dict(heads))
         self.exchange = nn.ModuleDict(
             {
@@ -76,8 +76,8 @@ class ProgressiveHead(nn.Module):
         for task, head in heads.items():
             assert set(head.outputs) == {task}, f"head {task!r} has the outputs {list(head.outputs)}"
         joined = cls({task: copy.deepcopy(head) for task, head in heads.items()})
-        for index, noise in enumerate(noises_of(joined)):
-            noise.shift(index)
+        for index, rng in enumerate(dropout_rngs(joined)):
+            rng.reseed(index)
         return joined
 
     @property
@@ -115,14 +115,14 @@ def build_head(
     Args:
         config: the shape of all; its `dropout` is that of all where no `rates` are given.
         stream_widths: Di of each stream.
-        seeds: one a head, for its parameters and its dropout.
+        seeds: one per head, for its parameters and its dropout.
         rates: dropout of each head.
         tasks: what the names in `config.tasks` mean.
 
     Raises:
         ValueError: an unknown name, or sizes that do not go together.
     """
-    head = Head(config, stream_widths, Noise(seeds, rates or [config.dropout] * len(seeds)), tasks)
+    head = Head(config, stream_widths, DropoutRng(seeds, rates or [config.dropout] * len(seeds)), tasks)
     initialise(head, [torch.Generator().manual_seed(seed) for seed in seeds])
     return head
 
@@ -141,15 +141,15 @@ def build_progressive(
     )
 
 
-def noises_of(model: nn.Module) -> list[Noise]:
-    """The noise of every head in `model`, each once."""
-    return list(dict.fromkeys(part.noise for part in model.modules() if isinstance(part, Head)))
+def dropout_rngs(model: nn.Module) -> list[DropoutRng]:
+    """The dropout generator of every head in `model`, each once."""
+    return list(dict.fromkeys(part.rng for part in model.modules() if isinstance(part, Head)))
 
 
 def take_heads(model: nn.Module, chosen: Sequence[int]) -> nn.Module:
-    """A model of some of the heads of `model`, in this order, that goes on exactly as they would have."""
+    """A model of some of the heads of `model`, in this order, that continues exactly as they would have."""
     index = torch.tensor(list(chosen))
-    memo: dict[int, Any] = {id(noise): noise.select(index) for noise in noises_of(model)}
+    memo: dict[int, Any] = {id(rng): rng.select(index) for rng in dropout_rngs(model)}
     for parameter in model.parameters():
         taken = parameter.detach()[index.to(parameter.device)].clone()
         memo[id(parameter)] = nn.Parameter(taken, requires_grad=parameter.requires_grad)
@@ -159,8 +159,8 @@ def take_heads(model: nn.Module, chosen: Sequence[int]) -> nn.Module:
 def stack_heads(models: Sequence[nn.Module]) -> Head:
     """One model of all the heads of `models`, which have one shape and one head each; copies."""
     first = models[0]
-    noises = [noise for model in models for noise in noises_of(model)]
-    memo: dict[int, Any] = {id(noises_of(first)[0]): join_noises(noises)}
+    rngs = [rng for model in models for rng in dropout_rngs(model)]
+    memo: dict[int, Any] = {id(dropout_rngs(first)[0]): join_dropout_rngs(rngs)}
     for parameter, *others in zip(*(model.parameters() for model in models), strict=True):
         memo[id(parameter)] = nn.Parameter(torch.cat([parameter.detach(), *(each.detach() for each in others)]))
     stacked = copy.deepcopy(first, memo)

@@ -1,4 +1,4 @@
-"""GRU and LSTM of M stacked heads: what `nn.GRU` and `nn.LSTM` compute, for all heads in one product a step.
+"""GRU and LSTM of M stacked heads: what `nn.GRU` and `nn.LSTM` compute, for all heads in one product per step.
 
 torch's own run one cell at a time. Time is a loop here, so what a step costs is what counts: the backward pass is
 written out, which keeps it to a few operations, and all that does not depend on the step before is done outside of it.

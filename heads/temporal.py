@@ -1,6 +1,6 @@
 """Temporal encoders: recurrent, convolutional, attentive; `temporal(x, valid, times) -> [M, B, T, D]`.
 
-`x` [M, B, T, D] holds a fused embedding a step, `valid` [M, B, T] is True at real steps, `times` [M, B, T] are real
+`x` [M, B, T, D] holds a fused embedding per step, `valid` [M, B, T] is True at real steps, `times` [M, B, T] are real
 frame numbers, rising over the valid steps with gaps of 1 to hundreds. Only differences of times count, and what stands
 at an invalid step (in `x` or `times`) never matters; the result is 0 there. Where all heads see the same windows,
 `valid` and `times` have a leading 1.
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from heads.config import HeadConfig
-from heads.layers import Linear, Noise, Norm, Perceptron, WindowDropout, by_head, linear, look_up, mask_steps
+from heads.layers import DropoutRng, Linear, Norm, Perceptron, WindowDropout, by_head, linear, look_up, mask_steps
 from heads.recurrent import Recurrence, gru_states, lstm_states
 
 FAR = 2**62  # later than any frame
@@ -35,13 +35,13 @@ class TemporalEncoder(nn.Module):
     """Residual blocks over windows; with `knows_time`, each step is first told its gaps to its neighbours."""
 
     def __init__(
-        self, blocks: Iterable[nn.Module], config: HeadConfig, noise: Noise, *, knows_time: bool = True
+        self, blocks: Iterable[nn.Module], config: HeadConfig, rng: DropoutRng, *, knows_time: bool = True
     ) -> None:
         super().__init__()
-        self.gaps = Linear(noise.num_heads, 2, config.width, bias=False) if knows_time else None
+        self.gaps = Linear(rng.num_heads, 2, config.width, bias=False) if knows_time else None
         self.blocks = nn.ModuleList(blocks)
-        self.dropout = WindowDropout(noise)
-        self.norm = Norm(noise.num_heads, config.width)
+        self.dropout = WindowDropout(rng)
+        self.norm = Norm(rng.num_heads, config.width)
 
     def forward(self, x: Tensor, valid: Tensor, times: Tensor) -> Tensor:
         steps = steps_of(valid, times)
@@ -56,14 +56,14 @@ class TemporalEncoder(nn.Module):
 class RecurrentBlock(nn.Module):
     """A GRU or LSTM over the valid steps, one from each end; invalid steps are skipped as if they were not there."""
 
-    def __init__(self, run: Recurrence, num_gates: int, config: HeadConfig, noise: Noise) -> None:
+    def __init__(self, run: Recurrence, num_gates: int, config: HeadConfig, rng: DropoutRng) -> None:
         super().__init__()
         hidden = (config.width + 1) // 2
         self.run = run
-        self.norm = Norm(noise.num_heads, config.width)
-        self.past = Cell(noise.num_heads, config.width, hidden, num_gates)
-        self.future = Cell(noise.num_heads, config.width, hidden, num_gates)
-        self.output = Linear(noise.num_heads, 2 * hidden, config.width)
+        self.norm = Norm(rng.num_heads, config.width)
+        self.past = RecurrentCell(rng.num_heads, config.width, hidden, num_gates)
+        self.future = RecurrentCell(rng.num_heads, config.width, hidden, num_gates)
+        self.output = Linear(rng.num_heads, 2 * hidden, config.width)
 
     def forward(self, x: Tensor, steps: Steps) -> Tensor:
         x = self.norm(x)
@@ -80,7 +80,7 @@ class RecurrentBlock(nn.Module):
         return self.output(torch.cat([past, future], dim=-1))
 
 
-class Cell(nn.Module):
+class RecurrentCell(nn.Module):
     """The parameters of M recurrent cells, named and shaped as torch's own, but for the leading M."""
 
     def __init__(self, num_heads: int, width: int, hidden: int, num_gates: int) -> None:
@@ -107,13 +107,13 @@ class ConvolutionBlock(nn.Module):
     partial convolutions (Liu et al., ECCV 2018). The taps stand side by side for one matrix product.
     """
 
-    def __init__(self, dilation: int, config: HeadConfig, noise: Noise) -> None:
+    def __init__(self, dilation: int, config: HeadConfig, rng: DropoutRng) -> None:
         super().__init__()
         self.kernel, self.dilation = config.kernel, dilation
-        self.norm = Norm(noise.num_heads, config.width)
-        self.taps = Linear(noise.num_heads, config.kernel * config.width, config.width, bias=False)
-        self.bias = nn.Parameter(torch.empty(noise.num_heads, config.width))
-        self.mix = Linear(noise.num_heads, config.width, config.width)
+        self.norm = Norm(rng.num_heads, config.width)
+        self.taps = Linear(rng.num_heads, config.kernel * config.width, config.width, bias=False)
+        self.bias = nn.Parameter(torch.empty(rng.num_heads, config.width))
+        self.mix = Linear(rng.num_heads, config.width, config.width)
 
     def forward(self, x: Tensor, steps: Steps) -> Tensor:
         x = self._neighbours(mask_steps(self.norm(x), steps.valid))
@@ -131,12 +131,12 @@ class ConvolutionBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Self-attention over the valid steps; what a step sees of another depends on the real frames between them."""
 
-    def __init__(self, config: HeadConfig, noise: Noise) -> None:
+    def __init__(self, config: HeadConfig, rng: DropoutRng) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.norm = Norm(noise.num_heads, config.width)
-        self.query_key_value = Linear(noise.num_heads, config.width, 3 * config.width, bias=False)
-        self.output = Linear(noise.num_heads, config.width, config.width)
+        self.norm = Norm(rng.num_heads, config.width)
+        self.query_key_value = Linear(rng.num_heads, config.width, 3 * config.width, bias=False)
+        self.output = Linear(rng.num_heads, config.width, config.width)
 
     def forward(self, x: Tensor, steps: Steps) -> Tensor:
         heads = self.query_key_value(self.norm(x)).unflatten(-1, (3, self.num_heads, -1))
@@ -154,10 +154,10 @@ class AttentionBlock(nn.Module):
 class StepBlock(nn.Module):
     """An MLP at each step by itself."""
 
-    def __init__(self, config: HeadConfig, noise: Noise) -> None:
+    def __init__(self, config: HeadConfig, rng: DropoutRng) -> None:
         super().__init__()
-        self.norm = Norm(noise.num_heads, config.width)
-        self.mlp = Perceptron(config.width, noise)
+        self.norm = Norm(rng.num_heads, config.width)
+        self.mlp = Perceptron(config.width, rng)
 
     def forward(self, x: Tensor, steps: Steps) -> Tensor:
         return self.mlp(self.norm(x))
@@ -198,45 +198,39 @@ def _reorder(x: Tensor, order: Tensor) -> Tensor:
     return x.gather(2, order.unsqueeze(-1).expand(x.shape))
 
 
-def none(config: HeadConfig, noise: Noise) -> TemporalEncoder:
+def none(config: HeadConfig, rng: DropoutRng) -> TemporalEncoder:
     """Frame-wise: knows neither neighbours nor time."""
-    return TemporalEncoder(
-        (StepBlock(config, noise) for _ in range(config.num_blocks)), config, noise, knows_time=False
-    )
+    return TemporalEncoder((StepBlock(config, rng) for _ in range(config.num_blocks)), config, rng, knows_time=False)
 
 
-def gru(config: HeadConfig, noise: Noise) -> TemporalEncoder:
-    return TemporalEncoder(
-        (RecurrentBlock(gru_states, 3, config, noise) for _ in range(config.num_blocks)), config, noise
-    )
+def gru(config: HeadConfig, rng: DropoutRng) -> TemporalEncoder:
+    return TemporalEncoder((RecurrentBlock(gru_states, 3, config, rng) for _ in range(config.num_blocks)), config, rng)
 
 
-def lstm(config: HeadConfig, noise: Noise) -> TemporalEncoder:
-    return TemporalEncoder(
-        (RecurrentBlock(lstm_states, 4, config, noise) for _ in range(config.num_blocks)), config, noise
-    )
+def lstm(config: HeadConfig, rng: DropoutRng) -> TemporalEncoder:
+    return TemporalEncoder((RecurrentBlock(lstm_states, 4, config, rng) for _ in range(config.num_blocks)), config, rng)
 
 
-def tcn(config: HeadConfig, noise: Noise) -> TemporalEncoder:
-    blocks = (ConvolutionBlock(2**layer, config, noise) for layer in range(config.num_blocks))
-    return TemporalEncoder(blocks, config, noise)
+def tcn(config: HeadConfig, rng: DropoutRng) -> TemporalEncoder:
+    blocks = (ConvolutionBlock(2**layer, config, rng) for layer in range(config.num_blocks))
+    return TemporalEncoder(blocks, config, rng)
 
 
-def transformer(config: HeadConfig, noise: Noise) -> TemporalEncoder:
-    blocks = (block(config, noise) for _ in range(config.num_blocks) for block in (AttentionBlock, StepBlock))
-    return TemporalEncoder(blocks, config, noise)
+def transformer(config: HeadConfig, rng: DropoutRng) -> TemporalEncoder:
+    blocks = (block(config, rng) for _ in range(config.num_blocks) for block in (AttentionBlock, StepBlock))
+    return TemporalEncoder(blocks, config, rng)
 
 
-def build_temporal(name: str, config: HeadConfig, noise: Noise) -> TemporalEncoder:
+def build_temporal(name: str, config: HeadConfig, rng: DropoutRng) -> TemporalEncoder:
     """The temporal encoder `name`.
 
     Raises:
         ValueError: unknown name.
     """
-    return look_up(TEMPORALS, name, "temporal encoder")(config, noise)
+    return look_up(TEMPORALS, name, "temporal encoder")(config, rng)
 
 
-TEMPORALS: dict[str, Callable[[HeadConfig, Noise], TemporalEncoder]] = {
+TEMPORALS: dict[str, Callable[[HeadConfig, DropoutRng], TemporalEncoder]] = {
     "none": none,
     "gru": gru,
     "lstm": lstm,

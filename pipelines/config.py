@@ -29,7 +29,7 @@ Decay = Annotated[float, Interval(ge=0, le=100)]
 Warmup = Annotated[float, Interval(ge=0, le=10**6)]
 Clip = Annotated[float, Interval(ge=0, le=1e9)]
 Count = Annotated[int, Interval(ge=0, le=10**9)]
-Batch = Annotated[int, Interval(ge=1, le=10**6)]
+BatchSize = Annotated[int, Interval(ge=1, le=10**6)]
 Share = Annotated[float, Interval(ge=0, lt=1)]
 Probability = Annotated[float, Interval(ge=0, le=1)]
 Minutes = Annotated[float, Interval(ge=0, le=10**6)]
@@ -166,7 +166,7 @@ class FinetuneConfig:
     crop_pct: CropShare = 1.0
     epochs: Epochs = 10
     batch_size: Annotated[int, Interval(ge=2, le=10**6)] = 64
-    accumulate: Batch = 1
+    accumulate: BatchSize = 1
     lr: Literal["auto"] | Rate = "auto"
     min_lr: Annotated[float, Interval(ge=0, le=100)] = 0.0
     weight_decay: Decay = 0.05
@@ -227,8 +227,8 @@ class PretrainConfig:
     decoder_depth: Annotated[int, Interval(ge=1, le=64)] = 4
     epochs: Epochs = 100
     warmup_epochs: Warmup = 5.0
-    batch_size: Batch = 256
-    accumulate: Batch = 1
+    batch_size: BatchSize = 256
+    accumulate: BatchSize = 1
     base_lr: Rate = 1.5e-4
     weight_decay: Decay = 0.05
     grad_clip: Clip = 0.0

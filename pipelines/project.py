@@ -8,7 +8,7 @@ from pathlib import Path
 import tomlkit
 
 from cache.labels import ABAW, SCHEMAS, Schema
-from pipelines.files import write_text
+from pipelines.json_files import write_text
 
 TEMPLATE = """\
 # mtl.toml: settings of all commands.

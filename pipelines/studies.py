@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipelines.config import Config
-from pipelines.files import write_text
+from pipelines.json_files import write_text
 from pipelines.labels import labels_of
 from pipelines.progress import Advance
 from pipelines.report.study import write_report
@@ -15,8 +15,8 @@ from pipelines.results.backbone_rows import with_backbones
 from pipelines.results.evidence import with_intervals
 from pipelines.results.leaderboard import Leaderboard, make_leaderboard
 from pipelines.results.leaderboard_files import to_json, write_leaderboard
-from pipelines.search.loop import Outcome, Trainer, one_by_one, run_trials
-from pipelines.search.plan import (
+from pipelines.search.loop import SearchSummary, Trainer, one_by_one, run_trials
+from pipelines.search.search_plan import (
     SearchPlan,
     make_chooser,
     make_grouping,
@@ -58,7 +58,7 @@ class Searched:
 
     search: SearchPlan
     board: Leaderboard
-    outcome: Outcome
+    outcome: SearchSummary
 
     def to_json(self) -> dict[str, Any]:
         """leaderboard.json with what this search did; the keys are stable."""
@@ -87,7 +87,7 @@ def run_search(
     config, grid, strategies = read_strategies(config, grid_path)
     search = make_plan(config, grid, strategies, folder)
     _check_device(search, device, retry_failed=retry_failed)
-    with open_study(search.folder, grid, search.material, search.trials) as study:
+    with open_study(search.folder, grid, search.inputs, search.trials) as study:
         outcome = _run(search, study, device, listener, retry_failed=retry_failed, limit=limit)
         board = write_results(search, study)
     return Searched(search=search, board=board, outcome=outcome)
@@ -96,12 +96,12 @@ def run_search(
 def write_results(search: SearchPlan, study: Study) -> Leaderboard:
     """The leaderboard of all finished trials of the study, and its files; no report while there is no result."""
     board = with_intervals(make_leaderboard(study.results(), search.config.schema), search.frames)
-    board = with_backbones(board, search.config, search.material, search.frames)
+    board = with_backbones(board, search.config, search.inputs, search.frames)
     write_leaderboard(board, study.path, _head(search))
     labels = labels_of(search.frames, search.config.schema)
     folds = {
         fold: resolve_split(search.frames, search.config.split, fold, search.config.schema, labels)
-        for fold in search.material.splits
+        for fold in search.inputs.splits
     }
     write_text(study.path / "splits.csv", assignment(search.frames, folds).write_csv())
     if board.rows:
@@ -111,7 +111,7 @@ def write_results(search: SearchPlan, study: Study) -> Leaderboard:
 
 def _run(
     search: SearchPlan, study: Study, device: str, listener: StudyListener, *, retry_failed: bool, limit: int | None
-) -> Outcome:
+) -> SearchSummary:
     """The trials that are left; with none left no stream is read."""
     from pipelines.search.record import Record
 
@@ -155,7 +155,7 @@ def _head(search: SearchPlan) -> dict[str, Any]:
     return {
         "study": str(search.folder),
         "grid": str(search.grid.path),
-        "splits": {str(fold): dict(split) for fold, split in search.material.splits.items()},
+        "splits": {str(fold): dict(split) for fold, split in search.inputs.splits.items()},
     }
 
 

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import polars as pl
 
-from cache.files import naming, recover_folder, replace_folder, sync, sync_tree, temporary_beside
+from cache.durable import naming, recover_folder, replace_folder, sync, sync_tree, temporary_beside
 from cache.frames import OUTSIDE, frames_digest
 from cache.parquet import parquet_bytes, scan_parquet
 from cache.stream import Stream

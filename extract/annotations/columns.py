@@ -28,7 +28,7 @@ def _no_words(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class ColumnRule:
     """What a column may hold.
 
     `value` gives a text's value, null where it is none. `is_missing` is True for the mark of a missing label. `explain`
@@ -46,7 +46,7 @@ class Rule:
 
 def numbers(
     low: float, high: float, missing: float | None, kind: pl.DataType, expected: str, *, may_be_empty: bool = True
-) -> Rule:
+) -> ColumnRule:
     """Numbers in [low, high], whole where `kind` is an integer; `missing` marks a label that is not there."""
 
     def value(text: pl.Expr) -> pl.Expr:
@@ -57,7 +57,7 @@ def numbers(
     def is_missing(text: pl.Expr) -> pl.Expr:
         return text.cast(pl.Float64, strict=False) == missing
 
-    return Rule(value, expected, is_missing if missing is not None else never, may_be_empty=may_be_empty)
+    return ColumnRule(value, expected, is_missing if missing is not None else never, may_be_empty=may_be_empty)
 
 
 def _inside(text: pl.Expr) -> pl.Expr:
@@ -153,11 +153,15 @@ def _folder_fault(text: str) -> str:
     return "it is not a plain path" if "/" not in text and not re.search(OUTSIDE, f"{text}/1") else _path_fault(text)
 
 
-_PATH = Rule(_face, "a path inside the faces folder such as video/00001.jpg", explain=_path_fault, may_be_empty=False)
-RULES: dict[str, Rule] = {
+_PATH = ColumnRule(
+    _face, "a path inside the faces folder such as video/00001.jpg", explain=_path_fault, may_be_empty=False
+)
+RULES: dict[str, ColumnRule] = {
     "path": _PATH,
-    "video": Rule(_inside, "the name of a folder inside the faces folder", explain=_folder_fault, may_be_empty=False),
+    "video": ColumnRule(
+        _inside, "the name of a folder inside the faces folder", explain=_folder_fault, may_be_empty=False
+    ),
     "frame": numbers(0, 2**53, None, pl.Int64(), "a frame number: a whole number from 0 on", may_be_empty=False),
-    "split": Rule(_split, f"one of {', '.join(SPLITS)}"),
-    "subject": Rule(_any_text, "a name without control characters"),
+    "split": ColumnRule(_split, f"one of {', '.join(SPLITS)}"),
+    "subject": ColumnRule(_any_text, "a name without control characters"),
 }

@@ -33,22 +33,22 @@ def settle_duplicates(
     twins = rows.filter(pl.struct(KEY).is_duplicated())
     if twins.is_empty():
         return values, []
-    said = [name for name in values.columns if name not in NAMES]
-    first = twins.with_columns(pl.col("row", *said).first().over(KEY).name.prefix("first "))
-    differs = {name: pl.col(name).ne_missing(pl.col(f"first {name}")) for name in said}
+    given = [name for name in values.columns if name not in NAMES]
+    first = twins.with_columns(pl.col("row", *given).first().over(KEY).name.prefix("first "))
+    differs = {name: pl.col(name).ne_missing(pl.col(f"first {name}")) for name in given}
     first = first.with_columns(clash=pl.any_horizontal(*differs.values(), pl.lit(False)))
     if on_conflict == "error":
-        _raise_first_clash(sheet, first, said)
-    settled = _SETTLE[on_conflict](rows, said).sort("row").drop("row")
+        _raise_first_clash(sheet, first, given)
+    settled = _SETTLE[on_conflict](rows, given).sort("row").drop("row")
     return settled, _findings(sheet, first, on_conflict)
 
 
-def _raise_first_clash(sheet: Sheet, first: pl.DataFrame, said: Sequence[str]) -> None:
+def _raise_first_clash(sheet: Sheet, first: pl.DataFrame, given: Sequence[str]) -> None:
     clashes = first.filter("clash")
     if clashes.is_empty():
         return
     row = clashes.row(0, named=True)
-    name = next(name for name in said if row[name] != row[f"first {name}"])
+    name = next(name for name in given if row[name] != row[f"first {name}"])
     here, there = (_word(row[column]) for column in (name, f"first {name}"))
     num_frames = clashes.select(KEY).n_unique()
     more = f" ({plural(num_frames, 'frame')} with such rows)" if num_frames > 1 else ""
@@ -63,18 +63,18 @@ def _word(value: object) -> str:
     return "missing" if value is None else f"{value:g}" if isinstance(value, float) else repr(value)
 
 
-def _first(rows: pl.DataFrame, said: Sequence[str]) -> pl.DataFrame:
+def _first(rows: pl.DataFrame, given: Sequence[str]) -> pl.DataFrame:
     return rows.unique(KEY, keep="first", maintain_order=True)
 
 
-def _last(rows: pl.DataFrame, said: Sequence[str]) -> pl.DataFrame:
+def _last(rows: pl.DataFrame, given: Sequence[str]) -> pl.DataFrame:
     return rows.unique(KEY, keep="last", maintain_order=True)
 
 
-def _missing(rows: pl.DataFrame, said: Sequence[str]) -> pl.DataFrame:
+def _missing(rows: pl.DataFrame, given: Sequence[str]) -> pl.DataFrame:
     """The first rows, null where the rows of a frame differ."""
-    alike = [pl.when(pl.col(name).n_unique().over(KEY) == 1).then(pl.col(name)).alias(name) for name in said]
-    return _first(rows.with_columns(alike), said)
+    alike = [pl.when(pl.col(name).n_unique().over(KEY) == 1).then(pl.col(name)).alias(name) for name in given]
+    return _first(rows.with_columns(alike), given)
 
 
 def _findings(sheet: Sheet, first: pl.DataFrame, on_conflict: OnConflict) -> list[Finding]:

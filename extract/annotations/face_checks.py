@@ -14,7 +14,7 @@ import polars as pl
 
 from cache.cores import num_cores
 from extract.annotations.checks import Finding, plural, report
-from extract.faces.files import MissingFace
+from extract.faces.decoding import MissingFace
 from extract.faces.source import FaceSource
 
 Advance = Callable[[int], None]

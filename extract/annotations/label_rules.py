@@ -10,7 +10,7 @@ import polars as pl
 
 from cache.frames import limits_of
 from cache.labels import ABAW, Group, Schema, nearest
-from extract.annotations.columns import RULES, Rule, never, numbers
+from extract.annotations.columns import RULES, ColumnRule, never, numbers
 
 # The challenge's marks of a missing label; elsewhere a cell is empty.
 MARKS = {"continuous": -5, "classes": -1, "binary": -1}
@@ -46,14 +46,14 @@ def _meanings(schema: Schema) -> dict[str, tuple[object, ...]]:
 
 
 @functools.cache
-def rules_of(schema: Schema, classes: tuple[str, ...] = ()) -> Mapping[str, Rule]:
+def rules_of(schema: Schema, classes: tuple[str, ...] = ()) -> Mapping[str, ColumnRule]:
     """The rule of every column; `classes` are those of a file that counts them in an order of its own."""
     has_marks = has_challenge_columns(schema)
     labels = {column: _rule(group, has_marks, classes) for group in schema for column in group.columns}
     return {**RULES, **labels}
 
 
-def _rule(group: Group, has_marks: bool, classes: tuple[str, ...]) -> Rule:
+def _rule(group: Group, has_marks: bool, classes: tuple[str, ...]) -> ColumnRule:
     mark = MARKS[group.kind] if has_marks else None
     missing = f"or {'an empty cell' if mark is None else mark} where there is no label"
     if group.kind == "classes":
@@ -64,7 +64,7 @@ def _rule(group: Group, has_marks: bool, classes: tuple[str, ...]) -> Rule:
     return numbers(low, high, mark, pl.Float32(), f"a number in [{low:g}, {high:g}], {missing}")
 
 
-def _class_rule(group: Group, mark: float | None, missing: str, order: tuple[str, ...]) -> Rule:
+def _class_rule(group: Group, mark: float | None, missing: str, order: tuple[str, ...]) -> ColumnRule:
     """A class's number in the file's `order`, or its name."""
     by_number = {float(index): group.classes.index(name) for index, name in enumerate(order)}
     by_name = {name: index for index, name in enumerate(group.classes)}
@@ -82,7 +82,7 @@ def _class_rule(group: Group, mark: float | None, missing: str, order: tuple[str
     named = f"of {', '.join(group.classes)}" if len(group.classes) <= NUM_NAMED else "of a class"
     expected = f"0 to {len(group.classes) - 1}, or a name {named}, {missing}"
     missing_mark = never if mark is None else is_missing
-    return Rule(value, expected, missing_mark, hint=lambda text: class_hint(text, group.classes))
+    return ColumnRule(value, expected, missing_mark, hint=lambda text: class_hint(text, group.classes))
 
 
 def class_hint(text: str, classes: tuple[str, ...]) -> str:

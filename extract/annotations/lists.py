@@ -21,7 +21,7 @@ from extract.annotations.columns import RULES, frame_in, video_in
 from extract.annotations.sheets import PATH_NAMES, read_rows
 from extract.faces.containers import FACE_SUFFIXES
 
-Kind = Literal["frames", "videos"]
+ListKind = Literal["frames", "videos"]
 
 HEADER_NAMES = (*PATH_NAMES, "images", "video", "videos", "name", "filename")
 _LABELS = frozenset(name.casefold() for name in (*LABEL_COLUMNS, *EXPRESSIONS))
@@ -38,7 +38,7 @@ class NameList:
 
     path: Path
     header: str | None
-    kind: Kind
+    kind: ListKind
     rows: pl.DataFrame
 
     def __len__(self) -> int:
@@ -71,7 +71,7 @@ def read_list(path: Path) -> NameList:
     names = lines.slice(1) if header is not None else lines
     if names.is_empty():
         raise ValueError(f"{path}: no rows below the header; expected a frame (video/00001.jpg) or a video a line")
-    kind: Kind = "frames" if names.head(1).select(_is_face("name")).item() else "videos"
+    kind: ListKind = "frames" if names.head(1).select(_is_face("name")).item() else "videos"
     return NameList(path=path, header=header, kind=kind, rows=_ROWS[kind](path, names))
 
 

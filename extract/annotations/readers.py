@@ -225,8 +225,10 @@ def _raise_clash(twins: pl.DataFrame, twin: dict[str, object], name: str, names:
     video, frame = twin["video"], twin["frame"]
     both = twins.filter((pl.col("video") == video) & (pl.col("frame") == frame), pl.col(name).is_not_null())
     both = both.unique(name, keep="first", maintain_order=True)
-    said = " and ".join(f"{value!r} in {names[source]}" for value, source in both.select(name, "source").head(2).rows())
-    raise ValueError(f"video {video!r}, frame {frame}: {name} is {said}; correct or remove one of the two rows")
+    described = " and ".join(
+        f"{value!r} in {names[source]}" for value, source in both.select(name, "source").head(2).rows()
+    )
+    raise ValueError(f"video {video!r}, frame {frame}: {name} is {described}; correct or remove one of the two rows")
 
 
 def _with_subjects(frames: pl.DataFrame, subjects: pl.DataFrame, schema: Schema) -> pl.DataFrame:

@@ -18,7 +18,7 @@ from cache.frames import stored_schema
 from cache.labels import ABAW, Schema, nearest
 from cache.names import ACTION_UNITS, EXPRESSIONS
 from cache.parquet import read_parquet
-from extract.annotations.columns import Rule
+from extract.annotations.columns import ColumnRule
 from extract.annotations.label_rules import changed_column, has_challenge_columns, rules_of
 
 PATH_NAMES = ("image", "path", "image_location")
@@ -43,7 +43,7 @@ class Sheet:
     classes: tuple[str, ...] = ()
 
     @property
-    def rules(self) -> Mapping[str, Rule]:
+    def rules(self) -> Mapping[str, ColumnRule]:
         """The rule of every column."""
         return rules_of(self.schema, self.classes)
 

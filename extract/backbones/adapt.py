@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from extract.backbones.layers import block_names
 
-Mode = Literal["full", "partial", "frozen"]
+FreezeMode = Literal["full", "partial", "frozen"]
 
 INSTALL_PEFT = "LoRA needs peft: pip install 'mtl-affect[lora]'"
 ADAPTER = "default"  # peft's own name for the only adapter there is
@@ -22,7 +22,7 @@ ADAPTER = "default"  # peft's own name for the only adapter there is
 ATTENTION, MLP = ("attn",), ("mlp",)
 
 
-def freeze(module: nn.Module, mode: Mode, num_trainable: int = 0) -> tuple[str, ...]:
+def freeze(module: nn.Module, mode: FreezeMode, num_trainable: int = 0) -> tuple[str, ...]:
     """Lets all of `module` learn, only its last `num_trainable` blocks, or nothing; the names of what learns.
 
     The blocks are `block_names`' of `layers`: the stem counts as one, and what stands behind the last block, a pooling
@@ -33,8 +33,8 @@ def freeze(module: nn.Module, mode: Mode, num_trainable: int = 0) -> tuple[str, 
     Raises:
         ValueError: unknown mode, or not as many blocks.
     """
-    if mode not in get_args(Mode):
-        raise ValueError(f"freeze {mode!r}: known are {', '.join(get_args(Mode))}")
+    if mode not in get_args(FreezeMode):
+        raise ValueError(f"freeze {mode!r}: known are {', '.join(get_args(FreezeMode))}")
     blocks = block_names(module)
     if mode == "partial" and not 1 <= num_trainable <= len(blocks):
         raise ValueError(

@@ -21,7 +21,7 @@ FEWEST, TRIAL_S = 8, 1.0
 PRECISION_GAIN = 1.3
 
 
-class Trial(NamedTuple):
+class CandidateMode(NamedTuple):
     """A mode that costs `build_s` to make ready; tried where a gain of `expected` would earn that back, and kept
     where it is at least `kept` times as fast as the best before it."""
 
@@ -31,7 +31,7 @@ class Trial(NamedTuple):
     kept: float
 
 
-Report = dict[str, Any]
+RuntimeReport = dict[str, Any]
 
 
 def choose_runtime(
@@ -41,7 +41,7 @@ def choose_runtime(
     device: torch.device,
     precision: Literal["auto"] | Precision = "auto",
     mode: Literal["auto"] | Mode = "auto",
-) -> tuple[Runtime, Report]:
+) -> tuple[Runtime, RuntimeReport]:
     """The runtime for `num_faces` faces, and what was measured and decided, as JSON values for the provenance.
 
     What is asked for is not compared with anything. What was compiled or recorded is kept for `embedder`.
@@ -49,7 +49,7 @@ def choose_runtime(
     Raises:
         ValueError: the mode asked for cannot be had here.
     """
-    report: Report = {"faces": num_faces, "faces_per_s": {}, "ready_s": {}, "why": []}
+    report: RuntimeReport = {"faces": num_faces, "faces_per_s": {}, "ready_s": {}, "why": []}
     if not backbone.is_torch:
         return _as_it_is(backbone, precision, mode, report), report
     chosen = Runtime(
@@ -63,7 +63,7 @@ def choose_runtime(
     return chosen, report
 
 
-def _as_it_is(backbone: Backbone, precision: str, mode: str, report: Report) -> Runtime:
+def _as_it_is(backbone: Backbone, precision: str, mode: str, report: RuntimeReport) -> Runtime:
     """For a model that torch does not run."""
     for option, asked, only in (("--precision", precision, "float32"), ("--runtime", mode, "eager")):
         if asked not in ("auto", only):
@@ -74,7 +74,9 @@ def _as_it_is(backbone: Backbone, precision: str, mode: str, report: Report) -> 
     return Runtime()
 
 
-def _precision(backbone: Backbone, num_faces: int, batch_size: int, device: torch.device, report: Report) -> Precision:
+def _precision(
+    backbone: Backbone, num_faces: int, batch_size: int, device: torch.device, report: RuntimeReport
+) -> Precision:
     """bfloat16 on GPUs made for it, and on CPUs that have it where a short trial shows that it pays."""
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
@@ -93,7 +95,7 @@ def _precision(backbone: Backbone, num_faces: int, batch_size: int, device: torc
 
 
 def _faster(
-    backbone: Backbone, eager: Runtime, num_faces: int, batch_size: int, device: torch.device, report: Report
+    backbone: Backbone, eager: Runtime, num_faces: int, batch_size: int, device: torch.device, report: RuntimeReport
 ) -> Runtime:
     """The best of the modes that may pay, in the precision of `eager`."""
     if num_faces < CALIBRATION_FACES:
@@ -101,11 +103,11 @@ def _faster(
     if str(eager) not in report["faces_per_s"]:
         _compared(backbone, [eager], _trial_faces(backbone, eager, batch_size, device), device, report)
     best, eager_s = eager, num_faces / report["faces_per_s"][str(eager)]
-    for trial in TRIALS.get(device.type, ()):
-        if reason := _not_worth_trying(trial, eager_s, device):
-            report["why"].append(f"{trial.mode} not tried: {reason}")
+    for entry in CANDIDATE_MODES.get(device.type, ()):
+        if reason := _not_worth_trying(entry, eager_s, device):
+            report["why"].append(f"{entry.mode} not tried: {reason}")
             continue
-        candidate = Runtime(precision=eager.precision, mode=trial.mode)
+        candidate = Runtime(precision=eager.precision, mode=entry.mode)
         try:
             _made_ready(backbone, candidate, batch_size, device, report)
             gain = _compared(backbone, [best, candidate], batch_size, device, report)
@@ -113,19 +115,21 @@ def _faster(
             report["why"].append(str(error))
             continue
         report["why"].append(f"{candidate} is {gain:.2f} x as fast as {best}")
-        dropped, best = (best, candidate) if gain >= trial.kept else (candidate, best)
+        dropped, best = (best, candidate) if gain >= entry.kept else (candidate, best)
         forget(backbone, dropped, device)
     return best
 
 
-def _not_worth_trying(trial: Trial, eager_s: float, device: torch.device) -> str | None:
-    saved_s = eager_s * (1 - 1 / trial.expected)
-    if saved_s < trial.build_s:
-        return f"eager takes about {eager_s:.0f} s, which it would not shorten by its own {trial.build_s:.0f} s"
-    return why_not_compiled(device) if trial.mode == "compiled" else None
+def _not_worth_trying(entry: CandidateMode, eager_s: float, device: torch.device) -> str | None:
+    saved_s = eager_s * (1 - 1 / entry.expected)
+    if saved_s < entry.build_s:
+        return f"eager takes about {eager_s:.0f} s, which it would not shorten by its own {entry.build_s:.0f} s"
+    return why_not_compiled(device) if entry.mode == "compiled" else None
 
 
-def _made_ready(backbone: Backbone, runtime: Runtime, batch_size: int, device: torch.device, report: Report) -> None:
+def _made_ready(
+    backbone: Backbone, runtime: Runtime, batch_size: int, device: torch.device, report: RuntimeReport
+) -> None:
     """Compiles or records, outside of which nothing is measured; `embedder` gives the same object again."""
     start = time.monotonic()
     with steady(device):
@@ -136,7 +140,7 @@ def _made_ready(backbone: Backbone, runtime: Runtime, batch_size: int, device: t
 def _trial_faces(backbone: Backbone, eager: Runtime, batch_size: int, device: torch.device) -> int:
     """A whole batch, or as many faces as take about `TRIAL_S`."""
     few = min(FEWEST, batch_size)
-    measured: Report = {"faces_per_s": {}}
+    measured: RuntimeReport = {"faces_per_s": {}}
     _compared(backbone, [eager], few, device, measured, rounds=1)
     return min(batch_size, max(few, int(measured["faces_per_s"][str(eager)] * TRIAL_S)))
 
@@ -146,7 +150,7 @@ def _compared(
     runtimes: Sequence[Runtime],
     num_faces: int,
     device: torch.device,
-    report: Report,
+    report: RuntimeReport,
     rounds: int = ROUNDS,
 ) -> float:
     """Runs batches of `num_faces` in turn, after one to warm up; how many times as fast the last is as the first."""
@@ -178,10 +182,10 @@ def _seconds(embed: Embedder, faces: torch.Tensor) -> float:
 # (EfficientNet-B0), more than twice that beside other programs, and about 10 s in the next process. Then it was 1.07
 # (ViT-B), 1.02 to 1.08 (EfficientNet-B0 at 112 px) and 1.3 times (MobileNetV2) as fast as eager, all in bfloat16.
 # The numbers for CUDA are guesses on the careful side: a batch that fills the device leaves a graph little to save.
-TRIALS: dict[str, tuple[Trial, ...]] = {
-    "cpu": (Trial("compiled", build_s=90, expected=1.25, kept=1.15),),
+CANDIDATE_MODES: dict[str, tuple[CandidateMode, ...]] = {
+    "cpu": (CandidateMode("compiled", build_s=90, expected=1.25, kept=1.15),),
     "cuda": (
-        Trial("graph", build_s=5, expected=1.05, kept=1.08),
-        Trial("compiled", build_s=120, expected=1.2, kept=1.15),
+        CandidateMode("graph", build_s=5, expected=1.05, kept=1.08),
+        CandidateMode("compiled", build_s=120, expected=1.2, kept=1.15),
     ),
 }

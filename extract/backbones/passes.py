@@ -17,7 +17,7 @@ from extract.backbones.compiling import compiling, why_not_compiled
 from extract.backbones.transforms import normalise
 
 Precision = Literal["float32", "bfloat16"]
-Pass = Callable[[Tensor], Tensor]
+ForwardPass = Callable[[Tensor], Tensor]
 
 DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 WARM_UPS = 3  # forward passes before a CUDA graph is captured: libraries allocate and choose kernels in the first
@@ -29,7 +29,7 @@ def native_bfloat16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def eager(backbone: Backbone, precision: Precision, device: torch.device, num_faces: int) -> Pass:
+def eager(backbone: Backbone, precision: Precision, device: torch.device, num_faces: int) -> ForwardPass:
     """The module as it is, under autocast where the precision is not float32."""
     forward = _forward(backbone, precision, device)
 
@@ -40,7 +40,7 @@ def eager(backbone: Backbone, precision: Precision, device: torch.device, num_fa
     return embed
 
 
-def compiled(backbone: Backbone, precision: Precision, device: torch.device, num_faces: int) -> Pass:
+def compiled(backbone: Backbone, precision: Precision, device: torch.device, num_faces: int) -> ForwardPass:
     """Compiled for exactly `num_faces`, here and now; fewer are filled up, so that nothing is compiled again.
 
     By autocast and not by casting the module: that was no faster (ViT-B, MobileNetV2 and EfficientNet-B0 within 8 % of
@@ -77,7 +77,7 @@ def compiled(backbone: Backbone, precision: Precision, device: torch.device, num
     return _filled_up(embed, buffer)
 
 
-def graph(backbone: Backbone, precision: Precision, device: torch.device, num_faces: int) -> Pass:
+def graph(backbone: Backbone, precision: Precision, device: torch.device, num_faces: int) -> ForwardPass:
     """The module's kernels recorded once for `num_faces` and replayed: the host launches one graph a pass.
 
     Raises:
@@ -137,7 +137,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
-def _forward(backbone: Backbone, precision: Precision, device: torch.device) -> Pass:
+def _forward(backbone: Backbone, precision: Precision, device: torch.device) -> ForwardPass:
     module, mixed = _placed(backbone, device), precision != "float32"
     stored = getattr(torch, backbone.dtype)
 
@@ -160,7 +160,7 @@ def _blank(backbone: Backbone, device: torch.device, num_faces: int) -> Tensor:
         return torch.zeros(num_faces, size_px, size_px, 3, dtype=torch.uint8, device=device)
 
 
-def _filled_up(embed: Pass, buffer: Tensor) -> Pass:
+def _filled_up(embed: ForwardPass, buffer: Tensor) -> ForwardPass:
     """Runs always on the buffer: fewer faces, or other strides, would be compiled for anew. Behind few faces stand
     those of before, which touch no other row."""
 

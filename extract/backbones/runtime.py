@@ -14,11 +14,11 @@ from torch import Tensor
 
 from extract.backbones import passes
 from extract.backbones.build import Backbone
-from extract.backbones.passes import DTYPES, Pass, Precision
+from extract.backbones.passes import DTYPES, ForwardPass, Precision
 
 Mode = Literal["eager", "compiled", "graph"]
-Key = TypeVar("Key", bound=Hashable)
-Result = TypeVar("Result")
+KeyT = TypeVar("KeyT", bound=Hashable)
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class Embedder:
     def __init__(self, backbone: Backbone, runtime: Runtime, device: torch.device, batch_size: int) -> None:
         self.limit = batch_size
         self._backbone, self._runtime, self._device = backbone, runtime, device
-        self._forward: Pass | None = None
+        self._forward: ForwardPass | None = None
         while self._forward is None:
             self._forward = self._tried(self._build)
 
@@ -73,7 +73,7 @@ class Embedder:
                 done += len(part)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _build(self) -> Pass:
+    def _build(self) -> ForwardPass:
         return MODES[self._runtime.mode](self._backbone, self._runtime.precision, self._device, self.limit)
 
     def _embed(self, faces: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class Embedder:
             self._forward = self._build()
         return self._forward(faces)
 
-    def _tried(self, action: Callable[[], Result]) -> Result | None:
+    def _tried(self, action: Callable[[], ResultT]) -> ResultT | None:
         """The action's result; None if it ran out of memory, the limit being halved."""
         try:
             return action()
@@ -158,10 +158,10 @@ def steady(device: torch.device) -> Iterator[None]:
         yield
 
 
-class Ticket(Generic[Key]):
-    """Embeddings on their way back to the host; on a GPU the work goes on while the next batch is handed over."""
+class Ticket(Generic[KeyT]):
+    """Embeddings on their way back to the host; on a GPU the copy runs while the next batch is handed over."""
 
-    def __init__(self, outputs: Mapping[Key, Tensor], device: torch.device) -> None:
+    def __init__(self, outputs: Mapping[KeyT, Tensor], device: torch.device) -> None:
         pin_memory = device.type == "cuda"
         self._host = {
             name: torch.empty(output.shape, dtype=output.dtype, pin_memory=pin_memory).copy_(output, non_blocking=True)
@@ -169,14 +169,14 @@ class Ticket(Generic[Key]):
         }
         self._event = torch.cuda.current_stream(device).record_event() if pin_memory else None
 
-    def embeddings(self) -> dict[Key, np.ndarray]:
+    def embeddings(self) -> dict[KeyT, np.ndarray]:
         """Waits; key of the outputs -> [B, D]. From here on the batch's buffers may be filled again."""
         if self._event is not None:
             self._event.synchronize()
         return {name: host.numpy() for name, host in self._host.items()}
 
 
-MODES: dict[Mode, Callable[[Backbone, Precision, torch.device, int], Pass]] = {
+MODES: dict[Mode, Callable[[Backbone, Precision, torch.device, int], ForwardPass]] = {
     "eager": passes.eager,
     "compiled": passes.compiled,
     "graph": passes.graph,

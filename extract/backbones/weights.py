@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from cache.files import write_durably
+from cache.durable import write_durably
 from extract.backbones.matching import INERT, Match, advice, compare, complaint
 from extract.backbones.rename import Rules
 from extract.config import Preprocessing

@@ -17,7 +17,7 @@ from functools import partial
 from typing import IO, Generic, TypeVar, cast
 
 from cache.regular import MAX_MEMBERS, MIB, OPEN_FLAGS, check_regular
-from extract.faces.files import FOLLOW, Face, MissingFace, check_face_bytes, decode, face_digest, is_machines
+from extract.faces.decoding import FOLLOW, Face, MissingFace, check_face_bytes, decode, face_digest, is_machines
 from extract.faces.orientation import Orientations
 
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from extract.faces.archives import TarArchive, ZipArchive
-from extract.faces.files import FOLLOW, Face
+from extract.faces.decoding import FOLLOW, Face
 from extract.faces.orientation import Orientations
 from extract.faces.video import Video
 

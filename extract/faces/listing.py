@@ -14,7 +14,7 @@ from pathlib import Path
 from cache.cores import num_cores
 from cache.regular import check_regular
 from extract.faces.containers import KINDS, find_container, is_face, is_video, new_container
-from extract.faces.files import is_machines
+from extract.faces.decoding import is_machines
 
 NUM_THREADS = 8  # at most
 

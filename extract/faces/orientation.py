@@ -3,7 +3,7 @@
 Only the first segments of a JPEG are looked at, none of its pixels: some 0.5 µs for a face without a note. Orientations
 are those of EXIF, 1 to 8, where 1 is upright; 5 to 8 swap height and width.
 
-Place: below `extract.faces.files`.
+Place: below `extract.faces.decoding`.
 """
 
 import struct

@@ -7,7 +7,7 @@ with it a stream's identity, does not depend on how faces are packed; nor do dig
 path `A/B.mp4/00001.jpg` names the video file outright. Faces are upright as a person sees them: what a picture or a
 video notes of its orientation is followed, unless it is told not to.
 
-Place: above `extract.faces.files` and `extract.faces.containers`; below all that reads faces.
+Place: above `extract.faces.decoding` and `extract.faces.containers`; below all that reads faces.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from extract.faces.containers import OpenContainers, find_container, is_video
-from extract.faces.files import Face, MissingFace, decode, face_digest, is_inside, read_face_bytes
+from extract.faces.decoding import Face, MissingFace, decode, face_digest, is_inside, read_face_bytes
 from extract.faces.orientation import Orientations
 from extract.faces.video import NoDecoder
 

@@ -23,7 +23,7 @@ import numpy as np
 from cache.identity import FACE_DIGEST_BYTES, bytes_digest
 from cache.regular import check_regular
 from extract.faces.cut import missing_bytes
-from extract.faces.files import FOLLOW, Face, MissingFace, check_size, is_machines
+from extract.faces.decoding import FOLLOW, Face, MissingFace, check_size, is_machines
 from extract.faces.orientation import UPRIGHT, Orientations, orientation_of_matrix
 
 NUMBER = re.compile(r"([0-9]+)[^0-9]*$")

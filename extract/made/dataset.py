@@ -94,7 +94,7 @@ def make_data(
     schema: Schema = ABAW,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Made:
-    """Writes the data set into `folder`, or goes on where an earlier call with the same parameters was cut off.
+    """Writes the data set into `folder`, or resumes an earlier call with the same parameters that was cut off.
 
     Args:
         frames_per_video: the average; lengths vary from half to one and a half of it.

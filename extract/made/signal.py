@@ -1,7 +1,7 @@
 """What happens in a made video: movements of the face over real time, and the labels an annotator would give them.
 
 Letters: L real frames of a video, N listed frames (those with a face file), A movements (the 12 labelled action units
-and 6 unlabelled ones). Everything is drawn from one generator a video, so a seed says it all.
+and 6 unlabelled ones). Everything is drawn from one generator per video, so a seed determines it all.
 """
 
 from dataclasses import dataclass

@@ -24,8 +24,8 @@ from extract.engine import default_num_threads
 from extract.faces.source import FaceSource
 from extract.jobs import native_size
 from extract.kept import KeptFaces
-from extract.loading import Source
-from pipelines.backbones.changes import Changes
+from extract.loading import FaceProvider
+from pipelines.backbones.augmentation import Augmentation
 from pipelines.backbones.distributed import World
 from pipelines.backbones.ring import Ring
 from pipelines.progress import Advance, progress
@@ -33,7 +33,7 @@ from pipelines.progress import Advance, progress
 RESIDENT_BYTES = 4 << 30
 DEVICE_SHARE = 0.25  # of a GPU's free memory; the rest is the training's
 CHUNK, SAMPLE = 256, 64
-Group = np.ndarray | tuple[np.ndarray, Changes]
+RowGroup = np.ndarray | tuple[np.ndarray, Augmentation]
 
 
 class Faces:
@@ -125,29 +125,31 @@ class Faces:
             self._close_ring()
             self._resident = resident
 
-    def batches(self, groups: Iterable[Group]) -> Iterator["FaceBatch"]:
+    def batches(self, groups: Iterable[RowGroup]) -> Iterator["FaceBatch"]:
         """A batch for each group of rows, in order, decoded by threads a few batches ahead.
 
-        With a group may come its `Changes`, face by face: what RandAugment does is done here, the rest comes along
+        With a group may come its `Augmentation`, face by face: RandAugment is applied here, the rest comes along
         with the batch, for the faces that could be read.
         """
         pairs = (each if isinstance(each, tuple) else (each, None) for each in groups)
         if self._resident is not None:
-            for rows, changes in pairs:
-                assert changes is None or not changes.rand_augment, "these faces are kept resized: say `augmented`"
-                yield self._batch(rows, changes, None)
+            for rows, augmentation in pairs:
+                assert augmentation is None or not augmentation.rand_augment, (
+                    "these faces are kept resized: say `augmented`"
+                )
+                yield self._batch(rows, augmentation, None)
             return
         if self._ring is None:
-            source: Source = self._kept or self._source
+            source: FaceProvider = self._kept or self._source
             table = pl.Series(self.paths, dtype=pl.String)
             self._ring = Ring(source, table, self._native_size, self.preprocessing, self.device, self._num_threads)
         with contextlib.closing(self._ring.decoded(pairs)) as found:
             for each in found:
                 for place, reason in each.failed.items():
                     self.unreadable.setdefault(int(each.rows[place]), reason)
-                yield self._batch(each.rows, each.changes, each.faces)
+                yield self._batch(each.rows, each.augmentation, each.faces)
 
-    def _batch(self, rows: np.ndarray, changes: Changes | None, faces: Tensor | None) -> "FaceBatch":
+    def _batch(self, rows: np.ndarray, augmentation: Augmentation | None, faces: Tensor | None) -> "FaceBatch":
         """The faces of the rows that can be read; from those that are resident where `faces` [B, S, S, 3] is None."""
         places = np.arange(len(rows))
         if self.unreadable:
@@ -157,9 +159,9 @@ class Faces:
             faces = self._resident.index_select(0, torch.from_numpy(rows[places]).to(self.device))
         elif len(places) < len(rows):
             faces = faces[torch.from_numpy(places).to(self.device)]
-        if changes is not None:
-            changes = (changes if len(places) == len(rows) else changes.part(places)).to(self.device)
-        return FaceBatch(rows=rows[places], faces=faces, num_asked=len(rows), places=places, changes=changes)
+        if augmentation is not None:
+            augmentation = (augmentation if len(places) == len(rows) else augmentation.part(places)).to(self.device)
+        return FaceBatch(rows=rows[places], faces=faces, num_asked=len(rows), places=places, augmentation=augmentation)
 
     def _close_ring(self) -> None:
         if self._ring is not None:
@@ -207,15 +209,15 @@ class Faces:
 class FaceBatch:
     """`faces` [B, S, S, 3] uint8 on the device, of the `rows` [B] that could be read out of `num_asked`.
 
-    `places` [B] is where each of them stood in the group that was asked for, and `changes` are those of these faces, on
-    the device, where they were asked for.
+    `places` [B] is where each of them stood in the group that was asked for, and `augmentation` is that of these faces,
+    on the device, where one was given.
     """
 
     rows: np.ndarray
     faces: Tensor
     num_asked: int
     places: np.ndarray
-    changes: Changes | None = None
+    augmentation: Augmentation | None = None
 
 
 def in_chunks(rows: np.ndarray, size: int) -> list[np.ndarray]:

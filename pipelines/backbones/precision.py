@@ -6,16 +6,14 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from extract.backbones.passes import native_bfloat16
+from extract.backbones.passes import Precision, native_bfloat16
 from extract.config import Preprocessing
 from pipelines.fitting.optimise import seeded
 
-Precision = Literal["float32", "bfloat16"]
 # bfloat16 rounds; on a CPU it has to be clearly faster to be worth that, and by more than a measurement wavers.
 WORTH_IT = 1.5
 MEASURED_FACES, MEASURED_S = 16, 4.0
@@ -47,7 +45,7 @@ def choose_precision(model: nn.Module, preprocessing: Preprocessing, device: tor
 
 
 def _step_s(model: nn.Module, pixels: Tensor, precision: Precision) -> float:
-    """CPU seconds of a step, all threads: other programs on the machine do not count."""
+    """CPU seconds per step, all threads: other programs on the machine do not count."""
     begin = time.process_time()
     with seeded(0, pixels.device), autocast(pixels.device, precision):
         outputs = model(pixels)

@@ -17,7 +17,7 @@ from cache.parsing import MARK, parse_toml
 from cache.valid_names import check_name
 from extract.config import BackboneConfig
 from pipelines.config import parse_config
-from pipelines.files import write_text
+from pipelines.json_files import write_text
 
 # Keys of an earlier section that speak of the user's rights: they stay where the new weights bring none of their own.
 KEPT_KEYS = ("licence",)

@@ -18,11 +18,11 @@ from extract.backbones.resize import MAX_PIXELS, batch_resizer
 from extract.config import Preprocessing
 from extract.engine import NUM_SLOTS
 from extract.inputs import Inputs
-from extract.loading import FaceLoader, Rows, Slot, Source
+from extract.loading import FaceLoader, FaceProvider, Rows, Slot
 from extract.view_names import BASE
-from pipelines.backbones.changes import Changes
+from pipelines.backbones.augmentation import Augmentation
 
-Pair = tuple[np.ndarray, Changes | None]
+Pair = tuple[np.ndarray, Augmentation | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class Decoded:
     """`faces` [B, S, S, 3] uint8 on the device of `rows` [B]; those at the places `failed` names hold anything."""
 
     rows: np.ndarray
-    changes: Changes | None
+    augmentation: Augmentation | None
     faces: Tensor
     failed: dict[int, str]
 
@@ -43,7 +43,7 @@ class Ring:
 
     def __init__(
         self,
-        source: Source,
+        source: FaceProvider,
         table: pl.Series,
         size: tuple[int, int],
         preprocessing: Preprocessing,
@@ -64,7 +64,7 @@ class Ring:
         self._idle = None
 
     def decoded(self, pairs: Iterator[Pair]) -> Generator[Decoded, None, None]:
-        """Each pair of rows and their changes, in order; RandAugment is done, the other changes are not."""
+        """Each pair of rows and their augmentation, in order; RandAugment is applied, the rest is not."""
         first = next(pairs, None)
         while first is not None:
             larger: list[Pair] = []
@@ -75,23 +75,23 @@ class Ring:
     def _through_one(self, first: Pair, pairs: Iterator[Pair], larger: list[Pair]) -> Generator[Decoded, None, None]:
         """`first` and `pairs` through one loader, up to a group that is larger than all before: it goes to `larger`."""
         capacity, loader = self._take(len(first[0]))
-        drawn: deque[Changes | None] = deque()
+        drawn: deque[Augmentation | None] = deque()
 
         def asked() -> Iterator[Rows]:
-            for rows, changes in itertools.chain([first], pairs):
+            for rows, augmentation in itertools.chain([first], pairs):
                 if len(rows) > capacity:
-                    larger.append((rows, changes))
+                    larger.append((rows, augmentation))
                     return
-                drawn.append(changes)
-                alter = None if changes is None else changes.alter(self._preprocessing)
+                drawn.append(augmentation)
+                alter = None if augmentation is None else augmentation.alter(self._preprocessing)
                 yield Rows(rows=rows, inputs=(self._preprocessing,), alter=alter)
 
         try:
             with contextlib.closing(loader.load(asked())) as loaded:
                 for rows, slot in loaded:
-                    changes = drawn.popleft()
+                    augmentation = drawn.popleft()
                     faces, copied = self._brought(rows, slot)
-                    found = Decoded(rows=rows.rows, changes=changes, faces=faces, failed=dict(slot.failed))
+                    found = Decoded(rows=rows.rows, augmentation=augmentation, faces=faces, failed=dict(slot.failed))
                     if copied is None:
                         loader.release(slot)
                         yield found

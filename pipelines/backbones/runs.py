@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import Config
-from pipelines.files import read_json
+from pipelines.json_files import read_json
 from pipelines.run_files import BACKBONE_PREFIX, read_manifest
 
 KIND = "backbone"

@@ -12,7 +12,7 @@ AGREED_EVERY = 10  # steps after which several processes ask each other; each ti
 
 
 class StopAsked(Exception):
-    """Someone wants the training to stop, and it is at a place where it can go on later."""
+    """A stop was asked for, and the training is at a point from which it can resume."""
 
 
 @dataclass(frozen=True, slots=True)

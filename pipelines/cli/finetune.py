@@ -19,7 +19,7 @@ from pipelines.terminal import say, say_json
 if TYPE_CHECKING:
     import polars as pl
 
-    from pipelines.backbones.finetuning.order import Order
+    from pipelines.backbones.finetuning.request import FinetuneRequest
     from pipelines.backbones.finetuning.result import Finetuned
     from pipelines.config import Config
     from pipelines.fitting.epochs import Epoch
@@ -66,11 +66,11 @@ def finetune(
     """
     from cache.frames import read_frames
     from pipelines.backbones.finetuning.finetune import finetune as train
-    from pipelines.backbones.finetuning.order import make_order
+    from pipelines.backbones.finetuning.request import make_request
     from pipelines.config import read_config
 
     settings = read_config(config, with_orientation(overrides, ignore_orientation))
-    order = make_order(
+    request = make_request(
         settings,
         config,
         task,
@@ -84,12 +84,12 @@ def finetune(
     )
     frames = read_frames(settings.at(settings.data.frames), settings.schema)
     if dry_run:
-        _print_outlook(settings, frames, order, as_json=json_output)
+        _print_dry_run(settings, frames, request, as_json=json_output)
         return
     try:
-        result = train(settings, frames, order, _print_epoch if sys.stderr.isatty() else None)
+        result = train(settings, frames, request, _print_epoch if sys.stderr.isatty() else None)
     except KeyboardInterrupt:
-        say(_stopped(order), err=True)
+        say(_stopped(request), err=True)
         raise typer.Exit(130) from None
     if not result.is_first:
         return
@@ -100,17 +100,17 @@ def finetune(
         _print_result(result)
 
 
-def _print_outlook(settings: "Config", frames: "pl.DataFrame", order: "Order", *, as_json: bool) -> None:
-    from pipelines.backbones.finetuning.outlook import foresee
+def _print_dry_run(settings: "Config", frames: "pl.DataFrame", request: "FinetuneRequest", *, as_json: bool) -> None:
+    from pipelines.backbones.finetuning.dry_run import dry_run
 
-    outlook = foresee(settings, frames, order)
-    say_json(outlook.to_json()) if as_json else say("\n".join(outlook.print_lines()))
+    planned = dry_run(settings, frames, request)
+    say_json(planned.to_json()) if as_json else say("\n".join(planned.print_lines()))
 
 
-def _stopped(order: "Order") -> str:
-    from pipelines.backbones.files import checkpoint_path
+def _stopped(request: "FinetuneRequest") -> str:
+    from pipelines.backbones.task_model import checkpoint_path
 
-    path = checkpoint_path(order.config_path.parent, order.section)
+    path = checkpoint_path(request.config_path.parent, request.section)
     if not path.is_file():
         return "mtl: stopped; nothing was written, earlier weights are kept"
     return f"mtl: stopped; the same command resumes from {path}, --restart begins anew; earlier weights are kept"
@@ -144,7 +144,7 @@ def _held_out_words(result: "Finetuned") -> str:
         return f"held out: not scored: {result.not_scored}"
     scores = ", ".join(
         f"{score_title(task)} {'no label' if result.report[key] is None else f'{result.report[key]:.4f}'}"
-        for task, key in ((task, main_key(task.group)) for task in result.schema.scored(result.order.tasks))
+        for task, key in ((task, main_key(task.group)) for task in result.schema.scored(result.request.tasks))
         if key in result.report
     )
     return f"held out: {scores}  ({result.report_of}; {result.run})"
@@ -154,14 +154,14 @@ def _print_result(result: "Finetuned") -> None:
     from pipelines.metrics.challenge import main_key
     from pipelines.words import score_title
 
-    order = result.order
-    tasks = result.schema.scored(order.tasks)
+    request = result.request
+    tasks = result.schema.scored(request.tasks)
     scores = ", ".join(f"{score_title(task)} {result.metrics[main_key(task.group)]:.4f}" for task in tasks)
     say(f"{scores}  (epoch {result.epoch} of {len(result.history)}, on the selection frames)")
     say(_held_out_words(result))
     for line in result.matched.print_lines() if result.matched is not None else ():
         say(line)
-    say(f"{result.weights}: {order.model}, [backbones.{order.section}] of {order.config_path}")
+    say(f"{result.weights}: {request.model}, [backbones.{request.section}] of {request.config_path}")
     if result.replaced is not None:
         say(f"  in place of {result.replaced.model}, {result.replaced.weights}")
-    say(f"next: mtl extract --backbone {order.section}")
+    say(f"next: mtl extract --backbone {request.section}")

@@ -34,7 +34,7 @@ def postprocess(
     from pipelines.cli.pages.consoles import page_console
     from pipelines.cli.pages.postprocess import print_postprocess
     from pipelines.config import read_config
-    from pipelines.postprocess.files import postprocess_run, read_truth
+    from pipelines.postprocess.run_folders import postprocess_run, read_truth
     from pipelines.run_files import find_folder
 
     settings = read_config(config, set_ or ())

@@ -18,9 +18,9 @@ from pipelines.cli.options import (
 from pipelines.terminal import say, say_json
 
 if TYPE_CHECKING:
-    from pipelines.backbones.pretraining.plan import Plan
     from pipelines.backbones.pretraining.pretrain import Pretrained
-    from pipelines.backbones.pretraining.state import Note
+    from pipelines.backbones.pretraining.pretrain_plan import PretrainPlan
+    from pipelines.backbones.pretraining.pretrain_state import EpochLog
 
 NUM_LISTED = 10
 
@@ -61,17 +61,17 @@ def pretrain(
       mtl pretrain --model vit_base_patch16_224 --faces more_faces --dry-run
       mtl pretrain --model vit_small_patch16_224 --init pretrained
     """
-    from pipelines.backbones.pretraining.plan import make_order, make_plan
     from pipelines.backbones.pretraining.pretrain import pretrain as train
+    from pipelines.backbones.pretraining.pretrain_plan import make_plan, make_request
     from pipelines.config import read_config
 
     settings = read_config(config, with_orientation(overrides, ignore_orientation))
-    order = make_order(settings, model, name, init=init, device=device, faces=faces, splits=split, restart=restart)
+    request = make_request(settings, model, name, init=init, device=device, faces=faces, splits=split, restart=restart)
     if dry_run:
-        plan = make_plan(settings, order)
+        plan = make_plan(settings, request)
         say_json(plan.to_json()) if json_output else _print_plan(plan)
         return
-    result = train(settings, order, _print_epoch if sys.stderr.isatty() else None)
+    result = train(settings, request, _print_epoch if sys.stderr.isatty() else None)
     if not result.is_first:
         return
     _print_unreadable(result)
@@ -81,16 +81,16 @@ def pretrain(
         _print_result(result)
 
 
-def _print_epoch(note: "Note") -> None:
-    held_out = "" if note.held_out is None else f"  held-out {note.held_out:.4f}"
+def _print_epoch(log: "EpochLog") -> None:
+    held_out = "" if log.held_out is None else f"  held-out {log.held_out:.4f}"
     say(
-        f"epoch {note.epoch}/{note.num_epochs}  loss {note.loss:.4f}{held_out}  {note.duration_s:.0f} s, "
-        f"about {(note.num_epochs - note.epoch) * note.duration_s:.0f} s to go",
+        f"epoch {log.epoch}/{log.num_epochs}  loss {log.loss:.4f}{held_out}  {log.duration_s:.0f} s, "
+        f"about {(log.num_epochs - log.epoch) * log.duration_s:.0f} s to go",
         err=True,
     )
 
 
-def _print_plan(plan: "Plan") -> None:
+def _print_plan(plan: "PretrainPlan") -> None:
     from extract.annotations.checks import plural
 
     about = plan.to_json()
@@ -130,6 +130,6 @@ def _print_result(result: "Pretrained") -> None:
         say(line)
     if plan.faces.num_scored:
         say(f"{plan.faces.num_scored:,} faces of videos that are scored were left out (--split takes them in)")
-    say(f"{plan.places.weights}: {plan.order.model}")
-    say(f"{plan.places.report / 'report.html'}: losses and reconstructions")
-    say(f"next: mtl finetune --task expr --model {plan.order.model} --init {plan.places.weights}")
+    say(f"{plan.paths.weights}: {plan.request.model}")
+    say(f"{plan.paths.report / 'report.html'}: losses and reconstructions")
+    say(f"next: mtl finetune --task expr --model {plan.request.model} --init {plan.paths.weights}")

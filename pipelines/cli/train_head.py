@@ -64,7 +64,7 @@ def train_head(
         chosen["tasks"] = list(settings.schema.ordered(chosen["tasks"], "mtl train-head tasks"))
     strategy = strategy_of(settings).replace(chosen, "mtl train-head")
     try:
-        with Interrupts(SIGINT) as interrupts, training_progress(settings.schema) as watch:
+        with Interrupts(SIGINT) as interrupts, training_progress(settings.schema) as on_evaluation:
             run = train_or_find(
                 settings,
                 strategy,
@@ -72,7 +72,7 @@ def train_head(
                 folder=runs,
                 name=name,
                 force=force,
-                watch=watch,
+                on_evaluation=on_evaluation,
                 poll=interrupts.check,
             )
     except KeyboardInterrupt:

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cache.files import recover_folder
+from cache.durable import recover_folder
 from pipelines.config import Config
-from pipelines.ensemble.files import find_runs, place_of, read_ensemble, read_library, write_ensemble
+from pipelines.ensemble.ensemble_folder import find_runs, place_of, read_ensemble, read_library, write_ensemble
 from pipelines.ensemble.members import make_ensemble, num_choices
-from pipelines.postprocess.files import read_truth
+from pipelines.postprocess.run_folders import read_truth
 from pipelines.progress import progress
 
 

@@ -65,7 +65,7 @@ def extract_on(
     return extract(frames, config.at(config.data.faces), cache, backbones, settings, hooks)
 
 
-class Bar:
+class ExtractionBar:
     """A note while backbones load, then a progress bar; silent where standard error is not a terminal."""
 
     def __init__(self, title: str) -> None:
@@ -73,7 +73,7 @@ class Bar:
         self._stack = contextlib.ExitStack()
         self._advance: Advance = lambda count: None
 
-    def __enter__(self) -> "Bar":
+    def __enter__(self) -> "ExtractionBar":
         self._stack.enter_context(waiting(f"{self._title}: loading, choosing the runtime"))
         return self
 

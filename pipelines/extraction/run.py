@@ -20,7 +20,7 @@ from extract.report import Report, failures_of
 from extract.upkeep import is_settled
 from extract.view_names import BASE, recipe
 from pipelines.config import Config
-from pipelines.extraction.one import Bar, Choices, extract_on
+from pipelines.extraction.one import Choices, ExtractionBar, extract_on
 from pipelines.extraction.several import extract_on_each
 
 NEED_NO_CHECK = ("auto", "cpu")
@@ -47,7 +47,7 @@ def run_extraction(config: Config, names: Sequence[str] = (), choices: Choices =
     if not faces.is_dir():  # the engine would say so too, but after minutes of fetching weights
         raise ValueError(f"{faces}: no such folder of faces; set faces under [data] in mtl.toml")
     devices = _resolved(choices.devices)
-    with Bar(f"extract {', '.join(titles)}") as bar:
+    with ExtractionBar(f"extract {', '.join(titles)}") as bar:
         if len(devices) == 1:
             report = extract_on(config, chosen, frames, choices, devices[0], bar.hooks())
         else:

@@ -21,7 +21,7 @@ from cache.frames import read_frames
 from cache.store import Cache
 from extract.report import Report, failures_of
 from pipelines.config import Config
-from pipelines.extraction.one import Bar, Choices, extract_on
+from pipelines.extraction.one import Choices, ExtractionBar, extract_on
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Event
@@ -37,7 +37,12 @@ class Begun:
 
 
 def extract_on_each(
-    config: Config, names: Sequence[str], frames: pl.DataFrame, choices: Choices, devices: Sequence[str], bar: Bar
+    config: Config,
+    names: Sequence[str],
+    frames: pl.DataFrame,
+    choices: Choices,
+    devices: Sequence[str],
+    bar: ExtractionBar,
 ) -> Report:
     """As `extract_on`, by a process a device.
 
@@ -97,7 +102,7 @@ def _work(config: Config, names: list[str], choices: Choices, index: int, messag
         messages.put((index, error))
 
 
-def _collect(workers: Sequence[BaseProcess], messages: Any, devices: Sequence[str], bar: Bar) -> list[Report]:
+def _collect(workers: Sequence[BaseProcess], messages: Any, devices: Sequence[str], bar: ExtractionBar) -> list[Report]:
     """Shows how far all are; their reports, in the order of the processes."""
     begun: list[int] = []
     early = 0

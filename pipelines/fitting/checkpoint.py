@@ -1,7 +1,7 @@
-"""Where a training stands, in one file: whole or absent, and never taken up by another training.
+"""The state of a training in one file: whole or absent, and never resumed by another training.
 
 Training draws its random numbers from (seed, epoch, step), so weights, moments, counters and history are all there is
-to keep: what goes on from a checkpoint ends with the bits of a training that was never stopped.
+to keep: a training resumed from a checkpoint ends with the bits of one that was never stopped.
 """
 
 import json
@@ -18,11 +18,11 @@ from torch import Tensor
 from extract.backbones.weights import DIGEST, read_weights, save_tensors
 
 ANEW = "--restart begins anew"
-Kept = tuple[dict[str, Tensor], dict[str, Any]]
+Resumed = tuple[dict[str, Tensor], dict[str, Any]]
 
 
-class Keepable(Protocol):
-    """What a checkpoint is made of: tensors by name, and what JSON can hold."""
+class SupportsCheckpoint(Protocol):
+    """An object that a checkpoint can hold: tensors by name, and what JSON can hold."""
 
     def tensors(self) -> dict[str, Tensor]: ...
 
@@ -43,11 +43,11 @@ class Checkpoints:
     about: dict[str, Any] = field(default_factory=dict)
     _saved: float = field(default_factory=time.monotonic)
 
-    def read(self) -> Kept | None:
+    def read(self) -> Resumed | None:
         """What the file keeps, or None. Raises ValueError: it is damaged, or of another training."""
         return read_checkpoint(self.path, self.identity)
 
-    def save(self, state: Keepable) -> None:
+    def save(self, state: SupportsCheckpoint) -> None:
         if self.writes:
             write_checkpoint(self.path, state.tensors(), {"identity": self.identity, **self.about, **state.about()})
         self._saved = time.monotonic()
@@ -76,7 +76,7 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], about: Mapping[s
     save_tensors(path, copies, {"about": json.dumps(dict(about))})
 
 
-def read_checkpoint(path: Path, identity: str) -> Kept | None:
+def read_checkpoint(path: Path, identity: str) -> Resumed | None:
     """The tensors, on the CPU, and `about` of the checkpoint at `path`; None where there is none.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Scores in the course of a training, and the best of them.
+"""Scores during a training, and the best of them.
 
 The best weights are copied the moment they earn their score: what is saved is what was measured.
 """
@@ -19,8 +19,8 @@ from pipelines.metrics.predictions import Predictions, Probabilities
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """A model on its way: mean training losses since it was scored before, and the score of each task on the rows that
-    choose. `best` says that it is the best so far.
+    """A model in training: mean training losses since its last score, and the score of each task on the select rows.
+    `best` says that it is the best so far.
     """
 
     model: str
@@ -52,35 +52,31 @@ class Epoch(Scored):
     num_epochs: int
 
 
-Note = TypeVar("Note", bound=Scored)
-Watch = Callable[[Evaluation], None]
+ScoredT = TypeVar("ScoredT", bound=Scored)
 ShouldStop = Callable[[Evaluation], bool]
-EpochWatch = Callable[[Epoch], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fitted(Generic[Note]):
-    """The best that was scored, what was predicted then of the rows that choose, the weights of that moment, and all
-    that was scored.
-
+class FitResult(Generic[ScoredT]):
+    """The best score, its predictions of the select rows, its weights, and the history of all scores.
     `halted` is the step after which successive halving ended the training; 0 where it came to its own end.
     """
 
-    best: Note
+    best: ScoredT
     predictions: Predictions
-    history: tuple[Note, ...]
+    history: tuple[ScoredT, ...]
     state: Mapping[str, Tensor]
     halted: int = 0
 
 
-class BestEpoch(Generic[Note]):
+class BestEpoch(Generic[ScoredT]):
     """The best state of one model so far: its score (a head's `Evaluation`, a backbone's `Epoch`), its weights, its
     predictions; and all that was scored."""
 
-    def __init__(self, kind: type[Note], schema: Schema = ABAW) -> None:
+    def __init__(self, kind: type[ScoredT], schema: Schema = ABAW) -> None:
         self._kind, self._schema = kind, schema
-        self.history: list[Note] = []
-        self.best: Note | None = None
+        self.history: list[ScoredT] = []
+        self.best: ScoredT | None = None
         self.halted = 0
         self._weights: Mapping[str, Tensor] = {}
         self._predictions: Predictions | None = None
@@ -89,16 +85,16 @@ class BestEpoch(Generic[Note]):
     @property
     def num_since_best(self) -> int:
         """How often it was scored after the best."""
-        return next((count for count, note in enumerate(reversed(self.history)) if note.best), len(self.history))
+        return next((count for count, scored in enumerate(reversed(self.history)) if scored.best), len(self.history))
 
-    def record(self, note: Note, predictions: Predictions, weights: Callable[[], Mapping[str, Tensor]]) -> Note:
-        """Adds a score and returns it, `best` set where it is the best; only then copies of the `weights` are asked
-        for, at once, before another step can change them."""
-        if self.best is None or note.p > self.best.p:
-            note = dataclasses.replace(note, best=True)
-            self.best, self._predictions, self._weights = note, predictions, weights()
-        self.history.append(note)
-        return note
+    def record(self, scored: ScoredT, predictions: Predictions, weights: Callable[[], Mapping[str, Tensor]]) -> ScoredT:
+        """Adds a score and returns it, `best` set if it is the best; only then are copies of the `weights` taken, at
+        once, before another step can change them."""
+        if self.best is None or scored.p > self.best.p:
+            scored = dataclasses.replace(scored, best=True)
+            self.best, self._predictions, self._weights = scored, predictions, weights()
+        self.history.append(scored)
+        return scored
 
     def tensors(self) -> dict[str, Tensor]:
         """With `about` all it holds: the tensors themselves, not copies."""
@@ -111,13 +107,13 @@ class BestEpoch(Generic[Note]):
     def about(self) -> dict[str, Any]:
         """What JSON can hold of it."""
         failure = "" if self._failure is None else str(self._failure)
-        history = [dataclasses.asdict(note) for note in self.history]
+        history = [dataclasses.asdict(scored) for scored in self.history]
         return {"history": history, "halted": self.halted, "failure": failure}
 
     def load_state(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any], device: torch.device) -> None:
-        """Takes up what `tensors` and `about` gave, the weights on `device`."""
+        """Resumes from what `tensors` and `about` gave, the weights on `device`."""
         self.history = [self._kind(**values) for values in about["history"]]
-        self.best = next((note for note in reversed(self.history) if note.best), None)
+        self.best = next((scored for scored in reversed(self.history) if scored.best), None)
         self.halted = about["halted"]
         self._failure = ValueError(about["failure"]) if about["failure"] else None
         self._weights = {name: value.to(device) for name, value in part_of(tensors, "weights").items()}
@@ -134,12 +130,12 @@ class BestEpoch(Generic[Note]):
                 f"{name}: the loss or the predictions are no finite numbers by step {step}; lower train.lr (now {lr})"
             )
 
-    def result(self) -> Fitted[Note] | ValueError:
+    def result(self) -> FitResult[ScoredT] | ValueError:
         if self._failure is not None:
             return self._failure
         assert self.best is not None
         assert self._predictions is not None
-        return Fitted(
+        return FitResult(
             best=self.best,
             predictions=self._predictions,
             history=tuple(self.history),

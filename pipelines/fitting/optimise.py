@@ -48,7 +48,7 @@ def fused_adamw(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class ParameterGroup:
     """Parameters by name that share a `weight_decay` and move at `lr_scale` times the learning rate."""
 
     parameters: tuple[NamedParameter, ...]
@@ -59,7 +59,7 @@ class Group:
 class AdamW:
     """AdamW (Loshchilov and Hutter, ICLR 2019) on torch's fused kernel; parameters without a gradient stay still."""
 
-    def __init__(self, groups: Sequence[Group], betas: tuple[float, float] = BETAS) -> None:
+    def __init__(self, groups: Sequence[ParameterGroup], betas: tuple[float, float] = BETAS) -> None:
         self.groups, self.betas = tuple(groups), betas
         named = [pair for group in self.groups for pair in group.parameters]
         assert len({name for name, _ in named}) == len(named), "a parameter is in one group, under one name"
@@ -114,7 +114,7 @@ class AdamW:
 
 def decay_groups(
     named_parameters: Iterable[NamedParameter], weight_decay: float, undecayed: Container[str] = ()
-) -> list[Group]:
+) -> list[ParameterGroup]:
     """Two groups: matrices, which decay, and biases, norms and other vectors and those named `undecayed`, which do not;
     none is frozen."""
     named = [(name, p) for name, p in named_parameters if p.requires_grad]
@@ -122,8 +122,8 @@ def decay_groups(
     for name, p in named:
         kinds[p.ndim > 1 and name not in undecayed].append((name, p))
     return [
-        Group(parameters=tuple(kinds[True]), weight_decay=weight_decay),
-        Group(parameters=tuple(kinds[False]), weight_decay=0.0),
+        ParameterGroup(parameters=tuple(kinds[True]), weight_decay=weight_decay),
+        ParameterGroup(parameters=tuple(kinds[False]), weight_decay=0.0),
     ]
 
 
@@ -140,7 +140,7 @@ def cosine_lr(progress: float, *, lr: float, total: float, warmup: float, min_lr
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Dropout draws from `seed` inside; the caller's random numbers go on afterwards as if nothing had happened."""
+    """Dropout draws from `seed` inside; the caller's random state is restored afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":

@@ -61,16 +61,16 @@ def history_table(history: Sequence[Evaluation | Epoch]) -> pl.DataFrame:
     """One row per evaluation: losses, scores on the rows that choose, and whether it was the best so far."""
     rows = [
         {
-            "model": note.model,
-            **({"step": note.step} if isinstance(note, Evaluation) else {"epoch": note.epoch}),
-            "lr": note.lr,
-            **note.losses,
-            **{f"score.{task}": value for task, value in note.scores.items()},
-            "P": note.p,
-            "best": note.best,
-            "duration_s": note.duration_s,
+            "model": scored.model,
+            **({"step": scored.step} if isinstance(scored, Evaluation) else {"epoch": scored.epoch}),
+            "lr": scored.lr,
+            **scored.losses,
+            **{f"score.{task}": value for task, value in scored.scores.items()},
+            "P": scored.p,
+            "best": scored.best,
+            "duration_s": scored.duration_s,
         }
-        for note in history
+        for scored in history
     ]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     ordered = [c for c in columns if not c.startswith(("loss", "score"))]

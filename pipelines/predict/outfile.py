@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from cache.files import sync, temporary_beside, write_synced
+from cache.durable import sync, temporary_beside, write_synced
 from cache.parquet import parquet_schema
 
 FORMATS = (".parquet", ".csv")

@@ -10,12 +10,12 @@ import torch
 
 from cache.labels import ABAW, Schema
 from pipelines.config import Config
-from pipelines.ensemble.files import RECORD as ENSEMBLE
-from pipelines.ensemble.files import read_ensemble
+from pipelines.ensemble.ensemble_folder import RECORD as ENSEMBLE
+from pipelines.ensemble.ensemble_folder import read_ensemble
 from pipelines.metrics.predictions import Decisions, Probabilities, joined
 from pipelines.postprocess.apply import Parameters, smoothed
-from pipelines.postprocess.files import RECORD as POSTPROCESS
-from pipelines.postprocess.files import read_parameters
+from pipelines.postprocess.run_folders import RECORD as POSTPROCESS
+from pipelines.postprocess.run_folders import read_parameters
 from pipelines.results.evaluate import num_seen
 from pipelines.run_files import PREDICTIONS, find_folder
 from pipelines.training.dataset import Dataset

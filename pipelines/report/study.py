@@ -7,9 +7,9 @@ from typing import Any
 import polars as pl
 
 from cache.labels import Schema
-from pipelines.files import write_text
 from pipelines.folds import Fold, parse_fold
 from pipelines.html import Cell, Markup, details, join, page, table, tag, tiles
+from pipelines.json_files import write_text
 from pipelines.metrics.intervals import NUM_RESAMPLES, Interval
 from pipelines.metrics.nested import Nested
 from pipelines.metrics.paired import NUM_SWAPS

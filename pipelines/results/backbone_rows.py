@@ -16,19 +16,19 @@ from pipelines.metrics.intervals import interval
 from pipelines.results.evidence import Reader
 from pipelines.results.leaderboard import Leaderboard, Row, backbone_row
 from pipelines.run_files import BACKBONE_PREFIX, read_manifest, read_metrics
-from pipelines.search.study import Material, Result, Trial
+from pipelines.search.study import Result, StudyInputs, Trial
 from pipelines.strategy import Strategy
 
 
-def with_backbones(board: Leaderboard, config: Config, material: Material, frames: pl.DataFrame) -> Leaderboard:
+def with_backbones(board: Leaderboard, config: Config, inputs: StudyInputs, frames: pl.DataFrame) -> Leaderboard:
     """`board` with a row for each backbone of mtl.toml that has a run on the study's frames, labels and split.
 
     A study of folds alone has none: backbones are trained on no fold.
     """
-    if not board.rows or NO_FOLD not in material.splits:
+    if not board.rows or NO_FOLD not in inputs.splits:
         return board
-    split = material.splits[NO_FOLD]["hash"]
-    folders, skipped = fitting_runs(config, {"frames": material.frames, "labels": material.labels, "split": split})
+    split = inputs.splits[NO_FOLD]["hash"]
+    folders, skipped = fitting_runs(config, {"frames": inputs.frames, "labels": inputs.labels, "split": split})
     reader, rows = Reader(frames, board.schema), []
     for folder in folders:
         try:

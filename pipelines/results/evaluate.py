@@ -13,8 +13,8 @@ from pipelines.config import Config, read_config
 from pipelines.metrics.challenge import main_key, score_predictions
 from pipelines.metrics.predictions import Predictions
 from pipelines.postprocess.apply import Parameters, smoothed
-from pipelines.postprocess.files import read_parameters
 from pipelines.postprocess.parts import score_part
+from pipelines.postprocess.run_folders import read_parameters
 from pipelines.run_files import read_manifest
 from pipelines.splits import Split
 from pipelines.training.budget import context_of, context_warnings

@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.files import write_json, write_text
+from pipelines.json_files import write_json, write_text
 from pipelines.metrics.intervals import LEVEL, NUM_RESAMPLES, Interval
 from pipelines.metrics.nested import Nested
 from pipelines.metrics.paired import LIMIT, NUM_SWAPS, Versus

@@ -75,7 +75,7 @@ def work(strategy: Strategy, evaluations: int | None = None) -> int:
 
 
 def _seconds(stack: Sequence[Strategy], evaluations: int, trainer: Trainer, folder: Path) -> float:
-    """Seconds a trial of the stack."""
+    """Seconds per trial of the stack."""
     begin = time.perf_counter()
     short = []
     for index, strategy in enumerate(stack):

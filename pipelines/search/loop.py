@@ -42,7 +42,7 @@ def one_by_one(trials: Sequence["Trial"]) -> list[list["Trial"]]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class SearchSummary:
     """What one search did: trials finished now and before, failures (trial, reason), trials left, and why it ended."""
 
     num_done: int
@@ -79,7 +79,7 @@ def run_trials(
     choose: Chooser = list,
     halted: bool = False,
     note: Callable[[str], None] = lambda text: None,
-) -> Outcome:
+) -> SearchSummary:
     """Runs what is still to run, stack after stack; a failed trial is recorded and the next ones begin.
 
     Args:
@@ -123,7 +123,7 @@ def run_trials(
     failures = study.failures()
     failed = tuple((trial, failures[trial.digest]["reason"]) for trial in trials if trial.digest in failures)
     num_left = len(choose(pending(study, trials, retry_failed=False, halted=halted)))
-    return Outcome(num_done=num_done, num_before=num_before, failed=failed, num_left=num_left, stopped=stopped)
+    return SearchSummary(num_done=num_done, num_before=num_before, failed=failed, num_left=num_left, stopped=stopped)
 
 
 def _begun_first(study: Study, batch: Sequence[Trial], grouping: Grouping) -> list[list[Trial]]:

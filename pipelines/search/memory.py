@@ -1,7 +1,7 @@
 """What the stacks of a search need in memory beside the streams: computed from their shapes, nothing is trained.
 
 Parameters are counted on a head that is built for it; batches and activations are the estimate by which stacks are cut
-(`pipelines.training.stacks.head_bytes`). The peaks of six stacks on a CPU were 0.7 to 1.0 of what is said here.
+(`pipelines.training.packing.head_bytes`). The peaks of six stacks on a CPU were 0.7 to 1.0 of what is said here.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from pipelines.labels import tasks_of
 from pipelines.search.study import Trial
 from pipelines.strategy import Strategy, streams_of
 from pipelines.training.inputs import input_width
-from pipelines.training.stacks import FREE_HEAD, FREE_LOSS, FREE_TRAIN, head_bytes, stack_key
+from pipelines.training.packing import FREE_HEAD, FREE_LOSS, FREE_TRAIN, head_bytes, stack_key
 from pipelines.words import strategy_words
 
 HOW = "weights counted, the rest estimated from the shapes, not measured"

@@ -16,7 +16,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from pipelines.search.study import Choice, Result, Study, Trial, choice_of
+from pipelines.search.study import FieldValue, Result, Study, Trial, choice_of
 
 
 class Record:
@@ -84,7 +84,7 @@ class Record:
 
 def _distributions(trials: Any, fields: Sequence[str]) -> dict[str, CategoricalDistribution]:
     """The values each of `fields` takes among `trials`."""
-    values: dict[str, dict[Choice, None]] = {name: {} for name in fields}
+    values: dict[str, dict[FieldValue, None]] = {name: {} for name in fields}
     for trial in trials:
         flat = trial.strategy.flat()
         for name in fields:

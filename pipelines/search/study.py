@@ -2,7 +2,7 @@
 
 study.json    data, streams and splits the study is bound to     grid.toml   the grid file of the latest search
 trials.json   every strategy ever planned, by its digest         failed.json reasons of failed trials
-runs/DIGEST/  one run folder a finished trial (run.json last)    study.journal  Optuna's record
+runs/DIGEST/  one run folder per finished trial (run.json last)   study.journal  Optuna's record
 leaderboard.csv, leaderboard.json, report.html                   the results, rewritten by every search
 """
 
@@ -14,27 +14,27 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cache.files import TEMPORARY, write_durably
+from cache.durable import TEMPORARY, write_durably
 from cache.labels import ABAW, Schema, schema_of
 from cache.locks import locked
 from cache.seals import read_sealed_json, sealed_json
 from pipelines.config import Config
-from pipelines.files import write_text
 from pipelines.folds import NO_FOLD, Fold
+from pipelines.json_files import write_text
 from pipelines.run_files import damage, read_manifest, read_metrics
 from pipelines.search.grid import Grid
 from pipelines.strategy import Strategy, run_digest, streams_of
-from pipelines.training.unfinished import FOLDER, runs_of
+from pipelines.training.stack_checkpoint import FOLDER, runs_of
 
 FORMAT = 1
 # Of trials.json: run folders are found again by the digests of their strategies.
 REMEDY = "move it away and type the same search again, which finds the runs of its grid"
-Choice = None | bool | int | float | str
+FieldValue = None | bool | int | float | str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Material:
-    """What trials are made from. Where any of it changes, scores no longer compare.
+class StudyInputs:
+    """The data a study is made from. If any of it changes, scores no longer compare.
 
     `frames` and `labels` are digests over `num_rows` rows; `streams` maps a stream's label to {"identity" (a digest),
     "width", "backbone"}; `splits` a fold to its description.
@@ -50,7 +50,7 @@ class Material:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One strategy over one material. `streams` are those each of its models reads."""
+    """One strategy over one set of inputs. `streams` are those each of its models reads."""
 
     strategy: Strategy
     streams: Mapping[str, tuple[str, ...]]
@@ -138,15 +138,15 @@ class Study:
         return [self.result(trial) for trial in self.trials.values() if self.is_finished(trial)]
 
     def result(self, trial: Trial) -> Result:
-        """What the run folder of a finished trial says."""
+        """The result in the run folder of a finished trial."""
         folder = self.run_folder(trial)
         manifest = read_manifest(folder)
         return Result(trial, read_metrics(folder, manifest), float(manifest.get("seconds") or 0.0), folder)
 
 
-def plan(strategies: Sequence[Strategy], config: Config, material: Material) -> tuple[Trial, ...]:
-    """A trial a strategy. Its digest covers the strategy, its streams' identities, frames, labels and split."""
-    return tuple(_trial(strategy, config, material) for strategy in strategies)
+def make_trials(strategies: Sequence[Strategy], config: Config, inputs: StudyInputs) -> tuple[Trial, ...]:
+    """One trial per strategy. Its digest covers the strategy, its streams' identities, frames, labels and split."""
+    return tuple(_trial(strategy, config, inputs) for strategy in strategies)
 
 
 def stream_label(name: str, view: str) -> str:
@@ -154,7 +154,7 @@ def stream_label(name: str, view: str) -> str:
     return name if view == "base" else f"{name}@{view}"
 
 
-def choice_of(value: Any) -> Choice:
+def choice_of(value: Any) -> FieldValue:
     """A field's value as one number or text, for tables and for Optuna: a list as "va,expr", a table as "va=2"."""
     if isinstance(value, Mapping):
         return ",".join(f"{key}={item:g}" for key, item in value.items())
@@ -162,7 +162,7 @@ def choice_of(value: Any) -> Choice:
 
 
 @contextmanager
-def open_study(path: Path, grid: Grid, material: Material, trials: Sequence[Trial]) -> Iterator[Study]:
+def open_study(path: Path, grid: Grid, inputs: StudyInputs, trials: Sequence[Trial]) -> Iterator[Study]:
     """The study at `path`, made if it is not there, held by this process alone.
 
     Raises:
@@ -172,7 +172,7 @@ def open_study(path: Path, grid: Grid, material: Material, trials: Sequence[Tria
         raise ValueError(f"{path}: not a study, and not empty; name another folder with --study")
     path.mkdir(parents=True, exist_ok=True)
     with locked(path / ".lock", f"{path}: this study"):
-        yield _bind(path, grid, material, trials)
+        yield _bind(path, grid, inputs, trials)
 
 
 def read_about(path: Path) -> dict[str, Any]:
@@ -201,10 +201,10 @@ def read_study(path: Path) -> Study:
     return Study(path, _read_trials(known) if known.exists() else {})
 
 
-def _bind(path: Path, grid: Grid, material: Material, trials: Sequence[Trial]) -> Study:
-    """Checks that the study is about `material`, and writes down what is new."""
+def _bind(path: Path, grid: Grid, inputs: StudyInputs, trials: Sequence[Trial]) -> Study:
+    """Checks that the study is about `inputs`, and writes down what is new."""
     old = read_about(path) if (path / "study.json").exists() else {}
-    if differences := _differences(old, material):
+    if differences := _differences(old, inputs):
         raise ValueError(
             f"{path}: this study was made from other data ({', '.join(differences)}), and scores would not compare; "
             f"type `mtl search --grid {grid.path} --study {_free_name(path)}` for a new study"
@@ -216,57 +216,57 @@ def _bind(path: Path, grid: Grid, material: Material, trials: Sequence[Trial]) -
         write_durably(path / "trials.json", sealed_json(known_now))
     (path / "runs").mkdir(exist_ok=True)
     write_text(path / "grid.toml", grid.text)
-    write_durably(path / "study.json", sealed_json(_describe(path, grid, material, old)))
+    write_durably(path / "study.json", sealed_json(_describe(path, grid, inputs, old)))
     return Study(path, merged)
 
 
-def _describe(path: Path, grid: Grid, material: Material, old: Mapping[str, Any]) -> dict[str, Any]:
-    splits = {str(fold): dict(description) for fold, description in material.splits.items()}
-    streams = {label: dict(stream) for label, stream in material.streams.items()}
+def _describe(path: Path, grid: Grid, inputs: StudyInputs, old: Mapping[str, Any]) -> dict[str, Any]:
+    splits = {str(fold): dict(description) for fold, description in inputs.splits.items()}
+    streams = {label: dict(stream) for label, stream in inputs.streams.items()}
     return {
         "format": FORMAT,
         "name": path.name,
         "grid": str(grid.path),
         "fields": list(dict.fromkeys([*old.get("fields", []), *grid.fields])),
         "created": old.get("created", _now()),
-        "frames": material.frames,
-        "schema": material.schema.to_mapping(),
-        "labels": material.labels,
-        "num_rows": material.num_rows,
+        "frames": inputs.frames,
+        "schema": inputs.schema.to_mapping(),
+        "labels": inputs.labels,
+        "num_rows": inputs.num_rows,
         "streams": old.get("streams", {}) | streams,
         "splits": old.get("splits", {}) | splits,
     }
 
 
-def _differences(old: Mapping[str, Any], material: Material) -> list[str]:
+def _differences(old: Mapping[str, Any], inputs: StudyInputs) -> list[str]:
     """What of an earlier search's data is no longer the same, in the user's words."""
     if not old:
         return []
     if old.get("format") != FORMAT:
         return [f"its format is {old.get('format')}, this program's is {FORMAT}"]
     before = schema_of(old["schema"], "study.json: schema")
-    if before.digest != material.schema.digest:
-        return [f"labels of another schema: {'; '.join(material.schema.differences(before))}"]
+    if before.digest != inputs.schema.digest:
+        return [f"labels of another schema: {'; '.join(inputs.schema.differences(before))}"]
     names = {"frames": "other frames", "labels": "labels, splits or subjects changed"}
-    found = [words for key, words in names.items() if old[key] != getattr(material, key)]
-    for label, stream in material.streams.items():
+    found = [words for key, words in names.items() if old[key] != getattr(inputs, key)]
+    for label, stream in inputs.streams.items():
         if label in old["streams"] and old["streams"][label]["identity"] != stream["identity"]:
             found.append(f"stream {label} was extracted anew with other settings or weights")
-    for fold, split in material.splits.items():
+    for fold, split in inputs.splits.items():
         if str(fold) in old["splits"] and old["splits"][str(fold)]["hash"] != split["hash"]:
             found.append("another split" if fold == NO_FOLD else f"another fold {fold}")
     return found
 
 
-def _trial(strategy: Strategy, config: Config, material: Material) -> Trial:
+def _trial(strategy: Strategy, config: Config, inputs: StudyInputs) -> Trial:
     streams = streams_of(strategy, config)
     digest = run_digest(
         strategy,
         streams,
-        lambda name, view: material.streams[stream_label(name, view)]["identity"],
-        material.frames,
-        material.labels,
-        material.splits[strategy.train.fold]["hash"],
+        lambda name, view: inputs.streams[stream_label(name, view)]["identity"],
+        inputs.frames,
+        inputs.labels,
+        inputs.splits[strategy.train.fold]["hash"],
     )
     return Trial(strategy, streams, digest)
 

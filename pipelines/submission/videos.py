@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from cache.files import sync, sync_tree, temporary_beside
+from cache.durable import sync, sync_tree, temporary_beside
 from extract.annotations.lists import NameList
 from extract.annotations.sheets import read_rows
 from pipelines.predict.listed import with_keys

@@ -1,4 +1,4 @@
-"""How much a head is trained: windows a step, steps and evaluations, and what is too little. B windows, T steps.
+"""How much a head is trained: windows per step, steps and evaluations, and what is too little. B windows, T steps.
 
 Everything here is counted from mtl.toml and the frames table before anything trains.
 """

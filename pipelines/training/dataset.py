@@ -1,6 +1,6 @@
 """What every training and prediction in a process shares: frames, labels, resident streams, splits, window plans.
 
-N frames, B windows, T steps, D width, R rows, C windows a row. Row number N stands for padding everywhere here: no
+N frames, B windows, T steps, D width, R rows, C windows per row. Row number N stands for padding everywhere here: no
 label, not valid.
 """
 
@@ -22,23 +22,23 @@ from pipelines.folds import Fold
 from pipelines.labels import as_tensors, labelled, labels_of
 from pipelines.nearest import NO_ROW, nearest_rows, video_codes
 from pipelines.splits import Split, resolve_split
-from pipelines.training.inputs import Source, running_means, video_means
+from pipelines.training.inputs import StreamInput, running_means, video_means
 from pipelines.training.resident import Resident, load_resident
 from pipelines.training.windows import PADDING, context_rows, make_windows, overlaps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reader:
-    """Gathers windows: `sources` over N rows each, `valid` [N + 1], `times` [N + 1], all on the device.
+class WindowReader:
+    """Gathers windows: `inputs` over N rows each, `valid` [N + 1], `times` [N + 1], all on the device.
 
     `others` are the same streams of further views, each with its own `valid`: row number v (N + 1) + i is row i of view
-    v, and view 0 is that of `sources`. On a GPU nothing here waits for the device.
+    v, and view 0 is that of `inputs`. On a GPU nothing here waits for the device.
     """
 
-    sources: Mapping[str, Source]
+    inputs: Mapping[str, StreamInput]
     valid: Tensor
     times: Tensor
-    others: tuple[tuple[Mapping[str, Source], Tensor], ...] = ()
+    others: tuple[tuple[Mapping[str, StreamInput], Tensor], ...] = ()
     schema: Schema = ABAW
 
     def __call__(self, rows: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
@@ -48,7 +48,7 @@ class Reader:
         """
         flat = self.in_table(rows).flatten()
         inside = flat.clamp(max=len(self.valid) - 2)
-        streams = {name: source.rows(inside) for name, source in self.sources.items()}
+        streams = {name: stream.rows(inside) for name, stream in self.inputs.items()}
         valid = self.valid.index_select(0, flat)
         for number, other in enumerate(self.others, start=1):
             places = rows.flatten() // len(self.valid) == number
@@ -66,10 +66,10 @@ class Reader:
     @property
     def widths(self) -> dict[str, int]:
         """Width of each stream's inputs."""
-        return {name: source.width for name, source in self.sources.items()}
+        return {name: stream.width for name, stream in self.inputs.items()}
 
 
-View = tuple[Mapping[str, Source], Tensor]
+View = tuple[Mapping[str, StreamInput], Tensor]
 
 
 def _in_place(
@@ -92,7 +92,7 @@ def _everywhere(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class PredictionPlan:
     """Windows `rows` [W, T] that predict `covered` [R], and the `places` [R, C] of each such row in them."""
 
     rows: Tensor
@@ -142,23 +142,25 @@ class Dataset:
         split: Split = self._kept[key]
         return split
 
-    def reader(self, names: Sequence[str], used: Sequence[str], head: HeadConfig, views: Sequence[str]) -> Reader:
+    def reader(self, names: Sequence[str], used: Sequence[str], head: HeadConfig, views: Sequence[str]) -> WindowReader:
         """Gathers the inputs that `head` asks for of the streams `names`, in the first of `views` and the others; a
         step is valid where every stream in `used` has an embedding."""
-        (sources, valid), *others = [self._of_view(names, used, head, view) for view in views]
-        return Reader(sources=sources, valid=valid, times=self.device_times, others=tuple(others), schema=self.schema)
+        (inputs, valid), *others = [self._of_view(names, used, head, view) for view in views]
+        return WindowReader(
+            inputs=inputs, valid=valid, times=self.device_times, others=tuple(others), schema=self.schema
+        )
 
     def _of_view(
         self, names: Sequence[str], used: Sequence[str], head: HeadConfig, view: str
-    ) -> tuple[dict[str, Source], Tensor]:
+    ) -> tuple[dict[str, StreamInput], Tensor]:
         valid = np.append(self.resident.all_valid(used, view), False)
-        sources = {name: self._source(name, head, view) for name in names}
-        return sources, torch.from_numpy(valid).to(self.resident.device)
+        inputs = {name: self._input(name, head, view) for name in names}
+        return inputs, torch.from_numpy(valid).to(self.resident.device)
 
-    def _source(self, name: str, head: HeadConfig, view: str) -> Source:
+    def _input(self, name: str, head: HeadConfig, view: str) -> StreamInput:
         stream, valid = self.resident.streams[name, view], self.resident.valid[name, view]
         if head.inputs == "embedding":
-            return Source(stream=stream)
+            return StreamInput(stream=stream)
         key = ("means", name, view, head.mean_frames)
         if key not in self._kept:
             self._kept[key] = (
@@ -166,7 +168,7 @@ class Dataset:
                 if head.mean_frames
                 else video_means(stream, valid, self.videos)
             )
-        return Source(stream=stream, choice=head.inputs, means=self._kept[key])
+        return StreamInput(stream=stream, choice=head.inputs, means=self._kept[key])
 
     def windows(self, keep: np.ndarray, train: TrainConfig, offset: int = 0) -> np.ndarray:
         """[W, T] int64 over the rows `keep` and their unlabelled neighbours; padding is -1."""
@@ -187,7 +189,7 @@ class Dataset:
         context: np.ndarray = self._kept[key]
         return context
 
-    def plan(self, part: np.ndarray, train: TrainConfig, used: Sequence[str]) -> Plan:
+    def plan(self, part: np.ndarray, train: TrainConfig, used: Sequence[str]) -> PredictionPlan:
         """The windows to predict the rows of `part` from.
 
         A row without an embedding takes the prediction of the row nearest in time in its video, so that a score is
@@ -202,12 +204,12 @@ class Dataset:
             asked, good = np.flatnonzero(part), covered[valid[covered]]
             source = nearest_rows(self.videos, self.times, good, asked)
             chosen = np.where(source == NO_ROW, len(covered), np.searchsorted(covered, source))
-            self._kept[key] = Plan(
+            self._kept[key] = PredictionPlan(
                 rows=self.on_device(rows),
                 covered=asked,
                 places=torch.from_numpy(places[chosen]).to(self.resident.device),
             )
-        plan: Plan = self._kept[key]
+        plan: PredictionPlan = self._kept[key]
         return plan
 
     def on_device(self, rows: np.ndarray) -> Tensor:

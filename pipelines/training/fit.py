@@ -18,16 +18,16 @@ from torch import nn
 from heads.losses import MultiTaskLoss
 from heads.model import ProgressiveHead, single_state
 from pipelines.config import TrainConfig
-from pipelines.fitting.checkpoint import Kept, joined, part_of
-from pipelines.fitting.epochs import BestEpoch, Evaluation, Fitted, ShouldStop, Watch
+from pipelines.fitting.checkpoint import Resumed, joined, part_of
+from pipelines.fitting.epochs import BestEpoch, Evaluation, FitResult, ShouldStop
 from pipelines.metrics.challenge import main_scores, score
 from pipelines.metrics.predictions import Predictions, is_finite
 from pipelines.training.budget import evaluations
-from pipelines.training.dataset import Plan
-from pipelines.training.feed import Feed
+from pipelines.training.dataset import PredictionPlan
 from pipelines.training.optimise import lr_at
-from pipelines.training.stack import Rest, Stack
-from pipelines.training.unfinished import Unfinished
+from pipelines.training.stack import SaveCallback, Stack
+from pipelines.training.stack_checkpoint import StackCheckpoint
+from pipelines.training.window_sampler import WindowSource
 
 SHRINK = 0.75  # heads still training, as a share of the stack, below which the others are taken out of it
 
@@ -35,7 +35,7 @@ SHRINK = 0.75  # heads still training, as a share of the stack, below which the 
 @dataclass(frozen=True, slots=True)
 class Halving:
     """Successive halving (Jamieson and Talwalkar, AISTATS 2016): after `first`, first x `factor`, .. steps, the best
-    1/`factor` of a stack's strategies go on; each at the first evaluation at or after such a step."""
+    1/`factor` of a stack's strategies continue; each at the first evaluation at or after such a step."""
 
     factor: int
     first: int
@@ -49,151 +49,153 @@ class Halving:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
-    """One head of a stack: where it learns, where its weights are chosen, and who is told.
+class StackMember:
+    """One head of a stack: its training windows, the rows that choose its weights, and its callbacks.
 
     `should_stop` is asked after every evaluation; True ends this head's training there, the best weights so far stand.
-    Heads of one `arm` differ in seed and fold only, and rise or fall together in successive halving.
+    Heads of one `arm` differ in seed and fold only, and are kept or ended together in successive halving.
     """
 
-    feed: Feed
-    plan: Plan
+    source: WindowSource
+    plan: PredictionPlan
     name: str
     arm: str = ""
-    watch: Watch | None = None
+    on_evaluation: Callable[[Evaluation], None] | None = None
     should_stop: ShouldStop | None = None
     best: BestEpoch[Evaluation]
 
     @property
     def config(self) -> TrainConfig:
-        return self.feed.config
+        return self.source.config
 
 
 def fit(
     model: nn.Module,
     loss: MultiTaskLoss,
-    members: Sequence[Member],
+    members: Sequence[StackMember],
     *,
     count_start: bool = False,
     frozen_steps: int = 0,
     halving: Halving | None = None,
-    unfinished: Unfinished | None = None,
-) -> list[Fitted[Evaluation] | ValueError]:
-    """Trains the heads of `model`, one a member, which share tasks, streams, windows' shape and number of steps.
+    checkpoint: StackCheckpoint | None = None,
+) -> list[FitResult[Evaluation] | ValueError]:
+    """Trains the heads of `model`, one per member, which share tasks, streams, windows' shape and number of steps.
 
     Args:
         model: `(streams, valid, times) -> {task: [M, B, T, K]}`, on the device.
         loss: what is minimised; may have parameters of its own.
-        members: head m's feed, plan, name and listeners.
+        members: head m's source, plan, name and callbacks.
         count_start: the heads before their first step are candidates too.
         frozen_steps: first steps with the trunks of a `ProgressiveHead` frozen, up to a whole evaluation; patience
             counts from their end.
         halving: ends the training of arms that are behind.
-        unfinished: where the state of the training is kept, under the members' name; it goes on from there.
+        checkpoint: where the state of the training is saved, under the members' name; it resumes from there.
 
     Returns:
         For each member its best evaluation with its weights, or what went wrong: the loss or the predictions were no
         finite numbers before anything was scored.
 
     Raises:
-        KeyboardInterrupt: `unfinished` was told to stop, and has the state.
+        KeyboardInterrupt: a stop was asked for; `checkpoint` has the state.
     """
     training, config = _Training(model, loss, members, frozen_steps), members[0].config
-    rest = training.rest_in(unfinished) if unfinished is not None else None
+    save = training.save_callback(checkpoint) if checkpoint is not None else None
     steps = [0] * count_start + evaluations(config)
-    for before, step in training.left(unfinished, list(zip([0, *steps], steps, strict=False))):
+    for before, step in training.left(checkpoint, list(zip([0, *steps], steps, strict=False))):
         begin, model = time.perf_counter(), training.stack.model
         if isinstance(model, ProgressiveHead):
             model.set_trunks_frozen(before < frozen_steps)
-        losses = training.stack.run_until(step, rest) if step else [{} for _ in training.members]
-        said = training.stack.predict()
-        training.judge(step, losses, said, time.perf_counter() - begin)
+        losses = training.stack.run_until(step, save) if step else [{} for _ in training.members]
+        predictions = training.stack.predict()
+        training.evaluate(step, losses, predictions, time.perf_counter() - begin)
         if halving is not None and halving.is_rung(before, step, config.steps):
             training.halve(step, halving.factor)
-        if not training.going:
+        if not training.active:
             break
         training.shrink()
-    if unfinished is not None:
-        unfinished.ended(members[0].name, training.best({"ended": True}))
+    if checkpoint is not None:
+        checkpoint.mark_done(members[0].name, training.best({"ended": True}))
     return [member.best.result() for member in members]
 
 
 class _Training:
-    """A stack and who its heads are: `members` as in the stack, `going` the places of those not yet done."""
+    """A stack and its heads: `members` as in the stack, `active` the places of those not yet done."""
 
-    def __init__(self, model: nn.Module, loss: MultiTaskLoss, members: Sequence[Member], frozen_steps: int) -> None:
-        self.stack = Stack(model, loss, [member.feed for member in members], [member.plan for member in members])
+    def __init__(
+        self, model: nn.Module, loss: MultiTaskLoss, members: Sequence[StackMember], frozen_steps: int
+    ) -> None:
+        self.stack = Stack(model, loss, [member.source for member in members], [member.plan for member in members])
         self.all, self.members = list(members), list(members)
-        self.going = set(range(len(members)))
+        self.active = set(range(len(members)))
         self.frozen_steps = frozen_steps
 
-    def left(self, unfinished: Unfinished | None, periods: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    def left(self, checkpoint: StackCheckpoint | None, periods: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """The `periods` to train, from one evaluation's step to the next one's, that are left; all of them unless an
         earlier process was stopped."""
-        kept = None if unfinished is None else unfinished.load(self.all[0].name)
-        if kept is None:
+        resumed = None if checkpoint is None else checkpoint.load(self.all[0].name)
+        if resumed is None:
             return periods
-        tensors, about = kept
+        tensors, about = resumed
         for number, (member, best) in enumerate(zip(self.all, about["best"], strict=True)):
-            member.best.load_state(part_of(tensors, f"best.{number}"), best, member.feed.hidden.device)
-            for note in member.best.history if member.watch is not None else ():
-                member.watch(note)  # type: ignore[misc]
+            member.best.load_state(part_of(tensors, f"best.{number}"), best, member.source.hidden.device)
+            for evaluation in member.best.history if member.on_evaluation is not None else ():
+                member.on_evaluation(evaluation)  # type: ignore[misc]
         if "ended" in about:
             return []
-        self.stack.load(kept)
+        self.stack.load(resumed)
         self.members = [self.all[place] for place in self.stack.places]
-        self.going = set(about["going"])
+        self.active = set(about["going"])
         return [(before, step) for before, step in periods if step >= self.stack.num_steps]
 
-    def rest_in(self, unfinished: Unfinished) -> Rest:
-        """What to do between two steps: save the stack where it is time to."""
+    def save_callback(self, checkpoint: StackCheckpoint) -> SaveCallback:
+        """What to do between two steps: save the stack when that is due."""
 
-        def rest(state: Callable[[], Kept]) -> None:
-            unfinished.rest(self.all[0].name, lambda: self._with_best(state()))
+        def save(state: Callable[[], Resumed]) -> None:
+            checkpoint.save(self.all[0].name, lambda: self._with_best(state()))
 
-        return rest
+        return save
 
-    def _with_best(self, state: Kept) -> Kept:
-        tensors, about = self.best({"going": sorted(self.going)})
+    def _with_best(self, state: Resumed) -> Resumed:
+        tensors, about = self.best({"going": sorted(self.active)})
         return {**state[0], **tensors}, {**state[1], **about}
 
-    def best(self, about: dict[str, Any]) -> Kept:
+    def best(self, about: dict[str, Any]) -> Resumed:
         """The best of every head, for a checkpoint; `about` is kept beside it."""
         tensors = joined({f"best.{number}": member.best.tensors() for number, member in enumerate(self.all)})
         return tensors, {**about, "best": [member.best.about() for member in self.all]}
 
-    def judge(
+    def evaluate(
         self,
         step: int,
         losses: Sequence[Mapping[str, float]],
-        said: Sequence[Predictions],
+        predictions: Sequence[Predictions],
         seconds: float,
     ) -> None:
-        """Scores every head that is still going, keeps the best weights, and ends those that are done."""
-        for place in sorted(self.going):
+        """Scores every active head, keeps the best weights, and ends those that are done."""
+        for place in sorted(self.active):
             member, best = self.members[place], self.members[place].best
-            if not (is_finite(said[place]) and all(map(math.isfinite, losses[place].values()))):
+            if not (is_finite(predictions[place]) and all(map(math.isfinite, losses[place].values()))):
                 best.diverged(member.name, step, member.config.lr)
-                self.going.discard(place)
+                self.active.discard(place)
                 continue
-            note = Evaluation(
+            evaluation = Evaluation(
                 model=member.name,
                 step=step,
                 num_steps=member.config.steps,
                 lr=lr_at(member.config, step),
                 losses=dict(losses[place]),
-                scores=judge(said[place], member.feed),
+                scores=evaluate(predictions[place], member.source),
                 best=False,
                 duration_s=seconds / len(self.members),
             )
-            note = best.record(note, said[place], partial(single_state, self.stack.model, place))
-            if member.watch is not None:
-                member.watch(note)
-            asked = member.should_stop is not None and member.should_stop(note)
+            evaluation = best.record(evaluation, predictions[place], partial(single_state, self.stack.model, place))
+            if member.on_evaluation is not None:
+                member.on_evaluation(evaluation)
+            asked = member.should_stop is not None and member.should_stop(evaluation)
             assert best.best is not None
             since = step - max(best.best.step, self.frozen_steps)
             if since >= member.config.patience or asked:
-                self.going.discard(place)
+                self.active.discard(place)
 
     def halve(self, step: int, factor: int) -> None:
         """Ends the training of all arms but the best 1/`factor`, by the mean of their heads' best scores."""
@@ -201,24 +203,24 @@ class _Training:
         for member in self.members:
             if member.best.best is not None:
                 scores.setdefault(member.arm, []).append(member.best.best.p)
-        going = {self.members[place].arm for place in self.going}
-        ranked = sorted(going, key=lambda arm: (-float(np.mean(scores[arm])), arm))
+        active = {self.members[place].arm for place in self.active}
+        ranked = sorted(active, key=lambda arm: (-float(np.mean(scores[arm])), arm))
         behind = set(ranked[-(-len(ranked) // factor) :])
-        for place in [place for place in self.going if self.members[place].arm in behind]:
+        for place in [place for place in self.active if self.members[place].arm in behind]:
             self.members[place].best.halted = step
-            self.going.discard(place)
+            self.active.discard(place)
 
     def shrink(self) -> None:
         """Takes heads that are done out of the stack once there are enough of them."""
-        if len(self.going) > SHRINK * len(self.members):
+        if len(self.active) > SHRINK * len(self.members):
             return
-        places = sorted(self.going)
+        places = sorted(self.active)
         self.stack.keep(places)
         self.members = [self.members[place] for place in places]
-        self.going = set(range(len(places)))
+        self.active = set(range(len(places)))
 
 
-def judge(predictions: Predictions, feed: Feed) -> dict[str, float]:
+def evaluate(predictions: Predictions, source: WindowSource) -> dict[str, float]:
     """Each task's score of `predictions`."""
-    labels = feed.dataset.labels.take(predictions.rows)
-    return main_scores(score(predictions.decide(), labels, feed.tasks), feed.dataset.schema)
+    labels = source.dataset.labels.take(predictions.rows)
+    return main_scores(score(predictions.decide(), labels, source.tasks), source.dataset.schema)

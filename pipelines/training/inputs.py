@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Choice = Literal["embedding", "deviation", "both"]
+InputChoice = Literal["embedding", "deviation", "both"]
 BLOCK = 65536  # rows at once: a float32 copy of a whole stream would take twice its memory
 
 
@@ -24,11 +24,11 @@ class Means:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class StreamInput:
     """One stream as a head reads it: its embeddings [N, D], and the `means` of its rows where `choice` needs them."""
 
     stream: Tensor
-    choice: Choice = "embedding"
+    choice: InputChoice = "embedding"
     means: Means | None = None
     _memory: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
@@ -37,12 +37,12 @@ class Source:
         """Of what a head is given."""
         return input_width(int(self.stream.shape[1]), self.choice)
 
-    def to(self, device: torch.device) -> "Source":
+    def to(self, device: torch.device) -> "StreamInput":
         """The same on another device."""
         means = self.means
         if means is not None:
             means = Means(table=means.table.to(device), which=means.which.to(device))
-        return Source(stream=self.stream.to(device), choice=self.choice, means=means)
+        return StreamInput(stream=self.stream.to(device), choice=self.choice, means=means)
 
     def rows(self, rows: Tensor) -> Tensor:
         """The inputs of `rows` [R] as [R, width] float32.
@@ -79,7 +79,7 @@ class Source:
         return self._memory[name][:num_rows]
 
 
-def input_width(width: int, choice: Choice) -> int:
+def input_width(width: int, choice: InputChoice) -> int:
     """Width of what a head is given of a stream of `width`: D, or 2 D for both."""
     return 2 * width if choice == "both" else width
 

@@ -1,7 +1,7 @@
 """The methods of training strategies: separate, joint, progressive. M strategies at once, N frames, D width.
 
-A method turns each of M `Setup`s of one shape (`pipelines.training.stacks`) into trained models: one a task, or one for
-all tasks. A strategy that fails is a `ValueError` in its place, and costs the others nothing.
+A method turns each of M `Setup`s of one shape (`pipelines.training.packing`) into trained models: one per task, or one
+for all tasks. A strategy that fails is a `ValueError` in its place, and does not affect the others.
 """
 
 import dataclasses
@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from heads.linear import LinearHead
 from heads.losses import MultiTaskLoss, label_weights
 from heads.model import Head, ProgressiveHead, build_head, build_progressive, load_single, stack_heads
-from pipelines.fitting.epochs import BestEpoch, Evaluation, Fitted, ShouldStop, Watch
+from pipelines.fitting.epochs import BestEpoch, Evaluation, FitResult, ShouldStop
 from pipelines.fitting.runs import Spec
 from pipelines.labels import as_tensors, tasks_of
 from pipelines.metrics.predictions import Predictions
 from pipelines.splits import Split
 from pipelines.strategy import Strategy
 from pipelines.training.dataset import Dataset
-from pipelines.training.feed import Feed, make_feed
-from pipelines.training.fit import Halving, Member, fit
-from pipelines.training.unfinished import Unfinished
+from pipelines.training.fit import Halving, StackMember, fit
+from pipelines.training.stack_checkpoint import StackCheckpoint
+from pipelines.training.window_sampler import WindowSource, make_window_source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +34,10 @@ class Setup:
     strategy: Strategy
     split: Split
     streams: Mapping[str, tuple[str, ...]]
-    watch: Watch | None = None
+    on_evaluation: Callable[[Evaluation], None] | None = None
     should_stop: ShouldStop | None = None
     halving: Halving | None = None
-    unfinished: Unfinished | None = None
+    checkpoint: StackCheckpoint | None = None
 
     @property
     def used(self) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedModel:
-    """A model of one head with the weights of its best evaluation, and what that predicted of the rows that choose."""
+    """A model of one head with the weights of its best evaluation, and its predictions of the select rows then."""
 
     spec: Spec
     module: nn.Module
@@ -57,41 +57,41 @@ class TrainedModel:
     halted: int = 0
 
 
-Outcome = list[TrainedModel] | ValueError
+ModelsOrError = list[TrainedModel] | ValueError
 
 
-def train_joint(setups: Sequence[Setup]) -> list[Outcome]:
+def train_joint(setups: Sequence[Setup]) -> list[ModelsOrError]:
     """One trunk with an output for every task."""
     first = setups[0]
     return [_listed(one) for one in _train_heads(setups, "joint", first.strategy.head.tasks, first.streams["joint"])]
 
 
-def train_separate(setups: Sequence[Setup]) -> list[Outcome]:
-    """A model a task, each with its own best weights by its own task's score."""
+def train_separate(setups: Sequence[Setup]) -> list[ModelsOrError]:
+    """One model per task, each with its own best weights by its own task's score."""
     first = setups[0]
     by_task = [_train_heads(setups, task, (task,), first.streams[task]) for task in first.strategy.head.tasks]
     return [_joined(models) for models in zip(*by_task, strict=True)]
 
 
-def train_progressive(setups: Sequence[Setup]) -> list[Outcome]:
+def train_progressive(setups: Sequence[Setup]) -> list[ModelsOrError]:
     """Separate models first; then one model of all their trunks, which starts as exactly those and may exchange.
 
-    The trunks are frozen for `frozen_steps`. The start is scored too, so on the rows that choose the result is
-    never worse than the separate models.
+    The trunks are frozen for `frozen_steps`. The start is scored too, so on the select rows the result is never worse
+    than the separate models.
     """
     separate = train_separate(setups)
-    going = [place for place, outcome in enumerate(separate) if not isinstance(outcome, ValueError)]
-    found: list[Outcome] = list(separate)
-    if not going:
+    remaining = [place for place, outcome in enumerate(separate) if not isinstance(outcome, ValueError)]
+    found: list[ModelsOrError] = list(separate)
+    if not remaining:
         return found
     models = [outcome for outcome in separate if not isinstance(outcome, ValueError)]
-    for place, outcome in zip(going, _train_joined([setups[place] for place in going], models), strict=True):
+    for place, outcome in zip(remaining, _train_joined([setups[place] for place in remaining], models), strict=True):
         found[place] = outcome
     return found
 
 
-def _train_joined(setups: Sequence[Setup], separate: Sequence[list[TrainedModel]]) -> list[Outcome]:
-    """The joint part: `separate[m]` are the models of `setups[m]`, a task each."""
+def _train_joined(setups: Sequence[Setup], separate: Sequence[list[TrainedModel]]) -> list[ModelsOrError]:
+    """The joint part: `separate[m]` are the models of `setups[m]`, one per task."""
     strategy = setups[0].strategy
     tasks = strategy.head.tasks
     parts: dict[str, Mapping[str, int]] = {
@@ -103,23 +103,23 @@ def _train_joined(setups: Sequence[Setup], separate: Sequence[list[TrainedModel]
     }
     module = ProgressiveHead.from_separate(heads)
     fitted = _train(setups, spec, module, count_start=True, frozen_steps=strategy.train.frozen_steps)
-    found: list[Outcome] = []
+    found: list[ModelsOrError] = []
     for one, models in zip(fitted, separate, strict=True):
-        history = tuple(note for model in models for note in model.history)
+        history = tuple(evaluation for model in models for evaluation in model.history)
         found.append(one if isinstance(one, ValueError) else [dataclasses.replace(one, history=history + one.history)])
     return found
 
 
 def build_model(spec: Spec, strategies: Sequence[Strategy]) -> nn.Module:
-    """The heads of `spec`, one a strategy, as they are before training: the same for the same seed."""
+    """The heads of `spec`, one per strategy, as they are before training: the same for the same seed."""
     return KINDS[spec.kind](spec, strategies)
 
 
-def _listed(one: TrainedModel | ValueError) -> Outcome:
+def _listed(one: TrainedModel | ValueError) -> ModelsOrError:
     return one if isinstance(one, ValueError) else [one]
 
 
-def _joined(models: Sequence[TrainedModel | ValueError]) -> Outcome:
+def _joined(models: Sequence[TrainedModel | ValueError]) -> ModelsOrError:
     """All of them, or the first failure."""
     whole = [model for model in models if not isinstance(model, ValueError)]
     return whole if len(whole) == len(models) else next(model for model in models if isinstance(model, ValueError))
@@ -147,7 +147,7 @@ def _train(
         count_start=count_start,
         frozen_steps=frozen_steps,
         halving=setups[0].halving,
-        unfinished=setups[0].unfinished,
+        checkpoint=setups[0].checkpoint,
     )
     return [
         one if isinstance(one, ValueError) else _trained(spec, setup.strategy, one, device)
@@ -155,31 +155,31 @@ def _train(
     ]
 
 
-def _members(setups: Sequence[Setup], spec: Spec) -> list[Member]:
-    """Setups with the same split share their feed's masks and their plan."""
-    feeds: dict[int, Feed] = {}
+def _members(setups: Sequence[Setup], spec: Spec) -> list[StackMember]:
+    """Setups with the same split share their source's masks and their plan."""
+    sources: dict[int, WindowSource] = {}
     members = []
     for setup in setups:
         config, dataset = setup.strategy.train, setup.dataset
-        if id(setup.split) not in feeds:
+        if id(setup.split) not in sources:
             reader = dataset.reader(spec.streams, setup.used, setup.strategy.head, config.views)
-            feeds[id(setup.split)] = make_feed(dataset, reader, setup.split.train, spec.tasks, config)
+            sources[id(setup.split)] = make_window_source(dataset, reader, setup.split.train, spec.tasks, config)
         members.append(
-            Member(
-                feed=dataclasses.replace(feeds[id(setup.split)], config=config),
+            StackMember(
+                source=dataclasses.replace(sources[id(setup.split)], config=config),
                 plan=dataset.plan(setup.split.select, config, setup.used),
                 name=spec.name,
                 best=BestEpoch(Evaluation, dataset.schema),
                 arm=setup.strategy.arm,
-                watch=setup.watch,
+                on_evaluation=setup.on_evaluation,
                 should_stop=setup.should_stop,
             )
         )
     return members
 
 
-def _trained(spec: Spec, strategy: Strategy, fitted: Fitted[Evaluation], device: torch.device) -> TrainedModel:
-    """The head by itself, with the weights of its best evaluation."""
+def _trained(spec: Spec, strategy: Strategy, fitted: FitResult[Evaluation], device: torch.device) -> TrainedModel:
+    """The single head, with the weights of its best evaluation."""
     module = build_model(spec, [strategy]).to(device)
     load_single(module, fitted.state)
     return TrainedModel(
@@ -228,7 +228,7 @@ KINDS: dict[str, Callable[[Spec, Sequence[Strategy]], nn.Module]] = {
     "progressive": _build_progressive,
     "linear": _build_linear,  # a fine-tuned backbone's own outputs
 }
-METHODS: dict[str, Callable[[Sequence[Setup]], list[Outcome]]] = {
+METHODS: dict[str, Callable[[Sequence[Setup]], list[ModelsOrError]]] = {
     "separate": train_separate,
     "joint": train_joint,
     "progressive": train_progressive,

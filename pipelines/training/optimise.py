@@ -17,7 +17,7 @@ CLIP_EPS = 1e-6  # as torch.nn.utils.clip_grad_norm_ has it
 class StackedAdamW:
     """AdamW (Loshchilov and Hutter, ICLR 2019) over parameters [M, ...], on torch's fused kernel.
 
-    Matrices decay; biases, norms and the losses' own parameters (one dimension or none a head) do not. Parameters
+    Matrices decay; biases, norms and the losses' own parameters (one dimension or none per head) do not. Parameters
     without a gradient stand still.
     """
 
@@ -25,7 +25,7 @@ class StackedAdamW:
         self.parameters, self.weight_decays = list(parameters), list(weight_decays)
         self.means = [torch.zeros_like(p) for p in self.parameters]
         self.squares = [torch.zeros_like(p) for p in self.parameters]
-        # One count a parameter and head: trunks may have been frozen, heads without a batch.
+        # One count per parameter and head: trunks may have been frozen, heads without a batch.
         self.steps = [torch.zeros(len(p), device=p.device) for p in self.parameters]
         self._is_even = True  # the heads have taken equally many steps, so that one count stands for all
         self._decays = torch.tensor(self.weight_decays, device=self.parameters[0].device)
@@ -35,7 +35,7 @@ class StackedAdamW:
             p.grad = None
 
     def select(self, parameters: Sequence[nn.Parameter], heads: Sequence[int]) -> "StackedAdamW":
-        """For `parameters`, those of some of the heads: goes on exactly as it would have."""
+        """For `parameters`, those of some of the heads: continues exactly as it would have."""
         other = StackedAdamW(parameters, [self.weight_decays[head] for head in heads])
         index = torch.tensor(list(heads))
         for mine, theirs in (

@@ -12,21 +12,23 @@ from cache.labels import Schema
 from heads.tasks import Task
 from pipelines.labels import tasks_of
 from pipelines.metrics.predictions import Predictions, joined
-from pipelines.training.dataset import Plan, Reader
+from pipelines.training.dataset import PredictionPlan, WindowReader
 
-# Of all heads together: what stays in the processor's cache (a stack of 12 took 1.25 s with 4,096 steps a head, 0.7 s
+# Of all heads together: what stays in the processor's cache (a stack of 12 took 1.25 s with 4,096 steps per head, 0.7 s
 # with 512 or fewer), and what fills a card.
 STEPS_AT_ONCE = {"cpu": 4096, "cuda": 65536}
 
 
-def predict(model: nn.Module, tasks: tuple[str, ...], reader: Reader, plan: Plan) -> Predictions:
+def predict(model: nn.Module, tasks: tuple[str, ...], reader: WindowReader, plan: PredictionPlan) -> Predictions:
     """The predictions of a model of one head; as `predict_heads`."""
     (predictions,) = predict_heads(model, tasks, reader, plan)
     return predictions
 
 
 @torch.no_grad()
-def predict_heads(model: nn.Module, tasks: tuple[str, ...], reader: Reader, plan: Plan) -> list[Predictions]:
+def predict_heads(
+    model: nn.Module, tasks: tuple[str, ...], reader: WindowReader, plan: PredictionPlan
+) -> list[Predictions]:
     """What each head of `model` predicts of the rows that `plan` covers; leaves the model in evaluation mode."""
     model.eval()
     if not len(plan.rows):  # no row asked for has a window
@@ -37,7 +39,7 @@ def predict_heads(model: nn.Module, tasks: tuple[str, ...], reader: Reader, plan
     known = {name: task for name, task in tasks_of(reader.schema).items() if name in tasks}
     flat = [_outputs(model(*reader(rows.unsqueeze(0))), known) for rows in plan.rows.split(step)]
     values = torch.cat(flat, dim=1)
-    values = torch.cat([values, torch.zeros_like(values[:, :1])], dim=1)  # a free place says 0
+    values = torch.cat([values, torch.zeros_like(values[:, :1])], dim=1)  # a free place predicts 0
     total = torch.zeros(len(values), len(plan.places), values.shape[2], device=values.device)
     for places in plan.places.unbind(1):
         total += values.index_select(1, places)

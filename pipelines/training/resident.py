@@ -16,16 +16,16 @@ from cache.frames import frames_digest
 from cache.identity import StreamIdentity
 from cache.store import Cache
 
-Key = tuple[str, str]
+StreamKey = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resident:
     """Streams by (name, view): `streams` [N, D] as stored, on `device`, `valid` [N] bool, and what each stream is."""
 
-    streams: Mapping[Key, Tensor]
-    valid: Mapping[Key, np.ndarray]
-    identities: Mapping[Key, StreamIdentity]
+    streams: Mapping[StreamKey, Tensor]
+    valid: Mapping[StreamKey, np.ndarray]
+    identities: Mapping[StreamKey, StreamIdentity]
     device: torch.device
 
     @property
@@ -41,7 +41,7 @@ class Resident:
         """[N] bool: rows with an embedding in every one of the streams."""
         return np.logical_and.reduce([self.valid[self._known(name, view)] for name in names])
 
-    def _known(self, name: str, view: str) -> Key:
+    def _known(self, name: str, view: str) -> StreamKey:
         if (name, view) not in self.streams:
             raise ValueError(
                 f"stream {name} (view {view}) was not loaded; type `mtl extract --backbone {name} --views {view}`"
@@ -49,7 +49,7 @@ class Resident:
         return name, view
 
 
-def load_resident(path: Path, frames: pl.DataFrame, wanted: Iterable[Key], device: torch.device) -> Resident:
+def load_resident(path: Path, frames: pl.DataFrame, wanted: Iterable[StreamKey], device: torch.device) -> Resident:
     """Reads the streams `wanted`, (name, view) each, of the cache at `path`.
 
     Raises:

@@ -1,6 +1,6 @@
 """Run folders: one training, written whole or not at all, and read back. N frames.
 
-config.toml          the resolved configuration         weights/NAME.safetensors   one file a model
+config.toml          the resolved configuration         weights/NAME.safetensors   one per model
 history.csv          every evaluation of every model       predictions.parquet        of the select and report rows
 metrics.json         both scores, apart                 run.json                   the manifest, written last: sealed,
                                                                                    with the digests of the others
@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import nn
 
-from cache.files import (
+from cache.durable import (
     check_replaceable,
     place_folder,
     recover_folder,
@@ -30,7 +30,7 @@ from cache.valid_names import check_name
 from heads.model import load_single, single_state
 from pipelines.config import Config
 from pipelines.device import resolve_device
-from pipelines.fitting.epochs import Watch
+from pipelines.fitting.epochs import Evaluation
 from pipelines.fitting.runs import Spec, config_toml, weights_file, write_files
 from pipelines.metrics.predictions import Predictions, prediction_table
 from pipelines.run_files import (
@@ -48,8 +48,8 @@ from pipelines.training.dataset import Dataset, load_dataset
 from pipelines.training.fit import Halving
 from pipelines.training.manifest import digest_on, manifest_of, run_name
 from pipelines.training.methods import build_model
-from pipelines.training.train import Order, Trained, predict_models, train_strategies, train_strategy
-from pipelines.training.unfinished import FOLDER, Unfinished
+from pipelines.training.stack_checkpoint import FOLDER, StackCheckpoint
+from pipelines.training.train import Trained, TrainRequest, predict_models, train_strategies, train_strategy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,20 +84,20 @@ def train_run(
     strategy: Strategy,
     folder: Path,
     *,
-    watch: Watch | None = None,
+    on_evaluation: Callable[[Evaluation], None] | None = None,
     force: bool = False,
     poll: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """`train_strategy`, then `write_run`; returns the metrics as metrics.json has them.
 
-    Where `poll`, which is asked between two steps, raises KeyboardInterrupt, the training is kept beside the folder,
-    and the next call goes on with it; so it is once a minute, for the case of a kill.
+    Where `poll`, which is called between two steps, raises KeyboardInterrupt, the training is saved beside the folder,
+    and the next call resumes it; it is also saved once per minute, in case of a kill.
     """
-    unfinished = Unfinished(folder.parent / f"{FOLDER}-{folder.name}", poll=poll)
-    unfinished.open([folder.name], [digest_on(dataset, config, strategy)])
-    trained = train_strategy(config, dataset, strategy, watch=watch, unfinished=unfinished)
+    checkpoint = StackCheckpoint(folder.parent / f"{FOLDER}-{folder.name}", poll=poll)
+    checkpoint.open([folder.name], [digest_on(dataset, config, strategy)])
+    trained = train_strategy(config, dataset, strategy, on_evaluation=on_evaluation, checkpoint=checkpoint)
     write_run(folder, trained, config, dataset, force=force)
-    unfinished.remove()
+    checkpoint.remove()
     return dict(trained.metrics)
 
 
@@ -106,7 +106,7 @@ def train_runs(
     dataset: Dataset,
     stack: Sequence[tuple[Strategy, Path]],
     *,
-    watch: Watch | None = None,
+    on_evaluation: Callable[[Evaluation], None] | None = None,
     halving: Halving | None = None,
     poll: Callable[[], None] = lambda: None,
 ) -> list[Exception | None]:
@@ -117,12 +117,12 @@ def train_runs(
     Returns:
         For each why there is no run, or None.
     """
-    orders = [Order(strategy=strategy, watch=watch) for strategy, _ in stack]
-    unfinished = Unfinished(stack[0][1].parent / FOLDER, poll=poll)
-    unfinished.open([folder.name for _, folder in stack], _made_from(config, dataset, stack, halving))
-    outcomes = train_strategies(config, dataset, orders, halving, unfinished)
+    requests = [TrainRequest(strategy=strategy, on_evaluation=on_evaluation) for strategy, _ in stack]
+    checkpoint = StackCheckpoint(stack[0][1].parent / FOLDER, poll=poll)
+    checkpoint.open([folder.name for _, folder in stack], _made_from(config, dataset, stack, halving))
+    outcomes = train_strategies(config, dataset, requests, halving, checkpoint)
     if len(stack) > 1:
-        unfinished.keep()
+        checkpoint.flush()
     found: list[Exception | None] = []
     for (_, folder), trained in zip(stack, outcomes, strict=True):
         if isinstance(trained, ValueError):
@@ -130,7 +130,7 @@ def train_runs(
             continue
         write_run(folder, trained, config, dataset, force=True)
         found.append(None)
-    unfinished.remove()
+    checkpoint.remove()
     return found
 
 
@@ -149,7 +149,7 @@ def _made_from(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """Where a run is and what it says of itself; `found` where it had been trained before."""
+    """A run, its manifest and its metrics; `found` if it had been trained before."""
 
     folder: Path
     manifest: Mapping[str, Any]
@@ -165,7 +165,7 @@ def train_or_find(
     folder: Path | None = None,
     name: str = "",
     force: bool = False,
-    watch: Watch | None = None,
+    on_evaluation: Callable[[Evaluation], None] | None = None,
     poll: Callable[[], None] = lambda: None,
 ) -> RunResult:
     """The run of `strategy` in `folder` (default: the runs of `config`), trained unless it is there already.
@@ -187,7 +187,7 @@ def train_or_find(
             found = path.exists() and not force  # another process made it meanwhile
             if not found:
                 check_replaceable(path, MANIFEST)
-                train_run(config, dataset, strategy, path, watch=watch, force=force, poll=poll)
+                train_run(config, dataset, strategy, path, on_evaluation=on_evaluation, force=force, poll=poll)
     manifest = read_manifest(path)
     if manifest["digest"] != digest:
         raise ValueError(f"{path}: another run has this name; --name picks another, --force replaces it")
@@ -248,7 +248,7 @@ def load_run(folder: Path, device: torch.device | None = None) -> Run:
 
 
 def predict_run(run: Run, dataset: Dataset, rows: np.ndarray) -> Predictions:
-    """What `run` says of the rows `rows` [N] bool of any dataset with the same streams.
+    """The predictions of `run` for the rows `rows` [N] bool of any dataset with the same streams.
 
     Raises:
         ValueError: a stream is not the one that the run was trained on; says what differs.
@@ -286,7 +286,9 @@ def _fill(made: Path, name: str, trained: Trained, config: Config, dataset: Data
         config_toml=config_toml(config, trained.strategy),
         states={weights_file(model.spec): single_state(model.module, 0) for model in trained.models},
         history=trained.history,
-        predictions=[prediction_table(said, dataset.frames, part) for part, said in trained.predictions.items()],
+        predictions=[
+            prediction_table(predicted, dataset.frames, part) for part, predicted in trained.predictions.items()
+        ],
         metrics=trained.metrics,
         manifest=manifest_of(name, trained, config, dataset),
     )

@@ -10,54 +10,56 @@ import torch
 from torch import Tensor, nn
 
 from heads.losses import MultiTaskLoss
-from heads.model import noises_of, take_heads
-from pipelines.fitting.checkpoint import Kept
+from heads.model import dropout_rngs, take_heads
+from pipelines.fitting.checkpoint import Resumed
 from pipelines.metrics.predictions import Predictions
-from pipelines.training.dataset import Plan
-from pipelines.training.feed import Feed, WindowSampler
+from pipelines.training.dataset import PredictionPlan
 from pipelines.training.optimise import StackedAdamW, lr_at
 from pipelines.training.predict import predict_heads
-from pipelines.training.step import Step
+from pipelines.training.step import TrainStep
+from pipelines.training.window_sampler import WindowSampler, WindowSource
 
-Rest = Callable[[Callable[[], Kept]], None]
+SaveCallback = Callable[[Callable[[], Resumed]], None]
 
 
 class Stack:
-    """M heads; head m learns from `feeds[m]` and predicts the rows of `plans[m]`.
+    """M heads; head m learns from `sources[m]` and predicts the rows of `plans[m]`.
 
     A stack stands at `num_steps`, with the losses [1 + K, M] summed since the last evaluation.
     """
 
-    def __init__(self, model: nn.Module, loss: MultiTaskLoss, feeds: Sequence[Feed], plans: Sequence[Plan]) -> None:
-        self.model, self.loss, self.feeds, self.plans = model, loss, list(feeds), list(plans)
-        self.places = list(range(len(feeds)))  # of each head among those the stack began with
-        for noise in noises_of(model):
-            noise.to(feeds[0].hidden.device)
+    def __init__(
+        self, model: nn.Module, loss: MultiTaskLoss, sources: Sequence[WindowSource], plans: Sequence[PredictionPlan]
+    ) -> None:
+        self.model, self.loss, self.sources, self.plans = model, loss, list(sources), list(plans)
+        self.places = list(range(len(sources)))  # of each head among those the stack began with
+        for rng in dropout_rngs(model):
+            rng.to(sources[0].hidden.device)
         parameters = [*model.parameters(), *loss.parameters()]
-        self.optimiser = StackedAdamW(parameters, [feed.config.weight_decay for feed in feeds])
-        self._samplers = {_order_of(feed): WindowSampler(feed) for feed in feeds}
-        self.step = Step(self.model, self.loss, self.optimiser, self.feeds)
+        self.optimiser = StackedAdamW(parameters, [source.config.weight_decay for source in sources])
+        self._samplers = {_order_of(source): WindowSampler(source) for source in sources}
+        self.step = TrainStep(self.model, self.loss, self.optimiser, self.sources)
         self.num_steps = 0
         self._sums, self._summed = torch.zeros(0), 0
         self._clear_sums()
 
-    def run_until(self, step: int, rest: Rest | None = None) -> list[dict[str, float]]:
+    def run_until(self, step: int, save: SaveCallback | None = None) -> list[dict[str, float]]:
         """Trains up to `step`; the means of each head's loss and of each task's since the last evaluation.
 
-        Waits for the device once. `rest` is called between two steps with what makes the state of the stack.
+        Waits for the device once. `save` is called between two steps with a function that returns the stack's state.
         """
         self.model.train()
-        active = [True] * len(self.feeds)
+        active = [True] * len(self.sources)
         for index in range(self.num_steps, step):
             batches = {key: sampler.batch() for key, sampler in self._samplers.items()}
-            rates = [lr_at(feed.config, index + 0.5) for feed in self.feeds]
-            self._sums += self.step(self._rows([batches[_order_of(feed)] for feed in self.feeds]), active, rates)
+            rates = [lr_at(source.config, index + 0.5) for source in self.sources]
+            self._sums += self.step(self._rows([batches[_order_of(source)] for source in self.sources]), active, rates)
             self.num_steps, self._summed = index + 1, self._summed + 1
-            if rest is not None:
-                rest(self._state)
+            if save is not None:
+                save(self._state)
         means = (self._sums / max(self._summed, 1)).T.tolist()
         self._clear_sums()
-        names = ("loss", *(f"loss.{task}" for task in self.feeds[0].tasks))
+        names = ("loss", *(f"loss.{task}" for task in self.sources[0].tasks))
         return [dict(zip(names, values, strict=True)) for values in means]
 
     def predict(self) -> list[Predictions]:
@@ -66,40 +68,40 @@ class Stack:
         by_plan: dict[int, list[int]] = {}
         for place, plan in enumerate(self.plans):
             by_plan.setdefault(id(plan), []).append(place)
-        feed = self.feeds[0]
+        source = self.sources[0]
         for places in by_plan.values():
             model = self.model if len(places) == len(self.plans) else take_heads(self.model, places)
-            said = predict_heads(model, feed.tasks, feed.reader, self.plans[places[0]])
-            found |= dict(zip(places, said, strict=True))
+            predicted = predict_heads(model, source.tasks, source.reader, self.plans[places[0]])
+            found |= dict(zip(places, predicted, strict=True))
         return [found[place] for place in range(len(self.plans))]
 
     def keep(self, places: Sequence[int]) -> None:
-        """Only these heads stay, and go on exactly as they would have."""
+        """Keeps only these heads; they continue exactly as they would have."""
         self.model, self.loss = take_heads(self.model, places), self.loss.select(places)
         self.optimiser = self.optimiser.select([*self.model.parameters(), *self.loss.parameters()], places)
-        self.feeds, self.plans = [self.feeds[place] for place in places], [self.plans[place] for place in places]
+        self.sources, self.plans = [self.sources[place] for place in places], [self.plans[place] for place in places]
         self.places = [self.places[place] for place in places]
-        orders = set(map(_order_of, self.feeds))
+        orders = set(map(_order_of, self.sources))
         self._samplers = {key: sampler for key, sampler in self._samplers.items() if key in orders}
-        self.step = Step(self.model, self.loss, self.optimiser, self.feeds)
+        self.step = TrainStep(self.model, self.loss, self.optimiser, self.sources)
         self._clear_sums()
 
-    def load(self, kept: Kept) -> None:
-        """Resumes where `kept` was taken."""
-        tensors, about = kept
+    def load(self, resumed: Resumed) -> None:
+        """Resumes from what `_state` gave."""
+        tensors, about = resumed
         self.keep(about["places"])
         with torch.no_grad():
             for name, value in self._tensors().items():
                 value.copy_(tensors[name])
         self.optimiser.recount()
-        for place, (feed, used) in enumerate(zip(self.feeds, about["used"], strict=True)):
-            self._samplers[_order_of(feed)].load((tensors[f"orders.{place}"], used))
+        for place, (source, used) in enumerate(zip(self.sources, about["used"], strict=True)):
+            self._samplers[_order_of(source)].load((tensors[f"orders.{place}"], used))
         self.num_steps, self._summed = about["num_steps"], about["summed"]
-        self._sums = tensors["sums"].to(self.feeds[0].hidden.device)
+        self._sums = tensors["sums"].to(self.sources[0].hidden.device)
 
-    def _state(self) -> Kept:
+    def _state(self) -> Resumed:
         """What `load` takes."""
-        orders = [self._samplers[_order_of(feed)].state() for feed in self.feeds]
+        orders = [self._samplers[_order_of(source)].state() for source in self.sources]
         tensors = {f"orders.{place}": generator for place, (generator, _) in enumerate(orders)}
         about = {
             "num_steps": self.num_steps,
@@ -110,8 +112,8 @@ class Stack:
         return {**self._tensors(), **tensors, "sums": self._sums}, about
 
     def _clear_sums(self) -> None:
-        shape = 1 + len(self.feeds[0].tasks), len(self.feeds)
-        self._sums, self._summed = torch.zeros(shape, device=self.feeds[0].hidden.device), 0
+        shape = 1 + len(self.sources[0].tasks), len(self.sources)
+        self._sums, self._summed = torch.zeros(shape, device=self.sources[0].hidden.device), 0
 
     def _tensors(self) -> dict[str, Tensor]:
         """Everything that a step moves, by name: the tensors themselves, not copies."""
@@ -120,7 +122,7 @@ class Stack:
             "means": self.optimiser.means,
             "squares": self.optimiser.squares,
             "steps": self.optimiser.steps,
-            "noises": [noise.steps for noise in noises_of(self.model)],
+            "noises": [rng.steps for rng in dropout_rngs(self.model)],
         }
         return {f"{kind}.{place}": value for kind, values in lists.items() for place, value in enumerate(values)}
 
@@ -135,12 +137,12 @@ class Stack:
 
     @property
     def _padding(self) -> int:
-        return len(self.feeds[0].hidden) - 1
+        return len(self.sources[0].hidden) - 1
 
 
-def _order_of(feed: Feed) -> tuple[bytes, int]:
+def _order_of(source: WindowSource) -> tuple[bytes, int]:
     """Heads of one order of data share their batches."""
-    return feed.key, feed.config.seed
+    return source.key, source.config.seed
 
 
 def _side_by_side(batches: Sequence[Tensor], padding: int) -> Tensor:

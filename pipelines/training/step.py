@@ -14,30 +14,32 @@ from torch import Tensor, nn
 
 from heads.labels import Labels
 from heads.losses import MultiTaskLoss
-from heads.model import noises_of
+from heads.model import dropout_rngs
 from pipelines.training.dataset import take
-from pipelines.training.feed import Feed
 from pipelines.training.optimise import StackedAdamW, limits_of
+from pipelines.training.window_sampler import WindowSource
 
 WARM_UP = 3  # steps on a stream of their own before a capture, as torch asks for
 
 
-class Step:
-    """Trains M heads on one batch each; `feeds[m]` says which labels head m may see.
+class TrainStep:
+    """Trains M heads on one batch each; `sources[m]` says which labels head m may see.
 
     `graphs` is what a GPU runs; with None the host starts every kernel there too.
     """
 
-    def __init__(self, model: nn.Module, loss: MultiTaskLoss, optimiser: StackedAdamW, feeds: Sequence[Feed]) -> None:
+    def __init__(
+        self, model: nn.Module, loss: MultiTaskLoss, optimiser: StackedAdamW, sources: Sequence[WindowSource]
+    ) -> None:
         self.model, self.loss, self.optimiser = model, loss, optimiser
-        self.tasks, self.reader, self.device = feeds[0].tasks, feeds[0].reader, feeds[0].hidden.device
-        by_key = {feed.key: feed for feed in feeds}
+        self.tasks, self.reader, self.device = sources[0].tasks, sources[0].reader, sources[0].hidden.device
+        by_key = {source.key: source for source in sources}
         places = {key: place for place, key in enumerate(by_key)}
-        self._hidden = torch.stack([feed.hidden for feed in by_key.values()])
-        self._feed_of = torch.tensor([places[feed.key] for feed in feeds], device=self.device)
-        self._targets = feeds[0].dataset.targets
-        self._limits = limits_of([feed.config.grad_clip for feed in feeds], self.device)
-        self._in_bfloat16 = feeds[0].config.precision == "bfloat16"
+        self._hidden = torch.stack([source.hidden for source in by_key.values()])
+        self._source_of = torch.tensor([places[source.key] for source in sources], device=self.device)
+        self._targets = sources[0].dataset.targets
+        self._limits = limits_of([source.config.grad_clip for source in sources], self.device)
+        self._in_bfloat16 = sources[0].config.precision == "bfloat16"
         self.graphs = Graphs(self) if self.device.type == "cuda" else None
 
     def __call__(self, rows: Tensor, active: Sequence[bool], rates: Sequence[float]) -> Tensor:
@@ -63,8 +65,8 @@ class Step:
 
     def backward(self, rows: Tensor, active: Tensor) -> Tensor:
         """Losses [1 + K, M] and, clipped, the gradients of every head's parameters."""
-        for noise in noises_of(self.model):
-            noise.advance(active)
+        for rng in dropout_rngs(self.model):
+            rng.advance(active)
         # The cache of cast weights would outlive a capture; without one each weight is cast once anyhow.
         keeps = self.graphs is None
         with (
@@ -82,8 +84,8 @@ class Step:
     def targets(self, rows: Tensor) -> Labels:
         """Labels of `rows` [M or 1, B, T], each head's hidden ones masked."""
         places = self.reader.in_table(rows)
-        feeds = self._feed_of if len(self._hidden) > 1 else self._feed_of[:1]
-        return take(self._targets, places).hide(self._hidden[feeds[:, None, None], places])
+        sources = self._source_of if len(self._hidden) > 1 else self._source_of[:1]
+        return take(self._targets, places).hide(self._hidden[sources[:, None, None], places])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,7 +102,7 @@ class Captured:
 class Graphs:
     """The graphs of a step, one for each shape of its rows and each set of parameters that learn."""
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: TrainStep) -> None:
         self._step = step
         self._known: dict[tuple[object, ...], Captured | None] = {}
 

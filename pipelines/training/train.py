@@ -4,7 +4,7 @@ Callable any number of times in a process over the same `Dataset`: nothing is re
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from pipelines.config import Config
-from pipelines.fitting.epochs import Evaluation, ShouldStop, Watch
+from pipelines.fitting.epochs import Evaluation, ShouldStop
 from pipelines.fitting.runs import Spec
 from pipelines.metrics.challenge import score_predictions
 from pipelines.metrics.predictions import Predictions, merge
@@ -22,7 +22,7 @@ from pipelines.training.dataset import Dataset
 from pipelines.training.fit import Halving
 from pipelines.training.methods import METHODS, Setup, TrainedModel
 from pipelines.training.predict import predict
-from pipelines.training.unfinished import Unfinished
+from pipelines.training.stack_checkpoint import StackCheckpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,19 +49,19 @@ class Trained:
     @property
     def history(self) -> tuple[Evaluation, ...]:
         """Every evaluation of every model, in the order they were trained."""
-        return tuple(note for model in self.models for note in model.history)
+        return tuple(evaluation for model in self.models for evaluation in model.history)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """A strategy to train, and who listens.
+class TrainRequest:
+    """A strategy to train, and its callbacks.
 
-    `watch` is told of every evaluation of every model; `should_stop` is asked after each, and True ends that model's
-    training, its best weights so far stand.
+    `on_evaluation` is called after every evaluation of every model; `should_stop` is asked after each, and True ends
+    that model's training, its best weights so far stand.
     """
 
     strategy: Strategy
-    watch: Watch | None = None
+    on_evaluation: Callable[[Evaluation], None] | None = None
     should_stop: ShouldStop | None = None
 
 
@@ -70,13 +70,13 @@ def train_strategy(
     dataset: Dataset,
     strategy: Strategy,
     *,
-    watch: Watch | None = None,
+    on_evaluation: Callable[[Evaluation], None] | None = None,
     should_stop: ShouldStop | None = None,
-    unfinished: Unfinished | None = None,
+    checkpoint: StackCheckpoint | None = None,
 ) -> Trained:
     """`train_strategies` of a single one, whose failure it raises."""
-    order = Order(strategy=strategy, watch=watch, should_stop=should_stop)
-    (trained,) = train_strategies(config, dataset, [order], unfinished=unfinished)
+    request = TrainRequest(strategy=strategy, on_evaluation=on_evaluation, should_stop=should_stop)
+    (trained,) = train_strategies(config, dataset, [request], checkpoint=checkpoint)
     if isinstance(trained, ValueError):
         raise trained
     return trained
@@ -85,11 +85,11 @@ def train_strategy(
 def train_strategies(
     config: Config,
     dataset: Dataset,
-    orders: Sequence[Order],
+    requests: Sequence[TrainRequest],
     halving: Halving | None = None,
-    unfinished: Unfinished | None = None,
+    checkpoint: StackCheckpoint | None = None,
 ) -> list[Trained | ValueError]:
-    """Trains strategies of one shape (`pipelines.training.stacks`) at once, each by its method; chooses weights on the
+    """Trains strategies of one shape (`pipelines.training.packing`) at once, each by its method; chooses weights on the
     split's select rows, scores the report rows once. None depends on the others.
 
     Args:
@@ -97,18 +97,18 @@ def train_strategies(
         dataset: must hold every stream that `streams_of` names, in the strategies' view.
         orders: what to train.
         halving: ends the training of strategies that are behind the others of the stack.
-        unfinished: where an interrupted training of these very strategies is kept; opened already.
+        checkpoint: where an interrupted training of these very strategies is saved; already open.
 
     Returns:
         For each what was trained, or why it cannot be: values that do not go together, a stream that is not there, a
         task without a labelled frame among the rows that train or choose, or numbers that stop being finite.
     """
-    begin = time.perf_counter() - (0.0 if unfinished is None else unfinished.seconds_before)
+    begin = time.perf_counter() - (0.0 if checkpoint is None else checkpoint.seconds_before)
     found: dict[int, Trained | ValueError] = {}
     setups: dict[int, Setup] = {}
-    for place, order in enumerate(orders):
+    for place, request in enumerate(requests):
         try:
-            setups[place] = _setup(config, dataset, order, halving, unfinished)
+            setups[place] = _setup(config, dataset, request, halving, checkpoint)
         except ValueError as error:
             found[place] = error
     if setups:
@@ -117,13 +117,13 @@ def train_strategies(
         for (place, setup), models in zip(setups.items(), outcomes, strict=True):
             share = (time.perf_counter() - begin) / len(setups)
             found[place] = models if isinstance(models, ValueError) else _scored(setup, models, share)
-    return [found[place] for place in range(len(orders))]
+    return [found[place] for place in range(len(requests))]
 
 
 def _setup(
-    config: Config, dataset: Dataset, order: Order, halving: Halving | None, unfinished: Unfinished | None
+    config: Config, dataset: Dataset, request: TrainRequest, halving: Halving | None, checkpoint: StackCheckpoint | None
 ) -> Setup:
-    strategy = order.strategy
+    strategy = request.strategy
     if problem := problem_of(strategy, config):
         raise ValueError(problem)
     setup = Setup(
@@ -131,10 +131,10 @@ def _setup(
         strategy=strategy,
         split=dataset.split(config.split, strategy.train.fold),
         streams=streams_of(strategy, config),
-        watch=order.watch,
-        should_stop=order.should_stop,
+        on_evaluation=request.on_evaluation,
+        should_stop=request.should_stop,
         halving=halving,
-        unfinished=unfinished,
+        checkpoint=checkpoint,
     )
     check_labels(setup)
     return setup
@@ -150,7 +150,10 @@ def _scored(setup: Setup, models: list[TrainedModel], seconds: float) -> Trained
             [(model.spec, model.module) for model in models], dataset, strategy, setup.used, setup.split.report
         ),
     }
-    scores = {part: score_predictions(said, dataset.labels, strategy.head.tasks) for part, said in predictions.items()}
+    scores = {
+        part: score_predictions(predicted, dataset.labels, strategy.head.tasks)
+        for part, predicted in predictions.items()
+    }
     return Trained(
         strategy=strategy,
         models=tuple(models),
@@ -174,7 +177,7 @@ def predict_models(
     used: tuple[str, ...],
     part: np.ndarray,
 ) -> Predictions:
-    """What `models` together predict of the rows `part` [N]; `used` are all streams of the strategy."""
+    """The predictions of `models` together for the rows `part` [N]; `used` are all streams of the strategy."""
     plan, head, views = dataset.plan(part, strategy.train, used), strategy.head, strategy.train.views[:1]
     return merge(
         [predict(module, spec.tasks, dataset.reader(spec.streams, used, head, views), plan) for spec, module in models]

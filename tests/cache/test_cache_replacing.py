@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cache import files
-from cache.files import check_replaceable, recover_folder, replace_folder
+from cache import durable
+from cache.durable import check_replaceable, recover_folder, replace_folder
 from cache.locks import alone
 
 MANIFEST = "run.json"
@@ -37,7 +37,7 @@ def stop_at(patch: pytest.MonkeyPatch, number: int) -> list[str]:
 
     patch.setattr(os, "rename", stopping("rename", os.rename))
     patch.setattr(shutil, "rmtree", stopping("rmtree", shutil.rmtree))
-    patch.setattr(files, "sync", stopping("sync", files.sync))
+    patch.setattr(durable, "sync", stopping("sync", durable.sync))
     return made
 
 

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 import zarr
 
-from cache import files, locks, marks, shards, store, writer
+from cache import durable, locks, marks, shards, store, writer
 from cache.identity import StreamIdentity
 from cache.store import Cache
 from cache.stream import SCHEMA, Stream
@@ -236,7 +236,7 @@ class Full:
 def test_a_full_disk_at_any_sync(empty: Stream, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     made.fill(empty, [0, 1])
     before = made.files_of(empty.folder)
-    monkeypatch.setattr(files.os, "fsync", Full(os.fsync, after))
+    monkeypatch.setattr(durable.os, "fsync", Full(os.fsync, after))
     with pytest.raises(OSError, match="No space left"):
         made.fill(empty, [2])
     monkeypatch.undo()
@@ -290,7 +290,7 @@ def test_creation_that_fails_leaves_nothing(
 
 
 def test_leftovers_of_a_killed_creation_are_ignored_and_cleaned(cache: Cache, frames: pl.DataFrame) -> None:
-    old, young = (files.temporary_beside(cache.path / "expr") for _ in range(2))
+    old, young = (durable.temporary_beside(cache.path / "expr") for _ in range(2))
     dead = Path(str(young).replace(f"-{os.getpid()}-", "-999999999-"))
     for folder in (old, young, dead):
         (folder / "base").mkdir(parents=True)
@@ -306,7 +306,7 @@ def test_leftovers_of_a_killed_creation_are_ignored_and_cleaned(cache: Cache, fr
 def test_a_killed_creation_of_the_cache_itself_is_gone_on_with(tmp_path: Path) -> None:
     path = tmp_path / "cache.zarr"
     path.mkdir()
-    files.temporary_beside(path / "zarr.json").write_bytes(b"{")
+    durable.temporary_beside(path / "zarr.json").write_bytes(b"{")
     Cache.open(path, create=True)
     assert Cache.open(path).streams() == []
 

@@ -9,7 +9,7 @@ import pytest
 from cache.parsing import parse_json, parse_toml
 from extract.backbones.rename import read_rules
 from pipelines.config import read_config
-from pipelines.files import read_json
+from pipelines.json_files import read_json
 from pipelines.search.grid import read_grid
 
 DEPTH = 100_000

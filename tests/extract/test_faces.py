@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extract.faces.files import decode, face_digest, read_face_bytes
+from extract.faces.decoding import decode, face_digest, read_face_bytes
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (112, 96)) -> Image.Image:

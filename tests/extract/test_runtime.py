@@ -13,7 +13,7 @@ from torch._inductor.runtime import cache_dir_utils
 
 from extract.backbones import calibration, compiling, runtime
 from extract.backbones.build import Backbone
-from extract.backbones.calibration import TRIALS, choose_runtime
+from extract.backbones.calibration import CANDIDATE_MODES, choose_runtime
 from extract.backbones.runtime import MODES, Runtime, embedder, one_pass, release
 from extract.backbones.transforms import normalise
 from extract.config import BackboneConfig
@@ -188,7 +188,7 @@ def test_what_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch, capfd: pytest.
     with pytest.raises(ValueError, match=r"expr cannot be compiled \(.*no kernel for this\); run it with") as caught:
         choose_runtime(tiny(), MANY, 4, CPU, mode="compiled")
     assert "\n" not in str(caught.value)
-    monkeypatch.setitem(TRIALS, "cpu", (TRIALS["cpu"][0]._replace(build_s=0),))
+    monkeypatch.setitem(CANDIDATE_MODES, "cpu", (CANDIDATE_MODES["cpu"][0]._replace(build_s=0),))
     chosen, report = choose_runtime(tiny(), MANY, 4, CPU, precision="float32")
     assert (chosen, any("no kernel for this" in why for why in report["why"])) == (EAGER, True)
     assert capfd.readouterr() == ("", "")
@@ -353,7 +353,7 @@ def test_a_trial_of_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MODES, "compiled", MODES["eager"])
     monkeypatch.setattr(calibration, "why_not_compiled", lambda device: None)
     for kept, mode in ((0.0, "compiled"), (1000.0, "eager")):
-        monkeypatch.setitem(TRIALS, "cpu", (TRIALS["cpu"][0]._replace(kept=kept, build_s=0),))
+        monkeypatch.setitem(CANDIDATE_MODES, "cpu", (CANDIDATE_MODES["cpu"][0]._replace(kept=kept, build_s=0),))
         backbone, other = tiny(), tiny()
         embedder(other, COMPILED, CPU, 4)
         embedder(other, Runtime(precision="bfloat16", mode="compiled"), CPU, 4)

@@ -23,7 +23,7 @@ from extract.annotations.face_checks import check_faces
 from extract.annotations.readers import scan_faces
 from extract.faces import video as video_module
 from extract.faces.containers import OpenContainers
-from extract.faces.files import MissingFace, decode, face_digest, read_face_bytes
+from extract.faces.decoding import MissingFace, decode, face_digest, read_face_bytes
 from extract.faces.listing import list_faces
 from extract.faces.source import FaceSource
 from extract.faces.video import Video, frame_number

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from cache.store import Cache
-from extract.faces.files import decode
+from extract.faces.decoding import decode
 from extract.faces.orientation import Orientations, orientation_of, orientation_of_matrix, turned
 from extract.faces.source import FaceSource
 from extract.faces.video import Video

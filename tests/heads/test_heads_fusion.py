@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from heads.fusion import FUSIONS, build_fusion
-from heads.layers import Noise
+from heads.layers import DropoutRng
 
 
 @pytest.fixture(params=FUSIONS)
@@ -16,7 +16,7 @@ def name(request):
 def build(name, config_of, widths, drawn):
     def build(*seeds, stream_widths=widths, dropout=0.0):
         seeds = seeds or (0,)
-        return drawn(build_fusion(name, stream_widths, config_of(), Noise(seeds, [dropout] * len(seeds))), *seeds)
+        return drawn(build_fusion(name, stream_widths, config_of(), DropoutRng(seeds, [dropout] * len(seeds))), *seeds)
 
     return build
 
@@ -130,13 +130,13 @@ def test_a_missing_stream_is_named(build, windows):
 
 def test_unknown_fusion_lists_the_known(config_of, widths):
     with pytest.raises(ValueError, match="fusion: unknown name 'sun'; known: concat, sum, gated, attention"):
-        build_fusion("sun", widths, config_of(), Noise((0,), (0.0,)))
+        build_fusion("sun", widths, config_of(), DropoutRng((0,), (0.0,)))
 
 
 def test_gates_differ_between_steps(config_of, widths, windows, drawn):
     """A gate set by the step's streams is not a constant weight."""
     streams, valid, _ = windows()
-    fusion = drawn(build_fusion("gated", widths, config_of(), Noise((0,), (0.0,))), 0)
+    fusion = drawn(build_fusion("gated", widths, config_of(), DropoutRng((0,), (0.0,))), 0)
     gates = []
     fusion.gates.register_forward_hook(lambda module, inputs, output: gates.append(output))
     fusion(streams, valid)

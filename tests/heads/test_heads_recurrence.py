@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from heads.layers import Noise, linear
+from heads.layers import DropoutRng, linear
 from heads.recurrent import gru_states, lstm_states
 from heads.temporal import RecurrentBlock, Steps
 from helpers.stacks import HEADS, assert_near
@@ -88,7 +88,7 @@ def test_recurrence_keeps_the_type_of_its_gates(recurrence):
 def test_recurrent_block_is_torchs_over_the_valid_steps(name, config_of, windows, drawn):
     states_of, torch_cell, num_gates = RECURRENCES[name]
     config = config_of(width=7)  # of odd width: two directions of 4
-    block = drawn(RecurrentBlock(states_of, num_gates, config, Noise((0, 1), (0.0, 0.0))), 0, 1)
+    block = drawn(RecurrentBlock(states_of, num_gates, config, DropoutRng((0, 1), (0.0, 0.0))), 0, 1)
     _, valid, times = windows()
     x = torch.randn(2, 3, 9, 7, generator=torch.Generator().manual_seed(0))
     ours = block(x, Steps(valid, times))

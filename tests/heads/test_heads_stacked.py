@@ -13,8 +13,8 @@ from heads.model import (
     ProgressiveHead,
     build_head,
     build_progressive,
+    dropout_rngs,
     load_single,
-    noises_of,
     single_state,
     stack_heads,
     take_heads,
@@ -120,8 +120,8 @@ def gradients(total, parameters):
 def train(head, loss, inputs, targets, make_optimiser, num_steps=3):
     optimiser = make_optimiser([*head.parameters(), *loss.parameters()])
     for _ in range(num_steps):
-        for noise in noises_of(head):
-            noise.advance()
+        for rng in dropout_rngs(head):
+            rng.advance()
         optimiser.zero_grad()
         loss(head(*inputs), targets)[0].sum().backward()
         optimiser.step()
@@ -134,7 +134,7 @@ def test_outputs_losses_and_gradients_are_those_of_the_head_alone(fusion, tempor
     inputs, targets = data(own)
     config, kind = config_of(fusion=fusion, temporal=temporal), ("ccc+mse", "focal", "asymmetric", "learned")
     stack, loss = build_head(config, widths, SEEDS, RATES), make_losses(kind)
-    stack.noise.advance()
+    stack.rng.advance()
     outputs = stack(*inputs)
     total, _ = loss(outputs, targets)
     grads = dict(zip(dict(stack.named_parameters()), gradients(total, list(stack.parameters())), strict=True))
@@ -143,7 +143,7 @@ def test_outputs_losses_and_gradients_are_those_of_the_head_alone(fusion, tempor
             build_head(config, widths, SEEDS[head : head + 1], RATES[head : head + 1]),
             make_losses(kind, [head]),
         )
-        alone.noise.advance()
+        alone.rng.advance()
         own_outputs = alone(*of_head(inputs, head))
         own_total, _ = own_loss(own_outputs, of_head(targets, head))
         assert_near(total[[head]], own_total)
@@ -309,8 +309,8 @@ def assert_same_training(models, data):
     for _ in range(3):
         results = []
         for model, heads in models:
-            for noise in noises_of(model):
-                noise.advance()
+            for rng in dropout_rngs(model):
+                rng.advance()
             outputs = model(*inputs)
             loss = make_losses(("ccc", "cross_entropy", "bce", "fixed"), heads)
             grads = gradients(loss(outputs, targets)[0], list(model.parameters()))
@@ -328,9 +328,9 @@ def assert_same_training(models, data):
 def started(model, num_steps=2):
     """`model` with some steps behind it; of three heads, one stood still in the last."""
     for step in range(num_steps):
-        for noise in noises_of(model):
-            active = torch.tensor([True, step < num_steps - 1, True]) if noise.num_heads == 3 else None
-            noise.advance(active)
+        for rng in dropout_rngs(model):
+            active = torch.tensor([True, step < num_steps - 1, True]) if rng.num_heads == 3 else None
+            rng.advance(active)
     return model
 
 
@@ -359,10 +359,10 @@ def test_taken_heads_are_copies(config_of, widths, windows):
     stack.fusion.requires_grad_(False)
     before = stack(*windows())["va"]
     taken = take_heads(stack, [1])
-    assert taken.noise is not stack.noise
-    assert all(part.noise is taken.noise for part in taken.modules() if isinstance(part, WindowDropout))
+    assert taken.rng is not stack.rng
+    assert all(part.rng is taken.rng for part in taken.modules() if isinstance(part, WindowDropout))
     assert [p.requires_grad for p in taken.parameters()] == [p.requires_grad for p in stack.parameters()]
-    taken.noise.advance()
+    taken.rng.advance()
     for parameter in taken.parameters():
         parameter.data.add_(1.0)
     assert torch.equal(stack(*windows())["va"], before)
@@ -373,7 +373,7 @@ def test_heads_put_together_go_on_as_alone(fusion, temporal, config_of, widths, 
     config = config_of(fusion=fusion, temporal=temporal)
     alone = [started(build_head(config, widths, (SEEDS[m],), (RATES[m],)), num_steps=m) for m in HEADS]
     stack = stack_heads(alone)
-    assert stack.noise.num_heads == 3
+    assert stack.rng.num_heads == 3
     # Were they no copies, a step of the stack would be one of the heads too.
     assert_same_training([(stack, [0, 1, 2]), *((model, [m]) for m, model in enumerate(alone))], data)
 
@@ -386,8 +386,8 @@ def test_taken_apart_and_put_together_is_the_stack(config_of, widths, windows):
     for _ in range(2):
         ours, theirs = again(*windows()), stack(*windows())
         assert all(torch.equal(ours[task], theirs[task]) for task in TASKS)
-        again.noise.advance()
-        stack.noise.advance()
+        again.rng.advance()
+        stack.rng.advance()
 
 
 def test_a_single_state_is_that_of_the_head_alone(fusion, temporal, config_of, widths, windows):
@@ -425,7 +425,7 @@ def test_taken_joined_heads_go_on_as_in_the_stack(config_of, widths, data):
     stack, _ = make_joined(config_of, widths)
     started(stack)
     taken = take_heads(stack, [2, 0])
-    assert len(noises_of(taken)) == 3
+    assert len(dropout_rngs(taken)) == 3
     assert_same_training([(stack, [0, 1, 2]), (taken, [2, 0])], data)
     stack.set_trunks_frozen(True)
     frozen = take_heads(stack, [1])
@@ -447,10 +447,10 @@ def test_trunks_of_joined_heads_drop_different_units(config_of, widths):
     """They were trained from one seed each, perhaps the same; the heads they came from keep their masks."""
     heads = {task: build_head(config_of(tasks=(task,)), widths, (7,), (0.5,)) for task in TASKS}
     joined = ProgressiveHead.from_separate(heads)
-    masks = [noise.mask(1, 50, 16).flatten() for noise in noises_of(joined)]
+    masks = [rng.mask(1, 50, 16).flatten() for rng in dropout_rngs(joined)]
     assert len(masks) == 3
     assert torch.corrcoef(torch.stack(masks)).fill_diagonal_(0).abs().max() < 0.2
-    first, *others = (head.noise.mask(1, 50, 16) for head in heads.values())
+    first, *others = (head.rng.mask(1, 50, 16) for head in heads.values())
     assert all(torch.equal(first, other) for other in others)
 
 

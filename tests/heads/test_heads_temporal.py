@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from heads.layers import Noise
+from heads.layers import DropoutRng
 from heads.temporal import TEMPORALS, ConvolutionBlock, Steps, build_temporal, log_gaps, rotate, steps_of
 
 FRAME_WISE = {"none"}
@@ -21,7 +21,7 @@ def name(request):
 def build(name, config_of, drawn):
     def build(*seeds, dropout=0.0, **values):
         seeds = seeds or (0,)
-        return drawn(build_temporal(name, config_of(**values), Noise(seeds, [dropout] * len(seeds))), *seeds)
+        return drawn(build_temporal(name, config_of(**values), DropoutRng(seeds, [dropout] * len(seeds))), *seeds)
 
     return build
 
@@ -174,7 +174,7 @@ def test_unknown_encoder_lists_the_known(config_of):
     with pytest.raises(
         ValueError, match="temporal encoder: unknown name 'rnn'; known: none, gru, lstm, tcn, transformer"
     ):
-        build_temporal("rnn", config_of(), Noise((0,), (0.0,)))
+        build_temporal("rnn", config_of(), DropoutRng((0,), (0.0,)))
 
 
 def test_gaps_by_hand():
@@ -190,7 +190,7 @@ def test_gaps_by_hand():
 
 def test_absent_neighbours_are_made_up_for(config_of, drawn):
     """With equal taps and equal embeddings, a step cannot tell how many of its neighbours are there."""
-    block = drawn(ConvolutionBlock(dilation=2, config=config_of(kernel=5), noise=Noise((0,), (0.0,))), 0)
+    block = drawn(ConvolutionBlock(dilation=2, config=config_of(kernel=5), rng=DropoutRng((0,), (0.0,))), 0)
     weight = torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(2))
     block.taps.weight.data = weight.repeat(1, 1, 5)
     x = torch.randn(16, generator=torch.Generator().manual_seed(3)).expand(1, 1, 9, 16)

@@ -39,7 +39,7 @@ class Tiny(nn.Module):
         return self.layer(x).mean((2, 3))
 
 
-def plainly(backbone: Backbone, precision: passes.Precision, device: torch.device) -> passes.Pass:
+def plainly(backbone: Backbone, precision: passes.Precision, device: torch.device) -> passes.ForwardPass:
     return passes.eager(backbone, precision, device, 0)
 
 

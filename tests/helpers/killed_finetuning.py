@@ -18,14 +18,14 @@ def main() -> None:
     folder, step, number = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     os.chdir(folder)
     torch.set_num_threads(1)
-    move = loop.move
+    optimiser_step = loop.optimiser_step
 
-    def dying(course: loop.Course, state: loop.State, lr: float) -> None:
-        move(course, state, lr)
+    def dying(context: loop.TrainContext, state: loop.FinetuneState, lr: float) -> None:
+        optimiser_step(context, state, lr)
         if state.num_steps == step:
             os.kill(os.getpid(), number)
 
-    loop.move = dying
+    loop.optimiser_step = dying
     sys.argv = ["mtl", "finetune", "--task", "expr,au", "--model", "test_vit2", "--device", "cpu"]
     sys.argv += ["--set", "finetune.checkpoint_minutes=0"]
     cli.main()

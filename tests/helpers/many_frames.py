@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from cache.frames import conform, read_frames, write_frames
-from extract.faces import files as faces
+from extract.faces import decoding as faces
 from helpers import made_extraction as made
 
 NUM_FACES, SHARD_ROWS, VIDEO_FRAMES = 8, 4096, 5000

@@ -16,10 +16,10 @@ from cache.frames import conform
 from extract.backbones.build import TrainableBackbone, load_backbone
 from extract.backbones.weights import read_weights, weights_digest
 from extract.config import Preprocessing
-from pipelines.backbones.files import FOLDER, Trainee
 from pipelines.backbones.finetuning.finetune import finetune
-from pipelines.backbones.finetuning.order import make_order
+from pipelines.backbones.finetuning.request import make_request
 from pipelines.backbones.finetuning.result import Finetuned
+from pipelines.backbones.task_model import FOLDER, TaskModel
 from pipelines.config import Config, FinetuneConfig, read_config
 from pipelines.labels import tasks_of
 
@@ -74,8 +74,8 @@ def configure(folder: Path, faces: Path) -> Config:
 
 def run(config: Config, frames: pl.DataFrame, task: str = "expr", *, watch: Any = None, **settings: Any) -> Finetuned:
     config = dataclasses.replace(config, finetune=dataclasses.replace(config.finetune, **settings))
-    order = make_order(config, config.folder / "mtl.toml", task, model=MODEL, device="cpu")
-    return finetune(config, frames, order, watch)
+    request = make_request(config, config.folder / "mtl.toml", task, model=MODEL, device="cpu")
+    return finetune(config, frames, request, watch)
 
 
 def digest(config: Config, section: str = "expr") -> str:
@@ -83,7 +83,7 @@ def digest(config: Config, section: str = "expr") -> str:
     return weights_digest(load_trained(read_config(config.folder / "mtl.toml"), section)[0])
 
 
-def load_trained(config: Config, section: str) -> tuple[Trainee, Preprocessing]:
+def load_trained(config: Config, section: str) -> tuple[TaskModel, Preprocessing]:
     """What `finetune` wrote for [backbones.SECTION], backbone and outputs, in evaluation mode.
 
     Raises:
@@ -99,4 +99,4 @@ def load_trained(config: Config, section: str) -> tuple[Trainee, Preprocessing]:
     linear = nn.Linear(backbone.width, sum(task.num_outputs for task in tasks.values()))
     joined = {kind: torch.cat([tensors[f"{task}.{kind}"] for task in tasks]) for kind in ("weight", "bias")}
     linear.load_state_dict(joined)
-    return Trainee(TrainableBackbone(backbone.module, linear), tasks).eval(), backbone.preprocessing
+    return TaskModel(TrainableBackbone(backbone.module, linear), tasks).eval(), backbone.preprocessing

@@ -20,7 +20,7 @@ from pipelines.metrics.challenge import score
 from pipelines.metrics.predictions import Decisions
 from pipelines.run_files import FORMAT, write_manifest
 from pipelines.search.grid import expand, parse_grid
-from pipelines.search.study import Material, open_study, plan
+from pipelines.search.study import StudyInputs, make_trials, open_study
 from pipelines.splits import resolve_split
 from pipelines.strategy import Strategy, strategy_of
 
@@ -62,9 +62,9 @@ def make_frames(num_videos: int = 12, num_frames: int = 60, seed: int = 0, prefi
     return conform(pl.concat(tables), "made frames")
 
 
-def make_material(frames: pl.DataFrame, config: Config, folds: tuple[Fold, ...] = (NO_FOLD,)) -> Material:
+def make_inputs(frames: pl.DataFrame, config: Config, folds: tuple[Fold, ...] = (NO_FOLD,)) -> StudyInputs:
     streams = {name: {"identity": f"identity of {name}", "width": 64, "backbone": "test_vit2"} for name in TASKS}
-    return Material(
+    return StudyInputs(
         frames=frames_digest(frames),
         labels=labels_digest(frames),
         num_rows=len(frames),
@@ -144,12 +144,12 @@ def main() -> None:
     folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
     frames, config = make_frames(), make_config()
     grid = make_grid({"product": {"seed": list(range(12))}})
-    material = make_material(frames, config)
-    trials = plan(expand(grid, strategy_of(config)), config, material)
+    inputs = make_inputs(frames, config)
+    trials = make_trials(expand(grid, strategy_of(config)), config, inputs)
 
     def before(strategy: Strategy) -> None:
         print(f"{strategy.head.temporal} {strategy.train.seed}", flush=True)
         time.sleep(seconds)
 
-    with open_study(folder, grid, material, trials) as study:
+    with open_study(folder, grid, inputs, trials) as study:
         run_trials(study, trials, make_trainer(frames, config, before), Record(study, grid.fields))

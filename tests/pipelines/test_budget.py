@@ -10,7 +10,7 @@ from heads.config import HeadConfig
 from pipelines.config import TrainConfig
 from pipelines.strategy import strategy_of
 from pipelines.training.budget import LEAST_BATCH, MOST_BATCH, batch_windows, evaluations
-from pipelines.training.feed import WindowSampler, make_feed
+from pipelines.training.window_sampler import WindowSampler, make_window_source
 
 
 @pytest.mark.parametrize(
@@ -30,42 +30,42 @@ def test_heads_are_scored_every_so_many_steps_and_at_the_end() -> None:
 
 
 @pytest.fixture
-def feed(small, made):
+def source(small, made):
     dataset, strategy = made.dataset(), strategy_of(small).replace({"batch_windows": 5}, "test")
     reader = dataset.reader(["va"], ["va"], HeadConfig(), ["base"])
-    return make_feed(dataset, reader, dataset.split(small.split, -1).train, ("va",), strategy.train)
+    return make_window_source(dataset, reader, dataset.split(small.split, -1).train, ("va",), strategy.train)
 
 
-def test_batches_are_full_and_go_through_every_window_of_a_pass(feed) -> None:
-    generator = torch.Generator().manual_seed(feed.config.seed)
-    passes = torch.cat([feed.one_pass(generator) for _ in range(3)])
-    sampler = WindowSampler(feed)
+def test_batches_are_full_and_go_through_every_window_of_a_pass(source) -> None:
+    generator = torch.Generator().manual_seed(source.config.seed)
+    passes = torch.cat([source.one_pass(generator) for _ in range(3)])
+    sampler = WindowSampler(source)
     batches = [sampler.batch() for _ in range(len(passes) // 5)]
     assert {batch.shape[0] for batch in batches} == {5}
     assert torch.equal(torch.cat(batches), passes[: 5 * len(batches)])
 
 
-def test_passes_start_their_windows_elsewhere(feed) -> None:
+def test_passes_start_their_windows_elsewhere(source) -> None:
     generator = torch.Generator().manual_seed(3)
-    starts = [frozenset(feed.one_pass(generator)[:, 0].tolist()) for _ in range(8)]
+    starts = [frozenset(source.one_pass(generator)[:, 0].tolist()) for _ in range(8)]
     assert len(Counter(starts)) > 3
 
 
-def test_a_sampler_resumes_at_any_batch(feed) -> None:
-    whole = WindowSampler(feed)
+def test_a_sampler_resumes_at_any_batch(source) -> None:
+    whole = WindowSampler(source)
     batches, states = [], []
     for _ in range(20):
         states.append(whole.state())
         batches.append(whole.batch())
     for place, state in enumerate(states):
-        resumed = WindowSampler(feed)
+        resumed = WindowSampler(source)
         resumed.load(state)
         for batch in batches[place:]:
             assert torch.equal(resumed.batch(), batch)
 
 
-def test_a_batch_may_be_larger_than_a_pass(feed) -> None:
+def test_a_batch_may_be_larger_than_a_pass(source) -> None:
     import dataclasses
 
-    large = dataclasses.replace(feed, config=dataclasses.replace(feed.config, batch_windows=100))
+    large = dataclasses.replace(source, config=dataclasses.replace(source.config, batch_windows=100))
     assert len(WindowSampler(large).batch()) == 100

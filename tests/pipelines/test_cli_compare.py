@@ -15,7 +15,7 @@ from helpers.made_project import make
 from pipelines.search.grid import expand
 from pipelines.search.loop import run_trials
 from pipelines.search.record import Record
-from pipelines.search.study import Study, open_study, plan, read_study
+from pipelines.search.study import Study, make_trials, open_study, read_study
 from pipelines.strategy import strategy_of
 
 GRID = {
@@ -31,9 +31,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frames, config = stub.make_frames(30, 30), stub.make_config()
     write_frames(frames, folder / "frames.parquet")
     (folder / "mtl.toml").write_text('[backbones.va]\nmodel = "test_vit2"\n')
-    grid, material = stub.make_grid(GRID), stub.make_material(frames, config)
-    trials = plan(expand(grid, strategy_of(config)), config, material)
-    with open_study(folder / "studies" / "s", grid, material, trials) as study:
+    grid, inputs = stub.make_grid(GRID), stub.make_inputs(frames, config)
+    trials = make_trials(expand(grid, strategy_of(config)), config, inputs)
+    with open_study(folder / "studies" / "s", grid, inputs, trials) as study:
         run_trials(study, trials, stub.make_trainer(frames, config), Record(study, grid.fields))
     return folder
 

@@ -107,7 +107,7 @@ def test_stopped_by_the_user(project: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert result.stderr == "mtl: stopped; nothing was written, earlier weights are kept\n"
     assert not (project / "backbones").exists()
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "judge", interrupted(loop.judge))
+        patch.setattr(loop, "evaluate", interrupted(loop.evaluate))
         result = CliRunner().invoke(cli.app, ["finetune", "--task", "expr", *MODEL, "--quiet"])
     assert result.exit_code == 130
     assert result.stderr == (
@@ -123,14 +123,14 @@ def test_stopped_by_the_user(project: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert not list(project.glob("backbones/*checkpoint*"))
 
 
-def interrupted(judge: Callable[..., Any]) -> Callable[..., Any]:
-    """`judge`, during which someone presses Ctrl-C the first time it is called."""
+def interrupted(evaluate: Callable[..., Any]) -> Callable[..., Any]:
+    """`evaluate`, during which someone presses Ctrl-C the first time it is called."""
 
-    def judged(*arguments: Any) -> Any:
+    def evaluated(*arguments: Any) -> Any:
         signal.raise_signal(signal.SIGINT)
-        return judge(*arguments)
+        return evaluate(*arguments)
 
-    return judged
+    return evaluated
 
 
 def test_dry_run_trains_nothing(project: Path) -> None:

@@ -14,12 +14,12 @@ from helpers import stub_runs as stub
 from helpers.cli import call
 from helpers.made_project import Made
 from pipelines.config import read_config
-from pipelines.files import read_json
+from pipelines.json_files import read_json
 from pipelines.labels import labels_of
 from pipelines.metrics.challenge import score
 from pipelines.postprocess.apply import apply
-from pipelines.postprocess.files import postprocess_run, read_parameters, read_postprocess, read_truth
 from pipelines.postprocess.parts import make_part
+from pipelines.postprocess.run_folders import postprocess_run, read_parameters, read_postprocess, read_truth
 
 RUN = "studies/s/runs/run0"
 

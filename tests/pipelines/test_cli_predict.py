@@ -15,7 +15,7 @@ from cache.seals import sealed_json
 from cache.store import Cache
 from helpers.cli import call
 from helpers.made_project import Made
-from pipelines.files import read_json
+from pipelines.json_files import read_json
 
 PREDICTED = {
     "va": ("valence", "arousal"),
@@ -92,7 +92,7 @@ def test_predictions_are_those_of_the_run(project: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["joint", "separate", "progressive"])
 def test_stored_post_processing_is_applied_unless_asked_not_to(project: Path, name: str) -> None:
     from pipelines.postprocess.apply import apply
-    from pipelines.postprocess.files import read_parameters
+    from pipelines.postprocess.run_folders import read_parameters
 
     done, table = predicted(name, "--split", "test")
     plain = stored(project / "runs" / name)

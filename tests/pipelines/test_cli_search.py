@@ -19,9 +19,9 @@ from heads.model import build_head
 from helpers.cli import invoke
 from helpers.made_project import Made
 from pipelines.config import Config, read_config
-from pipelines.files import read_json
+from pipelines.json_files import read_json
 from pipelines.run_files import damage, read_manifest
-from pipelines.search.plan import make_plan, make_trainer, read_strategies
+from pipelines.search.search_plan import make_plan, make_trainer, read_strategies
 from pipelines.strategy import Strategy
 from pipelines.training.dataset import load_dataset
 from pipelines.training.manifest import digest_on
@@ -276,7 +276,7 @@ def test_what_changes_after_the_plan_is_not_trained_on(project: Path, made: Made
     write_frames(made.frames.with_columns(valence=-pl.col("valence")), project / "frames.parquet")
     run = project / "studies" / "small" / "runs" / "one"
     assert make_trainer(search, "cpu")([(search.trials[0].strategy, run)], lambda count: None) == [None]
-    assert read_manifest(run)["labels"] == search.material.labels
+    assert read_manifest(run)["labels"] == search.inputs.labels
     shutil.rmtree(project / "cache.zarr")
     made.write(project, weights="other")
     with pytest.raises(ValueError, match="was extracted anew meanwhile; type the same command again"):

@@ -11,12 +11,12 @@ from heads.labels import Labels
 from helpers import stub_runs as stub
 from helpers.made_labels import abaw_labels, probable
 from pipelines.config import read_config
-from pipelines.ensemble.files import find_runs, read_library
+from pipelines.ensemble.ensemble_folder import find_runs, read_library
 from pipelines.ensemble.members import Library, _out_of_fold, choose, make_ensemble
 from pipelines.ensemble.selection import SCORERS, Scorer, mean_of, select_greedily
 from pipelines.metrics.challenge import score
-from pipelines.postprocess.files import read_truth
 from pipelines.postprocess.parts import folds_of
+from pipelines.postprocess.run_folders import read_truth
 
 KEYS = {"va": "va.ccc_mean", "expr": "expr.f1_macro", "au": "au.f1_mean"}
 

@@ -13,7 +13,7 @@ from extract.config import BackboneConfig
 from pipelines.config import Config, SplitConfig, TrainConfig
 from pipelines.project import packaged_grids
 from pipelines.search.grid import check, expand, find_grid, parse_grid, read_grid
-from pipelines.search.plan import read_strategies
+from pipelines.search.search_plan import read_strategies
 from pipelines.strategy import Strategy, strategy_of
 
 CONFIG = Config(backbones={name: BackboneConfig(model="test_vit2", tasks=(name,)) for name in ("va", "expr", "au")})

@@ -26,7 +26,7 @@ from pipelines.results.evidence import Reader, chosen_on_held_out, with_interval
 from pipelines.results.leaderboard import Leaderboard, make_leaderboard
 from pipelines.results.verdict import num_not_significant, verdict_words
 from pipelines.run_files import FORMAT, write_manifest
-from pipelines.search.plan import make_plan, make_trainer, read_strategies
+from pipelines.search.search_plan import make_plan, make_trainer, read_strategies
 from pipelines.search.study import Result, Trial, open_study
 from pipelines.splits import Split, resolve_split
 from pipelines.strategy import Strategy
@@ -248,7 +248,7 @@ def searched(folder: Path) -> Leaderboard:
 
     config, grid, chosen = read_strategies(read_config(folder / "mtl.toml"), folder / "useless.toml")
     plan: Any = make_plan(config, grid, chosen)
-    with open_study(plan.folder, grid, plan.material, plan.trials) as study:
+    with open_study(plan.folder, grid, plan.inputs, plan.trials) as study:
         run_trials(study, plan.trials, make_trainer(plan, "cpu"), Record(study, grid.fields))
         assert json.loads((plan.folder / "study.json").read_text())["splits"]
         return with_intervals(make_leaderboard(study.results()), plan.frames)

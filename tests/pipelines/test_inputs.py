@@ -8,7 +8,7 @@ import torch
 
 from heads.config import HeadConfig
 from pipelines.strategy import strategy_of
-from pipelines.training.inputs import Source, running_means, video_means
+from pipelines.training.inputs import StreamInput, running_means, video_means
 from pipelines.training.run import load_run, predict_run, write_run
 from pipelines.training.train import train_strategy
 
@@ -61,7 +61,7 @@ def test_inputs_of_a_source_are_what_they_are_called() -> None:
         "both": torch.cat([stream[rows].float(), deviations], dim=1),
     }
     for choice, inputs in expected.items():
-        source = Source(stream=stream, choice=choice, means=None if choice == "embedding" else means)
+        source = StreamInput(stream=stream, choice=choice, means=None if choice == "embedding" else means)
         assert source.width == inputs.shape[1]
         source.rows(torch.arange(50))  # what came before leaves no trace
         torch.testing.assert_close(source.rows(rows), inputs)

@@ -13,7 +13,7 @@ import torch
 from pipelines.config import Config, read_config
 from pipelines.strategy import strategy_of
 from pipelines.training.dataset import Dataset, load_dataset
-from pipelines.training.train import Order, train_strategies
+from pipelines.training.train import TrainRequest, train_strategies
 
 HeldOut = Callable[..., float]
 MADE = Path(__file__).resolve().parents[1] / "fixtures" / "made"
@@ -40,7 +40,7 @@ def held_out(config: Config, dataset: Dataset) -> HeldOut:
         values = SMALL | {"temporal": temporal} | ({"streams": streams} if streams else {})
         base = strategy_of(config).replace(values, "test")
         runs = train_strategies(
-            config, dataset, [Order(strategy=base.replace({"seed": seed}, "test")) for seed in (0, 1)]
+            config, dataset, [TrainRequest(strategy=base.replace({"seed": seed}, "test")) for seed in (0, 1)]
         )
         return sum(run.metrics["report"]["P"] for run in runs) / len(runs)
 

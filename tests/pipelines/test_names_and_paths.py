@@ -13,7 +13,7 @@ import pytest
 
 from helpers.made_project import make
 from pipelines.cli import main
-from pipelines.files import read_json
+from pipelines.json_files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("cache", "extract", "heads", "pipelines")

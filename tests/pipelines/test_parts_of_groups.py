@@ -9,10 +9,10 @@ from cache.labels import ABAW
 from heads.config import LossConfig
 from helpers import stub_runs as stub
 from pipelines.config import read_config
-from pipelines.ensemble.files import find_runs, read_library
+from pipelines.ensemble.ensemble_folder import find_runs, read_library
 from pipelines.ensemble.members import choose, make_ensemble
 from pipelines.metrics.predictions import joined
-from pipelines.postprocess.files import read_truth
+from pipelines.postprocess.run_folders import read_truth
 from pipelines.strategy import strategy_of
 from pipelines.training.train import train_strategy
 

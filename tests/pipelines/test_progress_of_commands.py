@@ -13,7 +13,7 @@ from pipelines import progress as progress_module
 from pipelines import terminal
 from pipelines.cli import demo as demo_module
 from pipelines.cli.pages.search import SearchPage
-from pipelines.ensemble.files import Candidate, words_of
+from pipelines.ensemble.ensemble_folder import Candidate, words_of
 from pipelines.terminal import set_quiet
 
 

@@ -20,7 +20,7 @@ from pipelines.results.leaderboard import make_leaderboard
 from pipelines.search.grid import expand
 from pipelines.search.loop import run_trials
 from pipelines.search.record import Record
-from pipelines.search.study import open_study, plan
+from pipelines.search.study import make_trials, open_study
 from pipelines.strategy import strategy_of
 from pipelines.words import concerns, duration_words, strategy_words
 
@@ -36,15 +36,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A study with a failed trial and videos of nasty names; its page with the drawing library cut out."""
     frames, config = stub.make_frames(prefix=NASTY), stub.make_config()
     grid = stub.make_grid(GRID, path=f"grids/{NASTY.replace('/', '')}.toml")
-    material = stub.make_material(frames, config)
-    trials = plan(expand(grid, strategy_of(config)), config, material)
+    inputs = stub.make_inputs(frames, config)
+    trials = make_trials(expand(grid, strategy_of(config)), config, inputs)
 
     def fail(strategy) -> None:
         if strategy.head.tasks == ("va",) and strategy.head.fusion == "sum":
             raise ValueError(f"no luck {NASTY}")
 
     folder = tmp_path_factory.mktemp("study") / "first study"
-    with open_study(folder, grid, material, trials) as study:
+    with open_study(folder, grid, inputs, trials) as study:
         run_trials(study, trials, stub.make_trainer(frames, config, fail), Record(study, grid.fields))
         board = with_intervals(make_leaderboard(study.results()), frames)
         page = write_report(study, board, frames).read_text(encoding="utf-8")
@@ -142,9 +142,9 @@ def test_text_is_escaped_and_markup_is_not() -> None:
 def test_a_study_of_one_run_has_a_report_too(tmp_path: Path) -> None:
     frames, config = stub.make_frames(6), stub.make_config()
     grid = stub.make_grid({"set": {"tasks": ["au"]}})
-    material = stub.make_material(frames, config)
-    trials = plan(expand(grid, strategy_of(config)), config, material)
-    with open_study(tmp_path / "s", grid, material, trials) as study:
+    inputs = stub.make_inputs(frames, config)
+    trials = make_trials(expand(grid, strategy_of(config)), config, inputs)
+    with open_study(tmp_path / "s", grid, inputs, trials) as study:
         run_trials(study, trials, stub.make_trainer(frames, config), Record(study, grid.fields))
         page = make_report(study, with_intervals(make_leaderboard(study.results()), frames), frames)
     assert 'id="au"' in page
@@ -155,9 +155,9 @@ def test_a_study_of_one_run_has_a_report_too(tmp_path: Path) -> None:
 def test_a_study_of_folds_shows_what_choosing_earns_first(tmp_path: Path) -> None:
     frames, config = stub.make_frames(24, 30), stub.make_config()
     grid = stub.make_grid({"product": {"temporal": ["none", "tcn"], "fold": [0, 1, 2, 3, 4]}})
-    material = stub.make_material(frames, config, folds=tuple(map(Fold, range(5))))
-    trials = plan(expand(grid, strategy_of(config)), config, material)
-    with open_study(tmp_path / "s", grid, material, trials) as study:
+    inputs = stub.make_inputs(frames, config, folds=tuple(map(Fold, range(5))))
+    trials = make_trials(expand(grid, strategy_of(config)), config, inputs)
+    with open_study(tmp_path / "s", grid, inputs, trials) as study:
         run_trials(study, trials, stub.make_trainer(frames, config), Record(study, grid.fields))
         board = with_intervals(make_leaderboard(study.results()), frames)
         text = re.sub(r"<[^>]+>", " ", make_report(study, board, frames))
@@ -177,9 +177,9 @@ def reported(
 ) -> str:
     """The text of the report of a search over `document`."""
     config = stub.make_config()
-    grid, material = stub.make_grid(document), stub.make_material(frames, config, folds=folds)
-    trials = plan(expand(grid, strategy_of(config), inner), config, material)
-    with open_study(folder, grid, material, trials) as study:
+    grid, inputs = stub.make_grid(document), stub.make_inputs(frames, config, folds=folds)
+    trials = make_trials(expand(grid, strategy_of(config), inner), config, inputs)
+    with open_study(folder, grid, inputs, trials) as study:
         run_trials(study, trials, stub.make_trainer(frames, config), Record(study, grid.fields))
         board = with_intervals(make_leaderboard(study.results()), frames)
         return " ".join(re.sub(r"<[^>]+>", " ", make_report(study, board, frames)).split())

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cache import files
+from cache import durable
 from cache.names import ACTION_UNITS, EXPRESSIONS
 from cache.store import Cache
 from helpers.made_project import make
@@ -111,10 +111,10 @@ def test_a_run_of_some_tasks_predicts_only_those(small, made, tmp_path):
 def test_a_killed_writer_leaves_no_run(small, made, tmp_path, monkeypatch):
     dataset, folder = made.dataset(), tmp_path / "runs" / "r"
     result = train_strategy(small, dataset, strategy(small))
-    for module, victim in ((run_module, "manifest_of"), (files, "sync_tree")):
+    for module, victim in ((run_module, "manifest_of"), (durable, "sync_tree")):
         with monkeypatch.context() as patch:
             patch.setattr(module, victim, kill)
-            patch.setattr(files.shutil, "rmtree", lambda *args, **kwargs: None)  # a kill cleans nothing up
+            patch.setattr(durable.shutil, "rmtree", lambda *args, **kwargs: None)  # a kill cleans nothing up
             with pytest.raises(KeyboardInterrupt):
                 write_run(folder, result, small, dataset)
         assert not folder.exists()

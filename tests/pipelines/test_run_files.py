@@ -12,8 +12,8 @@ from cache.frames import read_frames, write_frames
 from cache.seals import has_seal
 from helpers import stub_runs as stub
 from pipelines.config import read_config
-from pipelines.ensemble.files import read_ensemble
-from pipelines.postprocess.files import postprocess_run, read_parameters, read_truth
+from pipelines.ensemble.ensemble_folder import read_ensemble
+from pipelines.postprocess.run_folders import postprocess_run, read_parameters, read_truth
 from pipelines.predict.predictor import load_predictor
 from pipelines.results.score import score_tables
 from pipelines.run_files import PREDICTIONS, damage, read_manifest, read_metrics, read_predictions

@@ -9,18 +9,18 @@ from helpers import stub_study as stub
 from pipelines.search.grid import expand
 from pipelines.search.loop import run_trials
 from pipelines.search.samplers import next_trials
-from pipelines.search.study import Result, Trial, open_study, plan
+from pipelines.search.study import Result, Trial, make_trials, open_study
 from pipelines.strategy import strategy_of
 
 FRAMES, CONFIG = stub.make_frames(), stub.make_config()
-MATERIAL = stub.make_material(FRAMES, CONFIG)
+INPUTS = stub.make_inputs(FRAMES, CONFIG)
 LRS = [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2]
 DROPOUTS = [0.0, 0.1, 0.2, 0.3, 0.4]
 
 
 def made(**study: object) -> tuple[object, tuple[Trial, ...]]:
     grid = stub.make_grid({"study": study, "product": {"lr": LRS, "dropout": DROPOUTS, "seed": [0, 1]}})
-    return grid, plan(expand(grid, strategy_of(CONFIG)), CONFIG, MATERIAL)
+    return grid, make_trials(expand(grid, strategy_of(CONFIG)), CONFIG, INPUTS)
 
 
 def worth(trial: Trial) -> float:
@@ -117,7 +117,7 @@ def test_a_search_continues_until_the_sampler_has_no_more(tmp_path: Path) -> Non
 
     grid, trials = made(sampler="tpe", trials=30)
     trainer = stub.make_trainer(FRAMES, CONFIG)
-    with open_study(tmp_path / "study", grid, MATERIAL, trials) as study:
+    with open_study(tmp_path / "study", grid, INPUTS, trials) as study:
 
         def choose(left: Sequence[Trial]) -> list[Trial]:
             return next_trials(grid.study, trials, left, study.results)

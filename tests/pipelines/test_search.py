@@ -11,20 +11,20 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from cache import files as cache_files
+from cache import durable
 from helpers import stub_study as stub
 from helpers.processes import start
 from pipelines.folds import NO_FOLD
 from pipelines.search.estimate import from_results, measure, work
 from pipelines.search.grid import expand
-from pipelines.search.loop import Outcome, pending, run_trials
+from pipelines.search.loop import SearchSummary, pending, run_trials
 from pipelines.search.record import Record
-from pipelines.search.study import Material, Study, open_study, plan, read_study
+from pipelines.search.study import Study, StudyInputs, make_trials, open_study, read_study
 from pipelines.strategy import Strategy, strategy_of
 
 GRID = {"product": {"temporal": ["gru", "tcn"], "seed": [0, 1, 2]}}
 FRAMES, CONFIG = stub.make_frames(), stub.make_config()
-MATERIAL = stub.make_material(FRAMES, CONFIG)
+INPUTS = stub.make_inputs(FRAMES, CONFIG)
 
 
 class Calls(list):
@@ -40,11 +40,11 @@ class Calls(list):
             raise RuntimeError("the loss\nis not finite")
 
 
-def search(folder: Path, calls, document=GRID, material: Material = MATERIAL, **options) -> tuple[Study, Outcome]:
+def search(folder: Path, calls, document=GRID, inputs: StudyInputs = INPUTS, **options) -> tuple[Study, SearchSummary]:
     grid = stub.make_grid(document)
-    trials = plan(expand(grid, strategy_of(CONFIG)), CONFIG, material)
+    trials = make_trials(expand(grid, strategy_of(CONFIG)), CONFIG, inputs)
     trainer = stub.make_trainer(FRAMES, CONFIG, calls)
-    with open_study(folder, grid, material, trials) as study:
+    with open_study(folder, grid, inputs, trials) as study:
         return study, run_trials(study, trials, trainer, Record(study, grid.fields), **options)
 
 
@@ -68,16 +68,16 @@ def test_every_trial_runs_once_and_a_second_search_runs_none(tmp_path: Path) -> 
 def test_stopped_before_it_was_a_study_the_same_search_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    write = cache_files.write_durably
+    write = durable.write_durably
 
     def killed(path: Path, data: bytes) -> None:
         if path.name == step:
-            (path.parent / f"{cache_files.TEMPORARY}{path.name}-x-1-y").write_bytes(b"half")
+            (path.parent / f"{durable.TEMPORARY}{path.name}-x-1-y").write_bytes(b"half")
             raise SystemExit(137)
         write(path, data)
 
     with monkeypatch.context() as patch:
-        for module in ("pipelines.files", "pipelines.search.study"):
+        for module in ("pipelines.json_files", "pipelines.search.study"):
             patch.setattr(f"{module}.write_durably", killed)
         with pytest.raises(SystemExit):
             search(tmp_path / "s", Calls())
@@ -192,9 +192,9 @@ def test_after_sigkill_only_the_trial_in_flight_is_done_again(tmp_path: Path, ki
             journal.write('{"op_code":4,"wor')
         assert len(read_study(folder).results()) <= 2 * (number + 1)
     grid = stub.make_grid({"product": {"seed": list(range(12))}})
-    trials = plan(expand(grid, strategy_of(CONFIG)), CONFIG, MATERIAL)
+    trials = make_trials(expand(grid, strategy_of(CONFIG)), CONFIG, INPUTS)
     started = time.monotonic()
-    with open_study(folder, grid, MATERIAL, trials) as study:
+    with open_study(folder, grid, INPUTS, trials) as study:
         finished = [trial for trial in trials if study.is_finished(trial)]
         calls = Calls()
         run_trials(study, trials, stub.make_trainer(FRAMES, CONFIG, calls), Record(study, grid.fields))
@@ -225,13 +225,13 @@ def test_other_data_are_refused_with_the_command_for_a_new_study(tmp_path: Path,
     changes = {
         "frames": {"frames": "others"},
         "labels": {"labels": "others"},
-        "streams": {"streams": {**MATERIAL.streams, "va": {**MATERIAL.streams["va"], "identity": "other"}}},
-        "splits": {"splits": {NO_FOLD: {**MATERIAL.splits[NO_FOLD], "hash": "other"}}},
+        "streams": {"streams": {**INPUTS.streams, "va": {**INPUTS.streams["va"], "identity": "other"}}},
+        "splits": {"splits": {NO_FOLD: {**INPUTS.splits[NO_FOLD], "hash": "other"}}},
     }
-    values = {name: getattr(MATERIAL, name) for name in Material.__dataclass_fields__}
+    values = {name: getattr(INPUTS, name) for name in StudyInputs.__dataclass_fields__}
     with pytest.raises(ValueError, match=r"other data .*--study \S+s-2`"):
-        search(tmp_path / "s", Calls(), material=Material(**values | changes[what]))
-    study, _ = search(tmp_path / "s-2", calls := Calls(), material=Material(**values | changes[what]))
+        search(tmp_path / "s", Calls(), inputs=StudyInputs(**values | changes[what]))
+    study, _ = search(tmp_path / "s-2", calls := Calls(), inputs=StudyInputs(**values | changes[what]))
     assert len(calls) == 6
     assert not set(study.trials) & set(read_study(tmp_path / "s").trials)
 
@@ -239,9 +239,9 @@ def test_other_data_are_refused_with_the_command_for_a_new_study(tmp_path: Path,
 def test_a_study_is_searched_by_one_process(tmp_path: Path) -> None:
     grid = stub.make_grid(GRID)
     with (
-        open_study(tmp_path / "s", grid, MATERIAL, ()),
+        open_study(tmp_path / "s", grid, INPUTS, ()),
         pytest.raises(ValueError, match="is being written by"),
-        open_study(tmp_path / "s", grid, MATERIAL, ()),
+        open_study(tmp_path / "s", grid, INPUTS, ()),
     ):
         pass
 
@@ -255,9 +255,9 @@ def test_a_folder_that_is_no_study_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_trial_is_told_by_strategy_streams_and_data() -> None:
     strategies = expand(stub.make_grid(GRID), strategy_of(CONFIG))
-    digests = {trial.digest for trial in plan(strategies, CONFIG, MATERIAL)}
+    digests = {trial.digest for trial in make_trials(strategies, CONFIG, INPUTS)}
     assert len(digests) == len(strategies)
-    assert digests == {trial.digest for trial in plan(strategies, CONFIG, MATERIAL)}
+    assert digests == {trial.digest for trial in make_trials(strategies, CONFIG, INPUTS)}
 
 
 def test_pending_counts_what_a_dry_run_shows(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_time_is_estimated_from_finished_trials_by_their_work(tmp_path: Path) ->
 
 
 def test_time_is_measured_from_short_trainings_when_nothing_is_finished(tmp_path: Path) -> None:
-    trials = plan(expand(stub.make_grid(GRID), strategy_of(CONFIG)), CONFIG, MATERIAL)
+    trials = make_trials(expand(stub.make_grid(GRID), strategy_of(CONFIG)), CONFIG, INPUTS)
     asked = []
 
     def trainer(stack, advance) -> list[None]:
@@ -304,9 +304,9 @@ def test_the_record_can_be_a_database(tmp_path: Path) -> None:
     from pipelines.search.record import Record
 
     grid = stub.make_grid(GRID)
-    trials = plan(expand(grid, strategy_of(CONFIG)), CONFIG, MATERIAL)
+    trials = make_trials(expand(grid, strategy_of(CONFIG)), CONFIG, INPUTS)
     url = f"sqlite:///{tmp_path / 'record.db'}"
-    with open_study(tmp_path / "s", grid, MATERIAL, trials) as study:
+    with open_study(tmp_path / "s", grid, INPUTS, trials) as study:
         run_trials(study, trials, stub.make_trainer(FRAMES, CONFIG), Record(study, grid.fields, url))
         again = Record(study, grid.fields, url)
         assert len(again.known) == len(trials)
@@ -328,9 +328,9 @@ def test_a_database_that_is_not_there_is_one_line_without_the_password(tmp_path:
     from pipelines.search.record import Record
 
     grid = stub.make_grid(GRID)
-    trials = plan(expand(grid, strategy_of(CONFIG)), CONFIG, MATERIAL)
+    trials = make_trials(expand(grid, strategy_of(CONFIG)), CONFIG, INPUTS)
     with (
-        open_study(tmp_path / "s", grid, MATERIAL, trials) as study,
+        open_study(tmp_path / "s", grid, INPUTS, trials) as study,
         pytest.raises(ValueError, match=r"storage postgresql:.*mtl-affect\[postgres\]") as refused,
     ):
         Record(study, grid.fields, "postgresql://me:secret@127.0.0.1:1/studies")

@@ -10,14 +10,14 @@ import torch
 from heads.config import HeadConfig
 from heads.temporal import TEMPORALS
 from pipelines.config import Config, SplitConfig
-from pipelines.files import read_json
+from pipelines.json_files import read_json
 from pipelines.strategy import Strategy, strategy_of
+from pipelines.training import packing
 from pipelines.training import stack as stack_module
-from pipelines.training import stacks
 from pipelines.training.fit import Halving
 from pipelines.training.optimise import lr_at
-from pipelines.training.stacks import head_bytes, in_stacks, stack_key
-from pipelines.training.train import Order, Trained, train_strategies, train_strategy
+from pipelines.training.packing import head_bytes, in_stacks, stack_key
+from pipelines.training.train import Trained, TrainRequest, train_strategies, train_strategy
 
 CPU = torch.device("cpu")
 DIVERGING = 99.0
@@ -70,7 +70,7 @@ def test_a_stack_trains_each_as_alone(folded: Config, made, temporal: str) -> No
     dataset = made.dataset()
     strategies = members(folded, {"temporal": temporal})
     assert len({stack_key(strategy, folded) for strategy in strategies}) == 1
-    stack = train_strategies(folded, dataset, [Order(strategy=strategy) for strategy in strategies])
+    stack = train_strategies(folded, dataset, [TrainRequest(strategy=strategy) for strategy in strategies])
     for one, strategy in zip(stack, strategies, strict=True):
         assert isinstance(one, Trained)
         as_alone(one, train_strategy(folded, dataset, strategy))
@@ -80,7 +80,7 @@ def test_a_stack_trains_each_as_alone(folded: Config, made, temporal: str) -> No
 def test_every_method_stacks(folded: Config, made, method: str) -> None:
     dataset = made.dataset()
     strategies = members(folded, {"temporal": "tcn", "method": method, "streams": "own", "frozen_steps": 6})
-    stack = train_strategies(folded, dataset, [Order(strategy=strategy) for strategy in strategies])
+    stack = train_strategies(folded, dataset, [TrainRequest(strategy=strategy) for strategy in strategies])
     for one, strategy in zip(stack, strategies, strict=True):
         assert isinstance(one, Trained)
         as_alone(one, train_strategy(folded, dataset, strategy))
@@ -101,7 +101,7 @@ def test_bfloat16_trains_about_as_well(folded: Config, made, temporal: str) -> N
 def test_learned_weights_stack(folded: Config, made) -> None:
     dataset = made.dataset()
     strategies = members(folded, {"weighting": "learned", "temporal": "none"})
-    stack = train_strategies(folded, dataset, [Order(strategy=strategy) for strategy in strategies])
+    stack = train_strategies(folded, dataset, [TrainRequest(strategy=strategy) for strategy in strategies])
     for one, strategy in zip(stack, strategies, strict=True):
         assert isinstance(one, Trained)
         as_alone(one, train_strategy(folded, dataset, strategy))
@@ -114,7 +114,9 @@ def test_a_head_that_diverges_costs_itself_alone(folded: Config, made, monkeypat
     dataset = made.dataset()
     good, other = members(folded, {"temporal": "none"})[:2]
     bad = good.replace({"lr": DIVERGING, "grad_clip": 0.0}, "test")
-    first, failed, second = train_strategies(folded, dataset, [Order(strategy=each) for each in (good, bad, other)])
+    first, failed, second = train_strategies(
+        folded, dataset, [TrainRequest(strategy=each) for each in (good, bad, other)]
+    )
     assert isinstance(failed, ValueError)
     assert "lower train.lr" in str(failed)
     for one, strategy in ((first, good), (second, other)):
@@ -125,7 +127,7 @@ def test_a_head_that_diverges_costs_itself_alone(folded: Config, made, monkeypat
 def test_what_cannot_be_trained_costs_itself_alone(folded: Config, made) -> None:
     good = members(folded, {"temporal": "none", "steps": 3})[0]
     bad = dataclasses.replace(good, train=dataclasses.replace(good.train, lr=-1.0))
-    first, second = train_strategies(folded, made.dataset(), [Order(strategy=bad), Order(strategy=good)])
+    first, second = train_strategies(folded, made.dataset(), [TrainRequest(strategy=bad), TrainRequest(strategy=good)])
     assert isinstance(first, ValueError)
     assert isinstance(second, Trained)
 
@@ -171,9 +173,9 @@ def test_stacks_hold_every_item_once_and_fit(folded: Config, monkeypatch: pytest
     assert sorted(item for stack in found for _, item in stack) == sorted(item for _, item in items)
     assert [len(stack) for stack in found] == [8, 8, 8, 8]
     assert all(len({stack_key(strategy, folded) for strategy, _ in stack}) == 1 for stack in found)
-    monkeypatch.setattr(stacks, "CPU_BYTES", 3 * head_bytes(base, folded, widths) + 1)
+    monkeypatch.setattr(packing, "CPU_BYTES", 3 * head_bytes(base, folded, widths) + 1)
     assert max(len(stack) for stack in in_stacks(items, folded, widths, CPU)) == 3
-    monkeypatch.setattr(stacks, "CPU_BYTES", 0)
+    monkeypatch.setattr(packing, "CPU_BYTES", 0)
     assert all(len(stack) == 1 for stack in in_stacks(items, folded, widths, CPU))
 
 
@@ -216,9 +218,9 @@ def test_halving_ends_what_is_behind_and_keeps_the_winner(folded: Config, made) 
     base = strategy_of(folded).replace({"fold": 0, "steps": 27, "patience": 297, "temporal": "none"}, "test")
     rates = [1e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2]
     strategies = [base.replace({"lr": lr, "seed": seed}, "test") for lr in rates for seed in (0, 1)]
-    dataset, orders = made.dataset(), [Order(strategy=strategy) for strategy in strategies]
-    whole = train_strategies(folded, dataset, orders)
-    halved = train_strategies(folded, dataset, orders, Halving(factor=3, first=3))
+    dataset, requests = made.dataset(), [TrainRequest(strategy=strategy) for strategy in strategies]
+    whole = train_strategies(folded, dataset, requests)
+    halved = train_strategies(folded, dataset, requests, Halving(factor=3, first=3))
     ends = {}
     for one, strategy in zip(halved, strategies, strict=True):
         assert isinstance(one, Trained)
@@ -276,7 +278,7 @@ def test_training_draws_windows_from_every_view(folded: Config, made) -> None:
     stack = train_strategies(
         folded,
         dataset,
-        [Order(strategy=base.replace({"augment": ["noise"], "seed": seed}, "test")) for seed in (0, 1)],
+        [TrainRequest(strategy=base.replace({"augment": ["noise"], "seed": seed}, "test")) for seed in (0, 1)],
     )
     assert isinstance(stack[0], Trained)
     as_alone(stack[0], again)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from heads.fusion import FUSIONS
 from heads.losses import BINARY_LOSSES, CLASS_LOSSES, CONTINUOUS_LOSSES
-from heads.model import ProgressiveHead, noises_of
+from heads.model import ProgressiveHead, dropout_rngs
 from heads.temporal import TEMPORALS
 from pipelines.config import Config
 from pipelines.fitting.runs import Spec
@@ -16,12 +16,12 @@ from pipelines.folds import NO_FOLD
 from pipelines.strategy import strategy_of, streams_of
 from pipelines.training import dataset as dataset_module
 from pipelines.training.dataset import Dataset
-from pipelines.training.feed import Feed, WindowSampler, make_feed
-from pipelines.training.inputs import Source
+from pipelines.training.inputs import StreamInput
 from pipelines.training.methods import Setup, build_model, make_loss
 from pipelines.training.optimise import StackedAdamW, limits_of
 from pipelines.training.stack import Stack, _order_of
-from pipelines.training.step import Step
+from pipelines.training.step import TrainStep
+from pipelines.training.window_sampler import WindowSampler, WindowSource, make_window_source
 
 SEEDS = (0, 1, 2)
 
@@ -41,15 +41,15 @@ def stack_of(config: Config, dataset: Dataset, values: dict) -> Stack:
     spec = Spec(name="joint", kind="head", tasks=tasks, parts={"joint": reader.widths})
     if values.get("method") == "progressive":
         spec = Spec(name="joint", kind="progressive", tasks=tasks, parts=dict.fromkeys(tasks, reader.widths))
-    feeds = [make_feed(dataset, reader, setup.split.train, tasks, setup.strategy.train) for setup in setups]
+    sources = [make_window_source(dataset, reader, setup.split.train, tasks, setup.strategy.train) for setup in setups]
     plans = [dataset.plan(setup.split.select, setup.strategy.train, used) for setup in setups]
-    return Stack(build_model(spec, strategies), make_loss(setups, tasks), feeds, plans)
+    return Stack(build_model(spec, strategies), make_loss(setups, tasks), sources, plans)
 
 
 def first_rows(stack: Stack) -> Tensor:
-    samplers = {_order_of(feed): WindowSampler(feed) for feed in stack.feeds}
+    samplers = {_order_of(source): WindowSampler(source) for source in stack.sources}
     batches = {key: sampler.batch() for key, sampler in samplers.items()}
-    return stack._rows([batches[_order_of(feed)] for feed in stack.feeds])
+    return stack._rows([batches[_order_of(source)] for source in stack.sources])
 
 
 @pytest.mark.parametrize("active", [(True, True, True), (True, False, True)])
@@ -91,31 +91,31 @@ def test_a_step_on_the_device_is_the_hosts(small: Config, made, temporal: str) -
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-def on_meta(stack: Stack) -> Step:
+def on_meta(stack: Stack) -> TrainStep:
     """The step of `stack` with every tensor on a device without memory, where no value can be asked for."""
-    meta, first = torch.device("meta"), stack.feeds[0]
+    meta, first = torch.device("meta"), stack.sources[0]
     targets = first.dataset.targets.map(lambda values: values.to("meta"))
     reader = dataclasses.replace(
         first.reader,
-        sources={name: source.to(meta) for name, source in first.reader.sources.items()},
+        inputs={name: stream.to(meta) for name, stream in first.reader.inputs.items()},
         valid=first.reader.valid.to(meta),
         times=first.reader.times.to(meta),
     )
-    feeds: list[Feed] = [
+    sources: list[WindowSource] = [
         dataclasses.replace(
-            feed,
-            dataset=dataclasses.replace(feed.dataset, targets=targets),
+            source,
+            dataset=dataclasses.replace(source.dataset, targets=targets),
             reader=reader,
-            hidden=feed.hidden.to(meta),
+            hidden=source.hidden.to(meta),
             key=bytes([number]),
         )
-        for number, feed in enumerate(stack.feeds)
+        for number, source in enumerate(stack.sources)
     ]
     model, loss = stack.model.to(meta), stack.loss.to(meta)
-    for noise in noises_of(model):
-        noise.to(meta)
+    for rng in dropout_rngs(model):
+        rng.to(meta)
     optimiser = StackedAdamW([*model.parameters(), *loss.parameters()], stack.optimiser.weight_decays)
-    return Step(model, loss, optimiser, feeds)
+    return TrainStep(model, loss, optimiser, sources)
 
 
 KINDS = [
@@ -191,7 +191,7 @@ def test_both_ways_to_mix_views_give_the_same_windows() -> None:
     valids = [torch.rand(8, generator=generator) < 0.7 for _ in range(3)]
     rows = torch.randint(3 * 8, (5, 4), generator=generator)
     flat, inside = (rows % 8).flatten(), (rows % 8).flatten().clamp(max=6)
-    sources = [{"x": Source(stream=view["x"])} for view in views]
+    sources = [{"x": StreamInput(stream=view["x"])} for view in views]
     found = []
     for way in (dataset_module._in_place, dataset_module._everywhere):
         streams, valid = {"x": views[0]["x"].index_select(0, inside).float()}, valids[0].index_select(0, flat)

@@ -21,11 +21,11 @@ from pipelines.training import fit as fit_module
 from pipelines.training import methods
 from pipelines.training import stack as stack_module
 from pipelines.training import train as train_module
-from pipelines.training.feed import make_feed
 from pipelines.training.methods import METHODS
 from pipelines.training.optimise import lr_at
 from pipelines.training.predict import predict
 from pipelines.training.train import train_strategy
+from pipelines.training.window_sampler import make_window_source
 
 
 def trained(small, dataset, **values):
@@ -155,7 +155,7 @@ def test_trunks_stand_still_while_frozen(small, made):
 def test_the_weights_left_in_the_model_are_those_that_earned_the_score(small, made, monkeypatch):
     """Not those of one evaluation later, as in code released for this challenge."""
     dataset, scores = made.dataset(), iter([0.1, 0.4, 0.3, 0.2])
-    monkeypatch.setattr(fit_module, "judge", lambda predictions, feed: {"va": next(scores)})
+    monkeypatch.setattr(fit_module, "evaluate", lambda predictions, source: {"va": next(scores)})
     result = trained(small, dataset, steps=24, patience=24)
     model = result.models[0]
     assert model.step == 12
@@ -183,15 +183,15 @@ def test_report_rows_are_scored_exactly_once_and_after_the_last_epoch(small, mad
             events.append("report")
         return real(predictions, *rest)
 
-    def no_report(predictions, feed):
+    def no_report(predictions, source):
         assert not np.isin(report, predictions.rows).any()
-        return judged(predictions, feed)
+        return evaluated(predictions, source)
 
-    judged = fit_module.judge
+    evaluated = fit_module.evaluate
     monkeypatch.setattr(train_module, "score_predictions", counted)
-    monkeypatch.setattr(fit_module, "judge", no_report)
+    monkeypatch.setattr(fit_module, "evaluate", no_report)
     strategy = strategy_of(small).replace({"method": "progressive", "steps": 12}, "test")
-    train_strategy(small, dataset, strategy, watch=lambda note: events.append(note.model))
+    train_strategy(small, dataset, strategy, on_evaluation=lambda note: events.append(note.model))
     assert events.count("report") == 1
     assert events[-1] == "report"
 
@@ -242,8 +242,8 @@ def test_hidden_labels_are_masked(made):
     rows = np.zeros(len(made.frames), bool)
     rows[5] = True
     reader = dataset.reader(["va"], ["va"], HeadConfig(), ["base"])
-    feed = make_feed(dataset, reader, rows, ("va", "expr", "au"), TrainConfig())
-    targets = dataset.targets.hide(feed.hidden)
+    source = make_window_source(dataset, reader, rows, ("va", "expr", "au"), TrainConfig())
+    targets = dataset.targets.hide(source.hidden)
     for mask in targets.masks.values():
         assert len(mask) == len(rows) + 1
         assert not mask[np.append(~rows, True)].any()
@@ -299,7 +299,7 @@ def test_watch_is_told_of_every_epoch_and_should_stop_ends_a_model(small, made):
     told: list[Evaluation] = []
     strategy = strategy_of(small).replace({"steps": 30, "patience": 54, "method": "separate"}, "test")
     result = train_strategy(
-        small, made.dataset(), strategy, watch=told.append, should_stop=lambda note: note.step == 12
+        small, made.dataset(), strategy, on_evaluation=told.append, should_stop=lambda note: note.step == 12
     )
     assert [(note.model, note.step) for note in told] == [(t, e) for t in ("va", "expr", "au") for e in (6, 12)]
     assert list(result.history) == told

@@ -58,8 +58,8 @@ class FaceSet:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Material:
-    """The R faces of a training: `paths` under `folder`; `labels` hold what a row teaches, or what it is judged by.
+class FaceDataset:
+    """The R faces of a training: `paths` under `folder`; `labels` hold what a row trains, or is evaluated on.
 
     `pool` says which rows train and how often; `select` are the row numbers that choose the epoch. `split` is that of
     the first set, [data]: its rows that are held out are scored once, at the end.
@@ -79,10 +79,10 @@ class Material:
         return "; ".join(dict.fromkeys(each.licence for each in self.sets if each.licence))
 
 
-def gather(config: Config, frames: pl.DataFrame, tasks: Sequence[str]) -> Material:
-    """The faces that `tasks` are trained and judged on: `frames` under [data], and the further sets of [finetune].
+def gather(config: Config, frames: pl.DataFrame, tasks: Sequence[str]) -> FaceDataset:
+    """The faces that `tasks` are trained and evaluated on: `frames` under [data], and the further sets of [finetune].
 
-    A row trains if it is of split train; each task is judged on the rows that `[split]` lets choose, of the first set
+    A row trains if it is of split train; each task is evaluated on the select rows of `[split]`, of the first set
     that has any labelled for it. A label of another task, or of one that the set does not teach, is no label here.
 
     Raises:
@@ -92,10 +92,10 @@ def gather(config: Config, frames: pl.DataFrame, tasks: Sequence[str]) -> Materi
     further = [_further(config, index) for index in range(len(config.finetune.data))]
     split = resolve_split(frames, config.split, schema=config.schema)
     sets = (_main(config, frames, tuple(tasks), split), *further)
-    judges = {task: _judge(sets, task) for task in tasks}
+    selecting = {task: _selecting_set(sets, task) for task in tasks}
     _check_apart(sets)
     folder, prefixes = _common([each.folder for each in sets])
-    parts = [_part(each, index, prefixes[index], judges, tasks) for index, each in enumerate(sets)]
+    parts = [_part(each, index, prefixes[index], selecting, tasks) for index, each in enumerate(sets)]
     labels = concatenated([part.labels for part in parts])
     train = np.concatenate([part.train for part in parts])
     source = np.repeat(np.arange(len(parts)), [len(part.paths) for part in parts])
@@ -105,14 +105,14 @@ def gather(config: Config, frames: pl.DataFrame, tasks: Sequence[str]) -> Materi
     chosen = [known[name] for name in tasks]
     pool = make_pool(labels, rows, video, source, chosen, tuple(each.share for each in sets))
     paths = [path for part in parts for path in part.paths]
-    return Material(
+    return FaceDataset(
         folder=folder, paths=paths, labels=labels, pool=pool, select=np.flatnonzero(~train), sets=sets, split=split
     )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The rows of one set that are used: `train` where they teach, else they judge."""
+    """The rows of one set that are used: `train` where they train, else they are select rows."""
 
     paths: list[str]
     videos: list[str]
@@ -120,11 +120,11 @@ class _Part:
     train: np.ndarray
 
 
-def _part(each: FaceSet, index: int, prefix: str, judges: dict[str, int], tasks: Sequence[str]) -> _Part:
+def _part(each: FaceSet, index: int, prefix: str, selecting: dict[str, int], tasks: Sequence[str]) -> _Part:
     kept = {name: np.zeros_like(mask) for name, mask in each.labels.masks.items()}
     for name in tasks:
         task = each.schema.tasks[name]
-        shown = (each.train & each.teaches(name)) | (each.select & (judges[name] == index))
+        shown = (each.train & each.teaches(name)) | (each.select & (selecting[name] == index))
         kept[task.group.name][:, task.indices] |= shown[:, None]
     labels = each.labels.where(kept)
     rows = np.flatnonzero(labelled_any(labels))
@@ -187,11 +187,11 @@ def _folder(path: Path, what: str) -> Path:
     return path
 
 
-def _judge(sets: Sequence[FaceSet], task: str) -> int:
-    """The number of the set that judges `task`.
+def _selecting_set(sets: Sequence[FaceSet], task: str) -> int:
+    """The index of the set whose select rows evaluate `task`.
 
     Raises:
-        ValueError: no set teaches it, or none judges it; says which.
+        ValueError: no set teaches it, or none evaluates it; says which.
     """
     hint = f"add labels with `mtl prepare`, or leave {task} out of --task"
     if not any((each.labelled(task) & each.train).any() for each in sets if each.teaches(task)):

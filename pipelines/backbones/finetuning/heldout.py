@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cache.files import place_folder
+from cache.durable import place_folder
 from cache.frames import frames_digest, labels_digest
 from cache.identity import StreamIdentity
 from extract.backbones.build import Backbone, load_backbone
@@ -25,13 +25,13 @@ from extract.config import BackboneConfig
 from extract.jobs import identity_of
 from heads.config import HeadConfig
 from pipelines.backbones.data import Faces, progress_of_first
-from pipelines.backbones.files import FOLDER, output_tensors
-from pipelines.backbones.finetuning.course import Course
-from pipelines.backbones.finetuning.facesets import FaceSet, Material
+from pipelines.backbones.finetuning.context import TrainContext
+from pipelines.backbones.finetuning.facesets import FaceDataset, FaceSet
 from pipelines.backbones.finetuning.loop import predict_readable
 from pipelines.backbones.runs import KIND, run_folder
+from pipelines.backbones.task_model import FOLDER, output_tensors
 from pipelines.config import Config, TrainConfig
-from pipelines.fitting.epochs import Epoch, Fitted
+from pipelines.fitting.epochs import Epoch, FitResult
 from pipelines.fitting.runs import Spec, commit, config_toml, versions, weights_file, write_files
 from pipelines.metrics.challenge import score_predictions
 from pipelines.metrics.predictions import Predictions, Probabilities, prediction_table
@@ -54,59 +54,59 @@ class HeldOut:
     seconds: float
 
 
-def score_held_out(config: Config, course: Course, material: Material) -> HeldOut | str:
+def score_held_out(config: Config, context: TrainContext, dataset: FaceDataset) -> HeldOut | str:
     """Predicts and scores both parts with the best epoch's weights; why not, where no face of a part can be read."""
     begin = time.perf_counter()
-    data = material.sets[0]
-    parts = {part: np.flatnonzero(getattr(material.split, part)) for part in PARTS}
+    data = dataset.sets[0]
+    parts = {part: np.flatnonzero(getattr(dataset.split, part)) for part in PARTS}
     rows = np.sort(np.concatenate(list(parts.values())))
     paths = data.frames["path"].gather(rows).to_list()
     with (
         Faces(
             data.folder,
             paths,
-            course.faces.preprocessing,
-            device=course.device,
+            context.faces.preprocessing,
+            device=context.device,
             follow_orientation=not config.data.ignore_orientation,
         ) as faces,
-        progress_of_first(course.world, "score", len(rows)) as advance,
+        progress_of_first(context.world, "score", len(rows)) as advance,
     ):
-        said = predict_readable(dataclasses.replace(course, faces=faces), np.arange(len(rows)), advance)
-    read = np.zeros(0, dtype=np.int64) if said is None else rows[said.rows]
+        predicted = predict_readable(dataclasses.replace(context, faces=faces), np.arange(len(rows)), advance)
+    read = np.zeros(0, dtype=np.int64) if predicted is None else rows[predicted.rows]
     for part, asked in parts.items():
-        if said is None or not np.isin(asked, read).any():
-            return f"no face of {material.split.description[part]['of']} can be read, so there is no held-out score"
-    assert said is not None
-    said = Predictions(rows=read, probabilities=said.probabilities)
-    predictions = {part: _filled(said, asked, data) for part, asked in parts.items()}
+        if predicted is None or not np.isin(asked, read).any():
+            return f"no face of {dataset.split.description[part]['of']} can be read, so there is no held-out score"
+    assert predicted is not None
+    predicted = Predictions(rows=read, probabilities=predicted.probabilities)
+    predictions = {part: _filled(predicted, asked, data) for part, asked in parts.items()}
     return HeldOut(
         predictions=predictions,
-        metrics={part: score_predictions(found, data.labels, course.tasks) for part, found in predictions.items()},
+        metrics={part: score_predictions(found, data.labels, context.tasks) for part, found in predictions.items()},
         num_unreadable={part: int((~np.isin(asked, read)).sum()) for part, asked in parts.items()},
         seconds=time.perf_counter() - begin,
     )
 
 
-def _filled(said: Predictions, asked: np.ndarray, data: FaceSet) -> Predictions:
-    """Predictions of the rows `asked` [R]: a row that `said` lacks takes those of the row nearest in time in its video,
-    and zeros where there is none, as a row without an embedding does under a head."""
+def _filled(predicted: Predictions, asked: np.ndarray, data: FaceSet) -> Predictions:
+    """Predictions of the rows `asked` [R]: a row that `predicted` lacks takes those of the row nearest in time in its
+    video, and zeros where there is none, as a row without an embedding does under a head."""
     times = data.frames["frame"].to_numpy().astype(np.int64)
-    source = nearest_rows(video_codes(data.frames), times, np.intersect1d(said.rows, asked), asked)
-    there, place = source != NO_ROW, np.searchsorted(said.rows, source)
+    source = nearest_rows(video_codes(data.frames), times, np.intersect1d(predicted.rows, asked), asked)
+    there, place = source != NO_ROW, np.searchsorted(predicted.rows, source)
     parts = {
         name: np.where(there[:, None], values[np.where(there, place, 0)], 0).astype(np.float32)
-        for name, values in said.probabilities.parts.items()
+        for name, values in predicted.probabilities.parts.items()
     }
-    return Predictions(rows=asked, probabilities=Probabilities(parts=parts, schema=said.probabilities.schema))
+    return Predictions(rows=asked, probabilities=Probabilities(parts=parts, schema=predicted.probabilities.schema))
 
 
 def write_run(
     config: Config,
     section: str,
     entry: Mapping[str, Any],
-    material: Material,
-    course: Course,
-    fitted: Fitted[Epoch],
+    dataset: FaceDataset,
+    context: TrainContext,
+    fitted: FitResult[Epoch],
     held_out: HeldOut,
 ) -> Path:
     """The run folder of the backbone that is registered as [backbones.SECTION] with the values `entry`, in the place of
@@ -114,7 +114,7 @@ def write_run(
     registered: BackboneConfig = from_mapping(BackboneConfig, entry, f"[backbones.{section}]")
     backbone = dataclasses.replace(load_backbone(section, registered, config.folder), dtype=config.cache.dtype)
     config = dataclasses.replace(config, backbones={**config.backbones, section: registered})
-    tasks = course.tasks
+    tasks = context.tasks
     strategy = Strategy(
         head=HeadConfig(tasks=tasks, streams=(section,), fusion="concat", temporal="none"),
         loss=config.loss,
@@ -123,13 +123,13 @@ def write_run(
     spec = Spec(
         name=section, kind="linear", tasks=tasks, parts={"joint": {section: backbone.width}}, schema=config.schema
     )
-    outputs = {f"outputs.{name.replace('.', '.linear.', 1)}": t for name, t in output_tensors(course.model).items()}
+    outputs = {f"outputs.{name.replace('.', '.linear.', 1)}": t for name, t in output_tensors(context.model).items()}
     metrics = {**held_out.metrics, "tasks": list(tasks), "epoch": {section: fitted.best.epoch}, "halted": 0}
     folder = run_folder(config, section)
-    frames = material.sets[0].frames
+    frames = dataset.sets[0].frames
     follow = not config.data.ignore_orientation
     identity = identity_of(backbone, "base", frames_digest(frames), len(frames), follow)  # what mtl extract makes
-    manifest = manifest_of(folder.name, strategy, spec, backbone, identity, material, course, fitted, held_out)
+    manifest = manifest_of(folder.name, strategy, spec, backbone, identity, dataset, context, fitted, held_out)
     place_folder(
         folder,
         MANIFEST,
@@ -138,7 +138,7 @@ def write_run(
             config_toml=config_toml(config, strategy),
             states={weights_file(spec): outputs},
             history=fitted.history,
-            predictions=[prediction_table(said, frames, part) for part, said in held_out.predictions.items()],
+            predictions=[prediction_table(predicted, frames, part) for part, predicted in held_out.predictions.items()],
             metrics=metrics,
             manifest=manifest,
         ),
@@ -152,24 +152,24 @@ def manifest_of(
     spec: Spec,
     backbone: Backbone,
     identity: StreamIdentity,
-    material: Material,
-    course: Course,
-    fitted: Fitted[Epoch],
+    dataset: FaceDataset,
+    context: TrainContext,
+    fitted: FitResult[Epoch],
     held_out: HeldOut,
 ) -> dict[str, Any]:
     """run.json: that of a head whose one model is the backbone's own outputs on its stream, with "kind" beside it."""
-    frames = material.sets[0].frames
+    frames = dataset.sets[0].frames
     made_from = {
         "kind": KIND,
         "tasks": list(spec.tasks),
         "file_digest": backbone.config.file_digest,
-        "outputs": _digest(course),
+        "outputs": _digest(context),
         "stream": identity.digest,
         "frames": frames_digest(frames),
         "labels": labels_digest(frames, spec.schema),
-        "split": material.split.description["hash"],
+        "split": dataset.split.description["hash"],
     }
-    num_outputs = sum(p.numel() for p in course.model.trainable.output.parameters())
+    num_outputs = sum(p.numel() for p in context.model.trainable.output.parameters())
     return {
         "format": FORMAT,
         "kind": KIND,
@@ -187,7 +187,7 @@ def manifest_of(
         "strategy": strategy.flat(),
         "seed": strategy.train.seed,
         "epoch": {spec.name: fitted.best.epoch},
-        "num_parameters": sum(p.numel() for p in course.model.parameters()),
+        "num_parameters": sum(p.numel() for p in context.model.parameters()),
         "models": [
             {
                 "name": spec.name,
@@ -202,17 +202,17 @@ def manifest_of(
         "streams": {spec.name: {"digest": identity.digest, "identity": identity.to_json()}},
         "frames": made_from["frames"],
         "labels": made_from["labels"],
-        "split": dict(material.split.description),
+        "split": dict(dataset.split.description),
         "num_without_embedding": dict(held_out.num_unreadable),
-        "device": str(course.device),
+        "device": str(context.device),
         "commit": commit(),
         "versions": versions(),
     }
 
 
-def _digest(course: Course) -> str:
+def _digest(context: TrainContext) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(output_tensors(course.model).items()):
+    for name, tensor in sorted(output_tensors(context.model).items()):
         digest.update(name.encode())
         digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()

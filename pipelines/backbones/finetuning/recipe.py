@@ -7,20 +7,20 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from extract.backbones.adapt import Mode, add_lora, checkpoint_gradients, freeze
+from extract.backbones.adapt import FreezeMode, add_lora, checkpoint_gradients, freeze
 from extract.backbones.build import TrainableBackbone
 from extract.backbones.layers import layer_ids, num_layers, undecayed
 from heads.ranges import range_problem
-from pipelines.backbones.files import Trainee
-from pipelines.backbones.finetuning.course import Course
+from pipelines.backbones.finetuning.context import TrainContext
 from pipelines.backbones.finetuning.ema import Ema
-from pipelines.backbones.finetuning.state import State, moving_tensors
+from pipelines.backbones.finetuning.finetune_state import FinetuneState, moving_tensors
+from pipelines.backbones.task_model import TaskModel
 from pipelines.config import FinetuneConfig
 from pipelines.fitting.epochs import BestEpoch, Epoch
-from pipelines.fitting.optimise import AdamW, Group, decay_groups
+from pipelines.fitting.optimise import AdamW, ParameterGroup, decay_groups
 
 BATCH_NORM_LR, OTHER_LR = 1e-3, 3e-4
-MODES: dict[str, Mode] = {"none": "full", "partial": "partial", "backbone": "frozen"}
+MODES: dict[str, FreezeMode] = {"none": "full", "partial": "partial", "backbone": "frozen"}
 
 
 def check_recipe(config: FinetuneConfig) -> None:
@@ -58,37 +58,37 @@ def prepare(trainable: TrainableBackbone, config: FinetuneConfig) -> None:
         checkpoint_gradients(backbone)
 
 
-def new_state(course: Course) -> State:
+def new_state(context: TrainContext) -> FinetuneState:
     """The training before its first step."""
-    config, moving = course.config, moving_tensors(course.model)
-    return State(
+    config, moving = context.config, moving_tensors(context.model)
+    return FinetuneState(
         moving=moving,
-        loss=course.loss,
-        optimiser=AdamW(list(groups_of(course))),
+        loss=context.loss,
+        optimiser=AdamW(list(groups_of(context))),
         ema=Ema(moving, config.ema) if config.ema else None,
-        sums=torch.zeros(2 + len(course.tasks), device=course.device),
-        best=BestEpoch(Epoch, course.schema),
+        sums=torch.zeros(2 + len(context.tasks), device=context.device),
+        best=BestEpoch(Epoch, context.schema),
     )
 
 
-def groups_of(course: Course) -> Iterator[Group]:
+def groups_of(context: TrainContext) -> Iterator[ParameterGroup]:
     """The parameters that learn, by weight decay and rate.
 
     With `layer_decay` d, a parameter of layer i of L moves at d^(L - 1 - i) times the rate: Clark et al., ICLR 2020
     (ELECTRA), as BEiT and MAE fine-tune. The last layer and the outputs move at the full rate. What timm says should
     not decay (positions, class tokens) does not.
     """
-    scales = layer_scales(course.model, course.config.layer_decay)
-    still = {f"trainable.backbone.{name}" for name in undecayed(course.model.trainable.backbone)}
-    named = [(name, p) for name, p in course.model.named_parameters() if p.requires_grad]
+    scales = layer_scales(context.model, context.config.layer_decay)
+    still = {f"trainable.backbone.{name}" for name in undecayed(context.model.trainable.backbone)}
+    named = [(name, p) for name, p in context.model.named_parameters() if p.requires_grad]
     for scale in sorted({scales.get(name, 1.0) for name, _ in named}):
         own = [(name, p) for name, p in named if scales.get(name, 1.0) == scale]
-        for group in decay_groups(own, course.config.weight_decay, still):
+        for group in decay_groups(own, context.config.weight_decay, still):
             yield dataclasses.replace(group, lr_scale=scale)
-    yield from decay_groups(((f"loss.{name}", p) for name, p in course.loss.named_parameters()), 0.0)
+    yield from decay_groups(((f"loss.{name}", p) for name, p in context.loss.named_parameters()), 0.0)
 
 
-def layer_scales(model: Trainee, decay: float) -> dict[str, float]:
+def layer_scales(model: TaskModel, decay: float) -> dict[str, float]:
     """The share of the rate of each parameter of the backbone, by its name in `model`."""
     if decay == 1:
         return {}
@@ -97,7 +97,7 @@ def layer_scales(model: Trainee, decay: float) -> dict[str, float]:
     return {f"trainable.backbone.{name}": decay ** (top - layer) for name, layer in layer_ids(backbone).items()}
 
 
-def set_probing(model: Trainee, learning: frozenset[str], probing: bool) -> None:
+def set_probing(model: TaskModel, learning: frozenset[str], probing: bool) -> None:
     """Stops the backbone for a probe of the outputs, or lets the parameters `learning` learn again; training mode."""
     model.train()
     for name, parameter in model.trainable.backbone.named_parameters():

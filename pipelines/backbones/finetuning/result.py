@@ -10,19 +10,19 @@ from cache.labels import Schema
 from extract.backbones.adapt import merge_lora
 from extract.backbones.matching import Match
 from extract.backbones.origin import file_digest
+from extract.backbones.passes import Precision
 from extract.config import BackboneConfig, Preprocessing
-from pipelines.backbones.files import FOLDER, Trainee, history_path, save_trained
-from pipelines.backbones.finetuning.course import Course
-from pipelines.backbones.finetuning.facesets import Material
+from pipelines.backbones.finetuning.context import TrainContext
+from pipelines.backbones.finetuning.facesets import FaceDataset
 from pipelines.backbones.finetuning.heldout import HeldOut, write_run
-from pipelines.backbones.finetuning.loop import judge
-from pipelines.backbones.finetuning.order import Order
-from pipelines.backbones.precision import Precision
+from pipelines.backbones.finetuning.loop import evaluate
+from pipelines.backbones.finetuning.request import FinetuneRequest
 from pipelines.backbones.register import register_backbone
 from pipelines.backbones.runs import run_name
+from pipelines.backbones.task_model import FOLDER, TaskModel, history_path, save_trained
 from pipelines.config import Config
-from pipelines.files import write_json
-from pipelines.fitting.epochs import Epoch, Fitted
+from pipelines.fitting.epochs import Epoch, FitResult
+from pipelines.json_files import write_json
 from pipelines.metrics.challenge import main_scores
 from pipelines.typed import to_mapping
 
@@ -37,7 +37,7 @@ class Finetuned:
     False in the other processes of several, which have written nothing.
     """
 
-    order: Order
+    request: FinetuneRequest
     weights: Path
     output: Path
     history_file: Path
@@ -59,10 +59,10 @@ class Finetuned:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "section": self.order.section,
-            "model": self.order.model,
-            "tasks": list(self.order.tasks),
-            "init": self.order.init,
+            "section": self.request.section,
+            "model": self.request.model,
+            "tasks": list(self.request.tasks),
+            "init": self.request.init,
             "matched": None if self.matched is None else self.matched.to_json(),
             "weights": str(self.weights),
             "output": str(self.output),
@@ -85,33 +85,38 @@ class Finetuned:
 
 
 def finish(
-    config: Config, order: Order, material: Material, course: Course, fitted: Fitted[Epoch], held_out: HeldOut | str
+    config: Config,
+    request: FinetuneRequest,
+    dataset: FaceDataset,
+    context: TrainContext,
+    fitted: FitResult[Epoch],
+    held_out: HeldOut | str,
 ) -> Finetuned:
     """Saves and registers what was trained. The first process does; the others only know of it."""
-    model, preprocessing, world = course.model.cpu(), course.faces.preprocessing, course.world
+    model, preprocessing, world = context.model.cpu(), context.faces.preprocessing, context.world
     if config.finetune.lora_rank:
         merge_lora(model.trainable.backbone)
-    metrics, licence = judge(course, fitted.predictions), order.licence or material.licence
-    unreadable = {row: reason for met in world.gather_objects(course.faces.unreadable) for row, reason in met.items()}
-    sets = tuple({"set": each.name, "faces": str(each.folder), **each.about()} for each in material.sets)
+    metrics, licence = evaluate(context, fitted.predictions), request.licence or dataset.licence
+    unreadable = {row: reason for met in world.gather_objects(context.faces.unreadable) for row, reason in met.items()}
+    sets = tuple({"set": each.name, "faces": str(each.folder), **each.about()} for each in dataset.sets)
     result = Finetuned(
-        order=order,
-        weights=FOLDER / f"{order.section}.safetensors",
-        output=FOLDER / f"{order.section}.output.safetensors",
-        history_file=history_path(order.section),
+        request=request,
+        weights=FOLDER / f"{request.section}.safetensors",
+        output=FOLDER / f"{request.section}.output.safetensors",
+        history_file=history_path(request.section),
         epoch=fitted.best.epoch,
         metrics=metrics,
         history=fitted.history,
-        unreadable=tuple((course.faces.paths[row], reason) for row, reason in sorted(unreadable.items())),
-        precision=course.precision,
-        device=str(course.device),
+        unreadable=tuple((context.faces.paths[row], reason) for row, reason in sorted(unreadable.items())),
+        precision=context.precision,
+        device=str(context.device),
         replaced=None,
         matched=model.trainable.matched,
         schema=config.schema,
         sets=sets,
-        run=None if isinstance(held_out, str) else config.output.runs / run_name(order.section),
+        run=None if isinstance(held_out, str) else config.output.runs / run_name(request.section),
         report=None if isinstance(held_out, str) else held_out.metrics["report"],
-        report_of=material.split.description["report"]["of"],
+        report_of=dataset.split.description["report"]["of"],
         not_scored=held_out if isinstance(held_out, str) else "",
         is_first=world.is_first,
     )
@@ -120,29 +125,29 @@ def finish(
     about = {"finetune": to_mapping(config.finetune), "loss": to_mapping(config.loss)}
     result, section = save(result, model, preprocessing, about, licence)
     if not isinstance(held_out, str):
-        write_run(config, order.section, section, material, course, fitted, held_out)
+        write_run(config, request.section, section, dataset, context, fitted, held_out)
     return result
 
 
 def save(
-    result: Finetuned, model: Trainee, preprocessing: Preprocessing, about: dict[str, Any], licence: str
+    result: Finetuned, model: TaskModel, preprocessing: Preprocessing, about: dict[str, Any], licence: str
 ) -> tuple[Finetuned, dict[str, Any]]:
     """Writes weights, outputs and history, then the section of mtl.toml, which is returned; the result knows which one
     it replaced."""
-    order = result.order
-    folder = order.config_path.parent
+    request = result.request
+    folder = request.config_path.parent
     about |= {
-        "init": order.init,
+        "init": request.init,
         "epoch": result.epoch,
         "select": result.metrics,
         "data": list(result.sets),
         "precision": result.precision,
         **({"licence": licence} if licence else {}),
     }
-    save_trained(folder, order.section, order.model, model, preprocessing, about)
+    save_trained(folder, request.section, request.model, model, preprocessing, about)
     section = section_of(result, preprocessing, file_digest(folder / result.weights), licence)
     write_json(folder / result.history_file, result.to_json())
-    replaced = register_backbone(order.config_path, order.section, section)
+    replaced = register_backbone(request.config_path, request.section, section)
     return dataclasses.replace(result, replaced=replaced), section
 
 
@@ -150,9 +155,9 @@ def section_of(result: Finetuned, preprocessing: Preprocessing, digest: str, lic
     """[backbones.NAME] as it stands in mtl.toml; the rest of the preprocessing travels in the file of weights."""
     scores = ", ".join(f"{task} {value:.4f}" for task, value in main_scores(result.metrics, result.schema).items())
     return {
-        "model": result.order.model,
+        "model": result.request.model,
         "weights": result.weights.as_posix(),
-        "tasks": list(result.order.tasks),
+        "tasks": list(result.request.tasks),
         "size_px": preprocessing.size_px,
         "crop_pct": preprocessing.crop_pct,
         "score": f"{scores} on the selection frames, epoch {result.epoch}",

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache.files import write_durably
+from cache.durable import write_durably
 from extract.backbones.mae import draw_orders, patches_of, pixels_of, spread_of
 from extract.backbones.transforms import normalise
 from extract.config import Preprocessing
 from extract.faces.pictures import png
 from pipelines.backbones.pretraining.loop import HELD_OUT
-from pipelines.backbones.pretraining.state import Course, Note
+from pipelines.backbones.pretraining.pretrain_state import EpochLog, PretrainContext
 from pipelines.charts import learning_curve
-from pipelines.files import write_text
 from pipelines.html import Cell, Markup, figure_html, join, page, table, tag, tiles
+from pipelines.json_files import write_text
 from pipelines.words import duration_words
 
 NUM_HELD_OUT, NUM_TRAINED = 8, 4  # faces that are shown
@@ -37,7 +37,7 @@ class Pictures:
     are_held_out: bool
 
     def sheet(self) -> np.ndarray:
-        """All of them in one picture [H, W, 3], a face a line, `FACES_A_LINE` beside each other."""
+        """All of them in one picture [H, W, 3], one row per face, `FACES_A_LINE` beside each other."""
         faces = [_beside([column[face] for column in self.columns.values()], GAP_PX) for face in range(len(self))]
         lines = [
             _beside(faces[start : start + FACES_A_LINE], 6 * GAP_PX) for start in range(0, len(faces), FACES_A_LINE)
@@ -52,31 +52,31 @@ class Pictures:
         return len(next(iter(self.columns.values())))
 
 
-def draw_pictures(course: Course) -> list[Pictures]:
+def draw_pictures(context: PretrainContext) -> list[Pictures]:
     """A fixed few of the held-out faces and of those trained on, as far as there are any that can be read."""
     found = [
-        _pictures(course, course.held_out, NUM_HELD_OUT, are_held_out=True),
-        _pictures(course, course.train, NUM_TRAINED, are_held_out=False),
+        _pictures(context, context.held_out, NUM_HELD_OUT, are_held_out=True),
+        _pictures(context, context.train, NUM_TRAINED, are_held_out=False),
     ]
     return [pictures for pictures in found if pictures is not None]
 
 
 @torch.no_grad()
-def _pictures(course: Course, rows: np.ndarray, number: int, *, are_held_out: bool) -> Pictures | None:
+def _pictures(context: PretrainContext, rows: np.ndarray, number: int, *, are_held_out: bool) -> Pictures | None:
     """`number` of `rows`, evenly spaced, under fixed masks."""
-    model = course.model
-    rows = rows[~np.isin(rows, list(course.faces.unreadable))]
+    model = context.model
+    rows = rows[~np.isin(rows, list(context.faces.unreadable))]
     asked = rows[np.linspace(0, len(rows) - 1, min(number, len(rows))).round().astype(np.int64)]
-    batch = next(iter(course.faces.batches([asked]))) if len(asked) else None
+    batch = next(iter(context.faces.batches([asked]))) if len(asked) else None
     if batch is None or not len(batch.rows):
         return None
-    rng = np.random.default_rng([course.config.seed, HELD_OUT, 1])
-    order = torch.from_numpy(draw_orders(len(batch.rows), model.num_patches, rng)).to(course.device)
-    pixels = normalise(batch.faces, course.faces.preprocessing, torch.float32)
+    rng = np.random.default_rng([context.config.seed, HELD_OUT, 1])
+    order = torch.from_numpy(draw_orders(len(batch.rows), model.num_patches, rng)).to(context.device)
+    pixels = normalise(batch.faces, context.faces.preprocessing, torch.float32)
     drawn = model.reconstruct(pixels, order)
     patches, seen = patches_of(pixels, model.patch_px), model.seen(order)[..., None]
     means = spread_of(patches)[0].expand_as(patches)
-    preprocessing = course.faces.preprocessing
+    preprocessing = context.faces.preprocessing
     original = _shown(pixels, preprocessing)
     grey = np.uint8(round(255 * GREY))
     mask = pixels_of(seen.expand_as(patches), model.grid).permute(0, 2, 3, 1).cpu().numpy()
@@ -91,7 +91,7 @@ def _pictures(course: Course, rows: np.ndarray, number: int, *, are_held_out: bo
 
 
 def write_report(
-    folder: Path, name: str, about: Mapping[str, Any], history: Sequence[Note], pictures: Sequence[Pictures]
+    folder: Path, name: str, about: Mapping[str, Any], history: Sequence[EpochLog], pictures: Sequence[Pictures]
 ) -> Path:
     """report.html and reconstructions.png in `folder`; the page's path. `about` is the result as JSON."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def write_report(
     return folder / "report.html"
 
 
-def _opening(about: Mapping[str, Any], history: Sequence[Note]) -> Markup:
+def _opening(about: Mapping[str, Any], history: Sequence[EpochLog]) -> Markup:
     last = history[-1]
     left_out = f" {about['num_left_out']:,} faces of videos that are scored at the end were left out."
     begun = {"random": "random weights", "pretrained": "timm's weights"}.get(about["init"], about["init"])
@@ -117,16 +117,16 @@ def _opening(about: Mapping[str, Any], history: Sequence[Note]) -> Markup:
         (f"{last.loss:.4f}", "loss on faces trained on, last epoch"),
         ("–" if last.held_out is None else f"{last.held_out:.4f}", f"loss on {about['num_held_out']:,} held-out faces"),
         (f"{len(history):,}", f"epochs, {about['steps']:,} steps"),
-        (duration_words(sum(note.duration_s for note in history)), f"on {about['device']}, {about['precision']}"),
+        (duration_words(sum(log.duration_s for log in history)), f"on {about['device']}, {about['precision']}"),
     ]
     return join([tag("p", sentence), tiles(numbers)])
 
 
-def _losses(about: Mapping[str, Any], history: Sequence[Note]) -> list[Markup]:
+def _losses(about: Mapping[str, Any], history: Sequence[EpochLog]) -> list[Markup]:
     normalised = about["pretrain"]["normalise_targets"]
-    losses: dict[str, list[float | None]] = {"faces trained on": [note.loss for note in history]}
-    if any(note.held_out is not None for note in history):
-        losses["held-out faces"] = [note.held_out for note in history]
+    losses: dict[str, list[float | None]] = {"faces trained on": [log.loss for log in history]}
+    if any(log.held_out is not None for log in history):
+        losses["held-out faces"] = [log.held_out for log in history]
     caption = (
         "Faces trained on are cropped and mirrored at random and measured while the weights move; held-out faces are "
         "of other videos, unchanged, under the same masks each epoch. A held-out loss that rises while the other falls "
@@ -134,7 +134,7 @@ def _losses(about: Mapping[str, Any], history: Sequence[Note]) -> list[Markup]:
     )
     if normalised:
         caption += " The dashed line is what drawing each patch as its mean costs: 1, the variance of the targets."
-    figure = learning_curve([note.epoch for note in history], losses, 1.0 if normalised else None)
+    figure = learning_curve([log.epoch for log in history], losses, 1.0 if normalised else None)
     return [tag("h2", "Loss"), figure_html(figure, "loss", caption)]
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from cache.labels import Task, schema_of
 from pipelines.cli.pages.leaderboard import column_names
 from pipelines.cli.pages.postprocess import interval_words, number
-from pipelines.ensemble.files import PROCEDURES
+from pipelines.ensemble.ensemble_folder import PROCEDURES
 from pipelines.metrics.challenge import main_key
 from pipelines.words import counted, task_label
 

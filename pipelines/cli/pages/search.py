@@ -63,7 +63,7 @@ class SearchPage:
 def print_results(found: Searched, console: Console) -> None:
     """The leaderboard, why the search ended, and which files were written."""
     search, outcome, board = found.search, found.outcome, found.board
-    splits = [search.material.splits[fold] for fold in sorted(search.material.splits)]
+    splits = [search.inputs.splits[fold] for fold in sorted(search.inputs.splits)]
     console.print(leaderboard_tables(board, console.width, splits=splits))
     halted = sum(bool(result.metrics.get("halted")) for row in board.rows for result in row.results)
     if halted:

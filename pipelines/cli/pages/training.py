@@ -1,6 +1,6 @@
 """Progress and result of a training: one bar per model with its score so far, and the result as a table."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from cache.labels import ABAW, Schema, schema_of
-from pipelines.fitting.epochs import Evaluation, Watch
+from pipelines.fitting.epochs import Evaluation
 from pipelines.metrics.challenge import main_key
 from pipelines.progress import Bar, Lines, progress_group
 from pipelines.strategy import Strategy
@@ -18,13 +18,13 @@ from pipelines.words import score_title
 
 
 @contextmanager
-def training_progress(schema: Schema = ABAW) -> Iterator[Watch]:
+def training_progress(schema: Schema = ABAW) -> Iterator[Callable[[Evaluation], None]]:
     """Yields the callback for every evaluation: a bar per model on standard error, or lines off a terminal."""
     with progress_group("steps") as group:
         bars: dict[str, Bar | Lines] = {}
         best: dict[str, Evaluation] = {}
 
-        def watch(note: Evaluation) -> None:
+        def on_evaluation(note: Evaluation) -> None:
             if note.model not in bars:
                 bars[note.model] = group.add(note.model, note.num_steps, "steps", note.step)  # timed from here
             if note.best:
@@ -33,7 +33,7 @@ def training_progress(schema: Schema = ABAW) -> Iterator[Watch]:
             bars[note.model].note(f"{name} {note.p:.4f}, best {top.p:.4f} at step {top.step}")
             bars[note.model].reach(note.step)
 
-        yield watch
+        yield on_evaluation
 
 
 def print_result(folder: Path, manifest: Mapping[str, Any], metrics: Mapping[str, Any], *, as_json: bool) -> None:

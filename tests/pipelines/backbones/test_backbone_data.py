@@ -25,7 +25,15 @@ from extract.faces.video import Video
 from extract.inputs import Inputs
 from extract.jobs import Settings
 from pipelines.backbones import data
-from pipelines.backbones.changes import Changes, CropDraws, draw_boxes, erase, mirror, random_resized_crop, relight
+from pipelines.backbones.augmentation import (
+    Augmentation,
+    CropDraws,
+    colour_jitter,
+    draw_boxes,
+    erase,
+    hflip,
+    random_resized_crop,
+)
 from pipelines.backbones.data import FaceBatch, Faces, in_chunks
 from pipelines.config import FinetuneConfig
 
@@ -221,8 +229,8 @@ def test_frames_of_a_video_in_any_order(tmp_path: Path, monkeypatch: pytest.Monk
 # Changes
 
 
-def drawn(num: int, seed: int = 0, **settings: object) -> Changes:
-    return Changes.draw(FinetuneConfig(**settings), num, np.random.default_rng(seed))  # type: ignore[arg-type]
+def drawn(num: int, seed: int = 0, **settings: object) -> Augmentation:
+    return Augmentation.draw(FinetuneConfig(**settings), num, np.random.default_rng(seed))  # type: ignore[arg-type]
 
 
 def test_parts_are_of_the_whole() -> None:
@@ -243,14 +251,14 @@ def test_one_change_does_not_decide_about_another() -> None:
     assert 0.2 < (erased.erase[:, 2] > 0).mean() < 0.4
     again = np.random.default_rng(0)
     for config in (FinetuneConfig(erase=0.3), FinetuneConfig(erase=0.0)):
-        Changes.draw(config, 7, again)
+        Augmentation.draw(config, 7, again)
     assert again.random() == pytest.approx(_after_two(), abs=0)
 
 
 def _after_two() -> float:
     rng = np.random.default_rng(0)
     for _ in range(2):
-        Changes.draw(FinetuneConfig(rand_augment="rand-m5"), 7, rng)
+        Augmentation.draw(FinetuneConfig(rand_augment="rand-m5"), 7, rng)
     return rng.random()
 
 
@@ -266,22 +274,22 @@ def test_boxes_are_of_the_area_and_shape_asked() -> None:
 
 
 def test_erasing_puts_noise_into_a_rectangle() -> None:
-    changes = drawn(64, erase=0.5)
+    augmentation = drawn(64, erase=0.5)
     pixels = torch.full((64, 3, 40, 40), 7.0)
-    found = erase(pixels.clone(), changes)
-    is_erased = torch.from_numpy(changes.erase[:, 2] > 0)
+    found = erase(pixels.clone(), augmentation)
+    is_erased = torch.from_numpy(augmentation.erase[:, 2] > 0)
     hit = (found != 7).any(dim=1)
     assert torch.equal(hit.any(dim=(1, 2)), is_erased)
     for face in np.flatnonzero(is_erased):
         rows, columns = (torch.nonzero(hit[face].any(dim=dim)).ravel() for dim in (1, 0))
         box = hit[face, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         assert box.all()  # one rectangle, whole
-        assert len(rows) == pytest.approx(changes.erase[face, 2] * 40, abs=1)
-        assert len(columns) == pytest.approx(changes.erase[face, 3] * 40, abs=1)
+        assert len(rows) == pytest.approx(augmentation.erase[face, 2] * 40, abs=1)
+        assert len(columns) == pytest.approx(augmentation.erase[face, 3] * 40, abs=1)
     noise = found[hit.unsqueeze(1).expand_as(found)]
     assert noise.mean().abs() < 0.1
     assert 0.9 < noise.std() < 1.1
-    half = erase(pixels[:30].clone(), changes.part(slice(0, 30)))
+    half = erase(pixels[:30].clone(), augmentation.part(slice(0, 30)))
     assert torch.equal(half, found[:30])
 
 
@@ -356,21 +364,21 @@ def test_rand_augment_knows_no_other(words: str) -> None:
 @pytest.mark.parametrize("kept", [False, True])
 def test_rand_augment_depends_on_the_draws_alone(folder: Path, kept: bool) -> None:
     """Not on threads, on how a batch is cut into parts, nor on whether faces are kept; and not once it is off."""
-    changes = drawn(NUM_FACES, rand_augment="rand-m9-n2-p1-mstd0.5-inc1")
+    augmentation = drawn(NUM_FACES, rand_augment="rand-m9-n2-p1-mstd0.5-inc1")
     rows = np.random.default_rng(1).permutation(NUM_FACES)
     made = []
     for num_threads in (1, 4):
         with Faces(folder, [path_of(i) for i in range(NUM_FACES)], PREPROCESSING, num_threads, augmented=kept) as faces:
             if kept:
                 faces.load(nothing)
-            (batch,) = faces.batches([(rows, changes)])
+            (batch,) = faces.batches([(rows, augmentation)])
             made.append(by_row([batch]))
-            halves = [(rows[half], changes.part(half)) for half in (slice(0, 13), slice(13, None))]
+            halves = [(rows[half], augmentation.part(half)) for half in (slice(0, 13), slice(13, None))]
             made.append(by_row(list(faces.batches(halves))))
             plain = by_row(list(faces.batches([rows])))
-            assert batch.changes is not None
-            assert (batch.changes.seeds == changes.seeds[batch.places]).all()
-            off = by_row(list(faces.batches([(rows, dataclasses.replace(changes, rand_augment=""))])))
+            assert batch.augmentation is not None
+            assert (batch.augmentation.seeds == augmentation.seeds[batch.places]).all()
+            off = by_row(list(faces.batches([(rows, dataclasses.replace(augmentation, rand_augment=""))])))
     for other in made[1:]:
         assert all((made[0][row] == other[row]).all() for row in plain)
     assert sum((made[0][row] != plain[row]).any() for row in plain) > NUM_FACES // 2
@@ -378,9 +386,9 @@ def test_rand_augment_depends_on_the_draws_alone(folder: Path, kept: bool) -> No
 
 
 def test_light_and_mirror_are_of_the_parts(folder: Path) -> None:
-    changes = drawn(6, flip=0.5, brightness=0.3, contrast=0.3)
+    augmentation = drawn(6, flip=0.5, brightness=0.3, contrast=0.3)
     pixels = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    whole = relight(pixels, changes, PREPROCESSING)
-    assert torch.equal(relight(pixels[2:4], changes.part(slice(2, 4)), PREPROCESSING), whole[2:4])
+    whole = colour_jitter(pixels, augmentation, PREPROCESSING)
+    assert torch.equal(colour_jitter(pixels[2:4], augmentation.part(slice(2, 4)), PREPROCESSING), whole[2:4])
     faces = torch.arange(6 * 4 * 4 * 3).view(6, 4, 4, 3)
-    assert torch.equal(mirror(faces[2:4], changes.part(slice(2, 4))), mirror(faces, changes)[2:4])
+    assert torch.equal(hflip(faces[2:4], augmentation.part(slice(2, 4))), hflip(faces, augmentation)[2:4])

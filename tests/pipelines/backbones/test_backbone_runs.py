@@ -289,7 +289,7 @@ def test_stopped_at_the_end_the_same_command_finishes(monkeypatch: pytest.Monkey
     assert result.exit_code == 130
     assert "the same command resumes from backbones/expr.checkpoint.safetensors" in result.stderr
     assert not Path("runs/backbone-expr").exists()
-    monkeypatch.setattr(loop, "take_part", raising(AssertionError))
+    monkeypatch.setattr(loop, "backward", raising(AssertionError))
     assert CliRunner().invoke(cli.app, command).exit_code == 0
     one, other = (pl.read_parquet(f"runs/backbone-{name}/predictions.parquet") for name in ("undisturbed", "expr"))
     assert one.equals(other)
@@ -309,10 +309,10 @@ def test_held_out_rows_are_looked_at_once_and_last(monkeypatch: pytest.MonkeyPat
     held_out = set(faces[1].filter(pl.col("split") == "test")["path"])
     predict, scored = loop.predict_readable, job.score_held_out
 
-    def predicted(course: Any, rows: np.ndarray, *rest: Any) -> Any:
-        seen = {course.faces.paths[row] for row in rows} & held_out
+    def predicted(context: Any, rows: np.ndarray, *rest: Any) -> Any:
+        seen = {context.faces.paths[row] for row in rows} & held_out
         order.append("held out" if seen else "select")
-        return predict(course, rows, *rest)
+        return predict(context, rows, *rest)
 
     for module in (loop, heldout):
         monkeypatch.setattr(module, "predict_readable", predicted)

@@ -28,11 +28,11 @@ from pipelines.backbones import precision
 from pipelines.backbones.data import Faces
 from pipelines.backbones.finetuning import finetune as job
 from pipelines.backbones.finetuning import loop
-from pipelines.backbones.finetuning.course import Course
+from pipelines.backbones.finetuning.context import TrainContext
 from pipelines.backbones.finetuning.facesets import gather
 from pipelines.backbones.finetuning.finetune import finetune
-from pipelines.backbones.finetuning.order import Order, make_order, parse_tasks
-from pipelines.backbones.finetuning.state import State
+from pipelines.backbones.finetuning.finetune_state import FinetuneState
+from pipelines.backbones.finetuning.request import FinetuneRequest, make_request, parse_tasks
 from pipelines.config import Config, read_config
 from pipelines.fitting.epochs import Epoch
 from pipelines.labels import as_tensors, labelled_any, labels_of
@@ -64,7 +64,7 @@ def test_the_file_scores_what_was_measured(project: Config, faces: Given) -> Non
     rows = np.flatnonzero(resolve_split(frames, project.split).select & labelled_any(labels_of(frames)))
     used = frames[rows]
     with Faces(faces[0], used["path"].to_list(), preprocessing) as reader:
-        course = Course(
+        context = TrainContext(
             model=model,
             loss=SimpleNamespace(tasks=model.tasks),  # type: ignore[arg-type]
             faces=reader,
@@ -79,7 +79,7 @@ def test_the_file_scores_what_was_measured(project: Config, faces: Given) -> Non
             precision="float32",
             name="again",
         )
-        again = loop.predict_faces(course, course.select, lambda count: None)
+        again = loop.predict_faces(context, context.select, lambda count: None)
     rescored, measured = score(again.decide(), labels_of(used), model.tasks), dict(result.metrics)
     for listed in ("undefined", "unscored"):
         assert rescored.pop(listed) == measured.pop(listed)
@@ -91,13 +91,13 @@ def test_best_are_the_weights_that_earned_the_score(
 ) -> None:
     seen: list[str] = []
     wished = iter([0.1, 0.9, 0.3, 0.2])
-    judged = loop.judge
+    evaluated = loop.evaluate
 
-    def judge(course: Course, predictions: Any) -> dict[str, Any]:
-        seen.append(weights_digest(course.model))
-        return judged(course, predictions) | {"expr.f1_macro": next(wished)}
+    def evaluate(context: TrainContext, predictions: Any) -> dict[str, Any]:
+        seen.append(weights_digest(context.model))
+        return evaluated(context, predictions) | {"expr.f1_macro": next(wished)}
 
-    monkeypatch.setattr(loop, "judge", judge)
+    monkeypatch.setattr(loop, "evaluate", evaluate)
     result = run(project, faces[1], epochs=4)
     assert result.epoch == 2
     assert len(set(seen)) == 4
@@ -155,8 +155,8 @@ def test_a_task_learns_nothing_from_rows_of_another(project: Config, faces: Give
     """An AU that is labelled nowhere gets no gradient: its bias stays where it was drawn."""
     result = run(project, faces[1], "expr,au", epochs=1)
     after = read_weights(project.folder / result.output)[0]
-    order = make_order(project, project.folder / "mtl.toml", "expr,au", model=MODEL)
-    start = job.build(project, order)[0].trainable.output.bias.detach().split([8, 12])[1]
+    request = make_request(project, project.folder / "mtl.toml", "expr,au", model=MODEL)
+    start = job.build(project, request)[0].trainable.output.bias.detach().split([8, 12])[1]
     labelled = [name == "AU12" for name in ACTION_UNITS]
     assert ((after["au.bias"] != start).tolist()) == labelled
 
@@ -188,10 +188,10 @@ def test_weights_of_classes_come_from_training_rows(
         .otherwise(pl.col("AU12"))
         .alias("AU12")
     )
-    seen: list[Course] = []
+    seen: list[TrainContext] = []
 
-    def train_epoch(course: Course, state: State, *rest: Any) -> None:
-        seen.append(course)
+    def train_epoch(context: TrainContext, state: FinetuneState, *rest: Any) -> None:
+        seen.append(context)
         state.sums[-1] = 1
 
     monkeypatch.setattr(loop, "train_epoch", train_epoch)
@@ -201,8 +201,8 @@ def test_weights_of_classes_come_from_training_rows(
     au, known = labels.values["au"], labels.masks["au"]
     positives = (au * known)[:, smile].sum()
     wanted = (known[:, smile].sum() - positives) / positives
-    for course in seen:
-        assert course.loss.constants.weight_au[0, smile].item() == pytest.approx(wanted)
+    for context in seen:
+        assert context.loss.constants.weight_au[0, smile].item() == pytest.approx(wanted)
     assert torch.equal(seen[0].loss.constants.weight_expr, seen[1].loss.constants.weight_expr)
 
 
@@ -247,7 +247,7 @@ def test_init_from_a_file(project: Config, faces: Given) -> None:
     run(project, faces[1], "au", init=str(first.weights), lr=1e-30, epochs=1)
     again = load_trained(read_config(project.folder / "mtl.toml"), "au")[0].trainable.backbone
     assert weights_digest(again) == start
-    order = Order(
+    request = FinetuneRequest(
         tasks=("expr",),
         model="test_convnext",
         section="other",
@@ -255,7 +255,7 @@ def test_init_from_a_file(project: Config, faces: Given) -> None:
         config_path=project.folder / "mtl.toml",
     )
     with pytest.raises(ValueError, match="match test_convnext"):
-        finetune(project, faces[1], order)
+        finetune(project, faces[1], request)
 
 
 @pytest.mark.parametrize("crop_pct", [None, 0.875, 0.6])  # None: nothing set
@@ -346,7 +346,7 @@ def test_other_architectures(project: Config, faces: Given, model: str) -> None:
     """Batch normalisation has its running means, and an epoch may end in a small batch."""
     settings = dataclasses.replace(SETTINGS, epochs=1, batch_size=16, max_faces_per_epoch=33)
     config = dataclasses.replace(project, finetune=settings)
-    result = finetune(config, faces[1], make_order(config, config.folder / "mtl.toml", "expr", model=model))
+    result = finetune(config, faces[1], make_request(config, config.folder / "mtl.toml", "expr", model=model))
     assert len(result.history) == 1
     digest(project)
 
@@ -368,24 +368,28 @@ def test_what_the_order_takes_from_the_config(tmp_path: Path) -> None:
     path = tmp_path / "mtl.toml"
     path.write_text('[backbones.au]\nmodel = "test_resnet"\n[finetune]\ninit = "start/mae.safetensors"\n')
     config = read_config(path)
-    order = make_order(config, path, "au")
-    assert (order.model, order.section, order.init) == ("test_resnet", "au", str(tmp_path / "start/mae.safetensors"))
-    assert make_order(config, path, "au,va", model="m").section == "joint"
-    assert make_order(config, path, "au", init="here.pt", name="x", model="m").init == "here.pt"
+    request = make_request(config, path, "au")
+    assert (request.model, request.section, request.init) == (
+        "test_resnet",
+        "au",
+        str(tmp_path / "start/mae.safetensors"),
+    )
+    assert make_request(config, path, "au,va", model="m").section == "joint"
+    assert make_request(config, path, "au", init="here.pt", name="x", model="m").init == "here.pt"
     with pytest.raises(ValueError, match=r"--model: .*no \[backbones\.expr\]"):
-        make_order(config, path, "expr")
+        make_request(config, path, "expr")
 
 
 def test_rows_of_the_two_sides_never_meet(faces: Given, project: Config) -> None:
     folder, frames = faces
-    material = gather(project, frames, ("expr",))
+    dataset = gather(project, frames, ("expr",))
     split = dict(frames.select("path", "split").rows())
-    assert material.folder == folder
-    assert {split[material.paths[row]] for row in material.pool.rows} == {"train"}
-    assert {split[material.paths[row]] for row in material.select} == {"val"}
-    assert len(material.pool.rows) + len(material.select) == len(material.paths)
-    assert material.labels.masks["expr"].all()
-    assert not material.labels.masks["au"].any()
+    assert dataset.folder == folder
+    assert {split[dataset.paths[row]] for row in dataset.pool.rows} == {"train"}
+    assert {split[dataset.paths[row]] for row in dataset.select} == {"val"}
+    assert len(dataset.pool.rows) + len(dataset.select) == len(dataset.paths)
+    assert dataset.labels.masks["expr"].all()
+    assert not dataset.labels.masks["au"].any()
 
 
 @pytest.mark.parametrize(

@@ -17,15 +17,15 @@ from heads.labels import Labels
 from helpers.small_faces import MODEL, SIDE, Given, digest, run
 from pipelines.backbones.data import Faces
 from pipelines.backbones.finetuning import facesets, loop
-from pipelines.backbones.finetuning.course import Course
+from pipelines.backbones.finetuning.context import TrainContext
 from pipelines.backbones.finetuning.ema import Ema
 from pipelines.backbones.finetuning.facesets import gather
-from pipelines.backbones.finetuning.finetune import build, finetune, make_course
-from pipelines.backbones.finetuning.order import make_order
+from pipelines.backbones.finetuning.finetune import build, finetune, make_context
+from pipelines.backbones.finetuning.finetune_state import FinetuneState, moving_tensors
 from pipelines.backbones.finetuning.recipe import check_recipe, groups_of, new_state, with_rate
-from pipelines.backbones.finetuning.state import State, moving_tensors
+from pipelines.backbones.finetuning.request import make_request
 from pipelines.config import Config, FinetuneConfig
-from pipelines.fitting.optimise import AdamW, Group, cosine_lr, decay_groups
+from pipelines.fitting.optimise import AdamW, ParameterGroup, cosine_lr, decay_groups
 
 CPU = torch.device("cpu")
 STILL = {"flip": 0.0, "brightness": 0.0, "contrast": 0.0}
@@ -38,7 +38,7 @@ def weights_of(config: Config, section: str = "expr") -> dict[str, torch.Tensor]
 def start_of(config: Config, task: str = "expr", model: str = MODEL, **settings: Any) -> dict[str, torch.Tensor]:
     """The backbone's weights before the first step."""
     config = with_settings(config, **settings)
-    made = build(config, make_order(config, config.folder / "mtl.toml", task, model=model))[0]
+    made = build(config, make_request(config, config.folder / "mtl.toml", task, model=model))[0]
     return {name: value.clone() for name, value in made.trainable.backbone.state_dict().items()}
 
 
@@ -46,22 +46,24 @@ def with_settings(config: Config, **settings: Any) -> Config:
     return dataclasses.replace(config, finetune=dataclasses.replace(config.finetune, **settings))
 
 
-def course_of(config: Config, frames: pl.DataFrame, reader: Faces, task: str = "expr", model: str = MODEL) -> Course:
-    order = make_order(config, config.folder / "mtl.toml", task, model=model)
-    return make_course(config, order, gather(config, frames, order.tasks), build(config, order)[0], reader, CPU)
+def context_of(
+    config: Config, frames: pl.DataFrame, reader: Faces, task: str = "expr", model: str = MODEL
+) -> TrainContext:
+    request = make_request(config, config.folder / "mtl.toml", task, model=model)
+    return make_context(config, request, gather(config, frames, request.tasks), build(config, request)[0], reader, CPU)
 
 
 def gradients(config: Config, frames: pl.DataFrame, task: str, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """All gradients of the first step, side by side, a tensor a parameter."""
     found: list[torch.Tensor] = []
 
-    def moved(course: Course, state: State, lr: float) -> None:
+    def moved(context: TrainContext, state: FinetuneState, lr: float) -> None:
         found.extend(p.grad.clone() for p in state.optimiser.parameters if p.grad is not None)
         raise KeyboardInterrupt
 
     config = with_settings(config, **STILL)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "move", moved)
+        patch.setattr(loop, "optimiser_step", moved)
         with pytest.raises(KeyboardInterrupt):
             run(config, frames, task)
     return found
@@ -86,10 +88,10 @@ def test_layers_near_the_pixels_learn_slower(project: Config, faces: Given) -> N
 
 def test_every_parameter_is_in_one_group(project: Config, faces: Given) -> None:
     for model, config in ((MODEL, project), ("test_resnet", with_settings(project, layer_decay=0.7))):
-        course = course_of(config, faces[1], None, "va,expr", model)  # type: ignore[arg-type]
-        groups = list(groups_of(course))
+        context = context_of(config, faces[1], None, "va,expr", model)  # type: ignore[arg-type]
+        groups = list(groups_of(context))
         names = [name for group in groups for name, _ in group.parameters]
-        assert sorted(names) == sorted(name for name, _ in course.model.named_parameters())
+        assert sorted(names) == sorted(name for name, _ in context.model.named_parameters())
         for group in groups:
             still = {f"trainable.backbone.{name}" for name in ("pos_embed", "cls_token", "reg_token")}
             assert all((p.ndim > 1 and n not in still) == (group.weight_decay > 0) for n, p in group.parameters)
@@ -101,32 +103,32 @@ def test_every_parameter_is_in_one_group(project: Config, faces: Given) -> None:
 def test_the_averages_are_those_made_by_hand(project: Config, faces: Given, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file holds the mean of the weights after each step, and the score is that of the mean."""
     passed: list[dict[str, torch.Tensor]] = []
-    judged: list[dict[str, torch.Tensor]] = []
-    move = loop.move
+    evaluated: list[dict[str, torch.Tensor]] = []
+    optimiser_step = loop.optimiser_step
 
-    def moved(course: Course, state: State, lr: float) -> None:
-        move(course, state, lr)
-        passed.append({name: value.clone() for name, value in course.model.state_dict().items()})
+    def moved(context: TrainContext, state: FinetuneState, lr: float) -> None:
+        optimiser_step(context, state, lr)
+        passed.append({name: value.clone() for name, value in context.model.state_dict().items()})
 
-    def watched(course: Course, state: Any, *rest: Any) -> Any:
-        judged.append({name: value.clone() for name, value in course.model.state_dict().items()})
-        return predict(course, state, *rest)
+    def watched(context: TrainContext, state: Any, *rest: Any) -> Any:
+        evaluated.append({name: value.clone() for name, value in context.model.state_dict().items()})
+        return predict(context, state, *rest)
 
     predict = loop.predict_faces
-    monkeypatch.setattr(loop, "move", moved)
+    monkeypatch.setattr(loop, "optimiser_step", moved)
     monkeypatch.setattr(loop, "predict_faces", watched)
-    order = make_order(project, project.folder / "mtl.toml", "expr", model=MODEL)
-    mean = {name: value.clone() for name, value in build(project, order)[0].state_dict().items()}
+    request = make_request(project, project.folder / "mtl.toml", "expr", model=MODEL)
+    mean = {name: value.clone() for name, value in build(project, request)[0].state_dict().items()}
     run(project, faces[1], epochs=1, ema=0.3, batch_size=16)
     assert len(passed) > 4
     for step, weights in enumerate(passed, 1):
         decay = min(0.3, (1 + step) / (10 + step))
         mean = {name: decay * mean[name] + (1 - decay) * weights[name] for name in mean}
     for name, value in mean.items():
-        torch.testing.assert_close(judged[0][name], value, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(evaluated[0][name], value, atol=1e-6, rtol=1e-5)
     saved = weights_of(project)
     for name, value in saved.items():
-        assert torch.equal(value, judged[0][f"trainable.backbone.{name}"])
+        assert torch.equal(value, evaluated[0][f"trainable.backbone.{name}"])
     assert not torch.equal(saved["blocks.0.attn.qkv.weight"], passed[-1]["trainable.backbone.blocks.0.attn.qkv.weight"])
 
 
@@ -159,19 +161,19 @@ def test_what_is_frozen_stays(project: Config, faces: Given, freeze: str, moving
 def test_norms_of_a_frozen_part_keep_their_means(project: Config, faces: Given) -> None:
     config = with_settings(project, freeze="backbone", epochs=1)
     start = start_of(config, model="test_resnet")
-    finetune(config, faces[1], make_order(config, config.folder / "mtl.toml", "expr", model="test_resnet"))
+    finetune(config, faces[1], make_request(config, config.folder / "mtl.toml", "expr", model="test_resnet"))
     assert all(torch.equal(value, start[name]) for name, value in weights_of(config).items())
 
 
 def test_a_probe_comes_first(project: Config, faces: Given, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, torch.Tensor]] = []
-    judge = loop.judge
+    evaluate = loop.evaluate
 
-    def judged(course: Course, predictions: Any) -> dict[str, Any]:
-        seen.append({name: value.clone() for name, value in course.model.state_dict().items()})
-        return judge(course, predictions)
+    def evaluated(context: TrainContext, predictions: Any) -> dict[str, Any]:
+        seen.append({name: value.clone() for name, value in context.model.state_dict().items()})
+        return evaluate(context, predictions)
 
-    monkeypatch.setattr(loop, "judge", judged)
+    monkeypatch.setattr(loop, "evaluate", evaluated)
     start = start_of(project)
     run(project, faces[1], epochs=2, probe_epochs=1)
     body, top = "trainable.backbone.blocks.0.attn.qkv.weight", "trainable.output.weight"
@@ -235,8 +237,8 @@ def test_the_optimiser_is_torchs() -> None:
     ours, theirs = ([torch.nn.Parameter(t.clone()) for t in start] for _ in range(2))
 
     def made(parameters: list[torch.nn.Parameter]) -> AdamW:
-        one = Group(parameters=(("a", parameters[0]),), weight_decay=0.1, lr_scale=0.5)
-        return AdamW([one, Group(parameters=(("b", parameters[1]),), weight_decay=0.0)], betas=(0.9, 0.95))
+        one = ParameterGroup(parameters=(("a", parameters[0]),), weight_decay=0.1, lr_scale=0.5)
+        return AdamW([one, ParameterGroup(parameters=(("b", parameters[1]),), weight_decay=0.0)], betas=(0.9, 0.95))
 
     groups = [{"params": theirs[:1], "lr": 0.005, "weight_decay": 0.1}, {"params": theirs[1:], "weight_decay": 0.0}]
     reference, optimiser = torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.95)), made(ours)
@@ -300,8 +302,8 @@ def test_weights_of_the_loss_are_of_what_is_shown(project: Config, faces: Given)
     """Balanced sampling shows rare classes more often: the loss need not make up for that twice."""
     rare = faces[1].with_columns(expression=pl.when(pl.col("frame") == 0).then(5).otherwise(0).cast(pl.Int8))
     for balance, wanted in (("none", 15), ("labels", 15**0.5)):
-        course = course_of(with_settings(project, balance=balance), rare, None)  # type: ignore[arg-type]
-        weight = course.loss.constants.weight_expr[0]  # type: ignore[index]
+        context = context_of(with_settings(project, balance=balance), rare, None)  # type: ignore[arg-type]
+        weight = context.loss.constants.weight_expr[0]  # type: ignore[index]
         assert (weight[5] / weight[0]).item() == pytest.approx(wanted, rel=0.1)
 
 
@@ -343,13 +345,13 @@ def test_the_rate_with_nothing_set(model: str, lr: float, given: float | None) -
 
 
 def test_the_start_is_the_same_for_the_same_seed(project: Config, faces: Given) -> None:
-    course = course_of(with_settings(project, ema=0.9), faces[1], None)  # type: ignore[arg-type]
-    state = new_state(course)
+    context = context_of(with_settings(project, ema=0.9), faces[1], None)  # type: ignore[arg-type]
+    state = new_state(context)
     assert state.ema is not None
     names = set(state.tensors())
     assert {"sums", "model.trainable.output.weight", "optimiser.mean.trainable.output.weight"} <= names
     assert "ema.trainable.output.weight" in names
-    frozen = new_state(course_of(with_settings(project, freeze="backbone"), faces[1], None))  # type: ignore[arg-type]
+    frozen = new_state(context_of(with_settings(project, freeze="backbone"), faces[1], None))  # type: ignore[arg-type]
     assert {name for name in frozen.tensors() if name.startswith("model.")} == {
         "model.trainable.output.weight",
         "model.trainable.output.bias",

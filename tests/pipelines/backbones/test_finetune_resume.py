@@ -14,12 +14,12 @@ from cache.frames import write_frames
 from helpers import killed_finetuning
 from helpers.processes import start
 from helpers.small_faces import MODEL, SETTINGS, Given, digest, run
-from pipelines.backbones.files import checkpoint_path, history_path
 from pipelines.backbones.finetuning import finetune as job
 from pipelines.backbones.finetuning import loop
 from pipelines.backbones.finetuning.finetune import finetune
-from pipelines.backbones.finetuning.order import make_order
+from pipelines.backbones.finetuning.request import make_request
 from pipelines.backbones.finetuning.result import Finetuned
+from pipelines.backbones.task_model import checkpoint_path, history_path
 from pipelines.config import Config, read_config
 from pipelines.fitting.epochs import Epoch
 from pipelines.typed import to_mapping
@@ -47,15 +47,15 @@ class Dead(BaseException):
 
 def dying(monkeypatch: pytest.MonkeyPatch, step: int, death: Callable[[], None]) -> None:
     """`death` happens once, when `step` has been taken."""
-    move = loop.move
+    optimiser_step = loop.optimiser_step
 
-    def moved(course: loop.Course, state: loop.State, lr: float) -> None:
-        move(course, state, lr)
+    def moved(context: loop.TrainContext, state: loop.FinetuneState, lr: float) -> None:
+        optimiser_step(context, state, lr)
         if state.num_steps == step:
-            monkeypatch.setattr(loop, "move", move)
+            monkeypatch.setattr(loop, "optimiser_step", optimiser_step)
             death()
 
-    monkeypatch.setattr(loop, "move", moved)
+    monkeypatch.setattr(loop, "optimiser_step", moved)
 
 
 def die() -> None:
@@ -93,7 +93,7 @@ def test_stopped_by_ctrl_c_it_ends_with_the_same_bits(
     kept = checkpoint_path(project.folder, "joint")
     assert list((project.folder / "backbones").iterdir()) == [kept]
     steps: list[int] = []
-    monkeypatch.setattr(loop, "take_part", counted(loop.take_part, steps))
+    monkeypatch.setattr(loop, "backward", counted(loop.backward, steps))
     torch.manual_seed(99)
     assert told(run(project, faces[1], "expr,au", **RECIPE)) == undisturbed[0]
     assert digest(project, "joint") == undisturbed[1]
@@ -101,10 +101,10 @@ def test_stopped_by_ctrl_c_it_ends_with_the_same_bits(
     assert not kept.exists()
 
 
-def counted(take_part: Any, steps: list[int]) -> Any:
+def counted(backward: Any, steps: list[int]) -> Any:
     def counting(*arguments: Any) -> bool:
         steps.append(1)
-        return bool(take_part(*arguments))
+        return bool(backward(*arguments))
 
     return counting
 
@@ -118,7 +118,7 @@ def test_killed_it_ends_with_the_same_bits(
     with pytest.raises(Dead):
         run(project, faces[1], "expr,au", **RECIPE, checkpoint_minutes=minutes)
     steps: list[int] = []
-    monkeypatch.setattr(loop, "take_part", counted(loop.take_part, steps))
+    monkeypatch.setattr(loop, "backward", counted(loop.backward, steps))
     assert told(run(project, faces[1], "expr,au", **RECIPE)) == undisturbed[0]
     assert digest(project, "joint") == undisturbed[1]
     assert len(steps) == 2 * (9 - 4 + lost)
@@ -215,8 +215,8 @@ def test_another_training_does_not_go_on_from_it(project: Config, faces: Given) 
         run(project, relabelled)
     run(project, faces[1], "au", epochs=1)  # a section of another name
     config = dataclasses.replace(project, finetune=dataclasses.replace(project.finetune, lr=4e-3, epochs=1))
-    order = make_order(config, config.folder / "mtl.toml", "expr", model=MODEL, device="cpu", restart=True)
-    assert len(finetune(config, faces[1], order).history) == 1
+    request = make_request(config, config.folder / "mtl.toml", "expr", model=MODEL, device="cpu", restart=True)
+    assert len(finetune(config, faces[1], request).history) == 1
     assert not checkpoint_path(project.folder, "expr").exists()
 
 

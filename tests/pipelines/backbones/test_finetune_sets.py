@@ -12,9 +12,9 @@ from PIL import Image
 
 from cache.frames import conform, write_frames
 from helpers.small_faces import MODEL, Given, draw, run
-from pipelines.backbones.finetuning.facesets import Material, gather
-from pipelines.backbones.finetuning.order import make_order
-from pipelines.backbones.finetuning.outlook import foresee
+from pipelines.backbones.finetuning.dry_run import dry_run
+from pipelines.backbones.finetuning.facesets import FaceDataset, gather
+from pipelines.backbones.finetuning.request import make_request
 from pipelines.backbones.sampling import draw_rows
 from pipelines.config import Config, FaceSetConfig, read_config
 
@@ -48,43 +48,43 @@ def only(frames: pl.DataFrame, *columns: str) -> pl.DataFrame:
     return frames.select("video", "frame", "path", "split", *columns)
 
 
-def of_set(material: Material, number: int) -> np.ndarray:
-    return np.flatnonzero(material.pool.source == number)
+def of_set(dataset: FaceDataset, number: int) -> np.ndarray:
+    return np.flatnonzero(dataset.pool.source == number)
 
 
 def test_rows_of_both_sets_are_one_list(project: Config, faces: Given, photos: Path) -> None:
-    material = gather(with_sets(project, {}), faces[1], ("va", "expr"))
-    main, further = of_set(material, 0), of_set(material, 1)
+    dataset = gather(with_sets(project, {}), faces[1], ("va", "expr"))
+    main, further = of_set(dataset, 0), of_set(dataset, 1)
     assert len(further) == 24
-    paths = [material.folder / path for path in material.paths]
+    paths = [dataset.folder / path for path in dataset.paths]
     assert all(path.is_file() for path in paths)
     assert {path.parent.parent for path in np.array(paths)[further]} == {photos / "photos"}
-    assert not set(material.pool.video[main]) & set(material.pool.video[further])  # both have a video v0
-    assert set(further) <= set(material.pool.rows)
-    assert not set(material.select) & set(further)  # [data] has expressions to choose by
-    assert not material.labels.masks["va"][further].any()
-    assert material.labels.masks["expr"][further].all()
-    assert not material.labels.masks["au"].any()
+    assert not set(dataset.pool.video[main]) & set(dataset.pool.video[further])  # both have a video v0
+    assert set(further) <= set(dataset.pool.rows)
+    assert not set(dataset.select) & set(further)  # [data] has expressions to choose by
+    assert not dataset.labels.masks["va"][further].any()
+    assert dataset.labels.masks["expr"][further].all()
+    assert not dataset.labels.masks["au"].any()
 
 
 def test_a_set_teaches_its_own_tasks_only(project: Config, faces: Given, photos: Path) -> None:
     config = with_sets(project, {"tasks": ("au",)})
-    material = gather(config, faces[1], ("expr", "au"))
-    further = of_set(material, 1)
-    assert material.labels.masks["au"][further, 0].all()
-    assert not material.labels.masks["expr"][further].any()
+    dataset = gather(config, faces[1], ("expr", "au"))
+    further = of_set(dataset, 1)
+    assert dataset.labels.masks["au"][further, 0].all()
+    assert not dataset.labels.masks["expr"][further].any()
     assert gather(config, faces[1], ("expr",)).pool.source.max() == 0
 
 
-def test_a_task_is_judged_where_it_is_labelled_first(project: Config, faces: Given, photos: Path) -> None:
-    """[data] knows valence alone: expressions are judged on val of the second set, which teaches nothing there."""
+def test_a_task_is_evaluated_where_it_is_labelled_first(project: Config, faces: Given, photos: Path) -> None:
+    """[data] knows valence alone: expressions are evaluated on val of the second set, which teaches nothing there."""
     frames = conform(only(faces[1], "valence", "arousal"), "test")
-    material = gather(with_sets(project, {}), frames, ("va", "expr"))
-    judged = set(material.select) & set(of_set(material, 1))
-    assert len(judged) == 12
-    assert {Path(material.paths[row]).parent.name for row in judged} == {"v2"}
-    assert not judged & set(material.pool.rows)
-    assert not material.labels.masks["expr"][of_set(material, 0)].any()
+    dataset = gather(with_sets(project, {}), frames, ("va", "expr"))
+    evaluated = set(dataset.select) & set(of_set(dataset, 1))
+    assert len(evaluated) == 12
+    assert {Path(dataset.paths[row]).parent.name for row in evaluated} == {"v2"}
+    assert not evaluated & set(dataset.pool.rows)
+    assert not dataset.labels.masks["expr"][of_set(dataset, 0)].any()
 
 
 def test_it_learns_from_both(project: Config, faces: Given, photos: Path) -> None:
@@ -106,15 +106,15 @@ def test_licences_of_the_sets_are_joined(project: Config, faces: Given, photos: 
 
 def test_shares_of_an_epoch(project: Config, faces: Given, photos: Path) -> None:
     config = with_sets(project, {"share": 0.25}, balance="videos")
-    material = gather(config, faces[1], ("expr",))
-    rows = draw_rows(material.pool, config.finetune, np.random.default_rng(0))
-    assert np.mean(material.pool.source[rows]) == pytest.approx(0.25, abs=0.01)
-    outlook = foresee(config, faces[1], make_order(config, config.folder / "mtl.toml", "expr", model=MODEL))
-    assert outlook.sets[1]["train"] == 24
-    assert outlook.sets[1]["shown"] == pytest.approx(0.25 * len(rows), abs=1)
-    assert outlook.num_learning == outlook.num_parameters
-    assert "[[finetune.data]] 1: 24 faces train" in "\n".join(outlook.print_lines())
-    json.dumps(outlook.to_json())
+    dataset = gather(config, faces[1], ("expr",))
+    rows = draw_rows(dataset.pool, config.finetune, np.random.default_rng(0))
+    assert np.mean(dataset.pool.source[rows]) == pytest.approx(0.25, abs=0.01)
+    planned = dry_run(config, faces[1], make_request(config, config.folder / "mtl.toml", "expr", model=MODEL))
+    assert planned.sets[1]["train"] == 24
+    assert planned.sets[1]["shown"] == pytest.approx(0.25 * len(rows), abs=1)
+    assert planned.num_learning == planned.num_parameters
+    assert "[[finetune.data]] 1: 24 faces train" in "\n".join(planned.print_lines())
+    json.dumps(planned.to_json())
     assert not (project.folder / "backbones").exists()
 
 

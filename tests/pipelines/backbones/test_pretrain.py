@@ -24,9 +24,9 @@ from extract.config import BackboneConfig
 from helpers.made_faces import make_project
 from helpers.processes import start, world
 from pipelines.backbones.pretraining import loop as pretrain_loop
-from pipelines.backbones.pretraining.plan import Order, make_order, make_plan, memory_bytes
 from pipelines.backbones.pretraining.pretrain import Pretrained, pretrain
-from pipelines.backbones.pretraining.state import Course, Note
+from pipelines.backbones.pretraining.pretrain_plan import PretrainRequest, make_plan, make_request, memory_bytes
+from pipelines.backbones.pretraining.pretrain_state import EpochLog, PretrainContext
 from pipelines.backbones.pretraining.unlabelled import choose_faces, hold_out, parse_splits
 from pipelines.cli import main
 from pipelines.config import Config, read_config
@@ -62,21 +62,21 @@ def settings(folder: Path, **changes: Any) -> Config:
     return dataclasses.replace(config, pretrain=dataclasses.replace(config.pretrain, **changes))
 
 
-def ordered(config: Config, **changes: Any) -> Order:
-    return dataclasses.replace(make_order(config, MODEL, "mae", device="cpu"), **changes)
+def requested(config: Config, **changes: Any) -> PretrainRequest:
+    return dataclasses.replace(make_request(config, MODEL, "mae", device="cpu"), **changes)
 
 
-def run(folder: Path, watch: Any = None, order: dict[str, Any] | None = None, **changes: Any) -> Pretrained:
+def run(folder: Path, watch: Any = None, request: dict[str, Any] | None = None, **changes: Any) -> Pretrained:
     config = settings(folder, **changes)
-    return pretrain(config, ordered(config, **(order or {})), watch)
+    return pretrain(config, requested(config, **(request or {})), watch)
 
 
 def losses(result: Pretrained) -> list[tuple[float, float | None]]:
-    return [(note.loss, note.held_out) for note in result.history]
+    return [(log.loss, log.held_out) for log in result.history]
 
 
 def weights(result: Pretrained) -> dict[str, torch.Tensor]:
-    return load_file(result.plan.places.weights)
+    return load_file(result.plan.paths.weights)
 
 
 def same(one: Pretrained, other: Pretrained) -> bool:
@@ -117,11 +117,11 @@ def test_the_loss_falls(project: Path) -> None:
 
 def test_same_seed_same_numbers(project: Path, undisturbed: Pretrained) -> None:
     assert same(run(project), undisturbed)
-    assert losses(run(project, seed=1, order={"name": "other"})) != losses(undisturbed)
+    assert losses(run(project, seed=1, request={"name": "other"})) != losses(undisturbed)
 
 
 def test_what_it_writes(undisturbed: Pretrained) -> None:
-    folder = undisturbed.plan.places.report
+    folder = undisturbed.plan.paths.report
     assert {path.name for path in folder.iterdir()} == {
         "history.csv",
         "history.json",
@@ -129,7 +129,7 @@ def test_what_it_writes(undisturbed: Pretrained) -> None:
         "report.html",
     }  # and no checkpoint any more
     table = pl.read_csv(folder / "history.csv")
-    assert table["loss"].to_list() == pytest.approx([note.loss for note in undisturbed.history])
+    assert table["loss"].to_list() == pytest.approx([log.loss for log in undisturbed.history])
     about = json.loads((folder / "history.json").read_text())
     assert (about["num_faces"], about["num_held_out"], about["num_left_out"]) == (36, 6, 6)
     assert len(about["history"]) == 3
@@ -139,7 +139,7 @@ def test_what_it_writes(undisturbed: Pretrained) -> None:
 
 
 def test_the_file_loads_in_timm_and_here(undisturbed: Pretrained) -> None:
-    path = undisturbed.plan.places.weights
+    path = undisturbed.plan.paths.weights
     plain = timm.create_model(MODEL, num_classes=0, img_size=64)
     plain.load_state_dict(load_file(path), strict=True)
     trainable, preprocessing = build_trainable(MODEL, 3, None, str(path))
@@ -149,13 +149,13 @@ def test_the_file_loads_in_timm_and_here(undisturbed: Pretrained) -> None:
     expected = plain.eval()(pixels)
     assert torch.equal(trainable.backbone.eval()(pixels), expected)
     assert torch.equal(extracting.module(pixels), expected)
-    start = make_plan(settings(undisturbed.plan.places.folder), undisturbed.plan.order).model.encoder
+    start = make_plan(settings(undisturbed.plan.paths.folder), undisturbed.plan.request).model.encoder
     assert not torch.equal(start.eval()(pixels), expected)
 
 
 def test_it_begins_from_weights(project: Path, undisturbed: Pretrained) -> None:
-    init = str(undisturbed.plan.places.weights)
-    plan = make_plan(settings(project), ordered(settings(project), init=init))
+    init = str(undisturbed.plan.paths.weights)
+    plan = make_plan(settings(project), requested(settings(project), init=init))
     assert plan.matched is not None
     assert plan.matched.is_whole
     for name, tensor in load_file(init).items():
@@ -165,14 +165,14 @@ def test_it_begins_from_weights(project: Path, undisturbed: Pretrained) -> None:
 def test_it_sees_all_of_a_face_unless_told_otherwise(project: Path, undisturbed: Pretrained) -> None:
     """What the encoder was shown is kept with it; fine-tuning from it goes by [finetune]."""
     assert undisturbed.plan.preprocessing.crop_pct == 1.0
-    cropped = run(project, epochs=1, crop_pct=0.875, order={"name": "cropped"})
-    for path, crop_pct in ((undisturbed.plan.places.weights, 1.0), (cropped.plan.places.weights, 0.875)):
+    cropped = run(project, epochs=1, crop_pct=0.875, request={"name": "cropped"})
+    for path, crop_pct in ((undisturbed.plan.paths.weights, 1.0), (cropped.plan.paths.weights, 0.875)):
         found = load_backbone("mae", BackboneConfig(model=MODEL, weights=str(path)), Path()).preprocessing
         assert found.crop_pct == crop_pct
         assert build_trainable(MODEL, 3, None, str(path), crop_pct=1.0)[1].crop_pct == 1.0
     for value in (0.0, 1.5, float("nan")):
         with pytest.raises(ValueError, match=r"pretrain\.crop_pct"):
-            make_plan(settings(project, crop_pct=value), undisturbed.plan.order)
+            make_plan(settings(project, crop_pct=value), undisturbed.plan.request)
 
 
 def test_in_bfloat16(project: Path, undisturbed: Pretrained) -> None:
@@ -252,15 +252,15 @@ def test_finished_is_finished(project: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ValueError, match=r"then pretrain.epochs = 1; now pretrain.epochs = 2\); choose another --name"):
         run(project, epochs=2)
     monkeypatch.undo()
-    assert len(run(project, epochs=2, order={"restart": True}).history) == 2
+    assert len(run(project, epochs=2, request={"restart": True}).history) == 2
 
 
 def test_begun_anew_and_stopped_it_resumes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(project, epochs=1)
-    expected = run(project, order={"name": "other"}, epochs=2)
+    expected = run(project, request={"name": "other"}, epochs=2)
     after_steps(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
-        run(project, order={"restart": True}, epochs=2)
+        run(project, request={"restart": True}, epochs=2)
     monkeypatch.undo()
     result = run(project, epochs=2)
     assert result.resumed
@@ -276,12 +276,12 @@ def test_another_training_is_refused(project: Path, monkeypatch: pytest.MonkeyPa
         run(project, base_lr=0.01)
     (project / "faces/v0/00077.png").write_bytes((project / "faces/v0/00000.png").read_bytes())
     with pytest.raises(ValueError, match="num_faces = 36; now"):
-        run(project, order={"faces": project / "faces"})
+        run(project, request={"faces": project / "faces"})
     checkpoint = project / "backbones/mae.pretraining/checkpoint.safetensors"
     checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
     with pytest.raises(ValueError, match="not a whole checkpoint; --restart begins anew"):
         run(project)
-    assert not run(project, order={"restart": True}).resumed
+    assert not run(project, request={"restart": True}).resumed
 
 
 def test_a_name_is_pretrained_by_one_process(project: Path) -> None:
@@ -301,7 +301,7 @@ def test_weights_of_something_else_stay(project: Path) -> None:
     save_backbone(path, trainable.backbone, MODEL, preprocessing, {})
     before = path.read_bytes()
     with pytest.raises(ValueError, match="no pretraining wrote it; choose another --name"):
-        run(project, order={"restart": True})
+        run(project, request={"restart": True})
     assert path.read_bytes() == before
 
 
@@ -321,7 +321,7 @@ def test_a_checkpoint_is_a_start_too(project: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(KeyboardInterrupt):
         run(project)
     checkpoint = project / "backbones/mae.pretraining/checkpoint.safetensors"
-    plan = make_plan(settings(project), ordered(settings(project), init=str(checkpoint)))
+    plan = make_plan(settings(project), requested(settings(project), init=str(checkpoint)))
     kept = load_file(checkpoint)
     for name, tensor in plan.model.encoder.state_dict().items():
         assert torch.equal(tensor, kept[f"encoder.{name}"])
@@ -331,7 +331,7 @@ def test_a_checkpoint_is_a_start_too(project: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_accumulated_batches_are_one(project: Path, undisturbed: Pretrained) -> None:
-    other = run(project, batch_size=4, accumulate=3, order={"name": "other"})
+    other = run(project, batch_size=4, accumulate=3, request={"name": "other"})
     np.testing.assert_allclose([a for a, _ in losses(other)], [a for a, _ in losses(undisturbed)], rtol=1e-5)
     for name, tensor in weights(undisturbed).items():
         torch.testing.assert_close(weights(other)[name], tensor, rtol=1e-3, atol=1e-4)
@@ -341,27 +341,27 @@ def test_accumulation_is_a_mean_over_faces_that_can_be_read(project: Path) -> No
     """Batches of unequal size: with faces missing, each of the others still counts the same."""
     for frame in (0, 1, 2, 3):
         (project / f"faces/v0/{frame:05d}.png").write_bytes(b"no picture")
-    one, other = run(project), run(project, batch_size=4, accumulate=3, order={"name": "other"})
+    one, other = run(project), run(project, batch_size=4, accumulate=3, request={"name": "other"})
     assert len(one.unreadable) == 4
     np.testing.assert_allclose([a for a, _ in losses(other)], [a for a, _ in losses(one)], rtol=1e-5)
 
 
 def test_every_face_of_an_epoch_is_shown_once_and_videos_are_capped(project: Path) -> None:
-    plan = make_plan(settings(project), ordered(settings(project)))
-    course = course_of(plan)
+    plan = make_plan(settings(project), requested(settings(project)))
+    context = context_of(plan)
     for epoch in (1, 2):
-        assert sorted(np.concatenate(course.steps(epoch))) == sorted(plan.faces.train)
-    assert [len(step) for step in course.steps(1)] == [12, 12, 12]
-    assert not np.array_equal(course.steps(1)[0], course.steps(2)[0])
-    capped = course_of(plan, max_faces_per_video=2)
+        assert sorted(np.concatenate(context.steps(epoch))) == sorted(plan.faces.train)
+    assert [len(step) for step in context.steps(1)] == [12, 12, 12]
+    assert not np.array_equal(context.steps(1)[0], context.steps(2)[0])
+    capped = context_of(plan, max_faces_per_video=2)
     rows = [np.concatenate(capped.steps(epoch)) for epoch in (1, 2)]
     assert all(np.bincount(plan.faces.videos[each]).max() == 2 for each in rows)
     assert set(rows[0]) != set(rows[1])
-    assert make_plan(settings(project, max_faces_per_video=2), ordered(settings(project))).num_steps == 3
+    assert make_plan(settings(project, max_faces_per_video=2), requested(settings(project))).num_steps == 3
 
 
-def course_of(plan: Any, **changes: Any) -> Course:
-    return Course(
+def context_of(plan: Any, **changes: Any) -> PretrainContext:
+    return PretrainContext(
         model=plan.model,
         faces=None,  # type: ignore[arg-type]
         train=plan.faces.train,
@@ -375,18 +375,18 @@ def course_of(plan: Any, **changes: Any) -> Course:
 
 
 def test_the_masks_are_new_each_step_and_the_same_each_time(project: Path) -> None:
-    course = course_of(make_plan(settings(project), ordered(settings(project))))
-    drawn = [draw_orders(4, 16, course.rng(epoch, step)).tolist() for epoch, step in ((1, 0), (1, 1), (2, 0), (1, 0))]
+    context = context_of(make_plan(settings(project), requested(settings(project))))
+    drawn = [draw_orders(4, 16, context.rng(epoch, step)).tolist() for epoch, step in ((1, 0), (1, 1), (2, 0), (1, 0))]
     assert drawn[0] == drawn[3]
     assert drawn[0] != drawn[1]
     assert drawn[0] != drawn[2]
-    assert all(sorted(order) == list(range(16)) for order in drawn[0])
+    assert all(sorted(request) == list(range(16)) for request in drawn[0])
 
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(project: Path, undisturbed: Pretrained) -> None:
     (project / "faces/v0/00000.png").write_bytes(b"no picture")  # parts of unequal size
-    one = run(project, order={"name": "one"})
+    one = run(project, request={"name": "one"})
     words = ("pretrain", "--model", MODEL, "--device", "cpu")
     first, second = [each.end() for each in [start(main, *words, cwd=project, env=env) for env in world(2)]]
     assert (first[0], second[0]) == (0, 0), (first, second)
@@ -405,9 +405,9 @@ def test_held_out_and_scored_faces_are_never_trained_on(project: Path, monkeypat
     trained: set[str] = set()
     train_step = pretrain_loop.train_step
 
-    def step(course: Any, model: Any, state: Any, rows: np.ndarray, *rest: Any) -> None:
-        trained.update(course.faces.paths[row] for row in rows)
-        train_step(course, model, state, rows, *rest)
+    def step(context: Any, model: Any, state: Any, rows: np.ndarray, *rest: Any) -> None:
+        trained.update(context.faces.paths[row] for row in rows)
+        train_step(context, model, state, rows, *rest)
 
     monkeypatch.setattr(pretrain_loop, "train_step", step)
     plan = run(project, epochs=1).plan
@@ -465,7 +465,7 @@ def test_any_folder_of_faces_with_archives(project: Path, tmp_path_factory: pyte
     assert (faces.num_scored, faces.splits) == (0, "none")
     with pytest.raises(ValueError, match="no splits"):
         choose_faces(settings(project), other, "train")
-    result = run(project, order={"faces": other}, epochs=1)
+    result = run(project, request={"faces": other}, epochs=1)
     assert not result.unreadable
     assert len(result.plan.faces.train) == 18
 
@@ -485,14 +485,14 @@ def test_hold_out_keeps_videos_whole() -> None:
 def test_without_held_out_faces(project: Path) -> None:
     result = run(project, epochs=1, held_out_faces=0)
     assert result.history[0].held_out is None
-    page = (result.plan.places.report / "report.html").read_text()
+    page = (result.plan.paths.report / "report.html").read_text()
     assert "Faces it was trained on" in page
     assert "Held-out" not in page
 
 
 def test_raw_pixels_as_targets(project: Path) -> None:
     result = run(project, epochs=1, normalise_targets=False)
-    page = (result.plan.places.report / "report.html").read_text()
+    page = (result.plan.paths.report / "report.html").read_text()
     assert "means alone" not in page
     assert np.isfinite(result.history[0].loss)
 
@@ -504,19 +504,19 @@ def test_faces_that_cannot_be_read_are_reported(project: Path) -> None:
     for path in (project / "faces").rglob("*.png"):
         path.write_bytes(b"")
     with pytest.raises(ValueError, match=r"no face to train on can be read; .*empty file"):
-        run(project, epochs=1, order={"name": "none"})
+        run(project, epochs=1, request={"name": "none"})
 
 
 def test_what_it_is_watched_by(project: Path) -> None:
-    notes: list[Note] = []
+    notes: list[EpochLog] = []
     result = run(project, notes.append, epochs=2)
     assert tuple(notes) == result.history
-    assert [note.epoch for note in notes] == [1, 2]
+    assert [log.epoch for log in notes] == [1, 2]
 
 
 def test_the_estimate_of_memory_grows_with_the_batch(project: Path) -> None:
     few, many = (
-        memory_bytes(make_plan(settings(project, batch_size=size), ordered(settings(project)))) for size in (4, 32)
+        memory_bytes(make_plan(settings(project, batch_size=size), requested(settings(project)))) for size in (4, 32)
     )
     assert few < many
 
@@ -572,7 +572,7 @@ def test_one_bit_of_a_checkpoint_is_found(tmp_path: Path) -> None:
 
 
 def test_the_weights_say_how_they_came_about(undisturbed: Pretrained) -> None:
-    _, metadata = read_weights(undisturbed.plan.places.weights)
+    _, metadata = read_weights(undisturbed.plan.paths.weights)
     assert json.loads(metadata["pretraining"])["pretrain"]["mask_ratio"] == 0.75
     assert json.loads(metadata["preprocessing"])["size_px"] == 64
     assert metadata["model"] == MODEL

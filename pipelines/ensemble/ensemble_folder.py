@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from cache.files import place_folder
+from cache.durable import place_folder
 from cache.parquet import parquet_bytes
 from cache.seals import digest_of, read_sealed_json, sealed_json
 from cache.valid_names import check_name
@@ -23,7 +23,8 @@ from pipelines.backbones.runs import fitting_runs, is_backbone
 from pipelines.config import Config
 from pipelines.ensemble.members import NUM_TOP, Ensemble, Library, Mix, Outcome
 from pipelines.labels import labelled
-from pipelines.postprocess.files import (
+from pipelines.postprocess.parts import Part
+from pipelines.postprocess.run_folders import (
     PREDICTIONS,
     Truth,
     interval_json,
@@ -32,7 +33,6 @@ from pipelines.postprocess.files import (
     read_run_manifest,
     write_postprocess,
 )
-from pipelines.postprocess.parts import Part
 from pipelines.run_files import find_folder
 from pipelines.words import strategy_words
 

@@ -23,7 +23,7 @@ from pipelines.backbones.distributed import World
 FOLDER = Path("backbones")
 
 
-class Trainee(nn.Module):
+class TaskModel(nn.Module):
     """A backbone with the outputs of `tasks` on its embedding: [B, 3, S, S] -> {task: [B, K]}, in float32."""
 
     def __init__(self, trainable: TrainableBackbone, tasks: Mapping[str, Task]) -> None:
@@ -40,7 +40,7 @@ class Trainee(nn.Module):
 
 
 def save_trained(
-    folder: Path, section: str, architecture: str, model: Trainee, preprocessing: Preprocessing, about: dict[str, Any]
+    folder: Path, section: str, architecture: str, model: TaskModel, preprocessing: Preprocessing, about: dict[str, Any]
 ) -> tuple[Path, Path]:
     """Writes the backbone and, beside it, its outputs, each whole or not at all; their paths, seen from `folder`.
 
@@ -73,7 +73,7 @@ def history_path(section: str) -> Path:
     return FOLDER / f"{section}.json"
 
 
-def output_tensors(model: Trainee) -> dict[str, Tensor]:
+def output_tensors(model: TaskModel) -> dict[str, Tensor]:
     """The output layer cut into tasks: `TASK.weight` [K, D] and `TASK.bias` [K]."""
     linear = model.trainable.output
     parts = {"weight": linear.weight.detach().split(model.sizes), "bias": linear.bias.detach().split(model.sizes)}

@@ -1,10 +1,10 @@
-"""A stack in training, kept on disk: a kill costs a minute, not the stack; Ctrl-C costs nothing. M stacked heads.
+"""The checkpoint of a stack in training: a kill costs a minute, not the stack; Ctrl-C costs nothing. M stacked heads.
 
 torch is imported where it is used: which stack a study was stopped in is asked without it.
 
 about.json          which runs the stack trains, and what they are made from
-MODEL.safetensors   the checkpoint of one of its models (`joint`, or one per task): weights, best ones, optimiser, place
-                    in the data
+MODEL.safetensors   the checkpoint of one of its models (`joint`, or one per task): weights, best ones, optimiser,
+                    position in the data
 """
 
 import shutil
@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cache.files import write_durably
+from cache.durable import write_durably
 from cache.seals import read_sealed_json, sealed_json
 
 if TYPE_CHECKING:
-    from pipelines.fitting.checkpoint import Kept
+    from pipelines.fitting.checkpoint import Resumed
 
 FORMAT = 2
 EVERY_S = 60.0
@@ -25,8 +25,8 @@ SHARE = 0.02  # of the time goes into saving at most: large stacks are saved les
 FOLDER = ".unfinished"
 
 
-class Unfinished:
-    """The folder of one stack in training. Nothing is written before `every_s` seconds have passed or Ctrl-C came.
+class StackCheckpoint:
+    """The checkpoint folder of one stack. Nothing is written before `every_s` seconds have passed or Ctrl-C came.
 
     `poll` is called between any two steps; where it raises KeyboardInterrupt, the stack is saved first.
     """
@@ -35,7 +35,7 @@ class Unfinished:
         self.folder, self._every_s, self._poll = folder, every_s, poll
         self._about: dict[str, Any] = {}
         self._is_open = False  # the folder is about this stack
-        self._ended: dict[str, Kept] = {}
+        self._done: dict[str, Resumed] = {}
         self._before_s, self._begun = 0.0, time.perf_counter()
         self._saved_at, self._cost_s = self._begun, 0.0
 
@@ -56,7 +56,7 @@ class Unfinished:
         """Seconds that this stack was trained before this process."""
         return self._before_s
 
-    def load(self, model: str) -> "Kept | None":
+    def load(self, model: str) -> "Resumed | None":
         """What was saved of `model`; None where that is nothing, or cannot be read."""
         from pipelines.fitting.checkpoint import identity_of, read_checkpoint
 
@@ -67,8 +67,8 @@ class Unfinished:
         except ValueError:
             return None
 
-    def rest(self, model: str, state: Callable[[], "Kept"]) -> None:
-        """Between two steps: saves `state` where it is time to, and stops there on Ctrl-C.
+    def save(self, model: str, state: Callable[[], "Resumed"]) -> None:
+        """Between two steps: saves `state` when that is due, and stops there on Ctrl-C.
 
         Raises:
             KeyboardInterrupt: after everything is saved.
@@ -76,35 +76,35 @@ class Unfinished:
         try:
             self._poll()
         except KeyboardInterrupt:
-            self._save(model, state())
+            self._write(model, state())
             raise
         now = time.perf_counter()
         if now - self._saved_at >= max(self._every_s, self._cost_s / SHARE):
-            self._save(model, state())
+            self._write(model, state())
 
-    def ended(self, model: str, state: "Kept") -> None:
-        """The training of `model` is over; `state` is saved together with that of the next one."""
-        self._ended[model] = state
+    def mark_done(self, model: str, state: "Resumed") -> None:
+        """Marks the training of `model` as done; `state` is saved together with that of the next one."""
+        self._done[model] = state
 
-    def keep(self) -> None:
-        """Saves what has ended, before the first run folder is written: from here on a kill costs no training."""
-        if self._ended:
-            model = next(iter(self._ended))
-            self._save(model, self._ended[model])
+    def flush(self) -> None:
+        """Saves what is done, before the first run folder is written: from here on a kill costs no training."""
+        if self._done:
+            model = next(iter(self._done))
+            self._write(model, self._done[model])
 
     def remove(self) -> None:
-        """The runs are written: nothing is unfinished any more."""
+        """Removes the folder, once the runs are written."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _save(self, model: str, state: "Kept") -> None:
+    def _write(self, model: str, state: "Resumed") -> None:
         from pipelines.fitting.checkpoint import identity_of, write_checkpoint
 
         begin = time.perf_counter()
         if not self._is_open:
             self.remove()
-        for name, (tensors, about) in {**self._ended, model: state}.items():
+        for name, (tensors, about) in {**self._done, model: state}.items():
             write_checkpoint(self._path(name), tensors, {**about, "identity": identity_of(self._about)})
-        self._ended.clear()
+        self._done.clear()
         self._is_open = True
         self._saved_at = time.perf_counter()
         self._cost_s = self._saved_at - begin

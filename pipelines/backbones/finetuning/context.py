@@ -1,4 +1,4 @@
-"""What one training is made of: the model with its outputs, its faces and labels, its settings. K outputs of a task."""
+"""The context of one fine-tuning: the model with its outputs, its faces and labels, its settings."""
 
 from dataclasses import dataclass
 
@@ -6,22 +6,22 @@ import numpy as np
 import torch
 
 from cache.labels import Schema
+from extract.backbones.passes import Precision
 from heads.labels import Labels
 from heads.losses import MultiTaskLoss
 from pipelines.backbones.data import Faces
 from pipelines.backbones.distributed import World
-from pipelines.backbones.files import Trainee
-from pipelines.backbones.precision import Precision
 from pipelines.backbones.sampling import Pool
+from pipelines.backbones.task_model import TaskModel
 from pipelines.config import FinetuneConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
-    """All that one training is made of. `targets` and `labels` are row for row with `faces`; the rows of `pool` and
+class TrainContext:
+    """Everything a fine-tuning uses. `targets` and `labels` are row for row with `faces`; the rows of `pool` and
     `select` are row numbers into them, and never share one."""
 
-    model: Trainee
+    model: TaskModel
     loss: MultiTaskLoss
     faces: Faces
     targets: Labels

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cache.files import write_durably
+from cache.durable import write_durably
 from cache.parsing import parse_json
 
 

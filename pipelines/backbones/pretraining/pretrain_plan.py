@@ -14,10 +14,10 @@ from extract.backbones.weights import weights_digest
 from extract.config import Preprocessing
 from heads.ranges import range_problem
 from pipelines.backbones.data import memory_for_faces
-from pipelines.backbones.files import FOLDER
-from pipelines.backbones.pretraining.state import step_faces
+from pipelines.backbones.pretraining.pretrain_state import step_faces
 from pipelines.backbones.pretraining.unlabelled import Unlabelled, choose_faces
 from pipelines.backbones.register import check_section_name
+from pipelines.backbones.task_model import FOLDER
 from pipelines.config import Config, PretrainConfig
 from pipelines.fitting.checkpoint import identity_of
 from pipelines.fitting.optimise import seeded
@@ -28,7 +28,7 @@ UNSEEN = ("checkpoint_minutes", "init")  # of [pretrain], what changes no number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class PretrainRequest:
     """What is to be pretrained: a timm `model`, to be called `name`.
 
     `init` is "random", "pretrained" or a file of weights. `faces` is a folder in the place of that of mtl.toml;
@@ -45,7 +45,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Places:
+class Paths:
     """The files of a pretraining called `name` in the `folder` of mtl.toml."""
 
     folder: Path
@@ -66,18 +66,18 @@ class Places:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class PretrainPlan:
     """A pretraining before its first step: the model as it begins, the faces, and what identifies it.
 
     `matched` says what of a weights file the encoder begins from.
     """
 
-    order: Order
+    request: PretrainRequest
     config: PretrainConfig
     model: MaskedAutoencoder
     preprocessing: Preprocessing
     faces: Unlabelled
-    places: Places
+    paths: Paths
     identity: str
     matched: Match | None
 
@@ -90,8 +90,8 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         parts = {"encoder": self.model.encoder, "decoder": self.model.decoder}
         return {
-            "model": self.order.model,
-            "init": self.order.init,
+            "model": self.request.model,
+            "init": self.request.init,
             "matched": None if self.matched is None else self.matched.to_json(),
             "faces_folder": str(self.faces.folder),
             "splits": self.faces.splits,
@@ -107,12 +107,12 @@ class Plan:
             "steps": self.num_steps,
             "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
             "memory_bytes": memory_bytes(self),
-            "weights": str(self.places.weights),
-            "report": str(self.places.report / "report.html"),
+            "weights": str(self.paths.weights),
+            "report": str(self.paths.report / "report.html"),
         }
 
 
-def make_order(
+def make_request(
     config: Config,
     model: str,
     name: str,
@@ -121,13 +121,13 @@ def make_order(
     faces: Path | None = None,
     splits: str = "",
     restart: bool = False,
-) -> Order:
+) -> PretrainRequest:
     """What the command line asks for. A file given by `init` is seen from where the command is typed, one in mtl.toml
     from there."""
     configured = config.pretrain.init
     if configured not in ("pretrained", "random"):
         configured = str(config.at(configured))
-    return Order(
+    return PretrainRequest(
         model=model,
         name=name,
         init=init or configured,
@@ -138,33 +138,33 @@ def make_order(
     )
 
 
-def make_plan(config: Config, order: Order) -> Plan:
+def make_plan(config: Config, request: PretrainRequest) -> PretrainPlan:
     """Finds the faces and builds the model as it begins; nothing is written.
 
     Raises:
         ValueError: a setting out of its range, no such model or none that can be pretrained so, too few faces.
     """
-    check_section_name(order.name)
+    check_section_name(request.name)
     check_settings(config.pretrain)
-    faces = choose_faces(config, order.faces, order.splits)
-    model, preprocessing, matched = build(config.pretrain, order)
-    return Plan(
-        order=order,
+    faces = choose_faces(config, request.faces, request.splits)
+    model, preprocessing, matched = build(config.pretrain, request)
+    return PretrainPlan(
+        request=request,
         config=config.pretrain,
         model=model,
         preprocessing=preprocessing,
         faces=faces,
-        places=Places(folder=config.folder, name=order.name),
-        identity=_identity(config, order, model, faces),
+        paths=Paths(folder=config.folder, name=request.name),
+        identity=_identity(config, request, model, faces),
         matched=matched,
     )
 
 
-def _identity(config: Config, order: Order, model: MaskedAutoencoder, faces: Unlabelled) -> str:
+def _identity(config: Config, request: PretrainRequest, model: MaskedAutoencoder, faces: Unlabelled) -> str:
     """Other weights at the start, other faces or another setting make it another training."""
     return identity_of(
         {
-            "model": order.model,
+            "model": request.model,
             "weights at the start": weights_digest(model.encoder),
             "num_faces": len(faces.train),
             "faces": faces.digest,
@@ -180,16 +180,16 @@ def check_settings(config: PretrainConfig) -> None:
         raise ValueError(f"pretrain.{problem}")
 
 
-def build(config: PretrainConfig, order: Order) -> tuple[MaskedAutoencoder, Preprocessing, Match | None]:
+def build(config: PretrainConfig, request: PretrainRequest) -> tuple[MaskedAutoencoder, Preprocessing, Match | None]:
     """The model as it begins, the same for the same seed, how its faces are prepared, and what of a file matched.
 
     Raises:
         ValueError: no such model, not a ViT, weights that do not fit, or patches that do not.
     """
     trainable, preprocessing = build_trainable(
-        order.model, 1, config.size_px or None, order.init, seed=config.seed, crop_pct=config.crop_pct
+        request.model, 1, config.size_px or None, request.init, seed=config.seed, crop_pct=config.crop_pct
     )
-    check_vit(trainable.backbone, order.model, preprocessing.size_px)
+    check_vit(trainable.backbone, request.model, preprocessing.size_px)
     with seeded(config.seed, torch.device("cpu")):
         model = MaskedAutoencoder(
             trainable.backbone,
@@ -206,7 +206,7 @@ def build(config: PretrainConfig, order: Order) -> tuple[MaskedAutoencoder, Prep
     return model, preprocessing, trainable.matched
 
 
-def memory_bytes(plan: Plan) -> int:
+def memory_bytes(plan: PretrainPlan) -> int:
     """About what training takes on its device in float32, faces in memory included where they fit.
 
     Weights, gradients and two moments are float32; of each block a token keeps `KEPT_VALUES` values a width for the

@@ -9,7 +9,7 @@ from pipelines.config import Config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class FinetuneRequest:
     """What is to be trained: a timm `model` on `tasks`, to be called `section`.
 
     `init` is "pretrained", "random" or a file of weights, whose tensors are renamed as `rename` says. `config_path` is
@@ -39,7 +39,7 @@ def parse_tasks(text: str, schema: Schema = ABAW) -> tuple[str, ...]:
     return schema.ordered(given, f"--task {text}")
 
 
-def make_order(
+def make_request(
     config: Config,
     config_path: Path,
     task: str,
@@ -51,7 +51,7 @@ def make_order(
     rename: str = "",
     licence: str = "",
     restart: bool = False,
-) -> Order:
+) -> FinetuneRequest:
     """What the command line asks for; what it leaves out comes from mtl.toml.
 
     The section's default name is the task's, "joint" for several; the default model is that of the section if it is
@@ -66,7 +66,7 @@ def make_order(
     settings = config.finetune
     configured = settings.init if settings.init in ("pretrained", "random") else str(config.at(settings.init))
     rules = str(config.at(settings.rename)) if config.at(settings.rename).is_file() else settings.rename
-    return Order(
+    return FinetuneRequest(
         tasks=tasks,
         model=model or config.backbones[section].model,
         section=section,

@@ -11,19 +11,19 @@ from torch import Tensor
 
 from pipelines.config import TrainConfig
 from pipelines.training.budget import batch_windows
-from pipelines.training.dataset import Dataset, Reader
+from pipelines.training.dataset import Dataset, WindowReader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Feed:
+class WindowSource:
     """Where a head's batches come from: windows over the rows `train` [N], whose labels alone are shown.
 
     `learnable` [N + 1] is True at the rows with an embedding and a label to learn from; the last is padding. `hidden`
-    [N + 1] is True, on the device, at the rows whose labels are not to be seen. `key` tells feeds apart.
+    [N + 1] is True, on the device, at the rows whose labels are not to be seen. `key` tells sources apart.
     """
 
     dataset: Dataset
-    reader: Reader
+    reader: WindowReader
     tasks: tuple[str, ...]
     config: TrainConfig
     train: np.ndarray
@@ -50,19 +50,19 @@ class Feed:
 
 
 class WindowSampler:
-    """Batches of a feed without an end: pass after pass over its windows, each drawn anew from a generator of its own.
+    """Batches of a source without end: pass after pass over its windows, each drawn anew from a generator of its own.
 
     A batch that a pass does not fill is filled from the next one, so every batch has B windows.
     """
 
-    def __init__(self, feed: Feed) -> None:
-        self._feed = feed
-        self._generator = torch.Generator().manual_seed(feed.config.seed)
+    def __init__(self, source: WindowSource) -> None:
+        self._source = source
+        self._generator = torch.Generator().manual_seed(source.config.seed)
         self._draw()
 
     def batch(self) -> Tensor:
         """The next batch [B, T]."""
-        size = self._feed.batch_windows
+        size = self._source.batch_windows
         parts = [self._take(size)]
         while (missing := size - sum(map(len, parts))) > 0:
             self._draw()
@@ -86,14 +86,16 @@ class WindowSampler:
 
     def _draw(self) -> None:
         self._begun, self._used = self._generator.get_state(), 0
-        self._windows = self._feed.one_pass(self._generator)
+        self._windows = self._source.one_pass(self._generator)
 
 
-def make_feed(dataset: Dataset, reader: Reader, train: np.ndarray, tasks: tuple[str, ...], config: TrainConfig) -> Feed:
+def make_window_source(
+    dataset: Dataset, reader: WindowReader, train: np.ndarray, tasks: tuple[str, ...], config: TrainConfig
+) -> WindowSource:
     """Batches for `tasks` from the rows `train`; labels of other rows, and of rows without an embedding, are hidden."""
     real = train & reader.valid[:-1].cpu().numpy()
     labelled = dataset.labelled(tasks)
-    return Feed(
+    return WindowSource(
         dataset=dataset,
         reader=reader,
         tasks=tasks,

@@ -24,7 +24,7 @@ READ_BYTES = 1 << 20  # more than nearly every face has
 FOLLOW = Orientations()
 JPEG_START = b"\xff\xd8\xff"
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")  # not EPS and its like, whose decoders start other programs
-# Not the face's fault: going on would mark every face behind it as failed.
+# Not the face's fault: continuing would mark every face behind it as failed.
 MACHINE_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN}
 
 

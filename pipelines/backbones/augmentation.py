@@ -1,4 +1,4 @@
-"""What training changes about faces, drawn for a whole global batch and cut into the parts of its processes.
+"""Augmentation of faces in training, drawn for a whole global batch and split among its processes.
 
 All is drawn on the CPU from one generator, so it is the same on every device and for any number of processes.
 B faces of a batch, S the side of a face in pixels.
@@ -22,12 +22,12 @@ ATTEMPTS = 10  # at a rectangle that fits, as timm and torchvision have it
 # Zhong et al., arXiv 1708.04896, with timm's numbers: what part of a face is erased, and height to width.
 ERASED_AREA, ERASED_RATIO = (0.02, 1 / 3), (0.3, 1 / 0.3)
 NOISE_SEED = 0
-Part = np.ndarray | slice
+Index = np.ndarray | slice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Changes:
-    """What is changed about each of B faces: mirrored or not, and factors of brightness and contrast around 1.
+class Augmentation:
+    """The augmentation of each of B faces: flipped or not, and factors of brightness and contrast around 1.
 
     `erase` [B, 6] are rectangles of noise, in parts of S: top and left of 1 - height and 1 - width, height, width, and
     where in the noise they are cut out; height 0 where nothing is erased. `seeds` [B] are what RandAugment does,
@@ -42,10 +42,10 @@ class Changes:
     rand_augment: str = ""
 
     @classmethod
-    def draw(cls, config: FinetuneConfig, num_faces: int, rng: np.random.Generator) -> "Changes":
-        """Changes for `num_faces`, drawn on the CPU: the same on every device.
+    def draw(cls, config: FinetuneConfig, num_faces: int, rng: np.random.Generator) -> "Augmentation":
+        """The augmentation of `num_faces`, drawn on the CPU: the same on every device.
 
-        The same numbers are drawn whatever is switched off, so that one change does not decide about another.
+        The same numbers are drawn whatever is switched off, so that one setting never changes what another draws.
         """
         flip, brightness, contrast = rng.random((3, num_faces), dtype=np.float32)
         erased = rng.random(num_faces) < config.erase
@@ -60,9 +60,9 @@ class Changes:
             rand_augment=config.rand_augment,
         )
 
-    def part(self, index: Part) -> "Changes":
+    def part(self, index: Index) -> "Augmentation":
         """Those of some faces, by their places in the batch."""
-        return Changes(
+        return Augmentation(
             flip=self.flip[index],
             brightness=self.brightness[index],
             contrast=self.contrast[index],
@@ -71,8 +71,8 @@ class Changes:
             rand_augment=self.rand_augment,
         )
 
-    def to(self, device: torch.device) -> "Changes":
-        return Changes(
+    def to(self, device: torch.device) -> "Augmentation":
+        return Augmentation(
             flip=self.flip.to(device, non_blocking=True),
             brightness=self.brightness.to(device, non_blocking=True),
             contrast=self.contrast.to(device, non_blocking=True),
@@ -110,7 +110,7 @@ class CropDraws:
         boxes = draw_boxes(num_faces, rng, scale, (1 / ratio[1], 1 / ratio[0])).astype(np.float32)
         return cls(boxes=torch.from_numpy(boxes), flip=torch.from_numpy(rng.random(num_faces) < flip))
 
-    def part(self, index: Part) -> "CropDraws":
+    def part(self, index: Index) -> "CropDraws":
         """Those of some faces, by their places in the batch."""
         return CropDraws(boxes=self.boxes[index], flip=self.flip[index])
 
@@ -132,32 +132,32 @@ def draw_boxes(num: int, rng: np.random.Generator, area: tuple[float, float], ra
     return np.concatenate([rng.random((num, 2)), chosen], axis=1)
 
 
-def mirror(faces: Tensor, changes: Changes) -> Tensor:
+def hflip(faces: Tensor, augmentation: Augmentation) -> Tensor:
     """The faces [B, S, S, 3], those with `flip` mirrored: no label here knows left from right."""
-    return torch.where(changes.flip[:, None, None, None], faces.flip(2), faces)
+    return torch.where(augmentation.flip[:, None, None, None], faces.flip(2), faces)
 
 
-def relight(pixels: Tensor, changes: Changes, preprocessing: Preprocessing) -> Tensor:
+def colour_jitter(pixels: Tensor, augmentation: Augmentation, preprocessing: Preprocessing) -> Tensor:
     """The normalised `pixels` [B, 3, S, S] as if brightness and then contrast had been changed before normalising.
 
-    With p in 0..1 and m the mean of a face over pixels and channels: b p, then c (b p - b m) + b m; one multiply-add a
-    face. Nothing is cut off at 0 and 1.
+    With p in 0..1 and m the mean of a face over pixels and channels: b p, then c (b p - b m) + b m; one multiply-add
+    per face. Nothing is clipped to 0..1.
     """
     mean = pixels.new_tensor(preprocessing.mean)[None, :, None, None]
     std = pixels.new_tensor(preprocessing.std)[None, :, None, None]
     level = (pixels.mean(dim=(2, 3), keepdim=True) * std + mean).mean(dim=1, keepdim=True)
-    bright, contrast = changes.brightness[:, None, None, None], changes.contrast[:, None, None, None]
+    bright, contrast = augmentation.brightness[:, None, None, None], augmentation.contrast[:, None, None, None]
     scale = bright * contrast
     shift = bright * (1 - contrast) * level
     return torch.addcmul((shift + (scale - 1) * mean) / std, pixels, scale)
 
 
-def erase(pixels: Tensor, changes: Changes) -> Tensor:
+def erase(pixels: Tensor, augmentation: Augmentation) -> Tensor:
     """The normalised `pixels` [B, 3, S, S] with a rectangle of normal noise in the faces that `erase` names, in place:
-    timm's RandomErasing in its mode "pixel", once a face."""
+    timm's RandomErasing in its mode "pixel", once per face."""
     side = pixels.shape[-1]
-    for face in np.flatnonzero(changes.erase[:, 2]):
-        noise, box = _noise(side, pixels.device), changes.erase[face]
+    for face in np.flatnonzero(augmentation.erase[:, 2]):
+        noise, box = _noise(side, pixels.device), augmentation.erase[face]
         height, width = (min(max(round(part * side), 1), side) for part in box[2:4])
         top, left = int(box[0] * (side - height + 1)), int(box[1] * (side - width + 1))
         down, across = int(box[4] * side), int(box[5] * side)

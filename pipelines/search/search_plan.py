@@ -19,7 +19,7 @@ from pipelines.progress import Advance
 from pipelines.search.grid import Grid, check, expand, read_grid
 from pipelines.search.loop import Chooser, Grouping, Trainer, pending
 from pipelines.search.samplers import next_trials
-from pipelines.search.study import Material, Result, Study, Trial, plan, stream_label
+from pipelines.search.study import Result, Study, StudyInputs, Trial, make_trials, stream_label
 from pipelines.splits import resolve_split
 from pipelines.strategy import Strategy, strategy_of, streams_of
 
@@ -38,7 +38,7 @@ class SearchPlan:
     grid: Grid
     folder: Path
     frames: pl.DataFrame
-    material: Material
+    inputs: StudyInputs
     trials: tuple[Trial, ...]
     keys: tuple[tuple[str, str], ...]
 
@@ -57,13 +57,13 @@ class SearchPlan:
     @property
     def widths(self) -> dict[str, int]:
         """D of every stream, by name."""
-        return {label.partition("@")[0]: int(about["width"]) for label, about in self.material.streams.items()}
+        return {label.partition("@")[0]: int(about["width"]) for label, about in self.inputs.streams.items()}
 
     @property
     def resident_bytes(self) -> int:
         """Memory of the streams, which are read once and stay."""
-        streams = self.material.streams.values()
-        return sum(ITEM_BYTES[self.config.cache.dtype] * self.material.num_rows * one["width"] for one in streams)
+        streams = self.inputs.streams.values()
+        return sum(ITEM_BYTES[self.config.cache.dtype] * self.inputs.num_rows * one["width"] for one in streams)
 
 
 def read_strategies(config: Config, grid_path: Path) -> tuple[Config, Grid, tuple[Strategy, ...]]:
@@ -108,14 +108,14 @@ def make_plan(config: Config, grid: Grid, strategies: Sequence[Strategy], study:
         for name in used
         for view in one.train.views
     }
-    material = _material(config, frames, tuple(keys), strategies)
+    inputs = _inputs(config, frames, tuple(keys), strategies)
     return SearchPlan(
         config=config,
         grid=grid,
         folder=study or config.at(config.output.studies) / _study_name(grid),
         frames=frames,
-        material=material,
-        trials=plan(strategies, config, material),
+        inputs=inputs,
+        trials=make_trials(strategies, config, inputs),
         keys=tuple(keys),
     )
 
@@ -151,7 +151,7 @@ def to_run(search: SearchPlan, study: Study, *, retry_failed: bool) -> list[Tria
 def make_grouping(search: SearchPlan, device: str) -> Grouping:
     """Puts trials into the stacks in which they train on `device`."""
     from pipelines.device import resolve_device
-    from pipelines.training.stacks import in_stacks
+    from pipelines.training.packing import in_stacks
 
     where = resolve_device(device)
 
@@ -163,11 +163,11 @@ def make_grouping(search: SearchPlan, device: str) -> Grouping:
 
 
 def make_trainer(
-    search: SearchPlan, device: str, watch: Callable[[int, "Evaluation"], None] = lambda size, note: None
+    search: SearchPlan, device: str, on_evaluation: Callable[[int, "Evaluation"], None] = lambda size, evaluation: None
 ) -> Trainer:
     """Reads the streams once; the trainer returned trains any number of stacks over them, and the table of the plan.
 
-    `watch` is told of every evaluation of a head, with the number of trials in its stack.
+    `on_evaluation` is called after every evaluation of a head, with the number of trials in its stack.
 
     Raises:
         ValueError: a stream is no longer the one that was planned with.
@@ -178,7 +178,7 @@ def make_trainer(
 
     dataset = load_dataset(search.config, search.keys, resolve_device(device), search.frames)
     for (name, view), identity in dataset.resident.identities.items():
-        if identity.digest != search.material.streams[stream_label(name, view)]["identity"]:
+        if identity.digest != search.inputs.streams[stream_label(name, view)]["identity"]:
             raise ValueError(f"stream {name} was extracted anew meanwhile; type the same command again")
 
     def trainer(stack: Sequence[tuple[Strategy, Path]], advance: Advance) -> Sequence[Exception | None]:
@@ -188,22 +188,22 @@ def make_trainer(
             stack,
             halving=search.halving,
             poll=lambda: advance(0),
-            watch=lambda note: watch(len(stack), note),
+            on_evaluation=lambda evaluation: on_evaluation(len(stack), evaluation),
         )
 
     return trainer
 
 
-def _material(
+def _inputs(
     config: Config, frames: pl.DataFrame, keys: Sequence[tuple[str, str]], strategies: Sequence[Strategy]
-) -> Material:
+) -> StudyInputs:
     folds = sorted({strategy.train.fold for strategy in strategies})
     labels = labels_of(frames, config.schema)
     splits = {fold: resolve_split(frames, config.split, fold, config.schema, labels).description for fold in folds}
     for strategy in strategies:
         _check_labels(splits[strategy.train.fold], strategy.head.tasks, config.schema)
     digest = frames_digest(frames)
-    return Material(
+    return StudyInputs(
         frames=digest,
         labels=labels_digest(frames, config.schema),
         num_rows=len(frames),

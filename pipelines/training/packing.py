@@ -27,7 +27,7 @@ FREE_LOSS = (*NUMBERS, "class_weights", "positive_weights", "task_weights")
 MOST = {"cpu": 8, "cuda": 256}
 CPU_BYTES = 2 * 2**30
 SHARE_OF_MEMORY = 0.5
-# Numbers kept for the backward pass a step and unit of width, a block and in all: counted on the four encoders.
+# Numbers kept for the backward pass per step and unit of width, per block and in all: counted on the four encoders.
 KEPT_A_BLOCK, KEPT_BESIDES, BYTES = 24, 32, 4
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from cache.files import write_durably
+from cache.durable import write_durably
 from cache.frames import frames_digest, labels_digest, read_frames
 from cache.labels import ABAW, Schema, schema_of
 from cache.parquet import parquet_bytes, read_parquet

@@ -7,22 +7,22 @@ import numpy as np
 import polars as pl
 
 from extract.backbones.matching import Match
-from pipelines.backbones.files import checkpoint_path
-from pipelines.backbones.finetuning.facesets import Material, gather
+from pipelines.backbones.finetuning.facesets import FaceDataset, gather
 from pipelines.backbones.finetuning.finetune import build
-from pipelines.backbones.finetuning.order import Order
 from pipelines.backbones.finetuning.recipe import check_recipe, with_rate
+from pipelines.backbones.finetuning.request import FinetuneRequest
 from pipelines.backbones.register import check_section_name
 from pipelines.backbones.runs import check_place
 from pipelines.backbones.sampling import draw_rows, epoch_steps
+from pipelines.backbones.task_model import checkpoint_path
 from pipelines.config import Config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outlook:
-    """`sets` tell of each data set its rows that train, their `shown` in an epoch, and those that choose the epoch."""
+class DryRun:
+    """`sets` give per data set its rows that train, those `shown` per epoch, and those that choose the epoch."""
 
-    order: Order
+    request: FinetuneRequest
     sets: tuple[dict[str, Any], ...]
     num_steps: int
     num_epochs: int
@@ -35,10 +35,10 @@ class Outlook:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "section": self.order.section,
-            "model": self.order.model,
-            "tasks": list(self.order.tasks),
-            "init": self.order.init,
+            "section": self.request.section,
+            "model": self.request.model,
+            "tasks": list(self.request.tasks),
+            "init": self.request.init,
             "matched": None if self.matched is None else self.matched.to_json(),
             "size_px": self.size_px,
             "parameters": self.num_parameters,
@@ -54,7 +54,7 @@ class Outlook:
         """The same in lines for people."""
         lines = [] if self.matched is None else self.matched.print_lines()
         weights = f"{self.num_parameters:,} weights, {self.num_learning:,} of them learn"
-        lines.append(f"{self.order.model}, {self.size_px} px: {weights}")
+        lines.append(f"{self.request.model}, {self.size_px} px: {weights}")
         lines += [
             f"{each['set']}: {each['train']:,} faces train, {each['shown']:,} of them shown in an epoch, "
             f"{each['select']:,} choose"
@@ -67,19 +67,19 @@ class Outlook:
         return lines + (["an earlier run was stopped; this would resume it"] if self.resumes else [])
 
 
-def foresee(config: Config, frames: pl.DataFrame, order: Order) -> Outlook:
-    """The outlook of `finetune`. Raises as it, but for what only the faces themselves can tell."""
-    check_section_name(order.section)
+def dry_run(config: Config, frames: pl.DataFrame, request: FinetuneRequest) -> DryRun:
+    """What `finetune` would do. Raises as it does, except for errors that only reading the faces can show."""
+    check_section_name(request.section)
     check_recipe(config.finetune)
-    check_place(config, order.section)
-    material = gather(config, frames, order.tasks)
-    model, preprocessing = build(config, order)
+    check_place(config, request.section)
+    dataset = gather(config, frames, request.tasks)
+    model, preprocessing = build(config, request)
     parameters = list(model.parameters())
-    there = checkpoint_path(order.config_path.parent, order.section).is_file() and not order.restart
-    return Outlook(
-        order=order,
-        sets=_sets(config, material),
-        num_steps=len(epoch_steps(material.pool, config.finetune, 1)),
+    there = checkpoint_path(request.config_path.parent, request.section).is_file() and not request.restart
+    return DryRun(
+        request=request,
+        sets=_sets(config, dataset),
+        num_steps=len(epoch_steps(dataset.pool, config.finetune, 1)),
         num_epochs=config.finetune.epochs,
         lr=with_rate(config.finetune, model).rate,
         num_parameters=sum(p.numel() for p in parameters),
@@ -90,12 +90,12 @@ def foresee(config: Config, frames: pl.DataFrame, order: Order) -> Outlook:
     )
 
 
-def _sets(config: Config, material: Material) -> tuple[dict[str, Any], ...]:
-    pool = material.pool
+def _sets(config: Config, dataset: FaceDataset) -> tuple[dict[str, Any], ...]:
+    pool = dataset.pool
     rng = np.random.default_rng([config.finetune.seed, 1])
-    rows = {"train": pool.rows, "shown": draw_rows(pool, config.finetune, rng), "select": material.select}
-    counts = {key: np.bincount(pool.source[chosen], minlength=len(material.sets)) for key, chosen in rows.items()}
+    rows = {"train": pool.rows, "shown": draw_rows(pool, config.finetune, rng), "select": dataset.select}
+    counts = {key: np.bincount(pool.source[chosen], minlength=len(dataset.sets)) for key, chosen in rows.items()}
     return tuple(
         {"set": each.name, "faces": str(each.folder), **{key: int(counts[key][index]) for key in counts}}
-        for index, each in enumerate(material.sets)
+        for index, each in enumerate(dataset.sets)
     )

@@ -12,18 +12,18 @@ import torch
 
 from pipelines.cli import app
 from pipelines.config import Config, SplitConfig, read_config
-from pipelines.files import read_json
+from pipelines.json_files import read_json
 from pipelines.search.loop import run_trials
-from pipelines.search.plan import make_grouping, make_plan, make_trainer, read_strategies
 from pipelines.search.record import Record
+from pipelines.search.search_plan import make_grouping, make_plan, make_trainer, read_strategies
 from pipelines.search.study import open_study
 from pipelines.strategy import Strategy, strategy_of
 from pipelines.training import run as run_module
 from pipelines.training.dataset import Dataset
 from pipelines.training.fit import Halving
 from pipelines.training.run import train_run
-from pipelines.training.train import Order, Trained, train_strategies
-from pipelines.training.unfinished import FOLDER, Unfinished
+from pipelines.training.stack_checkpoint import FOLDER, StackCheckpoint
+from pipelines.training.train import Trained, TrainRequest, train_strategies
 
 METHODS = {
     "joint": {"temporal": "gru"},
@@ -56,10 +56,10 @@ def strategies_of(small: Config, values: dict) -> tuple[Config, list[Strategy]]:
 def train(
     config: Config, dataset: Dataset, strategies: list[Strategy], folder: Path, poll: Callable[[], None], **more: float
 ) -> list[Trained]:
-    unfinished = Unfinished(folder, poll=poll, **more)
-    unfinished.open([str(number) for number in range(len(strategies))], [one.digest for one in strategies])
+    checkpoint = StackCheckpoint(folder, poll=poll, **more)
+    checkpoint.open([str(number) for number in range(len(strategies))], [one.digest for one in strategies])
     found = train_strategies(
-        config, dataset, [Order(strategy=one) for one in strategies], Halving(2, 2), unfinished=unfinished
+        config, dataset, [TrainRequest(strategy=one) for one in strategies], Halving(2, 2), checkpoint=checkpoint
     )
     assert all(isinstance(one, Trained) for one in found)
     return [one for one in found if isinstance(one, Trained)]
@@ -125,9 +125,9 @@ def test_what_was_kept_of_another_stack_or_is_damaged_is_not_used(small: Config,
 def test_saved_by_the_clock_and_removed_in_the_end(small: Config, made, tmp_path: Path) -> None:
     dataset, strategy = made.dataset(), strategy_of(small)
     seen: list[bool] = []
-    unfinished = Unfinished(tmp_path / "kept", every_s=0.0, poll=lambda: seen.append((tmp_path / "kept").exists()))
-    unfinished.open(["one"], ["digest"])
-    train_strategies(small, dataset, [Order(strategy=strategy)], unfinished=unfinished)
+    checkpoint = StackCheckpoint(tmp_path / "kept", every_s=0.0, poll=lambda: seen.append((tmp_path / "kept").exists()))
+    checkpoint.open(["one"], ["digest"])
+    train_strategies(small, dataset, [TrainRequest(strategy=strategy)], checkpoint=checkpoint)
     assert True in seen
     folder = tmp_path / "runs" / "one"
     with pytest.raises(KeyboardInterrupt):
@@ -161,7 +161,7 @@ def search(folder: Path, stop: Callable[[], None]) -> tuple[str, list[str]]:
 
         return trainer(stack, poll)
 
-    with open_study(plan.folder, grid, plan.material, plan.trials) as study:
+    with open_study(plan.folder, grid, plan.inputs, plan.trials) as study:
         outcome = run_trials(
             study, plan.trials, stopping, Record(study, grid.fields), grouping=make_grouping(plan, "cpu")
         )
@@ -232,15 +232,15 @@ def test_train_head_is_stopped_by_ctrl_c_and_resumes(
 ) -> None:
     made.write(tmp_path)
     words = ["train-head", "--temporal", "gru", "--config", str(tmp_path / "mtl.toml"), "--name", "one"]
-    rest, calls = Unfinished.rest, []
+    save, calls = StackCheckpoint.save, []
 
-    def ctrl_c(self: Unfinished, model: str, state: Callable[[], dict]) -> None:
+    def ctrl_c(self: StackCheckpoint, model: str, state: Callable[[], dict]) -> None:
         calls.append(model)
         if len(calls) == 3:
             os.kill(os.getpid(), signal.SIGINT)
-        rest(self, model, state)
+        save(self, model, state)
 
-    monkeypatch.setattr(Unfinished, "rest", ctrl_c)
+    monkeypatch.setattr(StackCheckpoint, "save", ctrl_c)
     assert run([*words, "--quiet"]) == 130
     assert capsys.readouterr().err == "mtl: stopped; the same command resumes\n"
     assert len(calls) == 3

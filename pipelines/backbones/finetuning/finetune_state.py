@@ -1,4 +1,4 @@
-"""Where a training stands: all that changes while it runs, kept in a checkpoint and taken up again bit for bit."""
+"""The state of a fine-tuning: all that changes while it runs, saved in a checkpoint and resumed bit for bit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.backbones.finetuning.ema import Ema
-from pipelines.fitting.checkpoint import Kept, joined, part_of
-from pipelines.fitting.epochs import BestEpoch, Epoch, Fitted
+from pipelines.fitting.checkpoint import Resumed, joined, part_of
+from pipelines.fitting.epochs import BestEpoch, Epoch, FitResult
 from pipelines.fitting.optimise import AdamW
 
 
@@ -20,8 +20,8 @@ def moving_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 @dataclass(slots=True, kw_only=True)
-class State:
-    """A training on its way: `epoch` epochs are over, and `step` steps of the next one, whose losses add up in `sums`.
+class FinetuneState:
+    """A training in progress: `epoch` epochs are done, and `step` steps of the next one, whose losses add up in `sums`.
 
     `moving` are the tensors of the model that training can change; the others are those it began with. `num_steps`
     counts the steps since the start.
@@ -56,19 +56,19 @@ class State:
         return {"epoch": self.epoch, "step": self.step, "num_steps": self.num_steps, **self.best.about()}
 
     @torch.no_grad()
-    def load(self, kept: Kept) -> None:
-        """Takes up what `tensors` and `about` gave, by copying into the tensors that are here."""
-        tensors, about = kept
+    def load(self, resumed: Resumed) -> None:
+        """Resumes from what `tensors` and `about` gave, by copying into the tensors that are here."""
+        tensors, about = resumed
         for name, tensor in self.tensors().items():
             tensor.copy_(tensors[name])
         self.best.load_state(part_of(tensors, "best"), about, self.sums.device)
         self.epoch, self.step, self.num_steps = about["epoch"], about["step"], about["num_steps"]
 
     @torch.no_grad()
-    def restore(self) -> Fitted[Epoch]:
+    def restore(self) -> FitResult[Epoch]:
         """Puts the best epoch's weights back into the model."""
         result = self.best.result()
-        assert isinstance(result, Fitted), "an epoch was scored"
+        assert isinstance(result, FitResult), "an epoch was scored"
         for name, value in result.state.items():
             self.moving[name].copy_(value)
         return result
