@@ -153,10 +153,10 @@ def test_ctrl_c_and_again(tmp_path: Path, frames: pl.DataFrame, reads: list[str]
     (tmp_path / "whole").mkdir()
     (tmp_path / "whole" / "faces").symlink_to(tmp_path / "faces")
     made.run(frames, tmp_path / "whole", made.tiny())
-    threads = threading.active_count()
-    with pytest.raises(KeyboardInterrupt):
+    with own_threads() as started, pytest.raises(KeyboardInterrupt):
         made.run(frames, tmp_path, made.tiny(), advance=stopped_after(num_faces))
-    assert threading.active_count() == threads
+    assert started
+    assert [thread for thread in started if thread.is_alive()] == []
     done = len(frames) - sum(
         np.diff(stream_of(tmp_path).rows(shard))[0] for shard in stream_of(tmp_path).missing_shards()
     )
@@ -334,6 +334,26 @@ def test_weights_that_are_no_numbers_are_not_the_faces_fault(tmp_path: Path, fra
 # Trouble
 
 
+@contextlib.contextmanager
+def own_threads() -> Iterator[list[threading.Thread]]:
+    """The threads that are started inside by this thread or by one of them.
+
+    Others of the process come and go, and zarr keeps its own.
+    """
+    family, started = {threading.current_thread()}, []
+    real = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if threading.current_thread() in family and not thread.name.startswith("zarr"):
+            family.add(thread)
+            started.append(thread)
+        real(thread)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        yield started
+
+
 def test_disk_full(tmp_path: Path, frames: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     """The third shard does not fit: one OSError, no thread left, two shards kept, the same command resumes."""
     real, written = Stream.write_shard, []
@@ -344,18 +364,8 @@ def test_disk_full(tmp_path: Path, frames: pl.DataFrame, monkeypatch: pytest.Mon
         real(stream, shard, *args)
         written.append(shard)
 
-    family, started, start = {threading.current_thread()}, [], threading.Thread.start
-
-    def noted_start(thread: threading.Thread) -> None:
-        """Other threads of the process come and go, and zarr keeps its own: ours are started here or by one of ours."""
-        if threading.current_thread() in family and not thread.name.startswith("zarr"):
-            family.add(thread)
-            started.append(thread)
-        start(thread)
-
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, own_threads() as started:
         patch.setattr(Stream, "write_shard", write_shard)
-        patch.setattr(threading.Thread, "start", noted_start)
         with pytest.raises(OSError, match="No space left"):
             made.run(frames, tmp_path, made.tiny())
     assert started
