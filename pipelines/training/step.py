@@ -136,6 +136,6 @@ class Graphs:
                 losses = step.on_device(*inputs)
         except RuntimeError as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            warnings.warn(f"training goes on without a CUDA graph, and slower: {reason}", stacklevel=2)
+            warnings.warn(f"training continues without a CUDA graph, and slower: {reason}", stacklevel=2)
             return None
         return Captured(graph, *inputs, losses)

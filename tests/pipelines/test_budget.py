@@ -8,6 +8,7 @@ import torch
 
 from heads.config import HeadConfig
 from pipelines.config import TrainConfig
+from pipelines.folds import NO_FOLD
 from pipelines.strategy import strategy_of
 from pipelines.training.budget import LEAST_BATCH, MOST_BATCH, batch_windows, evaluations
 from pipelines.training.window_sampler import WindowSampler, make_window_source
@@ -33,7 +34,7 @@ def test_heads_are_scored_every_so_many_steps_and_at_the_end() -> None:
 def source(small, made):
     dataset, strategy = made.dataset(), strategy_of(small).replace({"batch_windows": 5}, "test")
     reader = dataset.reader(["va"], ["va"], HeadConfig(), ["base"])
-    return make_window_source(dataset, reader, dataset.split(small.split, -1).train, ("va",), strategy.train)
+    return make_window_source(dataset, reader, dataset.split(small.split, NO_FOLD).train, ("va",), strategy.train)
 
 
 def test_batches_are_full_and_go_through_every_window_of_a_pass(source) -> None:
