@@ -79,9 +79,10 @@ def read_frames(path: Path, schema: Schema | None = None) -> pl.DataFrame:
     data = _whole_bytes(path)
     stored = _schema_in(data, path)
     if stored is not None and schema is not None and stored.digest != schema.digest:
+        differences = "; ".join(schema.differences(stored, "in [labels]", "in the table"))
         raise ValueError(
-            f"{path}: labels of another schema ({stored.name}) than {schema.name} of [labels]: "
-            f"{'; '.join(schema.differences(stored))}; type `mtl prepare` again, or set [labels] to the table's schema"
+            f"{path}: labels of another schema ({stored.name}) than {schema.name} of [labels]: {differences}; type "
+            "`mtl prepare` again, or set [labels] to the table's schema"
         )
     try:
         table = read_parquet(data)

@@ -202,26 +202,29 @@ class Schema:
 
     @cached_property
     def digest(self) -> str:
-        """16 hexadecimal digits of the groups; the schema's own name is not in it."""
-        words = json.dumps([group.to_mapping() for group in self.groups])
+        """16 hexadecimal digits of what the labels are; the schema's name, scores and weights are not in it."""
+        words = json.dumps([_labels_in(group) for group in self.groups])
         return hashlib.blake2b(words.encode(), digest_size=8).hexdigest()
 
-    def differences(self, other: "Schema") -> list[str]:
-        """What `other` has otherwise, in words; nothing where both say the same."""
-        found = [f"no group {name} there" for name in self.names if name not in other.names]
-        found += [f"a group {name} there" for name in other.names if name not in self.names]
+    def differences(
+        self, other: "Schema", here: str = "here", there: str = "there", *, scores: bool = False
+    ) -> list[str]:
+        """What the labels of `other` are otherwise, in words; with `scores` also what is scored otherwise."""
+        found = [f"group {name} {here} alone" for name in self.names if name not in other.names]
+        found += [f"group {name} {there} alone" for name in other.names if name not in self.names]
+        mapping = Group.to_mapping if scores else _labels_in
         for group in self.groups:
             if group.name not in other.names:
                 continue
-            mine, theirs = group.to_mapping(), other.group(group.name).to_mapping()
+            mine, theirs = mapping(group), mapping(other.group(group.name))
             keys = dict.fromkeys([*mine, *theirs])
             found += [
-                f"{group.name}: {key} {_words(mine.get(key))} here, {_words(theirs.get(key))} there"
+                f"{group.name}: {key} {_words(mine.get(key))} {here}, but {_words(theirs.get(key))} {there}"
                 for key in keys
                 if mine.get(key) != theirs.get(key)
             ]
         if not found and self.names != other.names:
-            found.append(f"groups in the order {', '.join(self.names)} here, {', '.join(other.names)} there")
+            found.append(f"groups in the order {', '.join(self.names)} {here}, but {', '.join(other.names)} {there}")
         return found
 
 
@@ -235,6 +238,8 @@ def schema_of(document: Any, where: str) -> Schema:
         raise ValueError(f"{where}: expected a table with {' and '.join(SCHEMA_KEYS)}, found {document!r}")
     _check_keys(document, SCHEMA_KEYS, where)
     name, groups = document.get("name"), document.get("groups")
+    if "name" not in document:
+        raise ValueError(f'{where}: no name; write name = "NAME" at the top')
     if not isinstance(name, str) or not name.strip():
         raise ValueError(f"{where}: name = {name!r} must be a text that is not empty")
     if not isinstance(groups, list) or not groups:
@@ -356,6 +361,11 @@ def _check_distinct(schema: Schema, where: str) -> None:
     for name in named:
         if named.count(name) > 1:
             raise ValueError(f"{where}: {name!r} is the name of two columns, classes or groups; each has its own")
+
+
+def _labels_in(group: Group) -> dict[str, Any]:
+    """What its labels are, as TOML and JSON have it: all but the score and the weight."""
+    return {key: value for key, value in group.to_mapping().items() if key not in ("score", "weight")}
 
 
 def _words(value: Any) -> str:

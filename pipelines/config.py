@@ -352,6 +352,8 @@ def read_schema(text: str, where: str) -> Schema:
         document = parse_toml(read_text(path, CONFIG_BYTES))
     except ValueError as error:
         raise ValueError(f"{path}: not valid TOML: {error}") from None
+    if isinstance(document.get("labels"), dict):  # an mtl.toml
+        return chosen_schema(document["labels"], f"{path}: [labels]")
     return chosen_schema(document, str(path)) if "groups" in document else schema_of(document, str(path))
 
 

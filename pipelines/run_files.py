@@ -71,8 +71,11 @@ def schema_in(manifest: Mapping[str, Any], folder: Path) -> Schema:
 def check_schema(found: Schema, schema: Schema, what: str) -> None:
     """Raises ValueError where `what` ("runs/tcn") was made with another label schema than that of [labels]."""
     if found.digest != schema.digest:
-        differences = "; ".join(schema.differences(found))
-        raise ValueError(f"{what}: of another label schema than [labels] of mtl.toml ({differences})")
+        differences = "; ".join(schema.differences(found, "in mtl.toml", "in the run"))
+        raise ValueError(
+            f"{what}: of another label schema than [labels] of mtl.toml ({differences}); train it again, or set "
+            "[labels] to what it was trained on"
+        )
 
 
 def run_bytes(folder: Path, manifest: Mapping[str, Any], file: str) -> bytes:

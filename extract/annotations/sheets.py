@@ -167,9 +167,10 @@ def _parquet_sheet(path: Path, ignored: str, schema: Schema) -> Sheet:
         ) from None
     stored = stored_schema(path)
     if stored is not None and (column := changed_column(schema, stored)):
+        differences = "; ".join(schema.differences(stored, "in [labels]", "in the table"))
         raise ValueError(
             f"{path}: column {column!r} has another meaning in its schema, {stored.name}, than in {schema.name} of "
-            f"[labels]: {'; '.join(schema.differences(stored))}; write it as a CSV file with the names of classes"
+            f"[labels]: {differences}; write it as a CSV file with the names of classes"
         )
     columns, classes = _named(path, 0, list(table.columns), ignored, schema)
     if len(columns) != len(table.columns):

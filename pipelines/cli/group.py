@@ -23,6 +23,7 @@ class MtlGroup(TyperGroup):
                 command.params.append(_quiet_option())
                 command.callback = _at_home(command.callback)
                 command.help = _unwrapped(command.help or "")
+                command.parse_args = _given_once(command, command.parse_args)  # type: ignore[method-assign]
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -63,6 +64,24 @@ def _unwrapped(text: str) -> str:
     """Help with one line per paragraph, which the terminal wraps; one that begins with backspace keeps its lines."""
     paragraphs = inspect.cleandoc(text).split("\n\n")
     return "\n\n".join(each if each.startswith("\b") else each.replace("\n", " ") for each in paragraphs)
+
+
+def _given_once(command: Any, parse_args: Any) -> Any:
+    """`parse_args` of a `command`, which refuses an option that is given twice and counts once: click takes the last,
+    and what was given before would be lost without a word."""
+
+    def parsed(ctx: Any, args: list[str]) -> Any:
+        words = args[: args.index("--")] if "--" in args else args
+        for param in command.params:
+            if param.param_type_name != "option" or param.multiple or param.is_flag:
+                continue
+            names = [word for word in words if word.partition("=")[0] in param.opts and word.startswith("--")]
+            if len(names) > 1:
+                name = names[0].partition("=")[0]
+                raise ValueError(f"{name} is given {len(names)} times, but only the last would count; give it once")
+        return parse_args(ctx, args)
+
+    return parsed
 
 
 def _at_home(callback: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.options import JsonOption, OnConflictOption
+from pipelines.cli.options import CONFIG, JsonOption, OnConflictOption
 
 
 def register(app: typer.Typer) -> None:
@@ -20,7 +20,7 @@ def score(
         str,
         typer.Option(
             metavar="NAME|FILE",
-            help="The schema of the labels, as of `mtl init --labels`; default: the one stored in LABELS, or abaw.",
+            help="The schema of the labels, as of `mtl init --labels`; default: that of LABELS, of mtl.toml, or abaw.",
         ),
     ] = "",
     split: Annotated[str, typer.Option(help="Only rows of LABELS in this split.")] = "",
@@ -40,9 +40,12 @@ def score(
     """
     from cache.labels import ABAW
     from pipelines.cli.pages.metrics import print_metrics
-    from pipelines.config import read_schema
+    from pipelines.config import read_config, read_schema
     from pipelines.results.score import schema_of_table, score_tables
 
-    known = read_schema(schema, "--schema") if schema else schema_of_table(labels) or ABAW
+    if schema:
+        known = read_schema(schema, "--schema")
+    else:
+        known = schema_of_table(labels) or (read_config(CONFIG).schema if CONFIG.is_file() else ABAW)
     found = score_tables(predictions, labels, tasks, split, on_conflict, known)
     print_metrics(found, as_json=json_output, schema=known)

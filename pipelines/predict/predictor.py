@@ -207,7 +207,7 @@ def check_tasks(predictor: Predictor, needed: Sequence[str], what: str) -> None:
     other columns or classes."""
     for name in (task for task in needed if task in predictor.schema.names):
         own, wanted = (Schema(name="", groups=(schema.group(name),)) for schema in (predictor.schema, ABAW))
-        if differences := [words for words in own.differences(wanted) if "weight" not in words]:
+        if differences := own.differences(wanted, "in the run", "in the challenge"):
             raise ValueError(f"{predictor.folder}: {what} is of the challenge's labels ({'; '.join(differences)})")
     if lacking := [task for task in needed if task not in predictor.tasks]:
         raise ValueError(

@@ -104,7 +104,8 @@ def _check_complete(task: Task, table: pl.DataFrame, predictions: Path) -> None:
             video, frame = lost.row(0, named=True)["video"], lost.row(0, named=True)["frame"]
             raise ValueError(
                 f"{predictions}: {len(lost):,} labelled frames have no prediction of {name}, the first is "
-                f"{video} frame {frame}; predict every labelled frame, or leave the task out with --tasks"
+                f"{video} frame {frame}; predict every labelled frame, choose the labels of one split with --split, or "
+                "leave the task out with --tasks"
             )
 
 

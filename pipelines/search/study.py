@@ -245,8 +245,8 @@ def _differences(old: Mapping[str, Any], inputs: StudyInputs) -> list[str]:
     if old.get("format") != FORMAT:
         return [f"its format is {old.get('format')}, this program's is {FORMAT}"]
     before = schema_of(old["schema"], "study.json: schema")
-    if before.digest != inputs.schema.digest:
-        return [f"labels of another schema: {'; '.join(inputs.schema.differences(before))}"]
+    if differences := inputs.schema.differences(before, "in mtl.toml", "in the study", scores=True):
+        return [f"labels of another schema: {'; '.join(differences)}"]
     names = {"frames": "other frames", "labels": "labels, splits or subjects changed"}
     found = [words for key, words in names.items() if old[key] != getattr(inputs, key)]
     for label, stream in inputs.streams.items():

@@ -241,9 +241,13 @@ def test_a_table_of_another_schema_is_refused_in_one_line(tmp_path: Path) -> Non
     document["groups"][0] |= {"range": [0, 16]}
     with pytest.raises(ValueError, match=r"frames\.parquet: labels of another schema") as caught:
         read_frames(path, schema_of(document, "x"))
-    assert "pain: range 0, 16 here, 0, 10 there; type `mtl prepare` again, or set [labels]" in str(caught.value)
+    assert "pain: range 0, 16 in [labels], but 0, 10 in the table; type `mtl prepare` again, or set [labels]" in str(
+        caught.value
+    )
     assert "\n" not in str(caught.value)
-    with pytest.raises(ValueError, match="no group va there; no group expr there; no group au there; a group pain"):
+    with pytest.raises(
+        ValueError, match=r"group va in \[labels\] alone; .*group au in \[labels\] alone; group pain in the table alone"
+    ):
         read_frames(path, ABAW)
     renamed = schema_of(PAIN.to_mapping() | {"name": "other"}, "x")
     assert read_frames(path, renamed).height == 3

@@ -155,9 +155,18 @@ def test_differences_in_words() -> None:
     document["groups"][2]["classes"] = ["tense", "calm"]
     del document["groups"][3]
     assert schema_of(PAIN, "a").differences(schema_of(document, "b")) == [
-        "no group seen there",
-        "pain: range 0, 10 here, 0, 16 there",
-        "state: classes calm, tense here, tense, calm there",
+        "group seen here alone",
+        "pain: range 0, 10 here, but 0, 16 there",
+        "state: classes calm, tense here, but tense, calm there",
+    ]
+    document = copy.deepcopy(PAIN)
+    document["groups"][0]["score"], document["groups"][1]["weight"] = "pearson", 3
+    one, other = schema_of(PAIN, "a"), schema_of(document, "b")
+    assert one.digest == other.digest, "what is scored is no label"
+    assert one.differences(other) == []
+    assert one.differences(other, "in a", "in b", scores=True) == [
+        "pain: score ccc in a, but pearson in b",
+        "intensity: weight 1 in a, but 3 in b",
     ]
     document = copy.deepcopy(PAIN)
     document["groups"].reverse()

@@ -125,7 +125,8 @@ def test_the_leaderboard_and_the_report_speak_of_these_labels() -> None:
         (["train-head", "--tasks", "pain,intensity,AU4"], "at least one task, and each column once"),
         (["finetune", "--task", "Pain", "--model", "test_resnet"], "unknown task 'Pain' (did you mean 'pain'?)"),
         (["submit", "whole", "--track", "expr", "--list", "data/labels.csv", "--out", "x.txt"], "needs expr"),
-        (["score", "predictions/whole-test.parquet", "data/labels.csv"], "unknown column 'pain'"),
+        (["score", "predictions/whole-test.parquet", "data/labels.csv"], "choose the labels of one split with --split"),
+        (["prepare", "--table", "a.csv", "--table=b.csv"], "--table is given 2 times, but only the last would count"),
         (["train-head", "--set", "loss.task_weights={pian = 2}"], "task_weights: unknown task 'pian'"),
     ],
 )
@@ -138,10 +139,25 @@ def test_another_schema_says_what_differs(project: Path, tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path / "other")
     text = Path("mtl.toml").read_text()
     Path("mtl.toml").write_text(text.replace('"Calm", "Tense"', '"Tense", "Calm"'))
-    words = "state: classes Tense, Calm, Distressed here, Calm, Tense, Distressed there"
+    words = "state: classes Tense, Calm, Distressed in [labels], but Calm, Tense, Distressed in the table"
     assert words in refused("train-head")
     call("prepare", "--table", "data/labels.csv", "--subjects", "data/subjects.csv")
     said = refused("evaluate", "whole", "--split", "val")
     assert said.startswith("mtl: error: runs/whole: of another label schema than [labels]")
     assert "Tense, Calm" in said
-    assert words in refused("search", "--grid", "g.toml")
+    assert "Tense, Calm, Distressed in mtl.toml" in refused("search", "--grid", "g.toml")
+
+
+def test_another_score_is_no_other_label(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs stay; a study was ranked by its scores, and says so."""
+    shutil.copytree(project, tmp_path / "other", symlinks=True)
+    monkeypatch.chdir(tmp_path / "other")
+    text = Path("mtl.toml").read_text()
+    Path("mtl.toml").write_text(
+        text.replace('score = "ccc"', 'score = "pearson"').replace("weight = 2.0", "weight = 1")
+    )
+    found = json.loads(call("evaluate", "whole", "--split", "test", "--json"))
+    assert found["P"] == pytest.approx(
+        sum(found[key] for key in ("pain.pearson_mean", "intensity.pearson_mean", "state.f1_macro", "seen.f1_mean"))
+    )
+    assert "pain: score pearson in mtl.toml, but ccc in the study" in refused("search", "--grid", "g.toml")
