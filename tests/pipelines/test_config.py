@@ -189,7 +189,7 @@ def test_wrong_labels_are_one_line(text: str, message: str, tmp_path: Path) -> N
     [
         ("dsfa", r"^--labels: unknown schema 'dsfa' \(did you mean 'disfa'\?\); known: abaw"),
         ("gone.toml", r"^--labels gone.toml: no such file, nor a schema that ships: abaw"),
-        ("none.toml", r"^none.toml: no name; write name = "NAME" at the top"),
+        ("none.toml", r'^none.toml: no name; write name = "NAME" at the top'),
         ("broken.toml", r"^broken.toml: not valid TOML"),
     ],
 )
