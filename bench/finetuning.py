@@ -80,7 +80,7 @@ def against_usual(device: torch.device) -> list[Row]:
     rows = []
     for model, size_px, batch, num_faces in CASES[device.type]:
         context, state = made_context(model, size_px, batch, num_faces, device)
-        paths, labels = list(context.faces.paths), context.labels.expr
+        paths, labels = list(context.faces.paths), context.labels.values["expr"][:, 0]
         workers = WORKERS[device.type]
         loader = training_loader(FACES, paths[:num_faces], labels[:num_faces], size_px, batch, workers)
         usual = timm.create_model(model, num_classes=8, **_sized(model, size_px)).to(device)

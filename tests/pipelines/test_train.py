@@ -15,6 +15,7 @@ from helpers.made_project import make
 from pipelines.config import SplitConfig, TrainConfig
 from pipelines.fitting.epochs import Evaluation
 from pipelines.fitting.optimise import AdamW, decay_groups
+from pipelines.folds import NO_FOLD
 from pipelines.metrics.challenge import score_predictions
 from pipelines.strategy import strategy_of
 from pipelines.training import fit as fit_module
@@ -174,7 +175,7 @@ def test_early_stopping_waits_for_patience(small, made):
 
 def test_report_rows_are_scored_exactly_once_and_after_the_last_epoch(small, made, monkeypatch):
     dataset, events = made.dataset(), []
-    split = dataset.split(small.split, -1)
+    split = dataset.split(small.split, NO_FOLD)
     report = np.flatnonzero(split.report)
     real = train_module.score_predictions
 
