@@ -6,11 +6,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from pipelines.submission.formats import Track
+from pipelines.submission.formats import CELLS, Track
 
 MARK = "the file was not put in place"
-_NUMBER = r"^-?[01]\.[0-9]{6}$"
-_CELL = {"va": _NUMBER, "expr": r"^[0-7]$", "au": r"^[01]$"}
 
 
 def check_rows(path: Path, track: Track, header: str, names: Sequence[str] | None, num_rows: int) -> None:
@@ -35,15 +33,15 @@ def check_rows(path: Path, track: Track, header: str, names: Sequence[str] | Non
     first = int(names is not None)
     for place, task in enumerate(_tasks(track), start=first):
         cell = table["cells"].list.get(place)
-        _check(path, cell.str.contains(_CELL[task]), f"cell {place + 1} is not in the form of {task}")
-        if task == "va":
-            _check(path, cell.cast(pl.Float64).is_between(-1, 1), f"cell {place + 1} is outside [-1, 1]")
+        _check(path, cell.str.contains(CELLS[task].pattern), f"cell {place + 1} is not in the form of {task}")
+        if limits := CELLS[task].limits:
+            outside = f"cell {place + 1} is outside [{limits[0]:g}, {limits[1]:g}]"
+            _check(path, cell.cast(pl.Float64).is_between(*limits), outside)
 
 
 def _tasks(track: Track) -> list[str]:
     """The task of each cell behind the path."""
-    num = {"va": 2, "expr": 1, "au": 12}
-    return [task for task in track.tasks for _ in range(num[task])]
+    return [task for task in track.tasks for _ in range(CELLS[task].num)]
 
 
 def _check(path: Path, right: pl.Series, what: str) -> None:

@@ -53,8 +53,9 @@ def fill(found: FramePredictions, asked: pl.DataFrame, rule: str) -> Filled:
         if key not in places:
             continue
         there = places[key][np.argsort(times[places[key]], kind="stable")]
-        for task, values in given.items():
-            filled[task][here] = FILLS[rule][task](frames[here], times[there], values[rows[there]])
+        for task in found.probabilities.tasks:
+            values = given[task.name][rows[there]]
+            filled[task.name][here] = FILLS[rule][task.group.kind](frames[here], times[there], values)
         own[here], empty[here] = np.isin(frames[here], times[there]), False
     return Filled(probabilities=Probabilities(parts=filled, schema=found.probabilities.schema), own=own, empty=empty)
 
@@ -78,7 +79,7 @@ def nearest(frames: np.ndarray, times: np.ndarray, values: np.ndarray) -> np.nda
 
 
 FILLS: dict[str, dict[str, Rule]] = {
-    "interpolate": {"va": linear, "expr": nearest, "au": nearest},
-    "nearest": {"va": nearest, "expr": nearest, "au": nearest},
-    "linear": {"va": linear, "expr": linear, "au": linear},
+    "interpolate": {"continuous": linear, "classes": nearest, "binary": nearest},
+    "nearest": {"continuous": nearest, "classes": nearest, "binary": nearest},
+    "linear": {"continuous": linear, "classes": linear, "binary": linear},
 }

@@ -4,7 +4,7 @@ A row is `path,cells`; in the per-video form of ABAW3 the cells alone. No quotes
 LF, the last one too. Valence and arousal are clipped to [-1, 1] and have six digits after the point.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,18 @@ from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS
 from pipelines.metrics.predictions import Decisions
 
 DIGITS = 6
-NUM_CELLS = {"va": 2, "expr": 1, "au": len(ACTION_UNITS)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cells:
+    """How a task is written: `num` cells per row, as `columns` makes them of its decisions, each of the form `pattern`
+    and, where it has `limits`, within them. `words` name the task."""
+
+    num: int
+    columns: Callable[[np.ndarray], list[list[str]]]
+    pattern: str
+    words: str
+    limits: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +39,12 @@ class Track:
     @property
     def num_cells(self) -> int:
         """Cells of a row behind the path."""
-        return sum(NUM_CELLS[task] for task in self.tasks)
+        return sum(CELLS[task].num for task in self.tasks)
 
 
 def cells_of(track: Track, decided: Decisions) -> list[str]:
     """[R] the cells of each row, joined by commas."""
-    columns = [column for task in track.tasks for column in COLUMNS[task](decided)]
+    columns = [column for task in track.tasks for column in CELLS[task].columns(decided.parts[task])]
     return [",".join(cells) for cells in zip(*columns, strict=True)]
 
 
@@ -48,16 +59,16 @@ def num_clipped(decided: Decisions) -> int:
     return int((np.abs(decided.parts["va"]) > 1.0).any(axis=1).sum()) if "va" in decided.parts else 0
 
 
-def _va_columns(decided: Decisions) -> list[list[str]]:
-    return [fixed(decided.parts["va"][:, 0]), fixed(decided.parts["va"][:, 1])]
+def _numbers(values: np.ndarray) -> list[list[str]]:
+    return [fixed(column) for column in values.T]
 
 
-def _expr_columns(decided: Decisions) -> list[list[str]]:
-    return [list(map(str, decided.parts["expr"].tolist()))]
+def _classes(classes: np.ndarray) -> list[list[str]]:
+    return [list(map(str, classes.tolist()))]
 
 
-def _au_columns(decided: Decisions) -> list[list[str]]:
-    return [list(map(str, column)) for column in decided.parts["au"].T.tolist()]
+def _bits(on: np.ndarray) -> list[list[str]]:
+    return [list(map(str, column)) for column in on.T.tolist()]
 
 
 def track_of(header: str) -> str | None:
@@ -71,7 +82,12 @@ CE_HEADER = (
     "image_location,Fearfully_Surprised,Happily_Surprised,Sadly_Surprised,Disgustedly_Surprised,Angrily_Surprised,"
     "Sadly_Fearful,Sadly_Angry"
 )
-COLUMNS = {"va": _va_columns, "expr": _expr_columns, "au": _au_columns}
+NUMBER = rf"^-?[01]\.[0-9]{{{DIGITS}}}$"
+CELLS = {
+    "va": Cells(num=2, columns=_numbers, pattern=NUMBER, words="valence and arousal", limits=(-1, 1)),
+    "expr": Cells(num=1, columns=_classes, pattern=r"^[0-7]$", words="expressions"),
+    "au": Cells(num=len(ACTION_UNITS), columns=_bits, pattern=r"^[01]$", words="action units"),
+}
 TRACKS: dict[str, Track] = {
     "mtl": Track(name="mtl", tasks=TASKS, header="image,valence,arousal,expression,aus", video_header=None),
     "va": Track(name="va", tasks=("va",), header="image_location,valence,arousal", video_header="valence,arousal"),

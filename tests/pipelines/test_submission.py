@@ -162,6 +162,17 @@ def test_a_frame_without_an_embedding_is_filled_as_one_without_a_crop() -> None:
         assert all((one.probabilities.parts[n] == other.probabilities.parts[n]).all() for n in TASKS)
 
 
+@pytest.mark.parametrize("rule", FILLS)
+def test_a_model_of_valence_alone_is_filled_too(rule: str) -> None:
+    """Beside a track of expressions a run may predict one column of another group."""
+    found = predictions([("a", 1), ("a", 5)])
+    parts = {"valence": np.array([[0.0], [1.0]]), "expr": found.probabilities.parts["expr"]}
+    found = dataclasses.replace(found, probabilities=probable(**parts))
+    filled = fill(found, pl.DataFrame({"video": ["a"] * 3, "frame": [1, 2, 5]}), rule)
+    assert filled.probabilities.parts["valence"][1, 0] == (0.0 if rule == "nearest" else 0.25)
+    assert cells_of(TRACKS["expr"], filled.decide(Parameters()))[0] in "01234567"
+
+
 def test_an_empty_video_is_neutral_whatever_the_thresholds() -> None:
     found = predictions(
         [("a", 1)], parameters=Parameters(thresholds={"au": (0.0,) * 12}, offsets={"expr": (-50.0, *[0.0] * 7)})

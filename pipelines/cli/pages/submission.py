@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from cache.labels import ABAW
 from pipelines.cli.pages.predict import post_line
 from pipelines.submission.filling import FILLS, linear
-from pipelines.submission.formats import TRACKS
+from pipelines.submission.formats import CELLS, TRACKS
 from pipelines.words import counted
 
 SHOWN_VIDEOS = 3
-FILL_NAMES = {"va": "valence and arousal", "expr": "expressions", "au": "action units"}
 INTERPOLATED, NEAREST = "interpolated over frame numbers", "as the nearest frame of the video"
 
 
@@ -37,11 +37,12 @@ def submit_lines(done: Mapping[str, Any], *, asked_post: bool) -> Iterator[str]:
 
 def fill_words(rule: str, tasks: Sequence[str]) -> str:
     """How the tasks of a track were filled: "valence and arousal interpolated over frame numbers"."""
-    ways = {FILLS[rule][task] for task in tasks}
-    if len(ways) == 1:
-        names = [FILL_NAMES[task] for task in tasks]
-        return f"{' and '.join(names) if len(names) < 3 else 'all'} {INTERPOLATED if linear in ways else NEAREST}"
-    return ", ".join(f"{FILL_NAMES[task]} {INTERPOLATED if FILLS[rule][task] is linear else NEAREST}" for task in tasks)
+    is_linear = {task: FILLS[rule][ABAW.group(task).kind] is linear for task in tasks}
+    ways = {task: INTERPOLATED if is_linear[task] else NEAREST for task in tasks}
+    if len(set(ways.values())) == 1:
+        names = [CELLS[task].words for task in tasks]
+        return f"{' and '.join(names) if len(names) < 3 else 'all'} {ways[tasks[0]]}"
+    return ", ".join(f"{CELLS[task].words} {ways[task]}" for task in tasks)
 
 
 def _why(done: Mapping[str, Any]) -> str:
