@@ -13,6 +13,10 @@ from typer.core import TyperGroup
 from pipelines.terminal import flush_progress, say, set_quiet
 
 
+# Commands whose options name data: elsewhere the last of an option counts, as in other programs.
+ONCE = ("prepare",)
+
+
 class MtlGroup(TyperGroup):
     """A group whose commands all take `--quiet`, expand `~` in paths, and have help that wraps."""
 
@@ -23,7 +27,8 @@ class MtlGroup(TyperGroup):
                 command.params.append(_quiet_option())
                 command.callback = _at_home(command.callback)
                 command.help = _unwrapped(command.help or "")
-                command.parse_args = _given_once(command, command.parse_args)  # type: ignore[method-assign]
+                if command.name in ONCE:
+                    command.parse_args = _given_once(command, command.parse_args)  # type: ignore[method-assign]
 
     def invoke(self, ctx: Any) -> Any:
         try:
