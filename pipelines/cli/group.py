@@ -12,7 +12,6 @@ from typer.core import TyperGroup
 
 from pipelines.terminal import flush_progress, say, set_quiet
 
-
 # Commands whose options name data: elsewhere the last of an option counts, as in other programs.
 ONCE = ("prepare",)
 
