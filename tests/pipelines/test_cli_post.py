@@ -1,5 +1,6 @@
 """`mtl postprocess` and `mtl ensemble`: files, JSON, what they print, and their one-line errors."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -13,23 +14,43 @@ from cache.seals import sealed_json
 from helpers import stub_runs as stub
 from helpers.cli import call
 from helpers.made_project import Made
-from pipelines.config import read_config
 from pipelines.json_files import read_json
 from pipelines.labels import labels_of
 from pipelines.metrics.challenge import score
 from pipelines.postprocess.apply import apply
 from pipelines.postprocess.parts import make_part
-from pipelines.postprocess.run_folders import postprocess_run, read_parameters, read_postprocess, read_truth
+from pipelines.postprocess.run_folders import read_parameters, read_postprocess
 
 RUN = "studies/s/runs/run0"
 
 
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study `s` of three runs; tests work on copies."""
+    folder = tmp_path_factory.mktemp("study")
+    stub.write_project(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fitted(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, its first run post-processed."""
+    folder = shutil.copytree(study, tmp_path_factory.mktemp("fitted") / "study")
+    with contextlib.chdir(folder):
+        mtl("postprocess", RUN)
+    return folder
+
+
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A study `s` of three runs."""
-    stub.write_project(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def project(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(shutil.copytree(study, tmp_path / "study"))
+    return tmp_path / "study"
+
+
+@pytest.fixture
+def processed(fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(shutil.copytree(fitted, tmp_path / "study"))
+    return tmp_path / "study"
 
 
 def mtl(*words: str) -> str:
@@ -49,13 +70,13 @@ def test_postprocess_prints_writes_and_is_there_the_second_time(project: Path) -
     assert (project / RUN / "postprocess.json").stat().st_mtime_ns != written
 
 
-def test_the_processed_table_earns_the_held_out_score(project: Path) -> None:
+def test_the_processed_table_earns_the_held_out_score(processed: Path) -> None:
     record = json.loads(mtl("postprocess", RUN, "--json"))[0]
-    before, after = (pl.read_parquet(project / RUN / f"predictions{kind}.parquet") for kind in ("", ".post"))
+    before, after = (pl.read_parquet(processed / RUN / f"predictions{kind}.parquet") for kind in ("", ".post"))
     assert after.schema == before.schema
     assert after.select("video", "frame", "part").equals(before.select("video", "frame", "part"))
-    part = make_part(after.filter(pl.col("part") == "report"), read_frames(project / "frames.parquet"))
-    parameters = read_parameters(project / RUN)
+    part = make_part(after.filter(pl.col("part") == "report"), read_frames(processed / "frames.parquet"))
+    parameters = read_parameters(processed / RUN)
     thresholds = parameters.thresholds["au"]
     found = score(parameters.decide(part.predicted), labels_of(part.frames))
     assert found["P"] == pytest.approx(record["post"]["report"]["P"], abs=1e-6)
@@ -64,7 +85,8 @@ def test_the_processed_table_earns_the_held_out_score(project: Path) -> None:
     ]
 
 
-def test_json_has_the_stable_keys(project: Path) -> None:
+@pytest.mark.usefixtures("processed")
+def test_json_has_the_stable_keys() -> None:
     one, two = json.loads(mtl("postprocess", RUN, "studies/s/runs/run1", "--json"))
     assert set(one) == set(two)
     assert set(one["parameters"]) == {"smoothing", "thresholds", "offsets"}
@@ -86,9 +108,8 @@ def test_subjects_are_resampled_and_named(project: Path) -> None:
     assert "over 3 subjects" in " ".join(mtl("ensemble", f"with/{RUN}", "with/studies/s/runs/run1", *words).split())
 
 
-def test_a_record_without_offsets_is_refused_with_the_remedy(project: Path) -> None:
-    mtl("postprocess", RUN)
-    path = project / RUN / "postprocess.json"
+def test_a_record_without_offsets_is_refused_with_the_remedy(processed: Path) -> None:
+    path = processed / RUN / "postprocess.json"
     record = read_json(path)
     del record["parameters"]["offsets"]
     path.write_bytes(sealed_json(record))
@@ -96,11 +117,10 @@ def test_a_record_without_offsets_is_refused_with_the_remedy(project: Path) -> N
         mtl("postprocess", RUN)
 
 
-def test_a_kill_between_the_two_files_is_made_good(project: Path) -> None:
+def test_a_kill_between_the_two_files_is_made_good(processed: Path) -> None:
+    (processed / RUN / "predictions.post.parquet").unlink()
     mtl("postprocess", RUN)
-    (project / RUN / "predictions.post.parquet").unlink()
-    mtl("postprocess", RUN)
-    assert (project / RUN / "predictions.post.parquet").is_file()
+    assert (processed / RUN / "predictions.post.parquet").is_file()
 
 
 @pytest.mark.parametrize(
@@ -113,9 +133,8 @@ def test_a_kill_between_the_two_files_is_made_good(project: Path) -> None:
         (sealed_json({"format": 2}).replace(b"2", b"3", 1), "damaged or changed since it was written"),
     ],
 )
-def test_a_damaged_record_is_one_line(project: Path, data: bytes, error: str) -> None:
-    mtl("postprocess", RUN)
-    (project / RUN / "postprocess.json").write_bytes(data)
+def test_a_damaged_record_is_one_line(processed: Path, data: bytes, error: str) -> None:
+    (processed / RUN / "postprocess.json").write_bytes(data)
     with pytest.raises(ValueError, match=error) as caught:
         mtl("postprocess", RUN)
     assert "\n" not in str(caught.value)
@@ -123,24 +142,23 @@ def test_a_damaged_record_is_one_line(project: Path, data: bytes, error: str) ->
     mtl("postprocess", RUN, "--force")
 
 
-def test_a_record_with_odd_parameters_or_of_other_predictions_is_refused(project: Path) -> None:
-    truth = read_truth(read_config(project / "mtl.toml"))
-    record, _ = postprocess_run(project / RUN, truth)
-    path = project / RUN / "postprocess.json"
+def test_a_record_with_odd_parameters_or_of_other_predictions_is_refused(processed: Path) -> None:
+    path = processed / RUN / "postprocess.json"
+    record = read_postprocess(processed / RUN)
     changed = json.loads(json.dumps(record))
     changed["parameters"]["smoothing"]["va"]["kernel"] = "wavelet"
     path.write_bytes(sealed_json(changed))
     with pytest.raises(ValueError, match="unknown kernel 'wavelet'"):
-        read_postprocess(project / RUN)
+        read_postprocess(processed / RUN)
     changed = json.loads(json.dumps(record))
     del changed["parameters"]["thresholds"]["AU7"]
     path.write_bytes(sealed_json(changed))
     with pytest.raises(ValueError, match="'AU7' is missing"):
-        read_postprocess(project / RUN)
+        read_postprocess(processed / RUN)
     path.write_bytes(sealed_json(record))
-    shutil.copy(project / "studies/s/runs/run1/predictions.parquet", project / RUN / "predictions.parquet")
+    shutil.copy(processed / "studies/s/runs/run1/predictions.parquet", processed / RUN / "predictions.parquet")
     with pytest.raises(ValueError, match="is damaged, or not the one it was fitted on"):
-        read_postprocess(project / RUN)
+        read_postprocess(processed / RUN)
 
 
 def test_what_is_no_run_is_refused(project: Path) -> None:
