@@ -4,15 +4,16 @@ import ast
 import contextlib
 import inspect
 import shutil
-import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
+from helpers.cli import refused, typed
 from helpers.made_project import make
-from pipelines.cli import main
 from pipelines.json_files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,19 +56,19 @@ steps = 2
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:  # type: ignore[no-untyped-def]
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder with two runs and an embedding file to import."""
     folder = tmp_path_factory.mktemp("kept") / "work"
     folder.mkdir()
     made = make(num_frames=20)
     made.write(folder)
     made.frames.select("video", "frame").write_parquet(folder / "e.parquet")
-    __import__("numpy").save(folder / "e.npy", made.streams["va"])
+    np.save(folder / "e.npy", made.streams["va"])
     text = (folder / "mtl.toml").read_text()
     (folder / "mtl.toml").write_text(TOML + text[text.index("[backbones") :])
     with contextlib.chdir(folder):
         for name in ("r1", "r2"):
-            assert not mtl(["train-head", "--name", name, "--seed", name[-1]])
+            assert typed("train-head", "--name", name, "--seed", name[-1]).code == 0
     return folder
 
 
@@ -83,18 +84,6 @@ def work(kept: Path, tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-def mtl(arguments: list[str]) -> int:
-    """The exit code of `mtl ARGUMENTS`."""
-    before, sys.argv = sys.argv, ["mtl", *arguments]
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    finally:
-        sys.argv = before
-    return 0
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below `folder`, but for locks."""
     paths = [path for path in sorted(folder.rglob("*")) if not path.name.endswith(".lock")]
@@ -102,15 +91,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_refuses_hostile_names(
-    command: str, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_command_refuses_hostile_names(command: str, work: Path, tmp_path: Path) -> None:
     before = contents(tmp_path)
     for name in NAMES:
         if command == "set" and any(sign in name for sign in ".\n"):  # other keys than the one meant
             continue
-        assert mtl(COMMANDS[command](name)) == 2, name
-        err = capsys.readouterr().err
+        code, _, err = typed(*COMMANDS[command](name))
+        assert code == 2, name
         assert err.startswith("mtl: error: ") or "Invalid value" in err, (name, err)
         assert contents(tmp_path) == before, name
 
@@ -134,40 +121,37 @@ def test_every_option_that_takes_a_name_is_among_them() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("..",)])
-def test_a_study_is_named_by_its_grid(
-    name: str, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_study_is_named_by_its_grid(name: str, work: Path, tmp_path: Path) -> None:
     escaped = name.replace("\n", "\\n")
     (work / "g.toml").write_text(f'[study]\nname = "{escaped}"\n[product]\nseed = [0]\n')
     before = contents(tmp_path)
-    assert mtl(["search", "--grid", "g.toml"]) == 2
-    assert "name" in capsys.readouterr().err
+    code, _, err = typed("search", "--grid", "g.toml")
+    assert code == 2
+    assert "name" in err
     assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", ["g[1]", "a b", "x" * 101])
-def test_a_grids_file_that_can_name_no_study(name: str, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_grids_file_that_can_name_no_study(name: str, work: Path) -> None:
     (work / f"{name}.toml").write_text("[product]\nseed = [0]\n")
-    assert mtl(["search", "--grid", f"{name}.toml"]) == 2
-    assert "--study" in capsys.readouterr().err
-    assert mtl(["search", "--grid", f"{name}.toml", "--study", "s"]) == 0
+    code, _, err = typed("search", "--grid", f"{name}.toml")
+    assert code == 2
+    assert "--study" in err
+    assert typed("search", "--grid", f"{name}.toml", "--study", "s").code == 0
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_backbone_of_the_configuration(name: str, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_backbone_of_the_configuration(name: str, work: Path) -> None:
     escaped = name.replace("\n", "\\n")
     with (work / "mtl.toml").open("a") as file:
         file.write(f'\n[backbones."{escaped}"]\nmodel = "test_vit"\n')
     before = contents(work.parents[1])
-    assert mtl(["extract"]) == 2
-    assert capsys.readouterr().err.startswith("mtl: error: mtl.toml: ")
+    assert refused("extract").startswith("mtl: error: mtl.toml: ")
     assert contents(work.parents[1]) == before
 
 
 @pytest.mark.parametrize("folder", ["exp[1]", "exp*", "exp?", "e{a,b}[!x]*?"])
-def test_a_whole_project_in_a_folder_whose_name_is_a_pattern(
-    folder: str, kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_whole_project_in_a_folder_whose_name_is_a_pattern(folder: str, kept: Path, tmp_path: Path) -> None:
     """Beside it lies what the pattern would find: another project, with other labels and runs."""
     odd, decoy = tmp_path / folder, tmp_path / "exp1"
     shutil.copytree(kept, odd)
@@ -197,7 +181,8 @@ def test_a_whole_project_in_a_folder_whose_name_is_a_pattern(
             ["cache", "verify"],
             ["cache", "rm", "more", "--yes"],
         ):
-            assert mtl([*arguments, *config]) == 0, (arguments, capsys.readouterr().err)
+            code, _, err = typed(*arguments, *config)
+            assert code == 0, (arguments, err)
     assert read_json(odd / "runs" / "r3" / "postprocess.json")["name"] == "r3"
     assert contents(decoy) == before
 
@@ -206,16 +191,20 @@ def test_a_run_whose_name_is_a_pattern_is_read_as_itself(work: Path) -> None:
     """Copied there by hand, beside the run that the pattern would find."""
     shutil.copytree("runs/r2", "runs/r[1]")
     before = contents(work / "runs" / "r1")
-    assert mtl(["postprocess", "r[1]"]) == 0
+    assert typed("postprocess", "r[1]").code == 0
     assert contents(work / "runs" / "r1") == before
     assert Path("runs/r[1]/postprocess.json").is_file()
 
 
-def _calls() -> Iterator[tuple[str, int, str, ast.Call]]:
-    for path in sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                yield str(path.relative_to(ROOT)), node.lineno, node.func.attr, node
+@cache
+def _calls() -> list[tuple[str, int, str, ast.Call]]:
+    paths = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+    return [
+        (str(path.relative_to(ROOT)), node.lineno, node.func.attr, node)
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    ]
 
 
 def test_no_reader_takes_a_path_for_a_pattern() -> None:

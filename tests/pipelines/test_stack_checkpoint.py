@@ -140,8 +140,8 @@ def test_saved_by_the_clock_and_removed_in_the_end(small: Config, made, tmp_path
 
 GRID = """
 [set]
-steps = 36
-patience = 36
+steps = 18
+patience = 18
 [product]
 lr = [1e-3, 2e-3, 3e-3]
 seed = [0, 1]
