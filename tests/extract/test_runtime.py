@@ -18,7 +18,7 @@ from extract.backbones.runtime import MODES, Runtime, embedder, one_pass, releas
 from extract.backbones.transforms import normalise
 from extract.config import BackboneConfig
 from helpers import compiled_pass
-from helpers.compiled_pass import COMPILED, CPU, WIDTH, plainly, some_faces, tiny
+from helpers.compiled_pass import COMPILED, CPU, WIDTH, compiler_settings, plainly, some_faces, tiny
 from helpers.processes import start
 
 MANY = 10**9
@@ -37,15 +37,16 @@ def _own_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 @pytest.fixture(scope="module")
 def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's cache folder, in which the compiler has to be asked only once what the processor can do."""
+    """A user's cache folder, for all that is compiled here."""
     return tmp_path_factory.mktemp("user")
 
 
 @pytest.fixture
-def kernels(user: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def kernels(user: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where the kernels of this test go, beside those of the others."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(user))
-    return user / "mtl" / "kernels"
+    with compiler_settings():
+        yield user / "mtl" / "kernels"
 
 
 @pytest.fixture

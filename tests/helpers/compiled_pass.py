@@ -5,6 +5,7 @@ before, and how far its embeddings are from those of the plain pass.
 """
 
 import sys
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -64,10 +65,17 @@ def some_faces(count: int) -> Tensor:
     return torch.randint(0, 256, (count, SIZE_PX, SIZE_PX, 3), dtype=torch.uint8, generator=generator)
 
 
+def compiler_settings() -> AbstractContextManager[None]:
+    """Compiling takes half as long where the compiler is not tried on what the processor says that it can do."""
+    settings: AbstractContextManager[None] = torch._inductor.config.patch({"cpp.vec_isa_ok": True})
+    return settings
+
+
 def main() -> None:
     backbone = tiny(module=Tiny(width=WIDTH + 2))
     backbone.module.layer.weight.data *= float(sys.argv[1])
-    found = embedder(backbone, COMPILED, CPU, 8)(some_faces(8)).float()
+    with compiler_settings():
+        found = embedder(backbone, COMPILED, CPU, 8)(some_faces(8)).float()
     plain = plainly(backbone, "float32", CPU)(some_faces(8)).float()
     counters = torch._dynamo.utils.counters["inductor"]
     print(counters["fxgraph_cache_hit"], counters["fxgraph_cache_miss"], float((found - plain).abs().max()))
