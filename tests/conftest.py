@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes is up to the machine, and to what else it does.
+settings.register_profile("mtl", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("mtl")
 
 
 def pytest_configure() -> None:

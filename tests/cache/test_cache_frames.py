@@ -99,7 +99,7 @@ TABLES = st.lists(ROWS, max_size=8, unique_by=lambda row: (row["video"], row["fr
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(frames=TABLES)
 def test_storage_is_lossless_and_keeps_the_order(
     frames: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory
@@ -113,7 +113,7 @@ def test_storage_is_lossless_and_keeps_the_order(
     assert labels_digest(again) == labels_digest(frames)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(first=TABLES, second=TABLES)
 def test_digests_are_equal_exactly_for_equal_columns(first: pl.DataFrame, second: pl.DataFrame) -> None:
     keys, labels = ["video", "frame", "path"], [*LABEL_COLUMNS, "split", "subject"]

@@ -165,7 +165,7 @@ def scaled(folder: Path, num_videos: int, frames_per_video: int) -> dict:
     [(100_000, 1, 250), pytest.param(1, 500_000, 500, marks=pytest.mark.slow)],
 )
 def test_sizes(tmp_path: Path, num_videos: int, frames_per_video: int, megabytes: int) -> None:
-    """Seconds stay far below what anything quadratic would take; the bounds leave room for a busy machine."""
+    """Seconds stay far below what anything quadratic would take; they are of CPU, so that a busy machine adds few."""
     found = scaled(tmp_path, num_videos, frames_per_video)
     assert found["peak_bytes"] < megabytes * 1_000_000
     seconds = found["seconds"]

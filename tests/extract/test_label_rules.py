@@ -244,7 +244,7 @@ def schemas_and_rows(draw: st.DrawFn) -> tuple[Schema, list[dict[str, Any]]]:
 
 
 @given(schemas_and_rows(), st.sampled_from(["names", "numbers"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_table_of_any_schema_comes_back(
     tmp_path_factory: pytest.TempPathFactory, drawn: tuple[Schema, list[dict[str, Any]]], form: str
 ) -> None:

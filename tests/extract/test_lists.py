@@ -127,7 +127,7 @@ CELLS = st.sampled_from(["", "0", ".5", "-5", "-1", "x", " "])
 PLACES = st.tuples(st.sampled_from(["a", "video45_1", "46-30-484x360_left", "140", "b/c"]), st.integers(0, 99_999))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     rows=st.lists(st.tuples(PLACES, st.lists(CELLS, max_size=5), st.integers(0, 2)), min_size=1, max_size=30),
     header=st.sampled_from([None, MTL_HEADER, FULL_HEADER, AU_HEADER, "image"]),

@@ -204,7 +204,7 @@ def test_a_name_that_leaves_the_frame_open_is_refused(tmp_path: Path, name: str)
 
 
 @given(st.lists(st.sampled_from(["_", "-", ".", "frame", "f", "conf", "7", "07", "12", "00012", "x"]), max_size=6))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_frame_number_is_never_part_of_a_decimal(parts: list[str]) -> None:
     """Whatever a name is made of: the number found stands in it whole, and is not the fraction of another."""
     stem = "a" + "".join(parts)
@@ -248,7 +248,7 @@ def official_row(video: str, frame: int, row: dict[str, float | None]) -> list[s
 
 
 @given(tables, st.permutations(range(16)), st.sampled_from(["\n", "\r\n"]), st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_table_comes_back_from_the_official_format(
     tmp_path_factory: pytest.TempPathFactory,
     table: dict[tuple[str, int], dict[str, float | None]],
@@ -267,7 +267,7 @@ def test_a_table_comes_back_from_the_official_format(
 
 
 @given(tables, st.data(), words)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_spoilt_cell_is_reported_with_its_line(
     tmp_path_factory: pytest.TempPathFactory,
     table: dict[tuple[str, int], dict[str, float | None]],
@@ -485,7 +485,7 @@ def test_rows_that_disagree(tmp_path: Path, on_conflict: str, expected: tuple[fl
 
 
 @given(tables, st.lists(st.integers(0, 7), min_size=1, max_size=6), st.sampled_from(["\n", "\r\n", "\r"]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_rows_that_are_alike_are_one(
     tmp_path_factory: pytest.TempPathFactory,
     table: dict[tuple[str, int], dict[str, float | None]],
@@ -522,7 +522,7 @@ def test_videos_are_one_in_every_spelling_of_unicode(tmp_path: Path) -> None:
         max_size=12,
     )
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_faces_are_found_by_video_and_number(files: dict[tuple[str, int], tuple[int, str, str]]) -> None:
     paths = {key: f"{key[0]}/{word}{key[1]:0{width}d}{end}" for key, (width, end, word) in files.items()}
     keys = sorted(files)

@@ -148,7 +148,7 @@ def test_rules_are_understood_or_refused_when_read(drop: list[str], rename: dict
     assert rules.new_name(name) == (None if any(re.search(text, name) for text in drop) else expected)
 
 
-@settings(deadline=None, max_examples=25)  # a process for every example
+@settings(max_examples=25)  # a process for every example
 @given(st.sets(NAMES, min_size=1, max_size=6), st.text(alphabet="xyz.$(+", min_size=1, max_size=5))
 def test_a_prefix_put_on_and_taken_off(names: set[str], prefix: str) -> None:
     """Nothing is lost, nothing is exchanged, whatever the letters mean in an expression."""

@@ -6,12 +6,10 @@
 
 import multiprocessing
 import os
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -46,26 +44,14 @@ class Running:
     out: Path
     err: Path
 
-    @property
-    def is_running(self) -> bool:
-        return self.process.is_alive()
-
-    def wait_for(self, happened: Callable[[], bool]) -> None:
-        """Until that; a process that ends before, or takes `LIMIT_S`, fails."""
-        end = time.monotonic() + LIMIT_S
-        while not happened():
-            assert self.is_running, f"ended with {self.end()}"
-            assert time.monotonic() < end, f"nothing of the kind happened in {LIMIT_S:g} s"
-            time.sleep(0.005)
-
-    def send(self, number: int) -> None:
-        os.kill(self.process.pid or 0, number)
-
     def end(self) -> tuple[int, str, str]:
-        """Exit code (the negative signal of one that was killed), standard output and standard error."""
+        """Exit code (the negative signal of one that was killed), standard output and standard error.
+
+        One that takes longer than `LIMIT_S` is killed.
+        """
         self.process.join(LIMIT_S)
         if self.process.exitcode is None:
-            self.send(signal.SIGKILL)
+            self.process.kill()
         self.process.join()
         return self.process.exitcode or 0, self.out.read_text(), self.err.read_text()
 

@@ -1,8 +1,9 @@
 """Made frames and a trainer that only pretends, for tests of the search."""
 
 import json
+import os
+import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,19 +138,21 @@ def as_table(rows: pl.DataFrame, said: Decisions, part: str, tasks: tuple[str, .
 
 
 def main() -> None:
-    """`stub_study FOLDER SECONDS` searches 12 trials in FOLDER, each taking SECONDS, a line at the start of each."""
+    """`stub_study FOLDER NUM` searches 12 trials in FOLDER; SIGKILL when the NUM-th that it runs has begun."""
     from pipelines.search.loop import run_trials
     from pipelines.search.record import Record
 
-    folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
+    folder, num = Path(sys.argv[1]), int(sys.argv[2])
     frames, config = make_frames(), make_config()
     grid = make_grid({"product": {"seed": list(range(12))}})
     inputs = make_inputs(frames, config)
     trials = make_trials(expand(grid, strategy_of(config)), config, inputs)
+    begun: list[Strategy] = []
 
     def before(strategy: Strategy) -> None:
-        print(f"{strategy.head.temporal} {strategy.train.seed}", flush=True)
-        time.sleep(seconds)
+        begun.append(strategy)
+        if len(begun) == num:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     with open_study(folder, grid, inputs, trials) as study:
         run_trials(study, trials, make_trainer(frames, config, before), Record(study, grid.fields))

@@ -24,6 +24,7 @@ import torch
 from cache.frames import conform, write_frames
 from cache.store import Cache
 from cache.stream import SCHEMA
+from helpers import signalled
 from helpers.cli import Ended, typed
 from helpers.processes import environment, program, start
 from pipelines.cli import main
@@ -404,10 +405,10 @@ def test_disk_full(project: Path, undisturbed: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def long_project(undisturbed: Path, tmp_path: Path) -> Path:
-    """480 frames in 60 shards, of the same 30 faces again and again: a second or more of extraction."""
+    """160 frames in 20 shards, of the same 30 faces again and again."""
     project = shutil.copytree(undisturbed, tmp_path / "long", ignore=shutil.ignore_patterns("*.zarr"))
     paths = pl.read_parquet(project / "frames.parquet")["path"].to_list()
-    rows = [("v", frame, paths[frame % NUM_FACES]) for frame in range(480)]
+    rows = [("v", frame, paths[frame % NUM_FACES]) for frame in range(160)]
     frames = pl.DataFrame(rows, schema=["video", "frame", "path"], orient="row")
     write_frames(conform(frames, "test"), project / "frames.parquet")
     return project
@@ -420,16 +421,14 @@ def long_project(undisturbed: Path, tmp_path: Path) -> Path:
 def test_signals(long_project: Path, number: int, wanted: int) -> None:
     """One line, no leftovers, whole shards kept, the same command finishes."""
     root = long_project / "cache.zarr"
-    running = start(main, "extract", cwd=long_project)
-    running.wait_for((root / OF_A_SHARD["mark"]).exists)
-    running.send(number)
-    code, out, err = running.end()
+    moment = ("cache.marks", "write_mark", 2, int(number))
+    code, out, err = start(signalled.main, *moment, "extract", cwd=long_project).end()
     assert (code, out) == (wanted, "")
     assert err == "mtl: stopped; finished work is kept, the same command resumes from here\n"
     assert not [path for path in root.rglob("*") if ".tmp-" in path.name or ".partial" in path.name]
     before = files_on_disk(root)
     marks = {name for name in before if "marks/0" in name}
-    assert 2 <= len(marks) < 60
+    assert 2 <= len(marks) < 20
     os.chdir(long_project)
     code, out, err = mtl("extract")
     assert (code, err) == (0, "")

@@ -257,7 +257,7 @@ TABLES = st.dictionaries(st.sampled_from(sorted(VALUES)), st.just(None), max_siz
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(product=TABLES, condition=st.lists(st.integers(1, 9), min_size=1, max_size=3, unique=True))
 def test_expansion_is_the_product_and_conditions_multiply_only_their_part(product: dict, condition: list[int]) -> None:
     document = {"product": product, "when": {"temporal": {"gru": {"depth": condition}}}}

@@ -53,7 +53,7 @@ def by_definition(values: np.ndarray, videos: np.ndarray, frames: np.ndarray, ho
 @pytest.mark.parametrize("kernel", REAL)
 @given(seed=st.integers(0, 100), width=st.floats(0.5, 200))
 @example(seed=0, width=math.nextafter(8.0, 0.0))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_smoothing_is_its_definition(kernel: str, seed: int, width: float) -> None:
     values, videos, frames = trace(num=20, seed=seed)
     order = np.random.default_rng(seed).permutation(len(values))
@@ -329,7 +329,7 @@ def test_parameters_with_odd_offsets_are_refused() -> None:
 
 
 @given(seed=st.integers(0, 1000), one=st.integers(0, 7))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_curves_of_a_class_are_the_metric_at_every_offset(seed: int, one: int) -> None:
     """Also where two classes are equally probable: then the first is predicted."""
     rng = np.random.default_rng(seed)

@@ -121,7 +121,7 @@ def check(fits: bool, name: str, read: Any, *arguments: Any) -> None:
     assert len(str(caught.value)) < 400
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.sampled_from([(name, *leaf) for cls in PARTS.values() for name, hint in hints_of(cls).items()
                      for leaf in leaves(hint) if leaf[0] in (int, float)]),
@@ -187,7 +187,7 @@ HEADS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(HEADS)
 @example({"temporal": "tcn", "kernel": 4})
 @example({"temporal": "transformer", "width": 4, "num_heads": 4, "fusion": "sum"})

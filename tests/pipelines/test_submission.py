@@ -214,7 +214,7 @@ def test_nearest_is_the_nearest(times: list[int], frames: list[int]) -> None:
 PLACES = st.tuples(st.sampled_from(["a", "a-1", "video45_1", "a_left"]), st.integers(1, 30))
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     rows=st.lists(PLACES, min_size=1, max_size=40),
     there=st.lists(PLACES, min_size=1, max_size=40, unique=True),

@@ -21,7 +21,7 @@ def rows_of(steps):
     return videos, times, np.array([kept for _, _, kept in steps])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(STEPS, st.integers(1, 9), st.integers(1, 12), st.integers(1, 40), st.integers(0, 30))
 def test_windows_cover_all_and_cross_nothing(steps, window, stride, max_gap, offset):
     videos, times, keep = rows_of(steps)
@@ -40,7 +40,7 @@ def test_windows_cover_all_and_cross_nothing(steps, window, stride, max_gap, off
         assert list(between[keep[between]]) == list(steps_in), "no kept row is skipped within a window"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(STEPS, st.integers(1, 9), st.integers(1, 12))
 def test_only_short_segments_are_padded(steps, window, stride):
     videos, times, keep = rows_of(steps)
@@ -87,7 +87,7 @@ def test_context_is_unlabelled_rows_of_the_same_videos_and_never_another_split()
     assert context_rows(frames, np.array([0, 0, 0, 0, 1]), part).tolist() == [True, True, False, True, False]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(STEPS, st.integers(1, 9), st.integers(1, 12))
 def test_overlaps_finds_every_place_of_every_row(steps, window, stride):
     videos, times, keep = rows_of(steps)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cache.frames import write_frames
-from helpers import killed_finetuning
+from helpers import signalled
 from helpers.processes import start
 from helpers.small_faces import MODEL, SETTINGS, Given, digest, run
 from pipelines.backbones.finetuning import finetune as job
@@ -39,6 +39,11 @@ RECIPE: dict[str, Any] = {
     "layer_decay": 0.8,
     "probe_epochs": 1,
 }
+
+
+# The state is kept after every step.
+FINETUNE = ["finetune", "--task", "expr,au", "--model", "test_vit2", "--device", "cpu"]
+FINETUNE += ["--set", "finetune.checkpoint_minutes=0"]
 
 
 class Dead(BaseException):
@@ -133,7 +138,8 @@ def test_a_process_that_is_killed(project: Config, faces: Given, number: signal.
     text = (project.folder / "mtl.toml").read_text() + "[finetune]\n"
     values = {key: value for key, value in to_mapping(recipe).items() if value not in ("", [])}
     (project.folder / "mtl.toml").write_text(text + "\n".join(f"{k} = {json.dumps(v)}" for k, v in values.items()))
-    found, _, err = start(killed_finetuning.main, project.folder, 5, int(number)).end()
+    moment = (loop.__name__, "optimiser_step", 5, int(number))
+    found, _, err = start(signalled.main, *moment, *FINETUNE, cwd=project.folder).end()
     assert found == code, err
     if number != signal.SIGKILL:
         assert "the same command resumes from backbones/joint.checkpoint.safetensors" in err

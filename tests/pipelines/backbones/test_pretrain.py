@@ -21,6 +21,7 @@ from extract.backbones.build import build_trainable, load_backbone
 from extract.backbones.mae import draw_orders
 from extract.backbones.weights import read_weights
 from extract.config import BackboneConfig
+from helpers import signalled
 from helpers.made_faces import make_project
 from helpers.processes import start, world
 from pipelines.backbones.pretraining import loop as pretrain_loop
@@ -233,10 +234,9 @@ def test_a_signal_waits_for_the_step(
 @pytest.mark.slow
 def test_sigkill_of_the_command(project: Path, undisturbed: Pretrained) -> None:
     words = ("pretrain", "--model", MODEL, "--device", "cpu", "--set", "pretrain.checkpoint_minutes=0")
-    running = start(main, *words, cwd=project)
-    running.wait_for((project / "backbones/mae.pretraining/checkpoint.safetensors").exists)
-    running.send(signal.SIGKILL)
-    assert running.end()[0] == -signal.SIGKILL
+    moment = (pretrain_loop.__name__, "train_step", 2, int(signal.SIGKILL))
+    assert start(signalled.main, *moment, *words, cwd=project).end()[0] == -signal.SIGKILL
+    assert (project / "backbones/mae.pretraining/checkpoint.safetensors").exists()
     assert not (project / "backbones/mae.safetensors").exists()
     result = run(project)
     assert result.resumed
