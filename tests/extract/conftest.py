@@ -1,0 +1,29 @@
+"""A folder of faces, and sources of it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from extract.faces.source import FaceSource
+from helpers.made_sources import Sourced
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "faces").mkdir()
+    return tmp_path / "faces"
+
+
+@pytest.fixture
+def sourced(folder: Path) -> Iterator[Sourced]:
+    """A `FaceSource` of `folder`, closed at the end."""
+    made: list[FaceSource] = []
+
+    def make(num_open: int = 64) -> FaceSource:
+        made.append(FaceSource(folder, num_open))
+        return made[-1]
+
+    yield make
+    for source in made:
+        source.close()
