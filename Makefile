@@ -6,6 +6,8 @@ PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3; do \
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 DEMO   ?= demo
+# Two processes, a file of tests at a time each, so that what a file shares is made once.
+TOGETHER = -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test quick lint check format install bench clean
 
@@ -24,10 +26,10 @@ demo: install
 	@PATH="$(CURDIR)/$(BIN):$$PATH" mtl demo $(DEMO)
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TOGETHER) -q
 
 quick: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TOGETHER) -q -m "not slow"
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -1,6 +1,7 @@
 """Small made data, and a small configuration, for all tests of pipelines."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +25,22 @@ def one_thread() -> Iterator[None]:
 def made() -> Made:
     """Six videos of 60 frames, three splits."""
     return make()
+
+
+@pytest.fixture(scope="module")
+def shared(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder of the made data that the tests of a file share."""
+    folder = tmp_path_factory.mktemp("shared")
+    made.write(folder)
+    return folder
+
+
+@pytest.fixture
+def project(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder of the made data for one test, in which its commands are typed."""
+    made.write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

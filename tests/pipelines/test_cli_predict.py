@@ -33,20 +33,18 @@ RUNS = {
 
 
 @pytest.fixture(scope="module")
-def trained(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(shared: Path) -> Path:
     """A project with a run for each of `RUNS`, post-processed with parameters of every kind, and an ensemble of two."""
-    folder = tmp_path_factory.mktemp("project")
-    made.write(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+        patch.chdir(shared)
         for name, words in RUNS.items():
             extra = ("--set", "split.num_folds=3") if name == "fold" else ()
             call("train-head", "--name", name, *words, *extra)
         call("ensemble", "joint", "separate", "--name", "both")
         for name in ("joint", "separate", "progressive"):
             call("postprocess", name)
-            strong(folder / "runs" / name)
-    return folder
+            strong(shared / "runs" / name)
+    return shared
 
 
 def strong(run: Path) -> None:

@@ -38,13 +38,11 @@ fusion = "sum"
 
 
 @pytest.fixture
-def project(tmp_path: Path, made: Made, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with a grid of four trials; no report is drawn, which takes longer than such trainings."""
-    made.write(tmp_path)
-    (tmp_path / "small.toml").write_text(GRID)
-    monkeypatch.chdir(tmp_path)
+def project(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With a grid of four trials; no report is drawn, which takes longer than such trainings."""
+    (project / "small.toml").write_text(GRID)
     monkeypatch.setattr(studies, "write_report", lambda *_: None)
-    return tmp_path
+    return project
 
 
 def mtl(*words: str) -> Result:

@@ -10,29 +10,26 @@ import pytest
 from cache.frames import read_frames, write_frames
 from cache.names import ACTION_UNITS
 from helpers.cli import call
-from helpers.made_project import Made
 from pipelines.submission.formats import TRACKS
 
 VIDEOS = {"clip4": "test", "100": "val"}
 
 
 @pytest.fixture(scope="module")
-def trained(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(shared: Path) -> Path:
     """A project whose test video has no labels: runs of all tasks and of VA alone, and an ensemble of a task each."""
-    folder = tmp_path_factory.mktemp("project")
-    made.write(folder)
-    frames = read_frames(folder / "frames.parquet")
+    frames = read_frames(shared / "frames.parquet")
     labels = [name for name in frames.columns if name not in ("video", "frame", "path", "split")]
     blind = [pl.when(pl.col("split") == "test").then(None).otherwise(pl.col(name)).alias(name) for name in labels]
-    write_frames(frames.with_columns(blind), folder / "frames.parquet")
+    write_frames(frames.with_columns(blind), shared / "frames.parquet")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+        patch.chdir(shared)
         call("train-head", "--name", "all")
         call("postprocess", "all")
         for tasks in ("va", "expr", "au"):
             call("train-head", "--name", f"only-{tasks}", "--tasks", tasks)
         call("ensemble", "only-va", "only-expr", "only-au", "--name", "tasks")
-    return folder
+    return shared
 
 
 @pytest.fixture

@@ -25,30 +25,23 @@ KEYS = {
 }
 
 
-@pytest.fixture(scope="module")
-def folder(made, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("project")
-    made.write(folder)
-    return folder
-
-
 @pytest.fixture(autouse=True)
-def _typed_there(folder, monkeypatch):
-    monkeypatch.chdir(folder)
+def _typed_there(shared, monkeypatch):
+    monkeypatch.chdir(shared)
 
 
-def test_train_head_prints_both_scores_apart_and_the_run(folder):
+def test_train_head_prints_both_scores_apart_and_the_run(shared):
     said = call("train-head", "--name", "plain")
     assert "selection" in said
     assert "held out" in said
     assert "run: runs/plain" in said
-    assert (folder / "runs" / "plain" / "run.json").exists()
+    assert (shared / "runs" / "plain" / "run.json").exists()
     again = call("train-head", "--name", "plain")
     assert said.splitlines()[:8] == again.splitlines()[:8]
 
 
-def test_force_replaces_a_run_and_nothing_else(folder):
-    mine = folder / "runs" / "mine"
+def test_force_replaces_a_run_and_nothing_else(shared):
+    mine = shared / "runs" / "mine"
     mine.mkdir(parents=True)
     (mine / "thesis.tex").write_text("mine")
     for force in ((), ("--force",)):
@@ -57,26 +50,26 @@ def test_force_replaces_a_run_and_nothing_else(folder):
     assert [path.name for path in mine.iterdir()] == ["thesis.tex"]
     assert "run: runs/again" in call("train-head", "--name", "again")
     call("train-head", "--name", "again", "--force", "--seed", "3")
-    assert json.loads((folder / "runs" / "again" / "run.json").read_text())["seed"] == 3
+    assert json.loads((shared / "runs" / "again" / "run.json").read_text())["seed"] == 3
 
 
-def test_a_name_has_one_writer(folder):
-    (folder / "runs").mkdir(exist_ok=True)
-    with alone(folder / "runs" / ".lock-two", "another"):
+def test_a_name_has_one_writer(shared):
+    (shared / "runs").mkdir(exist_ok=True)
+    with alone(shared / "runs" / ".lock-two", "another"):
         with pytest.raises(ValueError, match=r"^runs/two is being written by process \d+; wait until it ends"):
             call("train-head", "--name", "two")
         call("train-head", "--name", "three")
     call("train-head", "--name", "two")
-    with alone(folder / "runs" / ".lock-two", "another"):  # as in a folder that cannot be written to
+    with alone(shared / "runs" / ".lock-two", "another"):  # as in a shared that cannot be written to
         assert "run: runs/two" in call("train-head", "--name", "two")
-    assert not list((folder / "runs").glob(".lock*"))
+    assert not list((shared / "runs").glob(".lock*"))
 
 
-def test_train_head_takes_its_choices_from_options(folder):
+def test_train_head_takes_its_choices_from_options(shared):
     options = {"fusion": "gated", "temporal": "gru", "tasks": "va,au", "streams": "va,au", "method": "progressive"}
     words = [word for key, value in options.items() for word in (f"--{key}", value)]
     said = json.loads(call("train-head", *words, "--seed", "4", "--set", "train.steps=6", "--runs", "other", "--json"))
-    manifest = json.loads((folder / said["run"] / "run.json").read_text())
+    manifest = json.loads((shared / said["run"] / "run.json").read_text())
     chosen = {key: manifest["strategy"][key] for key in (*options, "seed", "steps")}
     expected = options | {"tasks": ["va", "au"], "streams": ["va", "au"], "seed": 4, "steps": 6}
     assert chosen == expected
@@ -154,7 +147,7 @@ def test_help_has_examples(command):
 
 
 @pytest.mark.slow
-def test_training_does_not_import_the_compiler(folder):
+def test_training_does_not_import_the_compiler(shared):
     """torch.optim and modules on the device meta import torch._dynamo and sympy: 5 s of CPU before the first step."""
     code = """
 import sys
@@ -163,4 +156,4 @@ app(["train-head", "--name", "lean", "--json"], standalone_mode=False)
 assert "torch" in sys.modules
 print([name for name in ("torch._dynamo", "sympy", "timm", "optuna") if name in sys.modules])
 """
-    assert python("-c", code, cwd=folder).stdout.splitlines()[-1] == "[]"
+    assert python("-c", code, cwd=shared).stdout.splitlines()[-1] == "[]"

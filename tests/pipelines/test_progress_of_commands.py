@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from helpers.cli import invoke
-from helpers.made_project import Made
 from pipelines import progress as progress_module
 from pipelines import terminal
 from pipelines.cli import demo as demo_module
@@ -27,11 +26,9 @@ def every_line(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def project(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("project")
-    made.write(folder)
-    (folder / "grid.toml").write_text('[product]\nfusion = ["sum", "gated"]\nseed = [0, 1]\n')
-    return folder
+def project(shared: Path) -> Path:
+    (shared / "grid.toml").write_text('[product]\nfusion = ["sum", "gated"]\nseed = [0, 1]\n')
+    return shared
 
 
 def test_a_stack_says_its_steps_off_a_terminal(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,11 +36,9 @@ def strategy(config, **values):
 
 
 @pytest.fixture(scope="module")
-def project(made, tmp_path_factory):
+def project(shared):
     """A working folder with mtl.toml, frames, cache and one run, `runs/first`."""
-    folder = tmp_path_factory.mktemp("project")
-    made.write(folder)
-    config = read_config(folder / "mtl.toml")
+    config = read_config(shared / "mtl.toml")
     train_or_find(config, strategy(config), "cpu", name="first")
     return config
 

@@ -24,16 +24,14 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def runs(made, tmp_path_factory) -> Path:
+def runs(shared: Path) -> Path:
     """Two trained runs over one data set, `runs/one` and `runs/two`; the first with its post-processing."""
-    folder = tmp_path_factory.mktemp("project")
-    made.write(folder)
-    config = read_config(folder / "mtl.toml")
+    config = read_config(shared / "mtl.toml")
     for seed, name in enumerate(("one", "two")):
         strategy = strategy_of(config).replace({"seed": seed, "steps": 4, "width": 8, "eval_steps": 2}, "test")
         train_or_find(config, strategy, "cpu", name=name)
-    postprocess_run(folder / "runs" / "one", read_truth(config))
-    return folder / "runs"
+    postprocess_run(shared / "runs" / "one", read_truth(config))
+    return shared / "runs"
 
 
 @pytest.fixture
