@@ -283,6 +283,13 @@ SECTIONS: dict[str, type] = {
 }
 
 
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return parse_toml(read_text(path, CONFIG_BYTES))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid TOML: {error}") from None
+
+
 def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """mtl.toml with `section.key=value` overrides applied.
 
@@ -291,10 +298,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file; `mtl init` writes one")
-    try:
-        document = parse_toml(read_text(path, CONFIG_BYTES))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid TOML: {error}") from None
+    document = _read_toml(path)
     for override in overrides:
         apply_override(document, override)
     return parse_config(document, path.parent, str(path))
@@ -348,10 +352,7 @@ def read_schema(text: str, where: str) -> Schema:
         return shipped(text, where)
     if not path.is_file():
         raise ValueError(f"{where} {text}: no such file, nor a schema that ships: {', '.join(SCHEMAS)}")
-    try:
-        document = parse_toml(read_text(path, CONFIG_BYTES))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid TOML: {error}") from None
+    document = _read_toml(path)
     if isinstance(document.get("labels"), dict):  # an mtl.toml
         return chosen_schema(document["labels"], f"{path}: [labels]")
     return chosen_schema(document, str(path)) if "groups" in document else schema_of(document, str(path))
