@@ -81,17 +81,18 @@ class StreamIdentity:
                 raise ValueError(f"the stream's identity has {name} = {values[name]!r}")
         return cls(**values)
 
-    def differences(self, wanted: "StreamIdentity") -> list[str]:
-        """What sets this cached identity apart from the `wanted` one, in the user's words; empty when equal."""
+    def differences(self, wanted: "StreamIdentity", here: str = "cached", there: str = "wanted") -> list[str]:
+        """What sets this identity apart from the `wanted` one, in the user's words; empty when equal. `here` and
+        `there` are what the two are called."""
         old, new = _flat(self), _flat(wanted)
         found = []
         for key in dict.fromkeys([*old, *new]):
             if key in ("frames", "num_frames") or old.get(key) == new.get(key):
                 continue
             hint = HINTS.get(key, "") if key not in old or key not in new else ""
-            found.append(f"{key} (cached {_short(old.get(key))}, wanted {_short(new.get(key))}{hint})")
+            found.append(f"{key} ({here} {_short(old.get(key))}, {there} {_short(new.get(key))}{hint})")
         if self.num_frames != wanted.num_frames:
-            found.append(f"frame list (cached {self.num_frames} frames, wanted {wanted.num_frames})")
+            found.append(f"frame list ({here} {self.num_frames} frames, {there} {wanted.num_frames})")
         elif self.frames != wanted.frames:
             found.append(f"frame list ({self.num_frames} frames in both, but other videos, frame numbers or paths)")
         return found

@@ -28,7 +28,10 @@ SCORES: dict[str, tuple[str, ...]] = {
     "binary": ("f1",),
 }
 # Columns of the frames table and of predictions that are no labels, and of lists of images.
-RESERVED = ("video", "frame", "path", "split", "subject", "part", "image", "valid")
+RESERVED = (
+    *("video", "frame", "path", "split", "subject", "part", "image", "valid"),
+    *("time_s", "face", "x0", "y0", "x1", "y1", "detection_score"),
+)
 COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 TEXT = re.compile(r"[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?")
 MAX_CLASSES = 100  # a class is an Int8 in the frames table

@@ -40,11 +40,13 @@ Name = Annotated[str, MinLen(1)]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
     """Where the faces and the frames table are. `ignore_orientation` takes pictures and videos as they are stored,
-    whatever their EXIF orientation or rotation says; as programs see them that do not know of it."""
+    whatever their EXIF orientation or rotation says; as programs see them that do not know of it. `fps` is the rate of
+    the videos whose frame numbers the table has: a frame of another video stands at its time times `fps`."""
 
     faces: Path = Path("cropped_aligned")
     frames: Path = Path("frames.parquet")
     ignore_orientation: bool = False
+    fps: Annotated[float, Interval(gt=0, le=1000)] = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,12 @@
-"""Pixels as the bytes of a picture file, for reports."""
+"""Pixels as the bytes of a picture file, for reports; and how large a picture is, without decoding it."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from extract.faces.decoding import FORMATS
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -11,3 +14,12 @@ def png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
+
+
+def picture_size(path: Path) -> tuple[int, int] | None:
+    """(H, W) of the picture file as it is stored; None where its header cannot be read."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.height, image.width
+    except Exception:  # Pillow's plugins raise OSError, SyntaxError, struct.error and others
+        return None

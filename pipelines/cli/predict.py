@@ -1,7 +1,7 @@
-"""`mtl predict`: predictions of a run or an ensemble for frames of the frames table, labelled or not."""
+"""`mtl predict`: predictions of a run or an ensemble for frames of the frames table, or for faces of a source."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,6 +23,10 @@ def register(app: typer.Typer) -> None:
 
 def predict(
     model: PredictorArgument,
+    source: Annotated[
+        Path | None,
+        typer.Argument(help="Faces, an archive or a list of them, pictures, a video, a folder of these, or a cache."),
+    ] = None,
     split: Annotated[
         str, typer.Option(help="train, val, test, none; or a run's own parts: select, report. Default: test.")
     ] = "",
@@ -32,37 +36,99 @@ def predict(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="A .parquet or .csv file. Default: predictions/NAME-SPLIT.parquet beside mtl.toml."),
+        typer.Option(help="A .parquet or .csv file. Default: predictions/NAME-SOURCE.parquet beside mtl.toml."),
+    ] = None,
+    aligned: Annotated[
+        bool | None,
+        typer.Option("--aligned/--detect", help="SOURCE has aligned crops; or faces are to be looked for in it."),
     ] = None,
     post: PostOption = True,
-    force: Annotated[bool, typer.Option("--force", help="Replace the table of an earlier prediction.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the files of an earlier prediction.")] = False,
     config: ConfigOption = CONFIG,
     set_: SetOption = None,
     device: DeviceOption = "auto",
     json_output: JsonOption = False,
 ) -> None:
-    """Predict frames from the cached embeddings, and write one row per frame.
+    """Predict frames from cached embeddings, or the faces of SOURCE, and write one row per face.
 
-    Columns: video, frame, path, valid (false: the frame has no embedding and the prediction of the nearest frame of its
-    video), then those of the model's tasks. Of abaw: valence and arousal in -1 to 1; expression 0 to 7 (Neutral, Anger,
-    Disgust, Fear, Happiness, Sadness, Surprise, Other) with probabilities p_Neutral .. p_Other; AU1 .. AU26 0 or 1 with
-    probabilities p_AU1 .. p_AU26.
+    Without SOURCE, frames of the frames table are predicted from the cache. Columns: video, frame, path, valid (false:
+    the frame has no embedding and the prediction of the nearest frame of its video), then those of the model's tasks.
+    Of abaw: valence and arousal in -1 to 1; expression 0 to 7 (Neutral, Anger, Disgust, Fear, Happiness, Sadness,
+    Surprise, Other) with probabilities p_Neutral .. p_Other; AU1 .. AU26 0 or 1 with probabilities p_AU1 .. p_AU26.
+
+    With SOURCE, the backbones in mtl.toml are run on its faces. Columns: video, frame, time_s (seconds), face (its
+    number in the video), x0 y0 x1 y1 (pixels), detection_score, valid, then as above, and the class's name as
+    expression_name. Interrupted, the same command resumes.
 
     \b
     Examples:
       mtl predict tcn --split test
       mtl predict best --list test_set_release.txt --out best.csv
+      mtl predict best interview.mp4 --out interview.csv
     """
     from pipelines.cli.pages.predict import predict_lines
     from pipelines.config import read_config
-    from pipelines.predict.predict import FrameRequest, predict_to_file
 
     if split and names is not None:
         raise ValueError("--split and --list: give one of them; a list names its frames whatever their split")
-    request = FrameRequest(model=model, split=split or "test", names=names, out=out, post=post, force=force)
-    done = predict_to_file(read_config(config, set_ or ()), request, device)
+    read = read_config(config, set_ or ())
+    if source is None:
+        if aligned is not None:
+            raise ValueError("--aligned and --detect say what SOURCE is; name one")
+        done = _from_cache(read, model, split, names, out, post=post, force=force, device=device)
+    else:
+        if split or names is not None:
+            raise ValueError(f"--split and --list choose frames of the cache; leave them out, or leave out {source}")
+        done = _from_source(read, model, source, aligned, out, post=post, force=force, device=device)
     if json_output:
         say_json(done)
-        return
-    for line in predict_lines(done | {"asked_post": post}):
-        say(line)
+    else:
+        for line in predict_lines(done | {"asked_post": post}):
+            say(line)
+    if done.get("incomplete") or done.get("num_unreadable"):
+        raise typer.Exit(1)
+
+
+def _from_cache(
+    config: Any,
+    model: Path,
+    split: str,
+    names: Path | None,
+    out: Path | None,
+    *,
+    post: bool,
+    force: bool,
+    device: str,
+    cache: Path | None = None,
+) -> dict[str, Any]:
+    from pipelines.predict.predict import FrameRequest, predict_to_file
+
+    request = FrameRequest(
+        model=model, split=split or "test", names=names, cache=cache, out=out, post=post, force=force
+    )
+    return predict_to_file(config, request, device)
+
+
+def _from_source(
+    config: Any,
+    model: Path,
+    given: Path,
+    aligned: bool | None,
+    out: Path | None,
+    *,
+    post: bool,
+    force: bool,
+    device: str,
+) -> dict[str, Any]:
+    from pipelines.predict.sources import find_source
+
+    source = find_source(given, aligned, config.at(config.data.faces))
+    if source.kind == "cache":
+        return _from_cache(config, model, "", None, out, post=post, force=force, device=device, cache=given)
+    from pipelines.device import resolve_device
+    from pipelines.predict.face_model import load_face_model
+    from pipelines.predict.from_source import Outputs, check_outputs, default_table, predict_source
+
+    outputs = Outputs(table=out or default_table(config, model.name, source.name), force=force)
+    check_outputs(outputs)
+    return predict_source(load_face_model(model, config, resolve_device(device), post=post), source, config, outputs)

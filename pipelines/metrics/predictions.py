@@ -53,6 +53,10 @@ class Probabilities:
                 return whole if own.name == task.name else whole[:, [own.indices.index(i) for i in task.indices]]
         raise KeyError(name)
 
+    def rows(self, rows: np.ndarray) -> "Probabilities":
+        """Those of `rows`: row numbers or a mask [N]."""
+        return Probabilities(parts={name: part[rows] for name, part in self.parts.items()}, schema=self.schema)
+
     def decide(
         self,
         thresholds: Mapping[str, Sequence[float]] | None = None,

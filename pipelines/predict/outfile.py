@@ -11,7 +11,7 @@ from cache.durable import sync, temporary_beside, write_synced
 from cache.parquet import parquet_schema
 
 FORMATS = (".parquet", ".csv")
-OWN_COLUMNS = ("video", "frame", "path", "valid")
+OWN_COLUMNS = (("video", "frame", "path", "valid"), ("video", "frame", "time_s", "face"))
 
 
 def check_place(path: Path, *, force: bool, is_ours: Callable[[Path], bool]) -> None:
@@ -77,7 +77,9 @@ def replaceable_table(path: Path) -> bool:
     try:
         if path.suffix.lower() == ".csv":
             with open(path, encoding="utf-8") as file:
-                return file.readline(4096).startswith(",".join(OWN_COLUMNS))
-        return tuple(parquet_schema(path))[: len(OWN_COLUMNS)] == OWN_COLUMNS
+                names = tuple(file.readline(4096).rstrip("\n").split(","))
+        else:
+            names = tuple(parquet_schema(path))
+        return any(names[: len(own)] == own for own in OWN_COLUMNS)
     except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError):
         return False

@@ -1,9 +1,9 @@
 """`mtl predict`: the frames asked for, predicted from the cache, as one table in a file. R rows.
 
-What is asked for is rows of the frames table, by their split or by a list of names.
+What is asked for is rows of the frames table: all of them, by their split or by a list of names.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ from pipelines.training.dataset import load_dataset
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameRequest:
-    """Which frames to predict: those of `split`, or with `names` those that a list names; and how.
+    """Which frames to predict: those of `split`, with `names` those that a list names, with `cache` all frames from
+    another cache than that of mtl.toml; and how.
 
     `out` is a Parquet or CSV file; None for `predictions/NAME-SPLIT.parquet` beside mtl.toml.
     """
@@ -37,6 +38,7 @@ class FrameRequest:
     model: Path
     split: str = "test"
     names: Path | None = None
+    cache: Path | None = None
     out: Path | None = None
     post: bool = True
     force: bool = False
@@ -51,13 +53,18 @@ def predict_to_file(config: Config, request: FrameRequest, device: str) -> dict[
     check_format(request.out)
     folder = find_predictor(request.model, config)
     names = None if request.names is None else read_list(request.names)
-    asked = request.split if names is None else names.path.stem
+    asked = request.cache.resolve().stem if request.cache else request.split if names is None else names.path.stem
     out = request.out or config.at(Path("predictions")) / f"{folder.name}-{asked}.parquet"
     check_place(out, force=request.force, is_ours=replaceable_table)
     predictor = load_predictor(folder, resolve_device(device), post=request.post)
+    if request.cache is not None:
+        config = replace(config, cache=replace(config.cache, path=request.cache.absolute()))
     dataset = load_dataset(config, predictor.streams, resolve_device(device))
     counts: dict[str, Any] = {"split": request.split}
-    if names is None:
+    if request.cache is not None:
+        part = rows = np.ones(len(dataset.frames), dtype=bool)
+        counts = {"cache": str(request.cache)}
+    elif names is None:
         part = rows = rows_of(predictor.runs[0].run, dataset, request.split)
     else:
         listed = match_list(names, dataset.frames, config.at(config.data.frames))

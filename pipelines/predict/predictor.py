@@ -59,7 +59,8 @@ class Predictor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FramePredictions:
-    """Predictions of the frames `frames` [R] (video, frame, path), post-processed where the predictor says so.
+    """Predictions of the frames `frames` [R] (video, frame, path), post-processed where the predictor says so; `raw`
+    are those before smoothing.
 
     `valid` [R] is False where the frame has no embedding of its own: its prediction is that of the video's nearest
     frame. `known` [R] is False where the video has none at all: then nothing is predicted, and the numbers are zeros.
@@ -67,6 +68,7 @@ class FramePredictions:
 
     frames: pl.DataFrame
     probabilities: Probabilities
+    raw: Probabilities
     parameters: Parameters
     valid: np.ndarray
     known: np.ndarray
@@ -77,10 +79,10 @@ class FramePredictions:
 
     def rows(self, rows: np.ndarray) -> "FramePredictions":
         """Those of `rows` [R] bool."""
-        kept = {name: values[rows] for name, values in self.probabilities.parts.items()}
         return FramePredictions(
             frames=self.frames.filter(rows),
-            probabilities=Probabilities(parts=kept, schema=self.probabilities.schema),
+            probabilities=self.probabilities.rows(rows),
+            raw=self.raw.rows(rows),
             parameters=self.parameters,
             valid=self.valid[rows],
             known=self.known[rows],
@@ -148,10 +150,11 @@ def predict_frames(predictor: Predictor, dataset: Dataset, part: np.ndarray) -> 
         known &= np.isin(dataset.videos, dataset.videos[context & has_embedding])
     frames = dataset.frames.select("video", "frame", "path").filter(part)
     _check_finite(predictor, frames, totals)
-    parameters = predictor.parameters or Parameters(schema=predictor.schema)
+    parameters, raw = predictor.parameters or Parameters(schema=predictor.schema), joined(totals, predictor.schema)
     return FramePredictions(
         frames=frames,
-        probabilities=smoothed(parameters, frames, joined(totals, predictor.schema)),
+        probabilities=smoothed(parameters, frames, raw),
+        raw=raw,
         parameters=parameters,
         valid=valid[part],
         known=known[part],

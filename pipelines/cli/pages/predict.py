@@ -7,10 +7,42 @@ from pipelines.words import counted, task_label
 
 
 def predict_lines(done: Mapping[str, Any]) -> Iterator[str]:
-    """The lines for a person, from what `predict_to_file` returned."""
-    folder = done.get("run") or done["ensemble"]
+    """The lines for a person, from what `predict_to_file` or `predict_source` returned."""
+    yield from _source_lines(done) if "source" in done else _frames_lines(done)
+
+
+def _source_lines(done: Mapping[str, Any]) -> Iterator[str]:
+    folder = _model_in(done)
     tasks = ", ".join(task_label(task) for task in done["tasks"])
-    of = f"list {done['list']}" if "list" in done else f"split {done['split']}"
+    yield f"{done['source']}: {done['why']}"
+    faces = f"{counted(done['num_faces'], 'face')} in {counted(done['num_frames'], 'frame')}"
+    tracks = f", {counted(done['num_tracks'], 'track')}" if done["num_tracks"] else ""
+    yield f"{folder}: {tasks} of {faces} of {counted(done['num_videos'], 'video')}{tracks}"
+    yield post_line(folder, done["post"], asked=done.get("asked_post", True))
+    if done["num_resumed"]:
+        yield f"resumed: {counted(done['num_resumed'], 'frame')} were done before"
+    if done["num_unreadable"]:
+        named = "; ".join(done["unreadable"])
+        yield (
+            f"{counted(done['num_unreadable'], 'face')} cannot be read and predicted as the nearest frame of the video "
+            f"(valid = false): {named}"
+        )
+    for why in done["incomplete"]:
+        yield f"INCOMPLETE: {why}"
+    yield str(done["out"])
+
+
+def _model_in(done: Mapping[str, Any]) -> str:
+    return str(next(done[kind] for kind in ("run", "ensemble", "bundle") if kind in done))
+
+
+def _frames_lines(done: Mapping[str, Any]) -> Iterator[str]:
+    folder = _model_in(done)
+    tasks = ", ".join(task_label(task) for task in done["tasks"])
+    if "cache" in done:
+        of = f"all of cache {done['cache']}"
+    else:
+        of = f"list {done['list']}" if "list" in done else f"split {done['split']}"
     yield f"{folder}: {tasks} of {counted(done['num_frames'], 'frame')} of {counted(done['num_videos'], 'video')}, {of}"
     yield post_line(folder, done["post"], asked=done.get("asked_post", True))
     if done["num_nearest"]:

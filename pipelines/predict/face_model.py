@@ -1,0 +1,165 @@
+"""A model over faces in memory: crops to embeddings by the backbones of its streams, embeddings to predictions by its
+heads. N rows, R rows of a table, D width.
+
+Runs and ensembles are `TrainedFaceModel`; whatever else predicts faces has the methods of `FaceModel`.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import polars as pl
+import torch
+
+from cache.frames import conform, frames_digest
+from cache.identity import StreamIdentity
+from cache.labels import Schema
+from extract.backbones.build import Backbone, load_backbone
+from extract.config import FOLLOWED, ORIENTATION
+from extract.crops import CropEmbedder, StreamKey
+from extract.jobs import identity_of
+from pipelines.config import Config
+from pipelines.postprocess.apply import Parameters
+from pipelines.predict.predictor import FramePredictions, Predictor, find_predictor, load_predictor, predict_frames
+from pipelines.training.dataset import make_dataset
+from pipelines.training.resident import Resident
+from pipelines.training.run import Run
+
+BATCH_SIZES = {"cuda": 256, "cpu": 32}
+
+
+class FaceModel(Protocol):
+    """What predicts faces. `made_by` says, as JSON values, what decides an embedding; `alignment` how the crops that it
+    was trained on were made, None where that is not known."""
+
+    folder: Path
+    kind: str
+    schema: Schema
+    tasks: tuple[str, ...]
+    parameters: Parameters | None
+    alignment: Mapping[str, Any] | None
+    made_by: Mapping[str, Any]
+    follow_orientation: bool
+    batch_size: int
+
+    def embed(self, crops: Sequence[np.ndarray], videos: Sequence[str]) -> dict[str, np.ndarray]:
+        """Embeddings [N, D] by stream of N crops [H, W, 3] uint8, crop i of the video `videos[i]`; at most `batch_size`
+        of them."""
+
+    def predict(
+        self, frames: pl.DataFrame, embeddings: Mapping[str, np.ndarray], valid: np.ndarray
+    ) -> FramePredictions:
+        """Predictions of the rows `frames` (video i64, frame i64: the time step), sorted by both and distinct; rows
+        that are not `valid` [R] have no embedding."""
+
+
+class TrainedFaceModel:
+    """A run or an ensemble, with the backbones that mtl.toml names for its streams."""
+
+    def __init__(self, predictor: Predictor, config: Config, device: torch.device) -> None:
+        """
+        Raises:
+            ValueError: mtl.toml lacks a backbone of it, its weights are gone, or it is another than the stream's.
+        """
+        self.folder, self.kind = predictor.folder, predictor.kind
+        self.schema, self.tasks, self.parameters = predictor.schema, predictor.tasks, predictor.parameters
+        self.batch_size = BATCH_SIZES[device.type]
+        self._predictor, self._device = predictor, device
+        self.alignment = common_alignment(predictor)
+        trained = {
+            (name, one.run.strategy.train.view): (one.run, identity)
+            for one in predictor.runs
+            for name, identity in one.run.identities.items()
+        }
+        orientations = {identity.preprocessing.get(ORIENTATION) for _, identity in trained.values()}
+        if len(orientations) > 1:
+            raise ValueError(
+                f"{self.folder}: some of its streams took faces upright, others as stored; extract them alike and "
+                "train again"
+            )
+        self.follow_orientation = orientations == {FOLLOWED}
+        backbones = {
+            key: _checked(run, key, identity, config, self.follow_orientation)
+            for key, (run, identity) in trained.items()
+        }
+        self._identities = {key: identity for key, (_, identity) in trained.items()}
+        self._embedder = CropEmbedder(backbones, device, self.batch_size)
+        self.made_by: Mapping[str, Any] = {
+            "streams": {_name(key): _made_by(identity) for key, identity in self._identities.items()},
+            "device": device.type,
+            "batch_size": self.batch_size,
+        }
+
+    def embed(self, crops: Sequence[np.ndarray], videos: Sequence[str]) -> dict[str, np.ndarray]:
+        return {_name(key): values for key, values in self._embedder(crops, videos).items()}
+
+    def predict(
+        self, frames: pl.DataFrame, embeddings: Mapping[str, np.ndarray], valid: np.ndarray
+    ) -> FramePredictions:
+        # Names of equal length, so that the text sorts as the number does.
+        video = pl.col("video").cast(pl.String).str.zfill(12)
+        table = conform(
+            frames.select(video=video, frame="frame").with_columns(path=pl.format("{}/{}", "video", "frame")),
+            str(self.folder),
+            self.schema,
+        )
+        digest = frames_digest(table)
+        resident = Resident(
+            streams={key: torch.from_numpy(embeddings[_name(key)]).to(self._device) for key in self._identities},
+            valid=dict.fromkeys(self._identities, valid),
+            identities={
+                key: dataclasses.replace(identity, frames=digest, num_frames=len(table))
+                for key, identity in self._identities.items()
+            },
+            device=self._device,
+        )
+        dataset = make_dataset(table, resident, self.schema)
+        return predict_frames(self._predictor, dataset, np.ones(len(table), dtype=bool))
+
+
+def load_face_model(given: Path, config: Config, device: torch.device, *, post: bool = True) -> FaceModel:
+    """The run or ensemble `given`, ready for faces; with `post` its stored post-processing.
+
+    Raises:
+        ValueError: there is none, or its backbones are not to be had.
+    """
+    return TrainedFaceModel(load_predictor(find_predictor(given, config), device, post=post), config, device)
+
+
+def common_alignment(predictor: Predictor) -> Mapping[str, Any] | None:
+    """The alignment of the crops that all its runs were trained on; None where one does not say, or they differ."""
+    found = [one.run.manifest.get("alignment") for one in predictor.runs]
+    return found[0] if all(each == found[0] for each in found) else None
+
+
+def _checked(run: Run, key: StreamKey, trained: StreamIdentity, config: Config, follow_orientation: bool) -> Backbone:
+    """The backbone of the stream `key`, which must be the one that the run's stream was made with."""
+    name, view = key
+    section = config.backbones.get(name)
+    if section is None:
+        raise ValueError(
+            f"{run.folder}: reads the stream {name}, but {config.folder / 'mtl.toml'} has no [backbones.{name}]; add "
+            "the section that it was extracted with"
+        )
+    if section.is_imported or trained.is_imported:
+        raise ValueError(
+            f"{run.folder}: its stream {name} was imported, so its backbone cannot be run on faces; predict frames of "
+            "the cache (--split, --list), or train on an extracted stream"
+        )
+    backbone = dataclasses.replace(load_backbone(name, section, config.folder), dtype=trained.dtype)
+    found = identity_of(backbone, view, trained.frames, trained.num_frames, follow_orientation)
+    if differences := trained.differences(found, "in the run", "in mtl.toml"):
+        raise ValueError(
+            f"{run.folder}: [backbones.{name}] is not the backbone of its stream {name}: {'; '.join(differences)}"
+        )
+    return backbone
+
+
+def _made_by(identity: StreamIdentity) -> str:
+    return dataclasses.replace(identity, frames="", num_frames=0).digest
+
+
+def _name(key: StreamKey) -> str:
+    return "/".join(key)
