@@ -17,12 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cache.regular import check_regular
-from extract.backbones.onnx_file import external_file
+from extract.backbones import onnx_session
+from extract.backbones.onnx_session import read_onnx, reason
 from extract.config import ONNX_MODEL, BackboneConfig, Preprocessing
 
 ARCHITECTURE = POOLING = "onnx"
-INSTALL = 'pip install "mtl-affect[onnx]"'
 DTYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
 TRIAL_FACES = 2  # one would hide a model that has room for one only
 PREPROCESSING_FIELDS = ("interpolation", "crop_pct", "crop_mode")
@@ -68,7 +67,7 @@ class OnnxModel(nn.Module):
             (found,) = session.run([self.output], {self.port.name: full.numpy()})
         except Exception as error:  # as in `open_session`
             kind = MemoryError if "allocate memory" in str(error) else RuntimeError
-            raise kind(f"{self.file_name}: onnxruntime: {_reason(error)}") from None
+            raise kind(f"{self.file_name}: onnxruntime: {reason(error)}") from None
         return torch.from_numpy(found.reshape(len(full), -1)[: len(part)])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -96,7 +95,7 @@ def load_onnx(config: BackboneConfig, folder: Path, where: str) -> LoadedOnnx:
     path = folder / config.model.removeprefix(ONNX_MODEL)
     if config.weights != BackboneConfig(model="").weights:
         raise ValueError(f"{where}: {path.name} has its weights in it; take the line weights out")
-    data = _read(path, where)
+    data = read_onnx(path, where, 'model = "onnx:FILE"')
     session = open_session(data, torch.device("cpu"), path.name, where)
     port = _port(session.get_inputs(), path.name, where)
     preprocessing = _preprocessing(config, port, path.name, where)
@@ -113,33 +112,13 @@ def load_onnx(config: BackboneConfig, folder: Path, where: str) -> LoadedOnnx:
 
 
 def open_session(data: bytes, device: torch.device, name: str, where: str = "") -> Any:
-    """onnxruntime's session on the device, or on the CPU where this onnxruntime has nothing for it.
-
-    Threads are as many as torch's, and do not spin while they wait: the threads that decode faces need the cores.
-    """
-    runtime = _onnxruntime(where)
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.use_deterministic_compute = True
-    options.log_severity_level = 4  # what goes wrong is raised, and need not be printed as well
-    providers = _providers(runtime, device)
-    try:
-        session = runtime.InferenceSession(data, options, providers=providers)
-    except Exception as error:  # onnxruntime has a kind for each of its states, with no base of its own
-        raise ValueError(f"{where or name}: onnxruntime cannot load {name} ({_reason(error)})") from None
+    """onnxruntime's session on the device, or on the CPU where this onnxruntime has nothing for it; as many threads as
+    torch's."""
+    providers = _providers(onnx_session.onnxruntime(where), device)
+    session = onnx_session.open_session(data, name, where or name, torch.get_num_threads(), providers)
     if device.type != "cpu" and session.get_providers() == ["CPUExecutionProvider"]:
         log.warning("%s runs on the CPU: this onnxruntime cannot use %s; onnxruntime-gpu may", name, device.type)
     return session
-
-
-def _onnxruntime(where: str) -> Any:
-    """The library, imported only where a backbone needs it."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ValueError(f"{where}: ONNX models need onnxruntime ({_reason(error)}); type {INSTALL}") from None
-    return onnxruntime
 
 
 def _providers(runtime: Any, device: torch.device) -> list[Any]:
@@ -151,27 +130,6 @@ def _providers(runtime: Any, device: torch.device) -> list[Any]:
         options = {"device_id": index, "use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"}
         found.insert(0, ("CUDAExecutionProvider", options))
     return found
-
-
-def _read(path: Path, where: str) -> bytes:
-    """The file's bytes, whole in themselves."""
-    try:
-        check_regular(path)
-        data = path.read_bytes()
-    except OSError:
-        raise ValueError(f"{where}: {path}: no such ONNX file") from None
-    except ValueError as error:
-        raise ValueError(f'{where}: {error}; name the ONNX file: model = "onnx:FILE"') from None
-    try:
-        outside = external_file(data)
-    except ValueError as error:
-        raise ValueError(f"{where}: {path}: not an ONNX file ({error}); copy or export it again") from None
-    if outside is not None:
-        raise ValueError(
-            f"{where}: {path}: has weights in another file ({outside}), which is not read; export it as one file "
-            "(onnx.save_model(onnx.load(FILE), FILE, save_as_external_data=False))"
-        )
-    return data
 
 
 def _port(inputs: Sequence[Any], name: str, where: str) -> Port:
@@ -220,7 +178,7 @@ def _widths(session: Any, port: Port, size_px: int, name: str, where: str) -> di
     try:
         arrays = dict(zip(names, session.run(names, {port.name: faces.numpy()}), strict=True))
     except Exception as error:  # as in `open_session`
-        raise ValueError(f"{where}: {name} cannot take faces of {size_px} px ({_reason(error)})") from None
+        raise ValueError(f"{where}: {name} cannot take faces of {size_px} px ({reason(error)})") from None
     return {
         each: math.prod(array.shape[1:]) for each, array in arrays.items() if _is_one_vector_a_face(array, len(faces))
     }
@@ -252,9 +210,3 @@ def _arranged(x: Tensor, port: Port) -> Tensor:
     """[B, 3, S, S] on any device as the model takes it: its order, its type, in the host's memory."""
     ordered = x.permute(0, 2, 3, 1) if port.channels_last else x
     return ordered.to("cpu", port.dtype).contiguous()
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of what onnxruntime says, without its code."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return text.split(" : ")[-1].strip()[:200]

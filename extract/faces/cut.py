@@ -5,7 +5,7 @@ leads beyond the file's end, or a header that the end tears, means that the rest
 cut exactly between two elements whose parent states no size (a live recording in Matroska, a fragmented MP4), and
 damage that keeps the length.
 
-Place: below `extract.faces.video`.
+Place: below `extract.faces.decoder`.
 """
 
 import os

@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 
 from extract.faces.containers import OpenContainers, find_container, is_video
+from extract.faces.decoder import NoDecoder
 from extract.faces.decoding import Face, MissingFace, decode, face_digest, is_inside, read_face_bytes
 from extract.faces.orientation import Orientations
-from extract.faces.video import NoDecoder
 
 NUM_THREADS = 8  # for digests: reading small files waits for the disk
 CHUNK = 64  # faces a task

@@ -21,21 +21,12 @@ from typing import Any
 import numpy as np
 
 from cache.identity import FACE_DIGEST_BYTES, bytes_digest
-from cache.regular import check_regular
-from extract.faces.cut import missing_bytes
+from extract.faces import decoder
 from extract.faces.decoding import FOLLOW, Face, MissingFace, check_size, is_machines
-from extract.faces.orientation import UPRIGHT, Orientations, orientation_of_matrix
+from extract.faces.orientation import Orientations
 
 NUMBER = re.compile(r"([0-9]+)[^0-9]*$")
 READ_BYTES = 1 << 20
-# Without it decoders guess what is damaged and say nothing.
-STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
-# A playlist that calls itself .mp4 may name any address.
-NO_NETWORK = {"protocol_whitelist": "file"}
-
-
-class NoDecoder(ValueError):
-    """PyAV is not installed: no fault of any video."""
 
 
 class Video:
@@ -135,32 +126,29 @@ class Video:
         """Raises ValueError: PyAV is not installed, or the file is no video it knows."""
         if self._fault:
             raise ValueError(self._fault)
-        av = _pyav()
+        to_rgb = decoder.ToRgb(self._orientations)
         try:
-            self._check_file()
-            self._container = av.open(self.path, container_options=NO_NETWORK)
+            self._cut = self._cut_off()
+            self._container = decoder.open_container(self.path)
             stream = self._container.streams.best("video")
             check_size(stream.codec_context.width, stream.codec_context.height)
-            stream.codec_context.options = STRICT
-            stream.codec_context.thread_count = 1  # fastest at a face's size; videos are decoded side by side
+            decoder.make_strict(stream)
         except Exception as error:  # FFmpegError of several kinds; AttributeError where there is sound only
             self.close()
             if is_machines(error) or isinstance(error, MemoryError):
                 raise
             self._fault = str(error) if type(error) is ValueError else self._why_closed()
             raise ValueError(self._fault) from None
-        self._frames = _decoded(self._container, stream)
+        self._frames = decoder.decoded(self._container, stream)
         self._position = 0
-        self._to_rgb = av.video.reformatter.VideoReformatter()  # kept: a new one a frame costs ten times the conversion
+        self._to_rgb = to_rgb
 
-    def _check_file(self) -> None:
-        """Raises ValueError where it is no regular file; notes what it lacks at its end."""
+    def _cut_off(self) -> str | None:
+        """What it lacks at its end. Raises ValueError where it is no regular file."""
         try:
-            check_regular(self.path)
+            return decoder.cut_off(self.path)
         except ValueError as error:
             raise ValueError(str(error).removeprefix(f"{self.path}: ")) from None
-        num_bytes = missing_bytes(self.path)
-        self._cut = f"the video is cut off: {num_bytes:,} bytes or more are missing at its end" if num_bytes else None
 
     def _why_closed(self) -> str:
         return self._cut or "the video cannot be opened: damaged, or no video"
@@ -186,8 +174,8 @@ class Video:
     def _rgb(self, frame: Any) -> np.ndarray | str:
         try:
             check_size(frame.width, frame.height)
-            pixels = self._to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
-            return self._orientations.turned(pixels, _orientation(frame)) if self._orientations.follow else pixels
+            pixels: np.ndarray = self._to_rgb(frame)
+            return pixels
         except ValueError as error:
             return str(error)
 
@@ -202,32 +190,6 @@ def frame_number(name: str) -> int:
     if found is None or int(found[1]) == 0:
         raise MissingFace(f"{name} names no frame of a video; these are counted from 1")
     return int(found[1])
-
-
-def _pyav() -> Any:
-    """The package; imported here, since few need it and it need not be installed."""
-    try:
-        import av
-        import av.video.reformatter
-    except ImportError:
-        raise NoDecoder('frames of a video need PyAV: pip install "mtl-affect[video]"') from None
-    return av
-
-
-def _decoded(container: Any, stream: Any) -> Iterator[Any]:
-    for packet in container.demux(stream):
-        if packet.is_corrupt:
-            raise ValueError("cut off")
-        for frame in packet.decode():
-            if frame.is_corrupt:
-                raise ValueError("guessed in part")
-            yield frame
-
-
-def _orientation(frame: Any) -> int:
-    """That of the display matrix that comes with a frame, as EXIF counts them."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    return UPRIGHT if matrix is None else orientation_of_matrix(np.frombuffer(matrix, np.int32).reshape(3, 3))
 
 
 def _file_digest(path: str) -> bytes:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from extract.annotations.readers import scan_faces
-from extract.faces import video as video_module
+from extract.faces import decoder
 from extract.faces.decoding import MissingFace, face_digest
 from extract.faces.listing import list_faces
 from extract.faces.source import FaceSource
@@ -224,7 +224,7 @@ def test_less_damage_goes_unnoticed_than_the_decoder_alone_lets_pass(
         pytest.skip("this PyAV has no libx264")
     path = make_video(folder / "a.mp4", 100, "libx264", "yuv420p", moving)
     strict = num_wrong_in_damaged(path)
-    monkeypatch.setattr("extract.faces.video.STRICT", {})
+    monkeypatch.setattr("extract.faces.decoder.STRICT", {})
     assert strict < num_wrong_in_damaged(path)
 
 
@@ -239,10 +239,10 @@ def test_what_ffmpeg_marks_as_damaged_ends_a_video(
     def demux(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[object]:
         yield from [next(packets := container.demux(stream)), next(packets), marked]
 
-    real = video_module._decoded
+    real = decoder.decoded
     monkeypatch.setattr(
-        video_module,
-        "_decoded",
+        decoder,
+        "decoded",
         lambda container, stream: real(SimpleNamespace(demux=lambda stream: demux(container, stream)), stream),
     )
     names, fault = video.names()

@@ -19,7 +19,7 @@ from PIL import Image
 
 from cache.frames import conform
 from cache.store import Cache
-from extract.backbones import onnx_model
+from extract.backbones import onnx_model, onnx_session
 from extract.backbones.build import Backbone, build_trainable, load_backbone
 from extract.backbones.onnx_file import NESTED, external_file
 from extract.backbones.transforms import normalise
@@ -229,8 +229,8 @@ def test_damaged_files(tmp_path: Path, cut: int) -> None:
 
 def test_of_what_onnxruntime_says_one_line_is_shown() -> None:
     error = RuntimeError("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Got invalid dimensions for input: x\n index: 3")
-    assert onnx_model._reason(error) == "Got invalid dimensions for input: x"
-    assert onnx_model._reason(RuntimeError()) == "RuntimeError"
+    assert onnx_session.reason(error) == "Got invalid dimensions for input: x"
+    assert onnx_session.reason(RuntimeError()) == "RuntimeError"
 
 
 def test_a_model_of_two_inputs(tmp_path: Path) -> None:
