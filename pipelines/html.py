@@ -1,53 +1,24 @@
-"""The page around a report: one HTML file that needs no network. Everything that is not markup passes `safe`."""
+"""The page around a report: one HTML file that needs no network. Everything that is not markup passes `safe`.
 
+Only the scripts that a page is made with run in it, and nothing is loaded from elsewhere: its Content-Security-Policy
+says so to the browser.
+"""
+
+import base64
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from html import escape
+from importlib.resources import files
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-STYLE = """
-:root { color-scheme: light; --line: #d9d9d9; --soft: #f4f6f8; --text: #222; --muted: #595959; --accent: #0072B2; }
-* { box-sizing: border-box; }
-body { margin: 0; background: white; color: var(--text); line-height: 1.5;
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-main { max-width: 1600px; margin: 0 auto; padding: 28px 20px 60px; }
-h1 { font-size: 27px; margin: 0 0 4px; line-height: 1.25; }
-h2 { font-size: 20px; margin: 44px 0 6px; padding-top: 10px; border-top: 1px solid var(--line); }
-h3 { font-size: 16px; margin: 26px 0 4px; }
-p { margin: 6px 0 10px; max-width: 78ch; }
-.muted, figcaption { color: var(--muted); font-size: 14px; }
-figure { margin: 14px 0 0; break-inside: avoid; }
-figcaption { max-width: 88ch; }
-.tiles { display: flex; flex-wrap: wrap; gap: 12px; margin: 18px 0 8px; }
-.tile { background: var(--soft); border-radius: 8px; padding: 10px 16px; min-width: 130px; flex: 1 1 130px; }
-.tile b { display: block; font-size: 23px; line-height: 1.3; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.tile span { color: var(--muted); font-size: 13px; }
-.scroll { overflow-x: auto; margin: 10px 0 6px; }
-table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; }
-th, td { padding: 5px 6px; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { font-weight: 600; vertical-align: bottom; }
-td.n, th.n { text-align: right; }
-th.group { text-align: center; border-bottom: 2px solid; }
-.chose { background: #fdf3e0; } th.chose.group { border-color: #E69F00; }
-.scored { background: #e8f2f9; } th.scored.group { border-color: #0072B2; }
-.verdict { background: var(--soft); border-left: 4px solid var(--accent); padding: 6px 16px; margin: 12px 0; }
-.verdict p { max-width: 100ch; }
-tr.first td { font-weight: 600; }
-pre { background: var(--soft); padding: 12px; border-radius: 8px; overflow-x: auto; font-size: 13px; }
-summary { cursor: pointer; color: var(--accent); margin: 8px 0; }
-@media (max-width: 600px) { main { padding: 18px 12px 40px; } h1 { font-size: 22px; } th, td { padding: 4px 7px; } }
-@page { size: A4; margin: 13mm; }
-@media print {
-  body { font-size: 11.5px; } main { max-width: none; padding: 0; }
-  table { font-size: 9px; } th, td { padding: 3px 5px; }
-  .scroll { overflow: visible; } h2, h3 { break-after: avoid; } tr { break-inside: avoid; }
-  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-}
-"""
+from pipelines.colours import DARK, LIGHT, variables
+
 # Figures are as wide as the window; on paper they must be as wide as the page.
-SCRIPT = """
+PLOTLY_SCRIPT = """
 const figures = () => document.querySelectorAll('.js-plotly-plot');
 window.addEventListener('beforeprint', () => figures().forEach(f => Plotly.relayout(f, {width: 680, autosize: false})));
 window.addEventListener('afterprint', () => figures().forEach(f => Plotly.relayout(f, {width: null, autosize: true})));
@@ -62,11 +33,15 @@ class Markup(str):
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One table cell; `css` are its classes, "n" for numbers. `span` columns wide."""
+    """One table cell; `css` are its classes, "n" for numbers. `span` columns wide.
+
+    `sort` is what a sortable table sorts it by, its text where None.
+    """
 
     text: str
     css: str = ""
     span: int = 1
+    sort: float | str | None = None
 
 
 def safe(text: str) -> Markup:
@@ -86,12 +61,14 @@ def join(parts: Iterable[str]) -> Markup:
 
 def table(heads: Sequence[Sequence[Cell]], rows: Sequence[Sequence[Cell]], first: str = "") -> Markup:
     """A table that scrolls sideways on a phone; the first row has the class `first`."""
-    head = join(tag("tr", *(_cell("th", cell) for cell in cells)) for cells in heads)
-    body = join(
-        tag("tr", *(_cell("td", cell) for cell in cells), css=first if index == 0 else "")
-        for index, cells in enumerate(rows)
-    )
-    return tag("div", tag("table", tag("thead", head), tag("tbody", body)), css="scroll")
+    return _table("", heads, rows, first)
+
+
+def sortable_table(
+    heads: Sequence[Sequence[Cell]], rows: Sequence[Sequence[Cell]], name: str, *, first: str = ""
+) -> Markup:
+    """A `table` with the id `name` that readers sort by the last row of `heads` and filter by words."""
+    return _table(f' id="{escape(name)}" class="sortable"', heads, rows, first)
 
 
 def tiles(values: Sequence[tuple[str, str]]) -> Markup:
@@ -118,20 +95,57 @@ def figure_html(figure: go.Figure, name: str, caption: str) -> Markup:
     return tag("figure", Markup(drawn), tag("figcaption", caption))
 
 
-def page(title: str, content: str) -> str:
-    """The whole file; the plotting library is in it once."""
+def page(title: str, content: str, *, style: str = "", script: str = "") -> str:
+    """The whole file; `style` and `script` are CSS and JavaScript that `content` needs."""
+    has_plotly = "plotly-graph-div" in content
+    scripts = [_asset("table.js"), *([script] if script else [])]
+    plotly = f"<script>{get_plotlyjs()}</script><script>{PLOTLY_SCRIPT}</script>" if has_plotly else ""
     return join(
         [
             Markup("<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"),
             Markup("<meta name='viewport' content='width=device-width, initial-scale=1'>"),
+            Markup("" if has_plotly else f'<meta http-equiv="Content-Security-Policy" content="{policy(scripts)}">'),
             tag("title", title),
-            Markup(f"<style>{STYLE}</style><script>{get_plotlyjs()}</script></head><body>"),
+            Markup(f"<style>{_colours()}{_asset('page.css')}{style}</style>{plotly}</head><body>"),
             tag("main", content),
-            Markup(f"<script>{SCRIPT}</script></body></html>\n"),
+            Markup("".join(f"<script>{each}</script>" for each in scripts) + "</body></html>\n"),
         ]
     )
 
 
+def policy(scripts: Sequence[str]) -> str:
+    """A Content-Security-Policy under which `scripts` run, data files beside the page, and no other script; pictures
+    come from where the page lies."""
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return (
+        f"default-src 'none'; script-src 'self' file: {allowed}; style-src 'unsafe-inline'; "
+        "img-src 'self' file: data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+@cache
+def _asset(name: str) -> str:
+    return (files("pipelines") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _colours() -> str:
+    """The variables of a light page and, where the reader's system is dark, of a dark one; paper is light."""
+    dark = f"@media screen and (prefers-color-scheme: dark) {{ :root {{ color-scheme: dark; {variables(DARK)} }} }}"
+    return f"\n:root {{ color-scheme: light; {variables(LIGHT)} }}\n{dark}\n"
+
+
+def _table(attributes: str, heads: Sequence[Sequence[Cell]], rows: Sequence[Sequence[Cell]], first: str) -> Markup:
+    head = join(tag("tr", *(_cell("th", cell) for cell in cells)) for cells in heads)
+    body = join(
+        tag("tr", *(_cell("td", cell) for cell in cells), css=first if index == 0 else "")
+        for index, cells in enumerate(rows)
+    )
+    inside = join([tag("thead", head), tag("tbody", body)])
+    return tag("div", Markup(f"<table{attributes}>{inside}</table>"), css="scroll")
+
+
 def _cell(name: str, cell: Cell) -> Markup:
     span = f' colspan="{cell.span}"' if cell.span > 1 else ""
-    return Markup(f'<{name} class="{escape(cell.css)}"{span}>{safe(cell.text)}</{name}>')
+    sort = "" if cell.sort is None else f' data-sort="{escape(str(cell.sort))}"'
+    return Markup(f'<{name} class="{escape(cell.css)}"{span}{sort}>{safe(cell.text)}</{name}>')
