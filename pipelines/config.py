@@ -60,6 +60,20 @@ class CacheConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FacesConfig:
+    """How faces are found in videos and pictures, and where their points lie in a crop: all of it decides the crops, so
+    it is that of the crops that models were trained on. `detector` is "retinaface" (extra `faces`), "yunet:FILE" or one
+    of another package (entry points `mtl.detectors`); it sees pictures of `long_side_px` at most. `template` is
+    "arcface", or the eyes, the tip of the nose and the corners of the mouth, [x, y] in crops of `size_px`."""
+
+    detector: Name = "retinaface"
+    template: Name | tuple[tuple[float, float], ...] = "arcface"
+    size_px: Annotated[int, Interval(ge=16, le=1024)] = 112
+    long_side_px: Annotated[int, Interval(ge=64, le=8192)] = 640
+    min_score: Annotated[float, Interval(gt=0, lt=1)] = 0.7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutputConfig:
     """Where runs and studies go."""
 
@@ -251,6 +265,7 @@ class Config:
     folder: Path = Path()
     schema: Schema = ABAW
     data: DataConfig = DataConfig()
+    faces: FacesConfig = FacesConfig()
     cache: CacheConfig = CacheConfig()
     output: OutputConfig = OutputConfig()
     split: SplitConfig = SplitConfig()
@@ -274,6 +289,7 @@ class Config:
 
 SECTIONS: dict[str, type] = {
     "data": DataConfig,
+    "faces": FacesConfig,
     "cache": CacheConfig,
     "output": OutputConfig,
     "split": SplitConfig,

@@ -5,6 +5,7 @@ from typing import Any
 
 from cache.labels import ABAW, Schema
 from pipelines.config import Config
+from pipelines.faces import alignment_in
 from pipelines.fitting.runs import commit, versions, weights_file
 from pipelines.folds import NO_FOLD
 from pipelines.run_files import FORMAT
@@ -68,6 +69,7 @@ def manifest_of(name: str, trained: Trained, config: Config, dataset: Dataset) -
             stream: {"digest": identity.digest, "identity": identity.to_json()}
             for stream, identity in identities.items()
         },
+        "alignment": alignment_in(config),
         "schema": dataset.schema.to_mapping(),
         "frames": dataset.frames_digest,
         "labels": dataset.labels_digest,
