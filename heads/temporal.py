@@ -9,7 +9,7 @@ All encoders have one shape: `TemporalEncoder`, a chain of residual blocks `x + 
 Letters: M stacked heads, B windows, T steps, D width, H attention heads.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,9 @@ class Steps:
 
     valid: Tensor
     frames: Tensor
+
+
+ExportedCell = Callable[["RecurrentCell", Tensor], Tensor]
 
 
 class TemporalEncoder(nn.Module):
@@ -56,10 +59,12 @@ class TemporalEncoder(nn.Module):
 class RecurrentBlock(nn.Module):
     """A GRU or LSTM over the valid steps, one from each end; invalid steps are skipped as if they were not there."""
 
-    def __init__(self, run: Recurrence, num_gates: int, config: HeadConfig, rng: DropoutRng) -> None:
+    def __init__(
+        self, run: Recurrence, exported: ExportedCell, num_gates: int, config: HeadConfig, rng: DropoutRng
+    ) -> None:
         super().__init__()
         hidden = (config.width + 1) // 2
-        self.run = run
+        self.run, self.exported = run, exported
         self.norm = Norm(rng.num_heads, config.width)
         self.past = RecurrentCell(rng.num_heads, config.width, hidden, num_gates)
         self.future = RecurrentCell(rng.num_heads, config.width, hidden, num_gates)
@@ -71,12 +76,17 @@ class RecurrentBlock(nn.Module):
         last = x.shape[2] + position
         orders = [key.where(steps.valid, last).argsort(dim=2) for key in (position, -position)]
         cells = (self.past, self.future)
+        if torch.compiler.is_exporting():  # to ONNX: of one head
+            both = [self.exported(cell, _reorder(x, order)) for cell, order in zip(cells, orders, strict=True)]
+            return self._output(both, orders)
         # Both directions at once, as 2 M heads: each step of the loop over time costs as much for two as for one.
         gates = torch.cat([cell.input(_reorder(x, order)) for cell, order in zip(cells, orders, strict=True)])
         states = self.run(gates, *(torch.cat(pair) for pair in zip(*(cell.hidden for cell in cells), strict=True)))
-        past, future = (
-            _reorder(each, order.argsort(dim=2)) for each, order in zip(states.chunk(2), orders, strict=True)
-        )
+        return self._output(states.chunk(2), orders)
+
+    def _output(self, states: Sequence[Tensor], orders: Sequence[Tensor]) -> Tensor:
+        """From the states of both directions, the steps of each in its own order."""
+        past, future = (_reorder(each, order.argsort(dim=2)) for each, order in zip(states, orders, strict=True))
         return self.output(torch.cat([past, future], dim=-1))
 
 
@@ -94,10 +104,28 @@ class RecurrentCell(nn.Module):
         """What the inputs [M, B, T, D] add to the gates, for all steps at once."""
         return linear(x, self.weight_ih_l0, self.bias_ih_l0)
 
+    def start(self, x: Tensor) -> Tensor:
+        """[1, B, D] zeros: the state before the first step of the windows x [1, B, T, D]."""
+        return x.new_zeros(1, x.shape[1], self.weight_hh_l0.shape[2])
+
     @property
     def hidden(self) -> tuple[Tensor, Tensor]:
         """Weight and bias from the state to the gates."""
         return self.weight_hh_l0, self.bias_hh_l0
+
+
+def exported_gru(cell: RecurrentCell, x: Tensor) -> Tensor:
+    """States [1, B, T, D] of a GRU of one head by torch's own operator, which ONNX has too."""
+    weights = [parameter[0] for parameter in cell.parameters()]
+    states, _ = torch.gru(x[0], cell.start(x), weights, True, 1, 0.0, False, False, True)
+    return states.unsqueeze(0)
+
+
+def exported_lstm(cell: RecurrentCell, x: Tensor) -> Tensor:
+    """The same of an LSTM."""
+    weights, start = [parameter[0] for parameter in cell.parameters()], cell.start(x)
+    states, _, _ = torch.lstm(x[0], (start, start), weights, True, 1, 0.0, False, False, True)
+    return states.unsqueeze(0)
 
 
 class ConvolutionBlock(nn.Module):
@@ -171,13 +199,25 @@ def steps_of(valid: Tensor, times: Tensor) -> Steps:
 
 def log_gaps(steps: Steps) -> Tensor:
     """[M, B, T, 2]: log(1 + frames) to the previous and to the next valid step; 0 where there is none."""
-    before = steps.frames.masked_fill(~steps.valid, -1).cummax(dim=2).values
-    after = steps.frames.masked_fill(~steps.valid, FAR).flip(2).cummin(dim=2).values.flip(2)
-    before = functional.pad(before[..., :-1], (1, 0), value=-1)
-    after = functional.pad(after[..., 1:], (0, 1), value=FAR)
+    before, after = (_sorted_neighbours if torch.compiler.is_exporting() else _neighbours)(steps)
     previous = (steps.frames - before).masked_fill(~steps.valid | (before < 0), 0)
     following = (after - steps.frames).masked_fill(~steps.valid | (after == FAR), 0)
     return torch.stack([previous, following], dim=-1).float().log1p()
+
+
+def _neighbours(steps: Steps) -> tuple[Tensor, Tensor]:
+    """Frames of the valid step before each valid one, -1 for none, and of the one after it, FAR for none."""
+    before = steps.frames.masked_fill(~steps.valid, -1).cummax(dim=2).values
+    after = steps.frames.masked_fill(~steps.valid, FAR).flip(2).cummin(dim=2).values.flip(2)
+    return functional.pad(before[..., :-1], (1, 0), value=-1), functional.pad(after[..., 1:], (0, 1), value=FAR)
+
+
+def _sorted_neighbours(steps: Steps) -> tuple[Tensor, Tensor]:
+    """The same by sorting: ONNX has no cummax. Frames rise over valid steps, so the valid ones come first, in order."""
+    frames = steps.frames.masked_fill(~steps.valid, FAR).sort(dim=2).values
+    frames = functional.pad(functional.pad(frames, (1, 0), value=-1), (0, 1), value=FAR)
+    place = steps.valid.long().cumsum(dim=2)  # of a valid step among `frames`
+    return frames.gather(2, (place - 1).clamp(min=0)), frames.gather(2, place + 1)
 
 
 def rotate(x: Tensor, frames: Tensor) -> Tensor:
@@ -204,11 +244,15 @@ def none(config: HeadConfig, rng: DropoutRng) -> TemporalEncoder:
 
 
 def gru(config: HeadConfig, rng: DropoutRng) -> TemporalEncoder:
-    return TemporalEncoder((RecurrentBlock(gru_states, 3, config, rng) for _ in range(config.num_blocks)), config, rng)
+    return TemporalEncoder(
+        (RecurrentBlock(gru_states, exported_gru, 3, config, rng) for _ in range(config.num_blocks)), config, rng
+    )
 
 
 def lstm(config: HeadConfig, rng: DropoutRng) -> TemporalEncoder:
-    return TemporalEncoder((RecurrentBlock(lstm_states, 4, config, rng) for _ in range(config.num_blocks)), config, rng)
+    return TemporalEncoder(
+        (RecurrentBlock(lstm_states, exported_lstm, 4, config, rng) for _ in range(config.num_blocks)), config, rng
+    )
 
 
 def tcn(config: HeadConfig, rng: DropoutRng) -> TemporalEncoder:

@@ -40,6 +40,13 @@ def batch_resizer(preprocessing: Preprocessing) -> Resizer | None:
     return run
 
 
+def resized_side(preprocessing: Preprocessing, face_px: int) -> tuple[int, str] | None:
+    """The side to which a square face of `face_px` is resized before its middle is cut out, and the interpolation; None
+    where `batch_resizer` is."""
+    found = _size_and_mode(timm_steps(preprocessing))
+    return None if found is None else (_target(face_px, face_px, found[0])[0], MODES[found[1]])
+
+
 def _size_and_mode(steps: list[Any]) -> tuple[list[int], InterpolationMode] | None:
     """What a Resize followed by a CenterCrop resizes to: the shorter side, or both."""
     if [type(step) for step in steps] != [Resize, CenterCrop] or steps[0].interpolation not in MODES:
