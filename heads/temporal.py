@@ -31,9 +31,6 @@ class Steps:
     frames: Tensor
 
 
-ExportedCell = Callable[["RecurrentCell", Tensor], Tensor]
-
-
 class TemporalEncoder(nn.Module):
     """Residual blocks over windows; with `knows_time`, each step is first told its gaps to its neighbours."""
 
@@ -59,12 +56,10 @@ class TemporalEncoder(nn.Module):
 class RecurrentBlock(nn.Module):
     """A GRU or LSTM over the valid steps, one from each end; invalid steps are skipped as if they were not there."""
 
-    def __init__(
-        self, run: Recurrence, exported: ExportedCell, num_gates: int, config: HeadConfig, rng: DropoutRng
-    ) -> None:
+    def __init__(self, run: Recurrence, num_gates: int, config: HeadConfig, rng: DropoutRng) -> None:
         super().__init__()
         hidden = (config.width + 1) // 2
-        self.run, self.exported = run, exported
+        self.run = run
         self.norm = Norm(rng.num_heads, config.width)
         self.past = RecurrentCell(rng.num_heads, config.width, hidden, num_gates)
         self.future = RecurrentCell(rng.num_heads, config.width, hidden, num_gates)
@@ -77,7 +72,7 @@ class RecurrentBlock(nn.Module):
         orders = [key.where(steps.valid, last).argsort(dim=2) for key in (position, -position)]
         cells = (self.past, self.future)
         if torch.compiler.is_exporting():  # to ONNX: of one head
-            both = [self.exported(cell, _reorder(x, order)) for cell, order in zip(cells, orders, strict=True)]
+            both = [EXPORTED[self.run](cell, _reorder(x, order)) for cell, order in zip(cells, orders, strict=True)]
             return self._output(both, orders)
         # Both directions at once, as 2 M heads: each step of the loop over time costs as much for two as for one.
         gates = torch.cat([cell.input(_reorder(x, order)) for cell, order in zip(cells, orders, strict=True)])
@@ -114,14 +109,14 @@ class RecurrentCell(nn.Module):
         return self.weight_hh_l0, self.bias_hh_l0
 
 
-def exported_gru(cell: RecurrentCell, x: Tensor) -> Tensor:
+def _exported_gru(cell: RecurrentCell, x: Tensor) -> Tensor:
     """States [1, B, T, D] of a GRU of one head by torch's own operator, which ONNX has too."""
     weights = [parameter[0] for parameter in cell.parameters()]
     states, _ = torch.gru(x[0], cell.start(x), weights, True, 1, 0.0, False, False, True)
     return states.unsqueeze(0)
 
 
-def exported_lstm(cell: RecurrentCell, x: Tensor) -> Tensor:
+def _exported_lstm(cell: RecurrentCell, x: Tensor) -> Tensor:
     """The same of an LSTM."""
     weights, start = [parameter[0] for parameter in cell.parameters()], cell.start(x)
     states, _, _ = torch.lstm(x[0], (start, start), weights, True, 1, 0.0, False, False, True)
@@ -244,15 +239,11 @@ def none(config: HeadConfig, rng: DropoutRng) -> TemporalEncoder:
 
 
 def gru(config: HeadConfig, rng: DropoutRng) -> TemporalEncoder:
-    return TemporalEncoder(
-        (RecurrentBlock(gru_states, exported_gru, 3, config, rng) for _ in range(config.num_blocks)), config, rng
-    )
+    return TemporalEncoder((RecurrentBlock(gru_states, 3, config, rng) for _ in range(config.num_blocks)), config, rng)
 
 
 def lstm(config: HeadConfig, rng: DropoutRng) -> TemporalEncoder:
-    return TemporalEncoder(
-        (RecurrentBlock(lstm_states, exported_lstm, 4, config, rng) for _ in range(config.num_blocks)), config, rng
-    )
+    return TemporalEncoder((RecurrentBlock(lstm_states, 4, config, rng) for _ in range(config.num_blocks)), config, rng)
 
 
 def tcn(config: HeadConfig, rng: DropoutRng) -> TemporalEncoder:
@@ -274,6 +265,10 @@ def build_temporal(name: str, config: HeadConfig, rng: DropoutRng) -> TemporalEn
     return look_up(TEMPORALS, name, "temporal encoder")(config, rng)
 
 
+EXPORTED: dict[Recurrence, Callable[[RecurrentCell, Tensor], Tensor]] = {
+    gru_states: _exported_gru,
+    lstm_states: _exported_lstm,
+}
 TEMPORALS: dict[str, Callable[[HeadConfig, DropoutRng], TemporalEncoder]] = {
     "none": none,
     "gru": gru,

@@ -177,6 +177,17 @@ def test_unknown_encoder_lists_the_known(config_of):
         build_temporal("rnn", config_of(), DropoutRng((0,), (0.0,)))
 
 
+@pytest.mark.parametrize("num_steps", [1, 2, 9])
+def test_what_is_exported_computes_the_same(build, inputs, monkeypatch, num_steps):
+    """ONNX gets other operators for recurrences and gaps; run eagerly here, for each encoder."""
+    x, valid, times = inputs(num_steps=num_steps)
+    valid[0, 1] = False  # a window without a valid step
+    with torch.no_grad():
+        plain = build()(x, valid, times)
+        monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+        torch.testing.assert_close(build()(x, valid, times), plain, rtol=0, atol=1e-6)
+
+
 def test_gaps_by_hand():
     valid = torch.tensor([[[False, True, True, False, True], [False] * 5]])
     times = torch.tensor([[[999, 10, 11, -5, 111], [1, 2, 3, 4, 5]]])
