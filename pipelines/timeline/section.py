@@ -21,7 +21,18 @@ from pipelines.timeline.videos import TimelineVideo, gap_limit
 from pipelines.words import task_label
 
 MAX_FRAMES = 100_000  # in one file; beyond that each video has a file of its own beside the page
-SCRIPTS = ("uPlot.iife.min.js", "unpack.js", "axis.js", "lanes.js", "readout.js", "explorer.js")
+LIBRARY = "uPlot.iife.min.js"
+SCRIPTS = (
+    "axis.js",
+    "unpack.js",
+    "lanes.js",
+    "cells.js",
+    "readout.js",
+    "face.js",
+    "chooser.js",
+    "pointer.js",
+    "explorer.js",
+)
 STYLES = ("uPlot.min.css", "explorer.css")
 
 
@@ -91,8 +102,8 @@ def explorer_style() -> str:
 @cache
 def explorer_script() -> str:
     """The JavaScript that a page with explorers needs once."""
-    library, *own = map(_asset, SCRIPTS)
-    return f'{library}\n(() => {{\n"use strict";\n{"".join(own)}}})();\n'
+    own = "".join(map(_asset, SCRIPTS))
+    return f'{_asset(LIBRARY)}\n(() => {{\n"use strict";\n{own}}})();\n'
 
 
 def _asset(name: str) -> str:

@@ -52,7 +52,7 @@ def opened(
     )
     page = context.new_page()
     found = Opened(page)
-    page.on("console", lambda message: found.faults.append(message.text) if message.type == "error" else None)
+    page.on("console", lambda message: _note_console(found, message.type, message.text))
     page.on("pageerror", lambda error: found.faults.append(str(error)))
     page.on("dialog", lambda dialog: (found.faults.append(f"dialog {dialog.message}"), dialog.dismiss()))
     page.on("request", lambda request: _note_request(found, request.url))
@@ -60,6 +60,12 @@ def opened(
     page.goto(path.absolute().as_uri())
     yield found
     context.close()
+
+
+def _note_console(found: Opened, kind: str, text: str) -> None:
+    """Files that are not there are in `missing`, by their address."""
+    if kind == "error" and not text.endswith("net::ERR_FILE_NOT_FOUND"):
+        found.faults.append(text)
 
 
 def _note_request(found: Opened, url: str) -> None:

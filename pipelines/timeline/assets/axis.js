@@ -16,6 +16,13 @@ function cellsOf(frames, gap) {
   return { starts, ends };
 }
 
+// [start, end] of what no cell covers between two frames.
+function gapsOf({ starts, ends }) {
+  const gaps = [];
+  for (let i = 1; i < starts.length; i++) if (starts[i] > ends[i - 1]) gaps.push([ends[i - 1], starts[i]]);
+  return gaps;
+}
+
 function medianStep(frames) {
   const steps = new Float64Array(frames.length - 1);
   for (let i = 0; i < steps.length; i++) steps[i] = frames[i + 1] - frames[i];

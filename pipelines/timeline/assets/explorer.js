@@ -1,7 +1,11 @@
 // The explorer: a video chooser, lanes over one time axis, the face and the values of the current frame.
-const PARTS = { select: "selection", report: "held out", "": "" };
-const LINES = [["predicted", "predicted"], ["raw", "raw, before smoothing"], ["label", "labelled"]];
 const MOST_CHARTS = 4; // columns of a continuous group that are drawn as lines; more are a heat map
+const FPS = 30; // of playing where times are not known
+const LINES = [["predicted", "predicted"], ["raw", "predicted, raw"], ["label", "labelled"]];
+const HELP =
+  "Keys on the chart: ← → one frame, with Shift ten; Page up and down a hundred; Home, End; + − zoom, 0 the whole video; " +
+  "space plays. Mouse: point at a frame, drag to zoom, double-click for the whole video; wheel with Ctrl zooms, with " +
+  "Shift moves along.";
 
 class Explorer {
   constructor(root) {
@@ -11,171 +15,110 @@ class Explorer {
     this.lanes = [];
     this.view = [0, 1];
     this.at = 0;
-    this.hidden = new Set();
+    this.off = new Set(); // kinds of lines that are not shown
     this.build();
-    this.list(this.index.videos.map((_, k) => k));
-    this.choose(0);
+    this.listen();
+    this.chooser.go(0);
   }
 
   build() {
-    this.filter = make("input");
-    this.filter.type = "search";
-    this.filter.placeholder = "part of a name";
-    this.select = make("select");
-    this.found = make("span", "muted");
-    this.found.setAttribute("role", "status");
-    this.previous = this.button("Previous", () => this.step(-1), "Previous video");
-    this.next = this.button("Next", () => this.step(1), "Next video");
-    this.many = this.index.videos.length > 1;
-    const filter = make("label", "", "Filter videos", this.filter);
-    const video = make("label", "video-label", "Video", this.select);
-    const chooser = make("div", "chooser", ...(this.many ? [filter, video, this.previous, this.next, this.found] : [video]));
+    this.chooser = new Chooser(this.index.videos, (k) => this.choose(k));
+    this.message = make("p", "message");
+    this.message.setAttribute("role", "alert");
     this.lines = make("div", "choices");
-    this.stack = make("div", "lane-stack");
-    this.stack.tabIndex = 0;
-    this.stack.setAttribute("role", "slider");
-    this.stack.setAttribute("aria-label", "Frame of the video");
+    this.playing = button("Play", "Play or stop", () => this.play(!this.timer));
+    const zoom = make("div", "zoom", this.playing,
+      button("−", "Zoom out", () => this.zoom(2)), button("+", "Zoom in", () => this.zoom(0.5)),
+      button("‹", "Earlier frames", () => this.pan(-0.5)), button("›", "Later frames", () => this.pan(0.5)),
+      button("All", "Show the whole video", () => this.showAll()));
     this.cursor = make("div", "time-cursor");
     this.selection = make("div", "zoom-selection");
     this.selection.hidden = true;
-    const zoom = make("div", "zoom",
-      this.button("−", () => this.zoom(2), "Zoom out"), this.button("+", () => this.zoom(0.5), "Zoom in"),
-      this.button("◀", () => this.pan(-0.5), "Earlier"), this.button("▶", () => this.pan(0.5), "Later"),
-      this.button("Whole video", () => this.showAll(), "Show the whole video"));
-    this.bar = make("div", "bar", this.lines, zoom);
-    this.help = make("p", "muted help",
-      "Keys: ← → one frame, with Shift ten; Home, End; + − zoom, 0 whole video. Mouse: point at a frame, drag to zoom, " +
-      "double-click for the whole video.");
-    this.face = make("div", "face");
-    this.side = make("div", "side", this.face);
-    this.message = make("p", "message");
-    this.message.setAttribute("role", "alert");
-    const left = make("div", "left", this.bar, this.stack, this.help);
+    this.stack = make("div", "lane-stack");
+    this.stack.tabIndex = 0;
+    this.stack.setAttribute("role", "slider");
+    this.stack.setAttribute("aria-label", "Current frame");
+    const left = make("div", "left", make("div", "bar", this.lines, zoom), this.stack, make("p", "muted help", HELP));
+    this.face = new Face();
+    this.side = make("div", "side");
     this.body = make("div", "explorer-body", left, this.side);
-    this.root.append(chooser, this.message, this.body);
-    this.listen();
-  }
-
-  button(text, act, name) {
-    const button = make("button", "", text);
-    button.type = "button";
-    button.title = name;
-    button.setAttribute("aria-label", name);
-    button.addEventListener("click", act);
-    return button;
+    this.body.hidden = true;
+    this.root.append(this.chooser.element, this.message, this.body);
   }
 
   listen() {
-    this.filter.addEventListener("input", () => this.applyFilter());
-    this.filter.addEventListener("keydown", (event) => {
-      if (event.key !== "Enter" && event.key !== "ArrowDown") return;
-      event.preventDefault();
-      this.select.focus();
-    });
-    this.select.addEventListener("change", () => this.choose(Number(this.select.value)));
-    this.stack.addEventListener("keydown", (event) => this.onKey(event));
     listenToPointer(this);
+    this.stack.addEventListener("keydown", (event) => this.onKey(event));
     new ResizeObserver(() => this.resize()).observe(this.stack);
-    const dark = window.matchMedia("(prefers-color-scheme: dark)");
-    dark.addEventListener("change", () => this.lanes.forEach((lane) => lane.recolour()));
-  }
-
-  // The options of the chooser; without the chosen video among them the first one is chosen.
-  list(shown) {
-    const options = shown.map((k) => {
-      const { name, frames, part } = this.index.videos[k];
-      const more = [`${frames.toLocaleString("en")} frames`, PARTS[part] ?? part].filter(Boolean).join(", ");
-      const option = make("option", "", `${name} (${more})`);
-      option.value = String(k);
-      return option;
-    });
-    this.select.replaceChildren(...options);
-    const total = this.index.videos.length;
-    this.found.textContent = shown.length === total ? `${total} videos` : `${shown.length} of ${total} videos`;
-    this.select.disabled = !shown.length;
-  }
-
-  applyFilter() {
-    const words = this.filter.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const fits = ({ name, part }) => words.every((word) => `${name} ${PARTS[part] ?? part}`.toLowerCase().includes(word));
-    const shown = this.index.videos.map((_, k) => k).filter((k) => fits(this.index.videos[k]));
-    this.list(shown);
-    if (shown.includes(this.chosen)) this.select.value = String(this.chosen);
-    else if (shown.length) this.choose(shown[0]);
-    this.updateButtons();
-  }
-
-  step(by) {
-    const place = this.select.selectedIndex + by;
-    if (place >= 0 && place < this.select.options.length) this.choose(Number(this.select.options[place].value));
-  }
-
-  updateButtons() {
-    this.previous.disabled = this.select.selectedIndex <= 0;
-    this.next.disabled = this.select.selectedIndex >= this.select.options.length - 1;
+    window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.recolour());
+    window.addEventListener("beforeprint", () => this.recolour());
+    window.addEventListener("afterprint", () => this.recolour());
   }
 
   async choose(k) {
-    this.chosen = k;
-    this.select.value = String(k);
-    this.updateButtons();
+    this.play(false);
     try {
       const text = this.data.length ? this.data[k].textContent : await sidecar(this.index.urls[k]);
-      const { columns, faces } = await unpack(text);
-      if (this.chosen === k) this.showVideo(this.index.videos[k], columns, faces);
+      const found = await unpack(text);
+      if (this.chooser.chosen === k) this.showVideo(this.index.videos[k], found);
     } catch (error) {
-      if (this.chosen === k) this.fail(error);
+      if (this.chooser.chosen === k) this.say(`This video cannot be shown: ${error.message}.`);
     }
+    if (this.chooser.chosen === k) this.root.dataset.ready = String(k);
   }
 
-  fail(error) {
-    this.message.textContent = `This video cannot be shown: ${error.message}.`;
-    this.body.hidden = true;
-    this.root.dataset.ready = "failed";
+  // Shows words in place of a video; none where there is one.
+  say(text) {
+    this.message.textContent = text;
+    this.body.hidden = text !== "";
   }
 
-  showVideo(entry, columns, faces) {
+  showVideo(entry, { columns, faces }) {
     const frames = columns.get("frame");
-    this.message.textContent = frames.length ? "" : "This video has no frames.";
-    this.body.hidden = !frames.length;
+    this.say(frames.length ? "" : "This video has no frames.");
     if (!frames.length) return;
-    this.video = { ...entry, count: frames.length, columns, faces, frames, cells: cellsOf(frames, entry.gap) };
+    const cells = cellsOf(frames, entry.gap);
+    this.video = { ...entry, columns, faces, frames, cells, gaps: gapsOf(cells) };
     this.lanes.forEach((lane) => lane.remove());
     this.lanes = lanesOf(this.index.groups, this.video);
-    this.stack.replaceChildren(...this.lanes.flatMap((lane) => lane.parts ?? [lane.element]), this.cursor, this.selection);
+    const parts = this.lanes.flatMap((lane) => (lane.title ? [lane.title, lane.element] : [lane.element]));
+    this.stack.replaceChildren(...parts, this.cursor, this.selection);
     this.readout = new Readout(this.index.groups, this.video);
-    this.side.replaceChildren(...(faces ? [this.face] : []), this.readout.element);
-    this.buildLines();
+    this.face.clear();
+    const head = make("div", "frame-head", ...(faces ? [this.face.element] : []), this.readout.heading);
+    this.side.replaceChildren(head, this.readout.table);
+    this.lines.replaceChildren(...this.lineChoices());
+    this.view = this.bounds;
+    this.at = 0;
     this.resize();
-    this.showAll();
     this.go(0);
-    this.root.dataset.ready = String(this.chosen);
   }
 
-  buildLines() {
-    const there = LINES.filter(([key]) => this.lanes.some((lane) => lane.series?.some((one) => one.key === key)));
-    const labels = there.map(([key, word]) => {
+  lineChoices() {
+    const isThere = (key) => this.lanes.some((lane) => lane.series?.some((one) => one.key === key));
+    const choices = LINES.filter(([key]) => isThere(key)).map(([key, word]) => {
       const box = make("input");
       box.type = "checkbox";
-      box.checked = !this.hidden.has(key);
+      box.checked = !this.off.has(key);
       box.addEventListener("change", () => {
-        if (box.checked) this.hidden.delete(key);
-        else this.hidden.add(key);
+        if (box.checked) this.off.delete(key);
+        else this.off.add(key);
         this.lanes.forEach((lane) => lane.show(key, box.checked));
       });
       const text = key === "predicted" && this.video.smoothed ? "predicted, smoothed" : word;
-      return make("label", `line-choice line-${key}`, box, make("span", "line-sample"), text);
+      return make("label", `line-${key}`, box, make("span", "line-sample"), text);
     });
-    this.lines.replaceChildren(...labels);
+    const gap = make("span", "legend", make("span", "chip gap-chip"), "no frames");
+    return this.video.gaps.length ? [...choices, gap] : choices;
   }
 
   resize() {
     const width = this.stack.clientWidth;
     if (!this.video || !width || (width === this.width && this.sized === this.lanes)) return;
     this.width = width;
-    this.sized = this.lanes;
     this.lanes.forEach((lane) => lane.resize(width));
-    for (const key of this.hidden) this.lanes.forEach((lane) => lane.show(key, false));
+    for (const key of this.off) this.lanes.forEach((lane) => lane.show(key, false));
+    this.sized = this.lanes;
     this.draw();
   }
 
@@ -189,10 +132,15 @@ class Explorer {
     this.drawing = true;
     requestAnimationFrame(() => {
       this.drawing = false;
+      if (this.sized !== this.lanes) return;
       const ticks = ticksOf(this.view, this.plotWidth / 90);
       this.lanes.forEach((lane) => lane.draw(this.view, ticks));
-      this.placeCursor();
+      queueMicrotask(() => this.placeCursor()); // uPlot draws in a microtask, too
     });
+  }
+
+  recolour() {
+    if (this.sized === this.lanes) this.lanes.forEach((lane) => lane.recolour());
   }
 
   get bounds() {
@@ -204,7 +152,7 @@ class Explorer {
   setView(first, last) {
     const [low, high] = this.bounds;
     const width = Math.min(Math.max(last - first, NARROWEST), high - low);
-    const start = Math.min(Math.max(first, low), high - width);
+    const start = Math.min(Math.max((first + last - width) / 2, low), high - width);
     this.view = [start, start + width];
     this.draw();
   }
@@ -213,7 +161,7 @@ class Explorer {
     this.setView(...this.bounds);
   }
 
-  // Scales the view around the current frame where it is in sight, else around its middle.
+  // Scales the view around a frame: by default the current one where it is in sight, else the middle.
   zoom(by, around) {
     const [first, last] = this.view;
     const frame = this.video.frames[this.at];
@@ -228,171 +176,64 @@ class Explorer {
 
   // Makes the row `at` the current frame, and brings it into sight.
   go(at) {
-    this.at = Math.min(Math.max(at, 0), this.video.count - 1);
-    const frame = this.video.frames[this.at];
+    const { frames, faces } = this.video;
+    this.at = Math.min(Math.max(at, 0), frames.length - 1);
+    const frame = frames[this.at];
     const [first, last] = this.view;
     if (frame < first || frame > last) this.setView(frame - (last - first) / 2, frame + (last - first) / 2);
     this.readout.show(this.at);
     this.placeCursor();
-    this.showFace();
-    this.stack.setAttribute("aria-valuemin", this.video.frames[0]);
-    this.stack.setAttribute("aria-valuemax", this.video.frames.at(-1));
+    if (faces) this.face.show(faces[this.at], frame);
+    this.stack.setAttribute("aria-valuemin", frames[0]);
+    this.stack.setAttribute("aria-valuemax", frames.at(-1));
     this.stack.setAttribute("aria-valuenow", frame);
-    this.stack.setAttribute("aria-valuetext", this.readout.sentence(this.index.groups, this.at));
+    this.stack.setAttribute("aria-valuetext", this.readout.sentence(this.at));
   }
 
   placeCursor() {
+    if (this.sized !== this.lanes) return;
     const [first, last] = this.view;
     const share = (this.video.frames[this.at] - first) / (last - first);
     this.cursor.hidden = share < 0 || share > 1;
     this.cursor.style.left = `${GUTTER + share * this.plotWidth}px`;
+    this.lanes.forEach((lane) => lane.mark(this.at));
   }
 
-  showFace() {
-    if (this.video.faces) showFace(this.face, this.video.faces[this.at], this.video.frames[this.at]);
+  // Plays from the current frame in real time, over gaps too.
+  play(isOn) {
+    cancelAnimationFrame(this.timer);
+    this.timer = 0;
+    this.playing.textContent = isOn ? "Stop" : "Play";
+    if (!isOn) return;
+    const { frames, columns } = this.video;
+    const seconds = columns.get("time") ?? frames.map((frame) => frame / FPS);
+    const from = this.at < frames.length - 1 ? this.at : 0;
+    const begin = performance.now() / 1000 - seconds[from];
+    const step = (now) => {
+      this.go(Math.max(lowerBound(seconds, now / 1000 - begin), from));
+      if (this.at < frames.length - 1) this.timer = requestAnimationFrame(step);
+      else this.play(false);
+    };
+    this.timer = requestAnimationFrame(step);
   }
 
   onKey(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const by = event.shiftKey ? 10 : 1;
-    const acts = {
-      ArrowLeft: () => this.go(this.at - by), ArrowRight: () => this.go(this.at + by),
-      ArrowDown: () => this.go(this.at - by), ArrowUp: () => this.go(this.at + by),
-      PageDown: () => this.go(this.at - 100), PageUp: () => this.go(this.at + 100),
-      Home: () => this.go(0), End: () => this.go(this.video.count - 1),
+    const act = this.keys(event.shiftKey ? 10 : 1)[event.key];
+    if (!act) return;
+    event.preventDefault();
+    act();
+  }
+
+  keys(by) {
+    const step = (rows) => () => this.go(this.at + rows);
+    return {
+      ArrowLeft: step(-by), ArrowRight: step(by), ArrowDown: step(-by), ArrowUp: step(by),
+      PageDown: step(-100), PageUp: step(100), Home: () => this.go(0), End: () => this.go(this.video.frames.length - 1),
       "+": () => this.zoom(0.5), "=": () => this.zoom(0.5), "-": () => this.zoom(2), 0: () => this.showAll(),
+      " ": () => this.play(!this.timer),
     };
-    if (!acts[event.key]) return;
-    event.preventDefault();
-    acts[event.key]();
   }
-}
-
-// The lanes of a video: lines, ribbons and heat maps of each group in the schema's order, then the axis.
-function lanesOf(groups, video) {
-  const has = (kind, name) => video.columns.has(`${kind}/${name}`);
-  const lanes = [];
-  for (const group of groups) {
-    const columns = group.columns.filter((name) => has("predicted", name) || has("label", name));
-    if (!columns.length) continue;
-    if (group.kind === "continuous" && columns.length <= MOST_CHARTS) {
-      for (const name of columns) lanes.push(titled(new ChartLane(group, name, video), [name]));
-    } else if (group.kind === "classes") {
-      lanes.push(titled(ribbonLane(group, columns[0], video), [columns[0], ...legendOf(group)]));
-    } else {
-      lanes.push(titled(heatLane(group, columns, video), [group.title, ...heatLegend(group, columns, video)]));
-    }
-  }
-  const valid = video.columns.get("valid");
-  if (valid?.includes(0)) lanes.push(new CellLane([missingRow(valid)], video));
-  return [...lanes, new AxisLane()];
-}
-
-function titled(lane, words) {
-  lane.parts = [make("div", "lane-title", ...words), lane.element];
-  return lane;
-}
-
-function ribbonLane(group, column, video) {
-  const kinds = [["predicted", "predicted"], ["label", "labelled"]];
-  const rows = kinds
-    .filter(([kind]) => video.columns.has(`${kind}/${column}`))
-    .map(([kind, word]) => ribbonRow(word, group, video.columns.get(`${kind}/${column}`)));
-  return new CellLane(rows, video);
-}
-
-function heatLane(group, columns, video) {
-  const isBinary = group.kind === "binary";
-  const [low, high] = isBinary ? [0, 1] : [group.low, group.high];
-  const rows = columns.map((name) => {
-    const values = video.columns.get(`${isBinary ? "p" : "predicted"}/${name}`) ?? video.columns.get(`predicted/${name}`);
-    return heatRow(name, low, high, values, video.columns.get(`label/${name}`), isBinary);
-  });
-  return new CellLane(rows, video);
-}
-
-function legendOf(group) {
-  return group.classes.map((name, k) => {
-    const chip = make("span", "chip");
-    chip.style.background = group.colours[k];
-    return make("span", "legend", chip, name);
-  });
-}
-
-function heatLegend(group, columns, video) {
-  const isBinary = group.kind === "binary";
-  const ends = isBinary ? ["0", "1"] : [shortNumber(group.low), shortNumber(group.high)];
-  const what = isBinary ? "predicted probability" : "predicted value";
-  const parts = [make("span", "legend", `${what} ${ends[0]}`, make("span", "ramp"), ends[1])];
-  if (columns.some((name) => video.columns.has(`label/${name}`))) {
-    const words = isBinary ? "labelled present, below it" : "labelled value, below it";
-    parts.push(make("span", "legend", make("span", isBinary ? "label-mark" : "ramp"), words));
-  }
-  return parts;
-}
-
-// A picture beside the page. An address that would lead elsewhere, or is a script, is not asked for.
-function showFace(place, address, frame) {
-  const note = (text) => place.replaceChildren(make("p", "muted", text));
-  if (!address) return note("no face in this frame");
-  const url = new URL(address, document.baseURI);
-  if (url.protocol !== location.protocol || url.host !== location.host) return note("no face beside this page");
-  let image = place.querySelector("img");
-  if (!image) {
-    image = make("img");
-    place.replaceChildren(image, make("p", "muted"));
-  }
-  image.alt = `Face of frame ${frame.toLocaleString("en")}`;
-  const path = decodeURIComponent(address.replace(/^\.\//, ""));
-  image.onerror = () => note(`The face is not there: ${path}`);
-  image.onload = () => { place.querySelector("p").textContent = ""; };
-  image.src = url.href;
-}
-
-// Moves of the pointer over the lanes: hovering shows a frame, dragging zooms, Ctrl and wheel zoom, Shift and wheel pan.
-function listenToPointer(explorer) {
-  const { stack, selection } = explorer;
-  const frameAt = (event) => {
-    const share = (event.clientX - stack.getBoundingClientRect().left - GUTTER) / explorer.plotWidth;
-    const [first, last] = explorer.view;
-    return first + Math.min(Math.max(share, 0), 1) * (last - first);
-  };
-  let start = null;
-  let lastX = null;
-  stack.addEventListener("pointerdown", (event) => {
-    if (!explorer.video || event.button !== 0) return;
-    start = { x: event.clientX, frame: frameAt(event), isTouch: event.pointerType === "touch" };
-    explorer.go(nearest(explorer.video.frames, start.frame));
-    if (!start.isTouch) stack.setPointerCapture(event.pointerId);
-  });
-  stack.addEventListener("pointermove", (event) => {
-    if (!explorer.video || event.clientX === lastX) return;
-    lastX = event.clientX;
-    explorer.go(nearest(explorer.video.frames, frameAt(event)));
-    if (!start || start.isTouch) return;
-    const left = stack.getBoundingClientRect().left;
-    const [from, to] = [start.x, event.clientX].sort((a, b) => a - b);
-    selection.hidden = to - from < 5;
-    selection.style.left = `${Math.max(from - left, GUTTER)}px`;
-    selection.style.width = `${to - Math.max(from, left + GUTTER)}px`;
-  });
-  const end = (event) => {
-    const dragged = start && !start.isTouch && !selection.hidden ? [start.frame, frameAt(event)] : null;
-    start = null;
-    selection.hidden = true;
-    if (dragged) explorer.setView(Math.min(...dragged), Math.max(...dragged));
-  };
-  stack.addEventListener("pointerup", end);
-  stack.addEventListener("pointercancel", () => { start = null; selection.hidden = true; });
-  stack.addEventListener("dblclick", () => explorer.showAll());
-  stack.addEventListener("wheel", (event) => {
-    if (!explorer.video) return;
-    const turn = event.deltaY || event.deltaX;
-    if (event.ctrlKey || event.metaKey) explorer.zoom(2 ** Math.sign(turn), frameAt(event));
-    else if (event.shiftKey || Math.abs(event.deltaX) > Math.abs(event.deltaY)) explorer.pan(0.15 * Math.sign(turn));
-    else return;
-    event.preventDefault();
-  }, { passive: false });
 }
 
 // The data file of a video, by a script element: pages on a disk may not fetch.
@@ -402,9 +243,10 @@ window.mtlTimelineData = (name, text) => waiting.get(name)?.(text);
 function sidecar(url) {
   return new Promise((resolve, reject) => {
     const script = make("script");
-    const name = url.slice(url.lastIndexOf("/") + 1);
-    waiting.set(name, (text) => { script.remove(); resolve(text); });
-    script.onerror = () => reject(new Error(`its data file ${decodeURIComponent(url.replace(/^\.\//, ""))} is not beside this page`));
+    const file = decodeURIComponent(url.replace(/^\.\//, ""));
+    waiting.set(file.slice(file.lastIndexOf("/") + 1), resolve);
+    script.onerror = () => reject(new Error(`its data file ${file} is not beside this page`));
+    script.onload = () => script.remove();
     script.src = url;
     document.head.append(script);
   });
