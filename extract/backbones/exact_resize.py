@@ -1,7 +1,8 @@
 """`extract.backbones.resize` for faces of one size as two matrix products, to the level: what an ONNX file can hold.
 
 torch resizes uint8 in whole numbers: across, rounded, then down, rounded, each with weights of 16 bits (ATen's
-UpSampleKernel, after Pillow). The sums of such products are exact in float64, so the levels are the same.
+UpSampleKernel), and Pillow, for faces above `MAX_PIXELS`, with weights of 22 bits after the point (Resample.c). The
+sums of such products are exact in float64, so the levels are the same.
 Letters: B faces, H side of the face files, S side of the input in pixels.
 """
 
@@ -11,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from extract.backbones.resize import resized_side
+from extract.backbones.resize import MAX_PIXELS, resized_side
 from extract.backbones.transforms import is_untouched
 from extract.config import Preprocessing
 
-MOST_BITS, LARGEST = 22, 2**15  # of a weight's precision, and what 16 bits with a sign do not hold
+PILLOW_BITS = 22  # of a weight, after the point
+TOO_LARGE = 2**15  # for torch's weights
 
 
 class ExactResize(nn.Module):
@@ -34,7 +36,7 @@ class ExactResize(nn.Module):
             )
         side, interpolation = found
         self.is_needed = not is_untouched(preprocessing, (face_px, face_px))
-        weights, bits = whole_weights(face_px, side, interpolation)
+        weights, bits = whole_weights(face_px, side, interpolation, by_pillow=face_px**2 > MAX_PIXELS)
         self.unit = 2.0**bits
         self.register_buffer("weights", torch.from_numpy(cut(weights, preprocessing.size_px)).double())
 
@@ -49,7 +51,7 @@ class ExactResize(nn.Module):
         return (sums / self.unit + 0.5).floor().clamp(0, 255)
 
 
-def whole_weights(old: int, new: int, interpolation: str) -> tuple[np.ndarray, int]:
+def whole_weights(old: int, new: int, interpolation: str, *, by_pillow: bool) -> tuple[np.ndarray, int]:
     """Weights [new, old] of an antialiased resizing as whole numbers, and by how many bits they are shifted."""
     kernel, reach = KERNELS[interpolation]
     scale = old / new
@@ -62,8 +64,8 @@ def whole_weights(old: int, new: int, interpolation: str) -> tuple[np.ndarray, i
         last = min(int(centre + support + 0.5), old)
         values = np.array([kernel((each - centre + 0.5) / stretch) for each in range(first, last)])
         weights[place, first:last] = values / values.sum()
-    bits, largest = 0, weights.max()
-    while bits < MOST_BITS and int(0.5 + largest * 2 ** (bits + 1)) < LARGEST:
+    bits, largest = PILLOW_BITS if by_pillow else 0, weights.max()
+    while bits < PILLOW_BITS and int(0.5 + largest * 2 ** (bits + 1)) < TOO_LARGE:
         bits += 1
     return np.trunc(weights * 2**bits + np.copysign(0.5, weights)), bits
 

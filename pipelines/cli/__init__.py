@@ -20,6 +20,7 @@ from pipelines.cli import (
     demo_data,
     ensemble,
     evaluate,
+    export,
     extract,
     finetune,
     init,
@@ -60,6 +61,7 @@ for command in (
     ensemble,
     predict,
     submit,
+    export,
 ):
     command.register(app)
 app.add_typer(cache.app, name="cache")

@@ -81,7 +81,7 @@ class TrainedFaceModel:
             )
         self.follow_orientation = orientations == {FOLLOWED}
         backbones = {
-            key: _checked(run, key, identity, config, self.follow_orientation)
+            key: trained_backbone(run, key, identity, config, self.follow_orientation)
             for key, (run, identity) in trained.items()
         }
         self._identities = {key: identity for key, (_, identity) in trained.items()}
@@ -134,7 +134,9 @@ def common_alignment(predictor: Predictor) -> Mapping[str, Any] | None:
     return found[0] if all(each == found[0] for each in found) else None
 
 
-def _checked(run: Run, key: StreamKey, trained: StreamIdentity, config: Config, follow_orientation: bool) -> Backbone:
+def trained_backbone(
+    run: Run, key: StreamKey, trained: StreamIdentity, config: Config, follow_orientation: bool
+) -> Backbone:
     """The backbone of the stream `key`, which must be the one that the run's stream was made with."""
     name, view = key
     section = config.backbones.get(name)

@@ -1,0 +1,114 @@
+"""bundle.json: all that the runner needs beside the ONNX files, as `runtime/mtl_runtime.py` reads it. K outputs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from torch import nn
+
+from cache.labels import Task
+from pipelines.config import Config
+from pipelines.export.heads import widths_of
+from pipelines.export.streams import BundleStream, StreamKey, stream_name
+from pipelines.fitting.runs import Spec, commit, versions
+from pipelines.postprocess.apply import Parameters, default_cuts
+from pipelines.postprocess.smoothing import Smoothing
+from pipelines.predict.face_model import common_alignment
+from pipelines.predict.predictor import Predictor, WeightedRun
+from runtime.mtl_runtime import FORMAT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleModel:
+    """A model of a run that counts for some task, and the ONNX file it is to be in."""
+
+    file: str
+    one: WeightedRun
+    spec: Spec
+    module: nn.Module
+
+    def to_json(self) -> dict[str, Any]:
+        """Its entry in bundle.json."""
+        head, train = self.one.run.strategy.head, self.one.run.strategy.train
+        return {
+            "run": self.one.run.folder.name,
+            "file": self.file,
+            "streams": {f"stream_{name}": stream_name(name, train.view) for name in widths_of(self.spec)},
+            "needs": [stream_name(name, train.view) for name in self.one.run.streams],
+            "inputs": head.inputs,
+            "mean_frames": head.mean_frames,
+            "window": train.window,
+            "stride": train.stride,
+            "max_gap": train.max_gap,
+            "outputs": {name: list(self.spec.schema.tasks[name].output_columns) for name in self.spec.tasks},
+            "weights": self.weights,
+        }
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each of its outputs that counts, by column."""
+        own = [name for task in self.spec.tasks for name in self.spec.schema.tasks[task].output_columns]
+        weighed = {
+            name: weight
+            for task, weight in self.one.weights.items()
+            for (scored,) in [self.spec.schema.scored([task])]
+            for name in scored.output_columns
+        }
+        return {name: weighed[name] for name in own if name in weighed}
+
+
+def bundle_models(predictor: Predictor) -> list[BundleModel]:
+    """The models of the predictor's runs that count for some task."""
+    found: list[BundleModel] = []
+    for one in predictor.runs:
+        for spec, module in one.run.models:
+            model = BundleModel(file=f"head-{len(found) + 1}.onnx", one=one, spec=spec, module=module)
+            if model.weights:
+                found.append(model)
+    return found
+
+
+def bundle_record(
+    predictor: Predictor,
+    config: Config,
+    streams: Mapping[StreamKey, BundleStream],
+    models: list[BundleModel],
+    face_px: int | None,
+) -> dict[str, Any]:
+    """bundle.json, but for the digests of the files and what the check found."""
+    parameters = predictor.parameters or Parameters(schema=predictor.schema)
+    return {
+        "format": FORMAT,
+        "name": predictor.folder.name,
+        "kind": predictor.kind,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "schema": predictor.schema.to_mapping(),
+        "tasks": [_task_json(task, parameters) for task in predictor.schema.scored(predictor.tasks)],
+        "face_px": face_px,
+        "alignment": common_alignment(predictor),
+        "fps": config.data.fps,
+        "streams": {stream_name(*key): stream.to_json() for key, stream in streams.items()},
+        "models": [model.to_json() for model in models],
+        "commit": commit(),
+        "versions": versions(),
+    }
+
+
+def _task_json(task: Task, parameters: Parameters) -> dict[str, Any]:
+    """What is predicted of a label group, how it is smoothed and decided; `cuts` are offsets of classes or thresholds
+    of binary columns."""
+    group = task.group
+    smoothing = parameters.smoothing.get(group.name, Smoothing())
+    cuts = {"classes": parameters.offsets, "binary": parameters.thresholds}.get(group.kind, {})
+    return {
+        "name": task.name,
+        "group": group.name,
+        "kind": group.kind,
+        "columns": list(task.columns),
+        "outputs": list(task.output_columns),
+        "classes": list(group.classes),
+        "range": [group.low, group.high] if group.kind == "continuous" else None,
+        "smoothing": {"kernel": smoothing.kernel, "width": smoothing.width},
+        "cuts": list(cuts.get(group.name, default_cuts(group))),
+    }

@@ -1,0 +1,126 @@
+"""The embeddings that a bundle's heads read, and the ONNX files that make them of aligned faces. D width."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.frames import read_frames
+from cache.identity import StreamIdentity
+from extract.backbones.build import Backbone
+from extract.backbones.portable import Graph, backbone_graphs
+from extract.config import FOLLOWED, ORIENTATION
+from extract.faces.source import FaceSource
+from extract.jobs import native_size, sample_of
+from extract.view_names import BASE
+from pipelines.config import Config
+from pipelines.predict.face_model import common_alignment, trained_backbone
+from pipelines.predict.predictor import Predictor
+from pipelines.training.run import Run
+
+StreamKey = tuple[str, str]  # name and view
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleStream:
+    """A stream as bundle.json has it, and its ONNX files, in the order they run in; none where the bundle takes its
+    embeddings ready-made, and `backbone` is None. `licence` is the note of its backbone's section."""
+
+    key: StreamKey
+    identity: StreamIdentity
+    backbone: Backbone | None
+    graphs: Sequence[Graph]
+    licence: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Its entry in bundle.json."""
+        return {
+            "width": self.identity.width,
+            "dtype": self.identity.dtype,
+            "graphs": [
+                {"file": each.file, "input": each.input, "output": each.output, "batch": each.batch}
+                for each in self.graphs
+            ],
+            "identity": self.identity.to_json(),
+            "licence": self.licence,
+        }
+
+
+def stream_name(name: str, view: str) -> str:
+    """What the stream is called in a bundle."""
+    return name if view == BASE else f"{name}/{view}"
+
+
+def streams_of(predictor: Predictor) -> dict[StreamKey, tuple[Run, StreamIdentity]]:
+    """Every stream that a run of the predictor reads, and the first run that does."""
+    found: dict[StreamKey, tuple[Run, StreamIdentity]] = {}
+    for one in predictor.runs:
+        for name, identity in one.run.identities.items():
+            found.setdefault((name, one.run.strategy.train.view), (one.run, identity))
+    return found
+
+
+def bundle_streams(
+    predictor: Predictor, config: Config, face_px: int, *, heads_only: bool
+) -> dict[StreamKey, BundleStream]:
+    """The streams of the predictor with their backbones for faces of `face_px`, as ONNX.
+
+    A stream that was imported has no backbone: the bundle then takes embeddings, as with `heads_only`.
+
+    Raises:
+        ValueError: a backbone is gone or another than the stream's, or cannot be written as ONNX.
+    """
+    found = {}
+    for key, (run, identity) in streams_of(predictor).items():
+        backbone, graphs = None, list[Graph]()
+        if not heads_only and not takes_embeddings(predictor):
+            upright = identity.preprocessing.get(ORIENTATION) == FOLLOWED
+            backbone = trained_backbone(run, key, identity, config, upright)
+            graphs = backbone_graphs(backbone, face_px, key[1])
+        section = config.backbones.get(key[0])
+        found[key] = BundleStream(
+            key=key,
+            identity=identity,
+            backbone=backbone,
+            graphs=graphs,
+            licence="" if section is None else section.licence,
+        )
+    return found
+
+
+def takes_embeddings(predictor: Predictor) -> bool:
+    """Whether a stream was imported, so that no backbone of it can be exported."""
+    return any(identity.is_imported for _, identity in streams_of(predictor).values())
+
+
+def find_face_px(predictor: Predictor, config: Config) -> int:
+    """The side of the faces that the predictor was trained on: that of their alignment, else of a face of the faces
+    folder.
+
+    Raises:
+        ValueError: neither is known, or that face is not square.
+    """
+    alignment: Mapping[str, Any] | None = common_alignment(predictor)
+    if alignment is not None:
+        return int(alignment["template"]["size_px"])
+    frames, faces = config.at(config.data.frames), config.at(config.data.faces)
+    try:
+        size = _size_of_a_face(frames, faces, follow=not config.data.ignore_orientation)
+    except ValueError as error:
+        raise ValueError(f"{error}; or say how large the faces are: --face-px 112") from None
+    if size[0] != size[1]:
+        raise ValueError(f"{faces}: faces of {size[1]} x {size[0]} px; a bundle takes square ones: --face-px 112")
+    return size[0]
+
+
+def _size_of_a_face(frames: Path, faces: Path, *, follow: bool) -> tuple[int, int]:
+    table = read_frames(frames)
+    with contextlib.closing(FaceSource(faces, follow_orientation=follow)) as source:
+        paths = sample_of(np.ones(len(table), dtype=bool), table, faces, source)
+        size = native_size(paths, source)
+    if size is None:
+        raise ValueError(f"{faces}: none of {len(paths)} faces tried can be read")
+    return size
