@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.backbones.register import register_backbone, with_section
+from pipelines.backbones.register import register_backbone, section_for
 from pipelines.config import read_config
 from pipelines.project import write_project
+from pipelines.sections import with_section
 
 SECTION = {"model": "test_vit", "weights": "backbones/expr.safetensors", "tasks": ["expr"], "size_px": 64}
 USERS = """\
@@ -163,7 +164,7 @@ COMMENTS = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=
 def test_any_order_of_sections_and_comments(sections: list[tuple[str, str]]) -> None:
     blocks = [f"# {comment}\n[backbones.{name}] # {comment}\nmodel = 'm' # {comment}\n" for name, comment in sections]
     text = "\n[cache]\npath = 'c'\n".join(["", *blocks]) if len(blocks) < 2 else "\n".join(blocks)
-    after = with_section(text, "expr", SECTION, "mtl.toml")
+    after = with_section(text, ("backbones", "expr"), lambda old: section_for(old, SECTION), "mtl.toml")
     parsed, before = tomllib.loads(after), tomllib.loads(text)
     assert parsed["backbones"].pop("expr") == SECTION
     before.get("backbones", {}).pop("expr", None)
