@@ -64,13 +64,15 @@ class FacesConfig:
     """How faces are found in videos and pictures, and where their points lie in a crop: all of it decides the crops, so
     it is that of the crops that models were trained on. `detector` is "retinaface" (extra `faces`), "yunet:FILE" or one
     of another package (entry points `mtl.detectors`); it sees pictures of `long_side_px` at most. `template` is
-    "arcface", or the eyes, the tip of the nose and the corners of the mouth, [x, y] in crops of `size_px`."""
+    "arcface", or the eyes, the tip of the nose and the corners of the mouth, [x, y] in crops of `size_px`. `like` is
+    the folder of the crops that `mtl align --like` measured it from."""
 
     detector: Name = "retinaface"
     template: Name | tuple[tuple[float, float], ...] = "arcface"
     size_px: Annotated[int, Interval(ge=16, le=1024)] = 112
     long_side_px: Annotated[int, Interval(ge=64, le=8192)] = 640
     min_score: Annotated[float, Interval(gt=0, lt=1)] = 0.7
+    like: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

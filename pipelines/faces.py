@@ -66,6 +66,23 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 def alignment_in(config: Config) -> dict[str, Any] | None:
-    """The alignment of the crops in the faces folder, for run.json; None where nobody knows it."""
-    record = read_record(config.at(config.data.faces))
-    return None if record is None else Alignment.from_json(record["alignment"]).to_json()
+    """The alignment of the crops in the faces folder, for run.json: that of alignment.json beside them, or of [faces]
+    where it was measured from them. None where nobody knows it."""
+    folder, like = config.at(config.data.faces), config.faces.like
+    record = read_record(folder)
+    if record is not None:
+        return Alignment.from_json(record["alignment"]).to_json()
+    if like is None or config.at(like).resolve() != folder.resolve():
+        return None
+    try:
+        detector = load_detector(config.faces.detector, config.folder)
+        name, digest = detector.name, detector.digest
+    except ValueError:  # not installed here, which is no reason not to train
+        name, digest = config.faces.detector.partition(":")[0], ""
+    measured = Alignment(
+        template=template_of(config),
+        detector=name,
+        detector_digest=digest,
+        long_side_px=config.faces.long_side_px,
+    )
+    return measured.to_json()

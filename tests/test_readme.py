@@ -22,6 +22,7 @@ from cache.labels import ABAW, GROUP_KEYS, KINDS, SCHEMA_KEYS, SCHEMAS, SCORES
 from extract.backbones.rename import read_rules
 from extract.config import BackboneConfig
 from heads.ranges import hints_of
+from helpers import drawn_videos
 from pipelines.cli import app
 from pipelines.config import SECTIONS, FaceSetConfig, parse_config
 from pipelines.folds import Fold
@@ -148,6 +149,8 @@ def test_commands_in_the_prose_have_the_options_they_are_named_with() -> None:
 def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command and Python block, in order, on synthetic faces; a small backbone in place of the ViT."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(drawn_videos.install(tmp_path / "packages"))
+    drawn_videos.write_video(Path("clip.mp4"), [drawn_videos.moving(number) for number in range(20)])
     run(["demo-data", "data", "--videos", "16", "--frames", "12"])
     removal = ["cache", "rm", "expr"]
     for name, text in TEXTS.items():
@@ -186,11 +189,14 @@ def adapted(line: list[str]) -> list[str]:
         "training_set_annotations.txt": "data/train_set.txt",
         "validation_set_annotations.txt": "data/val_set.txt",
         "test_list.txt": "data/test_list.txt",
+        "cropped_aligned": "data/cropped_aligned",
         "vit_base_patch16_224": "test_vit2",
         "vit_small_patch16_224": "test_vit2",
         "cuda:0,cuda:1": "cpu,cpu",
     }
     line = [names.get(word, word) for word in line]
+    if line[0] == "align":
+        line += ["--set", f"faces.detector=drawn{':whole' if '--like' in line else ''}"]
     if line[0] == "pretrain":
         line += ["--set", "pretrain.size_px=32", "--set", "pretrain.epochs=1", "--set", "pretrain.decoder_width=32"]
     if line[0] == "finetune":

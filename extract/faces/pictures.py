@@ -1,12 +1,15 @@
-"""Pixels as the bytes of a picture file, for reports; and how large a picture is, without decoding it."""
+"""Pixels as the bytes of a picture file; and how large a picture is, without decoding it."""
 
 import io
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 from PIL import Image
 
 from extract.faces.decoding import FORMATS
+
+QUALITY = 95
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -23,3 +26,11 @@ def picture_size(path: Path) -> tuple[int, int] | None:
             return image.height, image.width
     except Exception:  # Pillow's plugins raise OSError, SyntaxError, struct.error and others
         return None
+
+
+def jpeg(pixels: np.ndarray) -> bytes:
+    """[H, W, 3] uint8 as a JPEG file of high quality, colours at full resolution."""
+    data: bytes = simplejpeg.encode_jpeg(
+        np.ascontiguousarray(pixels), quality=QUALITY, colorsubsampling="444", fastdct=False
+    )
+    return data

@@ -9,7 +9,7 @@ import base64
 import os
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,10 @@ class FrameFaces:
     is_cut: bool
     state: VideoState
     pixels: np.ndarray
+
+    def without_pixels(self) -> "FrameFaces":
+        """To be kept where many frames are."""
+        return replace(self, pixels=self.pixels[:0, :0].copy())
 
 
 class FoundFaces:

@@ -36,12 +36,7 @@ class FaceFinder:
 
     def reduced(self, rgb: np.ndarray) -> np.ndarray:
         """The picture [H, W, 3] as the detector sees it."""
-        height, width = rgb.shape[:2]
-        scale = self.long_side_px / max(height, width)
-        if scale >= 1:
-            return rgb
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
+        return resized(rgb, min(1.0, self.long_side_px / max(rgb.shape[:2])))
 
     def find(self, rgb: np.ndarray, reduced: np.ndarray | None = None) -> Detections:
         """The faces of a picture [H, W, 3] uint8 RGB, of the highest score first; `reduced` where it is known already.
@@ -58,3 +53,11 @@ class FaceFinder:
     def crop(self, rgb: np.ndarray, points: np.ndarray) -> np.ndarray:
         """[S, S, 3] uint8 of the face with these points [5, 2]."""
         return align(rgb, points, self.template)
+
+
+def resized(rgb: np.ndarray, scale: float) -> np.ndarray:
+    """The picture [H, W, 3] uint8 so many times as large; itself where that is 1."""
+    if scale == 1:
+        return rgb
+    size = max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale))
+    return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))

@@ -160,15 +160,19 @@ def _checked(path: str) -> str | None:
 
 def _video_stream(container: Any) -> Any:
     """The best stream of moving pictures. Raises ValueError where there is none."""
-    covers = {stream.index for stream in container.streams.video if "attached_pic" in str(stream.disposition)}
     best = container.streams.best("video")
-    if best is not None and best.index in covers:
-        best = next((stream for stream in container.streams.video if stream.index not in covers), None)
+    if best is not None and _is_cover(best):
+        best = next((stream for stream in container.streams.video if not _is_cover(stream)), None)
     if best is None:
         raise ValueError("has sound only, no video" if container.streams.audio else "has no video in it")
     if best.codec_context is None:
         raise ValueError("is coded in a way that PyAV cannot decode; convert it, to H.264 for example")
     return best
+
+
+def _is_cover(stream: Any) -> bool:
+    """Whether it is a picture that comes with music."""
+    return decoder.pyav().stream.Disposition.attached_pic in stream.disposition
 
 
 def _check_size(width: int, height: int) -> None:

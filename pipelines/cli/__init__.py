@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli import (
+    align,
     cache,
     compare,
     demo,
@@ -48,6 +49,7 @@ for command in (
     demo,
     demo_data,
     init,
+    align,
     prepare,
     pretrain,
     finetune,

@@ -1,0 +1,1 @@
+"""Aligned crops of a user's own videos."""
