@@ -20,7 +20,7 @@ from pipelines.timeline.videos import TimelineVideo
 PROBABILITY_STEP = 1 / 250
 RANGE_STEPS = 4000
 NO_TIME_MS = 2**32 - 1
-BYTES = {"u8": 1, "u16": 2, "u32": 4}
+BYTES = {"u8": 1, "u16": 2, "u32": 4, "u56": 7}  # frame numbers have up to 53 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def packed(video: TimelineVideo, schema: Schema) -> str:
 def _columns(video: TimelineVideo, schema: Schema) -> Iterator[Column]:
     """Keys: frame, time, valid; predicted/COLUMN, raw/COLUMN, label/COLUMN; p/NAME of a class or binary column."""
     first = int(video.frames[0]) if len(video.frames) else 0
-    yield Column("frame", "u32", first, 1, video.frames - first)
+    yield Column("frame", "u56", first, 1, video.frames - first)
     if video.time_s is not None:
         start = float(np.nanmin(video.time_s)) if np.isfinite(video.time_s).any() else 0.0
         yield Column("time", "u32", start, 0.001, _whole((video.time_s - start) / 0.001, NO_TIME_MS))

@@ -9,6 +9,8 @@ class Chooser {
     this.filter = make("input");
     this.filter.type = "search";
     this.filter.placeholder = "part of a name";
+    this.filter.setAttribute("aria-label", "Filter videos");
+    this.select.setAttribute("aria-label", "Video"); // a label around a list would be read with its choice
     this.found = make("span", "muted");
     this.found.setAttribute("role", "status");
     this.previous = button("Previous", "Previous video", () => this.step(-1));

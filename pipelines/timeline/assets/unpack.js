@@ -1,5 +1,5 @@
 // A video's columns from the text that packing.py writes: Map of key -> array of numbers, NaN where there is none.
-const TYPES = { u8: [1, 2 ** 8], u16: [2, 2 ** 16], u32: [4, 2 ** 32] };
+const TYPES = { u8: [1, 2 ** 8], u16: [2, 2 ** 16], u32: [4, 2 ** 32], u56: [7, 2 ** 56] };
 
 async function unpack(base64) {
   if (!window.DecompressionStream) throw new Error("this browser is too old to unpack the data (2023 or newer does)");
