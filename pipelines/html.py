@@ -12,17 +12,7 @@ from functools import cache
 from html import escape
 from importlib.resources import files
 
-import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
-
 from pipelines.colours import DARK, LIGHT, variables
-
-# Figures are as wide as the window; on paper they must be as wide as the page.
-PLOTLY_SCRIPT = """
-const figures = () => document.querySelectorAll('.js-plotly-plot');
-window.addEventListener('beforeprint', () => figures().forEach(f => Plotly.relayout(f, {width: 680, autosize: false})));
-window.addEventListener('afterprint', () => figures().forEach(f => Plotly.relayout(f, {width: null, autosize: true})));
-"""
 
 
 class Markup(str):
@@ -83,30 +73,21 @@ def details(summary: str, content: str) -> Markup:
     return tag("details", tag("summary", summary), content)
 
 
-def figure_html(figure: go.Figure, name: str, caption: str) -> Markup:
+def figure_html(drawn: Markup, name: str, caption: str) -> Markup:
     """A figure with the caption below it; `name` is its id in the page."""
-    drawn = figure.to_html(
-        full_html=False,
-        include_plotlyjs=False,
-        div_id=name,
-        default_height=f"{figure.layout.height}px",
-        config={"responsive": True, "displayModeBar": False},
-    )
-    return tag("figure", Markup(drawn), tag("figcaption", caption))
+    return Markup(f'<figure id="{escape(name)}">{drawn}{tag("figcaption", caption)}</figure>')
 
 
 def page(title: str, content: str, *, style: str = "", script: str = "") -> str:
     """The whole file; `style` and `script` are CSS and JavaScript that `content` needs."""
-    has_plotly = "plotly-graph-div" in content
     scripts = [_asset("table.js"), *([script] if script else [])]
-    plotly = f"<script>{get_plotlyjs()}</script><script>{PLOTLY_SCRIPT}</script>" if has_plotly else ""
     return join(
         [
             Markup("<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"),
             Markup("<meta name='viewport' content='width=device-width, initial-scale=1'>"),
-            Markup("" if has_plotly else f'<meta http-equiv="Content-Security-Policy" content="{policy(scripts)}">'),
+            Markup(f'<meta http-equiv="Content-Security-Policy" content="{policy(scripts)}">'),
             tag("title", title),
-            Markup(f"<style>{_colours()}{_asset('page.css')}{style}</style>{plotly}</head><body>"),
+            Markup(f"<style>{_colours()}{_asset('page.css')}{style}</style></head><body>"),
             tag("main", content),
             Markup("".join(f"<script>{each}</script>" for each in scripts) + "</body></html>\n"),
         ]

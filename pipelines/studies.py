@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pipelines.config import Config
 from pipelines.json_files import write_text
 from pipelines.labels import labels_of
+from pipelines.postprocess.run_folders import Truth
 from pipelines.progress import Advance
-from pipelines.report.study import write_report
+from pipelines.report.command import write_study_report
 from pipelines.results.backbone_rows import with_backbones
-from pipelines.results.evidence import with_intervals
+from pipelines.results.evidence import Reader, with_intervals
 from pipelines.results.leaderboard import Leaderboard, make_leaderboard
 from pipelines.results.leaderboard_files import to_json, write_leaderboard
 from pipelines.search.loop import SearchSummary, Trainer, one_by_one, run_trials
@@ -95,7 +96,8 @@ def run_search(
 
 def write_results(search: SearchPlan, study: Study) -> Leaderboard:
     """The leaderboard of all finished trials of the study, and its files; no report while there is no result."""
-    board = with_intervals(make_leaderboard(study.results(), search.config.schema), search.frames)
+    reader = Reader(search.frames, search.config.schema)
+    board = with_intervals(make_leaderboard(study.results(), search.config.schema), search.frames, reader=reader)
     board = with_backbones(board, search.config, search.inputs, search.frames)
     write_leaderboard(board, study.path, _head(search))
     labels = labels_of(search.frames, search.config.schema)
@@ -105,7 +107,15 @@ def write_results(search: SearchPlan, study: Study) -> Leaderboard:
     }
     write_text(study.path / "splits.csv", assignment(search.frames, folds).write_csv())
     if board.rows:
-        write_report(study, board, search.frames)
+        config, inputs = search.config, search.inputs
+        truth = Truth(
+            frames=search.frames,
+            path=config.at(config.data.frames),
+            frames_digest=inputs.frames,
+            labels_digest=inputs.labels,
+            schema=config.schema,
+        )
+        write_study_report(study, board, reader, truth, config.at(config.data.faces))
     return board
 
 

@@ -29,6 +29,7 @@ from pipelines.cli import (
     predict,
     prepare,
     pretrain,
+    report,
     score,
     search,
     submit,
@@ -62,6 +63,7 @@ for command in (
     postprocess,
     ensemble,
     predict,
+    report,
     submit,
     export,
 ):

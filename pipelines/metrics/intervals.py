@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from cache.labels import ABAW, Group, Schema
+from cache.labels import ABAW, Group, Schema, Task
 from heads.labels import Labels
-from pipelines.folds import Fold
-from pipelines.metrics.sums import LABELLED, f1, of_task, row_sums, task_score, total
+from pipelines.folds import NO_FOLD, Fold
+from pipelines.metrics.sums import COLUMN_SCORES, LABELLED, f1, of_task, row_sums, task_score, total
 from pipelines.splits import SUBJECT
 from pipelines.words import counted_units
 
@@ -97,6 +97,11 @@ class Groups:
     num_videos: Mapping[str, int]
 
     @property
+    def can_vary(self) -> bool:
+        """Whether resamples can differ: a fold of a single group is drawn the same each time."""
+        return any(len(names) > 1 for names in self.names.values())
+
+    @property
     def sample(self) -> Sample:
         """Each group counts once, in however many folds it is."""
         known = [name.startswith(SUBJECT) for name in self.num_videos]
@@ -139,17 +144,48 @@ def mean_of_runs(values: Mapping[Fold, Mapping[int, np.ndarray]]) -> np.ndarray:
     return np.asarray(np.mean(means, axis=0))
 
 
-def interval(runs: Runs, tasks: Sequence[str], *, num: int = NUM_RESAMPLES, seed: int = 0) -> Interval | None:
-    """The interval of the mean P of `runs` on their held-out groups.
+def intervals(runs: Runs, tasks: Sequence[str], *, num: int = NUM_RESAMPLES, seed: int = 0) -> dict[str, Interval]:
+    """Of the mean score of `runs` on their groups, by task and under "P".
 
-    A resample draws groups with replacement within each fold, the same ones for all seeds. None for a single group,
-    and where no resample has labels of every task in every fold.
+    A resample draws groups with replacement within each fold, the same ones for all seeds. Empty for a single group;
+    without what no resample has labels of in every fold.
     """
     groups = groups_of_runs([runs])
-    if groups.sample.num_groups < 2:
-        return None
-    low, high = middle(resampled(runs, groups, drawn(groups, num, seed), tasks)["P"])
-    return None if math.isnan(low) else Interval(low, high, groups.sample)
+    if not groups.can_vary:
+        return {}
+    ends = {key: middle(values) for key, values in resampled(runs, groups, drawn(groups, num, seed), tasks).items()}
+    return {key: Interval(low, high, groups.sample) for key, (low, high) in ends.items() if not math.isnan(low)}
+
+
+def interval(runs: Runs, tasks: Sequence[str], *, num: int = NUM_RESAMPLES, seed: int = 0) -> Interval | None:
+    """That of the mean P of `runs`; None where there is none."""
+    return intervals(runs, tasks, num=num, seed=seed).get("P")
+
+
+def column_intervals(
+    sums: GroupSums, task: Task, *, num: int = NUM_RESAMPLES, seed: int = 0
+) -> dict[str, tuple[float, Interval | None]]:
+    """The score of each column or class of `task` alone, CCC, correlation or F1, with its interval.
+
+    Without one that has no labelled frame, or of F1 no labelled positive. A resample without a labelled positive says
+    nothing and is left out.
+    """
+    part, groups = of_task(task, sums.parts[task.group.name]), groups_of_runs([{NO_FOLD: {0: sums}}])
+    score, count = COLUMN_SCORES.get(task.group.score, f1), _count_of(task.group)
+    whole = part.sum(axis=0)
+    names = task.group.classes or task.columns
+    values, found = score(whole), {}
+    drawings = np.tensordot(drawn(groups, num, seed)[NO_FOLD], part, axes=1) if groups.can_vary else None
+    drawn_scores = None if drawings is None else score(drawings)
+    for place, name in enumerate(names):
+        if not whole[place, count]:
+            continue
+        between = None
+        if drawings is not None and drawn_scores is not None:
+            low, high = middle(np.where(drawings[:, place, count] > 0, drawn_scores[:, place], np.nan))
+            between = Interval(low, high, groups.sample)
+        found[name] = float(values[place]), between
+    return found
 
 
 def middle(values: np.ndarray) -> tuple[float, float]:

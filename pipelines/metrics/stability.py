@@ -32,9 +32,12 @@ def stability(
     """Of each of `strategies`, given with their selection rows in the order of the leaderboard.
 
     A resample draws groups with replacement within each fold, the same ones for all strategies. One that holds no
-    labels of a task, and so has no P, is left out; empty where that is so of all.
+    labels of a task, and so has no P, is left out; empty where that is so of all, and for a single group, of which
+    every resample is the same.
     """
     groups = groups_of_runs(strategies)
+    if not groups.can_vary:
+        return []
     draws = drawn(groups, num, seed)
     scores = np.array([resampled(runs, groups, draws, tasks)["P"] for runs in strategies])
     scores = scores[:, np.isfinite(scores).all(axis=0)]

@@ -1,189 +1,372 @@
-"""The figures of a study's report; every axis has a title."""
+"""The figures of reports, as charts of matplotlib; every axis has a title. A and B are numbers of lines of a figure."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 import polars as pl
-from plotly.subplots import make_subplots
 
-from cache.labels import Task
-from pipelines.charts import HELD_OUT, OTHER, SELECTION, TRUTH, finished
+from cache.labels import Group, Task
+from pipelines.charts import Chart, Panel, shortened, text_px
+from pipelines.colours import LIGHT
+from pipelines.metrics.calibration import Calibration
+from pipelines.metrics.curves import PrecisionRecall
 from pipelines.metrics.intervals import Interval
-from pipelines.results.effects import Effect, mean
 
+SELECTION, HELD_OUT, TRUTH, OTHER = LIGHT["selection"], LIGHT["held-out"], LIGHT["text"], LIGHT["other"]
+LINES = [LIGHT[name] for name in ("held-out", "selection", "third", "fourth", "fifth", "text")]
+STYLES = ("-", "--", ":", "-.")
 GAP_FRAMES = 100
+MOST_PX = 340
+LINE_PX = 23
+NUM_LEVELS = 6
+NUM_BINS = 28
+MOST_POINTS = 200
+SMALL_PX = 165
+MOST_TEXT = 12  # classes of a confusion matrix whose cells have numbers
 
 
-def traces(table: pl.DataFrame, videos: Sequence[tuple[str, str]], task: Task) -> go.Figure:
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its interval; `marked` is another one beside it."""
+
+    name: str
+    value: float
+    interval: Interval | None
+    marked: float | None = None
+
+
+def learning_curves(history: pl.DataFrame, words: Mapping[str, str]) -> Chart:
+    """Losses of the training rows and scores of the selection rows, of every model of a run; `words` name tasks."""
+    by = "step" if "step" in history.columns else "epoch"
+    models = history["model"].unique(maintain_order=True).to_list()
+    kinds = {"loss": "loss, training rows", "score": "score, selection rows"}
+    panels = []
+    for kind, title in kinds.items():
+        columns = [name for name in history.columns if name.startswith(f"{kind}.")]
+        panels.append(_learning_panel(history, by, models, columns, title, words, best=kind == "score"))
+    return Chart(name="learning-curves", panels=tuple(panels), columns=2)
+
+
+def _learning_panel(
+    history: pl.DataFrame,
+    by: str,
+    models: Sequence[str],
+    columns: Sequence[str],
+    title: str,
+    words: Mapping[str, str],
+    *,
+    best: bool,
+) -> Panel:
+    def draw(axes: Any) -> None:
+        for place, column in enumerate(columns):
+            task = column.partition(".")[2]
+            for index, model in enumerate(models):
+                rows = history.filter((pl.col("model") == model) & pl.col(column).is_not_null())
+                if not len(rows):
+                    continue
+                alone = sum(history.filter(pl.col("model") == one)[column].count() > 0 for one in models) < 2
+                label = words.get(task, task) + ("" if alone else f" ({model})")
+                style = {"color": LINES[place % len(LINES)], "linestyle": STYLES[(0 if alone else index) % len(STYLES)]}
+                x, y = rows[by].to_numpy(), rows[column].to_numpy()
+                axes.plot(x, y, label=label, marker="o" if len(x) < 3 else "", markersize=4, **style)
+                if best and rows["best"].any():
+                    last = rows.filter(pl.col("best")).row(-1, named=True)
+                    axes.plot([last[by]], [last[column]], "o", color=style["color"], markersize=7)
+        axes.set_xlabel(by)
+        axes.set_ylabel(title)
+        whole_numbers(axes, history[by].n_unique())
+        legend(axes, 3)
+
+    return Panel(draw=draw, title=title.partition(",")[0].capitalize(), top_px=66, height_px=280, left_px=56)
+
+
+def traces(table: pl.DataFrame, videos: Sequence[tuple[str, str]], task: Task) -> Chart:
     """The columns of a continuous `task` over real frame numbers, label against prediction, for each (video, remark).
 
-    `table` is of `leaderboard.read_part`. Lines break where nothing was seen for more than `GAP_FRAMES` frames.
+    `table` has the labels as columns `true:NAME`. Lines break where nothing was seen for more than `GAP_FRAMES` frames.
     """
-    titles = [f"{escape(_short(video))} ({remark}): {name}" for video, remark in videos for name in task.columns]
-    height, low, high = 138 * len(titles), task.group.low, task.group.high
-    ends, ticks = [low - 0.025 * (high - low), high + 0.025 * (high - low)], [low, (low + high) / 2, high]
-    figure = make_subplots(rows=len(titles), cols=1, subplot_titles=titles, vertical_spacing=64 / height)
-    for row, (video, name) in enumerate(((video, name) for video, _ in videos for name in task.columns), start=1):
+    low, high = task.group.low, task.group.high
+    room = 0.03 * (high - low)
+
+    def panel(video: str, remark: str, name: str) -> Panel:
         seen = table.filter(pl.col("video") == video).sort("frame")
-        for column, label, colour in ((f"true:{name}", "label", TRUTH), (name, "prediction", HELD_OUT)):
-            points = seen.filter(pl.col(column).is_not_null())
-            x, y = _broken(points["frame"].to_numpy(), points[column].to_numpy())
-            line = {"color": colour, "width": 1.6}
-            figure.add_scatter(
-                x=x, y=y, name=label, line=line, mode="lines", legendgroup=label, showlegend=row == 1, row=row, col=1
-            )
-        figure.update_yaxes(range=ends, title_text=name, tickvals=ticks, row=row, col=1)
-        if row % len(task.columns) == 0:
-            figure.update_xaxes(title_text="frame number in the video", title_standoff=4, row=row, col=1)
-    figure.update_annotations(font_size=13, x=0, xanchor="left")
-    return finished(figure, height=height + 116)
+
+        def draw(axes: Any) -> None:
+            for column, label, colour in ((f"true:{name}", "label", TRUTH), (name, "prediction", HELD_OUT)):
+                points = seen.filter(pl.col(column).is_not_null())
+                x, y = broken(points["frame"].to_numpy(), points[column].to_numpy())
+                axes.plot(x, y, color=colour, label=label, linewidth=1.3)
+            axes.set_ylim(low - room, high + room)
+            axes.set_yticks([low, (low + high) / 2, high])
+            axes.set_ylabel(name)
+            axes.set_xlabel("frame number in the video")
+            axes.xaxis.set_major_locator(few(5))
+            legend(axes, 2)
+
+        return Panel(draw=draw, title=f"{shortened(video)} ({remark})", width_px=300, height_px=180, top_px=48)
+
+    panels = tuple(panel(video, remark, name) for video, remark in videos for name in task.columns)
+    return Chart(name=f"traces-{task.group.name}", panels=panels, columns=len(task.columns))
 
 
-def confusion(counts: np.ndarray, classes: Sequence[str], column: str) -> go.Figure:
+def densities(
+    predicted: np.ndarray, label: np.ndarray, mask: np.ndarray, task: Task, scores: Mapping[str, str]
+) -> Chart:
+    """Of each column of a continuous `task` predictions [N, K] over labels [N, K] as density; where it has two columns
+    also their plane, labels beside predictions. `scores` are words by column."""
+    low, high = task.group.low, task.group.high
+    panels = []
+    for place, name in enumerate(task.columns):
+        rows = mask[:, place]
+        if rows.any():
+            panels.append(
+                _density(label[rows, place], predicted[rows, place], (low, high), f"label of {name}", "prediction",
+                         f"{name}: {scores.get(name, '')}", diagonal=True)
+            )  # fmt: skip
+    if len(task.columns) == 2 and (both := mask.all(axis=1)).any():
+        first, second = task.columns
+        for words, values in (("labels", label), ("predictions", predicted)):
+            panels.append(_density(values[both, 0], values[both, 1], (low, high), first, second, words, diagonal=False))
+    return Chart(name=f"density-{task.group.name}", panels=tuple(panels), columns=2)
+
+
+def _density(
+    x: np.ndarray, y: np.ndarray, ends: tuple[float, float], x_title: str, y_title: str, title: str, *, diagonal: bool
+) -> Panel:
+    counts, edges, _ = np.histogram2d(np.clip(x, *ends), np.clip(y, *ends), bins=NUM_BINS, range=(ends, ends))
+
+    def draw(axes: Any) -> None:
+        from matplotlib.patches import PathPatch
+        from matplotlib.path import Path
+
+        side = edges[1] - edges[0]
+        levels = np.ceil(NUM_LEVELS * np.log1p(counts) / np.log1p(counts.max())).astype(int)
+        for level in range(1, NUM_LEVELS + 1):
+            places = np.argwhere(levels == level)
+            if len(places):
+                squares = [_square(edges[i], edges[j], side) for i, j in places]
+                shape = Path(np.concatenate(squares), SQUARE * len(squares))
+                axes.add_patch(PathPatch(shape, color=HELD_OUT, alpha=0.12 + 0.78 * level / NUM_LEVELS, linewidth=0))
+        if diagonal:
+            axes.plot(ends, ends, color=OTHER, linestyle="--", linewidth=1)
+        else:
+            axes.axhline((ends[0] + ends[1]) / 2, color=OTHER, linewidth=0.8)
+            axes.axvline((ends[0] + ends[1]) / 2, color=OTHER, linewidth=0.8)
+        axes.set_xlim(*ends)
+        axes.set_ylim(*ends)
+        ticks = [ends[0], (ends[0] + ends[1]) / 2, ends[1]]
+        axes.set_xticks(ticks)
+        axes.set_yticks(ticks)
+        axes.set_xlabel(x_title)
+        axes.set_ylabel(y_title)
+
+    return Panel(draw=draw, title=title, width_px=300, height_px=300)
+
+
+def _square(x: float, y: float, side: float) -> np.ndarray:
+    return np.array([(x, y), (x + side, y), (x + side, y + side), (x, y + side), (x, y)])
+
+
+SQUARE = [1, 2, 2, 2, 79]  # matplotlib's codes of a path: move, line, line, line, close
+
+
+def confusion(counts: np.ndarray, classes: Sequence[str], column: str) -> Panel:
     """`counts` [K, K] of `classes`, labels down and predictions across: shares of each label's frames, and counts."""
     totals = counts.sum(axis=1, keepdims=True)
-    share = np.where(totals > 0, counts / np.maximum(totals, 1), np.nan)
-    text = [
-        ["" if np.isnan(part) else f"{part:.2f}<br>({count:,.0f})" for part, count in zip(*row, strict=True)]
-        for row in zip(share, counts, strict=True)
+    share = np.where(totals > 0, counts / np.maximum(totals, 1), 0.0)
+    cell = 46 if len(classes) <= MOST_TEXT else max(12, 560 // len(classes))
+    names = [shortened(name, 16) for name in classes]
+    left = text_px(names) + 34
+
+    def draw(axes: Any) -> None:
+        cells(axes, share, [
+            [f"{part:.2f}\n{number:,.0f}" if number else "" for part, number in zip(*row, strict=True)]
+            for row in zip(share, counts, strict=True)
+        ] if len(classes) <= MOST_TEXT else None)  # fmt: skip
+        axes.set_xticks(range(len(classes)), names, rotation=40, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(classes)), names)
+        axes.set_xlabel(f"predicted {column}")
+        axes.set_ylabel("label")
+
+    return Panel(
+        draw=draw,
+        width_px=left + cell * len(classes) + 14,
+        height_px=cell * len(classes) + round(0.75 * text_px(names)) + 62,
+        left_px=left,
+        bottom_px=round(0.75 * text_px(names)) + 52,
+        top_px=10,
+    )
+
+
+def cells(axes: Any, share: np.ndarray, text: Sequence[Sequence[str]] | None, size: float = 10.0) -> None:
+    """Squares of `share` [A, B] in 0 to 1, the first row at the top, each with its text."""
+    from matplotlib.collections import PolyCollection
+    from matplotlib.colors import to_rgba
+
+    places = np.argwhere(share > 0)
+    squares = [_square(column - 0.48, row - 0.48, 0.96)[:4] for row, column in places]
+    colours = [to_rgba(LIGHT["heat"], min(1.0, float(share[row, column]))) for row, column in places]
+    axes.add_collection(PolyCollection(squares, facecolors=colours, linewidths=0), autolim=False)
+    for row, column in np.ndindex(share.shape):
+        if text and text[row][column]:
+            axes.text(column, row, text[row][column], ha="center", va="center", fontsize=size, linespacing=1.15)
+    axes.set_xlim(-0.5, share.shape[1] - 0.5)
+    axes.set_ylim(share.shape[0] - 0.5, -0.5)
+    axes.grid(visible=False)
+
+
+def estimates(values: Sequence[Estimate], axis: str, marked: str = "") -> Panel:
+    """A line per value: a dot with its interval, and where there is one a mark of what it is compared with."""
+    left = text_px([value.name for value in values]) + 12
+
+    def draw(axes: Any) -> None:
+        ends = [(place, one.interval.low, one.interval.high) for place, one in enumerate(values) if one.interval]
+        if ends:
+            axes.hlines(*zip(*ends, strict=True), color=HELD_OUT, linewidth=2)
+        places = range(len(values))
+        axes.plot([value.value for value in values], places, "o", color=HELD_OUT, markersize=6.5)
+        known = [(value.marked, place) for place, value in enumerate(values) if value.marked is not None]
+        if known:
+            axes.plot(*zip(*known, strict=True), "|", color=OTHER, markersize=12, markeredgewidth=2, label=marked)
+            legend(axes, 1)
+        axes.set_yticks(list(places), [value.name for value in values])
+        axes.set_ylim(len(values) - 0.5, -0.5)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlim(-0.01, 1.01)
+        axes.set_xlabel(axis)
+
+    top = 32 if any(value.marked is not None for value in values) else 10
+    height = LINE_PX * len(values) + top + 46
+    return Panel(draw=draw, height_px=height, left_px=left, top_px=top)
+
+
+def precision_recall(curves: Mapping[str, PrecisionRecall], group: Group) -> Chart:
+    """A small panel per binary column: precision over recall, the threshold in use as a dot, the share of positives as
+    a dashed line, which is what guessing has."""
+
+    def panel(name: str, curve: PrecisionRecall) -> Panel:
+        def draw(axes: Any) -> None:
+            axes.plot([0, 1], [curve.share, curve.share], color=OTHER, linestyle="--", linewidth=1)
+            places = thinned(len(curve.recall))
+            axes.plot(curve.recall[places], curve.precision[places], color=HELD_OUT, drawstyle="steps-pre")
+            axes.plot([curve.at_threshold[1]], [curve.at_threshold[0]], "o", color=SELECTION, markersize=6.5)
+            axes.set_xlim(-0.02, 1.02)
+            axes.set_ylim(-0.02, 1.04)
+            axes.set_xticks([0, 0.5, 1])
+            axes.set_yticks([0, 0.5, 1])
+            axes.set_xlabel("recall")
+            axes.set_ylabel("precision")
+
+        title = f"{shortened(name, 12)}: {curve.average_precision:.2f}"
+        return Panel(draw=draw, title=title, width_px=SMALL_PX, height_px=SMALL_PX + 20, left_px=42, right_px=8)
+
+    panels = tuple(panel(name, curve) for name, curve in curves.items())
+    return Chart(name=f"precision-recall-{group.name}", panels=panels, columns=4)
+
+
+def reliability(found: Mapping[str, Calibration]) -> Chart:
+    """A panel per group of classes or binary columns: how often what was predicted with a probability was so."""
+
+    def panel(name: str, one: Calibration) -> Panel:
+        there = one.count > 0
+
+        def draw(axes: Any) -> None:
+            axes.plot([0, 1], [0, 1], color=OTHER, linestyle="--", linewidth=1)
+            part = one.count / max(one.count.sum(), 1)
+            axes.stairs(part, np.linspace(0, 1, len(part) + 1), fill=True, color=LIGHT["heat"])
+            x, y = one.predicted[there], one.observed[there]
+            axes.vlines(x, one.low[there], one.high[there], color=HELD_OUT, linewidth=1.6)
+            axes.plot(x, y, "o-", color=HELD_OUT, markersize=5, linewidth=1.2)
+            axes.set_xlim(0, 1)
+            axes.set_ylim(0, 1)
+            axes.set_xlabel("predicted probability")
+            axes.set_ylabel("share that is so")
+
+        return Panel(draw=draw, title=f"{name}: ECE {one.ece:.3f}", height_px=320)
+
+    return Chart(name="calibration", panels=tuple(panel(name, one) for name, one in found.items()), columns=2)
+
+
+def error_bars(name: str, errors: Mapping[str, pl.DataFrame]) -> Chart:
+    """Per label group the videos or subjects with the largest error; tables have `name`, `error` and `num_frames`."""
+
+    def panel(title: str, table: pl.DataFrame, typical: float) -> Panel:
+        names = [shortened(value, 20) for value in table["name"].to_list()]
+
+        def draw(axes: Any) -> None:
+            places = list(range(len(names)))
+            axes.hlines(places, 0, table["error"].to_numpy(), color=HELD_OUT, linewidth=0.62 * LINE_PX)
+            axes.axvline(typical, color=SELECTION, linewidth=1.4)
+            axes.set_yticks(places, names)
+            axes.set_ylim(len(names) - 0.5, -0.5)
+            axes.grid(visible=False, axis="y")
+            axes.set_xlim(left=0)
+            axes.set_xlabel(title.partition(": ")[2])
+            axes.xaxis.set_major_locator(few(5))
+
+        height = LINE_PX * len(names) + 76
+        return Panel(draw=draw, title=title.partition(": ")[0], height_px=height, left_px=text_px(names) + 14)
+
+    panels = [
+        panel(title, table.head(MOST_BARS), float(np.median(table["error"].to_numpy())))
+        for title, table in errors.items()
     ]
-    names = [f"{name} " for name in classes]
-    heat = go.Heatmap(
-        z=share,
-        x=names,
-        y=names,
-        text=text,
-        texttemplate="%{text}",
-        textfont_size=11,
-        colorscale="Blues",
-        zmin=0,
-        zmax=1,
-        xgap=1,
-        ygap=1,
-        hovertemplate="label %{y}<br>predicted %{x}<br>share %{z:.3f}<extra></extra>",
-        showscale=False,
-    )
-    figure = go.Figure(heat)
-    figure.update_yaxes(autorange="reversed", title_text="label", showgrid=False)
-    figure.update_xaxes(title_text=f"predicted {column}", showgrid=False, tickangle=-40)
-    return finished(figure, height=520, legend=False)
+    return Chart(name=name, panels=tuple(panels))
 
 
-def f1_bars(scores: Mapping[str, Mapping[str, float]], columns: Sequence[str], title: str) -> go.Figure:
-    """Strategy -> column -> F1, as bars side by side: the best one in blue."""
-    figure = go.Figure()
-    for (name, values), colour in zip(scores.items(), (HELD_OUT, OTHER), strict=False):
-        shown = [name for name in columns if name in values]
-        hover = "%{x}: F1 %{y:.3f}<extra></extra>"
-        figure.add_bar(
-            x=shown, y=[values[name] for name in shown], name=escape(name), marker_color=colour, hovertemplate=hover
-        )
-    figure.update_yaxes(range=[0, 1], title_text="F1, held-out")
-    figure.update_xaxes(title_text=title)
-    figure.update_layout(barmode="group", bargap=0.25, bargroupgap=0.05)
-    return finished(figure, height=380)
+MOST_BARS = 15
 
 
-def effects(fields: Mapping[str, Sequence[Effect]], axis: str) -> go.Figure:
-    """One block per field, one line per value: strategies as dots, mean as a diamond; selection above held-out."""
-    sizes = [len(values) for values in fields.values()]
-    figure = make_subplots(
-        rows=len(fields),
-        cols=1,
-        shared_xaxes=True,
-        subplot_titles=[f"<b>{escape(name)}</b>" for name in fields],
-        row_heights=sizes,
-        vertical_spacing=min(0.3 / max(len(fields) - 1, 1), 46 / (46 * len(fields) + 52 * sum(sizes))),
-    )
-    for row, values in enumerate(fields.values(), start=1):
-        for part, colour, shift in (("select", SELECTION, -0.16), ("report", HELD_OUT, 0.16)):
-            label = {"select": "selection", "report": "held-out"}[part]
-            _add_effect(figure, row, [getattr(value, part) for value in values], label, colour, shift)
-        ticks = [f"{escape(value.label)} " for value in values]
-        places = list(range(len(values)))
-        figure.update_yaxes(
-            tickvals=places, ticktext=ticks, range=[len(values) - 0.5, -0.5], showgrid=False, row=row, col=1
-        )
-    figure.update_xaxes(showticklabels=True)
-    figure.update_xaxes(title_text=axis, row=len(fields), col=1)
-    figure.update_annotations(x=0, xanchor="left", font_size=13)
-    return finished(figure, height=110 + 46 * len(fields) + 52 * sum(sizes), left=150)
+def correlations(name: str, names: Sequence[str], matrices: Mapping[str, np.ndarray]) -> Chart:
+    """A square per matrix [M, M] of correlations, of the same members."""
+    cell = 34 if len(names) <= MOST_TEXT else max(11, 400 // len(names))
+    left = text_px(names) + 14
 
+    def panel(title: str, values: np.ndarray) -> Panel:
+        def draw(axes: Any) -> None:
+            text = [[f"{value:.2f}" if np.isfinite(value) else "" for value in row] for row in values]
+            cells(axes, np.nan_to_num(values), text if len(names) <= MOST_TEXT else None, 9.5)
+            axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+            axes.set_yticks(range(len(names)), names)
 
-def seeds(
-    names: Sequence[str],
-    select: Sequence[Sequence[float]],
-    report: Sequence[Sequence[float]],
-    intervals: Sequence[Interval | None],
-    axis: str,
-) -> go.Figure:
-    """One line per strategy, best first: each run's selection and held-out score, the interval of the held-out mean."""
-    figure = go.Figure()
-    for place, between in enumerate(intervals):
-        if between:
-            ends = {"x": [between.low, between.high], "y": [place + 0.16] * 2}
-            shown = place == next(k for k, one in enumerate(intervals) if one)
-            line = {"color": HELD_OUT, "width": 7}
-            figure.add_scatter(
-                **ends, mode="lines", line=line, opacity=0.25, name="95 % interval, held-out mean", showlegend=shown
-            )
-    for runs, colour, shift, label in ((select, SELECTION, -0.16, "selection"), (report, HELD_OUT, 0.16, "held-out")):
-        x = [value for values in runs for value in values]
-        y = [place + shift for place, values in enumerate(runs) for _ in values]
-        figure.add_scatter(x=x, y=y, mode="markers", name=label, marker={"color": colour, "size": 8, "opacity": 0.85})
-    ticks = [f"{place}. {escape(name)} ".replace("\n", "<br>") for place, name in enumerate(names, start=1)]
-    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=ticks, range=[len(names) - 0.5, -0.5])
-    figure.update_xaxes(title_text=axis)
-    return finished(figure, height=130 + 46 * len(names), left=20)
-
-
-def selection_against_held_out(
-    select: Sequence[float], report: Sequence[float], names: Sequence[str], axis: str
-) -> go.Figure:
-    """A dot a strategy; on the dashed line nothing was lost between the two scores."""
-    low, high = min(*select, *report), max(*select, *report)
-    room = 0.04 * (high - low) or 0.05
-    ends = [low - room, high + room]
-    figure = go.Figure()
-    dash = {"color": OTHER, "dash": "dash", "width": 1}
-    figure.add_scatter(x=ends, y=ends, mode="lines", line=dash, name="nothing lost", hoverinfo="skip")
-    text = [escape(name) for name in names]
-    hover = "%{text}<br>selection %{x:.3f}, held-out %{y:.3f}<extra></extra>"
-    for chosen, label, size in ((slice(1, None), "strategies", 8), (slice(0, 1), "the chosen one", 13)):
-        mark = {"color": HELD_OUT, "size": size, "opacity": 0.75, "symbol": "circle" if size == 8 else "star"}
-        figure.add_scatter(
-            x=select[chosen], y=report[chosen], text=text[chosen], mode="markers", marker=mark, name=label,
-            hovertemplate=hover,
+        side = cell * len(names)
+        below = round(0.75 * text_px(names)) + 16
+        return Panel(
+            draw=draw, title=title, width_px=max(left + side + 14, 200), height_px=side + below + 34, left_px=left,
+            bottom_px=below, top_px=34, right_px=max(14, 200 - left - side),
         )  # fmt: skip
-    figure.update_xaxes(title_text=f"selection {axis}", range=ends)
-    figure.update_yaxes(title_text=f"held-out {axis}", range=ends)
-    return finished(figure, height=440)
+
+    return Chart(name=name, panels=tuple(panel(title, values) for title, values in matrices.items()), columns=2)
 
 
-def _add_effect(
-    figure: go.Figure, row: int, scores: Sequence[Sequence[float]], label: str, colour: str, shift: float
-) -> None:
-    """Dots and mean diamonds of one part, one line per value."""
-    dots = {"color": colour, "size": 6, "opacity": 0.4}
-    x = [score for values in scores for score in values]
-    y = [place + shift for place, values in enumerate(scores) for _ in values]
-    hover = {"legendgroup": label, "hovertemplate": label + " %{x:.3f}<extra></extra>"}
-    figure.add_scatter(x=x, y=y, mode="markers", marker=dots, showlegend=False, name=label, row=row, col=1, **hover)
-    means = {"x": [mean(values) for values in scores], "y": [place + shift for place in range(len(scores))]}
-    mark = {"color": colour, "size": 12, "symbol": "diamond", "line": {"color": "white", "width": 1}}
-    name = f"{label}, mean"
-    figure.add_scatter(**means, mode="markers", marker=mark, name=name, showlegend=row == 1, row=row, col=1, **hover)
+def legend(axes: Any, columns: int) -> None:
+    """Above the axes, under the title; none where nothing is named."""
+    if axes.get_legend_handles_labels()[1]:
+        figure, top = axes.figure, axes.get_position().y1
+        axes.legend(loc="lower left", bbox_to_anchor=(0.01, top), bbox_transform=figure.transFigure, ncols=columns)
 
 
-def _broken(frames: np.ndarray, values: np.ndarray) -> tuple[list[float | None], list[float | None]]:
+def whole_numbers(axes: Any, number: int) -> None:
+    """Ticks of steps or epochs, never between two."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=min(6, max(number, 1)), integer=True))
+
+
+def broken(frames: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The trace with a hole wherever it would run across more than `GAP_FRAMES` unseen frames."""
     cuts = np.flatnonzero(np.diff(frames) > GAP_FRAMES) + 1
-    x = np.insert(frames.astype(float), cuts, np.nan)
-    y = np.insert(np.round(values.astype(float), 4), cuts, np.nan)
-    return [None if np.isnan(v) else v for v in x.tolist()], [None if np.isnan(v) else v for v in y.tolist()]
+    return np.insert(frames.astype(float), cuts, np.nan), np.insert(values.astype(float), cuts, np.nan)
 
 
-def _short(name: str, most: int = 40) -> str:
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+def thinned(number: int) -> np.ndarray:
+    """At most `MOST_POINTS` of `number` places, the first and the last among them."""
+    return np.unique(np.linspace(0, number - 1, min(number, MOST_POINTS)).round().astype(np.int64))
+
+
+def few(number: int) -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(nbins=number)

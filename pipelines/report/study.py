@@ -1,61 +1,122 @@
-"""The report of a study: one page that says what was done, what came out, and how far to trust it."""
+"""The report of a study: what was done, what came out, and how far to trust it."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import polars as pl
-
-from cache.labels import Schema
-from pipelines.folds import Fold, parse_fold
-from pipelines.html import Cell, Markup, details, join, page, table, tag, tiles
-from pipelines.json_files import write_text
-from pipelines.metrics.intervals import NUM_RESAMPLES, Interval
+from cache.labels import Schema, Task
+from pipelines.folds import NO_FOLD, Fold, parse_fold
+from pipelines.html import Cell, Markup, details, join, table, tag, tiles
+from pipelines.metrics.intervals import Interval
 from pipelines.metrics.nested import Nested
-from pipelines.metrics.paired import NUM_SWAPS
-from pipelines.report.figures import effect_figures, spread_figures, task_figures
-from pipelines.results.leaderboard import Leaderboard, Ranking, Row, Spread, rank_among
-from pipelines.results.verdict import significance_words, unit_of, verdict_words
-from pipelines.search.study import Study, read_about
-from pipelines.words import (
-    counted,
-    duration_words,
-    field_words,
-    probability_words,
-    split_words,
-    strategy_words,
-    task_label,
-    task_words,
-    units_words,
-    value_in,
-)
-
-SHOWN_ROWS = 25
+from pipelines.postprocess.run_folders import Truth
+from pipelines.report.history import learning_parts
+from pipelines.report.leaderboards import backbone_parts, combination_parts, leaderboard_parts, leaderboard_tables
+from pipelines.report.model import about_rows, model_sections, timeline
+from pipelines.report.pages import Report, Section
+from pipelines.report.predicted import Predicted, read_predicted
+from pipelines.report.study_figures import effect_sections, spread_figures
+from pipelines.results.effects import Effects
+from pipelines.results.leaderboard import Leaderboard, Ranking, Row, Spread
+from pipelines.results.verdict import significance_words
+from pipelines.run_files import read_manifest, read_predictions
+from pipelines.search.study import Result, Study, read_about
+from pipelines.timeline.section import explorer_script, explorer_style
+from pipelines.words import counted, split_words, strategy_words, task_label, task_words
 
 
-def write_report(study: Study, board: Leaderboard, frames: pl.DataFrame) -> Path:
-    """report.html in the study's folder."""
-    path = study.path / "report.html"
-    write_text(path, make_report(study, board, frames))
-    return path
-
-
-def make_report(study: Study, board: Leaderboard, frames: pl.DataFrame) -> str:
-    """The page as HTML. `board` holds at least one row."""
+def study_report(
+    study: Study,
+    board: Leaderboard,
+    effects: Effects,
+    truth: Truth,
+    faces: str | None = None,
+    damaged: Sequence[tuple[str, str]] = (),
+) -> Report:
+    """The report of a study whose leaderboard has at least one row. `damaged` are runs left out, with the reason."""
     about = read_about(study.path)
+    shown = shown_runs(board, truth)
+    title = f"Strategy search: {about['name']}"
     sections = [
-        tag("h1", f"Strategy search: {about['name']}"),
-        _opening(board),
-        _what_was_done(about, board.schema),
-        _leaderboard(board),
-        _backbones(board),
-        _section("The chosen strategy, task by task", task_figures(board, frames)),
-        _section("What helped", effect_figures(board)),
-        _section("Spread over seeds, and optimism of selection", spread_figures(board)),
-        _failures(study),
-        _grid(study),
+        Section("What was done", _what_was_done(about, board.schema)),
+        Section("Leaderboard", leaderboard_parts(board)),
+        Section("Backbones by themselves", backbone_parts(board)),
+        Section("Tasks trained together", combination_parts(board)),
+        *effect_sections(effects, board),
+        Section("Selection against held-out, and spread over seeds", spread_figures(board)),
     ]
-    return page(f"Strategy search: {about['name']}", join(part for part in sections if part))
+    first = True
+    for (ranking, run), predicted in shown:
+        marked, words = _compared(ranking)
+        found = model_sections(predicted, marked, words, whole=first)
+        if first:
+            opening = Section(
+                "The chosen strategy, task by task", (*about_rows(predicted), *learning_parts(run.folder))
+            )
+            sections += [opening, *found, timeline(predicted, faces)]
+        else:
+            sections += [Section(f"{one.title} (trained in {task_words(ranking.tasks)})", one.parts) for one in found]
+        first = False
+    sections += [Section("Trials that are not in the tables", _failures(study, damaged)), _grid(study)]
+    return Report(
+        title=title,
+        opening=_opening(board),
+        sections=tuple(sections),
+        style=explorer_style(),
+        script=explorer_script(),
+        tables=tuple(leaderboard_tables(board)),
+    )
+
+
+def shown_runs(board: Leaderboard, truth: Truth) -> list[tuple[tuple[Ranking, Result], Predicted]]:
+    """For each label group the best run of the best strategy that predicts it: one run for all of them where it can."""
+    found: list[tuple[tuple[Ranking, Result], Predicted]] = []
+    done: set[str] = set()
+    for ranking in board.rankings:
+        groups = [task.group.name for task in board.schema.scored(ranking.tasks)]
+        if set(groups) <= done:
+            continue
+        run = best_run(ranking.rows[0])
+        manifest = read_manifest(run.folder)
+        train = run.trial.strategy.train
+        where = f"seed {train.seed}" + (f", fold {train.fold}" if train.fold != NO_FOLD else "")
+        of = f" for {task_words(ranking.tasks)}" if len(board.rankings) > 1 else ""
+        whose = f"the chosen strategy{of} ({where}, the run of highest selection score)"
+        table = read_predictions(run.folder, manifest)
+        keep = [task for task in board.schema.scored(ranking.tasks) if task.group.name not in done]
+        hidden = {name for group in board.schema for name in (*group.columns, *group.output_columns)}
+        hidden -= {name for task in keep for name in (*task.columns, *task.output_columns)}
+        split = manifest["split"]
+        predicted = read_predicted(run.folder, table.drop(hidden, strict=False), split, truth, whose)
+        found.append(((ranking, run), predicted))
+        done.update(groups)
+    return found
+
+
+def best_run(row: Row) -> Result:
+    """Of a row's runs the one with the highest selection score: held-out rows play no part."""
+    return max(row.results, key=lambda result: float(result.metrics["select"]["P"]))
+
+
+def compared_row(ranking: Ranking) -> Row | None:
+    """The best frame-wise strategy, or else the next in rank; None where there is no other."""
+    frame_wise = [row for row in ranking.rows[1:] if row.values["temporal"] == "none"]
+    return next(iter(frame_wise or ranking.rows[1:]), None)
+
+
+def _compared(ranking: Ranking) -> tuple[dict[str, dict[str, float]], str]:
+    """By task and column the mean held-out F1 of the strategy that the chosen one is compared with, and its words."""
+    other = compared_row(ranking)
+    if other is None:
+        return {}, ""
+    marked = {task.name: _f1(other, task) for task in ranking.schema.scored(ranking.tasks)}
+    name = "the best frame-wise strategy" if other.values["temporal"] == "none" else f"rank {other.rank}"
+    return marked, name
+
+
+def _f1(row: Row, task: Task) -> dict[str, float]:
+    """By class or column the held-out F1."""
+    keys = {name: f"{task.group.name}.f1.{name}" for name in task.group.names}
+    return {name: row.report[key].mean for name, key in keys.items() if key in row.report}
 
 
 def _opening(board: Leaderboard) -> Markup:
@@ -64,7 +125,7 @@ def _opening(board: Leaderboard) -> Markup:
     score = "P" if ranking.is_complete else f"P over {task_words(ranking.tasks)}"
     numbers = [
         (_number(best.report.get("P")), f"held-out {score} of the chosen strategy"),
-        (_between(best), f"its 95 % interval, {_resampled(best.interval)} resampled"),
+        (_between(best.interval), f"its 95 % interval, {_resampled(best.interval)} resampled"),
         (_number(best.select["P"]), "its selection score"),
         (f"{len(board.rows):,}", f"strategies, {sum(len(row.results) for row in board.rows):,} runs"),
     ]
@@ -76,21 +137,17 @@ def _opening(board: Leaderboard) -> Markup:
 
 def _nested_tiles(nested: Nested, score: str) -> list[tuple[str, str]]:
     """With folds the nested estimate comes first: no single strategy has a held-out score of its own."""
-    between = nested.interval
     folds = f"{len(nested.chosen)} outer folds" + (
         f" of {nested.num_inner} inner parts" if nested.num_inner > 1 else ""
     )
     return [
         (f"{nested.score:.3f}", f"nested estimate of held-out {score}, {folds}"),
-        (
-            f"{between.low:.2f} – {between.high:.2f}" if between else "–",
-            f"its 95 % interval, {_resampled(between)} resampled",
-        ),
+        (_between(nested.interval), f"its 95 % interval, {_resampled(nested.interval)} resampled"),
         (f"{nested.naive:.3f}", "the best mean over the same folds, selected on the rows that score it"),
     ]
 
 
-def _what_was_done(about: Mapping[str, Any], schema: Schema) -> Markup:
+def _what_was_done(about: Mapping[str, Any], schema: Schema) -> tuple[Markup, ...]:
     folds = sorted(map(parse_fold, about["splits"]))
     splits = [about["splits"][str(fold)] for fold in folds]
     head = [Cell("part"), Cell("rows of"), *(Cell(text, "n") for text in ("videos", "frames"))]
@@ -101,15 +158,12 @@ def _what_was_done(about: Mapping[str, Any], schema: Schema) -> Markup:
         [Cell(name), Cell(str(stream.get("backbone", "")), ""), Cell(f"{stream['width']:,}", "n")]
         for name, stream in about["streams"].items()
     ]
-    return join(
-        [
-            tag("h2", "What was done"),
-            tag("p", split_words(splits[0]) + _folds_words(folds)),
-            table([head], rows[0]),
-            details(f"the other {counted(len(splits) - 1, 'split')}", others) if others else Markup(),
-            tag("p", "Embeddings each strategy could read; the backbones behind them were not trained further:"),
-            table([[Cell("stream"), Cell("backbone"), Cell("width", "n")]], streams),
-        ]
+    return (
+        tag("p", split_words(splits[0]) + _folds_words(folds)),
+        table([head], rows[0]),
+        details(f"the other {counted(len(splits) - 1, 'split')}", others) if others else Markup(),
+        tag("p", "Embeddings each strategy could read; the backbones behind them were not trained further:"),
+        table([[Cell("stream"), Cell("backbone"), Cell("width", "n")]], streams),
     )
 
 
@@ -123,16 +177,6 @@ def _folds_words(folds: Sequence[Fold]) -> str:
     return f" The study has {len(folds)} splits{made}; this is the first of them."
 
 
-# `{units}` are subjects, videos, or both.
-TESTS_WORDS = (
-    "First and rank 95 %: how often a strategy ranks first, and the 95 % interval of its rank, when the selection "
-    "{units} are resampled. Differs from #1: whether the held-out P differs significantly from that of the first. "
-    f"Whole {{units}} are swapped between the two {NUM_SWAPS:,} times; p is the share of swaps that differ by as much, "
-    "adjusted for the number of strategies compared (step-down largest statistic). Over folds, where the same {units} "
-    "selected the first, its lead must also exceed the range that equal strategies would have (Tukey). Both are "
-    "conditional on the runs there are; ± shows the variation over seeds."
-)
-SUBJECT_WORDS = " A subject's videos are drawn or swapped together: two videos of one face are not independent."
 PART_WORDS = {"train": "training", "select": "selection", "report": "held out"}
 
 
@@ -141,137 +185,30 @@ def _split_row(words: str, part: Mapping[str, Any]) -> list[Cell]:
     return [Cell(words), Cell(part["of"]), *(Cell(f"{count:,}", "n") for count in counts)]
 
 
-def _leaderboard(board: Leaderboard) -> Markup:
-    unit = unit_of(board.rows)
-    units = units_words(unit)
-    parts = [
-        tag("h2", "Leaderboard"),
-        tag(
-            "p",
-            "Ranked by the selection score, never by the held-out one. Scores are means over a strategy's runs, ± "
-            "their standard deviation over seeds (– with a single run). The interval is the middle 95 % over "
-            f"{NUM_RESAMPLES} resamples of held-out {units}, not frames. Optimism is selection minus held-out score.",
-        ),
-        tag("p", TESTS_WORDS.format(units=units) + (SUBJECT_WORDS if "subject" in unit else ""), css="muted"),
-    ]
-    if len(board.rankings) > 1:
-        parts.append(tag("p", "P depends on the set of tasks: strategies compare within a table, not across."))
-    for ranking in board.rankings:
-        official = "" if ranking.is_complete else " (P over these tasks only, not the official P)"
-        if len(board.rankings) > 1 or official:
-            parts.append(tag("h3", task_words(ranking.tasks) + official))
-        parts.append(_rows_table(ranking, board.varied, ranking.rows[:SHOWN_ROWS], "first"))
-        if rest := ranking.rows[SHOWN_ROWS:]:
-            parts.append(details(f"{len(rest)} more", _rows_table(ranking, board.varied, rest)))
-        if words := verdict_words(ranking):
-            parts.append(tag("div", *(tag("p", sentence) for sentence in words), css="verdict"))
-    return join(parts)
+def _failures(study: Study, damaged: Sequence[tuple[str, str]]) -> tuple[Markup, ...]:
+    """Trials that failed, and runs that cannot be read."""
+    failures, parts = study.failures(), []
+    if failures:
+        fields = ["tasks", *(name for name in read_about(study.path)["fields"] if name != "tasks")]
+        rows = [[Cell(strategy_words(entry["strategy"], fields)), Cell(entry["reason"])] for entry in failures.values()]
+        parts.append(tag("p", "Failed trials; `mtl search --retry-failed` tries them again."))
+        parts.append(table([[Cell("strategy"), Cell("reason")]], rows))
+    if damaged:
+        parts.append(tag("p", "Runs that are damaged; `mtl search` trains them again."))
+        parts.append(table([[Cell("run"), Cell("reason")]], [[Cell(name), Cell(reason)] for name, reason in damaged]))
+    return tuple(parts)
 
 
-def _backbones(board: Leaderboard) -> Markup:
-    """The scores of the backbones by themselves, where they have runs on these rows."""
-    if not board.backbones:
-        return Markup()
-    words = (
-        "Fine-tuned backbones by their own outputs, frame by frame, on the same rows: the baseline for the heads. "
-        "Their epochs were selected as the heads' were, but no search selected among them, so they have no rank; the "
-        "last column is the rank one would have by its selection score among the strategies of its tasks."
-    )
-    names = [task_label(name) for name in board.schema.names]
-    upper = [Cell(""), Cell("selection", "group chose", len(names)), Cell("held-out", "group scored", 1 + len(names))]
-    lower = [Cell("backbone"), *(Cell(text, "n chose") for text in names)]
-    lower += [*(Cell(text, "n scored") for text in (*names, "sum, 95 %")), Cell("would rank", "n")]
-    rows = []
-    for row in board.backbones:
-        rank = rank_among(row, board)
-        chose, scored = (
-            [_number(part.get(key), 2) for key in board.keys.values()] for part in (row.select, row.report)
-        )
-        cells = [Cell(row.streams[0]), *(Cell(text, "n chose") for text in chose)]
-        cells += [Cell(text, "n scored") for text in (*scored, _between(row))]
-        rows.append([*cells, Cell(f"{rank[0]} of {rank[1]}" if rank else "–", "n")])
-    return join([tag("h2", "Backbones by themselves"), tag("p", words), table([[*upper, Cell("")], lower], rows)])
-
-
-def _rows_table(ranking: Ranking, varied: Sequence[str], rows: Sequence[Row], first: str = "") -> Markup:
-    names = [task_label(task) for task in ranking.tasks]
-    upper = [
-        Cell("", span=1 + len(varied)),
-        Cell("selection", "group chose", 3 + len(names)),
-        Cell("held-out", "group scored", 3 + len(names)),
-        Cell("", span=3),
-    ]
-    lower = [Cell("#", "n"), *(Cell(field_words(name, short=True)) for name in varied)]
-    lower += [Cell(text, "n chose") for text in ("P", *names, "first", "rank 95 %")]
-    lower += [Cell(text, "n scored") for text in ("P", "95 %", "differs from #1", *names)]
-    lower += [Cell(text, "n") for text in ("optimism", "runs", "time")]
-    return table([upper, lower], [_row_cells(row, varied, ranking.keys) for row in rows], first)
-
-
-def _row_cells(row: Row, varied: Sequence[str], keys: Sequence[str]) -> list[Cell]:
-    optimism = "–" if row.optimism is None else f"{row.optimism:+.3f}"
-    return [
-        Cell(str(row.rank), "n"),
-        *(Cell(value_in(name, row.values)) for name in varied),
-        Cell(_spread(row.select["P"]), "n chose"),
-        *(Cell(_number(row.select[key], 2), "n chose") for key in keys),
-        *(Cell(text, "n chose") for text in _ranks(row)),
-        Cell(_spread(row.report.get("P")), "n scored"),
-        Cell(_between(row), "n scored"),
-        Cell(_differs(row), "n scored"),
-        *(Cell(_number(row.report.get(key), 2), "n scored") for key in keys),
-        *(Cell(text, "n") for text in (optimism, str(len(row.results)), duration_words(row.seconds))),
-    ]
-
-
-def _ranks(row: Row) -> tuple[str, str]:
-    """How often it ranks first over resampled selection subjects or videos, and the interval of its rank."""
-    found = row.stability
-    return (f"{100 * found.first:.0f} %", f"{found.low} – {found.high}") if found else ("–", "–")
-
-
-def _differs(row: Row) -> str:
-    """Whether it differs significantly from the first on held-out rows, with the adjusted p-value."""
-    if row.versus is None:
-        return "" if row.rank == 1 else "–"
-    return f"{'yes' if row.versus.significant else 'no'} (p {probability_words(row.versus.p_adjusted)})"
-
-
-def _section(title: str, content: Sequence[str]) -> Markup:
-    return join([tag("h2", title), *content]) if content else Markup()
-
-
-def _failures(study: Study) -> Markup:
-    failures = study.failures()
-    if not failures:
-        return Markup()
-    fields = ["tasks", *(name for name in read_about(study.path)["fields"] if name != "tasks")]
-    rows = [[Cell(strategy_words(entry["strategy"], fields)), Cell(entry["reason"])] for entry in failures.values()]
-    words = "These trials failed and are in no table above; --retry-failed tries them again."
-    return join([tag("h2", "Failed trials"), tag("p", words), table([[Cell("strategy"), Cell("reason")]], rows)])
-
-
-def _grid(study: Study) -> Markup:
+def _grid(study: Study) -> Section:
     about = read_about(study.path)
     text = (study.path / "grid.toml").read_text(encoding="utf-8")
     again = f"The grid of the latest search, {about['grid']}. Fields it does not name are those of mtl.toml; each run "
-    return join(
-        [
-            tag("h2", "How to reproduce it"),
-            tag("p", again + "folder of the study holds its whole configuration, its weights and its predictions."),
-            details("the grid", tag("pre", text)),
-        ]
-    )
+    words = again + "folder of the study holds its whole configuration, its weights and its predictions."
+    return Section("How to reproduce it", (tag("p", words), details("the grid", tag("pre", text))))
 
 
 def _number(spread: Spread | None, digits: int = 3) -> str:
     return "–" if spread is None else f"{spread.mean:.{digits}f}"
-
-
-def _spread(spread: Spread | None) -> str:
-    if spread is None:
-        return "–"
-    return f"{spread.mean:.3f} " + ("–" if spread.sd is None else f"± {spread.sd:.3f}")
 
 
 def _resampled(between: Interval | None) -> str:
@@ -279,5 +216,5 @@ def _resampled(between: Interval | None) -> str:
     return between.sample.words if between else "videos"
 
 
-def _between(row: Row) -> str:
-    return f"{row.interval.low:.2f} – {row.interval.high:.2f}" if row.interval else "–"
+def _between(between: Interval | None) -> str:
+    return f"{between.low:.2f} – {between.high:.2f}" if between else "–"

@@ -12,7 +12,7 @@ import polars as pl
 from pipelines.backbones.runs import fitting_runs
 from pipelines.config import Config
 from pipelines.folds import NO_FOLD
-from pipelines.metrics.intervals import interval
+from pipelines.metrics.intervals import intervals
 from pipelines.results.evidence import Reader
 from pipelines.results.leaderboard import Leaderboard, Row, backbone_row
 from pipelines.run_files import BACKBONE_PREFIX, read_manifest, read_metrics
@@ -49,4 +49,4 @@ def _row(folder: Path, reader: Reader) -> Row:
         Result(trial, read_metrics(folder, manifest), float(manifest["seconds"]), folder), name, reader.schema
     )
     runs = reader.runs(row.results, "report") if "P" in row.report else {}
-    return replace(row, interval=interval(runs, row.tasks) if runs else None)
+    return replace(row, intervals=intervals(runs, row.tasks) if runs else {})

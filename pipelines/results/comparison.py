@@ -72,7 +72,7 @@ def compare_named(names: Sequence[str], config: Config, tasks: str = "") -> Comp
     frames, schema = read_frames(config.at(config.data.frames), config.schema), config.schema
     if len(names) == 3:
         study = _folder(names[0], config.at(config.output.studies), "study.json", "study")
-        _check_data(study / "study.json", read_about(study), frames, schema)
+        check_data(study / "study.json", read_about(study), frames, schema)
         first, second = _of_study(study, names[1:], tasks, schema)
     elif tasks:
         raise ValueError("--tasks picks a table of a study; two runs are compared over the tasks they share")
@@ -130,7 +130,7 @@ def _of_runs(names: Sequence[str], config: Config, frames: pl.DataFrame) -> list
     folders = [_folder(name, config.at(config.output.runs), "run.json", "run") for name in names]
     manifests = [read_manifest(folder) for folder in folders]
     for folder, manifest in zip(folders, manifests, strict=True):
-        _check_data(folder, manifest, frames, config.schema)
+        check_data(folder, manifest, frames, config.schema)
     one, two = (manifest["split"] for manifest in manifests)
     if one["hash"] != two["hash"]:
         raise ValueError(
@@ -160,7 +160,7 @@ def _folder(name: str, home: Path, mark: str, kind: str) -> Path:
     raise ValueError(f"{name}: no finished {kind} here or in {home} (no {mark}); the form is {hint}")
 
 
-def _check_data(where: Path, about: Mapping[str, Any], frames: pl.DataFrame, schema: Schema) -> None:
+def check_data(where: Path, about: Mapping[str, Any], frames: pl.DataFrame, schema: Schema) -> None:
     """Raises `ValueError` where the frames or labels are not those of the study or run."""
     for key, digest in (("frames", frames_digest(frames)), ("labels", labels_digest(frames, schema))):
         if about[key] != digest:

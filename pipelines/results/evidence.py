@@ -11,7 +11,7 @@ from cache.labels import ABAW, Schema
 from heads.labels import Labels
 from pipelines.folds import Fold
 from pipelines.labels import labels_of
-from pipelines.metrics.intervals import GroupSums, Interval, Runs, group_sums, groups_of_runs, interval
+from pipelines.metrics.intervals import GroupSums, Interval, Runs, group_sums, groups_of_runs, interval, intervals
 from pipelines.metrics.nested import Nested, nested
 from pipelines.metrics.paired import versus_first
 from pipelines.metrics.stability import stability
@@ -64,12 +64,14 @@ class Reader:
         return self.labels[name][1:]
 
 
-def with_intervals(board: Leaderboard, frames: pl.DataFrame, top: int = MOST_ROWS) -> Leaderboard:
+def with_intervals(
+    board: Leaderboard, frames: pl.DataFrame, top: int = MOST_ROWS, reader: Reader | None = None
+) -> Leaderboard:
     """`board` with intervals, tests against the first, stability of the ranking and the nested estimate.
 
-    Of each ranking the first `top` rows; the nested estimate is over all of them.
+    Of each ranking the first `top` rows; the nested estimate is over all of them. A `reader` keeps what it has read.
     """
-    reader = Reader(frames, board.schema)
+    reader = reader or Reader(frames, board.schema)
     return replace(board, rankings=tuple(_examined(ranking, reader, top) for ranking in board.rankings))
 
 
@@ -92,7 +94,7 @@ def _examined(ranking: Ranking, reader: Reader, top: int) -> Ranking:
     rows = list(ranking.rows[:top])
     held_out: list[Runs] = [reader.runs(row.results, "report") if "P" in row.report else {} for row in rows]
     rows = [
-        replace(row, interval=interval(runs, row.tasks) if runs else None)
+        replace(row, intervals=intervals(runs, row.tasks) if runs else {})
         for row, runs in zip(rows, held_out, strict=True)
     ]
     rows = _versus(_stable(rows, reader), held_out, chosen_here=chosen_on_held_out(rows, reader))

@@ -6,7 +6,7 @@ sum of the tasks' scores, so each set of tasks has a ranking of its own, the lar
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -40,8 +40,8 @@ class Row:
     """A strategy. `tasks` are what is scored of it, one per label group, and `values` its fields but seed, fold and
     tasks; `select` and `report` are its scores by flat key.
 
-    `interval` is of the held-out P, `stability` of its rank by the selection score, `versus` its held-out P against
-    that of the first; `pipelines.results.evidence` fills the three in.
+    `intervals` are of the held-out scores, by task and under "P", `stability` of its rank by the selection score,
+    `versus` its held-out P against that of the first; `pipelines.results.evidence` fills the three in.
     """
 
     rank: int
@@ -51,9 +51,14 @@ class Row:
     results: tuple[Result, ...]
     select: Mapping[str, Spread]
     report: Mapping[str, Spread]
-    interval: Interval | None = None
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
     stability: Stability | None = None
     versus: Versus | None = None
+
+    @property
+    def interval(self) -> Interval | None:
+        """Of the held-out P."""
+        return self.intervals.get("P")
 
     @property
     def optimism(self) -> float | None:

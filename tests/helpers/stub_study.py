@@ -113,7 +113,7 @@ def write_run(folder: Path, strategy: Strategy, frames: pl.DataFrame, config: Co
     folder.mkdir(parents=True)
     pl.concat(tables).write_parquet(folder / "predictions.parquet")
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    write_manifest(folder, {"format": FORMAT, "seconds": 1.5})
+    write_manifest(folder, {"format": FORMAT, "seconds": 1.5, "split": split.description})
 
 
 def pretend(rows: pl.DataFrame, noise: float, generator: np.random.Generator) -> Decisions:
@@ -132,8 +132,11 @@ def as_table(rows: pl.DataFrame, said: Decisions, part: str, tasks: tuple[str, .
         columns |= {"valence": said.parts["va"][:, 0], "arousal": said.parts["va"][:, 1]}
     if "expr" in tasks:
         columns["expression"] = said.parts["expr"].astype(np.int8)
+        sure = np.where(np.arange(len(EXPRESSIONS)) == said.parts["expr"][:, None], 0.8, 0.2 / 7).astype(np.float32)
+        columns |= {f"p_{name}": sure[:, k] for k, name in enumerate(EXPRESSIONS)}
     if "au" in tasks:
         columns |= {name: said.parts["au"][:, k].astype(np.int8) for k, name in enumerate(ACTION_UNITS)}
+        columns |= {f"p_{name}": (0.2 + 0.6 * columns[name]).astype(np.float32) for name in ACTION_UNITS}
     return rows.select("video", "frame").with_columns(**{name: pl.Series(values) for name, values in columns.items()})
 
 

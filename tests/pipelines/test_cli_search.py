@@ -21,7 +21,7 @@ from helpers.made_project import Made
 from pipelines import studies
 from pipelines.config import Config, read_config
 from pipelines.json_files import read_json
-from pipelines.report.study import write_report
+from pipelines.report.command import write_study_report
 from pipelines.run_files import damage, read_manifest
 from pipelines.search.search_plan import make_plan, make_trainer, read_strategies
 from pipelines.strategy import Strategy
@@ -41,7 +41,7 @@ fusion = "sum"
 def project(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """With a grid of four trials; no report is drawn, which takes longer than such trainings."""
     (project / "small.toml").write_text(GRID)
-    monkeypatch.setattr(studies, "write_report", lambda *_: None)
+    monkeypatch.setattr(studies, "write_study_report", lambda *_: None)
     return project
 
 
@@ -50,7 +50,7 @@ def mtl(*words: str) -> Result:
 
 
 def test_a_grid_becomes_runs_a_leaderboard_and_a_report(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(studies, "write_report", write_report)
+    monkeypatch.setattr(studies, "write_study_report", write_study_report)
     done = mtl("--grid", "small.toml")
     assert done.exit_code == 0, done.output
     assert "4 trials: 0 finished before, 4 to run" in done.output
@@ -60,7 +60,9 @@ def test_a_grid_becomes_runs_a_leaderboard_and_a_report(project: Path, monkeypat
     assert table["num_seeds"].to_list() == [2, 2]
     assert set(table["temporal"]) == {"none", "gru"}
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert all(f'id="{task}"' in page for task in ("va", "expr", "au"))
+    assert all(f'<figure id="{name}"' in page for name in ("density-va", "confusion-expr", "f1-au", "learning-curves"))
+    assert {path.suffix for path in (folder / "figures").iterdir()} == {".svg", ".png"}
+    assert {path.name for path in (folder / "tables").glob("effects.*")} == {"effects.md", "effects.tex", "effects.csv"}
     assert len(list((folder / "runs").iterdir())) == 4
     digests = {path.name for path in (folder / "runs").iterdir()}
     again = mtl("--grid", "small.toml", "--json")

@@ -79,7 +79,7 @@ for path in names(typer.main.get_command(app)):
     shown = io.StringIO()
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(shown):
         main()
-    heavy = [name for name in ("torch", "timm", "polars", "zarr", "optuna", "plotly") if name in sys.modules]
+    heavy = [name for name in ("torch", "timm", "polars", "zarr", "optuna", "matplotlib") if name in sys.modules]
     found[" ".join(path)] = ["Usage" in shown.getvalue(), heavy]
 print(json.dumps(found))
 """

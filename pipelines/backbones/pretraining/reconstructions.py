@@ -18,7 +18,7 @@ from extract.config import Preprocessing
 from extract.faces.pictures import png
 from pipelines.backbones.pretraining.loop import HELD_OUT
 from pipelines.backbones.pretraining.pretrain_state import EpochLog, PretrainContext
-from pipelines.charts import learning_curve
+from pipelines.charts import Chart, draw, learning_panel
 from pipelines.html import Cell, Markup, figure_html, join, page, table, tag, tiles
 from pipelines.json_files import write_text
 from pipelines.words import duration_words
@@ -134,8 +134,10 @@ def _losses(about: Mapping[str, Any], history: Sequence[EpochLog]) -> list[Marku
     )
     if normalised:
         caption += " The dashed line is what drawing each patch as its mean costs: 1, the variance of the targets."
-    figure = learning_curve([log.epoch for log in history], losses, 1.0 if normalised else None)
-    return [tag("h2", "Loss"), figure_html(figure, "loss", caption)]
+    epochs, level = [log.epoch for log in history], 1.0 if normalised else None
+    panel = learning_panel(epochs, losses, "mean squared error of masked patches", level)
+    (drawn,) = draw([Chart(name="loss", panels=(panel,))])
+    return [tag("h2", "Loss"), figure_html(Markup(drawn.inline()), "loss", caption)]
 
 
 def _faces(pictures: Sequence[Pictures]) -> list[Markup]:

@@ -71,10 +71,10 @@ def _table(ranking: Ranking, varied: Sequence[str], top: int, most: int, shown: 
     table.add_column("held-out\nP ± sd", justify="right", no_wrap=True, style="bold")
     tested = bool(compared(ranking))
     if tested:
-        table.add_column("differs\nfrom #1", justify="right", no_wrap=True)
+        table.add_column("different\nfrom #1", justify="right", no_wrap=True)
     names = column_names(ranking.tasks)
     heads = {"optimism": "\noptimism", "interval": "95 %\ninterval", "runs": "\nruns", "parts": f"held-out\n{names}"}
-    heads["ranks"] = "rank\n95 %"
+    heads["ranks"] = "95 % rank\ninterval"
     for name in shown:
         table.add_column(heads[name], justify="right", no_wrap=True)
     for row in ranking.rows[:top]:

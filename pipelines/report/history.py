@@ -1,0 +1,29 @@
+"""Learning curves of a run, from its history.csv."""
+
+import io
+from pathlib import Path
+
+import polars as pl
+
+from pipelines.report import plots
+from pipelines.report.pages import Figure, Part
+from pipelines.run_files import read_manifest, run_bytes
+from pipelines.words import task_label
+
+HISTORY = "history.csv"
+
+
+def learning_parts(folder: Path) -> tuple[Part, ...]:
+    """Losses and scores of the run at `folder`; nothing where it has no history."""
+    manifest = read_manifest(folder)
+    if HISTORY not in manifest["files"]:
+        return ()
+    history = pl.read_csv(io.BytesIO(run_bytes(folder, manifest, HISTORY)), infer_schema_length=None)
+    words = {name.partition(".")[2]: task_label(name.partition(".")[2]) for name in history.columns if "." in name}
+    chart = plots.learning_curves(history, words)
+    caption = (
+        "Learning curves. Losses are of training rows, with augmentation and dropout; scores are of selection rows, "
+        "which picked the weights: the dot is the evaluation whose weights were kept. Held-out rows are scored once, "
+        "with these weights."
+    )
+    return (Figure(chart, caption),)
