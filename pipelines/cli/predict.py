@@ -42,6 +42,12 @@ def predict(
         bool | None,
         typer.Option("--aligned/--detect", help="SOURCE has aligned crops; or faces are to be looked for in it."),
     ] = None,
+    overlay: Annotated[
+        Path | None, typer.Option(metavar="FILE.mp4", help="The video with the predictions drawn into it.")
+    ] = None,
+    timeline: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Predictions over time, as a .html page or a .png picture.")
+    ] = None,
     post: PostOption = True,
     force: Annotated[bool, typer.Option("--force", help="Replace the files of an earlier prediction.")] = False,
     config: ConfigOption = CONFIG,
@@ -64,7 +70,8 @@ def predict(
     Examples:
       mtl predict tcn --split test
       mtl predict best --list test_set_release.txt --out best.csv
-      mtl predict best interview.mp4 --out interview.csv
+      mtl predict best interview.mp4 --out interview.csv --overlay interview-drawn.mp4
+      mtl predict best crops --timeline crops.html
     """
     from pipelines.cli.pages.predict import predict_lines
     from pipelines.config import read_config
@@ -73,13 +80,14 @@ def predict(
         raise ValueError("--split and --list: give one of them; a list names its frames whatever their split")
     read = read_config(config, set_ or ())
     if source is None:
-        if aligned is not None:
-            raise ValueError("--aligned and --detect say what SOURCE is; name one")
+        if aligned is not None or overlay is not None or timeline is not None:
+            raise ValueError("--aligned, --detect, --overlay and --timeline go with a SOURCE; name one")
         done = _from_cache(read, model, split, names, out, post=post, force=force, device=device)
     else:
         if split or names is not None:
             raise ValueError(f"--split and --list choose frames of the cache; leave them out, or leave out {source}")
-        done = _from_source(read, model, source, aligned, out, post=post, force=force, device=device)
+        files = {"out": out, "overlay": overlay, "timeline": timeline}
+        done = _from_source(read, model, source, aligned, files, post=post, force=force, device=device)
     if json_output:
         say_json(done)
     else:
@@ -114,7 +122,7 @@ def _from_source(
     model: Path,
     given: Path,
     aligned: bool | None,
-    out: Path | None,
+    files: dict[str, Path | None],
     *,
     post: bool,
     force: bool,
@@ -124,11 +132,19 @@ def _from_source(
 
     source = find_source(given, aligned, config.at(config.data.faces))
     if source.kind == "cache":
-        return _from_cache(config, model, "", None, out, post=post, force=force, device=device, cache=given)
+        if files["overlay"] is not None or files["timeline"] is not None:
+            raise ValueError(f"--overlay and --timeline need faces, and {given} is a cache of embeddings")
+        return _from_cache(config, model, "", None, files["out"], post=post, force=force, device=device, cache=given)
     from pipelines.device import resolve_device
+    from pipelines.faces import face_finder
+    from pipelines.predict.alignments import as_trained
     from pipelines.predict.face_model import load_face_model
     from pipelines.predict.from_source import Outputs, check_outputs, default_table, predict_source
 
-    outputs = Outputs(table=out or default_table(config, model.name, source.name), force=force)
-    check_outputs(outputs)
-    return predict_source(load_face_model(model, config, resolve_device(device), post=post), source, config, outputs)
+    table = files["out"] or default_table(config, model.name, source.name)
+    outputs = Outputs(table=table, overlay=files["overlay"], timeline=files["timeline"], force=force)
+    check_outputs(outputs, source)
+    finder = None if source.kind == "aligned" else face_finder(config)
+    loaded = load_face_model(model, config, resolve_device(device), post=post)
+    finder = None if finder is None else as_trained(finder, loaded.alignment)
+    return predict_source(loaded, source, config, outputs, finder)

@@ -143,7 +143,7 @@ def prediction_columns(probabilities: Probabilities, decided: Decisions) -> dict
         values = probabilities.parts[task.name].astype(np.float32)
         if task.group.kind != "continuous":
             labels = decided.parts[task.name].astype(np.int8)
-            columns |= _named(task.columns, labels.reshape(len(labels), -1))
+            columns |= _named(task.columns, labels.reshape(len(labels), len(task.columns)))
         columns |= _named(task.output_columns, values)
     return columns
 

@@ -1,11 +1,12 @@
 """A model over faces in memory: crops to embeddings by the backbones of its streams, embeddings to predictions by its
-heads. N rows, R rows of a table, D width.
+heads. N crops, S steps of tracks, D width.
 
-Runs and ensembles are `TrainedFaceModel`; whatever else predicts faces has the methods of `FaceModel`.
+Runs and ensembles are a `TrainedFaceModel`, a bundle is a `BundleFaceModel`.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,30 +16,43 @@ import torch
 
 from cache.frames import conform, frames_digest
 from cache.identity import StreamIdentity
-from cache.labels import Schema
+from cache.labels import Schema, schema_of
 from extract.backbones.build import Backbone, load_backbone
 from extract.config import FOLLOWED, ORIENTATION
 from extract.crops import CropEmbedder, StreamKey
 from extract.jobs import identity_of
 from pipelines.config import Config
+from pipelines.metrics.predictions import prediction_columns
 from pipelines.postprocess.apply import Parameters
-from pipelines.predict.predictor import FramePredictions, Predictor, find_predictor, load_predictor, predict_frames
+from pipelines.predict.predictor import Predictor, find_predictor, load_predictor, predict_frames
 from pipelines.training.dataset import make_dataset
 from pipelines.training.resident import Resident
 from pipelines.training.run import Run
+from runtime.mtl_runtime import Bundle, is_bundle
 
 BATCH_SIZES = {"cuda": 256, "cpu": 32}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictedSteps:
+    """The columns of `prediction_columns` [S], post-processed in `columns` and before that in `raw`. `known` [S] is
+    False where a track has no embedding at all: nothing is predicted there."""
+
+    columns: Mapping[str, np.ndarray]
+    raw: Mapping[str, np.ndarray]
+    known: np.ndarray
+
+
 class FaceModel(Protocol):
-    """What predicts faces. `made_by` says, as JSON values, what decides an embedding; `alignment` how the crops that it
-    was trained on were made, None where that is not known."""
+    """What predicts faces. `post` is its post-processing as JSON values, None where there is none. `made_by` says, as
+    JSON values, what decides an embedding; `alignment` how the crops that it was trained on were made, None where that
+    is not known."""
 
     folder: Path
     kind: str
     schema: Schema
     tasks: tuple[str, ...]
-    parameters: Parameters | None
+    post: Mapping[str, Any] | None
     alignment: Mapping[str, Any] | None
     made_by: Mapping[str, Any]
     follow_orientation: bool
@@ -49,10 +63,10 @@ class FaceModel(Protocol):
         of them."""
 
     def predict(
-        self, frames: pl.DataFrame, embeddings: Mapping[str, np.ndarray], valid: np.ndarray
-    ) -> FramePredictions:
-        """Predictions of the rows `frames` (video i64, frame i64: the time step), sorted by both and distinct; rows
-        that are not `valid` [R] have no embedding."""
+        self, tracks: np.ndarray, steps: np.ndarray, embeddings: Mapping[str, np.ndarray], valid: np.ndarray
+    ) -> PredictedSteps:
+        """Predictions of the `steps` [S] of `tracks` [S], sorted by both and distinct; those that are not `valid` [S]
+        have no embedding."""
 
 
 class TrainedFaceModel:
@@ -64,7 +78,8 @@ class TrainedFaceModel:
             ValueError: mtl.toml lacks a backbone of it, its weights are gone, or it is another than the stream's.
         """
         self.folder, self.kind = predictor.folder, predictor.kind
-        self.schema, self.tasks, self.parameters = predictor.schema, predictor.tasks, predictor.parameters
+        self.schema, self.tasks = predictor.schema, predictor.tasks
+        self.post: Mapping[str, Any] | None = None if predictor.parameters is None else predictor.parameters.to_json()
         self.batch_size = BATCH_SIZES[device.type]
         self._predictor, self._device = predictor, device
         self.alignment = common_alignment(predictor)
@@ -96,15 +111,12 @@ class TrainedFaceModel:
         return {_name(key): values for key, values in self._embedder(crops, videos).items()}
 
     def predict(
-        self, frames: pl.DataFrame, embeddings: Mapping[str, np.ndarray], valid: np.ndarray
-    ) -> FramePredictions:
-        # Names of equal length, so that the text sorts as the number does.
-        video = pl.col("video").cast(pl.String).str.zfill(12)
-        table = conform(
-            frames.select(video=video, frame="frame").with_columns(path=pl.format("{}/{}", "video", "frame")),
-            str(self.folder),
-            self.schema,
-        )
+        self, tracks: np.ndarray, steps: np.ndarray, embeddings: Mapping[str, np.ndarray], valid: np.ndarray
+    ) -> PredictedSteps:
+        # Names of equal length, so that they sort as the numbers do.
+        names = pl.Series(tracks).cast(pl.String).str.zfill(12)
+        named = pl.DataFrame({"video": names, "frame": steps}).with_columns(path=pl.format("{}/{}", "video", "frame"))
+        table = conform(named, str(self.folder), self.schema)
         digest = frames_digest(table)
         resident = Resident(
             streams={key: torch.from_numpy(embeddings[_name(key)]).to(self._device) for key in self._identities},
@@ -116,15 +128,65 @@ class TrainedFaceModel:
             device=self._device,
         )
         dataset = make_dataset(table, resident, self.schema)
-        return predict_frames(self._predictor, dataset, np.ones(len(table), dtype=bool))
+        found = predict_frames(self._predictor, dataset, np.ones(len(table), dtype=bool))
+        plain = Parameters(schema=self.schema).decide(found.raw)
+        return PredictedSteps(
+            columns=prediction_columns(found.probabilities, found.decide()),
+            raw=prediction_columns(found.raw, plain),
+            known=found.known,
+        )
+
+
+class BundleFaceModel:
+    """A bundle of `mtl export`, which brings its backbones; mtl.toml is not needed."""
+
+    kind = "bundle"
+    follow_orientation = True
+    batch_size = BATCH_SIZES["cpu"]
+
+    def __init__(self, path: Path, *, post: bool = True) -> None:
+        """
+        Raises:
+            ValueError: it is damaged, of a newer version, or has no backbones.
+        """
+        self.folder, self._is_post = path, post
+        self._bundle = Bundle(path)
+        if self._bundle.face_px is None:
+            raise ValueError(f"{path}: this bundle has heads alone and takes embeddings, so it predicts no faces")
+        self.face_px = self._bundle.face_px
+        self.schema = schema_of(self._bundle.schema, str(path))
+        self.tasks: tuple[str, ...] = tuple(task["name"] for task in self._bundle.tasks)
+        parts = {task["name"]: {key: task[key] for key in ("smoothing", "cuts")} for task in self._bundle.tasks}
+        self.post: Mapping[str, Any] | None = parts if post else None
+        self.alignment = self._bundle.alignment
+        record = self._bundle.record
+        self.made_by: Mapping[str, Any] = {"streams": record["streams"], "files": record["files"]}
+
+    def embed(self, crops: Sequence[np.ndarray], videos: Sequence[str]) -> dict[str, np.ndarray]:
+        side = self.face_px
+        for crop, video in zip(crops, videos, strict=True):
+            if crop.shape != (side, side, 3):
+                raise ValueError(
+                    f"{self.folder}: takes faces of {side} x {side} px, but one of {video} has {crop.shape[1]} x "
+                    f"{crop.shape[0]}; align them again for it (`mtl align`, [faces] size_px)"
+                )
+        return self._bundle.embed(np.stack(crops), batch_size=self.batch_size)
+
+    def predict(
+        self, tracks: np.ndarray, steps: np.ndarray, embeddings: Mapping[str, np.ndarray], valid: np.ndarray
+    ) -> PredictedSteps:
+        found = self._bundle.predict(tracks, steps, embeddings, valid, post=self._is_post)
+        return PredictedSteps(columns=found.columns(), raw=found.columns(raw=True), known=found.known)
 
 
 def load_face_model(given: Path, config: Config, device: torch.device, *, post: bool = True) -> FaceModel:
-    """The run or ensemble `given`, ready for faces; with `post` its stored post-processing.
+    """The run, ensemble or bundle `given`, ready for faces; with `post` its stored post-processing.
 
     Raises:
         ValueError: there is none, or its backbones are not to be had.
     """
+    if is_bundle(given):
+        return BundleFaceModel(given, post=post)
     return TrainedFaceModel(load_predictor(find_predictor(given, config), device, post=post), config, device)
 
 

@@ -90,5 +90,5 @@ class _Pending:
             valid=valid,
             embeddings=embeddings,
             faults={place: face.fault for place, face in enumerate(self._faces) if face.fault},
-            state=self.frames[-1].state,
+            state=self.frames[-1].state(),
         )

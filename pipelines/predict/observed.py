@@ -1,6 +1,6 @@
 """What is seen in a source, frame after frame, before anything is predicted: crops of faces, and where they are."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,14 +27,14 @@ class ObservedFace:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ObservedFrame:
-    """A frame of the video `video`. `time_s` is None where the source does not say; `state` is what `Unit.frames`
-    resumes behind this frame with."""
+    """A frame of the video `video`. `time_s` is None where the source does not say; `state` gives, as JSON values, what
+    `Unit.frames` resumes behind this frame with."""
 
     video: str
     frame: int
     faces: tuple[ObservedFace, ...]
     time_s: float | None = None
-    state: Any = None
+    state: Callable[[], Any] = lambda: None
 
 
 class Unit(Protocol):

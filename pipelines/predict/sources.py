@@ -9,6 +9,7 @@ Pictures are taken for aligned crops where those looked at are square, of one si
 an archive and a folder with alignment.json always are; videos never, unless they are said to be.
 """
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
@@ -18,16 +19,21 @@ from typing import Literal
 
 from cache.regular import check_regular
 from extract.annotations.lists import read_list
-from extract.faces.containers import ARCHIVES, find_container, is_face, new_container
+from extract.faces.containers import ARCHIVES, is_face, new_container
 from extract.faces.listing import list_faces
 from extract.faces.pictures import picture_size
+from pipelines.faces import FILE as RECORD
 
 Kind = Literal["aligned", "pictures", "videos", "cache"]
-ALIGNMENT = "alignment.json"  # beside crops that `mtl align` made
 CROP_PX = 512  # the largest side of a picture that is taken for a crop
 SAMPLE = 64
 LISTS = (".txt", ".csv")
 ZARR = "zarr.json"
+# By which a folder's videos are known; a file that is named itself may have any.
+VIDEO_ENDINGS = (
+    *(".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".mts", ".m2ts", ".3gp"),
+    ".ogv",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +83,7 @@ def _cache(given: Path, aligned: bool | None) -> Source:
 
 
 def _folder(given: Path, aligned: bool | None) -> Source:
-    listing = list_faces(given, open_videos=False)
-    found = [find_container(str(given), video) for video in listing.unopened]
-    videos = [path.removeprefix(f"{given}/") for path in found if path is not None]
+    listing, videos = list_faces(given, open_videos=False), _video_files(given)
     if listing.paths and videos:
         raise ValueError(
             f"{given}: has both pictures ({listing.paths[0]}) and videos ({videos[0]}); name a folder with one kind"
@@ -91,6 +95,16 @@ def _folder(given: Path, aligned: bool | None) -> Source:
         why = f"; {listing.faults[0]}" if listing.faults else ""
         raise ValueError(f"{given}: no picture, no archive of faces and no video in it{why}")
     return _pictures(source, aligned)
+
+
+def _video_files(folder: Path) -> list[str]:
+    """Paths of all video files below `folder`, by their endings; hidden ones are left out."""
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        videos = [name for name in names if name.lower().endswith(VIDEO_ENDINGS) and not name.startswith(".")]
+        found += [Path(place, name).relative_to(folder).as_posix() for name in videos]
+    return sorted(found)
 
 
 def _archive(given: Path, aligned: bool | None) -> Source:
@@ -120,8 +134,8 @@ def _list(given: Path, aligned: bool | None, faces: Path) -> Source:
 def _pictures(source: Source, aligned: bool | None) -> Source:
     if aligned is not None:
         return _told(source, "aligned" if aligned else "pictures")
-    if (source.folder / ALIGNMENT).is_file():
-        return replace(source, kind="aligned", why=f"aligned faces, as {ALIGNMENT} beside them says")
+    if (source.folder / RECORD).is_file():
+        return replace(source, kind="aligned", why=f"aligned faces, as {RECORD} beside them says")
     chosen = source.paths[:: -(-len(source.paths) // SAMPLE)]
     plain = [path for path in chosen if (source.folder / path).is_file()]
     if not plain:

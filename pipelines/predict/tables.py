@@ -10,8 +10,7 @@ import numpy as np
 import polars as pl
 
 from cache.labels import Schema
-from pipelines.metrics.predictions import Decisions, Probabilities, prediction_columns
-from pipelines.postprocess.apply import Parameters
+from pipelines.metrics.predictions import Probabilities, prediction_columns
 from pipelines.predict.face_model import FaceModel
 from pipelines.predict.observed import UNKNOWN, Unit
 from pipelines.predict.work import Chunk, UnitWork
@@ -23,7 +22,7 @@ PLACE_COLUMNS = ("video", "frame", "time_s", "face", *BOX_COLUMNS, "detection_sc
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictedFaces:
     """`table` [T]: one row per face and one per frame without any, in the order of the source; `PLACE_COLUMNS`, then
-    what is predicted. `raw` [T] are the predictions before smoothing, and `units` [T] the unit of each row."""
+    what is predicted. `raw` [T] is the same before smoothing, and `units` [T] are the units of the rows."""
 
     table: pl.DataFrame
     raw: pl.DataFrame
@@ -80,7 +79,7 @@ def predict_faces(model: FaceModel, units: Sequence[Unit], works: Sequence[UnitW
     places = _places(seen, of, face)
     return PredictedFaces(
         table=places.with_columns(_taken(smooth, head_row)),
-        raw=places.select("video", "frame").with_columns(_taken(raw, head_row)),
+        raw=places.with_columns(_taken(raw, head_row)),
         units=seen.units[of],
         num_tracks=int((distinct[:, 2] != UNKNOWN).sum()),
         faults=seen.faults,
@@ -92,27 +91,28 @@ def _predicted(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Columns [S] of the predictions of steps, post-processed and raw; null where a track has no embedding at all."""
     if not seen.embeddings:
-        tasks = model.schema.scored(list(model.tasks))
-        parts = {task.name: np.zeros((0, task.num_outputs), np.float32) for task in tasks}
-        nothing = Probabilities(parts=parts, schema=model.schema)
-        table = _columns(nothing, Parameters(schema=model.schema).decide(nothing), np.zeros(0, dtype=bool))
-        return table, table
-    found = model.predict(
-        pl.DataFrame({"video": track.astype(np.int64), "frame": step}),
-        {name: values[chosen] for name, values in seen.embeddings.items()},
-        seen.valid[chosen],
-    )
-    plain = Parameters(schema=model.schema).decide(found.raw)
-    return _columns(found.probabilities, found.decide(), found.known), _columns(found.raw, plain, found.known)
+        nothing = _columns(_no_columns(model), np.zeros(0, dtype=bool), model.schema)
+        return nothing, nothing
+    embeddings = {name: values[chosen] for name, values in seen.embeddings.items()}
+    found = model.predict(track, step, embeddings, seen.valid[chosen])
+    return _columns(found.columns, found.known, model.schema), _columns(found.raw, found.known, model.schema)
 
 
-def _columns(probabilities: Probabilities, decided: Decisions, known: np.ndarray) -> pl.DataFrame:
-    """`prediction_columns`, and behind them the name of each class as COLUMN_name."""
-    columns = {name: pl.Series(name, values) for name, values in prediction_columns(probabilities, decided).items()}
-    for task in probabilities.tasks:
-        if task.group.kind == "classes":
-            column = task.columns[0]
-            names = pl.Series(task.group.classes, dtype=pl.String).gather(columns[column].cast(pl.Int64))
+def _no_columns(model: FaceModel) -> dict[str, np.ndarray]:
+    """The columns of predictions of no step at all."""
+    tasks = model.schema.scored(list(model.tasks))
+    parts = {task.name: np.zeros((0, task.num_outputs), np.float32) for task in tasks}
+    nothing = Probabilities(parts=parts, schema=model.schema)
+    return prediction_columns(nothing, nothing.decide())
+
+
+def _columns(predicted: Mapping[str, np.ndarray], known: np.ndarray, schema: Schema) -> pl.DataFrame:
+    """The columns, and behind them the name of each class as COLUMN_name; null where nothing is known."""
+    columns = {name: pl.Series(name, values) for name, values in predicted.items()}
+    for group in schema:
+        column = group.columns[0]
+        if group.kind == "classes" and column in columns:
+            names = pl.Series(group.classes, dtype=pl.String).gather(columns[column].cast(pl.Int64))
             columns[f"{column}_name"] = names.alias(f"{column}_name")
     is_known = pl.Series(known, dtype=pl.Boolean)
     return pl.DataFrame(list(columns.values())).select(pl.when(is_known).then(pl.all()))
@@ -204,10 +204,3 @@ def _embeddings(chunks: Sequence[Chunk]) -> dict[str, np.ndarray]:
         return np.zeros((len(chunk.of), like[name].shape[1]), like[name].dtype) if found is None else found
 
     return {name: np.concatenate([of(chunk, name) for chunk in chunks]) for name in like}
-
-
-def columns_of(schema: Schema, tasks: Sequence[str]) -> list[str]:
-    """The columns of predictions in a table of faces."""
-    parts = {task.name: np.zeros((0, task.num_outputs), np.float32) for task in schema.scored(list(tasks))}
-    nothing = Probabilities(parts=parts, schema=schema)
-    return _columns(nothing, Parameters(schema=schema).decide(nothing), np.zeros(0, dtype=bool)).columns

@@ -3,9 +3,9 @@
 import hashlib
 import os
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,8 @@ class AlignedFaces:
 
     def frames(self, done: int, state: Any) -> Generator[ObservedFrame, None, None]:
         rows = self.rows.slice(done)
-        with closing(FaceSource(self._source.folder, follow_orientation=self._follow)) as source:
-            crops = _read_ahead(source, rows["path"].to_list())
+        paths = rows["path"].to_list()
+        with reading(self._source.folder, self._follow) as source, closing(read_ahead(source, paths)) as crops:
             for (video, frame), crop in zip(rows.select("video", "frame").iter_rows(), crops, strict=True):
                 face = (
                     ObservedFace(crop=None, fault=str(crop))
@@ -90,7 +90,12 @@ def stamp(folder: Path, paths: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _read_ahead(source: FaceSource, paths: Sequence[str]) -> Iterator[np.ndarray | ValueError]:
+def reading(folder: Path, follow_orientation: bool) -> AbstractContextManager[FaceSource]:
+    """The faces of a folder, to be closed."""
+    return closing(FaceSource(folder, follow_orientation=follow_orientation))
+
+
+def read_ahead(source: FaceSource, paths: Sequence[str]) -> Generator[np.ndarray | ValueError, None, None]:
     """Each face's pixels in order, or why there are none; some tasks are read ahead. A video's frames are read by one
     thread after another."""
     is_ordered = any(key is not None for key, _ in source.groups(paths))

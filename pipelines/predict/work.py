@@ -76,7 +76,11 @@ ARRAYS = ("frames", "times_s", "of", "faces", "boxes", "scores", "valid")
 
 
 class UnitWork:
-    """The chunks of one unit, in the folder `folder`; those made from anything but `origin` are removed."""
+    """The chunks of one unit, in the folder `folder`; those made from anything but `origin` are removed.
+
+    `num_frames` are in chunks. `why_ended` is None until the source was read to its end, then why these may not be all
+    of its frames; "" where they are.
+    """
 
     def __init__(self, folder: Path, origin: Mapping[str, Any]) -> None:
         self.folder = folder
@@ -88,16 +92,7 @@ class UnitWork:
             write_durably(folder / ORIGIN, sealed_json(wanted))
         self._paths = _whole_chunks(folder)
         self.num_frames = sum(len(chunk.frames) for chunk in self.chunks())
-        self.num_found = len(self._paths)
-
-    @property
-    def why_ended(self) -> str | None:
-        """Why the source ended; None where it has not been read to its end."""
-        try:
-            ended = read_sealed_json(self.folder / ENDED, "predict again")
-        except ValueError:
-            return None
-        return str(ended["why"]) if ended["num_chunks"] == len(self._paths) else None
+        self.why_ended = self._read_end()
 
     @property
     def state(self) -> Any:
@@ -117,6 +112,14 @@ class UnitWork:
 
     def end(self, why: str) -> None:
         write_durably(self.folder / ENDED, sealed_json({"num_chunks": len(self._paths), "why": why}))
+        self.why_ended = why
+
+    def _read_end(self) -> str | None:
+        try:
+            ended = read_sealed_json(self.folder / ENDED, "predict again")
+        except ValueError:
+            return None
+        return str(ended["why"]) if ended["num_chunks"] == len(self._paths) else None
 
 
 class WorkFolder:

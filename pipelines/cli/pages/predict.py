@@ -22,14 +22,17 @@ def _source_lines(done: Mapping[str, Any]) -> Iterator[str]:
     if done["num_resumed"]:
         yield f"resumed: {counted(done['num_resumed'], 'frame')} were done before"
     if done["num_unreadable"]:
-        named = "; ".join(done["unreadable"])
-        yield (
-            f"{counted(done['num_unreadable'], 'face')} cannot be read and predicted as the nearest frame of the video "
-            f"(valid = false): {named}"
+        what, then = (
+            ("picture", "") if done["source_kind"] == "pictures" else ("face", "predicted as the nearest frame; ")
         )
+        named = "; ".join(done["unreadable"])
+        yield f"{counted(done['num_unreadable'], what)} cannot be read ({then}valid = false): {named}"
+    yield from done["notes"]
     for why in done["incomplete"]:
         yield f"INCOMPLETE: {why}"
-    yield str(done["out"])
+    for key in ("out", "overlay", "timeline"):
+        if done[key] is not None:
+            yield str(done[key])
 
 
 def _model_in(done: Mapping[str, Any]) -> str:

@@ -1,0 +1,1 @@
+"""Predictions drawn into a video: pictures, and the file."""
