@@ -17,7 +17,7 @@ from torch import nn
 INSTALL = 'pip install "mtl-affect[export]"'
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 MOST_BYTES = 2**31 - 2**20  # of weights: a message of Protocol Buffers holds 2 GiB
-LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+LOGGERS = ("torch.onnx", "torch.export", "torch.__trace", "onnxscript", "onnx_ir")
 # torch's own decomposition of recurrences in `torch.export` calls what torch is about to take out.
 OWN_WARNINGS = ((FutureWarning, r"_check_is_size will be removed"),)
 
