@@ -17,8 +17,8 @@ import numpy as np
 from cache.labels import Schema
 from pipelines.timeline.videos import TimelineVideo
 
-PROBABILITY_STEP = 1 / 250
-RANGE_STEPS = 4000
+PROBABILITY_STEP = 0.01
+RANGE_STEPS = 2000  # 0.001 of values from -1 to 1
 NO_TIME_MS = 2**32 - 1
 BYTES = {"u8": 1, "u16": 2, "u32": 4, "u56": 7}  # frame numbers have up to 53 bits
 
@@ -80,7 +80,7 @@ def _has(columns: Mapping[str, np.ndarray], name: str) -> bool:
 
 
 def _in_range(found: dict[str, np.ndarray], low: float, high: float) -> Iterator[Column]:
-    """Values of one continuous column, in steps of a 4000th of its range or, where values go beyond, of theirs."""
+    """Values of one continuous column, in steps of a 2000th of its range or, where values go beyond, of theirs."""
     for key, values in found.items():
         known = values[np.isfinite(values)]
         bottom, top = float(known.min(initial=low)), float(known.max(initial=high))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, CDPSession, Page, sync_playwright
 
 FLAGS = (
     "--no-sandbox",
@@ -39,8 +39,15 @@ class Opened:
     network. `missing` are files beside it that it asked for and are not there."""
 
     page: Page
+    session: CDPSession
     faults: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds of the processor that the page's main thread has used since it was opened."""
+        metrics = self.session.send("Performance.getMetrics")["metrics"]
+        return next(each["value"] for each in metrics if each["name"] == "ThreadTime")
 
 
 @contextmanager
@@ -53,7 +60,8 @@ def opened(
     )
     context.set_default_timeout(8000)
     page = context.new_page()
-    found = Opened(page)
+    found = Opened(page, context.new_cdp_session(page))
+    found.session.send("Performance.enable", {"timeDomain": "threadTicks"})
     page.on("console", lambda message: _note_console(found, message.type, message.text))
     page.on("pageerror", lambda error: found.faults.append(str(error)))
     page.on("dialog", lambda dialog: (found.faults.append(f"dialog {dialog.message}"), dialog.dismiss()))

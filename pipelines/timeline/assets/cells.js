@@ -1,6 +1,8 @@
 // Ribbons and heat maps: rows of coloured cells on a canvas. A row has `name`, `height` and `paint(context, from, to,
 // pixels, scale)`, where the frames [from[x], to[x]) are those of pixel x.
 const LEVELS = 32; // shades of a heat map
+const MOST_CHARTS = 4; // columns of a continuous group that are all drawn as lines; more are a heat map and one line
+const MOST_CHIPS = 10; // classes whose colours are all explained
 
 class CellLane {
   constructor(rows, video) {
@@ -165,23 +167,35 @@ function missingRow(valid) {
   return { name: "no face", height: 14, paint };
 }
 
-// The lanes of a video: lines, ribbons and heat maps of each group in the schema's order, then the axis.
-function lanesOf(groups, video) {
+// The lanes of a video: lines, ribbons and heat maps of each group in the schema's order, then the axis. Of a group of
+// many continuous columns one is drawn as a line too: `lined` has its name by the group's title.
+function lanesOf(groups, video, lined) {
   const lanes = [];
   for (const group of groups) {
-    const columns = group.columns.filter((name) => video.columns.has(`predicted/${name}`) || video.columns.has(`label/${name}`));
+    const columns = columnsOf(group, video);
     if (!columns.length) continue;
-    if (group.kind === "continuous" && columns.length <= MOST_CHARTS) {
-      for (const name of columns) lanes.push(titled(new ChartLane(group, name, video), name));
-    } else if (group.kind === "classes") {
-      lanes.push(titled(ribbonLane(group, columns[0], video), columns[0], ...legendOf(group)));
-    } else {
-      lanes.push(titled(heatLane(group, columns, video), group.title, ...heatLegend(group, columns, video)));
+    if (group.kind === "classes") {
+      lanes.push(titled(ribbonLane(group, columns[0], video), columns[0], ...classLegend(group, columns[0], video)));
+      continue;
     }
+    const isContinuous = group.kind === "continuous";
+    const lines = !isContinuous ? [] : isMany(columns) ? [lined.get(group.title) ?? columns[0]] : columns;
+    for (const name of lines) lanes.push(titled(new ChartLane(group, name, video), name));
+    if (isContinuous && !isMany(columns)) continue;
+    lanes.push(titled(heatLane(group, columns, video), group.title, ...heatLegend(group, columns, video)));
   }
   const valid = video.columns.get("valid");
   if (valid?.includes(0)) lanes.push(new CellLane([missingRow(valid)], video));
   return [...lanes, new AxisLane()];
+}
+
+function isMany(columns) {
+  return columns.length > MOST_CHARTS;
+}
+
+// The columns of a group that the video has predictions or labels of.
+function columnsOf(group, { columns }) {
+  return group.columns.filter((name) => columns.has(`predicted/${name}`) || columns.has(`label/${name}`));
 }
 
 function titled(lane, name, ...legend) {
@@ -208,11 +222,14 @@ function heatLane(group, columns, video) {
   return new CellLane(rows, video);
 }
 
-function legendOf(group) {
-  return group.classes.map((name, k) => {
+// All classes, or of many those that occur.
+function classLegend(group, column, { columns }) {
+  const sources = [columns.get(`predicted/${column}`), columns.get(`label/${column}`)];
+  const isShown = (k) => group.classes.length <= MOST_CHIPS || sources.some((values) => values?.includes(k));
+  return group.classes.flatMap((name, k) => {
     const chip = make("span", "chip");
     chip.style.background = group.colours[k];
-    return make("span", "legend", chip, name);
+    return isShown(k) ? [make("span", "legend", chip, name)] : [];
   });
 }
 

@@ -1,5 +1,4 @@
 // The explorer: a video chooser, lanes over one time axis, the face and the values of the current frame.
-const MOST_CHARTS = 4; // columns of a continuous group that are drawn as lines; more are a heat map
 const FPS = 30; // of playing where times are not known
 const LINES = [["predicted", "predicted"], ["raw", "predicted, raw"], ["label", "labelled"]];
 const HELP =
@@ -16,6 +15,7 @@ class Explorer {
     this.view = [0, 1];
     this.at = 0;
     this.off = new Set(); // kinds of lines that are not shown
+    this.lined = new Map(); // of groups of many columns the one that is drawn as a line
     this.build();
     this.listen();
     this.chooser.go(0);
@@ -26,6 +26,7 @@ class Explorer {
     this.message = make("p", "message");
     this.message.setAttribute("role", "alert");
     this.lines = make("div", "choices");
+    this.picks = make("div", "choices");
     this.playing = button("Play", "Play or stop", () => this.play(!this.timer));
     const zoom = make("div", "zoom", this.playing,
       button("−", "Zoom out", () => this.zoom(2)), button("+", "Zoom in", () => this.zoom(0.5)),
@@ -38,7 +39,7 @@ class Explorer {
     this.stack.tabIndex = 0;
     this.stack.setAttribute("role", "slider");
     this.stack.setAttribute("aria-label", "Current frame");
-    const left = make("div", "left", make("div", "bar", this.lines, zoom), this.stack, make("p", "muted help", HELP));
+    const left = make("div", "left", make("div", "bar", this.lines, this.picks, zoom), this.stack, make("p", "muted help", HELP));
     this.face = new Face();
     this.side = make("div", "side");
     this.body = make("div", "explorer-body", left, this.side);
@@ -79,19 +80,37 @@ class Explorer {
     if (!frames.length) return;
     const cells = cellsOf(frames, entry.gap);
     this.video = { ...entry, columns, faces, frames, cells, gaps: gapsOf(cells) };
-    this.lanes.forEach((lane) => lane.remove());
-    this.lanes = lanesOf(this.index.groups, this.video);
-    const parts = this.lanes.flatMap((lane) => (lane.title ? [lane.title, lane.element] : [lane.element]));
-    this.stack.replaceChildren(...parts, this.cursor, this.selection);
     this.readout = new Readout(this.index.groups, this.video);
     this.face.clear();
     const head = make("div", "frame-head", ...(faces ? [this.face.element] : []), this.readout.heading);
     this.side.replaceChildren(head, this.readout.table);
-    this.lines.replaceChildren(...this.lineChoices());
     this.view = this.bounds;
-    this.at = 0;
-    this.resize();
+    this.picks.replaceChildren(...this.columnChoices());
+    this.layLanes();
     this.go(0);
+  }
+
+  layLanes() {
+    this.lanes.forEach((lane) => lane.remove());
+    this.lanes = lanesOf(this.index.groups, this.video, this.lined);
+    const parts = this.lanes.flatMap((lane) => (lane.title ? [lane.title, lane.element] : [lane.element]));
+    this.stack.replaceChildren(...parts, this.cursor, this.selection);
+    this.lines.replaceChildren(...this.lineChoices());
+    this.resize();
+  }
+
+  columnChoices() {
+    const many = this.index.groups.filter((one) => one.kind === "continuous" && isMany(columnsOf(one, this.video)));
+    return many.map((group) => {
+      const list = make("select", "", ...columnsOf(group, this.video).map((name) => make("option", "", name)));
+      list.setAttribute("aria-label", `Line of ${group.title}`);
+      list.value = this.lined.get(group.title) ?? list.options[0].value;
+      list.addEventListener("change", () => {
+        this.lined.set(group.title, list.value);
+        this.layLanes();
+      });
+      return make("label", "", make("span", "", "Line of"), list);
+    });
   }
 
   lineChoices() {

@@ -139,12 +139,14 @@ function shortNumber(value) {
   return String(Number(value.toFixed(2))).replace("-", "−");
 }
 
+const LEAST_GAP = 2; // px: narrower ones are not to be seen
+
 // Where a view has no frames: hatched, from the top to the bottom of a lane. All in canvas pixels.
 function shadeGaps(context, gaps, [first, last], { left, top, width, height }) {
   context.fillStyle = hatch(context);
   const scale = width / (last - first);
   for (const [start, end] of gaps) {
-    if (end <= first || start >= last) continue;
+    if (end <= first || start >= last || (end - start) * scale < LEAST_GAP) continue;
     const from = Math.max(0, (start - first) * scale);
     context.fillRect(left + from, top, Math.min(width, (end - first) * scale) - from, height);
   }
