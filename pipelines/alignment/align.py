@@ -5,6 +5,7 @@ folders are put in place, and alignment.json names it. What was killed resumes b
 """
 
 import contextlib
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -89,6 +90,8 @@ def align_videos(config: Config, request: AlignRequest) -> Aligned:
     with _writing(out):
         record = _record(out, finder.alignment)
         found = tuple(video.name for video in videos if _is_done(record, video, request.people))
+        for name in found:  # left where a command was killed at its very end
+            shutil.rmtree(out / f"{WORK}{name}", ignore_errors=True)
         todo = [_Making(video, finder, out, request.people) for video in videos if video.name not in found]
         done = sum(making.state.number for making in todo)
         with progress("align", sum(making.video.num_frames for making in todo), "frames", done) as bar:
