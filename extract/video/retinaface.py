@@ -6,6 +6,8 @@ anchors.
 """
 
 import ast
+import base64
+import hashlib
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -63,17 +65,24 @@ def load_retinaface(argument: str, folder: Path) -> RetinaFace:
 
 
 def _weights() -> bytes:
-    """The ONNX file that the package's weights.py assigns to WEIGHTS; read as text, none of its code runs."""
+    """The ONNX file that the package's weights.py assigns to WEIGHTS; read as text, none of its code runs.
+
+    Another package of the same import name may have written over the file, so its digest is checked.
+    """
     try:
-        path = Path(str(distribution(PACKAGE).locate_file(WEIGHTS)))
+        files = distribution(PACKAGE).files or []
     except PackageNotFoundError:
         raise ValueError(f'detector "retinaface" needs the package {PACKAGE}: {INSTALL}') from None
+    path = next((Path(str(each.locate())) for each in files if each.as_posix() == WEIGHTS), Path(WEIGHTS))
+    digests = {each.hash.value for each in files if each.as_posix() == WEIGHTS and each.hash is not None}
     try:
-        data = ast.literal_eval(path.read_text(encoding="utf-8").removeprefix("WEIGHTS = ").strip())
+        text = path.read_bytes()
+        data = ast.literal_eval(text.decode().removeprefix("WEIGHTS = ").strip())
     except (OSError, ValueError, SyntaxError):
-        data = None
-    if not isinstance(data, bytes):
-        raise ValueError(f"{path}: the weights of {PACKAGE} 0.1.0 are not there; install it again: {INSTALL}")
+        text, data = b"", None
+    digest = base64.urlsafe_b64encode(hashlib.sha256(text).digest()).decode().rstrip("=")
+    if not isinstance(data, bytes) or digest not in digests:
+        raise ValueError(f"{path}: not the weights that {PACKAGE} 0.1.0 brings; install it again: {INSTALL}")
     return data
 
 
