@@ -152,7 +152,7 @@ class Explorer {
     requestAnimationFrame(() => {
       this.drawing = false;
       if (this.sized !== this.lanes) return;
-      const ticks = ticksOf(this.view, this.plotWidth / 90);
+      const ticks = ticksOf(this.view, this.plotWidth / 75);
       this.lanes.forEach((lane) => lane.draw(this.view, ticks));
       queueMicrotask(() => this.placeCursor()); // uPlot draws in a microtask, too
     });
