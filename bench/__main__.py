@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from bench.measure import Row
 
 EXTRACTING, READING = ("A1", "A2", "A3", "A4", "A6", "A7", "A8"), ("C1", "C2", "C3", "C6", "R1", "R2")
-FINETUNING, QUALITY = ("F1", "R3"), ("Q1", "Q2")
-IDS = (*EXTRACTING, *READING, *FINETUNING, *QUALITY, "B1", "B2", "B3", "S1", "S2", "S3", "S4", "S6", "S8")
+FINETUNING, QUALITY, VIDEO = ("F1", "R3"), ("Q1", "Q2"), ("V3",)
+IDS = (*EXTRACTING, *READING, *FINETUNING, *QUALITY, *VIDEO, "B1", "B2", "B3", "S1", "S2", "S3", "S4", "S6", "S8")
 APART = ("R1", "R2", "R3", "F1", *QUALITY)  # only by --only: all others together take ten minutes
 LATEST = Path(__file__).parent / "latest.json"
 VERSIONS = ("torch", "timm", "zarr", "numpy", "h5py", "simplejpeg", "pillow")
@@ -52,9 +52,19 @@ def measure(wanted: Iterable[str], console: Console) -> list["Row"]:
     """Rows of the ids `wanted`, on the CPU and then, those for which it matters, on a CUDA device if there is one."""
     import torch
 
-    from bench import cache_reading, extraction, finetuning, quality, runtimes, searching, stacking, training
+    from bench import (
+        cache_reading,
+        extraction,
+        finetuning,
+        quality,
+        runtimes,
+        searching,
+        stacking,
+        training,
+        video_faces,
+    )
 
-    parts = (extraction, runtimes, cache_reading, training, stacking, searching, finetuning, quality)
+    parts = (extraction, runtimes, cache_reading, training, stacking, searching, finetuning, quality, video_faces)
     functions = {each: function for part in parts for each, function in part.ROWS.items()}
     on_cuda = {each for part in parts for each in part.ON_CUDA}
     todo = [(functions[each], torch.device("cpu")) for each in IDS if each in wanted]

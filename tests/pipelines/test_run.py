@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 from cache import durable
 from cache.names import ACTION_UNITS, EXPRESSIONS
 from cache.store import Cache
+from extract.video.alignment import Alignment, Template
 from helpers.made_project import make
 from pipelines.config import read_config
+from pipelines.faces import write_record
 from pipelines.folds import NO_FOLD
 from pipelines.metrics.challenge import score_predictions
 from pipelines.results.evaluate import evaluate_run, scored_tasks
@@ -59,6 +61,10 @@ def test_the_saved_weights_give_the_saved_score(small, made, tmp_path, method):
 
 def test_what_stands_in_a_run_folder(small, made, tmp_path):
     dataset, chosen = made.dataset(failed=(0,)), strategy(small, fusion="sum", seed=3)
+    alignment = Alignment(template=Template(), detector="d", detector_digest="0", long_side_px=640).to_json()
+    (tmp_path / "cropped_aligned").mkdir()
+    write_record(tmp_path / "cropped_aligned", {"alignment": alignment, "videos": {}})
+    small = dataclasses.replace(small, folder=tmp_path)
     result = train_strategy(small, dataset, chosen)
     write_run(tmp_path / "runs" / "r", result, small, dataset)
     folder = tmp_path / "runs" / "r"
@@ -66,6 +72,7 @@ def test_what_stands_in_a_run_folder(small, made, tmp_path):
     assert manifest["strategy"] == chosen.flat()
     assert manifest["streams"]["va"]["digest"] == made.identity("va").digest
     assert manifest["split"] == result.split.description
+    assert manifest["alignment"] == alignment
     assert manifest["num_without_embedding"] == {"train": 1, "select": 0, "report": 0}
     assert manifest["num_parameters"] == sum(
         v.numel() for v in load_file(folder / "weights/joint.safetensors").values()
