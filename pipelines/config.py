@@ -41,12 +41,17 @@ Name = Annotated[str, MinLen(1)]
 class DataConfig:
     """Where the faces and the frames table are. `ignore_orientation` takes pictures and videos as they are stored,
     whatever their EXIF orientation or rotation says; as programs see them that do not know of it. `fps` is the rate of
-    the videos whose frame numbers the table has: a frame of another video stands at its time times `fps`."""
+    the videos whose frame numbers the table has: a frame of another video stands at its time times `fps`.
+    `name` and `licence` are notes on the data for model cards; `attributes` is a table of the subjects' attributes, by
+    which cards score subgroups (`pipelines.cards.attributes`)."""
 
     faces: Path = Path("cropped_aligned")
     frames: Path = Path("frames.parquet")
     ignore_orientation: bool = False
     fps: Annotated[float, Interval(gt=0, le=1000)] = 30.0
+    name: str = ""
+    licence: str = ""
+    attributes: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -198,6 +198,11 @@ def _num_labelled(labels: Labels) -> dict[str, int]:
     return {name: int(labels.labelled(name).sum()) for name in labels.masks}
 
 
+def _num_subjects(frames: pl.DataFrame) -> int | None:
+    """None where no subject is known."""
+    return (frames["subject"].drop_nulls().n_unique() or None) if "subject" in frames.columns else None
+
+
 def _described(
     frames: pl.DataFrame,
     train: np.ndarray,
@@ -219,6 +224,7 @@ def _described(
         name: {
             "of": {"train": trained, "select": chooser, "report": scored}[name],
             "videos": frames.filter(mask)["video"].n_unique(),
+            "subjects": _num_subjects(frames.filter(mask)),
             "frames": int(mask.sum()),
             "labelled": _num_labelled(labels.take(mask)),
         }

@@ -155,14 +155,14 @@ def add_context(frames: pl.DataFrame, faces: pl.DataFrame, schema: Schema = ABAW
 
 
 def read_subjects(path: Path) -> pl.DataFrame:
-    """A table `video,subject`, one row per video.
+    """A table `video,subject`, one row per video; further columns are attributes of the subjects, and left out here.
 
     Raises:
-        ValueError: another column, an empty cell, or a video named twice; says file and line.
+        ValueError: neither column, an empty cell, or a video named twice; says file and line.
     """
-    sheet = read_sheet(path)
-    if sorted(sheet.cells.columns) != ["subject", "video"]:
-        raise ValueError(f"{path}: columns {', '.join(sheet.cells.columns)}; expected the header video,subject")
+    sheet = read_sheet(path, ignored=r"(?!video$|subject$).*")
+    if missing := [name for name in ("video", "subject") if name not in sheet.cells.columns]:
+        raise ValueError(f"{path}: has no column {missing[0]}; expected the header video,subject")
     table = parse_sheet(sheet, empty_is_missing=False)
     repeated = (~table["video"].is_first_distinct()).arg_true()
     if len(repeated):

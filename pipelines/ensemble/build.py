@@ -36,4 +36,4 @@ def ensemble_runs(
         library, used = read_library(found, truth, advance)
     with progress("choosing members", num_choices(library), "choices") as advance:
         made = make_ensemble(library, size, advance)
-    return folder, write_ensemble(folder, made, used, size, found.digests, truth), False
+    return folder, write_ensemble(folder, made, used, size, found.digests, truth, config), False

@@ -2,6 +2,7 @@
 
 ensemble.json    members, weights, every score; written last      predictions.parquet  as a run's
 postprocess.json, predictions.post.parquet                        its post-processing, as a run's
+model_card.md    what it was trained on, its scores, misuse
 """
 
 import os
@@ -20,6 +21,7 @@ from cache.parquet import parquet_bytes
 from cache.seals import digest_of, read_sealed_json, sealed_json
 from cache.valid_names import check_name
 from pipelines.backbones.runs import fitting_runs, is_backbone
+from pipelines.cards.records import ensemble_card
 from pipelines.config import Config
 from pipelines.ensemble.members import NUM_TOP, Ensemble, Library, Mix, Outcome
 from pipelines.labels import labelled
@@ -33,7 +35,7 @@ from pipelines.postprocess.run_folders import (
     read_run_manifest,
     write_postprocess,
 )
-from pipelines.run_files import find_folder
+from pipelines.run_files import CARD, find_folder
 from pipelines.words import strategy_words
 
 FORMAT = 2
@@ -196,21 +198,33 @@ def read_ensemble(folder: Path) -> dict[str, Any]:
 
 
 def write_ensemble(
-    folder: Path, ensemble: Ensemble, found: Found, size: int, considered: Sequence[str], truth: Truth
+    folder: Path,
+    ensemble: Ensemble,
+    found: Found,
+    size: int,
+    considered: Sequence[str],
+    truth: Truth,
+    config: Config,
 ) -> dict[str, Any]:
     """Puts the ensemble at `folder` in one step, replacing an older one; returns ensemble.json.
 
-    `considered` are the digests of the runs it was asked to choose from.
+    `considered` are the digests of the runs it was asked to choose from; `config` has the notes of its model card.
     """
     outcome = ensemble.outcomes["ensemble"]
     predictions = parquet_bytes(pl.concat([outcome.select.table, outcome.report.table]).sort("video", "frame"))
     record = record_of(folder, ensemble, found, size, truth)
-    record |= {"considered": list(considered), "predictions": digest_of(predictions)}
+    used = {member["run"] for members in record["members"].values() for member in members}
+    names = record["library"]["runs"]
+    manifests = [one.manifest for name, one in zip(names, found.candidates, strict=True) if name in used]
+    report = outcome.report
+    card = ensemble_card(record, manifests, config, report.table, report.frames, report.labels).encode()
+    record |= {"considered": list(considered), "predictions": digest_of(predictions), "card": digest_of(card)}
 
     def fill(made: Path) -> None:
         (made / PREDICTIONS).write_bytes(predictions)
         assert outcome.fitted is not None
         write_postprocess(made, outcome.fitted, name=folder.name, fitted_on="out-of-fold predictions")
+        (made / CARD).write_bytes(card)
         (made / RECORD).write_bytes(sealed_json(record))
 
     place_folder(folder, RECORD, fill)

@@ -12,7 +12,8 @@ onnxruntime (`pip install numpy onnxruntime`), not mtl and not torch. Nothing le
 {usage}
 It predicts, per frame: {columns}.
 
-The files are sealed by their digests in `bundle.json`: a file that changed is refused.
+The files are sealed by their digests in `bundle.json`: a file that changed is refused. What the model was trained on,
+how it scores and what it must not be used for is in `model_card.md`.
 """
 FACES = """\
 It takes aligned faces of {px} x {px} px, RGB{alignment}.

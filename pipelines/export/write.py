@@ -14,14 +14,17 @@ import torch
 from cache.durable import naming, place_folder, sync, sync_tree, temporary_beside
 from cache.seals import digest_of, sealed_json
 from extract.backbones.onnx_export import check_installed
+from pipelines.cards.records import bundle_card
 from pipelines.config import Config
 from pipelines.export.checking import LARGEST, Differences, about, check_bundle
 from pipelines.export.heads import head_graph
 from pipelines.export.readme import readme_text
 from pipelines.export.record import BundleModel, bundle_models, bundle_record
 from pipelines.export.streams import BundleStream, StreamKey, bundle_streams, find_face_px, takes_embeddings
+from pipelines.postprocess.run_folders import read_postprocess
 from pipelines.predict.outfile import put_in_place
-from pipelines.predict.predictor import Predictor, find_predictor, load_predictor
+from pipelines.predict.predictor import Predictor, find_predictor, load_predictor, read_card
+from pipelines.run_files import CARD
 from runtime import mtl_runtime
 from runtime.mtl_runtime import RECORD, Bundle, is_bundle
 
@@ -52,11 +55,14 @@ def export(config: Config, request: ExportRequest) -> dict[str, Any]:
     check_installed()
     check_out(request.out, force=request.force)
     predictor = load_predictor(find_predictor(request.model, config), torch.device("cpu"), post=request.post)
-    return write_bundle(predictor, config, request)
+    post = None if predictor.parameters is None else read_postprocess(predictor.folder)
+    return write_bundle(predictor, config, request, read_card(predictor.folder), post)
 
 
-def write_bundle(predictor: Predictor, config: Config, request: ExportRequest) -> dict[str, Any]:
-    """`export` of a run or an ensemble that has been loaded."""
+def write_bundle(
+    predictor: Predictor, config: Config, request: ExportRequest, card: str, post: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """`export` of a run or an ensemble that has been loaded, with its model card and its postprocess.json."""
     start, out = time.monotonic(), request.out
     heads_only = request.heads_only or takes_embeddings(predictor)
     face_px = 0 if heads_only else request.face_px or find_face_px(predictor, config)
@@ -66,7 +72,7 @@ def write_bundle(predictor: Predictor, config: Config, request: ExportRequest) -
     found: list[Differences] = []
 
     def fill(made: Path) -> None:
-        found.append(_fill(made, predictor, record, streams, models))
+        found.append(_fill(made, predictor, record, bundle_card(card, record, post), streams, models))
 
     if _is_zip(out):
         _place_zip(out, fill, force=request.force)
@@ -101,6 +107,7 @@ def _fill(
     made: Path,
     predictor: Predictor,
     record: Mapping[str, Any],
+    card: str,
     streams: Mapping[StreamKey, BundleStream],
     models: list[BundleModel],
 ) -> Differences:
@@ -117,6 +124,7 @@ def _fill(
         (made / model.file).write_bytes(head_graph(model.spec, model.module, what))
     shutil.copyfile(mtl_runtime.__file__, made / "mtl_runtime.py")
     (made / "README.md").write_text(readme_text(record), encoding="utf-8")
+    (made / CARD).write_text(card, encoding="utf-8")
     record = {**record, "files": {path.name: digest_of(path.read_bytes()) for path in sorted(made.iterdir())}}
     (made / RECORD).write_bytes(sealed_json(record))
     backbones = {key: stream.backbone for key, stream in streams.items() if stream.backbone is not None}

@@ -19,7 +19,7 @@ from cache.labels import ABAW, Schema
 from cache.parquet import parquet_bytes
 from pipelines.config import SECTIONS, Config
 from pipelines.fitting.epochs import Epoch, Evaluation
-from pipelines.run_files import CONFIG, METRICS, PREDICTIONS, write_manifest
+from pipelines.run_files import CARD, CONFIG, METRICS, PREDICTIONS, write_manifest
 from pipelines.strategy import Strategy
 from pipelines.typed import to_mapping
 
@@ -111,9 +111,10 @@ def write_files(
     history: Sequence[Evaluation | Epoch],
     predictions: Sequence[pl.DataFrame],
     metrics: Mapping[str, Any],
+    card: str,
     manifest: Mapping[str, Any],
 ) -> None:
-    """Everything of a run in the folder `made`, run.json last; `states` are weights by file."""
+    """Everything of a run in the folder `made`, run.json last; `states` are weights by file, `card` the model card."""
     (made / "weights").mkdir()
     (made / CONFIG).write_text(config_toml, encoding="utf-8")
     for file, state in states.items():
@@ -124,4 +125,5 @@ def write_files(
     (made / PREDICTIONS).write_bytes(parquet_bytes(pl.concat(predictions).sort("video", "frame")))
     words = json.dumps(dict(metrics), indent=2, ensure_ascii=False, allow_nan=False)
     (made / METRICS).write_text(words + "\n", encoding="utf-8")
+    (made / CARD).write_text(card, encoding="utf-8")
     write_manifest(made, manifest)

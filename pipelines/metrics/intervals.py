@@ -124,10 +124,10 @@ def group_sums(
         if group.kind == "classes":
             decided = decided[:, 0]
         parts[group.name] = np.add.reduceat(row_sums(schema.tasks[group.name], decided, labels)[order], starts, axis=0)
-    pairs = pl.DataFrame({"group": code, "video": videos}).unique()
+    pairs = [group for group, _ in set(zip(code.tolist(), videos.tolist(), strict=True))]
     return GroupSums(
         groups=tuple(names.tolist()),
-        num_videos=tuple(np.bincount(pairs["group"].to_numpy(), minlength=len(names)).tolist()),
+        num_videos=tuple(np.bincount(pairs, minlength=len(names)).tolist()),
         parts=parts,
         schema=schema,
     )
@@ -295,5 +295,9 @@ def _mean_f1(counts: np.ndarray, all_groups: np.ndarray) -> np.ndarray:
 
 def _matrix(table: pl.DataFrame, names: Sequence[str], dtype: type) -> np.ndarray:
     """Columns [rows, len(names)]; a column that is missing or null was not predicted and counts as 0."""
-    columns = [pl.col(name) if name in table.columns else pl.lit(0).alias(name) for name in names]
-    return table.select(columns).fill_null(0).fill_nan(0).to_numpy().astype(dtype)
+    found = np.zeros((len(table), len(names)))
+    for place, name in enumerate(names):
+        if name in table.columns:
+            values = table[name].to_numpy()  # a null is NaN
+            found[:, place] = np.where(np.isnan(values), 0, values)
+    return found.astype(dtype)

@@ -9,6 +9,7 @@ import polars as pl
 import torch
 
 from cache.labels import ABAW, Schema
+from cache.seals import digest_of
 from pipelines.config import Config
 from pipelines.ensemble.ensemble_folder import RECORD as ENSEMBLE
 from pipelines.ensemble.ensemble_folder import read_ensemble
@@ -17,7 +18,7 @@ from pipelines.postprocess.apply import Parameters, smoothed
 from pipelines.postprocess.run_folders import RECORD as POSTPROCESS
 from pipelines.postprocess.run_folders import read_parameters
 from pipelines.results.evaluate import num_seen
-from pipelines.run_files import PREDICTIONS, find_folder
+from pipelines.run_files import CARD, PREDICTIONS, find_folder, read_manifest, run_bytes
 from pipelines.training.dataset import Dataset
 from pipelines.training.run import Run, load_run, predict_run
 from pipelines.training.windows import context_rows
@@ -130,6 +131,20 @@ def load_predictor(folder: Path, device: torch.device, *, post: bool = True) -> 
     runs = _ensemble_runs(folder, device) if is_ensemble else [_single_run(folder, device)]
     parameters = read_parameters(folder) if post and (folder / POSTPROCESS).exists() else None
     return Predictor(folder=folder, kind="ensemble" if is_ensemble else "run", runs=tuple(runs), parameters=parameters)
+
+
+def read_card(folder: Path) -> str:
+    """The model card of the run or ensemble at `folder`.
+
+    Raises:
+        ValueError: it is missing, damaged or of another one.
+    """
+    if not (folder / ENSEMBLE).is_file():
+        return run_bytes(folder, read_manifest(folder), CARD).decode()
+    data = (folder / CARD).read_bytes() if (folder / CARD).is_file() else b""
+    if digest_of(data) != read_ensemble(folder).get("card"):
+        raise ValueError(f"{folder / CARD}: missing, damaged or changed; `mtl ensemble --force` makes it again")
+    return data.decode()
 
 
 def predict_frames(predictor: Predictor, dataset: Dataset, part: np.ndarray) -> FramePredictions:

@@ -2,6 +2,7 @@
 
 config.toml          the resolved configuration         weights/NAME.safetensors   one per model
 history.csv          every evaluation of every model       predictions.parquet        of the select and report rows
+model_card.md        data, scores, what it is not for
 metrics.json         both scores, apart                 run.json                   the manifest, written last: sealed,
                                                                                    with the digests of the others
 """
@@ -28,6 +29,7 @@ from cache.labels import Schema
 from cache.locks import alone
 from cache.valid_names import check_name
 from heads.model import load_single, single_state
+from pipelines.cards.records import run_card
 from pipelines.config import Config
 from pipelines.device import resolve_device
 from pipelines.fitting.epochs import Evaluation
@@ -281,14 +283,19 @@ def _load_weights(module: nn.Module, data: bytes, path: Path) -> None:
 
 
 def _fill(made: Path, name: str, trained: Trained, config: Config, dataset: Dataset) -> None:
+    manifest, report = manifest_of(name, trained, config, dataset), trained.predictions["report"].rows
+    tables = {
+        part: prediction_table(predicted, dataset.frames, part) for part, predicted in trained.predictions.items()
+    }
     write_files(
         made,
         config_toml=config_toml(config, trained.strategy),
         states={weights_file(model.spec): single_state(model.module, 0) for model in trained.models},
         history=trained.history,
-        predictions=[
-            prediction_table(predicted, dataset.frames, part) for part, predicted in trained.predictions.items()
-        ],
+        predictions=list(tables.values()),
         metrics=trained.metrics,
-        manifest=manifest_of(name, trained, config, dataset),
+        card=run_card(
+            manifest, trained.metrics, config, tables["report"], dataset.frames[report], dataset.labels.take(report)
+        ),
+        manifest=manifest,
     )

@@ -444,8 +444,8 @@ def test_subjects(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["video,person", "a,b"], "s.csv:1: unknown column 'person'"),
-        (["video,split", "a,val"], "expected the header video,subject"),
+        (["video,person", "a,b"], "s.csv: has no column subject; expected the header video,subject"),
+        (["subject,split", "a,val"], "has no column video"),
         (["video,subject", "a,b", "a,c"], "s.csv:3: video 'a' is named a second time"),
         (["video,subject", "a,"], "s.csv:2: subject is empty"),
     ],

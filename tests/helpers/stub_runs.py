@@ -75,6 +75,9 @@ def write_run(folder: Path, frames: pl.DataFrame, table: pl.DataFrame, **changes
         "split": resolve_split(frames, Config().split).description,
         "strategy": {},
         "schema": ABAW.to_mapping(),
+        "streams": {},
+        "versions": {},
+        "commit": None,
     }
     write_manifest(folder, manifest | changes)
 

@@ -88,7 +88,7 @@ def ensemble(trained: Path) -> Predictor:
 def exported(trained: Path, config: Config, ensemble: Predictor) -> tuple[Path, dict[str, Any]]:
     """The bundle of `ensemble`, and what its export says."""
     out = trained / "bundles" / "all"
-    return out, write_bundle(ensemble, config, ExportRequest(model=ensemble.folder, out=out, heads_only=True))
+    return out, write_bundle(ensemble, config, ExportRequest(model=ensemble.folder, out=out, heads_only=True), "", None)
 
 
 @pytest.fixture
@@ -231,7 +231,7 @@ def test_an_imported_stream_has_no_backbone(
     one = dataclasses.replace(predictor.runs[0], run=dataclasses.replace(run, identities=identities))
     out = tmp_path / "imported"
     request = ExportRequest(model=predictor.folder, out=out)
-    done = write_bundle(dataclasses.replace(predictor, runs=(one,)), config, request)
+    done = write_bundle(dataclasses.replace(predictor, runs=(one,)), config, request, "", None)
     assert done["face_px"] is None
     assert Bundle(out).face_px is None
     assert "takes embeddings, va [N, 24]" in (out / "README.md").read_text().replace("\n", " ")

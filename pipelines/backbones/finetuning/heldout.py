@@ -30,6 +30,7 @@ from pipelines.backbones.finetuning.facesets import FaceDataset, FaceSet
 from pipelines.backbones.finetuning.loop import predict_readable
 from pipelines.backbones.runs import KIND, run_folder
 from pipelines.backbones.task_model import FOLDER, output_tensors
+from pipelines.cards.records import run_card
 from pipelines.config import Config, TrainConfig
 from pipelines.fitting.epochs import Epoch, FitResult
 from pipelines.fitting.runs import Spec, commit, config_toml, versions, weights_file, write_files
@@ -130,6 +131,9 @@ def write_run(
     follow = not config.data.ignore_orientation
     identity = identity_of(backbone, "base", frames_digest(frames), len(frames), follow)  # what mtl extract makes
     manifest = manifest_of(folder.name, strategy, spec, backbone, identity, dataset, context, fitted, held_out)
+    tables = {part: prediction_table(found, frames, part) for part, found in held_out.predictions.items()}
+    report = held_out.predictions["report"].rows
+    card = run_card(manifest, metrics, config, tables["report"], frames[report], dataset.sets[0].labels.take(report))
     place_folder(
         folder,
         MANIFEST,
@@ -138,8 +142,9 @@ def write_run(
             config_toml=config_toml(config, strategy),
             states={weights_file(spec): outputs},
             history=fitted.history,
-            predictions=[prediction_table(predicted, frames, part) for part, predicted in held_out.predictions.items()],
+            predictions=list(tables.values()),
             metrics=metrics,
+            card=card,
             manifest=manifest,
         ),
     )
