@@ -26,6 +26,7 @@ NAMES = {colour: name for name, colour in LIGHT.items()}
 STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,
+    "text.hinting": "none",
     "font.family": "DejaVu Sans",
     "font.size": TEXT_PX,
     "axes.titlesize": 12,
@@ -71,7 +72,7 @@ class Panel:
     left_px: int = 52
     right_px: int = 12
     top_px: int = 30
-    bottom_px: int = 46
+    bottom_px: int = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +229,7 @@ def _panel(panel: Panel, salt: str) -> tuple[str, np.ndarray]:
     axes = figure.add_axes((panel.left_px / width, panel.bottom_px / height, inner[0] / width, inner[1] / height))
     axes.tick_params(length=0)
     # Fixed, for matplotlib would measure every tick to find the place: a fifth of the time of a figure.
-    axes.xaxis.set_label_coords(0.5, -(panel.bottom_px - 9) / inner[1])
+    axes.xaxis.set_label_coords(0.5, -(panel.bottom_px - 18) / inner[1])
     axes.yaxis.set_label_coords(-(panel.left_px - 12) / inner[0], 0.5)
     panel.draw(axes)
     if panel.title:
@@ -237,11 +238,10 @@ def _panel(panel: Panel, salt: str) -> tuple[str, np.ndarray]:
     matplotlib.rcParams["svg.hashsalt"] = salt
     FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     figure.set_dpi(72 * SCALE)
+    figure.set_facecolor("#ffffff")
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    drawn = np.asarray(canvas.buffer_rgba()).astype(np.uint16)
-    alpha = drawn[..., 3:]
-    return _inside(file.getvalue(), salt), ((drawn[..., :3] * alpha + 255 * (255 - alpha)) // 255).astype(np.uint8)
+    return _inside(file.getvalue(), salt), np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def _inside(svg: str, salt: str) -> str:

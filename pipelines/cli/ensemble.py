@@ -37,9 +37,12 @@ def ensemble(
     from pipelines.cli.pages.ensemble import print_ensemble
     from pipelines.config import read_config
     from pipelines.ensemble.build import ensemble_runs
+    from pipelines.report.command import write_model_files
 
     settings = read_config(config, set_ or ())
     folder, record, there = ensemble_runs(settings, runs, size=size, name=name, force=force)
+    if not there:
+        write_model_files(settings, folder, "ensemble")
     if json_output:
         say_json({"ensemble": str(folder), **record})
         return

@@ -46,6 +46,7 @@ def train_head(
     from pipelines.cli.pages.training import print_result, training_progress
     from pipelines.config import read_config
     from pipelines.fitting.interrupts import Interrupts
+    from pipelines.report.command import write_model_files
     from pipelines.strategy import strategy_of
     from pipelines.training.run import train_or_find
 
@@ -81,6 +82,8 @@ def train_head(
     if run.found and not json_output:
         say("this strategy was trained on these data before; --force trains it again", err=True)
     print_result(run.folder, run.manifest, run.metrics, as_json=json_output)
+    if not run.found:
+        write_model_files(settings, run.folder, "run")
 
 
 def words(text: str) -> list[str] | None:

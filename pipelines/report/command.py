@@ -98,9 +98,9 @@ def write_study_report(study: Study, board: Leaderboard, reader: Reader, truth: 
 
 
 def write_model_files(config: Config, folder: Path, kind: str) -> None:
-    """Figures and tables of the run or ensemble at `folder`, without a page."""
+    """Figures and tables of the run or ensemble at `folder` without a page, and without single videos and subjects."""
     truth = read_truth(config)
-    report = (run_report if kind == "run" else ensemble_report)(folder, truth, with_timeline=False)
+    report = (run_report if kind == "run" else ensemble_report)(folder, truth, brief=True)
     write_files(report, draw_figures(report), folder)
 
 

@@ -27,8 +27,8 @@ from pipelines.words import split_words, task_label
 PROCEDURES = {"ensemble": "the ensemble", "top": "mean of the best runs", "single": "the best single run"}
 
 
-def ensemble_report(folder: Path, truth: Truth, faces: str | None = None, *, with_timeline: bool = True) -> Report:
-    """The report of the ensemble at `folder`, made on `truth`.
+def ensemble_report(folder: Path, truth: Truth, faces: str | None = None, *, brief: bool = False) -> Report:
+    """The report of the ensemble at `folder`, made on `truth`; `brief` leaves out single videos and subjects.
 
     Raises:
         ValueError: none there, a damaged file, or other frames or labels.
@@ -40,15 +40,15 @@ def ensemble_report(folder: Path, truth: Truth, faces: str | None = None, *, wit
     sections = [
         Section("Scores", (*about_rows(shown), _scores(record, truth.schema))),
         Section("Members", (_members(record), *_correlations(folder, record, shown))),
-        *model_sections(shown),
-        *([timeline(shown, faces)] if with_timeline else []),
+        *model_sections(shown, brief=brief),
+        *([] if brief else [timeline(shown, faces)]),
     ]
     return Report(
         title=f"Ensemble: {folder.name}",
         opening=_opening(record),
         sections=tuple(sections),
-        style=explorer_style() if with_timeline else "",
-        script=explorer_script() if with_timeline else "",
+        style="" if brief else explorer_style(),
+        script="" if brief else explorer_script(),
     )
 
 

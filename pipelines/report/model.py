@@ -31,19 +31,22 @@ Marked = Mapping[str, Mapping[str, float]]
 
 
 def model_sections(
-    shown: Predicted, marked: Marked | None = None, marked_words: str = "", *, whole: bool = True
+    shown: Predicted, marked: Marked | None = None, marked_words: str = "", *, whole: bool = True, brief: bool = False
 ) -> list[Section]:
     """Task by task what the model predicts; if `whole` then calibration, and errors by video and by subject.
 
-    `marked` are scores of another model by task and column, drawn beside those of this one as `marked_words`.
+    `brief` leaves out single videos and subjects. `marked` are scores of another model by task and column, drawn beside
+    those of this one as `marked_words`.
     """
     sections = []
     for task in shown.tasks:
         compared = (marked or {}).get(task.name, {})
         parts = KINDS[task.group.kind](shown, task, compared, marked_words)
+        parts += [] if brief else _traces(shown, task)
         sections.append(Section(_title(shown, task), tuple(parts)))
     if whole:
-        sections += [Section("Calibration of probabilities", _calibration(shown)), *_errors(shown)]
+        sections.append(Section("Calibration of probabilities", _calibration(shown)))
+        sections += [] if brief else _errors(shown)
     return sections
 
 
@@ -105,20 +108,27 @@ def _continuous(shown: Predicted, task: Task, compared: Mapping[str, float], wor
     scores = {column: f"{name} {value:.3f}" for column, (value, _) in found.items()}
     rows = shown.rows_words(mask.any(axis=1))
     density = (
-        f"{rows} Predictions over labels, darker where more frames lie (logarithmic); on the dashed line they agree."
+        f"{rows} Predictions over labels, stronger where more frames lie (logarithmic); on the dashed line they agree."
     )
     if len(task.columns) == 2:
         density += f" Then the plane of {task.columns[0]} and {task.columns[1]}: labels, and predictions."
     parts: list[Part] = [_column_table(shown, task, found, name, mask)]
     parts.append(Figure(plots.densities(predicted, label, mask, task, scores), density))
-    table = _with_labels(shown)
-    if len(task.columns) <= MOST_TRACES and (videos := shown_videos(table, task)):
-        caption = (
-            f"{rows} Labels and predictions over frame numbers, of the videos with the smallest, the median and the "
-            "largest mean error."
-        )
-        parts.append(Figure(plots.traces(table, videos, task), caption))
     return parts
+
+
+def _traces(shown: Predicted, task: Task) -> list[Part]:
+    """Labels and predictions of some videos, of a continuous task with few columns."""
+    if task.group.kind != "continuous" or len(task.columns) > MOST_TRACES:
+        return []
+    table = _with_labels(shown)
+    videos = shown_videos(table, task)
+    mask = shown.part.labels.masks[task.group.name][:, list(task.indices)]
+    caption = (
+        f"{shown.rows_words(mask.any(axis=1))} Labels and predictions over frame numbers, of the videos with the "
+        "smallest, the median and the largest mean error."
+    )
+    return [Figure(plots.traces(table, videos, task), caption)] if videos else []
 
 
 def _classes(shown: Predicted, task: Task, compared: Mapping[str, float], words: str) -> list[Part]:

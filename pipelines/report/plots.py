@@ -79,7 +79,9 @@ def _learning_panel(
         whole_numbers(axes, history[by].n_unique())
         legend(axes, 3)
 
-    return Panel(draw=draw, title=title.partition(",")[0].capitalize(), top_px=66, height_px=280, left_px=56)
+    most = sum(history.filter(pl.col("model") == one)[column].count() > 0 for one in models for column in columns)
+    top = 48 if most <= 3 else 66
+    return Panel(draw=draw, title=title.partition(",")[0].capitalize(), top_px=top, height_px=top + 214, left_px=56)
 
 
 def traces(table: pl.DataFrame, videos: Sequence[tuple[str, str]], task: Task) -> Chart:
@@ -326,7 +328,10 @@ def correlations(name: str, names: Sequence[str], matrices: Mapping[str, np.ndar
 
     def panel(title: str, values: np.ndarray) -> Panel:
         def draw(axes: Any) -> None:
-            text = [[f"{value:.2f}" if np.isfinite(value) else "" for value in row] for row in values]
+            text = [
+                [f"{value:.2f}" if np.isfinite(value) and column < place else "" for column, value in enumerate(row)]
+                for place, row in enumerate(values)
+            ]
             cells(axes, np.nan_to_num(values), text if len(names) <= MOST_TEXT else None, 9.5)
             axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
             axes.set_yticks(range(len(names)), names)

@@ -37,8 +37,8 @@ FIELDS = (
 )
 
 
-def run_report(folder: Path, truth: Truth, faces: str | None = None, *, with_timeline: bool = True) -> Report:
-    """The report of the run at `folder`, trained on `truth`.
+def run_report(folder: Path, truth: Truth, faces: str | None = None, *, brief: bool = False) -> Report:
+    """The report of the run at `folder`, trained on `truth`; `brief` leaves out single videos and subjects.
 
     Raises:
         ValueError: no finished run, a damaged file, or other frames or labels.
@@ -51,16 +51,16 @@ def run_report(folder: Path, truth: Truth, faces: str | None = None, *, with_tim
     sections = [
         Section("Scores", (*about_rows(shown), _scores(shown, metrics, post, truth.schema))),
         Section("Learning curves", learning_parts(folder)),
-        *model_sections(shown),
-        *([timeline(shown, faces)] if with_timeline else []),
+        *model_sections(shown, brief=brief),
+        *([] if brief else [timeline(shown, faces)]),
         Section("How it was made", _made(manifest)),
     ]
     return Report(
         title=f"Run: {folder.name}",
-        opening=_opening(shown, manifest, metrics, truth.schema),
+        opening=_opening(shown, manifest, metrics, post, truth.schema),
         sections=tuple(sections),
-        style=explorer_style() if with_timeline else "",
-        script=explorer_script() if with_timeline else "",
+        style="" if brief else explorer_style(),
+        script="" if brief else explorer_script(),
     )
 
 
@@ -71,19 +71,27 @@ def held_out_intervals(shown: Predicted) -> dict[str, Interval]:
     return intervals({NO_FOLD: {0: shown.sums}}, [task.name for task in shown.tasks])
 
 
-def _opening(shown: Predicted, manifest: Mapping[str, Any], metrics: Mapping[str, Any], schema: Schema) -> Markup:
+def _opening(
+    shown: Predicted,
+    manifest: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    post: Mapping[str, Any] | None,
+    schema: Schema,
+) -> Markup:
     tasks = Strategy().replace(manifest["strategy"], "run.json").head.tasks
     scored = [task.name for task in schema.scored(tasks)]
     score = "P" if schema.is_complete(scored) else f"P over {task_words(scored)}"
-    between = held_out_intervals(shown).get("P") if shown.smoothed is None else None
+    between = held_out_intervals(shown).get("P")
     what = "A fine-tuned backbone by its own outputs, frame by frame." if is_backbone(manifest) else "One trained head."
+    plain = (_number(metrics["report"].get("P")), f"held-out {score}" + (" without post-processing" if post else ""))
     numbers = [
-        (_number(metrics["report"].get("P")), f"held-out {score}"),
+        (_number(post["post"]["report"].get("P")), f"held-out {score}, post-processed") if post else plain,
         (
             f"{between.low:.2f} – {between.high:.2f}" if between else "–",
             f"its 95 % interval, {between.sample.words} resampled" if between else "its 95 % interval",
         ),
-        (_number(metrics["select"].get("P")), "its selection score"),
+        *([plain] if post else []),
+        (_number(metrics["select"].get("P")), "selection score" + (" without post-processing" if post else "")),
         (duration_words(float(manifest["seconds"])), f"of training on {manifest.get('device', 'a device')}"),
     ]
     return join([tag("p", what), tag("p", split_words(manifest["split"])), tiles(numbers)])

@@ -18,7 +18,7 @@ from pipelines.report.study_figures import effect_sections, spread_figures
 from pipelines.results.effects import Effects
 from pipelines.results.leaderboard import Leaderboard, Ranking, Row, Spread
 from pipelines.results.verdict import significance_words
-from pipelines.run_files import read_manifest, read_predictions
+from pipelines.run_files import PREDICTIONS, read_manifest, read_predictions
 from pipelines.search.study import Result, Study, read_about
 from pipelines.timeline.section import explorer_script, explorer_style
 from pipelines.words import counted, split_words, strategy_words, task_label, task_words
@@ -76,6 +76,8 @@ def shown_runs(board: Leaderboard, truth: Truth) -> list[tuple[tuple[Ranking, Re
         if set(groups) <= done:
             continue
         run = best_run(ranking.rows[0])
+        if not (run.folder / PREDICTIONS).is_file():  # it may be removed to save room
+            continue
         manifest = read_manifest(run.folder)
         train = run.trial.strategy.train
         where = f"seed {train.seed}" + (f", fold {train.fold}" if train.fold != NO_FOLD else "")

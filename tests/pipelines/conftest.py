@@ -10,6 +10,9 @@ from extract.config import BackboneConfig
 from heads.config import HeadConfig
 from helpers.made_project import WIDTHS, Made, make
 from pipelines.config import Config, TrainConfig
+from pipelines.report import command
+
+WRITE_MODEL_FILES = command.write_model_files
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -19,6 +22,20 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_figures_of_runs() -> Iterator[pytest.MonkeyPatch]:
+    """`mtl train-head` and `mtl ensemble` draw no figures, which takes longer than such trainings; see `figures`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "write_model_files", lambda *_: None)
+        yield patch
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are drawn."""
+    monkeypatch.setattr(command, "write_model_files", WRITE_MODEL_FILES)
 
 
 @pytest.fixture(scope="session")
