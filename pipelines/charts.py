@@ -230,7 +230,7 @@ def _panel(panel: Panel, salt: str) -> tuple[str, np.ndarray]:
     axes.tick_params(length=0)
     # Fixed, for matplotlib would measure every tick to find the place: a fifth of the time of a figure.
     axes.xaxis.set_label_coords(0.5, -(panel.bottom_px - 18) / inner[1])
-    axes.yaxis.set_label_coords(-(panel.left_px - 12) / inner[0], 0.5)
+    axes.yaxis.set_label_coords(-(panel.left_px - 17) / inner[0], 0.5)
     panel.draw(axes)
     if panel.title:
         axes.set_title(panel.title, x=-panel.left_px / inner[0] + 4 / inner[0], pad=panel.top_px - 19)

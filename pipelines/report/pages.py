@@ -121,7 +121,7 @@ def _part(part: Part, pictures: Pictures) -> Markup:
         caption = tag("p", part.caption, css="muted")
         if len(rows) < SORTABLE_ROWS:
             return join([caption, table(heads, rows)])
-        return join([caption, sortable_table(heads, rows, part.name)])
+        return join([caption, sortable_table(heads, rows, f"table-{part.name}")])
     return part
 
 

@@ -202,7 +202,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str], column: str) -> Panel:
     )
 
 
-def cells(axes: Any, share: np.ndarray, text: Sequence[Sequence[str]] | None, size: float = 10.0) -> None:
+def cells(axes: Any, share: np.ndarray, text: Sequence[Sequence[str]] | None, size: float = 10.5) -> None:
     """Squares of `share` [A, B] in 0 to 1, the first row at the top, each with its text."""
     from matplotlib.collections import PolyCollection
     from matplotlib.colors import to_rgba
@@ -332,7 +332,7 @@ def correlations(name: str, names: Sequence[str], matrices: Mapping[str, np.ndar
                 [f"{value:.2f}" if np.isfinite(value) and column < place else "" for column, value in enumerate(row)]
                 for place, row in enumerate(values)
             ]
-            cells(axes, np.nan_to_num(values), text if len(names) <= MOST_TEXT else None, 9.5)
+            cells(axes, np.nan_to_num(values), text if len(names) <= MOST_TEXT else None)
             axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
             axes.set_yticks(range(len(names)), names)
 
