@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from cache.labels import Group, Schema
 from pipelines.colours import LIGHT
 from pipelines.timeline.palette import class_colours
-from pipelines.timeline.videos import TimelineVideo, gap_limit
+from pipelines.timeline.videos import TimelineVideo, gap_limit, has_numbers
 from pipelines.words import task_label
 
 WIDTH_IN = 11.0
@@ -26,6 +26,9 @@ def timeline_figure(video: TimelineVideo, schema: Schema) -> Figure:
     heights = [lane[0] for lane in lanes]
     figure = Figure(figsize=(WIDTH_IN, 0.9 + sum(heights)), layout="constrained")
     figure.suptitle(_literal(video.name), fontsize=12, x=0.01, ha="left")
+    if not lanes:
+        figure.text(0.01, 0.3, "Neither predictions nor labels: no face was found.")
+        return figure
     axes = figure.subplots(len(lanes), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for axis, (_, draw, *what) in zip(axes, lanes, strict=True):
         draw(axis, video, *what)
@@ -36,7 +39,7 @@ def timeline_figure(video: TimelineVideo, schema: Schema) -> Figure:
 
 def _lanes(group: Group, video: TimelineVideo) -> list[tuple]:
     """(height in inches, how it is drawn, of what) of each lane that the video has something for."""
-    names = [name for name in group.columns if name in video.shown or name in video.labels]
+    names = [name for name in group.columns if has_numbers(video.shown, name) or has_numbers(video.labels, name)]
     if not names:
         return []
     if group.kind == "continuous" and len(names) <= MOST_CHARTS:
@@ -53,7 +56,7 @@ def _lines(axis: Axes, video: TimelineVideo, group: Group, name: str) -> None:
         (video.labels, "labelled", LIGHT["selection"], 1.4, 1.0),
     ]
     for values, label, colour, width, alpha in lines:
-        if name in values:
+        if has_numbers(values, name):
             x, y = _broken(video.frames, values[name])
             axis.plot(x, y, label=label, color=colour, linewidth=width, alpha=alpha)
     axis.set_ylim(*_padded(group, axis.get_ylim()))
@@ -66,7 +69,7 @@ def _lines(axis: Axes, video: TimelineVideo, group: Group, name: str) -> None:
 def _ribbon(axis: Axes, video: TimelineVideo, group: Group) -> None:
     (name,) = group.columns
     sources = {"predicted": video.shown, "labelled": video.labels}
-    rows = {word: source[name] for word, source in sources.items() if name in source}
+    rows = {word: source[name] for word, source in sources.items() if has_numbers(source, name)}
     colours = class_colours(group)
     _cells(axis, video.frames, list(rows.values()), ListedColormap(colours), (-0.5, len(colours) - 0.5))
     axis.set_yticks(range(len(rows)), list(rows))

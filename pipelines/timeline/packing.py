@@ -8,14 +8,14 @@ the faces, a JSON list. A value is low + step * whole number; the highest whole 
 import base64
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from cache.labels import Schema
-from pipelines.timeline.videos import TimelineVideo
+from pipelines.timeline.videos import TimelineVideo, has_numbers
 
 PROBABILITY_STEP = 0.01
 RANGE_STEPS = 2000  # 0.001 of values from -1 to 1
@@ -62,21 +62,16 @@ def _columns(video: TimelineVideo, schema: Schema) -> Iterator[Column]:
             sources = {"predicted": video.shown, "raw": video.predicted, "label": video.labels}
             if video.smoothed is None or group.kind != "continuous":
                 del sources["raw"]
-            found = {f"{what}/{name}": source[name] for what, source in sources.items() if _has(source, name)}
+            found = {f"{what}/{name}": source[name] for what, source in sources.items() if has_numbers(source, name)}
             if group.kind == "continuous":
                 yield from _in_range(found, group.low, group.high)
             else:
                 yield from (Column(key, "u8", 0, 1, _whole(values, 255)) for key, values in found.items())
         if group.kind != "continuous":
             for name, output in zip(group.names, group.output_columns, strict=True):
-                if _has(video.shown, output):
+                if has_numbers(video.shown, output):
                     values = _whole(video.shown[output] / PROBABILITY_STEP, 255)
                     yield Column(f"p/{name}", "u8", 0, PROBABILITY_STEP, values)
-
-
-def _has(columns: Mapping[str, np.ndarray], name: str) -> bool:
-    """Whether there is a number in the column `name`."""
-    return name in columns and bool(np.isfinite(columns[name]).any())
 
 
 def _in_range(found: dict[str, np.ndarray], low: float, high: float) -> Iterator[Column]:

@@ -40,10 +40,12 @@ def timeline_section(videos: Sequence[TimelineVideo], schema: Schema, *, data_ur
     """The explorer of `videos`. The page around it needs `explorer_style` and `explorer_script`, once.
 
     Args:
-        videos: at least one.
+        videos: in the order in which they are listed.
         schema: what their columns are.
         data_urls: the addresses that `write_sidecars` gave; without them the data stand in the page.
     """
+    if not videos:
+        return tag("p", "There is no frame to show.")
     index = {
         "groups": [_group(group) for group in schema],
         "videos": [_entry(video) for video in videos],

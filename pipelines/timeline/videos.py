@@ -104,6 +104,11 @@ def gap_limit(frames: np.ndarray) -> float:
     return 1.0 if median <= 1 else 3 * median
 
 
+def has_numbers(columns: Mapping[str, np.ndarray], name: str) -> bool:
+    """Whether there is a number in the column `name`."""
+    return name in columns and bool(np.isfinite(columns[name]).any())
+
+
 def _tracks(table: pl.DataFrame) -> pl.DataFrame:
     """`table` without the rows that have no face, but for videos in which there is none at all."""
     if "face" not in table.columns:

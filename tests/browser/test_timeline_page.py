@@ -221,7 +221,11 @@ def test_it_is_readable_and_nothing_is_cut_off(browser: Browser, path: Path, wid
         before = colour_at(found.page, 3, 0.02, 0.05)
         found.page.emulate_media(color_scheme="light" if dark else "dark")
         found.page.evaluate(DRAWN)
-        assert colour_at(found.page, 3, 0.02, 0.05) != before  # the heat map follows the system's theme
+        other = colour_at(found.page, 3, 0.02, 0.05)
+        assert other != before  # the heat map follows the system's theme
+        found.page.emulate_media(color_scheme="dark", media="print")
+        found.page.evaluate(DRAWN)
+        assert colour_at(found.page, 3, 0.02, 0.05) == (other if dark else before)  # paper is light
         assert not found.faults
 
 
@@ -367,6 +371,19 @@ def test_other_schemas_have_lanes_too(
         found.page.set_viewport_size({"width": 1280, "height": 900})
         found.page.evaluate(DRAWN)
         check_looks(found.page)
+        assert not found.faults
+
+
+def test_a_video_without_a_face_is_said_in_words(browser: Browser, tmp_path: Path) -> None:
+    empty = TimelineVideo(name="nobody", frames=np.arange(9), predicted={"valence": np.full(9, np.nan)})
+    write_timeline_page(tmp_path / "page.html", "Faces", [empty, made_video()], ABAW)
+    with opened(browser, tmp_path / "page.html") as found:
+        wait(found.page)
+        assert "no face was found" in found.page.get_by_role("alert").inner_text()
+        assert not found.page.get_by_role("slider").is_visible()
+        found.page.get_by_role("button", name="Next video").click()
+        wait(found.page, 1)
+        assert found.page.get_by_role("slider").is_visible()
         assert not found.faults
 
 

@@ -205,3 +205,11 @@ def test_a_page_of_labels_alone_and_of_one_frame_can_be_made() -> None:
     bare = TimelineVideo(name="v", frames=np.array([5]), predicted={}, labels={"AU1": np.array([1.0])})
     assert 'class="timeline"' in timeline_section([bare], ABAW)
     assert len(timeline_figure(bare, ABAW).axes) == 1
+
+
+def test_a_video_without_a_face_and_no_video_at_all_are_said_in_words() -> None:
+    table = table_of([("v", 1, None, None), ("v", 2, None, None)], ["video", "frame", "face", "valence"])
+    (video,) = videos_of(table, ABAW)
+    assert list(unpacked(packed(video, ABAW))[0]) == ["frame"]
+    assert [text.get_text() for text in timeline_figure(video, ABAW).texts][-1].startswith("Neither predictions")
+    assert timeline_section([], ABAW) == "<p>There is no frame to show.</p>"

@@ -51,9 +51,9 @@ class Explorer {
     listenToPointer(this);
     this.stack.addEventListener("keydown", (event) => this.onKey(event));
     new ResizeObserver(() => this.resize()).observe(this.stack);
-    window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.recolour());
-    window.addEventListener("beforeprint", () => this.recolour());
-    window.addEventListener("afterprint", () => this.recolour());
+    for (const query of ["(prefers-color-scheme: dark)", "print"]) {
+      window.matchMedia(query).addEventListener("change", () => this.recolour());
+    }
   }
 
   async choose(k) {
@@ -76,8 +76,9 @@ class Explorer {
 
   showVideo(entry, { columns, faces }) {
     const frames = columns.get("frame");
-    this.say(frames.length ? "" : "This video has no frames.");
-    if (!frames.length) return;
+    const hasValues = this.index.groups.some((group) => columnsOf(group, { columns }).length);
+    this.say(hasValues ? "" : "This video has neither predictions nor labels: no face was found in it.");
+    if (!hasValues) return;
     const cells = cellsOf(frames, entry.gap);
     this.video = { ...entry, columns, faces, frames, cells, gaps: gapsOf(cells) };
     this.readout = new Readout(this.index.groups, this.video);
