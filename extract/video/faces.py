@@ -56,7 +56,7 @@ class VideoState:
         return cls(values["number"], values["tracker"], pixels)
 
 
-START = VideoState(0, Tracker().to_json(), None)
+START = VideoState(0, {"num_ids": 0, "tracks": []}, None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,7 +4,7 @@ Boxes are matched to tracks so that the sum of their overlaps is greatest (the H
 missed waits for `MAX_MISSED` frames; a cut ends all tracks. Ids count from 1 and are never used again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,12 +29,14 @@ class Tracker:
     """The tracks of one video."""
 
     def __init__(self, tracks: tuple[Track, ...] = (), num_ids: int = 0) -> None:
+        """Raises ValueError where scipy, which matches boxes, is not installed."""
         self.tracks, self.num_ids = tracks, num_ids
+        self._assign = _hungarian_method()
 
     def update(self, boxes: np.ndarray, is_cut: bool) -> list[int]:
         """The ids of the `boxes` [n, 4] of the next frame; `is_cut` where another scene begins with it."""
         before = () if is_cut else self.tracks
-        matched = _matched(before, boxes)
+        matched = self._matched(before, boxes)
         ids = []
         for row in range(len(boxes)):
             if row in matched:
@@ -48,6 +50,16 @@ class Tracker:
         self.tracks = (*seen, *missed)
         return ids
 
+    def _matched(self, tracks: tuple[Track, ...], boxes: np.ndarray) -> dict[int, int]:
+        """Row of `boxes` -> index of its track."""
+        if not tracks or not len(boxes):
+            return {}
+        overlap = overlaps(boxes, np.array([track.box for track in tracks]))
+        # What overlaps too little counts nothing, so that it takes no box from a track that overlaps enough.
+        rows, indices = self._assign(np.where(overlap >= MIN_OVERLAP, overlap, 0.0), maximize=True)
+        pairs = zip(rows.tolist(), indices.tolist(), strict=True)
+        return {row: index for row, index in pairs if overlap[row, index] >= MIN_OVERLAP}
+
     def to_json(self) -> dict[str, Any]:
         return {"num_ids": self.num_ids, "tracks": [[each.id, list(each.box), each.missed] for each in self.tracks]}
 
@@ -56,17 +68,13 @@ class Tracker:
         return cls(tuple(Track(id_, _box(box), missed) for id_, box, missed in values["tracks"]), values["num_ids"])
 
 
-def _matched(tracks: tuple[Track, ...], boxes: np.ndarray) -> dict[int, int]:
-    """Row of `boxes` -> index of its track."""
-    if not tracks or not len(boxes):
-        return {}
-    from scipy.optimize import linear_sum_assignment
-
-    overlap = overlaps(boxes, np.array([track.box for track in tracks]))
-    # What overlaps too little counts nothing, so that it takes no box from a track that overlaps enough.
-    rows, indices = linear_sum_assignment(np.where(overlap >= MIN_OVERLAP, overlap, 0.0), maximize=True)
-    pairs = zip(rows.tolist(), indices.tolist(), strict=True)
-    return {row: index for row, index in pairs if overlap[row, index] >= MIN_OVERLAP}
+def _hungarian_method() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """scipy's; imported here, since few need it and it need not be installed."""
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError:
+        raise ValueError('tracking faces needs scipy: pip install "mtl-affect[faces]"') from None
+    return linear_sum_assignment
 
 
 def _box(values: Any) -> tuple[float, float, float, float]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.valid_names import check_name
+from cache.valid_names import MAX_BYTES
 from extract.backbones.origin import file_digest
 from extract.faces.containers import is_video
 from extract.faces.orientation import Orientations
@@ -30,11 +30,19 @@ def find_videos(given: Sequence[Path], *, follow_orientation: bool) -> list[Vide
     """
     paths: dict[str, Path] = {}
     for path in _expanded(given):
-        name = check_name(path.stem, f"{path}: the name of the video")
+        name = _name_of(path)
         if name in paths and paths[name].resolve() != path.resolve():
             raise ValueError(f"{paths[name]} and {path} are both called {name}; rename one of them")
         paths[name] = path
     return [_opened(name, path, follow_orientation) for name, path in paths.items()]
+
+
+def _name_of(path: Path) -> str:
+    """Whatever the file is called, spaces and all: its folder's name is read and never typed."""
+    name = path.stem
+    if name.startswith(".") or len(name.encode(errors="surrogateescape")) > MAX_BYTES:
+        raise ValueError(f"{path}: a folder of crops cannot be called {name!r}; rename the video")
+    return name
 
 
 def _expanded(given: Sequence[Path]) -> list[Path]:

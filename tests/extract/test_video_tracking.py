@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -111,3 +112,9 @@ def test_a_cut_is_another_scene_and_neither_motion_nor_light() -> None:
     assert not is_cut(first, thumbnail(scene(1, shift=8, light=12)))
     for one, two in itertools.combinations(range(1, 6), 2):
         assert is_cut(thumbnail(scene(one)), thumbnail(scene(two)))
+
+
+def test_without_scipy_the_reason_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    with pytest.raises(ValueError, match=r'needs scipy: pip install "mtl-affect\[faces\]"'):
+        Tracker()

@@ -176,6 +176,14 @@ def test_a_folder_of_videos_and_a_finished_one(folder: Path) -> None:
     assert before.items() <= {path: path.stat().st_mtime_ns for path in Path("crops").rglob("*.jpg")}.items()
 
 
+def test_a_video_may_be_called_anything(folder: Path) -> None:
+    for name in ("My holiday (1) [old].v2.mp4", "видео.mkv"):
+        video(one_face(2), name)
+        assert aligned(name)[Path(name).stem]["folders"] == {Path(name).stem: 2}
+    video(one_face(2), "in/.mp4.mp4")
+    assert "rename the video" in refused("align", "in/.mp4.mp4", "--out", "crops")
+
+
 def test_a_video_that_is_cut_off_says_so(folder: Path) -> None:
     path = video(one_face(30), "clip.mkv")
     path.write_bytes(path.read_bytes()[:-900])
