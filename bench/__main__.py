@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bench.measure import Row
 
 EXTRACTING, READING = ("A1", "A2", "A3", "A4", "A6", "A7", "A8"), ("C1", "C2", "C3", "C6", "R1", "R2")
-FINETUNING, QUALITY, VIDEO = ("F1", "R3"), ("Q1", "Q2"), ("V3",)
+FINETUNING, QUALITY, VIDEO = ("F1", "R3"), ("Q1", "Q2"), ("V1", "V2", "V3")
 IDS = (*EXTRACTING, *READING, *FINETUNING, *QUALITY, *VIDEO, "B1", "B2", "B3", "S1", "S2", "S3", "S4", "S6", "S8")
 APART = ("R1", "R2", "R3", "F1", *QUALITY)  # only by --only: all others together take ten minutes
 LATEST = Path(__file__).parent / "latest.json"
@@ -56,6 +56,7 @@ def measure(wanted: Iterable[str], console: Console) -> list["Row"]:
         cache_reading,
         extraction,
         finetuning,
+        predicting,
         quality,
         runtimes,
         searching,
@@ -64,7 +65,8 @@ def measure(wanted: Iterable[str], console: Console) -> list["Row"]:
         video_faces,
     )
 
-    parts = (extraction, runtimes, cache_reading, training, stacking, searching, finetuning, quality, video_faces)
+    heads = (training, stacking, searching, quality)
+    parts = (extraction, runtimes, cache_reading, finetuning, predicting, video_faces, *heads)
     functions = {each: function for part in parts for each, function in part.ROWS.items()}
     on_cuda = {each for part in parts for each in part.ON_CUDA}
     todo = [(functions[each], torch.device("cpu")) for each in IDS if each in wanted]

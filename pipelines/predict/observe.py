@@ -1,9 +1,11 @@
-"""From the frames of a unit to chunks in the work folder: crops are embedded in batches while the source reads ahead.
+"""From the frames of a unit to chunks in the work folder: a thread embeds crops in batches while the source goes on.
 
 Batches are cut at the chunks' ends, so that no embedding depends on where an earlier run was stopped.
 """
 
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 
@@ -13,8 +15,10 @@ from pipelines.predict.face_model import FaceModel
 from pipelines.predict.observed import ObservedFace, ObservedFrame, Unit
 from pipelines.predict.work import Chunk, UnitWork
 
-CHUNK_FRAMES = 256  # what a kill may cost: ten seconds of video
+CHUNK_FRAMES = 128  # a kill costs two chunks at most: ten seconds of video
+BATCHES_AHEAD = 2  # given to the thread that embeds; more would only take memory
 NO_BOX = (np.nan,) * 4
+Embedded = dict[str, np.ndarray]
 
 
 def observe(unit: Unit, work: UnitWork, model: FaceModel, advance: Callable[[int], None] = lambda count: None) -> None:
@@ -25,31 +29,54 @@ def observe(unit: Unit, work: UnitWork, model: FaceModel, advance: Callable[[int
     """
     if work.why_ended is not None:
         return
-    pending = _Pending(model)
-    with closing(unit.frames(work.num_frames, work.state)) as frames:
-        for frame in frames:
-            pending.add(frame)
-            if len(pending.frames) == CHUNK_FRAMES:
-                work.append(pending.chunk())
-                pending = _Pending(model)
-            advance(1)
-    if pending.frames:
-        work.append(pending.chunk())
-    work.end(unit.why_ended)
+    thread = ThreadPoolExecutor(1, thread_name_prefix="embedding")
+    try:
+        embedding = _Embedding(model, thread)
+        pending, waiting = _Pending(embedding), deque[_Pending]()
+        with closing(unit.frames(work.num_frames, work.state)) as frames:
+            for frame in frames:
+                pending.add(frame)
+                if len(pending.frames) == CHUNK_FRAMES:
+                    waiting.append(pending.closed())
+                    pending = _Pending(embedding)
+                    if len(waiting) > 1:  # the last one's faces are still being embedded
+                        work.append(waiting.popleft().chunk())
+                advance(1)
+        for each in (*waiting, *([pending.closed()] if pending.frames else [])):
+            work.append(each.chunk())
+        work.end(unit.why_ended)
+    finally:
+        thread.shutdown(cancel_futures=True)
+
+
+class _Embedding:
+    """Batches of crops given to the thread that embeds them."""
+
+    def __init__(self, model: FaceModel, thread: ThreadPoolExecutor) -> None:
+        self.batch_size = model.batch_size
+        self._model, self._thread = model, thread
+        self._under_way: deque[Future[Embedded]] = deque()
+
+    def submit(self, crops: list[np.ndarray], videos: list[str]) -> Future[Embedded]:
+        """Waits while `BATCHES_AHEAD` are under way."""
+        while len(self._under_way) >= BATCHES_AHEAD:
+            self._under_way.popleft().result()
+        self._under_way.append(self._thread.submit(self._model.embed, crops, videos))
+        return self._under_way[-1]
 
 
 class _Pending:
     """The frames of a chunk in the making."""
 
-    def __init__(self, model: FaceModel) -> None:
+    def __init__(self, embedding: _Embedding) -> None:
         self.frames: list[ObservedFrame] = []
-        self._model = model
+        self._embedding = embedding
         self._of: list[int] = []
         self._faces: list[ObservedFace] = []  # without their crops: those of a chunk would take its memory
         self._valid: list[bool] = []
         self._crops: list[np.ndarray] = []
         self._videos: list[str] = []
-        self._batches: list[dict[str, np.ndarray]] = []
+        self._batches: list[Future[Embedded]] = []
 
     def add(self, frame: ObservedFrame) -> None:
         for face in frame.faces:
@@ -59,21 +86,27 @@ class _Pending:
             if face.crop is not None:
                 self._crops.append(face.crop)
                 self._videos.append(frame.video)
-                if len(self._crops) == self._model.batch_size:
-                    self._embed()
+                if len(self._crops) == self._embedding.batch_size:
+                    self._submit()
         self.frames.append(replace(frame, faces=()))
 
-    def _embed(self) -> None:
-        self._batches.append(self._model.embed(self._crops, self._videos))
+    def closed(self) -> "_Pending":
+        """The same, all its crops given to be embedded."""
+        if self._crops:
+            self._submit()
+        return self
+
+    def _submit(self) -> None:
+        self._batches.append(self._embedding.submit(self._crops, self._videos))
         self._crops, self._videos = [], []
 
     def chunk(self) -> Chunk:
-        if self._crops:
-            self._embed()
+        """Waits until all of it is embedded."""
+        batches = [batch.result() for batch in self._batches]
         valid = np.array(self._valid, dtype=bool)
         embeddings = {}
-        for name in self._batches[0] if self._batches else ():
-            found = np.concatenate([batch[name] for batch in self._batches])
+        for name in batches[0] if batches else ():
+            found = np.concatenate([batch[name] for batch in batches])
             embeddings[name] = np.zeros((len(valid), found.shape[1]), found.dtype)
             embeddings[name][valid] = found
         boxes = [face.box or NO_BOX for face in self._faces]
