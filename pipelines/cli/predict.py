@@ -1,7 +1,8 @@
 """`mtl predict`: predictions of a run or an ensemble for frames of the frames table, or for faces of a source."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,10 +12,12 @@ from pipelines.cli.options import (
     DeviceOption,
     JsonOption,
     PostOption,
-    PredictorArgument,
     SetOption,
 )
 from pipelines.terminal import say, say_json
+
+if TYPE_CHECKING:
+    from pipelines.config import Config
 
 
 def register(app: typer.Typer) -> None:
@@ -22,7 +25,9 @@ def register(app: typer.Typer) -> None:
 
 
 def predict(
-    model: PredictorArgument,
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="The folder of a run or an ensemble, or its name; or a bundle.")
+    ],
     source: Annotated[
         Path | None,
         typer.Argument(help="Faces, an archive or a list of them, pictures, a video, a folder of these, or a cache."),
@@ -74,11 +79,10 @@ def predict(
       mtl predict best crops --timeline crops.html
     """
     from pipelines.cli.pages.predict import predict_lines
-    from pipelines.config import read_config
 
     if split and names is not None:
         raise ValueError("--split and --list: give one of them; a list names its frames whatever their split")
-    read = read_config(config, set_ or ())
+    read = _config_for(model, config, set_ or ())
     if source is None:
         if aligned is not None or overlay is not None or timeline is not None:
             raise ValueError("--aligned, --detect, --overlay and --timeline go with a SOURCE; name one")
@@ -97,8 +101,21 @@ def predict(
         raise typer.Exit(1)
 
 
+def _config_for(model: Path, config: Path, overrides: Sequence[str]) -> "Config":
+    """mtl.toml; for a bundle, which needs none, the defaults where there is none."""
+    from pipelines.config import apply_override, parse_config, read_config
+    from runtime.mtl_runtime import is_bundle
+
+    if config == CONFIG and not config.exists() and is_bundle(model):
+        document: dict[str, Any] = {}
+        for override in overrides:
+            apply_override(document, override)
+        return parse_config(document, Path(), "--set")
+    return read_config(config, overrides)
+
+
 def _from_cache(
-    config: Any,
+    config: "Config",
     model: Path,
     split: str,
     names: Path | None,
@@ -118,7 +135,7 @@ def _from_cache(
 
 
 def _from_source(
-    config: Any,
+    config: "Config",
     model: Path,
     given: Path,
     aligned: bool | None,

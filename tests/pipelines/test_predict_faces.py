@@ -9,9 +9,11 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from helpers.cli import invoke, refused
+from cache.seals import sealed_json
+from helpers.cli import call, invoke, refused
 from helpers.face_project import make_face_project
 from helpers.made_sources import make_tar, make_zip
+from pipelines.json_files import read_json
 
 FLOATS = ["valence", "arousal", "p_Neutral", "p_Other", "p_AU1", "p_AU26"]
 KEY = ["video", "frame"]
@@ -57,6 +59,26 @@ def test_faces_are_predicted_as_from_the_cache(project: Path, model: str) -> Non
         enumerate(["Neutral", "Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise", "Other"])
     )
     assert not list(Path("predictions").glob(".*"))
+
+
+def test_a_bundle_predicts_what_its_run_does(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no mtl.toml; and one of a newer version is refused."""
+    bundle = tmp_path / "bundle"
+    call("export", "gru", "--onnx", bundle)
+    _, wanted = predicted("gru", "faces")
+    monkeypatch.chdir(tmp_path)
+    done, found = predicted("bundle", project / "faces", "--out", "found.parquet")
+    assert done["bundle"] == "bundle"
+    assert found.columns == wanted.columns
+    assert found.schema == wanted.schema
+    for name in FLOATS:
+        assert found[name].to_numpy() == pytest.approx(wanted[name].to_numpy(), abs=2e-3), name
+    (tmp_path / "large").mkdir()
+    Image.new("RGB", (48, 48)).save(tmp_path / "large" / "00001.png")
+    assert "takes faces of 32 x 32 px, but one of large has 48 x 48" in refused("predict", "bundle", "large")
+    record = read_json(bundle / "bundle.json")
+    (bundle / "bundle.json").write_bytes(sealed_json({**record, "format": 99}))
+    assert "format 99" in refused("predict", "bundle", project / "faces", "--out", "again.parquet")
 
 
 def test_a_folder_an_archive_and_a_list_hold_the_same(project: Path, tmp_path: Path) -> None:
