@@ -195,7 +195,7 @@ def adapted(line: list[str]) -> list[str]:
         "cuda:0,cuda:1": "cpu,cpu",
     }
     line = [names.get(word, word) for word in line]
-    if line[0] == "predict" and "clip.mp4" in line:
+    if line[0] in ("predict", "live") and "clip.mp4" in line:
         line += ["--set", "faces.detector=drawn"]
     if line[0] == "align":
         line += ["--set", f"faces.detector=drawn{':whole' if '--like' in line else ''}"]

@@ -82,7 +82,7 @@ def predict(
 
     if split and names is not None:
         raise ValueError("--split and --list: give one of them; a list names its frames whatever their split")
-    read = _config_for(model, config, set_ or ())
+    read = config_for(model, config, set_ or ())
     if source is None:
         if aligned is not None or overlay is not None or timeline is not None:
             raise ValueError("--aligned, --detect, --overlay and --timeline go with a SOURCE; name one")
@@ -101,7 +101,7 @@ def predict(
         raise typer.Exit(1)
 
 
-def _config_for(model: Path, config: Path, overrides: Sequence[str]) -> "Config":
+def config_for(model: Path, config: Path, overrides: Sequence[str]) -> "Config":
     """mtl.toml; for a bundle, which needs none, the defaults where there is none."""
     from pipelines.config import apply_override, parse_config, read_config
     from runtime.mtl_runtime import is_bundle

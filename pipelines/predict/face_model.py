@@ -46,7 +46,7 @@ class PredictedSteps:
 class FaceModel(Protocol):
     """What predicts faces. `post` is its post-processing as JSON values, None where there is none. `made_by` says, as
     JSON values, what decides an embedding; `alignment` how the crops that it was trained on were made, None where that
-    is not known."""
+    is not known. `window` is the number of steps of the longest window of its heads."""
 
     folder: Path
     kind: str
@@ -57,6 +57,7 @@ class FaceModel(Protocol):
     made_by: Mapping[str, Any]
     follow_orientation: bool
     batch_size: int
+    window: int
 
     def embed(self, crops: Sequence[np.ndarray], videos: Sequence[str]) -> dict[str, np.ndarray]:
         """Embeddings [N, D] by stream of N crops [H, W, 3] uint8, crop i of the video `videos[i]`; at most `batch_size`
@@ -83,6 +84,7 @@ class TrainedFaceModel:
         self.batch_size = BATCH_SIZES[device.type]
         self._predictor, self._device = predictor, device
         self.alignment = common_alignment(predictor)
+        self.window = max(one.run.strategy.train.window for one in predictor.runs)
         trained = {
             (name, one.run.strategy.train.view): (one.run, identity)
             for one in predictor.runs
@@ -160,6 +162,7 @@ class BundleFaceModel:
         self.post: Mapping[str, Any] | None = parts if post else None
         self.alignment = self._bundle.alignment
         record = self._bundle.record
+        self.window = max(model["window"] for model in record["models"])
         self.made_by: Mapping[str, Any] = {"streams": record["streams"], "files": record["files"]}
 
     def embed(self, crops: Sequence[np.ndarray], videos: Sequence[str]) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -319,3 +320,37 @@ def test_crops_of_another_alignment_are_said() -> None:
     assert "another alignment than those that runs/a was trained on" in notes(alignment, other)
     assert "detector yunet, not retinaface" in notes(alignment, other)
     assert "how the crops that runs/a was trained on were aligned is not known" in notes(None, other)
+
+
+# --- live ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_playing_video_is_predicted_live(project: Path, tmp_path: Path) -> None:
+    """A video of 1.5 s takes as long; the final prediction is of `--delay` steps ago, and close to `mtl predict`'s."""
+    make_face_video(tmp_path / "clip.mkv", 45)
+    began_s = time.monotonic()
+    *updates, summary = map(
+        json.loads, call("live", "none", tmp_path / "clip.mkv", "--delay", 6, "--json").splitlines()
+    )
+    assert time.monotonic() - began_s > 1.4
+    assert (summary["delay_steps"], summary["delay_s"]) == (6, pytest.approx(0.2))
+    assert summary["num_frames"] + summary["num_dropped"] in (44, 45)  # the last one may come as it ends
+    assert len(updates) == summary["num_updates"] >= 2
+    assert 0 < summary["latency_s"]["median"] < 5
+    _, whole = predicted("none", tmp_path / "clip.mkv")
+    for update in updates:
+        (face,) = update["faces"]
+        assert face["box"][0] == 20 + update["frame"] % 10
+        assert face["prompt"]["valence"] == pytest.approx(whole["valence"][update["frame"] - 1], abs=1e-2)
+        assert (face["final"] is None) == (update["time_s"] < 0.19) or face["final_s"] <= update["time_s"] - 0.19
+    last = updates[-1]["faces"][0]
+    assert last["final"]["valence"] == pytest.approx(whole["valence"][round(last["final_s"] * 30)], abs=1e-2)
+    lines = call("live", "none", tmp_path / "clip.mkv").splitlines()
+    assert "face 1: valence " in lines[0]
+    assert "a prediction is final after 0.5 s" in lines[-1]
+
+
+def test_live_says_what_is_not_there(project: Path) -> None:
+    assert "nothing.mp4: no such video; name one, or the number of a camera" in refused("live", "gru", "nothing.mp4")
+    assert "camera 93 (" in refused("live", "gru", "93")
+    assert "--delay -5: a number of steps from 0 on" in refused("live", "gru", "one.mkv", "--delay", "-5")

@@ -1,0 +1,163 @@
+"""Predictions of faces as they are seen: of a camera, or of a video at its pace.
+
+The heads read windows that reach before and behind a frame, so a frame has a prompt prediction, from what was seen up
+to it, and a final one, once `delay` further steps were seen. D width.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from extract.video.cuts import is_cut, thumbnail
+from extract.video.finder import FaceFinder
+from extract.video.live import LiveFrame, LiveFrames
+from extract.video.tracking import Tracker
+from pipelines.predict.face_model import FaceModel
+
+EVERY_S = 0.2  # between two runs of the heads
+FORGET_S = 2.0  # after which a face that is gone is forgotten
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveFace:
+    """A face of the newest frame: its number, box and score; `prompt` are the columns of predictions for this frame,
+    `final` those for the step `final_s` seconds into the video, None before `delay` steps were seen."""
+
+    face: int
+    box: tuple[float, float, float, float]
+    score: float
+    prompt: Mapping[str, float]
+    final: Mapping[str, float] | None
+    final_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveUpdate:
+    """What is known when a frame was worked on: `latency_s` since the frame came."""
+
+    frame: int
+    time_s: float
+    latency_s: float
+    faces: tuple[LiveFace, ...]
+
+
+@dataclass(slots=True)
+class _History:
+    """The newest steps of a face, with the embeddings by stream."""
+
+    steps: deque[int]
+    embeddings: deque[dict[str, np.ndarray]]
+    seen_s: float = 0.0
+
+
+@dataclass(slots=True)
+class LivePredictor:
+    """Follows the faces of frames and predicts them. `delay` and `window` are steps of the heads at `fps`; of each face
+    the newest `window + delay` are kept, and with them the heads are run."""
+
+    model: FaceModel
+    finder: FaceFinder
+    fps: float
+    window: int
+    delay: int
+    num_frames: int = 0
+    latencies_s: list[float] = field(default_factory=list)
+    _tracker: Tracker = field(default_factory=Tracker)
+    _before: np.ndarray | None = None
+    _faces: dict[int, _History] = field(default_factory=dict)
+    _ran_s: float = -np.inf
+
+    @property
+    def delay_s(self) -> float:
+        """Seconds after which a prediction is final."""
+        return self.delay / self.fps
+
+    def summary(self, num_dropped: int) -> dict[str, Any]:
+        """What was done so far, as JSON values; `num_dropped` frames were not seen."""
+        latency = None
+        if self.latencies_s:
+            median, p95 = np.percentile(self.latencies_s, (50, 95))
+            latency = {"median": float(median), "p95": float(p95)}
+        return {
+            "num_frames": self.num_frames,
+            "num_dropped": num_dropped,
+            "num_updates": len(self.latencies_s),
+            "latency_s": latency,
+            "delay_steps": self.delay,
+            "delay_s": self.delay_s,
+        }
+
+    def updates(self, frames: Iterable[LiveFrame]) -> Iterator[LiveUpdate]:
+        """An update for every frame after which the heads were run: the first, and then every `EVERY_S`."""
+        for each in frames:
+            found = self._seen(each)
+            self.num_frames += 1
+            if each.came_s - self._ran_s < EVERY_S:
+                continue
+            self._ran_s = each.came_s
+            faces = tuple(self._predicted(*one) for one in found)
+            latency_s = time.monotonic() - each.came_s
+            self.latencies_s.append(latency_s)
+            yield LiveUpdate(frame=each.frame.number, time_s=each.frame.time_s, latency_s=latency_s, faces=faces)
+
+    def _seen(self, each: LiveFrame) -> list[tuple[int, np.ndarray, float]]:
+        """Detects, tracks and embeds the faces of a frame; their numbers, boxes and scores."""
+        pixels, time_s = each.frame.pixels, each.frame.time_s
+        small = self.finder.reduced(pixels)
+        now = thumbnail(small)
+        found = self.finder.find(pixels, small)
+        ids = self._tracker.update(found.boxes, is_cut(self._before, now))
+        self._before = now
+        self._faces = {face: kept for face, kept in self._faces.items() if time_s - kept.seen_s < FORGET_S}
+        for start in range(0, len(ids), self.model.batch_size):
+            part = slice(start, start + self.model.batch_size)
+            crops = [self.finder.crop(pixels, points) for points in found.points[part]]
+            embedded = self.model.embed(crops, ["live"] * len(crops))
+            for place, face in enumerate(ids[part]):
+                self._keep(face, time_s, {name: values[place] for name, values in embedded.items()})
+        return list(zip(ids, found.boxes, map(float, found.scores), strict=True))
+
+    def _keep(self, face: int, time_s: float, embedding: dict[str, np.ndarray]) -> None:
+        size = self.window + self.delay
+        kept = self._faces.setdefault(face, _History(deque(maxlen=size), deque(maxlen=size)))
+        kept.seen_s, step = time_s, max(0, round(time_s * self.fps))
+        if not kept.steps or step > kept.steps[-1]:  # of several frames in one step the first is the step
+            kept.steps.append(step)
+            kept.embeddings.append(embedding)
+
+    def _predicted(self, face: int, box: np.ndarray, score: float) -> LiveFace:
+        kept = self._faces[face]
+        steps = np.array(kept.steps, np.int64)
+        embeddings = {name: np.stack([each[name] for each in kept.embeddings]) for name in kept.embeddings[0]}
+        found = self.model.predict(np.zeros(len(steps), np.int64), steps, embeddings, np.ones(len(steps), dtype=bool))
+        last = int(np.searchsorted(steps, steps[-1] - self.delay, side="right")) - 1
+        x0, y0, x1, y1 = (float(value) for value in box)
+        return LiveFace(
+            face=face,
+            box=(x0, y0, x1, y1),
+            score=score,
+            prompt=_at(found.columns, len(steps) - 1),
+            final=_at(found.columns, last) if last >= 0 else None,
+            final_s=float(steps[last] / self.fps) if last >= 0 else None,
+        )
+
+
+def open_live(source: str) -> LiveFrames:
+    """The camera of that number, or the video at that path; raises ValueError where there is none."""
+    if not source.isdecimal() and not Path(source).exists():
+        raise ValueError(f"{source}: no such video; name one, or the number of a camera such as 0")
+    return LiveFrames(source)
+
+
+def _at(columns: Mapping[str, np.ndarray], row: int) -> dict[str, float]:
+    """Numbers of a row; decided classes and binary columns are whole."""
+    return {name: _number(values[row]) for name, values in columns.items()}
+
+
+def _number(value: Any) -> float:
+    return int(value) if np.issubdtype(type(value), np.integer) else float(value)
