@@ -36,7 +36,7 @@ def live(
     \b
     Examples:
       mtl live tcn 0
-      mtl live best interview.mp4 --json > interview.jsonl
+      mtl live best interview.mp4 --json
     """
     from pipelines.cli.pages.live import show_json, show_lines, show_summary
     from pipelines.cli.predict import config_for

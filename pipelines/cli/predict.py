@@ -75,7 +75,7 @@ def predict(
     Examples:
       mtl predict tcn --split test
       mtl predict best --list test_set_release.txt --out best.csv
-      mtl predict best interview.mp4 --out interview.csv --overlay interview-drawn.mp4
+      mtl predict best interview.mp4 --out interview.csv --overlay drawn.mp4
       mtl predict best crops --timeline crops.html
     """
     from pipelines.cli.pages.predict import predict_lines
