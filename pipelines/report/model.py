@@ -16,11 +16,10 @@ from pipelines.metrics.errors import ERROR_WORDS, errors_by, frame_errors
 from pipelines.metrics.intervals import Interval, column_intervals, groups_of_runs, intervals
 from pipelines.metrics.sums import of_task, task_score
 from pipelines.report import plots
-from pipelines.report.pages import Figure, Part, Section, paragraphs
+from pipelines.report.pages import Figure, Part, Section, Timeline, paragraphs
 from pipelines.report.plots import Estimate
 from pipelines.report.predicted import PART_WORDS, Predicted
 from pipelines.report.tables import Column, Table
-from pipelines.timeline.section import timeline_section
 from pipelines.timeline.videos import videos_of
 from pipelines.words import counted, score_title, task_label, units_words
 
@@ -77,15 +76,14 @@ def about_rows(shown: Predicted) -> list[Markup]:
     return paragraphs([" ".join(words)])
 
 
-def timeline(shown: Predicted, faces: str | None, data_urls: tuple[str, ...] = ()) -> Section:
+def timeline(shown: Predicted, faces: str | None) -> Section:
     """The explorer of all predicted videos, labelled or not."""
     videos = videos_of(shown.raw, shown.part.schema, smoothed=shown.smoothed, labels=shown.frames, faces=faces)
     words = (
         f"Predictions of {shown.whose} over time, beside the labels. Choose a video; the arrow keys step frames. The "
         "part of each video says whether its rows selected something or were held out."
     )
-    section = timeline_section(videos, shown.part.schema, data_urls=data_urls)
-    return Section("Timeline", (*paragraphs([words]), section))
+    return Section("Timeline", (*paragraphs([words]), Timeline(tuple(videos), shown.part.schema)))
 
 
 def shown_videos(table: pl.DataFrame, task: Task) -> list[tuple[str, str]]:

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cache.durable import temporary_beside
+from cache.labels import Schema
 from extract.faces.pictures import png
 from pipelines.charts import Chart, Drawn, draw
 from pipelines.html import Markup, figure_html, join, page, sortable_table, table, tag
 from pipelines.json_files import write_text
 from pipelines.report.tables import Table
+from pipelines.timeline.section import timeline_section, write_sidecars
+from pipelines.timeline.videos import TimelineVideo
 
 FIGURES, TABLES, PAGE = "figures", "tables", "report.html"
 SORTABLE_ROWS = 6
@@ -24,7 +27,15 @@ class Figure:
     caption: str
 
 
-Part = Markup | Figure | Table
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """The explorer of `videos`; a report has one at most. Many frames lie in files beside the page."""
+
+    videos: tuple[TimelineVideo, ...]
+    schema: Schema
+
+
+Part = Markup | Figure | Table | Timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +77,10 @@ def draw_figures(report: Report) -> Pictures:
     return Pictures({drawn.name: drawn for drawn in draw(charts)})
 
 
-def page_of(report: Report, pictures: Pictures) -> str:
-    """The page as HTML."""
+def page_of(report: Report, pictures: Pictures, data_urls: Sequence[str] = ()) -> str:
+    """The page as HTML. `data_urls` are where the data of its timeline lie, where they are not in the page."""
     sections = [
-        join([tag("h2", section.title), *(_part(part, pictures) for part in section.parts)])
+        join([tag("h2", section.title), *(_part(part, pictures, data_urls) for part in section.parts)])
         for section in report.sections
         if section.parts
     ]
@@ -78,8 +89,10 @@ def page_of(report: Report, pictures: Pictures) -> str:
 
 
 def write_page(report: Report, pictures: Pictures, path: Path) -> None:
-    """The page at `path`."""
-    write_text(path, page_of(report, pictures))
+    """The page at `path`, with data files beside it where its timeline has many frames."""
+    timelines = [part for part in report.parts if isinstance(part, Timeline)]
+    urls = [url for one in timelines for url in write_sidecars(one.videos, one.schema, path)]
+    write_text(path, page_of(report, pictures, urls))
 
 
 def write_files(report: Report, pictures: Pictures, folder: Path) -> None:
@@ -113,7 +126,9 @@ def _replace_all(folder: Path, made: dict[str, bytes]) -> None:
 ENDINGS = {FIGURES: (".svg", ".png"), TABLES: (".md", ".tex", ".csv")}
 
 
-def _part(part: Part, pictures: Pictures) -> Markup:
+def _part(part: Part, pictures: Pictures, data_urls: Sequence[str]) -> Markup:
+    if isinstance(part, Timeline):
+        return timeline_section(part.videos, part.schema, data_urls=data_urls)
     if isinstance(part, Figure):
         return figure_html(Markup(pictures.drawn[part.chart.name].inline()), part.chart.name, part.caption)
     if isinstance(part, Table):

@@ -4,6 +4,7 @@ The texts of users (names, labels, addresses) stand in JSON alone and become tex
 """
 
 import json
+import re
 from collections.abc import Sequence
 from functools import cache
 from hashlib import blake2b
@@ -33,6 +34,7 @@ SCRIPTS = (
     "pointer.js",
     "explorer.js",
 )
+SIDECAR = re.compile(r"\d{4,}-[0-9a-f]{12}\.js")
 STYLES = ("uPlot.min.css", "explorer.css")
 
 
@@ -72,8 +74,8 @@ def write_sidecars(videos: Sequence[TimelineVideo], schema: Schema, path: Path) 
         data = packed(video, schema)
         names.append(f"{number:04}-{blake2b(data.encode(), digest_size=6).hexdigest()}.js")
         write_text(folder / names[-1], f'mtlTimelineData("{names[-1]}", "{data}");\n')
-    for old in folder.glob("*-*.js"):
-        if old.name not in names:
+    for old in folder.iterdir():
+        if SIDECAR.fullmatch(old.name) and old.name not in names:
             old.unlink()
     return tuple(f"./{quote(folder.name)}/{name}" for name in names)
 

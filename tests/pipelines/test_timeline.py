@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from cache.labels import ABAW, DISFA, SCHEMAS, Schema, schema_of
 from helpers.made_timeline import HOSTILE, frames_with_gap, made_video
+from pipelines.html import Markup
+from pipelines.report.pages import Pictures, Report, Section, Timeline, write_page
 from pipelines.timeline import section
 from pipelines.timeline.figure import timeline_figure
 from pipelines.timeline.packing import PROBABILITY_STEP, RANGE_STEPS, packed
@@ -158,8 +160,24 @@ def test_few_frames_stand_in_the_page_and_many_beside_it(tmp_path: Path, monkeyp
     assert f'"./my%20page%20%231-timeline/{before[0]}"' in page
     data = (tmp_path / "my page #1-timeline" / before[0]).read_text()
     assert packed(videos[0], ABAW) in data
+    (tmp_path / "my page #1-timeline" / "0002-mine.js").write_text("a user's")
     write_timeline_page(path, "fewer", [made_video("one", np.arange(200))], ABAW)
-    assert len(list((tmp_path / "my page #1-timeline").iterdir())) == 1
+    after = sorted(each.name for each in (tmp_path / "my page #1-timeline").iterdir())
+    assert after[0] == "0001-" + after[0][5:17] + ".js"
+    assert after[1:] == ["0002-mine.js"]
+
+
+def test_a_report_of_many_frames_has_their_data_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    videos = (made_video("one"), made_video("two", seed=1))
+    report = Report(title="r", opening=Markup(""), sections=(Section("Timeline", (Timeline(videos, ABAW),)),))
+    write_page(report, Pictures({}), tmp_path / "report.html")
+    assert packed(videos[1], ABAW) in (tmp_path / "report.html").read_text()
+    monkeypatch.setattr(section, "MAX_FRAMES", 100)
+    write_page(report, Pictures({}), tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert packed(videos[1], ABAW) not in page
+    assert all(f"./report-timeline/{each.name}" in page for each in (tmp_path / "report-timeline").iterdir())
+    assert len(list((tmp_path / "report-timeline").iterdir())) == 2
 
 
 def test_the_library_comes_with_its_licence() -> None:
