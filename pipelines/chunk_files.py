@@ -31,27 +31,28 @@ class ChunkFolder:
             folder.mkdir(parents=True)
             write_durably(folder / ORIGIN, sealed_json(wanted))
         remove_leftovers(folder)
-        self._num = _num_whole(folder)
+        self._paths = _whole(folder)
 
     def __len__(self) -> int:
-        return self._num
+        return len(self._paths)
 
     @property
     def ended(self) -> dict[str, Any] | None:
         """What `end` was given; None where the work has not come to its end."""
         found = _read(self.folder / ENDED)
-        return found["known"] if found and found["num_chunks"] == self._num else None
+        return found["known"] if found and found["num_chunks"] == len(self) else None
 
-    def read(self, index: int) -> bytes:
-        """The chunk `index`, counted from 0."""
-        return next(self.folder.glob(f"{index:05d}-*")).read_bytes()
+    def path(self, index: int) -> Path:
+        """The file of the chunk `index`, counted from 0."""
+        return self._paths[index]
 
     def append(self, data: bytes) -> None:
-        write_durably(self.folder / f"{self._num:05d}-{digest_of(data)}", data)
-        self._num += 1
+        path = self.folder / f"{len(self):05d}-{digest_of(data)}"
+        write_durably(path, data)
+        self._paths.append(path)
 
     def end(self, known: Mapping[str, Any]) -> None:
-        write_durably(self.folder / ENDED, sealed_json({"num_chunks": self._num, "known": known}))
+        write_durably(self.folder / ENDED, sealed_json({"num_chunks": len(self), "known": known}))
 
     def remove(self) -> None:
         shutil.rmtree(self.folder)
@@ -64,13 +65,13 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _num_whole(folder: Path) -> int:
-    """How many chunks there are one after the other; what lies behind a damaged or missing one is removed."""
-    found = {int(match[1]): path for path in folder.iterdir() if (match := CHUNK.fullmatch(path.name))}
-    num = 0
-    while num in found and digest_of(found[num].read_bytes()) == found[num].name.partition("-")[2]:
-        num += 1
-    for index, path in found.items():
-        if index >= num:
+def _whole(folder: Path) -> list[Path]:
+    """The chunks from the first up to one that is damaged or missing; those behind it are removed."""
+    whole: list[Path] = []
+    for path in sorted(path for path in folder.iterdir() if CHUNK.fullmatch(path.name)):
+        number, _, digest = path.name.partition("-")
+        if int(number) == len(whole) and digest_of(path.read_bytes()) == digest:
+            whole.append(path)
+        else:
             path.unlink()
-    return num
+    return whole

@@ -157,7 +157,7 @@ class _Making:
 
     def _chunk(self, index: int) -> Chunk:
         """Without its pictures, which are most of it."""
-        return Chunk.from_bytes(self.work.read(index)).without_pictures()
+        return Chunk.from_bytes(self.work.path(index).read_bytes()).without_pictures()
 
 
 def _in_chunks(found: Iterable[FrameFaces], advance: Advance) -> Iterator[list[FrameFaces]]:

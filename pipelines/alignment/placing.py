@@ -56,7 +56,7 @@ def _planned(work: ChunkFolder) -> list[str]:
 def _write(work: ChunkFolder, ends: Sequence[str | None], folders: Mapping[str, Path]) -> None:
     row = 0
     for index in range(len(work)):
-        chunk = Chunk.from_bytes(work.read(index))
+        chunk = Chunk.from_bytes(work.path(index).read_bytes())
         for frame, picture in zip(chunk.frames.tolist(), chunk.pictures(), strict=True):
             end = ends[row]
             if end is not None:

@@ -1,14 +1,10 @@
 """The work folder of a prediction: what was observed and embedded so far, in chunks that outlive a kill.
 
-WORK/UNIT/origin.json                what the chunks were made from, sealed
-WORK/UNIT/00003-DIGEST.safetensors   the frames of a chunk; the digest is that of its bytes
-WORK/UNIT/ended.json                 written last: how many chunks there are, and why the source ended, sealed
-
-A chunk is there whole or not at all. F frames of a chunk, n faces in them, D width.
+WORK/UNIT is a `ChunkFolder` of chunks of frames as safetensors, which ends with why the source ended. F frames of a
+chunk, n faces in them, D width.
 """
 
 import json
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,16 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save
 
-from cache.durable import remove_leftovers, write_durably
 from cache.locks import locked
-from cache.seals import digest_of, read_sealed_json, sealed_json
+from pipelines.chunk_files import ChunkFolder
 
 FORMAT = 1
-ORIGIN, ENDED, LOCK = "origin.json", "ended.json", "writer.lock"
-CHUNK = re.compile(r"(\d{5})-([0-9a-f]{32})\.safetensors")
+LOCK = "writer.lock"
 EMBEDDING = "embedding:"
 
 
@@ -83,43 +77,27 @@ class UnitWork:
     """
 
     def __init__(self, folder: Path, origin: Mapping[str, Any]) -> None:
-        self.folder = folder
-        wanted = json.loads(json.dumps({"format": FORMAT, **origin}))
-        if folder.exists() and _origin_in(folder) != wanted:
-            shutil.rmtree(folder)
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            write_durably(folder / ORIGIN, sealed_json(wanted))
-        self._paths = _whole_chunks(folder)
+        self._files = ChunkFolder(folder, {"format": FORMAT, **origin})
         self.num_frames = sum(len(chunk.frames) for chunk in self.chunks())
-        self.why_ended = self._read_end()
+        ended = self._files.ended
+        self.why_ended = None if ended is None else str(ended["why"])
 
     @property
     def state(self) -> Any:
         """What resumes behind the last chunk; None where there is none."""
-        return Chunk.read(self._paths[-1]).state if self._paths else None
+        return Chunk.read(self._files.path(len(self._files) - 1)).state if len(self._files) else None
 
     def chunks(self) -> Iterator[Chunk]:
-        for path in self._paths:
-            yield Chunk.read(path)
+        for index in range(len(self._files)):
+            yield Chunk.read(self._files.path(index))
 
     def append(self, chunk: Chunk) -> None:
-        data = chunk.to_bytes()
-        path = self.folder / f"{len(self._paths):05d}-{digest_of(data)}.safetensors"
-        write_durably(path, data)
-        self._paths.append(path)
+        self._files.append(chunk.to_bytes())
         self.num_frames += len(chunk.frames)
 
     def end(self, why: str) -> None:
-        write_durably(self.folder / ENDED, sealed_json({"num_chunks": len(self._paths), "why": why}))
+        self._files.end({"why": why})
         self.why_ended = why
-
-    def _read_end(self) -> str | None:
-        try:
-            ended = read_sealed_json(self.folder / ENDED, "predict again")
-        except ValueError:
-            return None
-        return str(ended["why"]) if ended["num_chunks"] == len(self._paths) else None
 
 
 class WorkFolder:
@@ -143,31 +121,3 @@ class WorkFolder:
     def remove(self) -> None:
         """Once the result is written."""
         shutil.rmtree(self.folder)
-
-
-def _origin_in(folder: Path) -> dict[str, Any] | None:
-    try:
-        return read_sealed_json(folder / ORIGIN, "")
-    except (ValueError, OSError):
-        return None
-
-
-def _whole_chunks(folder: Path) -> list[Path]:
-    """The chunks from the first on, up to one that is missing or damaged; those behind it are removed."""
-    remove_leftovers(folder)
-    named = [(found, path) for path in sorted(folder.iterdir()) if (found := CHUNK.fullmatch(path.name))]
-    whole: list[Path] = []
-    for found, path in named:
-        if int(found[1]) == len(whole) and digest_of(path.read_bytes()) == found[2] and _opens(path):
-            whole.append(path)
-        else:
-            path.unlink()
-    return whole
-
-
-def _opens(path: Path) -> bool:
-    try:
-        Chunk.read(path)
-    except (SafetensorError, ValueError, KeyError):
-        return False
-    return True

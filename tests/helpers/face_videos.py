@@ -18,8 +18,9 @@ from extract.video import detectors
 from extract.video.alignment import ARCFACE, TEMPLATE_PX
 from extract.video.found import Detections
 from helpers.small_faces import draw
+from pipelines import chunk_files
 from pipelines.cli import main as mtl
-from pipelines.predict import observe, work
+from pipelines.predict import observe
 
 SIDE = 40
 GROUND = 90
@@ -97,7 +98,7 @@ def main() -> None:
     calls, number, chunk, *words = sys.argv[1:]
     register()
     observe.CHUNK_FRAMES = int(chunk)
-    done, write = 0, work.write_durably
+    done, write = 0, chunk_files.write_durably
 
     def counted(*arguments: Any) -> None:
         nonlocal done
@@ -106,6 +107,6 @@ def main() -> None:
         if done == int(calls):
             os.kill(os.getpid(), int(number))
 
-    work.write_durably = counted
+    chunk_files.write_durably = counted
     sys.argv = ["mtl", *words]
     mtl()

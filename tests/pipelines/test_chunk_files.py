@@ -19,7 +19,7 @@ def work(tmp_path: Path) -> Path:
 
 def test_chunks_are_there_again(work: Path) -> None:
     again = ChunkFolder(work, ORIGIN)
-    assert [again.read(index) for index in range(len(again))] == [b"chunk 0", b"chunk 1", b"chunk 2"]
+    assert [again.path(index).read_bytes() for index in range(len(again))] == [b"chunk 0", b"chunk 1", b"chunk 2"]
     assert again.ended is None
     again.end({"why": "over"})
     assert ChunkFolder(work, ORIGIN).ended == {"why": "over"}
@@ -43,5 +43,5 @@ def test_what_lies_behind_damage_is_removed(work: Path, damage: str) -> None:
     again = ChunkFolder(work, ORIGIN)
     assert (len(again), again.ended) == (1, None)
     again.append(b"new")
-    assert [again.read(index) for index in range(2)] == [b"chunk 0", b"new"]
+    assert [again.path(index).read_bytes() for index in range(2)] == [b"chunk 0", b"new"]
     assert len(list(work.glob("0000*"))) == 2
