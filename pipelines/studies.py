@@ -29,6 +29,7 @@ from pipelines.search.search_plan import (
 from pipelines.search.study import Study, open_study, read_study
 from pipelines.splits import assignment, resolve_split
 from pipelines.strategy import Strategy
+from pipelines.trackers import track_run
 
 if TYPE_CHECKING:
     from pipelines.fitting.epochs import Evaluation
@@ -79,8 +80,11 @@ def run_search(
     *,
     retry_failed: bool = False,
     limit: int | None = None,
+    track: str = "",
 ) -> Searched:
     """Runs what is left of the search of a grid, at most `limit` trials, and writes the results.
+
+    Runs are tracked by the tracker `track` when their stack is finished.
 
     Raises:
         ValueError: a grid, table, stream or device is not as it must be, or another process holds the study.
@@ -89,7 +93,7 @@ def run_search(
     search = make_plan(config, grid, strategies, folder)
     _check_device(search, device, retry_failed=retry_failed)
     with open_study(search.folder, grid, search.inputs, search.trials) as study:
-        outcome = _run(search, study, device, listener, retry_failed=retry_failed, limit=limit)
+        outcome = _run(search, study, device, listener, retry_failed=retry_failed, limit=limit, track=track)
         board = write_results(search, study)
     return Searched(search=search, board=board, outcome=outcome)
 
@@ -120,7 +124,14 @@ def write_results(search: SearchPlan, study: Study) -> Leaderboard:
 
 
 def _run(
-    search: SearchPlan, study: Study, device: str, listener: StudyListener, *, retry_failed: bool, limit: int | None
+    search: SearchPlan,
+    study: Study,
+    device: str,
+    listener: StudyListener,
+    *,
+    retry_failed: bool,
+    limit: int | None,
+    track: str,
 ) -> SearchSummary:
     """The trials that are left; with none left no stream is read."""
     from pipelines.search.record import Record
@@ -143,12 +154,28 @@ def _run(
             retry_failed=retry_failed,
             limit=limit,
             time_limit_s=search.grid.study.time_limit_s,
-            advance=advance,
+            advance=_tracking(study, track, search.config.at(Path()), advance),
             note=listener.on_best,
             grouping=make_grouping(search, device) if todo else one_by_one,
             choose=make_chooser(search, study),
             halted=search.halving is None,
         )
+
+
+def _tracking(study: Study, track: str, home: Path, advance: Advance) -> Advance:
+    """`advance`, after which the runs are tracked that were finished since; those finished before are not."""
+    if not track:
+        return advance
+    seen = {trial.digest for trial in study.trials.values() if study.is_finished(trial)}
+
+    def advanced(count: int) -> None:
+        advance(count)
+        for digest, trial in study.trials.items():
+            if digest not in seen and study.is_finished(trial):
+                seen.add(digest)
+                track_run(track, study.run_folder(trial), home, f"{study.path.name}-{digest}")
+
+    return advanced
 
 
 def _check_device(search: SearchPlan, device: str, *, retry_failed: bool) -> None:

@@ -1,6 +1,7 @@
 """`mtl finetune`: trains a backbone on labelled faces and enters it in mtl.toml."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,7 @@ from pipelines.cli.options import (
     JsonOption,
     OrientationOption,
     SetOption,
+    TrackOption,
     with_orientation,
 )
 from pipelines.terminal import say, say_json
@@ -44,6 +46,7 @@ def finetune(
     config: ConfigOption = CONFIG,
     overrides: SetOption = None,
     device: DeviceOption = "auto",
+    track: TrackOption = "",
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew where an earlier run was stopped.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained on what, and stop.")] = False,
     json_output: JsonOption = False,
@@ -67,7 +70,10 @@ def finetune(
     from cache.frames import read_frames
     from pipelines.backbones.finetuning.finetune import finetune as train
     from pipelines.backbones.finetuning.request import make_request
+    from pipelines.backbones.runs import run_name
     from pipelines.config import read_config
+    from pipelines.trackers import LiveTracker, check_tracker, config_of
+    from pipelines.typed import to_mapping
 
     settings = read_config(config, with_orientation(overrides, ignore_orientation))
     request = make_request(
@@ -83,11 +89,22 @@ def finetune(
         restart=restart,
     )
     frames = read_frames(settings.at(settings.data.frames), settings.schema)
+    check_tracker(track)
     if dry_run:
         _print_dry_run(settings, frames, request, as_json=json_output)
         return
     try:
-        result = train(settings, frames, request, _print_epoch if sys.stderr.isatty() else None)
+        recipe = {"model": request.model, **config_of(to_mapping(settings.finetune))}
+        with LiveTracker(track, recipe, settings.at(Path())) as tracker:
+
+            def on_epoch(epoch: "Epoch") -> None:
+                tracker.open(run_name(request.section))  # here, as only the first of several processes is called
+                tracker.log(epoch.model, epoch.epoch, epoch.numbers)
+                if sys.stderr.isatty():
+                    _print_epoch(epoch)
+
+            result = train(settings, frames, request, on_epoch)
+            tracker.finish({"select": result.metrics, "report": result.report or {}})
     except KeyboardInterrupt:
         say(_stopped(request), err=True)
         raise typer.Exit(130) from None

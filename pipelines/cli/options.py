@@ -29,6 +29,9 @@ PostOption = Annotated[
     bool, typer.Option("--post/--no-post", help="With the stored post-processing, where there is one.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+TrackOption = Annotated[
+    str, typer.Option("--track", metavar="NAME", help="Also log to tensorboard, wandb or trackio, if installed.")
+]
 OnConflictOption = Annotated[
     Literal["error", "first", "last", "missing"],
     typer.Option(

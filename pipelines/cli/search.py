@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption
+from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption, TrackOption
 from pipelines.terminal import say, say_json
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def search(
     config: ConfigOption = CONFIG,
     set_: SetOption = None,
     device: DeviceOption = "auto",
+    track: TrackOption = "",
     json_output: JsonOption = False,
 ) -> None:
     """Train every strategy of a grid, rank them, and write a leaderboard and a report page.
@@ -45,13 +46,17 @@ def search(
     from pipelines.cli.pages.search import SearchPage, print_failures, print_results
     from pipelines.config import read_config
     from pipelines.studies import run_search
+    from pipelines.trackers import check_tracker
 
     settings = read_config(config, set_ or ())
+    check_tracker(track)
     if dry_run:
         _preview(settings, grid, study, device, retry_failed=retry_failed, limit=limit, as_json=json_output)
         return
     console = wide_console(stderr=json_output)
-    found = run_search(settings, grid, study, device, SearchPage(console), retry_failed=retry_failed, limit=limit)
+    found = run_search(
+        settings, grid, study, device, SearchPage(console), retry_failed=retry_failed, limit=limit, track=track
+    )
     if json_output:
         say_json(found.to_json())
     else:

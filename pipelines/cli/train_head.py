@@ -2,12 +2,15 @@
 
 from pathlib import Path
 from signal import SIGINT
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption
+from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption, TrackOption
 from pipelines.terminal import say
+
+if TYPE_CHECKING:
+    from pipelines.fitting.epochs import Evaluation
 
 
 def register(app: typer.Typer) -> None:
@@ -30,6 +33,7 @@ def train_head(
     config: ConfigOption = CONFIG,
     set_: SetOption = None,
     device: DeviceOption = "auto",
+    track: TrackOption = "",
     json_output: JsonOption = False,
 ) -> None:
     """Train one head on cached embeddings, and write a run folder.
@@ -48,6 +52,7 @@ def train_head(
     from pipelines.fitting.interrupts import Interrupts
     from pipelines.report.command import write_model_files
     from pipelines.strategy import strategy_of
+    from pipelines.trackers import LiveTracker, check_tracker, config_of
     from pipelines.training.run import train_or_find
 
     given: dict[str, Any] = {
@@ -64,8 +69,15 @@ def train_head(
     if tasks:
         chosen["tasks"] = list(settings.schema.ordered(chosen["tasks"], "mtl train-head tasks"))
     strategy = strategy_of(settings).replace(chosen, "mtl train-head")
+    check_tracker(track)
+    live = LiveTracker(track, config_of(strategy.flat()), settings.at(Path()))
     try:
-        with Interrupts(SIGINT) as interrupts, training_progress(settings.schema) as on_evaluation:
+        with Interrupts(SIGINT) as interrupts, live as tracker, training_progress(settings.schema) as show:
+
+            def on_evaluation(note: "Evaluation") -> None:
+                show(note)
+                tracker.log(note.model, note.step, note.numbers)
+
             run = train_or_find(
                 settings,
                 strategy,
@@ -74,8 +86,10 @@ def train_head(
                 name=name,
                 force=force,
                 on_evaluation=on_evaluation,
+                on_start=tracker.open,
                 poll=interrupts.check,
             )
+            tracker.finish(run.metrics)
     except KeyboardInterrupt:
         say("mtl: stopped; the same command resumes", err=True)
         raise typer.Exit(130) from None

@@ -35,6 +35,12 @@ class Scored:
         """Sum of the tasks' scores: P where the model has all three."""
         return sum(self.scores.values())
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Losses, scores, P and the learning rate by name, as history.csv has them."""
+        scores = {f"score.{task}": value for task, value in self.scores.items()}
+        return {**self.losses, **scores, "P": self.p, "lr": self.lr}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation(Scored):

@@ -168,9 +168,12 @@ def train_or_find(
     name: str = "",
     force: bool = False,
     on_evaluation: Callable[[Evaluation], None] | None = None,
+    on_start: Callable[[str], None] = lambda name: None,
     poll: Callable[[], None] = lambda: None,
 ) -> RunResult:
     """The run of `strategy` in `folder` (default: the runs of `config`), trained unless it is there already.
+
+    `on_start` is called with its name before it is trained.
 
     Raises:
         ValueError: the run `name` is there and was made from something else; or as `load_dataset`, `train_strategy`.
@@ -189,6 +192,7 @@ def train_or_find(
             found = path.exists() and not force  # another process made it meanwhile
             if not found:
                 check_replaceable(path, MANIFEST)
+                on_start(path.name)
                 train_run(config, dataset, strategy, path, on_evaluation=on_evaluation, force=force, poll=poll)
     manifest = read_manifest(path)
     if manifest["digest"] != digest:
