@@ -4,7 +4,7 @@
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -62,7 +62,7 @@ class Bar:
 class Lines:
     """The same off a terminal: a line of progress every few seconds, and one at the end; none for short work."""
 
-    def __init__(self, title: str, total: int, unit: str, done: int = 0) -> None:
+    def __init__(self, title: str, total: int | None, unit: str, done: int = 0) -> None:
         self._title, self._total, self._unit = title, total, unit
         self._before, self._done, self._shown, self._began_s, self._note = done, done, -1, time.monotonic(), ""
 
@@ -87,13 +87,19 @@ class Lines:
             self._shown = self._done
 
     def line(self, now_s: float) -> str:
-        """ "extract va: 4,096 of 50,000 faces (8 %), 812.0 faces/s, 57 s left"; where all is done, how long it took."""
+        """ "extract va: 4,096 of 50,000 faces (8 %), 812.0 faces/s, 57 s left"; where all is done, how long it took.
+
+        A total that is unknown, or was estimated too low, is left out.
+        """
         seconds = max(now_s - self._began_s, 1e-9)
         rate = (self._done - self._before) / seconds
-        share = f" ({100 * self._done // self._total} %)" if self._total else ""
-        left = max(self._total - self._done, 0)
+        if self._total is None or self._done > self._total:
+            of, left = "", 0
+        else:
+            of, left = f" of {self._total:,}", self._total - self._done
+        share = f" ({100 * self._done // self._total} %)" if self._total and of else ""
         ends = f"{duration_words(left / rate)} left" if left and rate else "" if left else duration_words(seconds)
-        parts = [f"{self._done:,} of {self._total:,} {self._unit}{share}"]
+        parts = [f"{self._done:,}{of} {self._unit}{share}"]
         if self._done > self._before:  # else nothing has been timed yet
             parts += [f"{rate:,.1f} {self._unit}/s", ends]
         return f"{self._title}: " + ", ".join(filter(None, [*parts, self._note]))
@@ -106,8 +112,8 @@ class ProgressGroup:
         self._bars = bars
         self._open: list[Bar | Lines] = []
 
-    def add(self, title: str, total: int, unit: str, done: int = 0) -> Bar | Lines:
-        """A new piece of work; `done` of `total` is what an earlier run had finished already."""
+    def add(self, title: str, total: int | None, unit: str, done: int = 0) -> Bar | Lines:
+        """A new piece of work; `done` of `total` (None: unknown) is what an earlier run had finished already."""
         if self._bars is None:
             made: Bar | Lines = Lines(title, total, unit, done)
         else:
@@ -145,10 +151,16 @@ def progress_group(unit: str) -> Iterator[ProgressGroup]:
 
 
 @contextmanager
-def progress(description: str, total: int, unit: str, done: int = 0) -> Iterator[Bar | Lines]:
+def progress(description: str, total: int | None, unit: str, done: int = 0) -> Iterator[Bar | Lines]:
     """Yields what is to be called with each count; `done` is what an earlier run had finished already."""
     with progress_group(unit) as group:
         yield group.add(description, total, unit, done)
+
+
+def total_of(counts: Iterable[int | None]) -> int | None:
+    """The sum; None where one is unknown."""
+    found = list(counts)
+    return None if None in found else sum(count for count in found if count is not None)
 
 
 @contextmanager

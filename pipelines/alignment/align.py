@@ -26,7 +26,7 @@ from pipelines.alignment.videos import Video, find_videos
 from pipelines.chunk_files import ChunkFolder
 from pipelines.config import Config
 from pipelines.faces import FILE, face_finder, read_record, write_record
-from pipelines.progress import Advance, progress
+from pipelines.progress import Advance, progress, total_of
 
 CHUNK_FRAMES = 256
 FORMAT = 1
@@ -93,8 +93,8 @@ def align_videos(config: Config, request: AlignRequest) -> Aligned:
         for name in found:  # left where a command was killed at its very end
             shutil.rmtree(out / f"{WORK}{name}", ignore_errors=True)
         todo = [_Making(video, finder, out, request.people) for video in videos if video.name not in found]
-        done = sum(making.state.number for making in todo)
-        with progress("align", sum(making.video.num_frames for making in todo), "frames", done) as bar:
+        done, total = sum(making.state.number for making in todo), total_of(each.video.num_frames for each in todo)
+        with progress("align", total, "frames", done) as bar:
             for making in todo:
                 making.detect(bar)
                 name = making.video.name

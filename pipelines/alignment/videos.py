@@ -13,12 +13,12 @@ from extract.video.frames import open_video
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Video:
-    """A video to be aligned: the digest of its file, and how many frames it says that it has (0: it does not)."""
+    """A video to be aligned: the digest of its file, and how many frames it says that it has, if it does."""
 
     name: str
     path: Path
     digest: str
-    num_frames: int
+    num_frames: int | None
     orientations: Orientations
 
 
@@ -60,6 +60,6 @@ def _expanded(given: Sequence[Path]) -> list[Path]:
 
 def _opened(name: str, path: Path, follow_orientation: bool) -> Video:
     with open_video(path) as reader:
-        num_frames = reader.num_frames or 0
+        num_frames = reader.num_frames
     orientations = Orientations(follow_orientation)
     return Video(name=name, path=path, digest=file_digest(path), num_frames=num_frames, orientations=orientations)

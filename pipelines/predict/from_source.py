@@ -27,7 +27,7 @@ from pipelines.predict.sources import Source
 from pipelines.predict.tables import PredictedFaces, predict_faces
 from pipelines.predict.units import AlignedFaces
 from pipelines.predict.work import UnitWork, WorkFolder
-from pipelines.progress import progress
+from pipelines.progress import progress, total_of
 
 NUM_NAMED = 5  # faults that are written out
 
@@ -75,7 +75,7 @@ def predict_source(
             folder.unit(number, {"unit": unit.origin, "model": model.made_by}) for number, unit in enumerate(units)
         ]
         num_resumed = sum(work.num_frames for work in works)
-        total = sum(unit.num_frames or 0 for unit in units)
+        total = total_of(unit.num_frames for unit in units)
         with progress(f"predict {source.given.name}", total, "frames", num_resumed) as advance:
             failed = _observe_all(units, works, model, advance)
         seconds = time.monotonic() - started_s

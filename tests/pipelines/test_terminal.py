@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from helpers.processes import environment, python
 from pipelines import cli, terminal
 from pipelines.config import Config
-from pipelines.progress import Lines, progress
+from pipelines.progress import Lines, progress, total_of
 from pipelines.terminal import CONTROLS, make_console, say, say_progress, set_quiet, visible
 
 PACKAGE = Path(cli.__file__).parents[1]
@@ -117,6 +117,14 @@ def test_a_line_has_rate_and_time_left() -> None:
     assert lines.line(10.0) == "x: 40 of 100 rows (40 %), 2.0 rows/s, 30 s left, best P 1.234"
     lines._done = 100
     assert lines.line(40.0) == "x: 100 of 100 rows (100 %), 2.0 rows/s, 40 s, best P 1.234"
+
+
+@pytest.mark.parametrize("total", [None, 30])
+def test_a_total_that_is_unknown_or_too_low_is_left_out(total: int | None) -> None:
+    lines = Lines("x", total, "frames")
+    lines._began_s, lines._done = 0.0, 40
+    assert lines.line(10.0) == "x: 40 frames, 4.0 frames/s, 10 s"
+    assert (total_of([3, None]), total_of([3, 4])) == (None, 7)
 
 
 def test_quiet_silences_progress_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
