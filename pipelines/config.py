@@ -35,6 +35,7 @@ Probability = Annotated[float, Interval(ge=0, le=1)]
 Minutes = Annotated[float, Interval(ge=0, le=10**6)]
 SideOrOwn = Annotated[int, Interval(ge=0, le=4096)]
 Name = Annotated[str, MinLen(1)]
+Pixel = Annotated[float, Interval(ge=-1024, le=2048)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,7 @@ class FacesConfig:
     the folder of the crops that `mtl align --like` measured it from."""
 
     detector: Name = "retinaface"
-    template: Name | tuple[tuple[float, float], ...] = "arcface"
+    template: Name | tuple[tuple[Pixel, Pixel], ...] = "arcface"
     size_px: Annotated[int, Interval(ge=16, le=1024)] = 112
     long_side_px: Annotated[int, Interval(ge=64, le=8192)] = 640
     min_score: Annotated[float, Interval(gt=0, lt=1)] = 0.7

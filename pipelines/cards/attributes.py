@@ -21,7 +21,7 @@ MOST_VALUES = 12  # of one attribute: more are no groups
 def _read(path: Path, changed_ns: int) -> pl.DataFrame:
     """The table at `path`, every cell a text; `changed_ns` is when it was written."""
     try:
-        table = pl.read_csv(read_text(path, CONFIG_BYTES).encode(), infer_schema=False)
+        table = pl.read_csv(read_text(path, CONFIG_BYTES).encode(), infer_schema=False, glob=False)
     except PolarsError:
         raise ValueError(f"{path}: not a CSV table with a header") from None
     table = table.rename(str.strip).with_columns(pl.all().str.strip_chars().replace("", None))

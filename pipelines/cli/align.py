@@ -53,7 +53,7 @@ def align(
     Examples:
       mtl align clip.mp4 --out crops
       mtl align recordings --out crops --people two
-      mtl align clip.mp4 --out crops --set faces.detector=yunet:face_detection_yunet.onnx
+      mtl align clip.mp4 --out crops --set faces.detector=yunet:yunet.onnx
       mtl align --like cropped_aligned
     """
     from pipelines.alignment.align import AlignRequest, align_videos

@@ -18,7 +18,7 @@ def learning_parts(folder: Path) -> tuple[Part, ...]:
     manifest = read_manifest(folder)
     if HISTORY not in manifest["files"]:
         return ()
-    history = pl.read_csv(io.BytesIO(run_bytes(folder, manifest, HISTORY)), infer_schema_length=None)
+    history = pl.read_csv(io.BytesIO(run_bytes(folder, manifest, HISTORY)), infer_schema_length=None, glob=False)
     words = {name.partition(".")[2]: task_label(name.partition(".")[2]) for name in history.columns if "." in name}
     chart = plots.learning_curves(history, words)
     caption = (

@@ -28,7 +28,17 @@ from pipelines.typed import from_mapping, to_mapping
 SECTION_CLASSES = {**SECTIONS, "backbones.face": BackboneConfig}
 OTHER_CLASSES = {"[[finetune.data]]": FaceSetConfig, "[study]": StudyConfig, "preprocessing": Preprocessing}
 CONFIG = Config(backbones={"face": BackboneConfig(model="m", tasks=("va", "expr", "au"))})
-FREE_TEXTS = {"licence", "score", "output", "file_digest", "rand_augment", "rename", "name", "storage"}  # "" is "none"
+FREE_TEXTS = {
+    "attributes",
+    "licence",
+    "score",
+    "output",
+    "file_digest",
+    "rand_augment",
+    "rename",
+    "name",
+    "storage",
+}  # "" is "none"
 
 
 def leaves(annotation: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
@@ -88,8 +98,14 @@ def written(value: Any) -> str:
 
 def document(section: str, name: str, value: Any) -> str:
     model = '\nmodel = "m"' if section.startswith("backbones") else ""
-    listed = f"[{', '.join([written(value)] * 3)}]" if name in ("mean", "std") else written(value)
-    return f"[{section}]{model}\n{name} = {listed}\n"
+    return f"[{section}]{model}\n{name} = {listed(name, value)}\n"
+
+
+def listed(name: str, value: Any) -> str:
+    """`value` as TOML: where a field is a list of numbers, all of them this one."""
+    if name in ("mean", "std"):
+        return f"[{', '.join([written(value)] * 3)}]"
+    return f"[[{written(value)}, 0.0]]" if name == "template" else written(value)
 
 
 @pytest.mark.parametrize(("section", "name", "kind", "limits"), [(s, n, k, ls) for s, n, _, k, ls in NUMBERS])
@@ -106,8 +122,7 @@ def test_values_at_and_beyond_each_end(section: str, name: str, kind: type, limi
             path.write_text(document(section, name, value))
             check(fits, name, read_config, path)
             path.write_text('[backbones.face]\nmodel = "m"\n')
-            listed = f"[{', '.join([written(value)] * 3)}]" if name in ("mean", "std") else written(value)
-            check(fits, name, read_config, path, [f"{section}.{name}={listed}"])
+            check(fits, name, read_config, path, [f"{section}.{name}={listed(name, value)}"])
 
 
 def check(fits: bool, name: str, read: Any, *arguments: Any) -> None:

@@ -33,13 +33,15 @@ def predictions(
     rng = np.random.default_rng(seed)
     table = pl.DataFrame(frames, schema={"video": pl.String, "frame": pl.Int64}, orient="row")
     valid = ~np.isin(np.arange(len(frames)), invalid)
+    probabilities = probable(
+        va=rng.integers(-6, 7, (len(frames), 2)) / 4,
+        expr=rng.dirichlet(np.ones(8), len(frames)).round(3),
+        au=rng.integers(0, 9, (len(frames), 12)) / 8,
+    )
     return FramePredictions(
         frames=table.with_columns(path=pl.format("{}/{}.jpg", "video", "frame")),
-        probabilities=probable(
-            va=rng.integers(-6, 7, (len(frames), 2)) / 4,
-            expr=rng.dirichlet(np.ones(8), len(frames)).round(3),
-            au=rng.integers(0, 9, (len(frames), 12)) / 8,
-        ),
+        probabilities=probabilities,
+        raw=probabilities,
         parameters=parameters or Parameters(),
         valid=valid,
         known=np.ones(len(frames), dtype=bool),
