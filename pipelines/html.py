@@ -117,7 +117,7 @@ def _colours() -> str:
 
 
 def _table(attributes: str, heads: Sequence[Sequence[Cell]], rows: Sequence[Sequence[Cell]], first: str) -> Markup:
-    head = join(tag("tr", *(_cell("th", cell) for cell in cells)) for cells in heads)
+    head = join(tag("tr", *(_cell("th" if cell.text else "td", cell) for cell in cells)) for cells in heads)
     body = join(
         tag("tr", *(_cell("td", cell) for cell in cells), css=first if index == 0 else "")
         for index, cells in enumerate(rows)

@@ -24,7 +24,7 @@ function sorted(rows, column, sign) {
 }
 
 function addSorting(table, original) {
-  const heads = [...table.tHead.rows].at(-1).cells;
+  const heads = table.tHead.querySelectorAll("tr:last-child th"); // a column without a name is a td
   for (const head of heads) {
     const button = document.createElement("button");
     button.type = "button";

@@ -137,7 +137,7 @@ def test_the_mouse_shows_a_frame_zooms_and_shows_all_again(page: Page, videos: l
     page.keyboard.press("+")
     page.evaluate(DRAWN)
     assert page.locator(".tick").all_inner_texts() != before
-    page.get_by_role("button", name="Show the whole video").click()
+    page.get_by_role("button", name="All of the video").click()
     page.evaluate(DRAWN)
     assert page.locator(".tick").all_inner_texts() == before
 

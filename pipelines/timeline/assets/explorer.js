@@ -31,7 +31,7 @@ class Explorer {
     const zoom = make("div", "zoom", this.playing,
       button("−", "Zoom out", () => this.zoom(2)), button("+", "Zoom in", () => this.zoom(0.5)),
       button("‹", "Earlier frames", () => this.pan(-0.5)), button("›", "Later frames", () => this.pan(0.5)),
-      button("All", "Show the whole video", () => this.showAll()));
+      button("All", "All of the video", () => this.showAll()));
     this.cursor = make("div", "time-cursor");
     this.selection = make("div", "zoom-selection");
     this.selection.hidden = true;
