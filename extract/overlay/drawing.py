@@ -15,7 +15,8 @@ COLOURS = ((86, 180, 233), (230, 159, 0), (0, 158, 115), (240, 228, 66), (204, 1
 PAPER, INK, GREY, DIM = (20, 22, 26), (240, 240, 240), (130, 134, 142), (58, 62, 70)
 BASE_PX = 12.0  # of text in a picture of 360 lines
 ROW_LINES = 4.6  # height of a row, in lines of text
-TITLE_SHARE, TRACE_SHARE = 0.2, 0.42  # of the width; the bars have the rest
+TITLE_SHARE, TRACE_SHARE = 0.2, 0.52  # of the width, and of what is left for traces and bars
+TITLE_TEXT = 10.5  # the least width of titles, in sizes of the text
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +98,10 @@ class Overlay:
         pad, width = self._text_px * 0.6, self._width
         canvas.line((0, top, width, top), fill=DIM)
         canvas.rectangle((0, top + 1, self._stroke * 2, top + self._row_px), fill=colour_of(mark.face))
-        left = width * TITLE_SHARE if mark.traces or mark.bars else width
+        titles = min(max(width * TITLE_SHARE, self._text_px * TITLE_TEXT), width * 0.45)
+        left = titles if mark.traces or mark.bars else width
         self._words(canvas, mark, (pad + self._stroke * 2, top + pad * 0.6, left - pad))
-        right = left + (width * TRACE_SHARE if mark.bars else width - left - pad)
+        right = left + ((width - left) * TRACE_SHARE if mark.bars else width - left - pad)
         bottom = top + self._row_px - pad
         if mark.traces:
             self._traces(canvas, mark.traces, (left, top + pad * 0.6, right - pad, bottom))

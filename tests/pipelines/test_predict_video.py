@@ -100,6 +100,7 @@ def test_people_and_frames_without_a_face(project: Path, tmp_path: Path) -> None
     assert empty["time_s"].null_count() == 0
     done, table = predicted("gru", make_face_video(tmp_path / "nobody.mkv", 5, lambda number: []))
     assert (done["num_faces"], len(table), table["valence"].null_count()) == (0, 5, 5)
+    assert "no face found: every row is empty" in call("predict", "gru", tmp_path / "nobody.mkv", "--force")
 
 
 def test_heads_count_real_time(project: Path, tmp_path: Path) -> None:

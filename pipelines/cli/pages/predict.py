@@ -19,6 +19,8 @@ def _source_lines(done: Mapping[str, Any]) -> Iterator[str]:
     tracks = f", {counted(done['num_tracks'], 'track')}" if done["num_tracks"] else ""
     yield f"{folder}: {tasks} of {faces} of {counted(done['num_videos'], 'video')}{tracks}"
     yield post_line(folder, done["post"], asked=done.get("asked_post", True))
+    if not done["num_faces"]:
+        yield "no face found: every row is empty"
     if done["num_resumed"]:
         yield f"resumed: {counted(done['num_resumed'], 'frame')} were done before"
     if done["num_unreadable"]:
