@@ -21,6 +21,7 @@ class VideoFaces:
     """One video: a face keeps its number until it is gone or the scene is cut. Heads count time in its seconds."""
 
     time_unit = "seconds"
+    is_detected = True
 
     def __init__(self, path: Path, name: str, finder: FaceFinder, follow_orientation: bool) -> None:
         self.name, self.why_ended = str(path), ""
@@ -52,6 +53,7 @@ class PictureFaces:
     """Pictures that have nothing to do with each other: each is a video of one frame, its faces numbered by score."""
 
     time_unit = "frames"
+    is_detected = True
 
     def __init__(self, source: Source, finder: FaceFinder, follow_orientation: bool) -> None:
         self._source, self._finder, self._follow = source, finder, follow_orientation

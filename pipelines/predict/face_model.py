@@ -30,7 +30,9 @@ from pipelines.training.resident import Resident
 from pipelines.training.run import Run
 from runtime.mtl_runtime import Bundle, is_bundle
 
-BATCH_SIZES = {"cuda": 256, "cpu": 32}
+# An EfficientNet-B0 at 112 px beside the detector, on two cores: 17.0 ms of CPU per frame in batches of 16, 18.7 in
+# batches of 32, 17.9 in batches of 8.
+BATCH_SIZES = {"cuda": 256, "cpu": 16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,13 +4,15 @@ Batches are cut at the chunks' ends, so that no embedding depends on where an ea
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 
 import numpy as np
+import torch
 
+from cache.cores import num_cores
 from pipelines.predict.face_model import FaceModel
 from pipelines.predict.observed import ObservedFace, ObservedFrame, Unit
 from pipelines.predict.work import Chunk, UnitWork
@@ -29,8 +31,7 @@ def observe(unit: Unit, work: UnitWork, model: FaceModel, advance: Callable[[int
     """
     if work.why_ended is not None:
         return
-    thread = ThreadPoolExecutor(1, thread_name_prefix="embedding")
-    try:
+    with _embedding_thread(unit.is_detected) as thread:
         embedding = _Embedding(model, thread)
         pending, waiting = _Pending(embedding), deque[_Pending]()
         with closing(unit.frames(work.num_frames, work.state)) as frames:
@@ -45,8 +46,19 @@ def observe(unit: Unit, work: UnitWork, model: FaceModel, advance: Callable[[int
         for each in (*waiting, *([pending.closed()] if pending.frames else [])):
             work.append(each.chunk())
         work.end(unit.why_ended)
+
+
+@contextmanager
+def _embedding_thread(is_detected: bool) -> Iterator[ThreadPoolExecutor]:
+    """A thread whose torch leaves a core to the detector, where there is one."""
+    before = torch.get_num_threads()
+    num_threads = min(before, max(1, num_cores() - 1)) if is_detected else before
+    thread = ThreadPoolExecutor(1, "embedding", initializer=torch.set_num_threads, initargs=(num_threads,))
+    try:
+        yield thread
     finally:
         thread.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
 
 
 class _Embedding:

@@ -40,14 +40,16 @@ class ObservedFrame:
 class Unit(Protocol):
     """A part of a source that is observed, kept and resumed as one: a video file, or a folder of pictures.
 
-    `time_unit` says what the heads count time in: "frames" by frame numbers, "seconds" by `time_s`. `origin` is, as
-    JSON values, what decides its frames. `path` is where its frames can be seen again; None where nowhere.
+    `time_unit` says what the heads count time in: "frames" by frame numbers, "seconds" by `time_s`. `is_detected`:
+    faces are looked for, which keeps a core busy. `origin` is, as JSON values, what decides its frames. `path` is
+    where its frames can be seen again; None where nowhere.
     """
 
     name: str
     path: Path | None
     num_frames: int | None
     time_unit: str
+    is_detected: bool
     origin: Mapping[str, Any]
     why_ended: str  # once all frames were given: why these may not be all there should be; "" where they are
 

@@ -27,6 +27,7 @@ class AlignedFaces:
     """All crops of a source, one face per frame. Heads count time in the frame numbers of their names."""
 
     time_unit = "frames"
+    is_detected = False
 
     def __init__(self, source: Source, follow_orientation: bool) -> None:
         self._source, self._follow = source, follow_orientation
