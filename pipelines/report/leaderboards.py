@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipelines.html import Cell, Markup, sortable_table, table, tag
+from pipelines.html import Cell, Markup, details, sortable_table, table, tag
 from pipelines.metrics.intervals import NUM_RESAMPLES
 from pipelines.metrics.paired import NUM_SWAPS
 from pipelines.report.pages import Part
@@ -45,10 +45,9 @@ def leaderboard_parts(board: Leaderboard) -> tuple[Part, ...]:
             "their standard deviation over seeds. The interval is the middle 95 % over "
             f"{NUM_RESAMPLES} resamples of held-out {units}, not frames. Optimism is selection minus held-out score.",
         ),
-        tag(
-            "p",
-            TESTS_WORDS.format(units=units, swaps=NUM_SWAPS) + (SUBJECT_WORDS if "subject" in unit else ""),
-            css="muted",
+        details(
+            "What the columns are",
+            tag("p", TESTS_WORDS.format(units=units, swaps=NUM_SWAPS) + (SUBJECT_WORDS if "subject" in unit else "")),
         ),
     ]
     if len(board.rankings) > 1:

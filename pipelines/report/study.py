@@ -37,12 +37,12 @@ def study_report(
     shown = shown_runs(board, truth)
     title = f"Strategy search: {about['name']}"
     sections = [
-        Section("What was done", _what_was_done(about, board.schema)),
         Section("Leaderboard", leaderboard_parts(board)),
         Section("Backbones by themselves", backbone_parts(board)),
         Section("Tasks trained together", combination_parts(board)),
         *effect_sections(effects, board),
         Section("Selection against held-out, and spread over seeds", spread_figures(board)),
+        Section("What was done", _what_was_done(about, board.schema)),
     ]
     first = True
     for (ranking, run), predicted in shown:

@@ -1,6 +1,7 @@
 """The report page: complete, offline, honest about what chose, and safe from what users call their files."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,10 +16,12 @@ from pipelines.charts import Chart, Drawn, Panel, draw
 from pipelines.folds import NO_FOLD, Fold
 from pipelines.html import Cell, Markup, safe, table, tag
 from pipelines.postprocess.run_folders import Truth
+from pipelines.report.leaderboards import combination_parts
 from pipelines.report.model import shown_videos
 from pipelines.report.pages import Figure, Pictures, draw_figures, page_of
 from pipelines.report.plots import broken
 from pipelines.report.study import best_run, compared_row, study_report
+from pipelines.report.tables import Table
 from pipelines.results.effects import effects_of
 from pipelines.results.evidence import Reader, with_intervals
 from pipelines.results.leaderboard import Leaderboard, make_leaderboard
@@ -289,3 +292,41 @@ def test_names_in_figures_are_shown_as_written_not_as_markup() -> None:
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "<i>" not in page
     assert "<script" not in page
+
+
+def test_tasks_trained_together_are_a_row_per_set(made: SimpleNamespace) -> None:
+    (table,) = combination_parts(made.board)
+    assert isinstance(table, Table)
+    names = [column.key for column in table.columns]
+    rows = [dict(zip(names, row, strict=True)) for row in table.rows]
+    assert [row["tasks"] for row in rows] == ["VA + EXPR + AU", "VA"]
+    for row, ranking in zip(rows, made.board.rankings, strict=True):
+        assert row["va"] == ranking.rows[0].report["va.ccc_mean"]
+        assert row["va.interval"] == ranking.rows[0].intervals["va"]
+    assert rows[1]["expr"] is None
+    assert combination_parts(replace(made.board, rankings=made.board.rankings[:1])) == ()
+    apart = [replace(row, values={**row.values, "method": "separate"}) for row in made.board.rankings[0].rows]
+    first = replace(made.board.rankings[0], rows=tuple(apart))  # a model per task: nothing is trained together
+    assert combination_parts(replace(made.board, rankings=(first, made.board.rankings[1]))) == ()
+
+
+def test_effects_are_differences_of_counterparts_with_intervals(made: SimpleNamespace) -> None:
+    effects = effects_of(made.board, Reader(made.frames))
+    best, other = effects.fields["temporal"]
+    assert best.difference is None
+    assert other.difference is not None
+    assert other.difference.num_pairs == 2
+    rows = made.board.rankings[0].rows
+    by_value = {(row.values["temporal"], row.values["fusion"]): row.report["P"].mean for row in rows}
+    names = list(dict.fromkeys(row.values["temporal"] for row in rows))
+    lost = [by_value[names[1], fusion] - by_value[names[0], fusion] for fusion in ("sum", "gated")]
+    assert other.difference.value == pytest.approx(sum(lost) / 2)
+    between = other.difference.interval
+    assert between is not None
+    assert between.low < other.difference.value < between.high
+    assert between.sample.words == "4 videos"
+    assert best.interval is not None
+    assert best.interval.low < sum(best.report) / 2 < best.interval.high
+    without = effects_of(made.board)
+    assert without.fields["temporal"][1].difference.value == other.difference.value
+    assert without.fields["temporal"][1].difference.interval is None
