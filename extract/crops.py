@@ -31,7 +31,7 @@ class CropEmbedder:
         batch_size: int,
         runtime: Runtime = Runtime(),
     ) -> None:
-        self.batch_size, self._device, self._streams = batch_size, device, dict(streams)
+        self._device, self._streams = device, dict(streams)
         made: dict[int, Embedder] = {}
         for backbone in self._streams.values():
             if id(backbone) not in made:

@@ -25,8 +25,8 @@ class VideoFaces:
 
     def __init__(self, path: Path, name: str, finder: FaceFinder, follow_orientation: bool) -> None:
         self.name, self.why_ended = str(path), ""
-        self.path: Path | None = path
-        self._video, self._finder, self._follow = name, finder, follow_orientation
+        self._path, self._video = path, name
+        self._finder, self._follow = finder, follow_orientation
         self.num_frames = _estimate(path)
         self.origin: Mapping[str, Any] = {
             "video": str(path.resolve()),
@@ -37,7 +37,7 @@ class VideoFaces:
 
     def frames(self, done: int, state: Any) -> Generator[ObservedFrame, None, None]:
         resume = START if state is None else VideoState.from_json(state)
-        with found_faces(self.path or "", self._finder, resume, Orientations(self._follow)) as found:
+        with found_faces(self._path, self._finder, resume, Orientations(self._follow)) as found:
             for frame in found:
                 yield ObservedFrame(
                     video=self._video,
@@ -58,7 +58,6 @@ class PictureFaces:
     def __init__(self, source: Source, finder: FaceFinder, follow_orientation: bool) -> None:
         self._source, self._finder, self._follow = source, finder, follow_orientation
         self.name, self.why_ended = str(source.given), "; ".join(source.faults)
-        self.path: Path | None = None
         self.num_frames: int | None = len(source.paths)
         self.origin: Mapping[str, Any] = {
             "pictures": str(source.folder.resolve()),

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -41,12 +40,10 @@ class Unit(Protocol):
     """A part of a source that is observed, kept and resumed as one: a video file, or a folder of pictures.
 
     `time_unit` says what the heads count time in: "frames" by frame numbers, "seconds" by `time_s`. `is_detected`:
-    faces are looked for, which keeps a core busy. `origin` is, as JSON values, what decides its frames. `path` is
-    where its frames can be seen again; None where nowhere.
+    faces are looked for, which keeps a core busy. `origin` is, as JSON values, what decides its frames.
     """
 
     name: str
-    path: Path | None
     num_frames: int | None
     time_unit: str
     is_detected: bool

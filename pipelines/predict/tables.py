@@ -22,11 +22,10 @@ PLACE_COLUMNS = ("video", "frame", "time_s", "face", *BOX_COLUMNS, "detection_sc
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictedFaces:
     """`table` [T]: one row per face and one per frame without any, in the order of the source; `PLACE_COLUMNS`, then
-    what is predicted. `raw` [T] is the same before smoothing, and `units` [T] are the units of the rows."""
+    what is predicted. `raw` [T] is the same before smoothing. `faults` are why faces could not be read."""
 
     table: pl.DataFrame
     raw: pl.DataFrame
-    units: np.ndarray
     num_tracks: int
     faults: tuple[str, ...]
 
@@ -80,7 +79,6 @@ def predict_faces(model: FaceModel, units: Sequence[Unit], works: Sequence[UnitW
     return PredictedFaces(
         table=places.with_columns(_taken(smooth, head_row)),
         raw=places.with_columns(_taken(raw, head_row)),
-        units=seen.units[of],
         num_tracks=int((distinct[:, 2] != UNKNOWN).sum()),
         faults=seen.faults,
     )

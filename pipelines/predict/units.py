@@ -32,7 +32,6 @@ class AlignedFaces:
     def __init__(self, source: Source, follow_orientation: bool) -> None:
         self._source, self._follow = source, follow_orientation
         self.name = str(source.given)
-        self.path: Path | None = None
         self.rows = face_rows(source)
         self.num_frames: int | None = len(self.rows)
         self.why_ended = "; ".join(source.faults)
