@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,15 @@ def test_an_imported_stream_has_no_backbone(
     assert done["face_px"] is None
     assert Bundle(out).face_px is None
     assert "takes embeddings, va [N, 24]" in (out / "README.md").read_text().replace("\n", " ")
+
+
+def test_a_package_that_is_not_installed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    line = refused("export", "none", "--onnx", "never", "--heads-only")
+    assert line == (
+        "mtl: error: writing ONNX needs onnxscript, which is not installed; type pip install \"mtl-affect[export]\"\n"
+    )
+    assert not Path("never").exists()
 
 
 def test_a_damaged_or_newer_bundle_is_refused(unpacked: Path) -> None:
