@@ -242,7 +242,7 @@ def test_a_package_that_is_not_installed(project: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     line = refused("export", "none", "--onnx", "never", "--heads-only")
     assert line == (
-        "mtl: error: writing ONNX needs onnxscript, which is not installed; type pip install \"mtl-affect[export]\"\n"
+        'mtl: error: writing ONNX needs onnxscript, which is not installed; type pip install "mtl-affect[export]"\n'
     )
     assert not Path("never").exists()
 
