@@ -76,7 +76,8 @@ class Bundle:
 
     `schema` are its labels, `tasks` what it predicts, `streams` the width of each embedding it reads, `alignment` how
     its faces were aligned (None: unknown), `face_px` the side S of the faces it takes (None: it takes embeddings),
-    `fps` the rate of the frame numbers it was trained on.
+    `fps` the rate of the frame numbers it was trained on, `follow_orientation` whether pictures are turned as their
+    EXIF orientation says.
     """
 
     def __init__(self, path: str | Path, *, num_threads: int = 0) -> None:
@@ -94,6 +95,7 @@ class Bundle:
         self.alignment: Mapping[str, Any] | None = self.record["alignment"]
         self.face_px: int | None = self.record["face_px"]
         self.fps: float | None = self.record["fps"]
+        self.follow_orientation: bool = self.record["follow_orientation"]
         self._sessions = {
             name: _session(_checked(read, name, digest, self.path), f"{self.path}: {name}", num_threads)
             for name, digest in self.record["files"].items()
@@ -544,19 +546,20 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
 
 
-def _pixels(faces: Sequence[Any]) -> np.ndarray:
+def _pixels(faces: Sequence[Any], follow_orientation: bool) -> np.ndarray:
     """[n, S, S, 3] uint8 of faces or of their files."""
     if isinstance(faces, np.ndarray):
         return np.ascontiguousarray(faces)
     try:
-        from PIL import Image
+        from PIL import Image, ImageOps
     except ImportError:
         raise ValueError("pictures need Pillow; type: pip install pillow, or give faces as .npy") from None
     pictures = []
     for path in faces:
         try:
             with Image.open(path) as image:
-                pictures.append(np.asarray(image.convert("RGB")))
+                upright = ImageOps.exif_transpose(image) if follow_orientation else image
+                pictures.append(np.asarray(upright.convert("RGB")))
         except OSError as error:
             raise ValueError(f"{path}: not a picture that Pillow reads ({error})") from None
         if pictures[-1].shape != pictures[0].shape:
@@ -570,7 +573,8 @@ def predict_faces(bundle: Bundle, path: Path, at_once: int = 256) -> Iterator[di
     if not found:
         raise ValueError(f"{path}: no faces here; give a .npy file [n, S, S, 3] or a folder of VIDEO/00001.jpg")
     for video, numbers, faces in found:
-        parts = [bundle.embed(_pixels(faces[i : i + at_once])) for i in range(0, len(numbers), at_once)]
+        starts = range(0, len(numbers), at_once)
+        parts = [bundle.embed(_pixels(faces[i : i + at_once], bundle.follow_orientation)) for i in starts]
         embeddings = {name: np.concatenate([part[name] for part in parts]) for name in bundle.streams}
         predicted = bundle.predict([video] * len(numbers), numbers, embeddings)
         own = {"video": np.array([video] * len(numbers)), "frame": numbers, "valid": predicted.valid}

@@ -4,12 +4,13 @@ The file that `[data] attributes` names, CSV with a header: `video` or `subject`
 (gender, age group, ..). The file of `mtl prepare --subjects` may have such columns and be named here.
 """
 
+import csv
+import io
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import polars as pl
-from polars.exceptions import PolarsError
 
 from cache.regular import CONFIG_BYTES, read_text
 
@@ -20,11 +21,11 @@ MOST_VALUES = 12  # of one attribute: more are no groups
 @lru_cache(maxsize=4)
 def _read(path: Path, changed_ns: int) -> pl.DataFrame:
     """The table at `path`, every cell a text; `changed_ns` is when it was written."""
-    try:
-        table = pl.read_csv(read_text(path, CONFIG_BYTES).encode(), infer_schema=False, glob=False)
-    except PolarsError:
-        raise ValueError(f"{path}: not a CSV table with a header") from None
-    table = table.rename(str.strip).with_columns(pl.all().str.strip_chars().replace("", None))
+    lines = [line for line in csv.reader(io.StringIO(read_text(path, CONFIG_BYTES))) if any(line)]
+    header, cells = next(iter(lines), []), [[cell.strip() or None for cell in line] for line in lines[1:]]
+    if len(set(header)) < len(header) or any(len(row) != len(header) for row in cells):
+        raise ValueError(f"{path}: not a CSV table with a header of different names and a cell for each in every row")
+    table = pl.DataFrame(cells, schema=dict.fromkeys(map(str.strip, header), pl.String), orient="row")
     key = next((name for name in KEYS if name in table.columns), None)
     if key is None:
         raise ValueError(

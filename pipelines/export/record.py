@@ -10,7 +10,7 @@ from torch import nn
 from cache.labels import Task
 from pipelines.config import Config
 from pipelines.export.heads import widths_of
-from pipelines.export.streams import BundleStream, StreamKey, stream_name
+from pipelines.export.streams import BundleStream, StreamKey, follows_orientation, stream_name
 from pipelines.fitting.runs import Spec, commit, versions
 from pipelines.postprocess.apply import Parameters, default_cuts
 from pipelines.postprocess.smoothing import Smoothing
@@ -88,6 +88,7 @@ def bundle_record(
         "face_px": face_px,
         "alignment": common_alignment(predictor),
         "fps": config.data.fps,
+        "follow_orientation": follows_orientation(predictor),
         "streams": {stream_name(*key): stream.to_json() for key, stream in streams.items()},
         "models": [model.to_json() for model in models],
         "commit": commit(),

@@ -145,7 +145,6 @@ class BundleFaceModel:
     """A bundle of `mtl export`, which brings its backbones; mtl.toml is not needed."""
 
     kind = "bundle"
-    follow_orientation = True
     batch_size = BATCH_SIZES["cpu"]
 
     def __init__(self, path: Path, *, post: bool = True) -> None:
@@ -158,6 +157,7 @@ class BundleFaceModel:
         if self._bundle.face_px is None:
             raise ValueError(f"{path}: this bundle has heads alone and takes embeddings, so it predicts no faces")
         self.face_px = self._bundle.face_px
+        self.follow_orientation = self._bundle.follow_orientation
         self.schema = schema_of(self._bundle.schema, str(path))
         self.tasks: tuple[str, ...] = tuple(task["name"] for task in self._bundle.tasks)
         parts = {task["name"]: {key: task[key] for key in ("smoothing", "cuts")} for task in self._bundle.tasks}

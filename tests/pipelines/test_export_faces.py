@@ -9,6 +9,7 @@ import onnx
 import polars as pl
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from helpers.bad_input import EXTRACT, PREPARE, TOML
 from helpers.cli import call, refused
@@ -95,7 +96,7 @@ def test_faces_give_what_the_cache_gives(project: Path) -> None:
 
 def test_what_is_in_the_bundle(project: Path) -> None:
     bundle = Bundle("out")
-    assert (bundle.face_px, bundle.alignment, bundle.fps) == (112, None, 30.0)
+    assert (bundle.face_px, bundle.alignment, bundle.fps, bundle.follow_orientation) == (112, None, 30.0, True)
     assert bundle.streams["conv"] == WIDTH
     assert {path.name for path in Path("out").glob("*.onnx")} == {
         *("backbone-conv.onnx", "input-conv.onnx", "backbone-expr.onnx", "head-1.onnx")
@@ -144,6 +145,16 @@ def test_what_the_program_refuses(project: Path, tmp_path: Path, capsys: pytest.
     assert [(row["video"], row["frame"]) for row in rows] == [("ok", "1"), ("ok", "2")]
     (tmp_path / "there.csv").touch()
     assert run_as_program("out", faces, "--out", tmp_path / "there.csv") == 2
+
+
+def test_pictures_are_turned_as_they_say(project: Path, tmp_path: Path) -> None:
+    """As extraction does, and not where the bundle says that it did not."""
+    turned, exif = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(2, 2, 3)), Image.Exif()
+    exif[0x0112] = 3  # upside down
+    turned.save(tmp_path / "1.png", exif=exif)
+    stored = mtl_runtime._pixels([tmp_path / "1.png"], follow_orientation=False)[0]
+    upright = mtl_runtime._pixels([tmp_path / "1.png"], follow_orientation=True)[0]
+    assert np.array_equal(upright, stored[::-1, ::-1])
 
 
 def test_backbones_that_are_gone_or_changed(project: Path) -> None:

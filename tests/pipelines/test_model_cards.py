@@ -114,6 +114,8 @@ def test_attributes_that_cannot_be_read_are_said_so(project: Path, tmp_path: Pat
         ("video,subject\n1,ann\n", "no column beside video and subject"),
         ("video,age\n" + "".join(f"{each},{each}\n" for each in range(20)), "age has 20 different values"),
         ("video,gender\n1,f\n1,m\n", "video '1' stands there twice"),
+        ("video,gender\n1\n", "a cell for each in every row"),
+        ("", "neither a column video"),
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=words):
