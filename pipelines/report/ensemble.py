@@ -15,7 +15,7 @@ from pipelines.metrics.challenge import main_key
 from pipelines.metrics.correlation import mean_correlation
 from pipelines.postprocess.run_folders import PREDICTIONS, Truth
 from pipelines.report import plots
-from pipelines.report.model import about_rows, label_matrix, model_sections, timeline
+from pipelines.report.model import about_rows, model_sections, timeline
 from pipelines.report.pages import Figure, Part, Report, Section, paragraphs
 from pipelines.report.predicted import PART_WORDS, Predicted, read_predicted
 from pipelines.report.tables import Column, Table, Value
@@ -183,7 +183,7 @@ def _target(shown: Predicted, task: Task) -> tuple[np.ndarray, np.ndarray]:
     if task.group.kind == "continuous":
         places = list(task.indices)
         return labels.values[task.group.name][:, places], mask[:, places]
-    target = label_matrix(shown, task).astype(np.float64)
+    target = shown.positives(task).astype(np.float64)
     return target, np.broadcast_to(mask, target.shape)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
-from pipelines.report import plots
+from pipelines.report import time_plots
 from pipelines.report.pages import Figure, Part
 from pipelines.run_files import read_manifest, run_bytes
 from pipelines.words import task_label
@@ -20,7 +20,7 @@ def learning_parts(folder: Path) -> tuple[Part, ...]:
         return ()
     history = pl.read_csv(io.BytesIO(run_bytes(folder, manifest, HISTORY)), infer_schema_length=None, glob=False)
     words = {name.partition(".")[2]: task_label(name.partition(".")[2]) for name in history.columns if "." in name}
-    chart = plots.learning_curves(history, words)
+    chart = time_plots.learning_curves(history, words)
     caption = (
         "Learning curves. Losses are of training rows, with augmentation and dropout; scores are of selection rows, "
         "which picked the weights: the dot is the evaluation whose weights were kept. Held-out rows are scored once, "

@@ -1,7 +1,6 @@
 """Sections about one model, from its predictions and the labels: every figure says which rows it is of."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -10,18 +9,17 @@ from cache.labels import Task
 from pipelines.charts import Chart, Panel
 from pipelines.folds import NO_FOLD
 from pipelines.html import Markup
-from pipelines.metrics.calibration import Calibration, calibration
 from pipelines.metrics.curves import PrecisionRecall, precision_recall
-from pipelines.metrics.errors import ERROR_WORDS, errors_by, frame_errors
-from pipelines.metrics.intervals import Interval, column_intervals, groups_of_runs, intervals
+from pipelines.metrics.intervals import Interval, column_intervals, intervals
 from pipelines.metrics.sums import of_task, task_score
-from pipelines.report import plots
+from pipelines.report import plots, time_plots
 from pipelines.report.pages import Figure, Part, Section, Timeline, paragraphs
 from pipelines.report.plots import Estimate
 from pipelines.report.predicted import PART_WORDS, Predicted
+from pipelines.report.quality import calibration_parts, column_calibration, error_sections
 from pipelines.report.tables import Column, Table
 from pipelines.timeline.videos import videos_of
-from pipelines.words import counted, score_title, task_label, units_words
+from pipelines.words import score_title, task_label
 
 FEW_FRAMES = 20
 MOST_TRACES = 2  # columns of a continuous group that are drawn over time
@@ -44,8 +42,8 @@ def model_sections(
         parts += [] if brief else _traces(shown, task)
         sections.append(Section(_title(shown, task), tuple(parts)))
     if whole:
-        sections.append(Section("Calibration of probabilities", _calibration(shown)))
-        sections += [] if brief else _errors(shown)
+        sections.append(Section("Calibration of probabilities", calibration_parts(shown)))
+        sections += [] if brief else error_sections(shown)
     return sections
 
 
@@ -126,7 +124,7 @@ def _traces(shown: Predicted, task: Task) -> list[Part]:
         f"{shown.rows_words(mask.any(axis=1))} Labels and predictions over frame numbers, of the videos with the "
         "smallest, the median and the largest mean error."
     )
-    return [Figure(plots.traces(table, videos, task), caption)] if videos else []
+    return [Figure(time_plots.traces(table, videos, task), caption)] if videos else []
 
 
 def _classes(shown: Predicted, task: Task, compared: Mapping[str, float], words: str) -> list[Part]:
@@ -147,14 +145,8 @@ def _classes(shown: Predicted, task: Task, compared: Mapping[str, float], words:
     panels = (plots.confusion(counts, classes, column), _estimates(found, compared, words))
     return [
         Figure(Chart(name=f"confusion-{task.group.name}", panels=panels), caption),
-        _column_table(shown, task, found, "F1", mask[:, None] & label_matrix(shown, task)),
+        _column_table(shown, task, found, "F1", mask[:, None] & shown.positives(task)),
     ]
-
-
-def label_matrix(shown: Predicted, task: Task) -> np.ndarray:
-    """[R, K] bool: the rows whose label is each class, or whose column is positive."""
-    values = shown.part.labels.values[task.group.name]
-    return values == np.arange(task.num_outputs) if task.group.kind == "classes" else values > 0.5
 
 
 def _binary(shown: Predicted, task: Task, compared: Mapping[str, float], words: str) -> list[Part]:
@@ -183,7 +175,7 @@ def _estimates(found: Mapping[str, tuple[float, Interval | None]], compared: Map
 
 
 def _interval_words(shown: Predicted, found: Mapping[str, tuple[float, Interval | None]]) -> str:
-    return f" with its 95 % interval over resampled {_units(shown)}" if _has_interval(found) else ""
+    return f" with its 95 % interval over resampled {shown.units}" if _has_interval(found) else ""
 
 
 def _marked_words(compared: Mapping[str, float], words: str) -> str:
@@ -209,7 +201,7 @@ def _column_table(
             ends = (float(np.abs(error).mean()), float(error.mean())) if at.any() else (None, None)
             rows[place] = (*rows[place], *ends)
     caption = f"{score} by {'class' if is_class else 'column'} of {shown.whose}. {shown.rows_words(mask.any(axis=1))}"
-    caption += f" Intervals resample {_units(shown)}." if _has_interval(found) else ""
+    caption += f" Intervals resample {shown.units}." if _has_interval(found) else ""
     return Table(name=f"scores-{task.group.name}", caption=caption, columns=tuple(columns), rows=tuple(rows))
 
 
@@ -233,14 +225,14 @@ def _unit_table(
     found: Mapping[str, tuple[float, Interval | None]],
     curves: Mapping[str, PrecisionRecall],
 ) -> Table:
-    masks, positive = shown.part.labels.masks[task.group.name], label_matrix(shown, task)
+    masks, positive = shown.part.labels.masks[task.group.name], shown.positives(task)
     cuts = shown.parameters.thresholds.get(task.group.name, (0.5,) * task.num_outputs)
     rows = []
     for place, name in enumerate(task.columns):
         curve, (value, between) = curves.get(name), found.get(name, (None, None))
         number = int(masks[:, place].sum())
         precision, recall = curve.at_threshold if curve else (None, None)
-        ece = _column_calibration(shown, task, place).ece if number else None
+        ece = column_calibration(shown, task, place).ece if number else None
         rows.append(
             (name, number, int((positive[:, place] & masks[:, place]).sum()), float(cuts[place]), precision, recall,
              value, between, curve.average_precision if curve else None, ece)
@@ -255,99 +247,14 @@ def _unit_table(
         f"{task_label(task.name)} of {shown.whose}, column by column. {shown.rows_words(masks.any(axis=1))} Precision, "
         "recall and F1 are at the threshold."
     )
-    caption += f" Intervals resample {_units(shown)}." if _has_interval(found) else ""
+    caption += f" Intervals resample {shown.units}." if _has_interval(found) else ""
     return Table(name=f"scores-{task.group.name}", caption=caption, columns=columns, rows=tuple(rows))
-
-
-def _column_calibration(shown: Predicted, task: Task, place: int) -> Calibration:
-    rows = shown.part.labels.masks[task.group.name][:, place]
-    probability = shown.part.predicted.parts[task.name][rows, place]
-    return calibration(probability, label_matrix(shown, task)[rows, place], shown.groups[rows])
-
-
-def _calibration(shown: Predicted) -> tuple[Part, ...]:
-    found: dict[str, Calibration] = {}
-    words = []
-    for task in shown.tasks:
-        if task.group.kind == "continuous":
-            continue
-        masks, values = shown.part.labels.masks[task.group.name], shown.part.predicted.parts[task.name]
-        if task.group.kind == "classes":
-            rows = masks[:, 0]
-            label = shown.part.labels.values[task.group.name][rows, 0]
-            probability, so = values[rows].max(axis=1), values[rows].argmax(axis=1) == label
-            groups = shown.groups[rows]
-            words.append(
-                f"{task_label(task.name)}: the probability of the most probable class, and how often it is so."
-            )
-        else:
-            probability, so = values[masks], label_matrix(shown, task)[masks]
-            groups = np.repeat(shown.groups[:, None], masks.shape[1], axis=1)[masks]
-            words.append(f"{task_label(task.name)}: the probabilities of all columns together.")
-        found[task_label(task.name)] = calibration(np.clip(probability, 0, 1), so, groups)
-    if not found:
-        return ()
-    labelled = np.any([shown.part.labels.labelled(task.group.name) for task in shown.tasks], axis=0)
-    caption = (
-        f"{shown.rows_words(labelled)} {' '.join(words)} On the dashed line probabilities are right; bars are the "
-        f"share of cases in each tenth. ECE is the expected calibration error: the mean distance from the line."
-        f" Vertical lines are 95 % intervals over resampled {_units(shown)}, where two or more have such cases."
-    )
-    return (Figure(plots.reliability(found), caption),)
-
-
-def _errors(shown: Predicted) -> list[Section]:
-    """Errors by video, and by subject where the frames table has them."""
-    errors = {task.name: frame_errors(task, shown.decided.parts[task.name], shown.part.labels) for task in shown.tasks}
-    tasks = {task.name: task for task in shown.tasks}
-    frames, found = shown.part.frames, []
-    keys = {"video": frames["video"].to_list()}
-    if "subject" in frames.columns and frames["subject"].null_count() < len(frames):
-        keys["subject"] = frames["subject"].to_list()
-    for unit, names in keys.items():
-        known = np.array([name is not None for name in names])
-        tables = errors_by(
-            [name for name in names if name is not None], {name: values[known] for name, values in errors.items()}
-        )
-        tables = {name: table for name, table in tables.items() if len(table)}
-        if not tables:
-            continue
-        titles = {f"{task_label(name)}: {ERROR_WORDS[tasks[name].group.kind]}": table for name, table in tables.items()}
-        rows = shown.rows_words(np.any([np.isfinite(values) for values in errors.values()], axis=0) & known)
-        most = max(len(table) for table in tables.values())
-        shown_words = (
-            f"The {plots.MOST_BARS} {unit}s with the largest error" if most > plots.MOST_BARS else f"Every {unit}"
-        )
-        caption = f"{rows} {shown_words}; the line is the median {unit}."
-        parts = (Figure(plots.error_bars(f"errors-{unit}", titles), caption), _error_table(shown, unit, tables, tasks))
-        found.append(Section(f"Error by {unit}", parts))
-    return found
-
-
-def _error_table(shown: Predicted, unit: str, tables: Mapping[str, pl.DataFrame], tasks: Mapping[str, Task]) -> Table:
-    columns = [Column(unit, unit)]
-    joined: dict[str, list[Any]] = {}
-    for place, (name, table) in enumerate(tables.items()):
-        label = task_label(name)
-        columns += [
-            Column(f"error.{name}", f"{label}: {ERROR_WORDS[tasks[name].group.kind]}"),
-            Column(f"num_frames.{name}", f"{label}: labelled frames"),
-        ]
-        for key, error, number in table.iter_rows():
-            joined.setdefault(key, [None] * (2 * len(tables)))[2 * place : 2 * place + 2] = [error, number]
-    rows = tuple((key, *values) for key, values in joined.items())
-    caption = f"Error by {unit} of {shown.whose}, {counted(len(rows), unit)}, {PART_WORDS[shown.of]} rows."
-    return Table(name=f"errors-{unit}", caption=caption, columns=tuple(columns), rows=rows)
 
 
 def _with_labels(shown: Predicted) -> pl.DataFrame:
     """The predictions with their labels beside them as columns `true:NAME`."""
     labels = shown.part.frames.select(pl.col(shown.part.schema.columns).name.prefix("true:"))
     return pl.concat([shown.part.table, labels], how="horizontal")
-
-
-def _units(shown: Predicted) -> str:
-    return units_words(groups_of_runs([{NO_FOLD: {0: shown.sums}}]).sample.unit)
 
 
 def _has_interval(found: Mapping[str, tuple[float, Interval | None]]) -> bool:

@@ -13,14 +13,15 @@ import numpy as np
 import polars as pl
 
 from cache.labels import Task
-from pipelines.metrics.intervals import GroupSums, group_sums
+from pipelines.folds import NO_FOLD
+from pipelines.metrics.intervals import GroupSums, group_sums, groups_of_runs
 from pipelines.metrics.predictions import Decisions
 from pipelines.postprocess.apply import Parameters
 from pipelines.postprocess.parts import Part
 from pipelines.postprocess.run_folders import PROCESSED, RECORD, Truth, part_of, read_parameters
 from pipelines.run_files import check_table
 from pipelines.splits import groups_of
-from pipelines.words import counted
+from pipelines.words import counted, units_words
 
 PART_WORDS = {"report": "held-out", "select": "selection"}
 
@@ -66,6 +67,16 @@ class Predicted:
     def unlabelled(self) -> tuple[Task, ...]:
         """Those that were predicted, without a label on these rows."""
         return tuple(task for task in self.part.predicted.tasks if task.name not in self.part.tasks)
+
+    @property
+    def units(self) -> str:
+        """What intervals resample, in words: "subjects", "videos", or both."""
+        return units_words(groups_of_runs([{NO_FOLD: {0: self.sums}}]).sample.unit)
+
+    def positives(self, task: Task) -> np.ndarray:
+        """[R, K] bool: the rows whose label is each class, or whose column is positive."""
+        values = self.part.labels.values[task.group.name]
+        return np.asarray(values == np.arange(task.num_outputs) if task.group.kind == "classes" else values > 0.5)
 
     def rows_words(self, mask: Any) -> str:
         """ "Held-out rows (test): 1,535 labelled frames of 24 videos." for the rows `mask` [R] bool."""

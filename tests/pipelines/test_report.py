@@ -19,9 +19,9 @@ from pipelines.postprocess.run_folders import Truth
 from pipelines.report.leaderboards import combination_parts
 from pipelines.report.model import shown_videos
 from pipelines.report.pages import Figure, Pictures, draw_figures, page_of
-from pipelines.report.plots import broken
 from pipelines.report.study import best_run, compared_row, study_report
 from pipelines.report.tables import Table
+from pipelines.report.time_plots import broken
 from pipelines.results.effects import effects_of
 from pipelines.results.evidence import Reader, with_intervals
 from pipelines.results.leaderboard import Leaderboard, make_leaderboard
