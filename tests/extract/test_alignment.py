@@ -71,7 +71,8 @@ def test_a_crop_shows_the_pixels_that_the_transform_says() -> None:
     assert inside.sum() > 5000
     wrong = (crop[..., :2].astype(float) - wanted)[inside]
     assert np.abs(wrong).max() <= 1.0
-    assert np.abs(wrong.mean(0)).max() < 0.1  # half a pixel off would be 0.35 here
+    # Pillow cuts values off, which is half a grey level; pixels half a pixel off would be 0.35 more here.
+    assert np.abs(wrong.mean(0) + 0.5).max() < 0.1
 
 
 def test_points_where_the_template_has_them_leave_the_picture_as_it_is() -> None:
