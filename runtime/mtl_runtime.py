@@ -618,7 +618,12 @@ def _write(file: TextIO, tables: Iterator[dict[str, np.ndarray]]) -> None:
     for number, columns in enumerate(tables):
         if number == 0:
             writer.writerow(columns)
-        writer.writerows(zip(*(each.tolist() for each in columns.values()), strict=True))
+        writer.writerows(zip(*map(_cells, columns.values()), strict=True))
+
+
+def _cells(values: np.ndarray) -> list[str]:
+    """As `mtl predict` writes them: the fewest digits that say a number, true and false."""
+    return (np.where(values, "true", "false") if values.dtype == bool else values.astype(str)).tolist()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The runner's NumPy is mtl's own: windows, overlaps, nearest rows, means, smoothing, decisions; and its files."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -122,6 +123,13 @@ def test_faces_are_found_in_arrays_and_folders(tmp_path: Path) -> None:
     assert runner.find_faces(tmp_path / "gone") == []
     np.save(tmp_path / "flat.npy", np.zeros(4))
     assert runner.find_faces(tmp_path / "flat.npy") == []
+
+
+def test_cells_are_written_as_mtl_predict_writes_them() -> None:
+    file = io.StringIO()
+    columns = {"video": ["a,b", "c"], "frame": [1, 2], "valid": [True, False], "p_A": np.float32([0.1, 1 / 3])}
+    runner._write(file, iter([{name: np.array(values) for name, values in columns.items()}]))
+    assert file.getvalue() == 'video,frame,valid,p_A\n"a,b",1,true,0.1\nc,2,false,0.33333334\n'
 
 
 def test_the_runner_needs_numpy_and_onnxruntime_alone() -> None:
