@@ -21,6 +21,16 @@ def default_cuts(group: Group) -> tuple[float, ...]:
     return {"continuous": (), "classes": (0.0,) * group.num_outputs, "binary": (0.5,) * group.num_outputs}[group.kind]
 
 
+def components(value: Mapping[str, Any]) -> list[str]:
+    """Which of smoothing, offsets and thresholds change a prediction, of parameters as JSON values."""
+    changed = {
+        "smoothing": any(one["kernel"] != "none" for one in value["smoothing"].values()),
+        "offsets": any(offset != 0 for offset in value["offsets"].values()),
+        "thresholds": any(threshold != 0.5 for threshold in value["thresholds"].values()),
+    }
+    return [name for name, is_changed in changed.items() if is_changed]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
     """`smoothing` by label group (one that is not named is not smoothed), `thresholds` [K] of the probabilities of each

@@ -23,7 +23,8 @@ from extract.crops import CropEmbedder, StreamKey
 from extract.jobs import identity_of
 from pipelines.config import Config
 from pipelines.metrics.predictions import prediction_columns
-from pipelines.postprocess.apply import Parameters
+from pipelines.postprocess.apply import Parameters, components
+from pipelines.postprocess.smoothing import Smoothing
 from pipelines.predict.predictor import Predictor, find_predictor, load_predictor, predict_frames
 from pipelines.training.dataset import make_dataset
 from pipelines.training.resident import Resident
@@ -160,8 +161,8 @@ class BundleFaceModel:
         self.follow_orientation = self._bundle.follow_orientation
         self.schema = schema_of(self._bundle.schema, str(path))
         self.tasks: tuple[str, ...] = tuple(task["name"] for task in self._bundle.tasks)
-        parts = {task["name"]: {key: task[key] for key in ("smoothing", "cuts")} for task in self._bundle.tasks}
-        self.post: Mapping[str, Any] | None = parts if post else None
+        found = _parameters(self._bundle, self.schema).to_json()
+        self.post: Mapping[str, Any] | None = found if post and components(found) else None
         self.alignment = self._bundle.alignment
         record = self._bundle.record
         self.window = max(model["window"] for model in record["models"])
@@ -182,6 +183,16 @@ class BundleFaceModel:
     ) -> PredictedSteps:
         found = self._bundle.predict(tracks, steps, embeddings, valid, post=self._is_post)
         return PredictedSteps(columns=found.columns(), raw=found.columns(raw=True), known=found.known)
+
+
+def _parameters(bundle: Bundle, schema: Schema) -> Parameters:
+    """The post-processing in a bundle."""
+
+    def cuts(kind: str) -> dict[str, tuple[float, ...]]:
+        return {task["group"]: tuple(task["cuts"]) for task in bundle.tasks if task["kind"] == kind}
+
+    smoothing = {task["group"]: Smoothing(**task["smoothing"]) for task in bundle.tasks}
+    return Parameters(smoothing=smoothing, thresholds=cuts("binary"), offsets=cuts("classes"), schema=schema)
 
 
 def load_face_model(given: Path, config: Config, device: torch.device, *, post: bool = True) -> FaceModel:

@@ -16,6 +16,7 @@ import polars as pl
 
 from extract.video.finder import FaceFinder
 from pipelines.config import Config
+from pipelines.postprocess.apply import components
 from pipelines.predict.alignments import alignment_notes, alignment_of
 from pipelines.predict.detected import PictureFaces, VideoFaces
 from pipelines.predict.face_model import FaceModel
@@ -109,7 +110,8 @@ def _write_pictures(
             found.table.with_columns(raw.select(pl.col("^path$"))),
             raw,
             model.schema,
-            is_post=model.post is not None,
+            whose=f"the {model.kind} {model.folder.name}",
+            is_post=bool(model.post and components(model.post)),
             faces=faces,
             force=outputs.force,
         )

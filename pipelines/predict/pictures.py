@@ -60,12 +60,14 @@ def write_timeline(
     raw: pl.DataFrame,
     schema: Schema,
     *,
+    whose: str,
     is_post: bool,
     faces: Path | None,
     force: bool,
 ) -> str:
     """The timelines of all faces as a page, or that of the face with the most frames as a picture; returns which face
-    that is, where there are others. `faces` is the folder of the column `path`, None where there is none."""
+    that is, where there are others. `faces` is the folder of the column `path`, None where there is none;
+    `whose` says which model predicted."""
     videos = videos_of(
         raw if is_post else table,
         schema,
@@ -73,7 +75,7 @@ def write_timeline(
         faces=None if faces is None else relative_folder(faces, path),
     )
     if path.suffix.lower() == ".html":
-        note = "Predictions of mtl predict. Time is counted in frame numbers of the video."
+        note = f"Predictions of {whose}. Time is counted in frame numbers of the video."
         write_timeline_page(path, title, videos, schema, note=note)
         return ""
     from pipelines.timeline.figure import timeline_figure

@@ -16,7 +16,7 @@ from cache.labels import Task
 from pipelines.folds import NO_FOLD
 from pipelines.metrics.intervals import GroupSums, group_sums, groups_of_runs
 from pipelines.metrics.predictions import Decisions
-from pipelines.postprocess.apply import Parameters
+from pipelines.postprocess.apply import Parameters, components
 from pipelines.postprocess.parts import Part
 from pipelines.postprocess.run_folders import PROCESSED, RECORD, Truth, part_of, read_parameters
 from pipelines.run_files import check_table
@@ -31,8 +31,8 @@ class Predicted:
     """`part` of the rows that are shown: `of` is "report", or "select" where no held-out row has a label.
 
     `raw` and `smoothed` are the tables of all predicted rows, without and with post-processing; None where there is
-    none, and `parameters` are the defaults. `frames` is the whole frames table, `whose` says whose predictions they
-    are, `split` which rows were what.
+    none or none was kept, and `parameters` are the defaults. `frames` is the whole frames table, `whose` says whose
+    predictions they are, `split` which rows were what.
     """
 
     part: Part
@@ -97,7 +97,8 @@ def read_predicted(folder: Path, raw: pl.DataFrame, split: Mapping[str, Any], tr
     if (folder / RECORD).is_file():
         parameters = read_parameters(folder)
         check_table(folder / PROCESSED)
-        smoothed = pl.read_parquet(folder / PROCESSED, glob=False).sort("video", "frame")
+        if components(parameters.to_json()):
+            smoothed = pl.read_parquet(folder / PROCESSED, glob=False).sort("video", "frame")
     table = raw if smoothed is None else smoothed
     found = {name: part_of(table, name, truth) for name in PART_WORDS if (table["part"] == name).any()}
     of = next((name for name, part in found.items() if part.tasks), next(iter(found)))

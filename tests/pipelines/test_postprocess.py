@@ -17,7 +17,7 @@ from helpers.made_labels import abaw_labels
 from pipelines.labels import labels_of
 from pipelines.metrics.challenge import f1, score
 from pipelines.metrics.sums import row_sums, task_score
-from pipelines.postprocess.apply import Parameters, apply, default_cuts, probabilities_of
+from pipelines.postprocess.apply import Parameters, apply, components, default_cuts, probabilities_of
 from pipelines.postprocess.fit import OPTIONS, fit
 from pipelines.postprocess.offsets import CANDIDATES, best_offsets, class_curves, log_probabilities
 from pipelines.postprocess.parts import Part, decide, difference, folds_of, make_part
@@ -26,6 +26,14 @@ from pipelines.postprocess.thresholds import best_thresholds, threshold_candidat
 from pipelines.splits import groups_of
 
 REAL = [name for name in KERNELS if name != "none"]
+
+
+def test_components_are_those_that_change_a_prediction() -> None:
+    assert components(Parameters().to_json()) == []
+    zeros = {"expr": (0.0,) * 7 + (0.1,)}
+    assert components(Parameters(offsets=zeros).to_json()) == ["offsets"]
+    both = Parameters(smoothing={"au": Smoothing("box", 3)}, thresholds={"au": (0.4,) * 12})
+    assert components(both.to_json()) == ["smoothing", "thresholds"]
 
 
 def trace(num: int = 60, seed: int = 0, columns: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -68,7 +68,8 @@ def test_a_bundle_predicts_what_its_run_does(project: Path, tmp_path: Path, monk
     _, wanted = predicted("gru", "faces")
     monkeypatch.chdir(tmp_path)
     done, found = predicted("bundle", project / "faces", "--out", "found.parquet")
-    assert done["bundle"] == "bundle"
+    assert (done["bundle"], done["post"]) == ("bundle", None)
+    assert "post-processing: none in this bundle" in call("predict", "bundle", project / "faces", "--force")
     assert found.columns == wanted.columns
     assert found.schema == wanted.schema
     for name in FLOATS:

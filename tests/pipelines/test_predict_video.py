@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from fractions import Fraction
@@ -248,6 +249,7 @@ def test_an_overlay_shows_every_frame(project: Path, tmp_path: Path) -> None:
     assert (abs(pixels[18][:170] - face_videos.GROUND) < 12).all()  # nobody is there any more
     text = page.read_text()
     assert text.count('class="timeline-data"') == 2  # two faces
+    assert "Predictions of the run gru." in text
     before = drawn.read_bytes(), page.read_bytes()
     call(*words, "--force")
     drawn.write_bytes(b"another's")
@@ -349,6 +351,7 @@ def test_a_playing_video_is_predicted_live(project: Path, tmp_path: Path) -> Non
     lines = call("live", "none", tmp_path / "clip.mkv").splitlines()
     assert "face 1: valence " in lines[0]
     assert "a prediction is final after 0.5 s" in lines[-1]
+    assert re.search(r", median latency \d+ ms \(95th percentile \d+ ms\); ", lines[-1])
 
 
 def test_live_says_what_is_not_there(project: Path) -> None:

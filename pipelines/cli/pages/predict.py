@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pipelines.postprocess.apply import components
 from pipelines.words import counted, task_label
 
 
@@ -18,7 +19,11 @@ def _source_lines(done: Mapping[str, Any]) -> Iterator[str]:
     faces = f"{counted(done['num_faces'], 'face')} in {counted(done['num_frames'], 'frame')}"
     tracks = f", {counted(done['num_tracks'], 'track')}" if done["num_tracks"] else ""
     yield f"{folder}: {tasks} of {faces} of {counted(done['num_videos'], 'video')}{tracks}"
-    yield post_line(folder, done["post"], asked=done.get("asked_post", True))
+    asked = done.get("asked_post", True)
+    if "bundle" in done and done["post"] is None and asked:
+        yield "post-processing: none in this bundle"
+    else:
+        yield post_line(folder, done["post"], asked=asked)
     if not done["num_faces"]:
         yield "no face found: every row is empty"
     if done["num_resumed"]:
@@ -70,7 +75,8 @@ def _frames_lines(done: Mapping[str, Any]) -> Iterator[str]:
 def post_line(folder: str, parameters: Mapping[str, Any] | None, *, asked: bool) -> str:
     """Whether post-processing was applied, and where it would come from."""
     if parameters is not None:
-        return "post-processing: applied as stored"
+        found = components(parameters)
+        return f"post-processing: {'applied as stored: ' + ', '.join(found) if found else 'none was kept when fitted'}"
     return (
         "post-processing: none, as asked"
         if not asked
