@@ -19,7 +19,13 @@ def export(
         Path, typer.Option("--onnx", metavar="FOLDER|FILE.zip", help="Where the bundle goes: a folder, or one file.")
     ],
     face_px: Annotated[
-        int, typer.Option(min=0, max=4096, help="Side of the faces it takes. Default: of those it was trained on.")
+        int,
+        typer.Option(
+            min=0,
+            max=4096,
+            help="Side of the faces it takes. Default: of those it was trained on.",
+            show_default=False,
+        ),
     ] = 0,
     heads_only: Annotated[
         bool, typer.Option("--heads-only", help="Without the backbones: the bundle takes embeddings.")

@@ -19,7 +19,10 @@ def live(
     ],
     source: Annotated[str, typer.Argument(help="The number of a camera, or a video that is played.")] = "0",
     delay: Annotated[
-        int, typer.Option(help="Steps of the heads after which a prediction is final. Default: their window.")
+        int,
+        typer.Option(
+            help="Steps of the heads after which a prediction is final. Default: their window.", show_default=False
+        ),
     ] = -1,
     post: PostOption = True,
     config: ConfigOption = CONFIG,

@@ -358,6 +358,8 @@ def test_the_template_of_crops_is_measured(folder: Path) -> None:
     out = call("align", "--like", "crops")
     assert "drawn found the face in 12 of 12 crops" in out
     assert 'template "arcface": they agree with it to ' in out
+    measured = json.loads(call("align", "--like", "crops", "--json"))["template"]["measured_points"]
+    assert f"median points {', '.join(f'[{x:.1f}, {y:.1f}]' for x, y in measured)}\n" in out
     text = Path("mtl.toml").read_text()
     assert text.startswith(TOML.rstrip("\n"))
     assert tomllib.loads(text)["faces"] == {"detector": "drawn", "template": "arcface", "size_px": 112, "like": "crops"}

@@ -20,10 +20,10 @@ def aligned_lines(done: Aligned) -> Iterator[str]:
 
 
 def measured_lines(measured: Measured) -> Iterator[str]:
-    points = ", ".join(f"[{x:.1f}, {y:.1f}]" for x, y in measured.template.points)
+    points = ", ".join(f"[{x:.1f}, {y:.1f}]" for x, y in measured.points)
     yield (
         f"{measured.folder}: crops of {measured.template.size_px} px; {measured.detector} found the face in "
-        f"{measured.num_found:,} of {counted(measured.num_crops, 'crop')} looked at; points {points}"
+        f"{measured.num_found:,} of {counted(measured.num_crops, 'crop')} looked at; median points {points}"
     )
     if measured.known:
         yield f'template "{measured.known}": they agree with it to {measured.distance_px:.1f} px'

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from cache.labels import Schema
 from pipelines.terminal import make_console, say
-from pipelines.words import counted
+from pipelines.words import counted, task_label
 
 if TYPE_CHECKING:
     from pipelines.predict.live import LiveFace, LivePredictor, LiveUpdate
@@ -49,7 +49,9 @@ def show_summary(summary: Mapping[str, Any], *, as_json: bool) -> None:
         return
     latency = summary["latency_s"]
     found = (
-        "" if latency is None else f", latency {1000 * latency['median']:.0f} ms (95 %: {1000 * latency['p95']:.0f} ms)"
+        ""
+        if latency is None
+        else f", median latency {1000 * latency['median']:.0f} ms (95th percentile {1000 * latency['p95']:.0f} ms)"
     )
     say(
         f"{counted(summary['num_frames'], 'frame')} seen, {summary['num_dropped']:,} dropped{found}; a prediction is "
@@ -70,7 +72,7 @@ def prediction_words(columns: Mapping[str, float] | None, schema: Schema) -> str
             name = group.classes[int(columns[names[0]])]
             words.append(f"{name} {columns[f'p_{name}']:.2f}")
         elif names:
-            words.append(" ".join(name for name in names if columns[name]) or f"no {group.name}")
+            words.append(" ".join(name for name in names if columns[name]) or f"no {task_label(group.name)}")
     return "  ".join(words)
 
 
