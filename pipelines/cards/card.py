@@ -28,8 +28,9 @@ PRIVACY = """\
 ## Where data go
 
 Nowhere: faces, labels, embeddings and predictions stay on the machine. The runner of bundles opens no connection. mtl
-opens one only to fetch pretrained weights by their name, where mtl.toml asks for them, and to report the curves of a
-training to the service that `--track` names.
+opens one only to fetch pretrained weights by their name, where mtl.toml asks for them, to keep the record of a search
+in the database that its grid names (`storage`), and to report the curves of a training to the service that `--track`
+names.
 """
 
 
@@ -138,7 +139,7 @@ def _scores(card: Card) -> Iterator[str]:
     rows = [(score_title(task), main_key(task.group), task.name) for task in tasks]
     rows += [(whole, "P", "P")] if len(tasks) > 1 else []
     yield table(
-        ("score", "held out", f"{LEVEL:.0%} interval", "selection"),
+        ("score", "held out", f"{100 * LEVEL:.0f} % interval", "selection"),
         iter(
             (words, _score(report.get(key)), _ends(ends.get(name)), _score(select.get(key)))
             for words, key, name in rows
