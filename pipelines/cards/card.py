@@ -146,6 +146,10 @@ def _scores(card: Card) -> Iterator[str]:
         ),
     )
     yield f"Intervals are over resampled {card.held_out.unit}s. Its weights were selected by the score on the right."
+    yield (
+        "They are of predictions without post-processing. `mtl predict` applies that of a postprocess.json beside this "
+        "card, which has the scores with it."
+    )
     for task in tasks:
         yield from _columns(task.group, report)
 

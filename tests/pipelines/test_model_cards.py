@@ -53,6 +53,7 @@ def rows_of(card: str, heading: str) -> list[list[str]]:
 
 def test_what_the_card_of_a_run_says(project: Path) -> None:
     card, manifest = Path("runs/one/model_card.md").read_text(), read_manifest(Path("runs/one"))
+    assert "They are of predictions without post-processing." in card
     metrics = read_metrics(Path("runs/one"), manifest)
     assert card.startswith("# Model card: one\n\nA head on the embeddings of 3 backbones (")
     assert "- Data: Made, for tests\n- Licence of the data: no | licence\n" in card
