@@ -19,6 +19,7 @@ import hashlib
 import json
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ class Bundle:
     """
 
     def __init__(self, path: str | Path, *, num_threads: int = 0) -> None:
-        """Reads and checks every file; `num_threads` 0 leaves their number to onnxruntime.
+        """Reads and checks the record and every ONNX file; `num_threads` 0 leaves their number to onnxruntime.
 
         Raises:
             ValueError: no bundle, one of a newer format, a file that is missing or damaged, or no onnxruntime.
@@ -436,7 +437,8 @@ def decide(tasks: Sequence[Mapping[str, Any]], values: Mapping[str, np.ndarray])
     return found
 
 
-Read = Callable[[str], bytes]  # a file of the bundle by its name; raises KeyError or FileNotFoundError
+# A file of the bundle by its name; raises KeyError or OSError where it is not there, BadZipFile where it is damaged.
+Read = Callable[[str], bytes]
 
 
 def read_record(read: Read, path: Path) -> dict[str, Any]:
@@ -449,15 +451,17 @@ def read_record(read: Read, path: Path) -> dict[str, Any]:
         data = read(RECORD)
     except (KeyError, OSError):
         raise ValueError(f"{path}: not a bundle of `mtl export` (no {RECORD})") from None
+    except zipfile.BadZipFile:
+        data = b""
     place = data.rfind(SEAL) + len(SEAL)
     blank = data[:place] + b"0" * NUM_DIGITS + data[place + NUM_DIGITS :]
     if place < len(SEAL) or _digest(blank).encode() != data[place : place + NUM_DIGITS]:
         raise ValueError(f"{path}: {RECORD} is damaged or was changed; export it again")
     record: dict[str, Any] = json.loads(data)
-    if record["format"] != FORMAT:
+    if record.get("format") != FORMAT:
         raise ValueError(
-            f"{path}: a bundle of format {record['format']}, and this runner reads {FORMAT}; use the mtl_runtime.py "
-            "that lies in the bundle, or another version of mtl-runtime"
+            f"{path}: a bundle of format {record.get('format')}, and this runner reads {FORMAT}; use the "
+            "mtl_runtime.py that lies in the bundle, or another version of mtl-runtime"
         )
     return record
 
@@ -468,6 +472,8 @@ def is_bundle(path: Path) -> bool:
         _reader(path)(RECORD)
     except (KeyError, OSError, ValueError):
         return False
+    except zipfile.BadZipFile:
+        pass
     return True
 
 
@@ -480,8 +486,11 @@ def _reader(path: Path) -> Read:
         raise ValueError(f"{path}: not a bundle of `mtl export`: neither a folder nor a whole .zip file")
 
     def read(name: str) -> bytes:
-        with zipfile.ZipFile(path) as archive:
-            return archive.read(name)
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return archive.read(name)
+        except (zlib.error, EOFError, RuntimeError) as error:  # packed wrongly, in an unknown way or with a password
+            raise zipfile.BadZipFile(str(error)) from None
 
     return read
 
@@ -524,18 +533,22 @@ def find_faces(path: Path) -> list[tuple[str, np.ndarray, list[Any]]]:
     their frame's number, or such folders of pictures.
     """
     if path.suffix == ".npy":
-        faces = np.load(path, mmap_mode="r", allow_pickle=False)
-        return [(path.stem, np.arange(1, len(faces) + 1), faces)] if faces.ndim == 4 else []
+        try:
+            faces = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"{path}: not a whole .npy file of numbers ({error})") from None
+        return [(path.stem, np.arange(1, len(faces) + 1), faces)] if faces.ndim == 4 and len(faces) else []
     if not path.is_dir():
         return []
     folders = [path, *sorted(each for each in path.iterdir() if each.is_dir())]
     found = [video for each in sorted(path.glob("*.npy")) for video in find_faces(each)]
     for folder in folders:
-        named = {
-            int(each.stem): each
-            for each in folder.iterdir()
-            if each.suffix.lower() in PICTURES and _is_number(each.stem)
-        }
+        named: dict[int, Path] = {}
+        for each in sorted(folder.iterdir()):
+            if each.suffix.lower() in PICTURES and _is_number(each.stem):
+                first = named.setdefault(int(each.stem), each)
+                if first != each:
+                    raise ValueError(f"{each}: frame {int(each.stem)} stands there twice, as {first.name} too")
         if named:
             numbers = sorted(named)
             found.append((folder.name, np.array(numbers), [named[number] for number in numbers]))
@@ -560,7 +573,7 @@ def _pixels(faces: Sequence[Any], follow_orientation: bool) -> np.ndarray:
             with Image.open(path) as image:
                 upright = ImageOps.exif_transpose(image) if follow_orientation else image
                 pictures.append(np.asarray(upright.convert("RGB")))
-        except OSError as error:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{path}: not a picture that Pillow reads ({error})") from None
         if pictures[-1].shape != pictures[0].shape:
             raise ValueError(f"{path}: {pictures[-1].shape[1]} x {pictures[-1].shape[0]} px, unlike {faces[0]}")

@@ -42,13 +42,22 @@ class FaceFinder:
         """The faces of a picture [H, W, 3] uint8 RGB, of the highest score first; `reduced` where it is known already.
 
         Raises:
-            ValueError: a detector of another package gave what are no detections.
+            ValueError: a detector of another package failed, or gave what are no detections.
         """
         small = self.reduced(rgb) if reduced is None else reduced
-        found = checked(self.detector.detect(small), self.detector.name)
+        found = checked(self._detected(small), self.detector.name)
         found = found.take(found.scores >= self.min_score)
         found = found.take(np.argsort(-found.scores, kind="stable"))
         return found.scaled(rgb.shape[1] / small.shape[1], rgb.shape[0] / small.shape[0])
+
+    def _detected(self, small: np.ndarray) -> Detections:
+        try:
+            return self.detector.detect(small)
+        except (ValueError, OSError, MemoryError):
+            raise
+        except Exception as error:  # another's code
+            why = " ".join(str(error).split())
+            raise ValueError(f"detector {self.detector.name}: {type(error).__name__}: {why}") from None
 
     def crop(self, rgb: np.ndarray, points: np.ndarray) -> np.ndarray:
         """[S, S, 3] uint8 of the face with these points [5, 2]."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 NUM_POINTS = 5
+MOST_PX = 1e6  # off the origin of a picture: farther off are no coordinates of pixels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,15 +34,23 @@ NONE = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zero
 
 def checked(found: Detections, name: str) -> Detections:
     """`found` as float32; raises ValueError where shapes or values are not those of detections: names the detector."""
-    arrays = [np.asarray(each, np.float32) for each in (found.boxes, found.scores, found.points)]
-    num = len(arrays[0])
+    try:
+        arrays = [np.asarray(each, np.float32) for each in (found.boxes, found.scores, found.points)]
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(f"detector {name}: gave no boxes, scores and points of numbers") from None
+    num = len(arrays[0]) if arrays[0].ndim else 0
     if [each.shape for each in arrays] != [(num, 4), (num,), (num, NUM_POINTS, 2)]:
         raise ValueError(
             f"detector {name}: gave boxes, scores and points of shapes {', '.join(str(each.shape) for each in arrays)};"
             f" wanted [n, 4], [n] and [n, {NUM_POINTS}, 2]"
         )
-    if not all(np.isfinite(each).all() for each in arrays):
-        raise ValueError(f"detector {name}: gave values that are not finite")
+    if not all((np.abs(each) <= MOST_PX).all() for each in arrays):
+        raise ValueError(f"detector {name}: gave values that are not finite, or no pixels")
+    boxes, _, points = arrays
+    if (boxes[:, 2:] < boxes[:, :2]).any():
+        raise ValueError(f"detector {name}: gave a box that ends before it starts; wanted x0 y0 x1 y1")
+    if (np.ptp(points, axis=1) == 0).all(axis=1).any():
+        raise ValueError(f"detector {name}: gave {NUM_POINTS} points that all lie in one place")
     return Detections(*arrays)
 
 

@@ -201,7 +201,7 @@ def load_face_model(given: Path, config: Config, device: torch.device, *, post: 
     Raises:
         ValueError: there is none, or its backbones are not to be had.
     """
-    if is_bundle(given):
+    if given.is_file() or is_bundle(given):
         return BundleFaceModel(given, post=post)
     return TrainedFaceModel(load_predictor(find_predictor(given, config), device, post=post), config, device)
 

@@ -21,6 +21,9 @@ def check_place(path: Path, *, force: bool, is_ours: Callable[[Path], bool]) -> 
     """
     if path.is_dir():
         raise ValueError(f"{path}: a folder; name a file with --out")
+    above = next(each for each in path.absolute().parents if os.path.lexists(each))
+    if not above.is_dir():
+        raise ValueError(f"{path}: {above} is no folder; name another place")
     if not (os.path.lexists(path)):
         return
     if not force:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extract.video.cuts import HEIGHT, WIDTH, is_cut, thumbnail
+from extract.video.finder import FaceFinder
 from extract.video.found import Detections, checked, overlaps, without_overlap
 from extract.video.tracking import MAX_MISSED, Tracker
 
@@ -89,13 +91,55 @@ def test_of_boxes_that_overlap_the_best_is_kept() -> None:
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"scores": np.zeros(2)}, "wanted"), ({"boxes": np.full((1, 4), np.nan)}, "not finite")],
+    [
+        ({"scores": np.zeros(2)}, "wanted"),
+        ({"boxes": np.float32(1)}, "wanted"),
+        ({"boxes": np.full((1, 4), np.nan)}, "not finite"),
+        ({"boxes": np.full((1, 4), 1e9)}, "no pixels"),
+        ({"boxes": np.array([[9.0, 0, 3, 5]])}, "ends before it starts"),
+        ({"points": np.ones((1, 5, 2))}, "in one place"),
+        ({"boxes": [[1, 2], [3]]}, "numbers"),
+        ({"scores": ["high"]}, "numbers"),
+        ({"points": {}}, "numbers"),
+    ],
 )
-def test_what_are_no_detections_is_refused(change: dict[str, np.ndarray], words: str) -> None:
-    good = {"boxes": np.zeros((1, 4)), "scores": np.zeros(1), "points": np.zeros((1, 5, 2))}
+def test_what_are_no_detections_is_refused(change: dict[str, Any], words: str) -> None:
+    good: dict[str, Any] = {
+        "boxes": np.zeros((1, 4)),
+        "scores": np.zeros(1),
+        "points": np.arange(10).reshape(1, 5, 2),
+    }
     checked(Detections(**good), "mine")
     with pytest.raises(ValueError, match=f"detector mine: .*{words}"):
         checked(Detections(**(good | change)), "mine")
+
+
+class Failing:
+    """A detector that does what it was made with."""
+
+    name, digest = "mine", ""
+
+    def __init__(self, gives: Any) -> None:
+        self._gives = gives
+
+    def detect(self, rgb: np.ndarray) -> Detections:
+        if isinstance(self._gives, BaseException):
+            raise self._gives
+        found: Detections = self._gives
+        return found
+
+
+@pytest.mark.parametrize(
+    ("gives", "words"),
+    [
+        (None, "numbers"),
+        ((np.zeros((1, 4)), np.zeros(1)), "numbers"),
+        (RuntimeError("no\nmemory"), "RuntimeError: no memory"),
+    ],
+)
+def test_a_detector_that_fails_is_named_in_one_line(gives: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=f"^detector mine: .*{words}"):
+        FaceFinder(detector=Failing(gives)).find(np.zeros((40, 60, 3), np.uint8))
 
 
 def scene(seed: int, shift: int = 0, light: int = 0) -> np.ndarray:

@@ -16,6 +16,7 @@ from cache.store import Cache
 from helpers.cli import call
 from helpers.made_project import Made
 from pipelines.json_files import read_json
+from pipelines.predict.outfile import check_place, replaceable_table
 
 PREDICTED = {
     "va": ("valence", "arousal"),
@@ -208,6 +209,12 @@ def test_csv_and_parquet_hold_the_same(project: Path, tmp_path: Path) -> None:
     text, table = pl.read_csv(tmp_path / "a.csv"), pl.read_parquet(tmp_path / "a.parquet")
     assert text.columns == table.columns
     assert text["p_AU26"].to_numpy() == pytest.approx(table["p_AU26"].to_numpy())
+
+
+def test_a_place_below_a_file_is_refused_beforehand(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"file is no folder"):
+        check_place(tmp_path / "file" / "deep" / "a.csv", force=False, is_ours=replaceable_table)
 
 
 def test_force_replaces_an_earlier_table_and_nothing_else(project: Path, tmp_path: Path) -> None:

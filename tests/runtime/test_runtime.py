@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,33 @@ def test_cells_are_written_as_mtl_predict_writes_them() -> None:
     columns = {"video": ["a,b", "c"], "frame": [1, 2], "valid": [True, False], "p_A": np.float32([0.1, 1 / 3])}
     runner._write(file, iter([{name: np.array(values) for name, values in columns.items()}]))
     assert file.getvalue() == 'video,frame,valid,p_A\n"a,b",1,true,0.1\nc,2,false,0.33333334\n'
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"\x93NUMPY\x01"])
+def test_an_array_that_is_not_whole_is_named(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "faces.npy").write_bytes(data)
+    with pytest.raises(ValueError, match=r"faces\.npy: not a whole \.npy file"):
+        runner.find_faces(tmp_path / "faces.npy")
+
+
+def test_no_faces_and_two_of_one_frame(tmp_path: Path) -> None:
+    np.save(tmp_path / "none.npy", np.zeros((0, 8, 8, 3), np.uint8))
+    assert runner.find_faces(tmp_path / "none.npy") == []
+    for name in ("1.png", "00001.png"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match="frame 1 stands there twice"):
+        runner.find_faces(tmp_path)
+
+
+@pytest.mark.parametrize(("field", "value"), [("flag_bits", 1), ("compress_type", 99), ("CRC", 5)])
+def test_a_zip_file_whose_record_cannot_be_read_is_a_damaged_bundle(tmp_path: Path, field: str, value: int) -> None:
+    path = tmp_path / "bundle.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(runner.RECORD, b"{}")
+        setattr(archive.getinfo(runner.RECORD), field, value)
+    assert runner.is_bundle(path)
+    with pytest.raises(ValueError, match=r"bundle\.json is damaged"):
+        runner.Bundle(path)
 
 
 def test_the_runner_needs_numpy_and_onnxruntime_alone() -> None:
