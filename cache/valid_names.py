@@ -33,6 +33,14 @@ def check_name(name: str, what: str, *, is_section: bool = False) -> str:
     return name
 
 
+def check_encoding(path: str) -> None:
+    """Raises `ValueError` where the name of a file that is there is no text, so that no table can name it."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{path}: its name is not UTF-8; rename it") from None
+
+
 def problem_of_name(name: str) -> str:
     """Why `name` can be no name, or nothing."""
     if not name:

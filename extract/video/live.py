@@ -72,6 +72,11 @@ class LiveFrames:
                 found, self._newest = self._newest, None
             yield found
 
+    @property
+    def why_ended(self) -> str | None:
+        """Why the video ended before its end; None for a whole one, and for a camera."""
+        return None if self.is_camera else self._reader.why_ended
+
     def _run(self) -> None:
         began_s, first_s = time.monotonic(), None
         try:

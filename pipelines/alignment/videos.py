@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.valid_names import MAX_BYTES
+from cache.valid_names import MAX_BYTES, check_encoding
 from extract.backbones.origin import file_digest
 from extract.faces.containers import is_video
 from extract.faces.orientation import Orientations
@@ -40,7 +40,8 @@ def find_videos(given: Sequence[Path], *, follow_orientation: bool) -> list[Vide
 def _name_of(path: Path) -> str:
     """Whatever the file is called, spaces and all: its folder's name is read and never typed."""
     name = path.stem
-    if name.startswith(".") or len(name.encode(errors="surrogateescape")) > MAX_BYTES:
+    check_encoding(str(path))
+    if name.startswith(".") or len(name.encode()) > MAX_BYTES:
         raise ValueError(f"{path}: a folder of crops cannot be called {name!r}; rename the video")
     return name
 

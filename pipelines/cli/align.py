@@ -66,7 +66,7 @@ def align(
     if bool(videos) != (out is not None):
         raise ValueError("--out FOLDER: where the crops of the videos go" if videos else "--out: no videos are named")
     overrides = with_orientation(set_, ignore_orientation)
-    document = {}
+    document, is_whole = {}, True
     if like is not None:
         measured = measure_and_store(read_config(config, overrides), config, like)
         document["template"] = measured.to_json()
@@ -75,7 +75,10 @@ def align(
     if out is not None:
         done = align_videos(read_config(config, overrides), AlignRequest(videos=videos or (), out=out, people=people))
         document["aligned"] = done.to_json()
+        is_whole = not any(video.why_ended for video in done.videos.values())
         for line in () if json_output else aligned_lines(done):
             say(line)
     if json_output:
         say_json(document)
+    if not is_whole:
+        raise typer.Exit(1)

@@ -66,4 +66,6 @@ def live(
         updates = predictor.updates(frames)
         with contextlib.suppress(KeyboardInterrupt):  # how it is ended
             (show_json if json_output else show_lines)(updates, predictor, loaded.schema)
-    show_summary(predictor.summary(frames.num_dropped), as_json=json_output)
+    show_summary(predictor.summary(frames.num_dropped, frames.why_ended), as_json=json_output)
+    if frames.why_ended:
+        raise typer.Exit(1)

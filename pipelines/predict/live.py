@@ -77,8 +77,9 @@ class LivePredictor:
         """Seconds after which a prediction is final."""
         return self.delay / self.fps
 
-    def summary(self, num_dropped: int) -> dict[str, Any]:
-        """What was done so far, as JSON values; `num_dropped` frames were not seen."""
+    def summary(self, num_dropped: int, why_ended: str | None = None) -> dict[str, Any]:
+        """What was done so far, as JSON values; `num_dropped` frames were not seen, and a video that is not whole says
+        `why_ended`."""
         latency = None
         if self.latencies_s:
             median, p95 = np.percentile(self.latencies_s, (50, 95))
@@ -86,6 +87,7 @@ class LivePredictor:
         return {
             "num_frames": self.num_frames,
             "num_dropped": num_dropped,
+            "incomplete": [why_ended] if why_ended else [],
             "num_updates": len(self.latencies_s),
             "latency_s": latency,
             "delay_steps": self.delay,

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from cache.regular import check_regular
+from cache.valid_names import check_encoding
 from extract.annotations.lists import read_list
 from extract.faces.containers import ARCHIVES, is_face, new_container
 from extract.faces.listing import list_faces
@@ -61,6 +62,13 @@ def find_source(given: Path, aligned: bool | None, faces: Path) -> Source:
     Raises:
         ValueError: nothing is there, or nothing that faces can be had from; says what can be.
     """
+    source = _source(given, aligned, faces)
+    for path in (str(given), *source.paths):
+        check_encoding(path)
+    return source
+
+
+def _source(given: Path, aligned: bool | None, faces: Path) -> Source:
     if not given.exists():
         raise ValueError(f"{given}: no such file or folder; name faces, pictures, a video, a folder of them or a cache")
     if given.is_dir():

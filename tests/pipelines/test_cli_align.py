@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -187,10 +188,20 @@ def test_a_video_may_be_called_anything(folder: Path) -> None:
 def test_a_video_that_is_cut_off_says_so(folder: Path) -> None:
     path = video(one_face(30), "clip.mkv")
     path.write_bytes(path.read_bytes()[:-900])
-    out = call("align", "clip.mkv", "--out", "crops")
-    assert "INCOMPLETE: clip: the video is cut off" in out
+    ended = typed("align", "clip.mkv", "--out", "crops")
+    assert ended.code == 1
+    assert "INCOMPLETE: clip: the video is cut off" in ended.out
     assert 0 < len(crops()) < 30
-    assert "cut off" in aligned("clip.mkv")["clip"]["why_ended"]
+    again = typed("align", "clip.mkv", "--out", "crops", "--json")
+    assert again.code == 1
+    assert "cut off" in json.loads(again.out)["aligned"]["videos"]["clip"]["why_ended"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux alone")
+def test_a_name_that_is_no_text_is_refused(folder: Path) -> None:
+    path = os.fsdecode(b"\xff.mkv")
+    os.rename(video(one_face(2), "clip.mkv"), path)
+    assert "\\udcff.mkv: its name is not UTF-8; rename it" in refused("align", path, "--out", "crops")
 
 
 def test_a_turned_video_is_aligned_upright(folder: Path) -> None:

@@ -354,6 +354,15 @@ def test_a_playing_video_is_predicted_live(project: Path, tmp_path: Path) -> Non
     assert re.search(r", median latency \d+ ms \(95th percentile \d+ ms\); ", lines[-1])
 
 
+def test_live_says_that_a_video_is_cut_off(project: Path, tmp_path: Path) -> None:
+    whole = make_face_video(tmp_path / "whole.mkv", 40)
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    ended = typed("live", "none", cut)
+    assert ended.code == 1
+    assert "INCOMPLETE: the video is cut off" in ended.out
+
+
 def test_live_says_what_is_not_there(project: Path) -> None:
     assert "nothing.mp4: no such video; name one, or the number of a camera" in refused("live", "gru", "nothing.mp4")
     assert "camera 93 (" in refused("live", "gru", "93")

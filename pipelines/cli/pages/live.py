@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from cache.labels import Schema
 from pipelines.terminal import make_console, say
@@ -47,6 +48,8 @@ def show_summary(summary: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         say(json.dumps(summary))
         return
+    for why in summary["incomplete"]:
+        say(f"INCOMPLETE: {why}")
     latency = summary["latency_s"]
     found = (
         ""
@@ -82,7 +85,8 @@ def _table(update: "LiveUpdate", predictor: "LivePredictor", schema: Schema) -> 
     table.add_column("now")
     table.add_column(f"{predictor.delay_s:.1f} s ago, final")
     for face in update.faces:
-        table.add_row(str(face.face), prediction_words(face.prompt, schema), _final(face, schema))
+        # As text, since rich takes brackets in the names of labels for styles.
+        table.add_row(str(face.face), Text(prediction_words(face.prompt, schema)), Text(_final(face, schema)))
     return table
 
 
