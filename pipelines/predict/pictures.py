@@ -78,12 +78,15 @@ def write_timeline(
         note = f"Predictions of {whose}. Time is counted in frame numbers of the video."
         write_timeline_page(path, title, videos, schema, note=note)
         return ""
+    import matplotlib
+
     from pipelines.timeline.figure import timeline_figure
 
     longest = max(videos, key=lambda video: len(video.frames))
-    figure = timeline_figure(longest, schema)
     software = {"Software": TIMELINES[".png"].decode()}
-    _write(path, lambda there: figure.savefig(there, format="png", dpi=150, metadata=software), force=force)
+    with matplotlib.rc_context({"text.parse_math": False}):  # names of labels are no formulas
+        figure = timeline_figure(longest, schema)
+        _write(path, lambda there: figure.savefig(there, format="png", dpi=150, metadata=software), force=force)
     return longest.name if len(videos) > 1 else ""
 
 

@@ -14,6 +14,7 @@ Value = None | bool | int | float | str | Interval | Spread
 LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "−": "$-$", "<": "$<$", ">": "$>$",
+    "[": "{[}", "*": "{*}",
 }  # fmt: skip
 
 
@@ -55,7 +56,7 @@ class Table:
     def markdown(self) -> str:
         """A pipe table with the caption above it."""
         lines = [[column.words for column in self.columns], ["---"] * len(self.columns), *self._texts()]
-        cells = [[cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+        cells = [[markdown_text(cell) for cell in line] for line in lines]
         return "\n".join([self.caption, "", *(f"| {' | '.join(line)} |" for line in cells), ""])
 
     def latex(self) -> str:
@@ -114,8 +115,14 @@ def shown(value: Value, column: Column) -> str:
     return value if isinstance(value, str) else f"{value:{sign}.{column.digits}f}"
 
 
+def markdown_text(text: str) -> str:
+    """`text` as it is shown by Markdown, where it would be markup, HTML among it."""
+    return re.sub(r"([\\|`*\[<])", r"\\\1", " ".join(text.split("\n")))
+
+
 def latex_text(text: str) -> str:
-    return re.sub(r"[\\{}&%$#_~^±–−<>]", lambda found: LATEX[found[0]], text)
+    """`text` as it is shown by LaTeX. Brackets and stars are in braces: behind the end of a line they belong to it."""
+    return re.sub(r"[\\{}&%$#_~^±–−<>\[*]", lambda found: LATEX[found[0]], text)
 
 
 def _parts(value: Value) -> Sequence[str]:

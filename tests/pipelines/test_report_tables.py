@@ -33,6 +33,14 @@ def test_markdown_keeps_its_columns() -> None:
     assert lines[5] == "| x & y | 1.000 | – | – |"
 
 
+def test_names_are_no_markup_in_files() -> None:
+    table = Table(name="t", caption="c", columns=(Column("v", "v"),), rows=(("<b>[x](y) `z` *w*",), ("[2ex]",), ("*",)))
+    assert r"| \<b>\[x](y) \`z\` \*w\* |" in table.markdown()
+    lines = table.latex().splitlines()
+    assert not [line for line in lines if line.startswith(("[", "*"))]
+    assert r"{[}2ex] \\" in lines
+
+
 def test_latex_has_no_command_of_a_users() -> None:
     text = TABLE.latex()
     assert r"x \& y & 1.000 & -- & -- \\" in text

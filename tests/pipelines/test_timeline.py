@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from cache.labels import ABAW, DISFA, SCHEMAS, Schema, schema_of
 from helpers.made_timeline import HOSTILE, frames_with_gap, made_video
 from pipelines.html import Markup
+from pipelines.predict.pictures import write_timeline
 from pipelines.report.pages import Pictures, Report, Section, Timeline, write_page
 from pipelines.timeline import section
 from pipelines.timeline.figure import timeline_figure
@@ -231,3 +232,15 @@ def test_a_video_without_a_face_and_no_video_at_all_are_said_in_words() -> None:
     assert list(unpacked(packed(video, ABAW))[0]) == ["frame"]
     assert [text.get_text() for text in timeline_figure(video, ABAW).texts][-1].startswith("Neither predictions")
     assert timeline_section([], ABAW) == "<p>There is no frame to show.</p>"
+
+
+def test_names_of_classes_are_no_formulas(tmp_path: Path) -> None:
+    group = {"name": "e", "kind": "classes", "columns": ["e"], "classes": [r"$\frac{$", "other"]}
+    table = pl.DataFrame(
+        {"video": "v", "frame": [1, 2], "valid": True, "e": [0, 1], r"p_$\frac{$": 0.5, "p_other": 0.5}
+    )
+    written = {"is_post": False, "faces": None, "force": False}
+    write_timeline(
+        tmp_path / "t.png", "t", table, table, schema_of({"name": "s", "groups": [group]}, "here"), **written
+    )
+    assert (tmp_path / "t.png").is_file()
