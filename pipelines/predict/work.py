@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from cache.locks import locked
-from pipelines.chunk_files import ChunkFolder
+from pipelines.chunk_files import CHUNK, ChunkFolder
 
 FORMAT = 1
 LOCK = "writer.lock"
@@ -101,10 +101,11 @@ class UnitWork:
 
 
 class WorkFolder:
-    """A folder with the work of several units; one process at a time. A context manager."""
+    """A folder with the work of several units; one process at a time. A context manager, which leaves no folder where
+    nothing was done."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self._is_removed = folder, False
 
     def __enter__(self) -> "WorkFolder":
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -113,6 +114,8 @@ class WorkFolder:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        if not self._is_removed and not any(CHUNK.fullmatch(path.name) for path in self.folder.rglob("*")):
+            shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.__exit__(*error)
 
     def unit(self, index: int, origin: Mapping[str, Any]) -> UnitWork:
@@ -121,3 +124,4 @@ class WorkFolder:
     def remove(self) -> None:
         """Once the result is written."""
         shutil.rmtree(self.folder)
+        self._is_removed = True
