@@ -239,8 +239,8 @@ def test_names_of_classes_are_no_formulas(tmp_path: Path) -> None:
     table = pl.DataFrame(
         {"video": "v", "frame": [1, 2], "valid": True, "e": [0, 1], r"p_$\frac{$": 0.5, "p_other": 0.5}
     )
-    written = {"is_post": False, "faces": None, "force": False}
+    schema = schema_of({"name": "s", "groups": [group]}, "here")
     write_timeline(
-        tmp_path / "t.png", "t", table, table, schema_of({"name": "s", "groups": [group]}, "here"), **written
+        tmp_path / "t.png", "t", table, table, schema, whose="the run r", is_post=False, faces=None, force=False
     )
     assert (tmp_path / "t.png").is_file()
