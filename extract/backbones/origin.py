@@ -57,10 +57,14 @@ def maker_of(config: BackboneConfig, folder: Path, where: str) -> str:
 
 
 def check_file(config: BackboneConfig, folder: Path, where: str) -> None:
-    """Raises ValueError where the section notes its weights file's digest and the file has another."""
-    if not config.file_digest or config.weights in FETCHED or not (folder / config.weights).is_file():
+    """Raises ValueError where the weights file is not there, or not the one whose digest the section notes."""
+    if config.weights in FETCHED:
         return
-    if file_digest(folder / config.weights) != config.file_digest:
+    if not (folder / config.weights).exists():
+        raise ValueError(
+            f"{where}: {folder / config.weights}: no such weights file; put it back, or name it under weights"
+        )
+    if config.file_digest and file_digest(folder / config.weights) != config.file_digest:
         raise ValueError(
             f"{where}: {folder / config.weights} is not the file that was trained for it, by its digest; run "
             "`mtl finetune` again, or take file_digest out of the section to use the file as it is"

@@ -56,7 +56,7 @@ def _from_entry_point(entry: EntryPoint, argument: str, folder: Path) -> Detecto
         detector: Detector = entry.load()(argument, folder)
     except (ValueError, OSError):
         raise
-    except Exception as error:  # another's code
+    except (Exception, SystemExit) as error:  # another's code
         raise ValueError(f"detector {entry.name} ({entry.value}): {type(error).__name__}: {error}") from None
     for field in ("name", "digest"):
         if not isinstance(getattr(detector, field, None), str):

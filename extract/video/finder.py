@@ -55,7 +55,7 @@ class FaceFinder:
             return self.detector.detect(small)
         except (ValueError, OSError, MemoryError):
             raise
-        except Exception as error:  # another's code
+        except (Exception, SystemExit) as error:  # another's code
             why = " ".join(str(error).split())
             raise ValueError(f"detector {self.detector.name}: {type(error).__name__}: {why}") from None
 

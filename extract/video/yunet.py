@@ -47,7 +47,7 @@ def load_yunet(argument: str, folder: Path) -> YuNet:
     if not argument:
         raise ValueError('detector "yunet" needs its ONNX file: "yunet:FILE", such as face_detection_yunet.onnx')
     where, path = f"detector yunet:{argument}", folder / Path(argument).expanduser()
-    data = read_onnx(path, where, 'name the ONNX file: "yunet:FILE"')
+    data = read_onnx(path, where, 'detector = "yunet:FILE"')
     session = detector_session(data, path.name, where)
     (port, *more), names = session.get_inputs(), {each.name for each in session.get_outputs()}
     if more or not names.issuperset(OUTPUTS) or len(port.shape) != 4 or port.shape[1] != 3:

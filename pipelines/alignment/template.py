@@ -69,7 +69,13 @@ def measure_and_store(config: Config, path: Path, folder: Path) -> Measured:
             f"{folder}: {finder.detector.name} finds a face in {len(points)} of {num_crops} crops; wanted a folder of "
             "aligned faces"
         )
-    middle = tuple((round(float(x), 2), round(float(y), 2)) for x, y in np.median(points, axis=0))
+    medians = np.median(points, axis=0)
+    if not ((medians >= -size_px) & (medians < 2 * size_px)).all():
+        raise ValueError(
+            f"{folder}: {finder.detector.name} puts points of most faces far outside their crops of {size_px} px, so "
+            "they have no template; another detector ([faces] detector) may see them better"
+        )
+    middle = tuple((round(float(x), 2), round(float(y), 2)) for x, y in medians)
     template = Template(size_px, middle)
     known, distance_px = _nearest(template)
     if known is not None:

@@ -8,6 +8,8 @@ import typer
 
 from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, PostOption, SetOption
 
+MAX_DELAY = 10_000  # steps
+
 
 def register(app: typer.Typer) -> None:
     app.command(name="live")(live)
@@ -50,8 +52,8 @@ def live(
     from pipelines.predict.live import LivePredictor, open_live
 
     read = config_for(model, config, set_ or ())
-    if delay < -1:
-        raise ValueError(f"--delay {delay}: a number of steps from 0 on")
+    if not -1 <= delay <= MAX_DELAY:
+        raise ValueError(f"--delay {delay}: a number of steps from 0 to {MAX_DELAY:,}")
     frames = open_live(source)
     finder = face_finder(read)
     loaded = load_face_model(model, read, resolve_device(device), post=post)

@@ -74,6 +74,9 @@ def check_out(out: Path, *, force: bool) -> None:
         raise ValueError(f"{out}: the report is an HTML page; give --out a name that ends in .html")
     if out.is_dir():
         raise ValueError(f"{out}: a folder; name a file with --out")
+    above = next(each for each in out.absolute().parents if os.path.lexists(each))
+    if not above.is_dir():
+        raise ValueError(f"{out}: {above} is no folder; name another place")
     if os.path.lexists(out):
         if not force:
             raise ValueError(f"{out} is there already; --force replaces it, --out picks another name")
