@@ -1,5 +1,6 @@
 """How fields, values, tasks and splits are called in tables and reports: words for readers, not names from the code."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -182,3 +183,8 @@ def duration_words(seconds: float) -> str:
         return f"{rest} s"
     hours, minutes_left = divmod(minutes, 60)
     return f"{hours} h {minutes_left} min" if hours else f"{minutes} min {rest} s"
+
+
+def markdown_text(text: str) -> str:
+    """`text` as it is shown by Markdown, where it would be markup, HTML among it."""
+    return re.sub(r"([\\|`*\[<])", r"\\\1", " ".join(text.split("\n")))

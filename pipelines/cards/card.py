@@ -8,7 +8,7 @@ from cache.labels import Group, Schema, Task
 from pipelines.cards.held_out import HeldOut, Subgroup
 from pipelines.metrics.challenge import main_key
 from pipelines.metrics.intervals import LEVEL, Interval
-from pipelines.words import score_title, task_label
+from pipelines.words import markdown_text, score_title, task_label
 
 PARTS = {"train": "trained its weights", "select": "selected its weights", "report": "held out, scored once"}
 NOT_NOTED = "not noted"
@@ -83,9 +83,9 @@ def card_text(card: Card) -> str:
 
 
 def table(head: Sequence[str], rows: Iterator[Sequence[str]] | map) -> str:
-    """A Markdown table; a bar within a cell is written out."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+    """A Markdown table; what would be markup in a cell is written out."""
+    lines = [[*map(markdown_text, head)], ["---"] * len(head), *([*map(markdown_text, row)] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _predicts(task: Task) -> tuple[str, str, str]:

@@ -131,7 +131,7 @@ def _made(manifest: Mapping[str, Any]) -> tuple[Part, ...]:
     rows += [
         ("label schema", manifest["schema"]["name"]),
         ("parameters", f"{manifest['num_parameters']:,}" if "num_parameters" in manifest else "–"),
-        ("streams", ", ".join(manifest.get("streams", {})) or "–"),
+        ("streams read", ", ".join(manifest.get("streams", {})) or "–"),
         ("commit", str(manifest.get("commit") or "–")),
         ("versions", ", ".join(f"{name} {version}" for name, version in manifest.get("versions", {}).items()) or "–"),
     ]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pipelines.html import Cell, Markup
 from pipelines.metrics.intervals import Interval
 from pipelines.results.leaderboard import Spread
+from pipelines.words import markdown_text
 
 Value = None | bool | int | float | str | Interval | Spread
 LATEX = {
@@ -113,11 +114,6 @@ def shown(value: Value, column: Column) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return value if isinstance(value, str) else f"{value:{sign}.{column.digits}f}"
-
-
-def markdown_text(text: str) -> str:
-    """`text` as it is shown by Markdown, where it would be markup, HTML among it."""
-    return re.sub(r"([\\|`*\[<])", r"\\\1", " ".join(text.split("\n")))
 
 
 def latex_text(text: str) -> str:

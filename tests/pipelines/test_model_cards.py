@@ -12,6 +12,7 @@ from cache.frames import read_frames, write_frames
 from cache.labels import ABAW
 from helpers.cli import call, refused
 from pipelines.cards.attributes import attributes_of
+from pipelines.cards.card import table
 from pipelines.cards.held_out import held_out
 from pipelines.labels import labels_of
 from pipelines.metrics.challenge import f1
@@ -104,6 +105,11 @@ def test_subgroups(project: Path) -> None:
     assert value == pytest.approx(np.mean(units))
     assert between is not None
     assert between.low <= value <= between.high
+
+
+def test_what_is_markup_in_a_cell_is_written_out() -> None:
+    text = table(("attribute",), iter([("<b>a|b`*",), ("two\nlines",)]))
+    assert text.splitlines()[2:] == [r"| \<b>a\|b\`\* |", "| two lines |"]
 
 
 def test_attributes_that_cannot_be_read_are_said_so(project: Path, tmp_path: Path) -> None:
