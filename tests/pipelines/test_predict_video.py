@@ -366,4 +366,4 @@ def test_live_says_that_a_video_is_cut_off(project: Path, tmp_path: Path) -> Non
 def test_live_says_what_is_not_there(project: Path) -> None:
     assert "nothing.mp4: no such video; name one, or the number of a camera" in refused("live", "gru", "nothing.mp4")
     assert "camera 93 (" in refused("live", "gru", "93")
-    assert "--delay -5: a number of steps from 0 on" in refused("live", "gru", "one.mkv", "--delay", "-5")
+    assert "--delay -5: a number of steps from 0 to 10,000" in refused("live", "gru", "one.mkv", "--delay", "-5")
