@@ -16,6 +16,7 @@ from extract.backbones.resize import MAX_PIXELS, batch_resizer
 from extract.backbones.runtime import Embedder, Runtime, embedder, steady
 from extract.backbones.transforms import face_transform
 from extract.config import Preprocessing
+from extract.inputs import by_size
 from extract.views import changed
 
 StreamKey = tuple[str, str]
@@ -55,7 +56,7 @@ class CropEmbedder:
         """[B, S, S, 3] uint8 on the device."""
         side, resizer = wanted.size_px, batch_resizer(wanted)
         faces = torch.zeros(len(crops), side, side, 3, dtype=torch.uint8, device=self._device)
-        for rows, batch in _by_size(crops):
+        for rows, batch in by_size(dict(enumerate(crops))):
             if resizer is not None and batch.shape[1] * batch.shape[2] <= MAX_PIXELS:
                 faces[rows] = resizer(torch.from_numpy(batch).to(self._device))
             else:
@@ -63,11 +64,3 @@ class CropEmbedder:
                 resized = np.stack([transform(crop) for crop in batch])
                 faces[rows] = torch.from_numpy(resized).to(self._device)
         return faces
-
-
-def _by_size(crops: Sequence[np.ndarray]) -> list[tuple[list[int], np.ndarray]]:
-    """Crops of one size together: their places, and [b, H, W, 3]."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for place, crop in enumerate(crops):
-        groups.setdefault(crop.shape, []).append(place)
-    return [(places, np.stack([crops[place] for place in places])) for places in groups.values()]

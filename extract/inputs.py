@@ -44,7 +44,7 @@ class Inputs:
             faces = resizer(native)
             if faces is native and slot.odd:  # another input may have these for its own
                 faces = faces.clone()
-        for rows, odd in _by_size(slot.odd):
+        for rows, odd in by_size(slot.odd):
             faces[rows] = resizer(self._moved(torch.from_numpy(odd)))
         for row, made in slot.shrunk.items():
             faces[row] = self._moved(torch.from_numpy(made[wanted].copy()))
@@ -54,9 +54,9 @@ class Inputs:
         return faces.to(self._device, non_blocking=True)
 
 
-def _by_size(odd: Mapping[int, np.ndarray]) -> list[tuple[list[int], np.ndarray]]:
+def by_size(faces: Mapping[int, np.ndarray]) -> list[tuple[list[int], np.ndarray]]:
     """Faces of one size together: their rows, and [b, H, W, 3]."""
     groups: dict[tuple[int, ...], list[int]] = {}
-    for row in sorted(odd):
-        groups.setdefault(odd[row].shape, []).append(row)
-    return [(rows, np.stack([odd[row] for row in rows])) for rows in groups.values()]
+    for row in sorted(faces):
+        groups.setdefault(faces[row].shape, []).append(row)
+    return [(rows, np.stack([faces[row] for row in rows])) for rows in groups.values()]

@@ -4,22 +4,12 @@ from pathlib import Path
 
 from cache.frames import write_frames
 from helpers.cli import call
+from helpers.made_project import TOML
 from helpers.small_faces import make_faces
 
-TOML = """
+FACES = """
 [data]
 faces = "faces"
-[head]
-width = 16
-depth = 1
-num_heads = 2
-[train]
-window = 16
-stride = 8
-batch_windows = 4
-steps = 12
-eval_steps = 6
-warmup_steps = 6
 """
 BACKBONE = """
 [backbones.{name}]
@@ -34,7 +24,7 @@ def make_face_project(folder: Path) -> None:
     ensemble `both` of them."""
     write_frames(make_faces(folder / "faces"), folder / "frames.parquet")
     backbones = [BACKBONE.format(name=name, model=model) for name, model in (("va", "test_vit2"), ("au", "test_vit"))]
-    (folder / "mtl.toml").write_text(TOML + "".join(backbones))
+    (folder / "mtl.toml").write_text(FACES + TOML + "".join(backbones))
     call("extract", "--device", "cpu")
     call("train-head", "--name", "gru", "--temporal", "gru", "--device", "cpu")
     call("train-head", "--name", "none", "--temporal", "none", "--set", 'head.streams=["va"]', "--device", "cpu")
