@@ -21,10 +21,8 @@ def check_place(path: Path, *, force: bool, is_ours: Callable[[Path], bool]) -> 
     """
     if path.is_dir():
         raise ValueError(f"{path}: a folder; name a file with --out")
-    above = next(each for each in path.absolute().parents if os.path.lexists(each))
-    if not above.is_dir():
-        raise ValueError(f"{path}: {above} is no folder; name another place")
-    if not (os.path.lexists(path)):
+    check_above(path)
+    if not os.path.lexists(path):
         return
     if not force:
         raise ValueError(f"{path} is there already; --force replaces it, --out picks another name")
@@ -32,6 +30,13 @@ def check_place(path: Path, *, force: bool, is_ours: Callable[[Path], bool]) -> 
         raise ValueError(
             f"{path}: not a file of this command, so --force does not replace it; --out picks another name"
         )
+
+
+def check_above(path: Path) -> None:
+    """Raises `ValueError` where the folders above `path` cannot be made, since one of them is no folder."""
+    above = next(each for each in path.absolute().parents if os.path.lexists(each))
+    if not above.is_dir():
+        raise ValueError(f"{path}: {above} is no folder; name another place")
 
 
 def write_new(path: Path, data: bytes, *, force: bool) -> None:

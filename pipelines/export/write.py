@@ -21,8 +21,8 @@ from pipelines.export.heads import head_graph
 from pipelines.export.readme import readme_text
 from pipelines.export.record import BundleModel, bundle_models, bundle_record
 from pipelines.export.streams import BundleStream, StreamKey, bundle_streams, find_face_px, takes_embeddings
+from pipelines.outfile import check_above, put_in_place
 from pipelines.postprocess.run_folders import read_postprocess
-from pipelines.predict.outfile import put_in_place
 from pipelines.predict.predictor import Predictor, find_predictor, load_predictor, read_card
 from pipelines.run_files import CARD
 from runtime import mtl_runtime
@@ -95,6 +95,7 @@ def write_bundle(
 def check_out(out: Path, *, force: bool) -> None:
     """Raises `ValueError` where something at `out` may not be replaced: without `force` anything, with it what is no
     bundle."""
+    check_above(out)
     if not os.path.lexists(out):
         return
     if not force:

@@ -16,13 +16,13 @@ import polars as pl
 
 from extract.video.finder import FaceFinder
 from pipelines.config import Config
+from pipelines.outfile import check_format, check_place, replaceable_table, table_bytes, write_new
 from pipelines.postprocess.apply import components
 from pipelines.predict.alignments import alignment_notes, alignment_of
 from pipelines.predict.detected import PictureFaces, VideoFaces
 from pipelines.predict.face_model import FaceModel
 from pipelines.predict.observe import observe
 from pipelines.predict.observed import Unit
-from pipelines.predict.outfile import check_format, check_place, replaceable_table, table_bytes, write_new
 from pipelines.predict.pictures import check_overlay, check_timeline, write_overlay, write_timeline
 from pipelines.predict.sources import Source
 from pipelines.predict.tables import PredictedFaces, predict_faces

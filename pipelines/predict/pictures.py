@@ -10,7 +10,7 @@ import polars as pl
 from cache.durable import naming, remove_leftovers, sync, temporary_beside
 from cache.labels import Schema
 from extract.overlay.encoding import MARK as OVERLAY_MARK
-from pipelines.predict.outfile import check_place, put_in_place
+from pipelines.outfile import check_place, put_in_place
 from pipelines.predict.overlay import draw_overlay
 from pipelines.timeline.section import write_timeline_page
 from pipelines.timeline.videos import relative_folder, videos_of

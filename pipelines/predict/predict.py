@@ -14,8 +14,8 @@ from extract.annotations.lists import read_list
 from pipelines.config import Config
 from pipelines.device import resolve_device
 from pipelines.metrics.predictions import prediction_columns
+from pipelines.outfile import check_format, check_place, replaceable_table, table_bytes, write_new
 from pipelines.predict.listed import match_list
-from pipelines.predict.outfile import check_format, check_place, replaceable_table, table_bytes, write_new
 from pipelines.predict.predictor import (
     FramePredictions,
     find_predictor,

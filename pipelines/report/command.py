@@ -1,12 +1,12 @@
 """What `mtl report` does, and what other commands write of a report: pages, figures and tables in a model's folder."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pipelines.config import Config
 from pipelines.folds import parse_fold
+from pipelines.outfile import check_place
 from pipelines.postprocess.run_folders import Truth, read_truth
 from pipelines.report.ensemble import ensemble_report
 from pipelines.report.pages import FIGURES, PAGE, TABLES, Report, draw_figures, write_files, write_page
@@ -72,16 +72,7 @@ def check_out(out: Path, *, force: bool) -> None:
     """Raises `ValueError` where the page cannot be written to `out`, or would replace what may not be replaced."""
     if out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"{out}: the report is an HTML page; give --out a name that ends in .html")
-    if out.is_dir():
-        raise ValueError(f"{out}: a folder; name a file with --out")
-    above = next(each for each in out.absolute().parents if os.path.lexists(each))
-    if not above.is_dir():
-        raise ValueError(f"{out}: {above} is no folder; name another place")
-    if os.path.lexists(out):
-        if not force:
-            raise ValueError(f"{out} is there already; --force replaces it, --out picks another name")
-        if out.is_symlink() or not out.is_file() or not _is_page(out):
-            raise ValueError(f"{out}: not a page of this command, so --force does not replace it")
+    check_place(out, force=force, is_ours=_is_page)
 
 
 def _is_page(path: Path) -> bool:

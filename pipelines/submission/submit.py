@@ -13,8 +13,8 @@ import polars as pl
 from extract.annotations.lists import NameList, read_list
 from pipelines.config import Config
 from pipelines.device import resolve_device
+from pipelines.outfile import check_place
 from pipelines.predict.listed import Listed, first_crop_without_row, match_list
-from pipelines.predict.outfile import check_place
 from pipelines.predict.predictor import (
     Predictor,
     check_tasks,

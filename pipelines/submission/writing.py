@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cache.durable import temporary_beside, write_synced
-from pipelines.predict.outfile import put_in_place
+from pipelines.outfile import put_in_place
 from pipelines.submission.checking import check_rows
 from pipelines.submission.formats import TRACKS, Track
 

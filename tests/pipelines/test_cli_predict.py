@@ -16,7 +16,7 @@ from cache.store import Cache
 from helpers.cli import call
 from helpers.made_project import Made
 from pipelines.json_files import read_json
-from pipelines.predict.outfile import check_place, replaceable_table
+from pipelines.outfile import check_place, replaceable_table
 
 PREDICTED = {
     "va": ("valence", "arousal"),

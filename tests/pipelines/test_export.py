@@ -204,6 +204,7 @@ def test_the_command_and_a_single_file(project: Path, zipped: tuple[Path, dict[s
     found = predicted(Bundle(path), rows)
     assert np.abs(found.smoothed["va"] - wanted.probabilities.parts["va"]).max() <= LARGEST
     assert "deep/one.zip is there already; --force" in refused("export", "none", "--onnx", "deep/one.zip")
+    assert "mtl.toml is no folder; name another place" in refused("export", "none", "--onnx", "mtl.toml/one.zip")
     Path("notes.zip").write_text("mine")
     Path("mine").mkdir()
     for other in ("notes.zip", "mine"):
