@@ -21,11 +21,8 @@ def live(
     ],
     source: Annotated[str, typer.Argument(help="The number of a camera, or a video that is played.")] = "0",
     delay: Annotated[
-        int,
-        typer.Option(
-            help="Steps of the heads after which a prediction is final. Default: their window.", show_default=False
-        ),
-    ] = -1,
+        int | None, typer.Option(help="Steps of the heads after which a prediction is final. Default: their window.")
+    ] = None,
     post: PostOption = True,
     config: ConfigOption = CONFIG,
     set_: SetOption = None,
@@ -52,7 +49,7 @@ def live(
     from pipelines.predict.live import LivePredictor, open_live
 
     read = config_for(model, config, set_ or ())
-    if not -1 <= delay <= MAX_DELAY:
+    if delay is not None and not 0 <= delay <= MAX_DELAY:
         raise ValueError(f"--delay {delay}: a number of steps from 0 to {MAX_DELAY:,}")
     frames = open_live(source)
     finder = face_finder(read)
@@ -62,7 +59,7 @@ def live(
         finder=as_trained(finder, loaded.alignment),
         fps=read.data.fps,
         window=loaded.window,
-        delay=loaded.window if delay < 0 else delay,
+        delay=loaded.window if delay is None else delay,
     )
     with frames:
         updates = predictor.updates(frames)

@@ -29,7 +29,7 @@ def predict(
         Path, typer.Argument(metavar="MODEL", help="The folder of a run or an ensemble, or its name; or a bundle.")
     ],
     source: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(help="Faces, an archive or a list of them, pictures, a video, a folder of these, or a cache."),
     ] = None,
     split: Annotated[
@@ -83,6 +83,8 @@ def predict(
     if split and names is not None:
         raise ValueError("--split and --list: give one of them; a list names its frames whatever their split")
     read = config_for(model, config, set_ or ())
+    if source == "":
+        raise ValueError("SOURCE is empty; name faces, pictures, a video, a folder of them or a cache")
     if source is None:
         if aligned is not None or overlay is not None or timeline is not None:
             raise ValueError("--aligned, --detect, --overlay and --timeline go with a SOURCE; name one")
@@ -91,7 +93,7 @@ def predict(
         if split or names is not None:
             raise ValueError(f"--split and --list choose frames of the cache; leave them out, or leave out {source}")
         files = {"out": out, "overlay": overlay, "timeline": timeline}
-        done = _from_source(read, model, source, aligned, files, post=post, force=force, device=device)
+        done = _from_source(read, model, Path(source), aligned, files, post=post, force=force, device=device)
     if json_output:
         say_json(done)
     else:

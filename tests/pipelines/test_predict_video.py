@@ -363,6 +363,11 @@ def test_live_says_that_a_video_is_cut_off(project: Path, tmp_path: Path) -> Non
     assert "INCOMPLETE: the video is cut off" in ended.out
 
 
+def test_an_empty_source_is_refused(project: Path) -> None:
+    """As an unset variable of a shell gives it: it is not the working folder."""
+    assert "SOURCE is empty; name faces, pictures, a video" in refused("predict", "gru", "")
+
+
 def test_live_says_what_is_not_there(project: Path) -> None:
     assert "nothing.mp4: no such video; name one, or the number of a camera" in refused("live", "gru", "nothing.mp4")
     assert "camera 93 (" in refused("live", "gru", "93")
