@@ -17,6 +17,7 @@ from extract.backbones.runtime import Embedder, Runtime, embedder, steady
 from extract.backbones.transforms import face_transform
 from extract.config import Preprocessing
 from extract.inputs import by_size
+from extract.view_names import preprocessing_of
 from extract.views import changed
 
 StreamKey = tuple[str, str]
@@ -45,12 +46,13 @@ class CropEmbedder:
         found = {}
         with steady(self._device):
             for (name, view), backbone in self._streams.items():
-                faces = changed(view, inputs[backbone.preprocessing], videos)
+                faces = changed(view, inputs[preprocessing_of(view, backbone.preprocessing)], videos)
                 found[name, view] = self._embed[name, view](faces).cpu().numpy()
         return found
 
     def _preprocessings(self) -> list[Preprocessing]:
-        return list(dict.fromkeys(backbone.preprocessing for backbone in self._streams.values()))
+        found = (preprocessing_of(view, each.preprocessing) for (_, view), each in self._streams.items())
+        return list(dict.fromkeys(found))
 
     def _resized(self, crops: Sequence[np.ndarray], wanted: Preprocessing) -> Tensor:
         """[B, S, S, 3] uint8 on the device."""

@@ -165,7 +165,7 @@ class Pass:
         self._jobs, self._frames, self._device = jobs, frames, settings.device
         self._batch_size = settings.batch_size
         resizers = _resizers(jobs)
-        every = dict.fromkeys(job.backbone.preprocessing for job in jobs)
+        every = dict.fromkeys(job.preprocessing for job in jobs)
         self._loader = FaceLoader(
             source,
             frames["path"],
@@ -212,7 +212,7 @@ class Pass:
     def _batches(self) -> Iterator[Batch]:
         for shard in sorted(frozenset().union(*(job.missing for job in self._jobs))):
             start, stop = self._jobs[0].stream.rows(shard)
-            inputs = tuple(dict.fromkeys(job.backbone.preprocessing for job in self._jobs if shard in job.missing))
+            inputs = tuple(dict.fromkeys(job.preprocessing for job in self._jobs if shard in job.missing))
             for begin in range(start, stop, self._batch_size):
                 yield Batch(shard=shard, start=begin, stop=min(begin + self._batch_size, stop), inputs=inputs)
 
@@ -223,7 +223,7 @@ class Pass:
         for batch, slot in self._loader.load(self._batches()):
             jobs = [job for job in self._jobs if batch.shard in job.missing]
             videos = self._frames["video"].slice(batch.start, batch.stop - batch.start).to_list()
-            wanted = [(job.backbone.preprocessing, job.stream.view) for job in jobs]
+            wanted = [(job.preprocessing, job.stream.view) for job in jobs]
             inputs = self._inputs.of(batch, slot, wanted, videos)
             outputs: dict[StreamKey, Tensor] = {
                 job.key: embed[job.key](inputs[each]) for job, each in zip(jobs, wanted, strict=True)
@@ -237,7 +237,7 @@ class Pass:
 
 def _resizers(jobs: Sequence[Job]) -> dict[Preprocessing, Resizer]:
     """Of the inputs that the device resizes."""
-    inputs = dict.fromkeys(job.backbone.preprocessing for job in jobs if job.transform == "device")
+    inputs = dict.fromkeys(job.preprocessing for job in jobs if job.transform == "device")
     found = {each: batch_resizer(each) for each in inputs}
     return {each: resizer for each, resizer in found.items() if resizer is not None}
 

@@ -24,9 +24,9 @@ from extract.backbones.build import Backbone
 from extract.backbones.calibration import choose_runtime
 from extract.backbones.origin import origin_of
 from extract.backbones.runtime import Runtime
-from extract.config import FOLLOWED, ORIENTATION
+from extract.config import FOLLOWED, ORIENTATION, Preprocessing
 from extract.faces.source import FaceSource
-from extract.view_names import BASE, recipe
+from extract.view_names import BASE, preprocessing_of, recipe
 
 SAMPLE = 64  # faces looked for before the first is decoded
 VERSIONS = ("torch", "timm", "simplejpeg", "pillow", "zarr")
@@ -73,16 +73,23 @@ class Job:
         """(name, view)"""
         return self.stream.name, self.stream.view
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How a face becomes the input of this view."""
+        return preprocessing_of(self.stream.view, self.backbone.preprocessing)
+
 
 def identity_of(
     backbone: Backbone, view: str, digest: str, num_frames: int, follow_orientation: bool = True
 ) -> StreamIdentity:
-    """The identity of a view over the frame list with that `digest`; of an augmented one the recipe is a part, and of
-    upright faces that they are. Caches from before orientations were followed say nothing of them."""
+    """The identity of a view over the frame list with that `digest`; of an augmented one the recipe is a part, of a
+    crop its share, and of upright faces that they are. Caches from before orientations were followed say nothing of
+    them."""
     identity = backbone.identity(digest, num_frames, view)
     added = recipe(view)
     more = ({ORIENTATION: FOLLOWED} if follow_orientation else {}) | ({"augmentation": added} if added else {})
-    return dataclasses.replace(identity, preprocessing={**identity.preprocessing, **more})
+    seen = preprocessing_of(view, backbone.preprocessing)
+    return dataclasses.replace(identity, preprocessing={**seen.to_json(), **more})
 
 
 def open_streams(

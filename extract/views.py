@@ -1,5 +1,6 @@
 """Views: the same faces changed before the backbone, so that heads can train on augmented embeddings.
 
+Crops are no change of an input: their preprocessing cuts them out (`extract.view_names.preprocessing_of`).
 An augmentation changes all faces of a video alike, so that it adds no motion that is not there.
 Letters: B faces, S side of the input in pixels.
 """
@@ -14,15 +15,16 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from extract.view_names import BASE, HFLIP, RECIPE, seed_of
+from extract.view_names import BASE, HFLIP, RECIPE, crop_share, seed_of
 
 ZOOM, TURN_DEGREES, BRIGHTNESS, CONTRAST = 0.15, 8.0, 0.2, 0.2
 MIDDLE_LEVEL = 127.5
 
 
 def changed(view: str, faces: Tensor, videos: Sequence[str]) -> Tensor:
-    """The view of `faces` [B, S, S, 3] uint8, face i of the video `videos[i]`; same shape, same device."""
-    if view == BASE:
+    """The view of `faces` [B, S, S, 3] uint8, face i of the video `videos[i]`; same shape, same device. They have been
+    through the view's own preprocessing."""
+    if view == BASE or crop_share(view) < 1:
         return faces
     if view == HFLIP:
         return faces.flip(2)

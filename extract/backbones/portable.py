@@ -13,7 +13,7 @@ from extract.backbones.exact_resize import ExactResize
 from extract.backbones.onnx_export import free, to_onnx
 from extract.backbones.onnx_model import OnnxModel, Port
 from extract.config import Preprocessing
-from extract.view_names import BASE, HFLIP
+from extract.view_names import BASE, HFLIP, preprocessing_of, recipe
 
 FACES, EMBEDDING, READY = "faces", "embedding", "ready"
 
@@ -31,14 +31,15 @@ class Graph:
 
 
 class FaceInput(nn.Module):
-    """Faces [B, H, H, 3] uint8 -> a backbone's input [B, 3, S, S] float32, as extraction makes it."""
+    """Faces [B, H, H, 3] uint8 -> a backbone's input [B, 3, S, S] float32, as extraction makes it for `view`;
+    `preprocessing` is that of the whole face."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, preprocessing: Preprocessing, face_px: int, view: str = BASE) -> None:
         super().__init__()
-        self.resize = ExactResize(preprocessing, face_px)
+        self.resize = ExactResize(preprocessing_of(view, preprocessing), face_px)
         self.flip = view == HFLIP
         self.register_buffer("mean", torch.tensor(preprocessing.mean))
         self.register_buffer("std", torch.tensor(preprocessing.std))
@@ -81,7 +82,7 @@ def backbone_graphs(backbone: Backbone, face_px: int, view: str = BASE) -> list[
         ValueError: a view or a preprocessing that cannot be exported, or as `to_onnx`.
     """
     where = f"[backbones.{backbone.name}]"
-    if view not in (BASE, HFLIP):
+    if recipe(view):
         raise ValueError(f"{where}: the view {view} changes each video in its own way, so it cannot be exported")
     try:
         face_input = FaceInput(backbone.preprocessing, face_px, view)

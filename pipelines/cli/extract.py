@@ -24,7 +24,7 @@ def extract(
         typer.Option("--backbone", metavar="NAME", help="A backbone of mtl.toml; repeat it, or separate by commas."),
     ] = None,
     views: Annotated[
-        str, typer.Option(metavar="VIEWS", help="base, hflip, aug:N (N numbered augmentations), by commas.")
+        str, typer.Option(metavar="VIEWS", help="base, hflip, crop0.9, aug:N (N augmentations), by commas.")
     ] = "base",
     shard: Annotated[
         str, typer.Option("--shard", metavar="I/N", help="Do the I-th of N parts; other processes do the others.")
@@ -58,7 +58,7 @@ def extract(
     Examples:
       mtl extract
       mtl extract --backbone expr --backbone va
-      mtl extract --backbone expr --views base,hflip,aug:4
+      mtl extract --backbone expr --views base,hflip,crop0.9,aug:4
       mtl extract --backbone expr,va,au --device all --allow-failed
       mtl extract --shard 2/8 # the second of eight jobs of a cluster
     """

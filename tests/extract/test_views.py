@@ -10,7 +10,9 @@ from PIL import Image
 
 from cache.store import Cache
 from extract import view_names
-from extract.view_names import parse_views, recipe
+from extract.config import Preprocessing
+from extract.crops import CropEmbedder
+from extract.view_names import parse_views, preprocessing_of, recipe
 from extract.views import changed
 from helpers import made_extraction as made
 
@@ -32,15 +34,24 @@ def faces() -> torch.Tensor:
         ("base, hflip,aug:3", ("base", "hflip", "aug1", "aug2", "aug3")),
         ("aug7,aug:2", ("aug7", "aug1", "aug2")),
         ("hflip,hflip", ("hflip",)),
+        ("crop0.9,crop0.85", ("crop0.9", "crop0.85")),
     ],
 )
 def test_names(text: str, views: tuple[str, ...]) -> None:
     assert parse_views(text) == views
 
 
-@pytest.mark.parametrize("text", ["", ",", "flip", "aug", "aug0", "aug:0", "aug:101", "aug101", "base,../x", "Base"])
+@pytest.mark.parametrize(
+    "text", ["", ",", "flip", "aug", "aug0", "aug:0", "aug:101", "aug101", "base,../x", "Base", "crop"]
+)
 def test_no_such_view(text: str) -> None:
     with pytest.raises(ValueError, match=r"view.*base, hflip|--views aug:"):
+        parse_views(text)
+
+
+@pytest.mark.parametrize("text", ["crop1", "crop1.0", "crop0.4", "crop0.90", "crop0.999", "crop.9", "crop0.9x"])
+def test_no_such_crop(text: str) -> None:
+    with pytest.raises(ValueError, match=r"view 'crop.*there are base, hflip, crop0.5 to crop0.99 and"):
         parse_views(text)
 
 
@@ -103,6 +114,37 @@ def test_views_in_one_pass(tmp_path: Path, frames: pl.DataFrame) -> None:
     made.run(table, tmp_path / "mirrored", made.tiny())
     mirrored = Cache.open(tmp_path / "mirrored" / "cache.zarr").stream("expr").read()
     np.testing.assert_array_equal(one.stream("expr", "hflip").read(), mirrored)
+
+
+def test_a_crop_is_the_middle_of_the_face_file(tmp_path: Path) -> None:
+    """Half of 32 px at an input of 16 px is the middle as it is in the file, beside views that see the whole face."""
+    frames = made.make_faces(tmp_path / "one" / "faces", size_px=2 * made.SIZE_PX)
+    made.run(frames, tmp_path / "one", made.tiny(), views=("base", "hflip", "crop0.5"))
+    middle, cut = slice(made.SIZE_PX // 2, 3 * made.SIZE_PX // 2), frames.with_columns(pl.col("path") + ".png")
+    for old, new in zip(frames["path"], cut["path"], strict=True):
+        (tmp_path / "cut" / "faces" / new).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.asarray(Image.open(tmp_path / "one" / "faces" / old).convert("RGB"))
+        Image.fromarray(pixels[middle, middle]).save(tmp_path / "cut" / "faces" / new)
+    made.run(cut, tmp_path / "cut", made.tiny())
+    cropped = Cache.open(tmp_path / "one" / "cache.zarr").stream("expr", "crop0.5")
+    wanted = Cache.open(tmp_path / "cut" / "cache.zarr").stream("expr").read()
+    np.testing.assert_array_equal(cropped.read(), wanted)
+    assert cropped.identity.preprocessing["crop_pct"] == 0.5
+    face = np.asarray(Image.open(tmp_path / "one" / "faces" / frames["path"][0]).convert("RGB"))
+    embedder = CropEmbedder({("expr", "crop0.5"): made.tiny(), ("expr", "base"): made.tiny()}, torch.device("cpu"), 5)
+    in_memory = embedder([face], ["v0"])["expr", "crop0.5"]
+    np.testing.assert_allclose(in_memory[0], wanted[0], atol=1e-3)
+    whole = Cache.open(tmp_path / "one" / "cache.zarr").stream("expr")
+    assert whole.identity.preprocessing["crop_pct"] == 1
+    assert not np.array_equal(whole.read(), wanted)
+
+
+def test_crops_of_a_backbone_that_crops() -> None:
+    base = Preprocessing(size_px=112, mean=(0, 0, 0), std=(1, 1, 1), crop_pct=0.875)
+    assert preprocessing_of("crop0.8", base).crop_pct == 0.7
+    assert preprocessing_of("aug1", base) is preprocessing_of("hflip", base) is base
+    with pytest.raises(ValueError, match=r"view .crop0.6.: crop_pct is 0.06"):
+        preprocessing_of("crop0.6", Preprocessing(size_px=112, mean=(0, 0, 0), std=(1, 1, 1), crop_pct=0.1))
 
 
 def test_the_recipe_is_part_of_the_identity(

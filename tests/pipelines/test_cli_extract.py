@@ -175,7 +175,7 @@ def test_other_weights(project: Path) -> None:
         (["--set", "backbones.va.weights=none.pt"], "none.pt: no such weights file"),
         (["--set", "backbones.va.model=test_vit2"], "tensors match test_vit2"),
         (["--set", "cache.path=faces"], "this is not an embedding cache"),
-        (["--views", "flip"], "view 'flip': there are base, hflip and aug1 to aug100"),
+        (["--views", "flip"], "view 'flip': there are base, hflip, crop0.5 to crop0.99 and aug1 to aug100"),
         (["--views", "aug:0"], "--views aug:0: 1 to 100 augmentations"),
         (["--shard", "0/3"], "--shard 0/3: expected I/N with 1 <= I <= N"),
         (["--shard", "2"], "--shard 2: expected I/N"),
