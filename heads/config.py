@@ -26,6 +26,8 @@ DEPTHS: dict[Temporal, int] = {"none": 2, "gru": 2, "lstm": 2, "tcn": 5, "transf
 class HeadConfig:
     """The shape of a head: fusion, then a temporal encoder, then one output per task.
 
+    `targets` are the tasks that the head predicts and is chosen and scored by, all of `tasks` where it names none; the
+    others are auxiliary: they are trained and help the shared trunk (Liu et al., arXiv 2407.16945).
     `streams` is "all" (every backbone), "own" (the backbones made for the head's tasks) or a list of names.
     `inputs` "deviation" replaces each embedding by its difference from the mean over its video, "both" puts the two
     side by side; no label is used for that mean, but all frames of the video are, or with `mean_frames` above 0 those
@@ -35,6 +37,7 @@ class HeadConfig:
     """
 
     tasks: tuple[Name, ...] = ("va", "expr", "au")
+    targets: tuple[Name, ...] = ()
     streams: Literal["all", "own"] | tuple[Name, ...] = "all"
     fusion: Fusion = "concat"
     temporal: Temporal = "tcn"
@@ -45,6 +48,16 @@ class HeadConfig:
     num_heads: Annotated[int, Interval(ge=1, le=256)] = 4
     kernel: Annotated[int, Interval(ge=1, le=1023)] = 3
     dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.3
+
+    @property
+    def predicted(self) -> tuple[str, ...]:
+        """The tasks that it predicts: its targets, in the order of `tasks`."""
+        return tuple(task for task in self.tasks if task in self.targets) or self.tasks
+
+    @property
+    def auxiliary(self) -> tuple[str, ...]:
+        """The tasks that are trained only to help the others."""
+        return tuple(task for task in self.tasks if task not in self.predicted)
 
     @property
     def num_blocks(self) -> int:
@@ -91,6 +104,8 @@ def head_problem(config: HeadConfig) -> str | None:
     width, num_heads = config.width, config.num_heads
     if not config.tasks or len(set(config.tasks)) != len(config.tasks):
         return f"tasks = {list(config.tasks)}: name at least one task, each once"
+    if len(set(config.targets)) != len(config.targets) or not set(config.targets) <= set(config.tasks):
+        return f"targets = {list(config.targets)}: name some of tasks = {list(config.tasks)}, each once"
     if problem := range_problem(config):
         return problem
     if config.fusion == "attention" and width % num_heads:

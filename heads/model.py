@@ -135,7 +135,7 @@ def build_progressive(
     tasks: Mapping[str, Task] = ABAW_TASKS,
 ) -> ProgressiveHead:
     """Joined heads for {task: {stream: Di}}, to load a state dict into; `config` is that of the separate heads."""
-    configs = {task: replace(config, tasks=(task,)) for task in stream_widths}
+    configs = {task: replace(config, tasks=(task,), targets=()) for task in stream_widths}
     return ProgressiveHead(
         {task: build_head(configs[task], widths, seeds, rates, tasks) for task, widths in stream_widths.items()}
     )

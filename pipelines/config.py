@@ -358,6 +358,7 @@ def _check_tasks(config: Config, where: str) -> None:
     """Raises ValueError for a task that the schema does not have, with the nearest that it has."""
     named: dict[str, Iterable[str]] = {
         "[head] tasks": config.head.tasks,
+        "[head] targets": config.head.targets,
         "[loss] task_weights": config.loss.task_weights,
         **{f"[[finetune.data]] {index + 1} tasks": each.tasks for index, each in enumerate(config.finetune.data)},
         **{f"[backbones.{name}] tasks": backbone.tasks for name, backbone in config.backbones.items()},

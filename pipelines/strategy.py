@@ -28,11 +28,17 @@ class Strategy:
 
     @property
     def essential(self) -> "Strategy":
-        """The strategy without weights of tasks that it does not train: what has the same essential trains the same."""
+        """The strategy without weights of tasks that it does not train, and without targets where they are all its
+        tasks: what has the same essential trains the same."""
         weights = {task: weight for task, weight in self.loss.task_weights.items() if task in self.head.tasks}
-        if len(weights) == len(self.loss.task_weights):
+        targets = self.head.predicted if self.head.auxiliary else ()
+        if len(weights) == len(self.loss.task_weights) and targets == self.head.targets:
             return self
-        return dataclasses.replace(self, loss=dataclasses.replace(self.loss, task_weights=weights))
+        return dataclasses.replace(
+            self,
+            head=dataclasses.replace(self.head, targets=targets),
+            loss=dataclasses.replace(self.loss, task_weights=weights),
+        )
 
     @property
     def digest(self) -> str:
@@ -98,6 +104,14 @@ def streams_of(strategy: Strategy, config: Config) -> dict[str, tuple[str, ...]]
     return {name: _choose(strategy.head.streams, group, config) for name, group in groups.items()}
 
 
+def tasks_with_labels(strategy: Strategy, part: str) -> tuple[str, ...]:
+    """The tasks that need a labelled frame in `part`, "train" or "select": an auxiliary task chooses no weights, except
+    those of its own model in the method "progressive"."""
+    head = strategy.head
+    chooses_all = part == "train" or strategy.train.method == "progressive"
+    return head.tasks if chooses_all else head.predicted
+
+
 def run_digest(
     strategy: Strategy,
     streams: Mapping[str, Sequence[str]],
@@ -126,6 +140,12 @@ def problem_of(strategy: Strategy, config: Config) -> str | None:
     problem = head_problem(strategy.head) or loss_problem(strategy.loss) or range_problem(train)
     if problem:
         return problem
+    if train.method == "separate" and strategy.head.auxiliary:
+        words = ", ".join(strategy.head.auxiliary)
+        return (
+            f"method = 'separate': tasks share nothing, so the auxiliary {words} would help no target; name "
+            "the targets alone as tasks, or take method = 'joint' or 'progressive'"
+        )
     try:
         config.schema.ordered(strategy.head.tasks, "tasks")
         for name in strategy.loss.task_weights:

@@ -8,6 +8,7 @@ from cache.labels import Task
 
 FIELD_WORDS = {
     "tasks": "tasks",
+    "auxiliary": "auxiliary tasks",
     "streams": "streams",
     "temporal": "temporal encoder",
     "num_heads": "attention heads",
@@ -73,8 +74,8 @@ def field_words(name: str, short: bool = False) -> str:
 
 def value_words(field: str, value: Any) -> str:
     """A strategy field's value for readers."""
-    if field == "tasks":
-        return task_words(value)
+    if field in ("tasks", "auxiliary", "targets"):
+        return task_words(value) or "none"
     if field in AUTOMATIC and value == AUTOMATIC[field][0]:
         return AUTOMATIC[field][1]
     if isinstance(value, bool):
@@ -101,6 +102,11 @@ def value_in(field: str, values: Mapping[str, Any]) -> str:
 def task_words(tasks: Sequence[str]) -> str:
     """ "VA + EXPR + AU"."""
     return " + ".join(map(task_label, tasks))
+
+
+def trained_words(tasks: Sequence[str], auxiliary: Sequence[str]) -> str:
+    """ "EXPR with VA + AU": targets, and the tasks that were trained beside."""
+    return f"{task_words(tasks)} with {task_words(auxiliary)}" if auxiliary else task_words(tasks)
 
 
 def task_label(task: str) -> str:

@@ -91,7 +91,7 @@ def _card(
     labels: Labels,
 ) -> str:
     schema, data = schema_of(record["schema"], "schema"), config.data
-    tasks = record.get("tasks") or record["strategy"]["tasks"]
+    tasks = record.get("tasks") or metrics["tasks"]
     alignments = [run.get("alignment") for run in runs]
     attributes = config.at(Path(data.attributes)) if data.attributes else None
     card = Card(

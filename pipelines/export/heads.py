@@ -38,7 +38,7 @@ def head_graph(spec: Spec, module: nn.Module, what: str) -> bytes:
     """
     known = tasks_of(spec.schema)
     widths = widths_of(spec)
-    head = WholeHead(module, tuple(widths), [(name, known[name]) for name in spec.tasks])
+    head = WholeHead(module, tuple(widths), [(name, known[name]) for name in spec.predicted])
     streams = tuple(torch.zeros(*EXAMPLE, width) for width in widths.values())
     valid, times = torch.ones(EXAMPLE, dtype=torch.bool), torch.arange(EXAMPLE[1]).expand(EXAMPLE).contiguous()
     windows = free(0, 1)
@@ -46,7 +46,7 @@ def head_graph(spec: Spec, module: nn.Module, what: str) -> bytes:
         head,
         (streams, valid, times),
         [*(f"stream_{name}" for name in widths), VALID, TIMES],
-        list(spec.tasks),
+        list(spec.predicted),
         (tuple(windows for _ in streams), windows, windows),
         what,
     )

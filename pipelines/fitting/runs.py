@@ -31,6 +31,7 @@ class Spec:
     """What a model is made of, enough to build it again before its weights are loaded.
 
     `parts` maps each trunk's task to its streams and their widths D; a joint head has one trunk, called "joint".
+    `targets` are those of `tasks` that it predicts, all of them where it names none.
     """
 
     name: str
@@ -38,6 +39,12 @@ class Spec:
     tasks: tuple[str, ...]
     parts: Mapping[str, Mapping[str, int]]
     schema: Schema = ABAW
+    targets: tuple[str, ...] = ()
+
+    @property
+    def predicted(self) -> tuple[str, ...]:
+        """The tasks that it predicts and is scored on."""
+        return self.targets or self.tasks
 
     @property
     def streams(self) -> tuple[str, ...]:

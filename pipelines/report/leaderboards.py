@@ -17,6 +17,7 @@ from pipelines.words import (
     strategy_words,
     task_label,
     task_words,
+    trained_words,
     units_words,
     value_in,
 )
@@ -96,18 +97,19 @@ def backbone_parts(board: Leaderboard) -> tuple[Part, ...]:
 def combination_parts(board: Leaderboard) -> tuple[Part, ...]:
     """Rows are sets of tasks trained together, columns each task's held-out score; nothing with one set alone.
 
-    Of each set the strategy with the highest selection score; one whose method trains a model per task trains none
-    together and is left out.
+    Of each set, auxiliary tasks included, the strategy with the highest selection score; one whose method trains a
+    model per task trains none together and is left out.
     """
+    best: dict[str, Row] = {}
+    for row in board.rows:
+        if len(row.tasks) == 1 or row.values.get("method") != "separate":
+            best.setdefault(trained_words(row.tasks, row.auxiliary), row)
     rows: list[tuple[Value, ...]] = []
-    for ranking in board.rankings:
-        together = (row for row in ranking.rows if len(row.tasks) == 1 or row.values.get("method") != "separate")
-        row = next(together, None)
-        if row is not None:
-            scores = [row.report.get(key) for key in board.keys.values()]
-            ends = [row.intervals.get(name) for name in board.schema.names]
-            pairs = [value for pair in zip(scores, ends, strict=True) for value in pair]
-            rows.append((task_words(row.tasks), *pairs, strategy_words(row.values, board.varied), len(row.results)))
+    for trained, row in best.items():
+        scores = [row.report.get(key) for key in board.keys.values()]
+        ends = [row.intervals.get(name) for name in board.schema.names]
+        pairs = [value for pair in zip(scores, ends, strict=True) for value in pair]
+        rows.append((trained, *pairs, strategy_words(row.values, board.varied), len(row.results)))
     if len(rows) < 2:
         return ()
     columns = [Column("tasks", "trained together")]

@@ -78,7 +78,7 @@ def _opening(
     post: Mapping[str, Any] | None,
     schema: Schema,
 ) -> Markup:
-    tasks = Strategy().replace(manifest["strategy"], "run.json").head.tasks
+    tasks = Strategy().replace(manifest["strategy"], "run.json").head.predicted
     scored = [task.name for task in schema.scored(tasks)]
     score = "P" if schema.is_complete(scored) else f"P over {task_words(scored)}"
     between = held_out_intervals(shown).get("P")

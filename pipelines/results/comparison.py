@@ -148,7 +148,7 @@ def _side(folder: Path, manifest: Mapping[str, Any]) -> Side:
     words = f"{head.fusion}, {head.temporal}, {train.method}, seed {train.seed}"
     if is_backbone(manifest):
         words = f"backbone {manifest['backbone']['section']} by itself, seed {train.seed}"
-    return Side(folder.name, words, head.tasks, (result,))
+    return Side(folder.name, words, head.predicted, (result,))
 
 
 def _folder(name: str, home: Path, mark: str, kind: str) -> Path:

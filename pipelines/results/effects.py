@@ -14,7 +14,7 @@ import numpy as np
 from pipelines.metrics.intervals import Interval, Runs, drawn, groups_of_runs, middle, resampled
 from pipelines.results.evidence import MOST_ROWS, Reader
 from pipelines.results.leaderboard import Leaderboard, Ranking, Row
-from pipelines.words import task_words, value_words
+from pipelines.words import trained_words, value_words
 
 NUM_RESAMPLES = 500
 Score = Callable[[Row], float]
@@ -45,7 +45,7 @@ class Effect:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effects:
     """By field its values in the order of their best rank, among the strategies for `tasks`; and by label group the
-    sets of tasks it was trained in."""
+    sets of tasks it was trained in, auxiliary ones included."""
 
     tasks: tuple[str, ...]
     fields: Mapping[str, tuple[Effect, ...]]
@@ -88,9 +88,15 @@ def task_effects(board: Leaderboard, task: str, reader: Reader | None = None) ->
     key = board.keys[task]
     rows = [row for ranking in board.rankings for row in ranking.rows[:MOST_ROWS] if key in row.report]
     rows = [row for row in rows if task in row.tasks]
-    rows = _matched(rows, lambda row: repr(row.values), lambda row: repr(row.tasks))
-    draws = _draws(rows, task, reader)
-    return _effects(rows, lambda row: task_words(row.tasks), lambda row: repr(row.values), key, draws)
+
+    def rest(row: Row) -> str:
+        return repr([value for name, value in row.values.items() if name != "auxiliary"])
+
+    def trained(row: Row) -> str:
+        return trained_words(row.tasks, row.auxiliary)
+
+    rows = _matched(rows, rest, trained)
+    return _effects(rows, trained, rest, key, _draws(rows, task, reader))
 
 
 def varied_in(ranking: Ranking, varied: Sequence[str]) -> list[str]:

@@ -37,8 +37,8 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A strategy. `tasks` are what is scored of it, one per label group, and `values` its fields but seed, fold and
-    tasks; `select` and `report` are its scores by flat key.
+    """A strategy. `tasks` are what is scored of it, one per label group, and `values` its fields but seed, fold, tasks
+    and targets, with "auxiliary", the tasks that are trained beside; `select` and `report` are its scores by flat key.
 
     `intervals` are of the held-out scores, by task and under "P", `stability` of its rank by the selection score,
     `versus` its held-out P against that of the first; `pipelines.results.evidence` fills the three in.
@@ -54,6 +54,11 @@ class Row:
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     stability: Stability | None = None
     versus: Versus | None = None
+
+    @property
+    def auxiliary(self) -> tuple[str, ...]:
+        """Tasks that are trained beside `tasks`, and not scored."""
+        return tuple(self.values.get("auxiliary", ()))
 
     @property
     def interval(self) -> Interval | None:
@@ -157,7 +162,7 @@ def backbone_row(result: Result, name: str, schema: Schema = ABAW) -> Row:
 
 def scored_names(result: Result, schema: Schema) -> tuple[str, ...]:
     """What its models predict together, one task per label group."""
-    return tuple(task.name for task in schema.scored(result.trial.strategy.head.tasks))
+    return tuple(task.name for task in schema.scored(result.trial.strategy.head.predicted))
 
 
 def rank_among(row: Row, board: Leaderboard) -> tuple[int, int] | None:
@@ -187,11 +192,12 @@ def _by_strategy(results: Iterable[Result]) -> list[list[Result]]:
 
 def _row(results: Sequence[Result], schema: Schema) -> Row:
     first = results[0].trial
-    values = {key: value for key, value in first.strategy.flat().items() if key not in (*REPEATS, "tasks")}
+    flat = first.strategy.flat()
+    values = {key: value for key, value in flat.items() if key not in (*REPEATS, "tasks", "targets")}
     return Row(
         rank=0,
         tasks=scored_names(results[0], schema),
-        values=values,
+        values={**values, "auxiliary": list(first.strategy.head.auxiliary)},
         streams=tuple(dict.fromkeys(name for used in first.streams.values() for name in used)),
         results=tuple(sorted(results, key=lambda one: (one.trial.strategy.train.seed, one.trial.strategy.train.fold))),
         select=_spreads(results, "select"),

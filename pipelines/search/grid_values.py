@@ -38,7 +38,8 @@ def value_of(key: str, value: Any, where: str, listed: bool = False, schema: Sch
     if key == "task_weights":
         for name in converted:
             schema.task(name, f"{where} {key}")
-    return schema.ordered(converted, f"{where} {key}") if key == "tasks" else converted
+    is_ordered = key == "tasks" or (key == "targets" and converted)
+    return schema.ordered(converted, f"{where} {key}") if is_ordered else converted
 
 
 def _hint(value: Any, annotation: Any, known: Sequence[str], listed: bool) -> str:

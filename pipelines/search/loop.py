@@ -96,7 +96,7 @@ def run_trials(
     """
     record.catch_up()
     num_before = len(trials) - len(pending(study, trials, retry_failed=True, halted=halted))
-    most = max((len(trial.strategy.head.tasks) for trial in trials), default=0)
+    most = max((len(trial.strategy.head.predicted) for trial in trials), default=0)
     best = best_of(study, trials, most)
     began, num_done, stopped, tried = time.monotonic(), 0, "", set[str]()
     with Interrupts(SIGINT) as interrupts:
@@ -140,7 +140,7 @@ def _begun_first(study: Study, batch: Sequence[Trial], grouping: Grouping) -> li
 
 def best_of(study: Study, trials: Sequence[Trial], num_tasks: int) -> float:
     """The best selection score among the finished ones of `trials` with so many tasks; P of fewer does not compare."""
-    chosen = [trial for trial in trials if len(trial.strategy.head.tasks) == num_tasks and study.is_finished(trial)]
+    chosen = [trial for trial in trials if len(trial.strategy.head.predicted) == num_tasks and study.is_finished(trial)]
     return max((study.result(trial).metrics["select"]["P"] for trial in chosen), default=-math.inf)
 
 

@@ -21,7 +21,7 @@ from pipelines.search.loop import Chooser, Grouping, Trainer, pending
 from pipelines.search.samplers import next_trials
 from pipelines.search.study import Result, Study, StudyInputs, Trial, make_trials, stream_label
 from pipelines.splits import resolve_split
-from pipelines.strategy import Strategy, strategy_of, streams_of
+from pipelines.strategy import Strategy, strategy_of, streams_of, tasks_with_labels
 
 if TYPE_CHECKING:
     from pipelines.fitting.epochs import Evaluation
@@ -95,10 +95,10 @@ def make_plan(config: Config, grid: Grid, strategies: Sequence[Strategy], study:
     Raises:
         ValueError: no frames table, a stream that is missing or incomplete, or a task without labels.
     """
-    if grid.study.sampler == "tpe" and len({one.head.tasks for one in strategies}) > 1:
+    if grid.study.sampler == "tpe" and len({one.head.predicted for one in strategies}) > 1:
         raise ValueError(
             f"{grid.path}: [study] sampler = 'tpe' goes by P, and P of different tasks does not compare; give the grid "
-            "one value of tasks, or use sampler = 'random'"
+            "one value of tasks or of targets, or use sampler = 'random'"
         )
     frames = read_frames(config.at(config.data.frames), config.schema)
     keys = {
@@ -201,7 +201,7 @@ def _inputs(
     labels = labels_of(frames, config.schema)
     splits = {fold: resolve_split(frames, config.split, fold, config.schema, labels).description for fold in folds}
     for strategy in strategies:
-        _check_labels(splits[strategy.train.fold], strategy.head.tasks, config.schema)
+        _check_labels(splits[strategy.train.fold], strategy, config.schema)
     digest = frames_digest(frames)
     return StudyInputs(
         frames=digest,
@@ -230,9 +230,10 @@ def _streams(cache: Cache, keys: Sequence[tuple[str, str]], digest: str, num_row
     return found
 
 
-def _check_labels(split: Mapping[str, Any], tasks: Sequence[str], schema: Schema) -> None:
+def _check_labels(split: Mapping[str, Any], strategy: Strategy, schema: Schema) -> None:
     """Raises `ValueError` where a task has no labelled frame to learn from or to choose on, or none is held out."""
     for part in ("train", "select"):
+        tasks = tasks_with_labels(strategy, part)
         if missing := [task for task in tasks if not split[part]["labelled"][schema.tasks[task].group.name]]:
             where = split[part]["of"]
             raise ValueError(f"task {missing[0]}: no labelled frame in {where}; leave the task out of the grid's tasks")

@@ -221,6 +221,6 @@ class _Training:
 
 
 def evaluate(predictions: Predictions, source: WindowSource) -> dict[str, float]:
-    """Each task's score of `predictions`."""
+    """Each predicted task's score."""
     labels = source.dataset.labels.take(predictions.rows)
-    return main_scores(score(predictions.decide(), labels, source.tasks), source.dataset.schema)
+    return main_scores(score(predictions.decide(), labels, source.predicted), source.dataset.schema)

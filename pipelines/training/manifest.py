@@ -31,8 +31,10 @@ def run_name(strategy: Strategy, digest: str, schema: Schema = ABAW) -> str:
     """A name a person can read, and no other run has: `concat-tcn-joint-s0-1a2b3c4d`."""
     head, train = strategy.head, strategy.train
     words: list[str] = [head.fusion, head.temporal, train.method]
-    if not schema.is_complete(head.tasks):
-        words += head.tasks
+    if not schema.is_complete(head.predicted):
+        words += head.predicted
+    if head.auxiliary:
+        words += ["with", *head.auxiliary]
     words += [f"s{train.seed}"] + ([f"f{train.fold}"] if train.fold != NO_FOLD else [])
     return "-".join([*words, digest[:8]])
 
@@ -58,6 +60,7 @@ def manifest_of(name: str, trained: Trained, config: Config, dataset: Dataset) -
                 "name": model.spec.name,
                 "kind": model.spec.kind,
                 "tasks": list(model.spec.tasks),
+                "targets": list(model.spec.targets),
                 "parts": {part: dict(widths) for part, widths in model.spec.parts.items()},
                 "file": weights_file(model.spec),
                 "step": model.step,

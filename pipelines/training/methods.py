@@ -63,7 +63,8 @@ ModelsOrError = list[TrainedModel] | ValueError
 def train_joint(setups: Sequence[Setup]) -> list[ModelsOrError]:
     """One trunk with an output for every task."""
     first = setups[0]
-    return [_listed(one) for one in _train_heads(setups, "joint", first.strategy.head.tasks, first.streams["joint"])]
+    head, streams = first.strategy.head, first.streams["joint"]
+    return [_listed(one) for one in _train_heads(setups, "joint", head.tasks, streams, head.targets)]
 
 
 def train_separate(setups: Sequence[Setup]) -> list[ModelsOrError]:
@@ -97,7 +98,14 @@ def _train_joined(setups: Sequence[Setup], separate: Sequence[list[TrainedModel]
     parts: dict[str, Mapping[str, int]] = {
         task: model.spec.parts["joint"] for task, model in zip(tasks, separate[0], strict=True)
     }
-    spec = Spec(name="joint", kind="progressive", tasks=tasks, parts=parts, schema=setups[0].dataset.schema)
+    spec = Spec(
+        name="joint",
+        kind="progressive",
+        tasks=tasks,
+        parts=parts,
+        schema=setups[0].dataset.schema,
+        targets=strategy.head.targets,
+    )
     heads: dict[str, Head] = {
         task: stack_heads([models[place].module for models in separate]) for place, task in enumerate(tasks)
     }
@@ -126,12 +134,23 @@ def _joined(models: Sequence[TrainedModel | ValueError]) -> ModelsOrError:
 
 
 def _train_heads(
-    setups: Sequence[Setup], name: str, tasks: tuple[str, ...], streams: tuple[str, ...]
+    setups: Sequence[Setup],
+    name: str,
+    tasks: tuple[str, ...],
+    streams: tuple[str, ...],
+    targets: tuple[str, ...] = (),
 ) -> list[TrainedModel | ValueError]:
     first = setups[0]
     strategy = first.strategy
     reader = first.dataset.reader(streams, first.used, strategy.head, strategy.train.views[:1])
-    spec = Spec(name=name, kind="head", tasks=tasks, parts={"joint": reader.widths}, schema=first.dataset.schema)
+    spec = Spec(
+        name=name,
+        kind="head",
+        tasks=tasks,
+        parts={"joint": reader.widths},
+        schema=first.dataset.schema,
+        targets=targets,
+    )
     return _train(setups, spec, build_model(spec, [setup.strategy for setup in setups]))
 
 
@@ -163,7 +182,9 @@ def _members(setups: Sequence[Setup], spec: Spec) -> list[StackMember]:
         config, dataset = setup.strategy.train, setup.dataset
         if id(setup.split) not in sources:
             reader = dataset.reader(spec.streams, setup.used, setup.strategy.head, config.views)
-            sources[id(setup.split)] = make_window_source(dataset, reader, setup.split.train, spec.tasks, config)
+            sources[id(setup.split)] = make_window_source(
+                dataset, reader, setup.split.train, spec.tasks, config, spec.predicted
+            )
         members.append(
             StackMember(
                 source=dataclasses.replace(sources[id(setup.split)], config=config),
@@ -206,7 +227,7 @@ def make_loss(setups: Sequence[Setup], tasks: tuple[str, ...]) -> MultiTaskLoss:
 
 
 def _build_head(spec: Spec, strategies: Sequence[Strategy]) -> nn.Module:
-    config = dataclasses.replace(strategies[0].head, tasks=spec.tasks)
+    config = dataclasses.replace(strategies[0].head, tasks=spec.tasks, targets=spec.targets)
     return build_head(config, spec.parts["joint"], *_seeds_and_rates(strategies), tasks_of(spec.schema))
 
 

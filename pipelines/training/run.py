@@ -67,7 +67,7 @@ class Run:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        return self.strategy.head.tasks
+        return self.strategy.head.predicted
 
     @property
     def schema(self) -> Schema:
@@ -236,7 +236,12 @@ def load_run(folder: Path, device: torch.device | None = None) -> Run:
     models, schema = [], schema_in(manifest, folder)
     for entry in manifest["models"]:
         spec = Spec(
-            name=entry["name"], kind=entry["kind"], tasks=tuple(entry["tasks"]), parts=entry["parts"], schema=schema
+            name=entry["name"],
+            kind=entry["kind"],
+            tasks=tuple(entry["tasks"]),
+            parts=entry["parts"],
+            schema=schema,
+            targets=tuple(entry["targets"]),
         )
         module = build_model(spec, [strategy])
         _load_weights(module, run_bytes(folder, manifest, entry["file"]), folder / entry["file"])

@@ -71,7 +71,7 @@ class Stack:
         source = self.sources[0]
         for places in by_plan.values():
             model = self.model if len(places) == len(self.plans) else take_heads(self.model, places)
-            predicted = predict_heads(model, source.tasks, source.reader, self.plans[places[0]])
+            predicted = predict_heads(model, source.predicted, source.reader, self.plans[places[0]])
             found |= dict(zip(places, predicted, strict=True))
         return [found[place] for place in range(len(self.plans))]
 

@@ -17,7 +17,7 @@ from pipelines.fitting.runs import Spec
 from pipelines.metrics.challenge import score_predictions
 from pipelines.metrics.predictions import Predictions, merge
 from pipelines.splits import Split
-from pipelines.strategy import Strategy, problem_of, streams_of
+from pipelines.strategy import Strategy, problem_of, streams_of, tasks_with_labels
 from pipelines.training.dataset import Dataset
 from pipelines.training.fit import Halving
 from pipelines.training.methods import METHODS, Setup, TrainedModel
@@ -151,7 +151,7 @@ def _scored(setup: Setup, models: list[TrainedModel], seconds: float) -> Trained
         ),
     }
     scores = {
-        part: score_predictions(predicted, dataset.labels, strategy.head.tasks)
+        part: score_predictions(predicted, dataset.labels, strategy.head.predicted)
         for part, predicted in predictions.items()
     }
     return Trained(
@@ -162,7 +162,7 @@ def _scored(setup: Setup, models: list[TrainedModel], seconds: float) -> Trained
         predictions=predictions,
         metrics={
             **scores,
-            "tasks": list(strategy.head.tasks),
+            "tasks": list(strategy.head.predicted),
             "step": {m.spec.name: m.step for m in models},
             "halted": max(m.halted for m in models),
         },
@@ -180,16 +180,20 @@ def predict_models(
     """The predictions of `models` together for the rows `part` [N]; `used` are all streams of the strategy."""
     plan, head, views = dataset.plan(part, strategy.train, used), strategy.head, strategy.train.views[:1]
     return merge(
-        [predict(module, spec.tasks, dataset.reader(spec.streams, used, head, views), plan) for spec, module in models]
+        [
+            predict(module, spec.predicted, dataset.reader(spec.streams, used, head, views), plan)
+            for spec, module in models
+        ]
     )
 
 
 def check_labels(setup: Setup) -> None:
-    """Raises `ValueError` unless every task has a labelled frame with an embedding to learn and one to choose on."""
+    """Raises `ValueError` unless every task has a labelled frame with an embedding to learn, and those that choose
+    weights one to choose on."""
     valid = setup.dataset.resident.all_valid(setup.used, setup.strategy.train.view)
     for part in ("train", "select"):
         rows = getattr(setup.split, part) & valid
-        for task in setup.strategy.head.tasks:
+        for task in tasks_with_labels(setup.strategy, part):
             if not (rows & setup.dataset.labelled([task])).any():
                 where = setup.split.description[part]["of"]
                 role = "learn from" if part == "train" else "choose weights on"

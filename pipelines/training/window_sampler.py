@@ -18,13 +18,15 @@ from pipelines.training.dataset import Dataset, WindowReader
 class WindowSource:
     """Where a head's batches come from: windows over the rows `train` [N], whose labels alone are shown.
 
-    `learnable` [N + 1] is True at the rows with an embedding and a label to learn from; the last is padding. `hidden`
-    [N + 1] is True, on the device, at the rows whose labels are not to be seen. `key` tells sources apart.
+    `predicted` are those of `tasks` that choose its weights. `learnable` [N + 1] is True at the rows with an embedding
+    and a label to learn from; the last is padding. `hidden` [N + 1] is True, on the device, at the rows whose labels
+    are not to be seen. `key` tells sources apart.
     """
 
     dataset: Dataset
     reader: WindowReader
     tasks: tuple[str, ...]
+    predicted: tuple[str, ...]
     config: TrainConfig
     train: np.ndarray
     learnable: np.ndarray
@@ -90,15 +92,24 @@ class WindowSampler:
 
 
 def make_window_source(
-    dataset: Dataset, reader: WindowReader, train: np.ndarray, tasks: tuple[str, ...], config: TrainConfig
+    dataset: Dataset,
+    reader: WindowReader,
+    train: np.ndarray,
+    tasks: tuple[str, ...],
+    config: TrainConfig,
+    predicted: tuple[str, ...] = (),
 ) -> WindowSource:
-    """Batches for `tasks` from the rows `train`; labels of other rows, and of rows without an embedding, are hidden."""
+    """Batches for `tasks` from the rows `train`; labels of other rows, and of rows without an embedding, are hidden.
+
+    `predicted` are the tasks that choose weights, all where it names none.
+    """
     real = train & reader.valid[:-1].cpu().numpy()
     labelled = dataset.labelled(tasks)
     return WindowSource(
         dataset=dataset,
         reader=reader,
         tasks=tasks,
+        predicted=predicted or tasks,
         config=config,
         train=train,
         learnable=np.append(real & labelled, False),

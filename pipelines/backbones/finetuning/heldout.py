@@ -198,6 +198,7 @@ def manifest_of(
                 "name": spec.name,
                 "kind": spec.kind,
                 "tasks": list(spec.tasks),
+                "targets": [],
                 "parts": {part: dict(widths) for part, widths in spec.parts.items()},
                 "file": weights_file(spec),
                 "epoch": fitted.best.epoch,
