@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
 
 
 def ensemble(
-    runs: Annotated[list[Path], typer.Argument(help="A study, or several run folders; or their names.")],
+    runs: Annotated[list[Path], typer.Argument(help="Studies or run folders, or their names.")],
     size: Annotated[int, typer.Option(min=1, help="At most so many draws per task, with replacement.")] = 20,
     name: Annotated[str, typer.Option(help="Name of the ensemble's folder.")] = "best",
     force: Annotated[bool, typer.Option("--force", help="Make it again although it is there.")] = False,
@@ -25,12 +25,14 @@ def ensemble(
     """Combine finished runs: members and weights per task, selected greedily on the selection rows of the runs.
 
     Nothing is trained. The selection is scored out of fold, next to the best single run and the mean of the best five;
-    then the held-out rows are scored once. Written to ensembles/NAME in the study (or beside the folder of the runs):
-    ensemble.json, predictions.parquet, and its post-processing.
+    then the held-out rows are scored once. Of each member: its score alone, and how far its errors are correlated with
+    those of the others. Written to ensembles/NAME in the (first) study or beside the folder of the runs: ensemble.json,
+    predictions.parquet, and its post-processing.
 
     \b
     Examples:
       mtl ensemble studies/joint
+      mtl ensemble joint fusion --name both
       mtl ensemble runs/FIRST runs/SECOND runs/THIRD --size 10 --name three
     """
     from pipelines.cli.pages.consoles import page_console

@@ -6,7 +6,8 @@ from typing import Any
 
 from cache.durable import recover_folder
 from pipelines.config import Config
-from pipelines.ensemble.ensemble_folder import find_runs, place_of, read_ensemble, read_library, write_ensemble
+from pipelines.ensemble.candidates import find_runs, read_library
+from pipelines.ensemble.ensemble_folder import place_of, read_ensemble, write_ensemble
 from pipelines.ensemble.members import make_ensemble, num_choices
 from pipelines.postprocess.run_folders import read_truth
 from pipelines.progress import progress

@@ -1,4 +1,4 @@
-"""Ensembles on disk: which runs can be members, and the folder of an ensemble, beside the folder of the runs.
+"""Ensembles on disk: the folder of an ensemble, beside the folder of the runs.
 
 ensemble.json    members, weights, every score; written last      predictions.parquet  as a run's
 postprocess.json, predictions.post.parquet                        its post-processing, as a run's
@@ -6,9 +6,7 @@ model_card.md    what it was trained on, its scores, misuse
 """
 
 import os
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,161 +18,24 @@ from cache.durable import place_folder
 from cache.parquet import parquet_bytes
 from cache.seals import digest_of, read_sealed_json, sealed_json
 from cache.valid_names import check_name
-from pipelines.backbones.runs import fitting_runs, is_backbone
+from pipelines.backbones.runs import is_backbone
 from pipelines.cards.records import ensemble_card
 from pipelines.config import Config
-from pipelines.ensemble.members import NUM_TOP, Ensemble, Library, Mix, Outcome
-from pipelines.labels import labelled
-from pipelines.postprocess.parts import Part
-from pipelines.postprocess.run_folders import (
-    PREDICTIONS,
-    Truth,
-    interval_json,
-    part_of,
-    read_predictions,
-    read_run_manifest,
-    write_postprocess,
-)
-from pipelines.run_files import CARD, find_folder
+from pipelines.ensemble.candidates import Candidate, Found
+from pipelines.ensemble.diversity import Diversity, diversity_of
+from pipelines.ensemble.members import NUM_TOP, Ensemble, Mix, Outcome
+from pipelines.postprocess.run_folders import PREDICTIONS, Truth, interval_json, write_postprocess
+from pipelines.run_files import CARD
 from pipelines.words import strategy_words
 
-FORMAT = 2
+FORMAT = 3
 RECORD = "ensemble.json"
 PROCEDURES = ("single", "top", "ensemble")
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A finished run: its folder and its run.json; whether it was asked for by name, not as one of a study."""
-
-    folder: Path
-    manifest: Mapping[str, Any]
-    is_named: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Runs that share rows, and those left out, each with the reason."""
-
-    candidates: tuple[Candidate, ...]
-    skipped: tuple[tuple[Path, str], ...]
-
-    @property
-    def digests(self) -> list[str]:
-        return sorted(str(candidate.manifest["digest"]) for candidate in self.candidates)
-
-
-def find_runs(given: Sequence[Path], truth: Truth, *, runs: Path, studies: Path, config: Config | None = None) -> Found:
-    """The runs of the studies and run folders `given`; names without a folder are looked for in `studies` and `runs`.
-
-    A run named by itself has to be usable; of a study's runs, those that are not are left out. With a study come the
-    runs of the backbones that `config` names, where they are of its rows: those that its leaderboard lists.
-
-    Raises:
-        ValueError: no study or run by that name, a named run that is none, or fewer than two runs to choose from.
-    """
-    candidates: dict[Path, Candidate] = {}
-    skipped: list[tuple[Path, str]] = []
-    for path in given:
-        folder = find_folder(path, studies)
-        if not (folder / "study.json").is_file():
-            folder = find_folder(path, runs)
-            if not folder.exists():
-                raise ValueError(
-                    f"{path}: no study and no run here; `mtl search` makes a study, `mtl train-head` a run"
-                )
-            candidates[folder.resolve()] = Candidate(folder, read_run_manifest(folder, truth), is_named=True)
-            continue
-        for run in sorted(one for one in (folder / "runs").glob("[!.]*") if one.is_dir()):
-            try:
-                candidates[run.resolve()] = Candidate(run, read_run_manifest(run, truth))
-            except ValueError as error:
-                skipped.append((run, str(error).removeprefix(f"{run}: ")))
-    same, others = _of_one_split(list(candidates.values()))
-    if config is not None and same and any((find_folder(path, studies) / "study.json").is_file() for path in given):
-        about = {
-            "frames": truth.frames_digest,
-            "labels": truth.labels_digest,
-            "split": same[0].manifest["split"]["hash"],
-        }
-        folders, left_out = fitting_runs(config, about)
-        same += [Candidate(one, read_run_manifest(one, truth)) for one in folders if one.resolve() not in candidates]
-        skipped += left_out
-    found = Found(tuple(same), (*skipped, *others))
-    if len(found.candidates) < 2:
-        why = f"; left out: {found.skipped[0][0].name}: {found.skipped[0][1]}" if found.skipped else ""
-        raise ValueError(f"an ensemble needs at least two finished runs on one split, found {len(same)}{why}")
-    return found
-
-
-def read_library(
-    found: Found, truth: Truth, advance: Callable[[int], None] = lambda count: None
-) -> tuple[Library, Found]:
-    """The select predictions of the runs, and `found` again without those that predict other rows.
-
-    `advance` is called with 1 for each run.
-
-    Raises:
-        ValueError: a damaged file, or fewer than two runs left.
-    """
-    select, known = None, pl.DataFrame()
-    tables: list[pl.DataFrame] = []
-    kept: list[Candidate] = []
-    skipped = list(found.skipped)
-    for candidate in found.candidates:
-        advance(1)
-        try:
-            table = read_predictions(candidate.folder).sort("video", "frame")
-        except ValueError as error:
-            if candidate.is_named:
-                raise
-            skipped.append((candidate.folder, str(error).removeprefix(f"{candidate.folder}/")))
-            continue
-        split = candidate.manifest["split"]
-        rows = table.select("video", "frame", "part")
-        complete = len(rows) == split["select"]["frames"] + split["report"]["frames"]
-        if not complete or not rows.equals(rows if select is None else known):
-            skipped.append((candidate.folder, "predicts other rows than those of its split"))
-            continue
-        first = table.filter(pl.col("part") == "select")
-        if select is None:
-            known, select = rows, part_of(table, "select", truth)
-        tables.append(first)
-        kept.append(candidate)
-    if select is None or len(kept) < 2:
-        raise ValueError(f"an ensemble needs at least two runs that predict the same rows, found {len(kept)}")
-    has, predicted = _stacked(tables, select)
-    library = Library(
-        runs=tuple(candidate.folder for candidate in kept),
-        has=has,
-        predicted=predicted,
-        select=select,
-        read_report=lambda place: part_of(read_predictions(kept[place].folder), "report", truth),
-    )
-    return library, Found(tuple(kept), tuple(skipped))
-
-
-def _stacked(tables: Sequence[pl.DataFrame], select: Part) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """By task which of the runs' `tables` have it, and their predictions [M, R, K].
-
-    Of a continuous group that some run predicts in part, each column is a task with members of its own.
-    """
-    has, predicted = {}, {}
-    for group in select.schema:
-        columns = set(group.output_columns)
-        in_part = any(0 < len(columns & set(table.columns)) < len(columns) for table in tables)
-        for name in group.columns if in_part and group.kind == "continuous" else (group.name,):
-            task = select.schema.tasks[name]
-            places = [place for place, table in enumerate(tables) if set(task.output_columns) <= set(table.columns)]
-            if places and labelled(select.labels, task).any():
-                has[name] = np.array(places)
-                parts = [tables[place].select(task.output_columns).cast(pl.Float32).to_numpy() for place in places]
-                predicted[name] = np.stack(parts)
-    return has, predicted
-
-
 def place_of(found: Found, name: str) -> Path:
-    """Where the ensemble goes: `ensembles/NAME` beside the folder that holds its first run, in a study the study's."""
+    """Where the ensemble goes: `ensembles/NAME` beside the folder that holds its first run, in a study the study's; of
+    several studies the first one's."""
     check_name(name, "--name")
     place = found.candidates[0].folder.resolve().parent.parent / "ensembles" / name
     return place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place
@@ -235,6 +96,8 @@ def record_of(folder: Path, ensemble: Ensemble, found: Found, size: int, truth: 
     """ensemble.json; runs by their path from the ensemble's folder, the keys are stable."""
     names = [os.path.relpath(run, folder) for run in ensemble.library.runs]
     outcomes = {name: ensemble.outcomes[name] for name in PROCEDURES if name in ensemble.outcomes}
+    mix = outcomes["ensemble"].mix
+    diversity = diversity_of(ensemble.library, mix)
     return {
         "format": FORMAT,
         "name": folder.name,
@@ -249,7 +112,8 @@ def record_of(folder: Path, ensemble: Ensemble, found: Found, size: int, truth: 
         "split": dict(found.candidates[0].manifest["split"]),
         "folds": {"num": ensemble.num_folds, "unit": "subject, else video"},
         "num_top": NUM_TOP,
-        "members": _members(outcomes["ensemble"].mix, names, words_of(found.candidates)),
+        "members": _members(mix, diversity, names, words_of(found.candidates)),
+        "diversity": {task: {"errors": _numbers(one.errors)} for task, one in diversity.items()},
         "trained": {
             name: one.manifest["files"][PREDICTIONS] for name, one in zip(names, found.candidates, strict=True)
         },
@@ -286,21 +150,39 @@ def words_of(candidates: Sequence[Candidate]) -> list[str]:
     ]
 
 
-def _members(mix: Mix, names: Sequence[str], words: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+def member_name(run: str) -> str:
+    """What a member is called whose path from the ensemble's folder is `run`: of another study "STUDY/RUN"."""
+    study = Path(run).parent.parent.name
+    return Path(run).name if study == ".." else f"{study}/{Path(run).name}"
+
+
+def _members(
+    mix: Mix, diversity: Mapping[str, Diversity], names: Sequence[str], words: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:
     """By task the runs that count, the heaviest first."""
     return {
         task: [
             {
                 "run": names[run],
                 "strategy": words[run],
-                "count": int(counts[run]),
+                "count": int(mix.counts[task][run]),
                 "weight": float(mix.weights[task][run]),
+                "score": score,
+                "correlation": correlation,
             }
-            for run in np.argsort(-counts, kind="stable").tolist()
-            if counts[run]
+            for run, score, correlation in zip(
+                one.runs.tolist(), one.scores.tolist(), _numbers(one.correlation), strict=True
+            )
         ]
-        for task, counts in mix.counts.items()
+        for task, one in diversity.items()
     }
+
+
+def _numbers(values: np.ndarray) -> Any:
+    """As JSON has them: null where a number is not known."""
+    found = values.astype(object)
+    found[~np.isfinite(values)] = None
+    return found.tolist()
 
 
 def _chosen(outcome: Outcome, names: Sequence[str]) -> list[str]:
@@ -309,14 +191,3 @@ def _chosen(outcome: Outcome, names: Sequence[str]) -> list[str]:
 
 def _minus(after: float | None, before: float | None) -> float | None:
     return None if after is None or before is None else after - before
-
-
-def _of_one_split(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[tuple[Path, str]]]:
-    """The runs of the split that most of them have, and the others."""
-    splits = Counter(candidate.manifest["split"]["hash"] for candidate in candidates)
-    if not splits:
-        return [], []
-    most = splits.most_common(1)[0][0]
-    same = [one for one in candidates if one.manifest["split"]["hash"] == most]
-    reason = "another split or fold: its predictions are of other rows"
-    return same, [(one.folder, reason) for one in candidates if one.manifest["split"]["hash"] != most]

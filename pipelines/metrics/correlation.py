@@ -2,6 +2,18 @@
 
 import numpy as np
 
+from cache.labels import Task
+from heads.labels import Labels
+
+
+def error_targets(task: Task, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
+    """[N, K] what each output of `task` should be (a class or a positive is 1), and whether that is known."""
+    values, mask = labels.values[task.group.name], labels.masks[task.group.name]
+    if task.group.kind == "continuous":
+        return values[:, list(task.indices)], mask[:, list(task.indices)]
+    is_on = values == np.arange(task.num_outputs) if task.group.kind == "classes" else values > 0.5
+    return is_on.astype(np.float64), np.broadcast_to(mask, is_on.shape)
+
 
 def mean_correlation(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """[M, M]: Pearson's correlation of `values` [M, N, K] over the frames `mask` [N, K], its mean over the K columns.

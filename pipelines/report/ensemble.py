@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from cache.labels import Schema, Task
+from cache.labels import Schema
 from cache.parquet import read_parquet
-from pipelines.ensemble.ensemble_folder import read_ensemble
+from pipelines.ensemble.ensemble_folder import member_name, read_ensemble
 from pipelines.html import Markup, join, tag, tiles
 from pipelines.metrics.challenge import main_key
-from pipelines.metrics.correlation import mean_correlation
+from pipelines.metrics.correlation import error_targets, mean_correlation
 from pipelines.postprocess.run_folders import PREDICTIONS, Truth
 from pipelines.report import plots
 from pipelines.report.model import about_rows, model_sections, timeline
@@ -39,7 +39,7 @@ def ensemble_report(folder: Path, truth: Truth, faces: str | None = None, *, bri
     shown = read_predicted(folder, raw, record["split"], truth, f"the ensemble {folder.name}")
     sections = [
         Section("Scores", (*about_rows(shown), _scores(record, truth.schema))),
-        Section("Members", (_members(record), *_correlations(folder, record, shown))),
+        Section("Members", (_members(record), _diversity(record), *_correlations(folder, record, shown))),
         *model_sections(shown, brief=brief),
         *([] if brief else [timeline(shown, faces)]),
     ]
@@ -124,13 +124,33 @@ def _members(record: Mapping[str, Any]) -> Table:
     words = {one["run"]: one["strategy"] for members in record["members"].values() for one in members}
     weight = {(task, one["run"]): one["weight"] for task in tasks for one in record["members"][task]}
     rows: list[tuple[Value, ...]] = [
-        (place, Path(name).name, words[name], *(weight.get((task, name), 0.0) for task in tasks))
+        (place, member_name(name), words[name], *(weight.get((task, name), 0.0) for task in tasks))
         for place, name in enumerate(_names(record), start=1)
     ]
     columns = [Column("number", "#"), Column("run", "run"), Column("strategy", "strategy")]
     columns += [Column(f"weight.{task}", f"weight in {task_label(task)}", 2) for task in tasks]
     caption = "Members and their weights by task, selected greedily on selection rows."
     return Table(name="members", caption=caption, columns=tuple(columns), rows=tuple(rows))
+
+
+def _diversity(record: Mapping[str, Any]) -> Table:
+    """By task how strong each member is, and how alike its errors and those of the others are."""
+    place = {name: number for number, name in enumerate(_names(record), start=1)}
+    rows: list[tuple[Value, ...]] = [
+        (task_label(task), place[one["run"]], member_name(one["run"]), one["weight"], one["score"], one["correlation"])
+        for task, members in record["members"].items()
+        for one in members
+    ]
+    columns = (
+        Column("task", "task"), Column("number", "#"), Column("run", "run"), Column("weight", "weight", 2),
+        Column("score", "selection score alone"), Column("correlation", "correlation of errors"),
+    )  # fmt: skip
+    caption = (
+        "Selection rows: the score of each member by itself, and the mean correlation of its errors (prediction minus "
+        "label) with those of the task's other members. An ensemble gains most from members of equal strength whose "
+        "errors differ."
+    )
+    return Table(name="diversity", caption=caption, columns=columns, rows=tuple(rows))
 
 
 def _correlations(folder: Path, record: Mapping[str, Any], shown: Predicted) -> tuple[Part, ...]:
@@ -149,7 +169,7 @@ def _correlations(folder: Path, record: Mapping[str, Any], shown: Predicted) -> 
         if len(of_task) < 2:
             continue
         values = np.stack([tables[names[place]].select(outputs).to_numpy().astype(np.float64) for place in of_task])
-        truth, mask = _target(shown, task)
+        truth, mask = error_targets(task, shown.part.labels)
         matrices = {
             f"{task_label(task.name)}: predictions": mean_correlation(values, mask),
             f"{task_label(task.name)}: errors": mean_correlation(values - truth, mask),
@@ -174,17 +194,6 @@ def _member_table(folder: Path, name: str, record: Mapping[str, Any], shown: Pre
     if not table.select("video", "frame").equals(shown.part.table.select("video", "frame")):
         raise ValueError(f"{run} predicts other {PART_WORDS[shown.of]} rows")
     return table
-
-
-def _target(shown: Predicted, task: Task) -> tuple[np.ndarray, np.ndarray]:
-    """[R, K] what each output of `task` should be, and whether it is known."""
-    labels = shown.part.labels
-    mask = labels.masks[task.group.name]
-    if task.group.kind == "continuous":
-        places = list(task.indices)
-        return labels.values[task.group.name][:, places], mask[:, places]
-    target = shown.positives(task).astype(np.float64)
-    return target, np.broadcast_to(mask, target.shape)
 
 
 def _number(value: float | None) -> str:

@@ -219,6 +219,50 @@ def test_an_ensemble_is_made_once(project: Path) -> None:
         mtl("ensemble", "s", "--size", "5")
 
 
+def test_candidates_come_from_several_studies(project: Path) -> None:
+    """Another study gives a better run, and one that is the first's; members of it are called after it."""
+    frames = read_frames(project / "frames.parquet")
+    other = project / "studies" / "t"
+    stub.write_run(other / "runs" / "run0", frames, stub.predict(frames, 0.3, 20))
+    stub.write_run(other / "runs" / "again", frames, stub.predict(frames, 1.0, 0))
+    (other / "study.json").write_text("{}")
+    record = json.loads(mtl("ensemble", "s", "t", "--name", "both", "--json"))
+    assert record["ensemble"] == "studies/s/ensembles/both"
+    assert record["library"]["num"] == 4
+    assert [(Path(one["run"]).name, one["reason"]) for one in record["skipped"]] == [
+        ("again", "the same predictions as studies/s/runs/run0")
+    ]
+    first = record["members"]["va"][0]
+    assert first["run"] == "../../../t/runs/run0"
+    assert first["score"] == pytest.approx(record["scores"]["single"]["plain"]["in_fold"]["va.ccc_mean"], abs=1e-5)
+    for task, members in record["members"].items():
+        errors = record["diversity"][task]["errors"]
+        others = [value for value in errors[0][1:] if value is not None]
+        assert members[0]["correlation"] == pytest.approx(sum(others) / len(others)) if others else not errors[0][1:]
+    assert " t/run0" in mtl("ensemble", "s", "t", "--name", "both")
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"split": {"hash": "another"}}, "studies/t: none of its runs can be combined with the others: another split"),
+        ({"labels": "others"}, r"studies/t: none of its runs .*: the labels, splits or subjects in frames.parquet are"),
+        (None, "studies/t: none of its runs can be combined with the others: it has no finished run"),
+    ],
+)
+def test_a_study_of_other_rows_or_labels_is_refused(
+    project: Path, change: dict[str, object] | None, error: str
+) -> None:
+    other, frames = project / "studies" / "t", read_frames(project / "frames.parquet")
+    (other / "runs").mkdir(parents=True)
+    (other / "study.json").write_text("{}")
+    if change is not None:
+        stub.write_run(other / "runs" / "run0", frames, stub.predict(frames, 0.3, 20), **change)
+    with pytest.raises(ValueError, match=error) as caught:
+        mtl("ensemble", "t", "s")
+    assert "\n" not in str(caught.value)
+
+
 def test_runs_that_do_not_fit_are_left_out_with_a_reason(project: Path) -> None:
     runs, frames = project / "studies" / "s" / "runs", read_frames(project / "frames.parquet")
     (runs / "unfinished").mkdir()

@@ -11,8 +11,9 @@ from heads.labels import Labels
 from helpers import stub_runs as stub
 from helpers.made_labels import abaw_labels, probable
 from pipelines.config import read_config
-from pipelines.ensemble.ensemble_folder import find_runs, read_library
-from pipelines.ensemble.members import Library, _out_of_fold, choose, make_ensemble
+from pipelines.ensemble.candidates import find_runs, read_library
+from pipelines.ensemble.diversity import diversity_of
+from pipelines.ensemble.members import Library, Mix, _out_of_fold, choose, make_ensemble
 from pipelines.ensemble.selection import SCORERS, Scorer, mean_of, select_greedily
 from pipelines.metrics.challenge import score
 from pipelines.postprocess.parts import folds_of
@@ -153,6 +154,31 @@ def test_the_ensemble_beats_the_best_run_held_out(library: Library) -> None:
     posted = made.outcomes["ensemble"]
     assert posted.post["report"]["P"] > scores["ensemble"]["report"]["P"]
     assert made.outcomes["top"].fitted is None
+
+
+def test_members_are_as_strong_and_as_alike_as_they_were_made(library: Library) -> None:
+    """Of four runs the first two err independently, the third as the first by half, the last against it. A run that
+    does not count is not named."""
+    select, rows = library.select, len(library.select.table)
+    true = select.labels.values["va"].astype(np.float64)
+    rng = np.random.default_rng(0)
+    one, two = rng.normal(0, 0.4, (2, *true.shape))
+    said = np.stack([true + one, true + two, true + 0.5 * one, true - one]).astype(np.float32)
+    given = dataclasses.replace(
+        library, runs=library.runs[:4], has={"va": np.arange(4)}, predicted={"va": said}, select=select
+    )
+    counts = np.array([1, 0, 3, 2])
+    found = diversity_of(given, Mix({"va": counts / counts.sum()}, {"va": counts}))["va"]
+    assert found.runs.tolist() == [2, 3, 0]
+    np.testing.assert_allclose(found.errors, [[1, -1, 1], [-1, 1, -1], [1, -1, 1]], atol=1e-6)
+    np.testing.assert_allclose(found.correlation, [0, -1, 0], atol=1e-6)
+    decided = probable(va=said[0]).decide()
+    assert found.scores[2] == pytest.approx(score(decided, select.labels, ["va"])["va.ccc_mean"], abs=1e-6)
+    two_alone = diversity_of(given, Mix({"va": np.eye(4)[1]}, {"va": np.array([0, 5, 0, 0])}))["va"]
+    assert two_alone.runs.tolist() == [1]
+    assert np.isnan(two_alone.correlation).all()
+    apart = diversity_of(given, Mix({"va": np.array([0.5, 0.5, 0, 0])}, {"va": np.array([1, 1, 0, 0])}))["va"]
+    assert abs(apart.correlation[0]) < 4 / np.sqrt(rows)
 
 
 def test_out_of_fold_never_uses_its_own_labels(library: Library) -> None:

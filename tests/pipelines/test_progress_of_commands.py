@@ -12,7 +12,8 @@ from pipelines import progress as progress_module
 from pipelines import terminal
 from pipelines.cli import demo as demo_module
 from pipelines.cli.pages.search import SearchPage
-from pipelines.ensemble.ensemble_folder import Candidate, words_of
+from pipelines.ensemble.candidates import Candidate
+from pipelines.ensemble.ensemble_folder import words_of
 from pipelines.terminal import set_quiet
 
 

@@ -1,7 +1,6 @@
 """What `mtl ensemble` prints: scores and those of the best single run, then the members."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -11,7 +10,7 @@ from rich.table import Table
 from cache.labels import Task, schema_of
 from pipelines.cli.pages.leaderboard import column_names
 from pipelines.cli.pages.postprocess import interval_words, number
-from pipelines.ensemble.ensemble_folder import PROCEDURES
+from pipelines.ensemble.ensemble_folder import PROCEDURES, member_name
 from pipelines.metrics.challenge import main_key
 from pipelines.words import counted, task_label
 
@@ -57,15 +56,25 @@ def _row(record: Mapping[str, Any], key: str, kind: str, tasks: Sequence[Task]) 
 
 
 def _print_members(record: Mapping[str, Any], console: Console) -> None:
-    """One line per member: its count, its strategy in words, its run."""
+    """One line per member: its count, its score alone, how alike its errors are, its strategy in words, its run."""
     width = max(4, *map(len, map(task_label, record["members"])))
+    console.print(
+        f"{'':<{width}} draws  alone  errors  (selection: score alone, correlation of errors with the others)"
+    )
     for task, members in record["members"].items():
-        lines = [f"x{one['count']:<3} {_member_words(one)}" for one in members[:SHOWN_MEMBERS]]
+        lines = [
+            f"x{one['count']:<3} {one['score']:.3f} {_correlation(one['correlation'])}  {_member_words(one)}"
+            for one in members[:SHOWN_MEMBERS]
+        ]
         lines += [f"and {len(members) - SHOWN_MEMBERS} more"] if len(members) > SHOWN_MEMBERS else []
         for index, line in enumerate(lines):
             console.print(f"{task_label(task) if index == 0 else '':<{width}} {line}", soft_wrap=True)
 
 
+def _correlation(value: float | None) -> str:
+    return f"{'–' if value is None else f'{value:.2f}':>5}"
+
+
 def _member_words(member: Mapping[str, Any]) -> str:
-    name, words = Path(member["run"]).name, member["strategy"]
+    name, words = member_name(member["run"]), member["strategy"]
     return f"{words} ({name})" if words else name
