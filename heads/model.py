@@ -11,7 +11,6 @@ torch's global generator is left alone. Letters: M stacked heads, B windows, T s
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -128,14 +127,13 @@ def build_head(
 
 
 def build_progressive(
-    config: HeadConfig,
+    configs: Mapping[str, HeadConfig],
     stream_widths: Mapping[str, Mapping[str, int]],
     seeds: Sequence[int] = (0,),
     rates: Sequence[float] = (),
     tasks: Mapping[str, Task] = ABAW_TASKS,
 ) -> ProgressiveHead:
-    """Joined heads for {task: {stream: Di}}, to load a state dict into; `config` is that of the separate heads."""
-    configs = {task: replace(config, tasks=(task,), targets=()) for task in stream_widths}
+    """Joined heads for {task: {stream: Di}}, to load a state dict into; `configs` are those of the separate heads."""
     return ProgressiveHead(
         {task: build_head(configs[task], widths, seeds, rates, tasks) for task, widths in stream_widths.items()}
     )

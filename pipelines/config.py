@@ -16,8 +16,10 @@ from cache.regular import CONFIG_BYTES, read_text
 from cache.valid_names import check_name
 from extract.config import BackboneConfig, CropShare
 from heads.config import HeadConfig, LossConfig
+from heads.ranges import hints_of
 from pipelines.folds import NO_FOLD, Fold
-from pipelines.typed import from_mapping
+from pipelines.task_fields import TASK_FIELDS
+from pipelines.typed import convert, from_mapping
 
 # The range of every number stands beside it and is checked wherever the value is read: mtl.toml, --set, grids, runs.
 # What several fields share has a name. Upper bounds are far above what is sensible, and below what ends in a crash.
@@ -268,7 +270,8 @@ class PretrainConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """All of mtl.toml. `folder` is the folder it was read from; relative paths in it start there. `schema` is that of
-    the labels, from the section [labels]."""
+    the labels, from the section [labels]. `task` has the sections [task.NAME]: `TASK_FIELDS` that differ for the model
+    of that task."""
 
     folder: Path = Path()
     schema: Schema = ABAW
@@ -280,6 +283,7 @@ class Config:
     head: HeadConfig = HeadConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
+    task: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     finetune: FinetuneConfig = FinetuneConfig()
     pretrain: PretrainConfig = PretrainConfig()
     backbones: Mapping[str, BackboneConfig] = field(default_factory=dict)
@@ -332,7 +336,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 def parse_config(document: Mapping[str, Any], folder: Path, where: str) -> Config:
     """The parsed TOML `document` as a `Config`; `where` names it in errors."""
-    known = ["labels", *SECTIONS, "backbones"]
+    known = ["labels", *SECTIONS, "task", "backbones"]
     for name in document:
         if name not in known:
             raise ValueError(f"{where}: unknown section [{name}]{nearest(name, known)}; known: {', '.join(known)}")
@@ -349,9 +353,24 @@ def parse_config(document: Mapping[str, Any], folder: Path, where: str) -> Confi
         )
         for name, table in _table(document.get("backbones", {}), f"{where}: [backbones]").items()
     }
-    config = Config(folder=folder, schema=schema, backbones=backbones, **sections)
+    task = {
+        name: task_values(_table(table, f"{where}: [task.{name}]"), f"{where}: [task.{name}]")
+        for name, table in _table(document.get("task", {}), f"{where}: [task]").items()
+    }
+    config = Config(folder=folder, schema=schema, backbones=backbones, task=task, **sections)
     _check_tasks(config, where)
     return config
+
+
+def task_values(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A section [task.NAME], each value as its field in [head] or [train] holds it; raises ValueError as
+    `from_mapping`."""
+    hints = hints_of(HeadConfig) | hints_of(TrainConfig)
+    for key in values:
+        if key not in TASK_FIELDS:
+            known = ", ".join(TASK_FIELDS)
+            raise ValueError(f"{where}: unknown key {key!r}{nearest(key, TASK_FIELDS)}; known: {known}")
+    return {key: convert(value, hints[key], f"{where} {key}") for key, value in values.items()}
 
 
 def _check_tasks(config: Config, where: str) -> None:
@@ -360,6 +379,7 @@ def _check_tasks(config: Config, where: str) -> None:
         "[head] tasks": config.head.tasks,
         "[head] targets": config.head.targets,
         "[loss] task_weights": config.loss.task_weights,
+        "[task.NAME]": config.task,
         **{f"[[finetune.data]] {index + 1} tasks": each.tasks for index, each in enumerate(config.finetune.data)},
         **{f"[backbones.{name}] tasks": backbone.tasks for name, backbone in config.backbones.items()},
     }

@@ -1,10 +1,15 @@
-"""A strategy: one full choice of tasks, streams, fusion, temporal encoder, losses, method, seed and fold."""
+"""A strategy: one full choice of tasks, streams, fusion, temporal encoder, losses, method, seed and fold.
+
+The methods "separate" and "progressive" train a model per task, which may differ in `TASK_FIELDS`: `Strategy.model`
+resolves that, for everyone. By its flat name the window of the model for "va" is "task.va.window".
+"""
 
 import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from cache.labels import nearest
@@ -12,32 +17,57 @@ from heads.config import HeadConfig, LossConfig, head_problem, loss_problem
 from heads.ranges import hints_of, range_problem
 from pipelines.config import Config, TrainConfig
 from pipelines.splits import fold_problem
+from pipelines.task_fields import TASK_FIELDS, flat_name, split_field
 from pipelines.typed import convert, to_mapping
 
 REPEATS = ("seed", "fold")
 PARTS: dict[str, type] = {"head": HeadConfig, "loss": LossConfig, "train": TrainConfig}
+JOINT = "joint"  # the name of a model of all tasks
+METHODS_BY_TASK = ("separate", "progressive")  # a model per task; progressive joins them afterwards
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strategy:
-    """`head`, `loss` and `train` of one training; its fields can be named without the section, as grids do."""
+    """`head`, `loss` and `train` of one training; its fields can be named without the section, as grids do. `task` maps
+    a task to the fields that differ for the model of that task."""
 
     head: HeadConfig = HeadConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
+    task: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        own = frozenset((name, *item) for name, values in self.task.items() for item in values.items())
+        return hash((self.head, self.loss, self.train, own))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of the models that are trained, in order: a task for its own, `JOINT` for one of all tasks."""
+        if self.train.method not in METHODS_BY_TASK:
+            return (JOINT,)
+        return self.head.tasks if self.train.method == "separate" else (*self.head.tasks, JOINT)
+
+    def model(self, name: str) -> "Strategy":
+        """The strategy that the model `name` is trained by: for that of a task, with the task's own values."""
+        if name == JOINT or name not in self.models:
+            return self
+        return dataclasses.replace(self.changed({"tasks": (name,), "targets": (), **self.task.get(name, {})}), task={})
 
     @property
     def essential(self) -> "Strategy":
-        """The strategy without weights of tasks that it does not train, and without targets where they are all its
-        tasks: what has the same essential trains the same."""
+        """The strategy without weights of tasks that it does not train, without targets where they are all its tasks,
+        and without values of a task's own that are those of all: what has the same essential trains the same."""
         weights = {task: weight for task, weight in self.loss.task_weights.items() if task in self.head.tasks}
         targets = self.head.predicted if self.head.auxiliary else ()
-        if len(weights) == len(self.loss.task_weights) and targets == self.head.targets:
+        task = {name: {key: own[key] for key in own if own[key] != self.value(key)} for name, own in self.task.items()}
+        task = {name: own for name, own in task.items() if own}
+        if len(weights) == len(self.loss.task_weights) and (targets, task) == (self.head.targets, self.task):
             return self
         return dataclasses.replace(
             self,
             head=dataclasses.replace(self.head, targets=targets),
             loss=dataclasses.replace(self.loss, task_weights=weights),
+            task=task,
         )
 
     @property
@@ -53,55 +83,89 @@ class Strategy:
         return json.dumps({**parts, "train": train}, sort_keys=True)
 
     def replace(self, values: Mapping[str, Any], where: str) -> "Strategy":
-        """This strategy with the fields `values`, named flat (`{"fusion": "sum", "lr": 0.01}`).
+        """This strategy with the fields `values`, named flat (`{"fusion": "sum", "task.va.window": 128}`).
 
         Raises:
             ValueError: a name that no part has, or a value of the wrong type; says `where`.
         """
-        parts: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
-        for key, value in values.items():
-            part, annotation = field_of(key, where)
-            parts[part][key] = convert(value, annotation, f"{where} {key}")
-        return Strategy(
-            head=dataclasses.replace(self.head, **parts["head"]),
-            loss=dataclasses.replace(self.loss, **parts["loss"]),
-            train=dataclasses.replace(self.train, **parts["train"]),
+        return self.changed(
+            {key: convert(value, field_of(key, where)[1], f"{where} {key}") for key, value in values.items()}
         )
 
+    def changed(self, values: Mapping[str, Any]) -> "Strategy":
+        """`replace` with values that have been checked."""
+        parts: dict[str, dict[str, Any]] = {}
+        task = {name: dict(own) for name, own in self.task.items()}
+        for name, value in values.items():
+            whose, key = split_field(name)
+            changed = task.setdefault(whose, {}) if whose else parts.setdefault(flat_fields()[key][0], {})
+            changed[key] = value
+        changes = {part: dataclasses.replace(getattr(self, part), **changed) for part, changed in parts.items()}
+        return dataclasses.replace(self, **changes, task=task)
+
     def flat(self) -> dict[str, Any]:
-        """Every field by its flat name, as TOML/JSON values."""
-        return {key: value for part in to_mapping(self).values() for key, value in part.items()}
+        """Every field by its flat name, as TOML/JSON values; of the tasks' own those that are given."""
+        parts = to_mapping(self)
+        task = parts.pop("task")
+        own = {flat_name(name, key): value for name, values in task.items() for key, value in values.items()}
+        return {key: value for part in parts.values() for key, value in part.items()} | own
+
+    def value(self, name: str) -> Any:
+        """The field of the flat `name`; a task without a value of its own has that of all."""
+        task, key = split_field(name)
+        own = self.task.get(task, {})
+        return own[key] if key in own else getattr(getattr(self, flat_fields()[key][0]), key)
+
+    def values(self, names: Iterable[str]) -> dict[str, Any]:
+        """The fields of the flat `names` as TOML/JSON values, as `value`; None for a task that has no model of its
+        own."""
+        flat, found = self.flat(), {}
+        for name in names:
+            task, key = split_field(name)
+            found[name] = flat.get(name, flat[key] if not task or task in self.models else None)
+        return found
 
 
 def strategy_of(config: Config) -> Strategy:
     """The strategy that mtl.toml itself describes."""
-    return Strategy(head=config.head, loss=config.loss, train=config.train)
+    return Strategy(head=config.head, loss=config.loss, train=config.train, task=config.task)
 
 
+@functools.cache
 def flat_fields() -> dict[str, tuple[str, Any]]:
-    """Flat field name -> (part, annotation)."""
+    """Flat field name -> (part, annotation), but for those of tasks' own."""
     return {key: (part, hint) for part, cls in PARTS.items() for key, hint in hints_of(cls).items()}
 
 
-def field_of(key: str, where: str) -> tuple[str, Any]:
+def field_names(strategies: Iterable[Strategy]) -> tuple[str, ...]:
+    """The flat names of all fields, and of those that any of `strategies` gives a task of its own."""
+    own = (flat_name(task, key) for one in strategies for task, values in one.task.items() for key in values)
+    return tuple(dict.fromkeys([*flat_fields(), *own]))
+
+
+def field_of(name: str, where: str) -> tuple[str, Any]:
     """(part, annotation) of a flat field name, or a `ValueError` with the nearest right name."""
-    fields = flat_fields()
+    fields, (task, key) = flat_fields(), split_field(name)
+    if task and key not in TASK_FIELDS:
+        known = f"known after task.{task}: {', '.join(TASK_FIELDS)}"
+        raise ValueError(f"{where}: unknown key {name!r}{nearest(key, TASK_FIELDS)}; {known}")
     if key not in fields:
-        raise ValueError(f"{where}: unknown key {key!r}{nearest(key, fields)}; known: {', '.join(fields)}")
-    return fields[key]
+        known = f"{', '.join(fields)}, and task.NAME.FIELD"
+        raise ValueError(f"{where}: unknown key {name!r}{nearest(name, fields)}; known: {known}")
+    return ("task" if task else fields[key][0]), fields[key][1]
 
 
 def streams_of(strategy: Strategy, config: Config) -> dict[str, tuple[str, ...]]:
-    """The streams each model of `strategy` reads: key "joint", or one key per task for the method "separate".
+    """The streams each model of `strategy` reads: key "joint", or one key per task for a method by task.
 
     "all" is every backbone of mtl.toml; "own" the backbones made for the model's tasks.
 
     Raises:
         ValueError: an unknown stream, or no stream at all.
     """
-    tasks = strategy.head.tasks
-    groups = {"joint": tasks} if strategy.train.method == "joint" else {task: (task,) for task in tasks}
-    return {name: _choose(strategy.head.streams, group, config) for name, group in groups.items()}
+    names = strategy.head.tasks if strategy.train.method in METHODS_BY_TASK else (JOINT,)
+    heads = {name: strategy.model(name).head for name in names}
+    return {name: _choose(head.streams, head.tasks, config) for name, head in heads.items()}
 
 
 def tasks_with_labels(strategy: Strategy, part: str) -> tuple[str, ...]:
@@ -138,7 +202,7 @@ def problem_of(strategy: Strategy, config: Config) -> str | None:
     """What makes `strategy` impossible to train, in one line; None when nothing does."""
     train = strategy.train
     problem = head_problem(strategy.head) or loss_problem(strategy.loss) or range_problem(train)
-    if problem:
+    if problem := problem or _task_problem(strategy):
         return problem
     if train.method == "separate" and strategy.head.auxiliary:
         words = ", ".join(strategy.head.auxiliary)
@@ -158,6 +222,22 @@ def problem_of(strategy: Strategy, config: Config) -> str | None:
         streams_of(strategy, config)
     except ValueError as error:
         return str(error)
+    return None
+
+
+def _task_problem(strategy: Strategy) -> str | None:
+    """What is wrong with the values of tasks' own."""
+    method, tasks = strategy.train.method, strategy.head.tasks
+    for name, own in strategy.task.items():
+        where = f"[task.{name}] {', '.join(own)}"
+        if own and method not in METHODS_BY_TASK:
+            known = " and ".join(METHODS_BY_TASK)
+            return f"{where}: only the methods {known} train a model per task, and method = {method!r}; leave it out"
+        if own and name not in tasks:
+            return f"{where}: tasks = {list(tasks)} has no {name!r}{nearest(name, tasks)}; leave it out"
+        model = strategy.model(name)
+        if problem := head_problem(model.head) or range_problem(model.train):
+            return f"[task.{name}] {problem}"
     return None
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cache.labels import Task
+from pipelines.task_fields import flat_name, split_field
 
 FIELD_WORDS = {
     "tasks": "tasks",
@@ -66,14 +67,20 @@ ABBREVIATIONS = ("va", "expr", "au")
 
 
 def field_words(name: str, short: bool = False) -> str:
-    """A strategy field's name for readers."""
+    """A strategy field's name for readers; "VA window" for a task's own."""
+    task, name = split_field(name)
+    if task:
+        return f"{task_label(task)} {field_words(name, short)}"
     if short and name in SHORT_WORDS:
         return SHORT_WORDS[name]
     return FIELD_WORDS.get(name, name.replace("_", " "))
 
 
 def value_words(field: str, value: Any) -> str:
-    """A strategy field's value for readers."""
+    """A strategy field's value for readers; "–" where it has none."""
+    _, field = split_field(field)
+    if value is None:
+        return "–"
     if field in ("tasks", "auxiliary", "targets"):
         return task_words(value) or "none"
     if field in AUTOMATIC and value == AUTOMATIC[field][0]:
@@ -90,8 +97,13 @@ def value_words(field: str, value: Any) -> str:
 
 
 def concerns(field: str, values: Mapping[str, Any]) -> bool:
-    """Whether `field` makes a difference to the strategy with these `values`."""
-    return field not in CONCERNS or any(values[other] in wanted for other, wanted in CONCERNS[field])
+    """Whether `field` makes a difference to the strategy with these `values`; a task's own field that they do not have
+    does not."""
+    task, key = split_field(field)
+    if values.get(field) is None:
+        return False
+    given = {name: values.get(flat_name(task, name), values[name]) for name, _ in CONCERNS.get(key, ())}
+    return key not in CONCERNS or any(given[other] in wanted for other, wanted in CONCERNS[key])
 
 
 def value_in(field: str, values: Mapping[str, Any]) -> str:

@@ -28,6 +28,7 @@ from pipelines.config import SECTIONS, FaceSetConfig, parse_config
 from pipelines.folds import Fold
 from pipelines.search.grid import SECTIONS as GRID_SECTIONS
 from pipelines.search.grid import StudyConfig, parse_grid
+from pipelines.task_fields import TASK_FIELDS
 from pipelines.typed import describe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -241,6 +242,14 @@ def test_tables_of_keys_of_labels(heading: str, keys: tuple[str, ...]) -> None:
         if row[0] == "`score`":
             assert re.findall(r'"(\w+)"', row[2]) == [score for kind in KINDS for score in SCORES[kind]]
     assert all(len(row) == 4 and row[3] for row in rows)
+
+
+def test_the_table_of_values_by_task() -> None:
+    rows = table(TEXTS["docs/configuration.md"], "[task.NAME]")
+    hints = {f"`[{name}]`": hints_of(SECTIONS[name]) for name in ("head", "train")}
+    named = [(section, key) for keys, section in rows for key in re.findall(r"`(\w+)`", keys)]
+    assert [key for _, key in named] == list(TASK_FIELDS)
+    assert all(key in hints[section] for section, key in named)
 
 
 def test_the_table_of_schemas_has_those_that_ship() -> None:

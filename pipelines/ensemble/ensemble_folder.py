@@ -26,6 +26,7 @@ from pipelines.ensemble.diversity import Diversity, diversity_of
 from pipelines.ensemble.members import NUM_TOP, Ensemble, Mix, Outcome
 from pipelines.postprocess.run_folders import PREDICTIONS, Truth, interval_json, write_postprocess
 from pipelines.run_files import CARD
+from pipelines.strategy import Strategy, field_names
 from pipelines.words import strategy_words
 
 FORMAT = 3
@@ -137,17 +138,22 @@ def words_of(candidates: Sequence[Candidate]) -> list[str]:
 
     A backbone by itself is called so.
     """
-    heads = [one.manifest["strategy"] for one in candidates if not is_backbone(one.manifest)]
-    shared = [name for name in (heads[0] if heads else ()) if all(name in values for values in heads)]
-    varied = [name for name in shared if len({repr(values[name]) for values in heads}) > 1]
+    heads = [_strategy(one) for one in candidates if not is_backbone(one.manifest)]
+    names = field_names(heads)
+    found = [one.values(names) for one in heads]
+    varied = [name for name in names if len({repr(values[name]) for values in found}) > 1]
     return [
         f"backbone {one.manifest['backbone']['section']} by itself"
         if is_backbone(one.manifest)
-        else strategy_words(one.manifest["strategy"], varied)
+        else strategy_words(_strategy(one).values(names), varied)
         if varied
         else ""
         for one in candidates
     ]
+
+
+def _strategy(one: Candidate) -> Strategy:
+    return Strategy().replace(one.manifest["strategy"], f"{one.folder}/run.json")
 
 
 def member_name(run: str) -> str:

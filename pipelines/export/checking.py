@@ -60,8 +60,8 @@ def made_rows(predictor: Predictor, seed: int = 0) -> MadeRows:
     """Videos of 1, 2, and about one and several windows of steps, with gaps of every length, rows without an embedding,
     and one video without any."""
     rng = np.random.default_rng(seed)
-    trains = [one.run.strategy.train for one in predictor.runs]
-    window, gap = min(max(each.window for each in trains), LONGEST), max(each.max_gap for each in trains)
+    window = min(max(one.run.window for one in predictor.runs), LONGEST)
+    gap = max(one.run.strategy.train.max_gap for one in predictor.runs)
     lengths = [1, 2, max(window - 1, 1), window, window + 1, 3 * window + 5, 4]
     tables, missing = [], []
     for number, length in enumerate(lengths):

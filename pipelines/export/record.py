@@ -30,7 +30,8 @@ class BundleModel:
 
     def to_json(self) -> dict[str, Any]:
         """Its entry in bundle.json."""
-        head, train = self.one.run.strategy.head, self.one.run.strategy.train
+        strategy = self.one.run.strategy.model(self.spec.name)
+        head, train = strategy.head, strategy.train
         return {
             "run": self.one.run.folder.name,
             "file": self.file,

@@ -60,7 +60,9 @@ def weights_file(spec: Spec) -> str:
 def config_toml(config: Config, strategy: Strategy) -> str:
     """The whole configuration with `strategy` put in: what mtl.toml would have to be for this run."""
     values = to_mapping(config)
-    sections = {name: values[name] for name in SECTIONS} | to_mapping(strategy)
+    sections = {name: values[name] for name in SECTIONS} | {
+        name: part for name, part in to_mapping(strategy).items() if part
+    }
     return tomlkit.dumps({"labels": config.schema.to_mapping(), **sections, "backbones": values["backbones"]})
 
 

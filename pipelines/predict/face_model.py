@@ -87,7 +87,7 @@ class TrainedFaceModel:
         self.batch_size = BATCH_SIZES[device.type]
         self._predictor, self._device = predictor, device
         self.alignment = common_alignment(predictor)
-        self.window = max(one.run.strategy.train.window for one in predictor.runs)
+        self.window = max(one.run.window for one in predictor.runs)
         trained = {
             (name, one.run.strategy.train.view): (one.run, identity)
             for one in predictor.runs

@@ -126,7 +126,9 @@ def _scores(shown: Predicted, metrics: Mapping[str, Any], post: Mapping[str, Any
 def _made(manifest: Mapping[str, Any]) -> tuple[Part, ...]:
     values = manifest["strategy"]
     rows: list[tuple[Value, ...]] = [
-        (field_words(name), value_words(name, values[name])) for name in FIELDS if name in values
+        (field_words(name), value_words(name, values[name]))
+        for name in (*FIELDS, *(name for name in values if name.startswith("task.")))
+        if name in values
     ]
     rows += [
         ("label schema", manifest["schema"]["name"]),

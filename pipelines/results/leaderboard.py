@@ -21,7 +21,7 @@ from pipelines.metrics.paired import Versus
 from pipelines.metrics.stability import Stability
 from pipelines.run_files import read_manifest, read_predictions
 from pipelines.search.study import Result
-from pipelines.strategy import REPEATS
+from pipelines.strategy import REPEATS, field_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,9 @@ class Leaderboard:
 
 def make_leaderboard(results: Sequence[Result], schema: Schema = ABAW) -> Leaderboard:
     """The leaderboard of finished trials, without intervals."""
-    rows = [_row(same, schema) for same in _by_strategy(results)]
+    fields = field_names(result.trial.strategy for result in results)
+    names = [name for name in fields if name not in (*REPEATS, "tasks", "targets")]
+    rows = [_row(same, names, schema) for same in _by_strategy(results)]
     order = list(schema.tasks)
     rows.sort(key=lambda row: (-len(row.tasks), [order.index(name.split("+")[0]) for name in row.tasks], _order(row)))
     rankings = []
@@ -190,14 +192,12 @@ def _by_strategy(results: Iterable[Result]) -> list[list[Result]]:
     return list(found.values())
 
 
-def _row(results: Sequence[Result], schema: Schema) -> Row:
+def _row(results: Sequence[Result], names: Sequence[str], schema: Schema) -> Row:
     first = results[0].trial
-    flat = first.strategy.flat()
-    values = {key: value for key, value in flat.items() if key not in (*REPEATS, "tasks", "targets")}
     return Row(
         rank=0,
         tasks=scored_names(results[0], schema),
-        values={**values, "auxiliary": list(first.strategy.head.auxiliary)},
+        values={**first.strategy.values(names), "auxiliary": list(first.strategy.head.auxiliary)},
         streams=tuple(dict.fromkeys(name for used in first.streams.values() for name in used)),
         results=tuple(sorted(results, key=lambda one: (one.trial.strategy.train.seed, one.trial.strategy.train.fold))),
         select=_spreads(results, "select"),

@@ -1,6 +1,5 @@
 """How long a search will take: from the study's own finished trials, or else from a few short trainings."""
 
-import dataclasses
 import tempfile
 import time
 from collections import Counter
@@ -30,7 +29,7 @@ def from_results(results: Sequence[Result], left: Sequence[Trial]) -> Estimate:
     rates: dict[str, list[float]] = {}
     for result in results:
         strategy = result.trial.strategy
-        rates.setdefault(strategy.head.temporal, []).append(result.seconds / work(strategy))
+        rates.setdefault(encoders(strategy), []).append(result.seconds / work(strategy))
     means = {name: sum(values) / len(values) for name, values in rates.items()}
     seconds = _total((trial.strategy for trial in left), {name: (0.0, rate) for name, rate in means.items()})
     return Estimate(seconds, f"from the {len(results)} trials finished in this study")
@@ -44,12 +43,12 @@ def measure(
     Nothing is kept of these trainings. The estimate is for all steps: early stopping makes it shorter.
     """
     began = time.perf_counter()
-    counts = Counter(trial.strategy.head.temporal for trial in left)
+    counts = Counter(encoders(trial.strategy) for trial in left)
     stacks = [[trial.strategy for trial in stack] for stack in grouping(left)]
     rates: dict[str, tuple[float, float]] = {}
     with tempfile.TemporaryDirectory(prefix="mtl-estimate-") as folder:
         for name, _ in counts.most_common(NUM_MEASURED):
-            chosen = min((stack for stack in stacks if stack[0].head.temporal == name), key=lambda one: work(one[0]))
+            chosen = min((stack for stack in stacks if encoders(stack[0]) == name), key=lambda one: work(one[0]))
             if not rates:  # the first training also pays for what is made once: warm up
                 _seconds(chosen[:1], SHORT, trainer, Path(folder) / "warm")
             short = _seconds(chosen, SHORT, trainer, Path(folder) / f"{name}-1")
@@ -65,13 +64,14 @@ def measure(
 
 
 def work(strategy: Strategy, evaluations: int | None = None) -> int:
-    """Steps of all its models, up to so many evaluations.
+    """Steps of all its models, up to so many evaluations."""
+    trains = [strategy.model(name).train for name in strategy.models]
+    return sum(train.steps if evaluations is None else evaluations * train.eval_steps for train in trains)
 
-    That is a model per task for the method separate, and once more together for progressive.
-    """
-    tasks = len(strategy.head.tasks)
-    models = {"joint": 1, "separate": tasks, "progressive": tasks + 1}[strategy.train.method]
-    return models * (strategy.train.steps if evaluations is None else evaluations * strategy.train.eval_steps)
+
+def encoders(strategy: Strategy) -> str:
+    """The temporal encoders of its models: "gru", or "gru+tcn" where those of tasks differ."""
+    return "+".join(dict.fromkeys(strategy.model(name).head.temporal for name in strategy.models))
 
 
 def _seconds(stack: Sequence[Strategy], evaluations: int, trainer: Trainer, folder: Path) -> float:
@@ -79,9 +79,11 @@ def _seconds(stack: Sequence[Strategy], evaluations: int, trainer: Trainer, fold
     begin = time.perf_counter()
     short = []
     for index, strategy in enumerate(stack):
-        steps = evaluations * strategy.train.eval_steps
-        train = dataclasses.replace(strategy.train, steps=steps, patience=steps + 1)
-        short.append((dataclasses.replace(strategy, train=train), folder / str(index)))
+        changes: dict[str, int] = {}
+        for prefix, model in [("", strategy), *((f"task.{task}.", strategy.model(task)) for task in strategy.task)]:
+            steps = evaluations * model.train.eval_steps
+            changes |= {f"{prefix}steps": steps, f"{prefix}patience": steps + 1}
+        short.append((strategy.changed(changes), folder / str(index)))
     for error in trainer(short, lambda count: None):
         if error is not None:
             raise error
@@ -92,5 +94,5 @@ def _total(strategies: Iterable[Strategy], rates: dict[str, tuple[float, float]]
     """Sum over strategies of fixed cost + rate x work; an encoder that was not timed costs the mean of the others."""
     fixed = sum(first for first, _ in rates.values()) / len(rates)
     slope = sum(second for _, second in rates.values()) / len(rates)
-    costs = ((rates.get(one.head.temporal, (fixed, slope)), work(one)) for one in strategies)
+    costs = ((rates.get(encoders(one), (fixed, slope)), work(one)) for one in strategies)
     return sum(first + second * amount for (first, second), amount in costs)

@@ -9,8 +9,8 @@
     [space.NAME]                  a sub-space: a product of its own, whose combinations are rows like those of [[list]]
     [when.temporal.transformer]   lists of values that apply only to strategies with that value; others keep the default
 
-Fields are those of `[head]`, `[loss]` and `[train]` of mtl.toml, named without their section; what no section names
-keeps the value of mtl.toml. The more special section wins: set, product, list or space, when.
+Fields are those of `[head]`, `[loss]` and `[train]` of mtl.toml, named without their section, and `task.NAME.FIELD`;
+what no section names keeps the value of mtl.toml. The more special section wins: set, product, list or space, when.
 """
 
 import dataclasses
@@ -30,8 +30,9 @@ from cache.valid_names import check_name
 from pipelines.config import Config, Seed, SplitConfig
 from pipelines.folds import NO_FOLD, Fold
 from pipelines.project import packaged_grids
-from pipelines.search.grid_values import annotation_of, condition_value_of, value_of
-from pipelines.strategy import PARTS, Strategy, flat_fields, problem_of
+from pipelines.search.grid_values import condition_value_of, value_of
+from pipelines.strategy import Strategy, field_of, problem_of
+from pipelines.task_fields import flat_name, split_field
 from pipelines.typed import from_mapping
 
 SECTIONS = ("study", "set", "product", "list", "space", "when")
@@ -155,14 +156,13 @@ def expand(grid: Grid, base: Strategy, inner_folds: int = 1) -> tuple[Strategy, 
     of `inner_folds` inner parts of that fold.
     """
     found: dict[Strategy, Strategy] = {}
-    defaults = {key: getattr(getattr(base, part), key) for key, (part, _) in flat_fields().items()}
     for row in grid.rows or ({},):
         one = {key: (value,) for key, value in grid.constants.items()}
         choices = one | dict(grid.product) | {key: (value,) for key, value in row.items()}
         for combination in itertools.product(*choices.values()):
             values = dict(zip(choices, combination, strict=True))
-            for complete in _apply_conditions(values, grid.conditions, defaults):
-                for strategy in _inner(_replace(base, complete), inner_folds):
+            for complete in _apply_conditions(values, grid.conditions, base):
+                for strategy in _inner(base.changed(complete), inner_folds):
                     found.setdefault(strategy.essential, strategy)
     return tuple(found.values())
 
@@ -197,7 +197,7 @@ def check(strategies: Sequence[Strategy], config: Config, where: str) -> None:
 def _apply_conditions(
     values: dict[str, Any],
     conditions: Sequence[Condition],
-    defaults: Mapping[str, Any],
+    base: Strategy,
     given: frozenset[str] = frozenset(),
 ) -> Iterator[dict[str, Any]]:
     """`values` once for each combination of the lists of the conditions that hold; `given` are fields set by those."""
@@ -205,14 +205,22 @@ def _apply_conditions(
         yield values
         return
     first, rest = conditions[0], conditions[1:]
-    if not _same(values.get(first.field, defaults.get(first.field)), first.value):
-        yield from _apply_conditions(values, rest, defaults, given)
+    if not _same(_current(first.field, values, base), first.value):
+        yield from _apply_conditions(values, rest, base, given)
         return
     for key in given & set(first.values):
         raise ValueError(f"{first.where}: {key} is given by another [when] section for the same strategies; keep one")
     for combination in itertools.product(*first.values.values()):
         chosen = dict(zip(first.values, combination, strict=True))
-        yield from _apply_conditions(values | chosen, rest, defaults, given | set(chosen))
+        yield from _apply_conditions(values | chosen, rest, base, given | set(chosen))
+
+
+def _current(name: str, values: Mapping[str, Any], base: Strategy) -> Any:
+    """The field `name` so far; a task without a value of its own has that of all."""
+    task, key = split_field(name)
+    if name in values or key in base.task.get(task, {}):
+        return values.get(name, base.value(name))
+    return values.get(key, base.value(key))
 
 
 def _same(value: Any, wanted: Any) -> bool:
@@ -220,21 +228,23 @@ def _same(value: Any, wanted: Any) -> bool:
     return value == wanted and isinstance(value, bool) == isinstance(wanted, bool)
 
 
-def _replace(base: Strategy, values: Mapping[str, Any]) -> Strategy:
-    """`base` with converted `values`; `Strategy.replace` would check each of them again, 3,000 times over."""
-    parts = {}
-    for part, cls in PARTS.items():
-        names = {field.name for field in dataclasses.fields(cls)}
-        changes = {key: value for key, value in values.items() if key in names}
-        parts[part] = dataclasses.replace(getattr(base, part), **changes)
-    return Strategy(**parts)
-
-
 def _table(document: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
     value = document.get(name, {})
     if not isinstance(value, dict):
         raise ValueError(f"{where}: expected a section of keys, found {value!r}")
     return value
+
+
+def _flat(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`table` by flat names: TOML reads task.va.window = 128 as tables in tables."""
+    found = {key: value for key, value in table.items() if key != "task"}
+    for task, own in _table(table, "task", f"{where} task").items():
+        for key, value in _table({task: own}, task, f"{where} task.{task}").items():
+            name = flat_name(task, key)
+            if name in found:
+                raise ValueError(f"{where} {name}: given twice; keep one")
+            found[name] = value
+    return found
 
 
 def _study(table: Mapping[str, Any], where: str) -> StudyConfig:
@@ -265,14 +275,14 @@ def _spaces(table: Mapping[str, Any], where: str, schema: Schema) -> Iterator[Ma
 
 def _values(table: Mapping[str, Any], where: str, schema: Schema) -> dict[str, Any]:
     """One value a field."""
-    return {key: value_of(key, value, where, schema=schema) for key, value in table.items()}
+    return {key: value_of(key, value, where, schema=schema) for key, value in _flat(table, where).items()}
 
 
 def _lists(table: Mapping[str, Any], where: str, schema: Schema) -> dict[str, tuple[Any, ...]]:
     """A list of values a field; a value that is no list stands for a list of one."""
     lists = {}
-    for key, values in table.items():
-        annotation_of(key, where)
+    for key, values in _flat(table, where).items():
+        field_of(key, where)
         if isinstance(values, list) and not values:
             raise ValueError(f"{where} {key}: the list is empty; give at least one value, or leave the line out")
         items = values if isinstance(values, list) else [values]
@@ -283,8 +293,8 @@ def _lists(table: Mapping[str, Any], where: str, schema: Schema) -> dict[str, tu
 def _conditions(table: Mapping[str, Any], where: str, schema: Schema) -> tuple[Condition, ...]:
     """The sections [when.FIELD.VALUE], one that gives a field standing before those that ask for it."""
     found = []
-    for name, cases in table.items():
-        annotation_of(name, f"{where}.{name}]")
+    for name, cases in _flat(table, f"{where}]").items():
+        field_of(name, f"{where}.{name}]")
         for text, values in (cases if isinstance(cases, dict) else {"": None}).items():
             here = f"{where}.{name}.{text or 'VALUE'}]"
             if not isinstance(values, dict):

@@ -6,7 +6,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from cache.labels import ABAW, Schema, nearest
 from cache.parsing import parse_toml
-from pipelines.strategy import flat_fields
+from pipelines.strategy import field_of
+from pipelines.task_fields import split_field
 from pipelines.typed import convert
 
 
@@ -29,8 +30,10 @@ def _toml(text: str) -> tuple[Any, ...]:
 
 def value_of(key: str, value: Any, where: str, listed: bool = False, schema: Schema = ABAW) -> Any:
     """`value` as the field `key` holds it, or a `ValueError` with the nearest right one."""
-    annotation = annotation_of(key, where)
-    known = _literals(annotation)
+    _, annotation = field_of(key, where)
+    known, (task, _) = _literals(annotation), split_field(key)
+    if task:
+        schema.task(task, f"{where} {key}")
     try:
         converted = convert(value, annotation, f"{where} {key}")
     except ValueError as error:
@@ -54,13 +57,6 @@ def _hint(value: Any, annotation: Any, known: Sequence[str], listed: bool) -> st
     if listed is False and isinstance(value, list):
         return "; one value goes here, lists to try go under [product]"
     return ""
-
-
-def annotation_of(key: str, where: str) -> Any:
-    fields = flat_fields()
-    if key not in fields:
-        raise ValueError(f"{where}: unknown key {key!r}{nearest(key, fields)}; known: {', '.join(fields)}")
-    return fields[key][1]
 
 
 def _literals(annotation: Any) -> tuple[str, ...]:

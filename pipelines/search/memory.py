@@ -12,8 +12,10 @@ from typing import Any
 from heads.model import build_head, build_progressive
 from pipelines.config import Config
 from pipelines.labels import tasks_of
+from pipelines.search.estimate import encoders
 from pipelines.search.study import Trial
 from pipelines.strategy import Strategy, streams_of
+from pipelines.task_fields import split_field
 from pipelines.training.inputs import input_width
 from pipelines.training.packing import FREE_HEAD, FREE_LOSS, FREE_TRAIN, head_bytes, stack_key
 from pipelines.words import strategy_words
@@ -51,14 +53,15 @@ def stack_memory(
     shapes: dict[str, list[Sequence[Trial]]] = {}
     for stack in stacks:
         shapes.setdefault(stack_key(stack[0].strategy, config), []).append(stack)
-    told = [name for name in fields if name not in (*FREE_HEAD, *FREE_TRAIN, *FREE_LOSS) or name == "streams"]
+    free = {*FREE_HEAD, *FREE_TRAIN, *FREE_LOSS} - {"streams"}
+    told = [name for name in fields if split_field(name)[1] not in free]
     found = []
     for same in shapes.values():
         strategy, most = same[0][0].strategy, max(map(len, same))
         found.append(
             StackMemory(
                 strategy=strategy_words(strategy.flat(), told),
-                temporal=strategy.head.temporal,
+                temporal=encoders(strategy),
                 method=strategy.train.method,
                 num_stacks=len(same),
                 num_trials=most,
@@ -79,16 +82,11 @@ def weights_bytes(strategy: Strategy, config: Config, widths: dict[str, int]) ->
         name: {used: input_width(widths[used], strategy.head.inputs) for used in names}
         for name, names in streams_of(strategy, config).items()
     }
-    tasks = tasks_of(config.schema)
-    if strategy.train.method == "joint":
-        counts = [_count(build_head(strategy.head, streams["joint"], tasks=tasks))]
-    elif strategy.train.method == "progressive":
-        counts = [_count(build_progressive(strategy.head, streams, tasks=tasks))]
+    tasks, heads = tasks_of(config.schema), {name: strategy.model(name).head for name in streams}
+    if strategy.train.method == "progressive":
+        counts = [_count(build_progressive(heads, streams, tasks=tasks))]
     else:
-        heads = (dataclasses.replace(strategy.head, tasks=(task,)) for task in streams)
-        counts = [
-            _count(build_head(head, used, tasks=tasks)) for head, used in zip(heads, streams.values(), strict=True)
-        ]
+        counts = [_count(build_head(heads[name], used, tasks=tasks)) for name, used in streams.items()]
     return FLOAT32_BYTES * (KEPT_TRAINING * max(counts) + sum(counts) - max(counts))
 
 

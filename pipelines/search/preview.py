@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.config import Config
 from pipelines.folds import NO_FOLD
-from pipelines.search.estimate import Estimate, from_results, measure
+from pipelines.search.estimate import Estimate, encoders, from_results, measure
 from pipelines.search.search_plan import SearchPlan, make_grouping, make_plan, make_trainer, read_strategies, to_run
 from pipelines.search.study import Study, Trial, read_study
 from pipelines.training.budget import budget_of, shortfall
@@ -83,7 +83,7 @@ def _budgets(search: SearchPlan, left: Sequence[Trial]) -> list[dict[str, Any]]:
     for trial in left:
         strategy = trial.strategy
         entry = {
-            "temporal": strategy.head.temporal,
+            "temporal": encoders(strategy),
             **budget_of(strategy, search.frames),
             "warning": shortfall(strategy),
         }

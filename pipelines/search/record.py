@@ -67,7 +67,7 @@ class Record:
     ) -> None:
         if (trial.digest, state) in self.known:
             return
-        flat = {key: choice_of(item) for key, item in trial.strategy.flat().items() if key in self.distributions}
+        flat = {key: choice_of(item) for key, item in trial.strategy.values(self.distributions).items()}
         streams = sorted({name for used in trial.streams.values() for name in used})
         entry: FrozenTrial = optuna.trial.create_trial(
             state=state,
@@ -86,7 +86,7 @@ def _distributions(trials: Any, fields: Sequence[str]) -> dict[str, CategoricalD
     """The values each of `fields` takes among `trials`."""
     values: dict[str, dict[FieldValue, None]] = {name: {} for name in fields}
     for trial in trials:
-        flat = trial.strategy.flat()
+        flat = trial.strategy.values(fields)
         for name in fields:
             values[name][choice_of(flat[name])] = None
     return {name: CategoricalDistribution(tuple(found)) for name, found in values.items() if found}

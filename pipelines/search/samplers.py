@@ -13,7 +13,7 @@ import numpy as np
 
 from pipelines.search.grid import StudyConfig
 from pipelines.search.study import Result, Trial, choice_of
-from pipelines.strategy import REPEATS
+from pipelines.strategy import REPEATS, field_names
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -160,13 +160,14 @@ class Scale:
 
 def _scales(trials: Sequence[Trial]) -> dict[str, Scale]:
     """Of the fields in which the trials differ, seed and fold aside."""
-    flats = [trial.strategy.flat() for trial in trials]
-    found = {key: dict.fromkeys(choice_of(flat[key]) for flat in flats) for key in flats[0] if key not in REPEATS}
+    names = [name for name in field_names(trial.strategy for trial in trials) if name not in REPEATS]
+    flats = [trial.strategy.values(names) for trial in trials]
+    found = {key: dict.fromkeys(choice_of(flat[key]) for flat in flats) for key in names}
     return {key: Scale(tuple(values)) for key, values in found.items() if len(values) > 1}
 
 
 def _choices(trial: Trial, scales: Mapping[str, Scale]) -> dict[str, Any]:
-    flat = trial.strategy.flat()
+    flat = trial.strategy.values(scales)
     return {key: float(flat[key]) if scale.is_number else choice_of(flat[key]) for key, scale in scales.items()}
 
 

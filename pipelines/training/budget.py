@@ -5,7 +5,7 @@ Everything here is counted from mtl.toml and the frames table before anything tr
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -43,35 +43,45 @@ def evaluations(config: TrainConfig) -> list[int]:
     return [*range(config.eval_steps, config.steps, config.eval_steps), config.steps]
 
 
-def budget_of(strategy: Strategy, frames: pl.DataFrame) -> dict[str, int]:
-    """What a model of `strategy` gets on `frames`: "steps" at most, of "batch_windows"; "eval_steps" between scores."""
+def budget_of(strategy: Strategy, frames: pl.DataFrame) -> dict[str, Any]:
+    """What a model of `strategy` gets on `frames`: "steps" at most, of "batch_windows"; "eval_steps" between scores.
+    Under "task" the same of the models that have values of their own."""
     train = strategy.train
-    return {
+    found: dict[str, Any] = {
         "steps": train.steps,
         "batch_windows": batch_windows(train, frames),
         "eval_steps": min(train.eval_steps, train.steps),
     }
+    own = {task: budget_of(strategy.model(task), frames) for task in strategy.task}
+    return found | ({"task": own} if own else {})
 
 
-def budget_words(budget: Mapping[str, int]) -> str:
-    """ "800 steps of 8 windows, scored every 40"."""
-    return f"{budget['steps']:,} steps of {budget['batch_windows']} windows, scored every {budget['eval_steps']}"
+def budget_words(budget: Mapping[str, Any]) -> str:
+    """ "800 steps of 8 windows, scored every 40; va: 400 steps of 4 windows, scored every 40"."""
+    words = f"{budget['steps']:,} steps of {budget['batch_windows']} windows, scored every {budget['eval_steps']}"
+    return "; ".join([words, *(f"{task}: {budget_words(own)}" for task, own in budget.get("task", {}).items())])
 
 
 def shortfall(strategy: Strategy) -> str:
-    """What is too little for the temporal encoder of `strategy`, in one line; empty where nothing is."""
-    temporal, steps = strategy.head.temporal, strategy.train.steps
-    least = LEAST_STEPS.get(temporal, 0)
-    if steps >= least:
-        return ""
-    return f"{steps} steps are few for temporal = {temporal!r}: with fewer than {least} it underfits; raise train.steps"
+    """What is too little for the temporal encoders of `strategy`, in one line; empty where nothing is."""
+    found = []
+    for name in strategy.models:
+        model = strategy.model(name)
+        temporal, steps, least = model.head.temporal, model.train.steps, LEAST_STEPS.get(model.head.temporal, 0)
+        if steps < least:
+            found.append(
+                f"{steps} steps are few for temporal = {temporal!r}: with fewer than {least} it underfits; "
+                "raise train.steps"
+            )
+    return "; ".join(dict.fromkeys(found))
 
 
 def context_of(dataset: "Dataset", rows: np.ndarray, strategy: Strategy, used: Sequence[str]) -> dict[str, int]:
     """What the rows `rows` [N] bool have to be predicted from: counts of labelled rows, of those without an embedding,
-    of windows, and of windows of a single step."""
+    of windows, and of windows of a single step, those of the model with the longest."""
     labelled = dataset.labelled(strategy.head.tasks) & rows
-    windows = dataset.windows(rows, strategy.train)
+    longest = max((strategy.model(name).train for name in strategy.models), key=lambda train: train.window)
+    windows = dataset.windows(rows, longest)
     valid = dataset.resident.all_valid(used, strategy.train.view)
     return {
         "num_labelled": int(labelled.sum()),
@@ -91,7 +101,8 @@ def context_warnings(context: Mapping[str, int], strategy: Strategy, where: str)
             "frame nearest in time"
         )
     single, windows = context["num_single_step"], context["num_windows"]
-    if strategy.head.temporal != "none" and single > MOST_SINGLE * windows:
+    temporal = {strategy.model(name).head.temporal for name in strategy.models}
+    if temporal != {"none"} and single > MOST_SINGLE * windows:
         found.append(
             f"{where}: {single:,} of {windows:,} windows hold a single frame, so the temporal encoder sees nothing "
             f"beside it: the gaps between frames are longer than train.max_gap = {strategy.train.max_gap}"

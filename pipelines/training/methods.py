@@ -19,7 +19,7 @@ from pipelines.fitting.runs import Spec
 from pipelines.labels import as_tensors, tasks_of
 from pipelines.metrics.predictions import Predictions
 from pipelines.splits import Split
-from pipelines.strategy import Strategy
+from pipelines.strategy import JOINT, Strategy
 from pipelines.training.dataset import Dataset
 from pipelines.training.fit import Halving, StackMember, fit
 from pipelines.training.stack_checkpoint import StackCheckpoint
@@ -62,15 +62,12 @@ ModelsOrError = list[TrainedModel] | ValueError
 
 def train_joint(setups: Sequence[Setup]) -> list[ModelsOrError]:
     """One trunk with an output for every task."""
-    first = setups[0]
-    head, streams = first.strategy.head, first.streams["joint"]
-    return [_listed(one) for one in _train_heads(setups, "joint", head.tasks, streams, head.targets)]
+    return [_listed(one) for one in _train_heads(setups, JOINT)]
 
 
 def train_separate(setups: Sequence[Setup]) -> list[ModelsOrError]:
     """One model per task, each with its own best weights by its own task's score."""
-    first = setups[0]
-    by_task = [_train_heads(setups, task, (task,), first.streams[task]) for task in first.strategy.head.tasks]
+    by_task = [_train_heads(setups, task) for task in setups[0].strategy.head.tasks]
     return [_joined(models) for models in zip(*by_task, strict=True)]
 
 
@@ -96,10 +93,10 @@ def _train_joined(setups: Sequence[Setup], separate: Sequence[list[TrainedModel]
     strategy = setups[0].strategy
     tasks = strategy.head.tasks
     parts: dict[str, Mapping[str, int]] = {
-        task: model.spec.parts["joint"] for task, model in zip(tasks, separate[0], strict=True)
+        task: model.spec.parts[JOINT] for task, model in zip(tasks, separate[0], strict=True)
     }
     spec = Spec(
-        name="joint",
+        name=JOINT,
         kind="progressive",
         tasks=tasks,
         parts=parts,
@@ -133,23 +130,18 @@ def _joined(models: Sequence[TrainedModel | ValueError]) -> ModelsOrError:
     return whole if len(whole) == len(models) else next(model for model in models if isinstance(model, ValueError))
 
 
-def _train_heads(
-    setups: Sequence[Setup],
-    name: str,
-    tasks: tuple[str, ...],
-    streams: tuple[str, ...],
-    targets: tuple[str, ...] = (),
-) -> list[TrainedModel | ValueError]:
-    first = setups[0]
-    strategy = first.strategy
-    reader = first.dataset.reader(streams, first.used, strategy.head, strategy.train.views[:1])
+def _train_heads(setups: Sequence[Setup], name: str) -> list[TrainedModel | ValueError]:
+    """The model `name` of each strategy."""
+    setups = [dataclasses.replace(setup, strategy=setup.strategy.model(name)) for setup in setups]
+    first, head, views = setups[0], setups[0].strategy.head, setups[0].strategy.train.views[:1]
+    reader = first.dataset.reader(first.streams[name], first.used, head, views)
     spec = Spec(
         name=name,
         kind="head",
-        tasks=tasks,
-        parts={"joint": reader.widths},
+        tasks=head.tasks,
+        parts={JOINT: reader.widths},
         schema=first.dataset.schema,
-        targets=targets,
+        targets=head.targets,
     )
     return _train(setups, spec, build_model(spec, [setup.strategy for setup in setups]))
 
@@ -227,17 +219,18 @@ def make_loss(setups: Sequence[Setup], tasks: tuple[str, ...]) -> MultiTaskLoss:
 
 
 def _build_head(spec: Spec, strategies: Sequence[Strategy]) -> nn.Module:
-    config = dataclasses.replace(strategies[0].head, tasks=spec.tasks, targets=spec.targets)
-    return build_head(config, spec.parts["joint"], *_seeds_and_rates(strategies), tasks_of(spec.schema))
+    config = dataclasses.replace(strategies[0].model(spec.name).head, tasks=spec.tasks, targets=spec.targets)
+    return build_head(config, spec.parts[JOINT], *_seeds_and_rates(strategies), tasks_of(spec.schema))
 
 
 def _build_progressive(spec: Spec, strategies: Sequence[Strategy]) -> nn.Module:
     parts: dict[str, Mapping[str, int]] = {task: spec.parts[task] for task in spec.tasks}
-    return build_progressive(strategies[0].head, parts, *_seeds_and_rates(strategies), tasks_of(spec.schema))
+    configs = {task: strategies[0].model(task).head for task in spec.tasks}
+    return build_progressive(configs, parts, *_seeds_and_rates(strategies), tasks_of(spec.schema))
 
 
 def _build_linear(spec: Spec, strategies: Sequence[Strategy]) -> nn.Module:
-    return LinearHead(spec.tasks, *next(iter(spec.parts["joint"].items())), tasks_of(spec.schema))
+    return LinearHead(spec.tasks, *next(iter(spec.parts[JOINT].items())), tasks_of(spec.schema))
 
 
 def _seeds_and_rates(strategies: Sequence[Strategy]) -> tuple[list[int], list[float]]:

@@ -13,7 +13,7 @@ import torch
 
 from heads.losses import NUMBERS
 from pipelines.config import Config
-from pipelines.strategy import Strategy, streams_of
+from pipelines.strategy import JOINT, Strategy, streams_of
 from pipelines.training.budget import MOST_BATCH
 from pipelines.training.inputs import input_width
 
@@ -33,11 +33,16 @@ KEPT_A_BLOCK, KEPT_BESIDES, BYTES = 24, 32, 4
 
 def stack_key(strategy: Strategy, config: Config) -> str:
     """Equal for strategies that can train as one stack."""
-    parts: dict[str, Any] = {"streams": streams_of(strategy, config)}
+    models = [_shape(strategy.model(name)) for name in strategy.models]
+    return json.dumps({"streams": streams_of(strategy, config), "models": models}, sort_keys=True)
+
+
+def _shape(strategy: Strategy) -> dict[str, Any]:
+    parts = {}
     for name, free in (("head", FREE_HEAD), ("train", FREE_TRAIN), ("loss", FREE_LOSS)):
         section = getattr(strategy, name)
         parts[name] = {key: getattr(section, key) for key in section.__dataclass_fields__ if key not in free}
-    return json.dumps(parts, sort_keys=True)
+    return parts
 
 
 def in_stacks(
@@ -75,13 +80,17 @@ def stack_size(strategy: Strategy, config: Config, widths: dict[str, int], devic
 
 def head_bytes(strategy: Strategy, config: Config, widths: dict[str, int]) -> int:
     """About what one more head of a stack takes in training: its own windows of every stream, and what is kept for the
-    backward pass."""
-    head, train = strategy.head, strategy.train
+    backward pass, where it takes most: its models are trained one after the other."""
     streams = {name for names in streams_of(strategy, config).values() for name in names}
-    steps = (train.batch_windows or MOST_BATCH) * train.window
-    trunks = len(head.tasks) if train.method == "progressive" else 1
     inputs = 3 * sum(
-        input_width(widths[name], head.inputs) for name in streams
+        input_width(widths[name], strategy.head.inputs) for name in streams
     )  # gathered, normalised, and its half-precision copy
-    kept = trunks * head.width * (KEPT_A_BLOCK * head.num_blocks + KEPT_BESIDES + 4 * len(streams))
-    return BYTES * steps * (inputs + kept)
+    found = []
+    for name in strategy.models:
+        train = strategy.model(name).train
+        steps = (train.batch_windows or MOST_BATCH) * train.window
+        trunks = strategy.head.tasks if (name, train.method) == (JOINT, "progressive") else (name,)
+        heads = [strategy.model(trunk).head for trunk in trunks]
+        kept = sum(head.width * (KEPT_A_BLOCK * head.num_blocks + KEPT_BESIDES + 4 * len(streams)) for head in heads)
+        found.append(BYTES * steps * (inputs + kept))
+    return max(found)

@@ -70,6 +70,11 @@ class Run:
         return self.strategy.head.predicted
 
     @property
+    def window(self) -> int:
+        """Steps of the longest window of its models."""
+        return max(self.strategy.model(spec.name).train.window for spec, _ in self.models)
+
+    @property
     def schema(self) -> Schema:
         """What its labels are."""
         return schema_in(self.manifest, self.folder)

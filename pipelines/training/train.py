@@ -178,13 +178,14 @@ def predict_models(
     part: np.ndarray,
 ) -> Predictions:
     """The predictions of `models` together for the rows `part` [N]; `used` are all streams of the strategy."""
-    plan, head, views = dataset.plan(part, strategy.train, used), strategy.head, strategy.train.views[:1]
-    return merge(
-        [
-            predict(module, spec.predicted, dataset.reader(spec.streams, used, head, views), plan)
-            for spec, module in models
-        ]
-    )
+    found = []
+    for spec, module in models:
+        model = strategy.model(spec.name)
+        plan = dataset.plan(part, model.train, used)
+        found.append(
+            predict(module, spec.predicted, dataset.reader(spec.streams, used, model.head, model.train.views[:1]), plan)
+        )
+    return merge(found)
 
 
 def check_labels(setup: Setup) -> None:

@@ -243,7 +243,8 @@ def test_joined_state_dict_round_trip(separate, windows, config_of, widths):
         parameter.data.normal_(generator=torch.Generator().manual_seed(0))
     tasks = {"va": ("va",), "expr": ("expr", "va"), "au": tuple(widths)}
     stream_widths = {task: {name: widths[name] for name in names} for task, names in tasks.items()}
-    other = build_progressive(config_of(dropout=0.2), stream_widths, seeds=(9,)).eval()
+    configs = {task: config_of(dropout=0.2, tasks=(task,)) for task in tasks}
+    other = build_progressive(configs, stream_widths, seeds=(9,)).eval()
     assert not same(other(*windows()), joined(*windows()))
     other.load_state_dict(joined.state_dict())
     assert same(other(*windows()), joined(*windows()))

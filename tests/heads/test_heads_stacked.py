@@ -436,7 +436,9 @@ def test_a_single_state_of_joined_heads_is_loaded(config_of, widths, windows):
     stack, stream_widths = make_joined(config_of, widths)
     stack.eval()
     for index in HEADS:
-        other = build_progressive(config_of(), stream_widths, seeds=(9,)).eval()
+        other = build_progressive(
+            {task: config_of(tasks=(task,)) for task in stream_widths}, stream_widths, seeds=(9,)
+        ).eval()
         load_single(other, single_state(stack, index))
         ours, theirs = other(*windows()), stack(*windows())
         for task in TASKS:

@@ -34,12 +34,14 @@ RUNS = {
     "gru": ("--fusion", "concat", "--temporal", "gru"),
     "tcn": (
         *("--fusion", "sum", "--temporal", "tcn", "--method", "separate", "--tasks", "valence,expr"),
-        *("--set", "head.inputs=deviation"),
+        *("--set", "head.inputs=deviation", "--set", "task.expr.temporal=gru", "--set", "task.expr.window=40"),
+        *("--set", "task.valence.stride=3"),
     ),
     "transformer": (
         *("--fusion", "gated", "--temporal", "transformer", "--method", "progressive", "--tasks", "expr,au"),
         *("--set", "head.inputs=both", "--set", "head.mean_frames=25", "--set", "train.frozen_steps=1"),
         *("--set", "train.window=11", "--set", "train.stride=4", "--set", "train.max_gap=40"),
+        *("--set", "task.au.width=8", "--set", "task.au.temporal=tcn", "--set", "task.au.window=30"),
     ),
     "lstm": (
         *("--fusion", "attention", "--temporal", "lstm", "--tasks", "au", "--set", "head.inputs=both"),
