@@ -3,6 +3,7 @@
 Filled from the sections `[backbones.NAME]` of mtl.toml; read by `extract.backbones.build`.
 """
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
@@ -13,10 +14,14 @@ SideLength = Annotated[int, Interval(ge=1, le=4096)]
 Mean = Annotated[float, Interval(ge=-1000, le=1000)]
 Deviation = Annotated[float, Interval(ge=1e-6, le=1000)]
 CropShare = Annotated[float, Interval(ge=0.1, le=1)]
+Output = Literal["embedding", "scores"]
 
 IMPORTED_MODEL, ONNX_MODEL = "imported:", "onnx:"
+SCORES_SUFFIX = "-scores"  # what the name of a backbone's second stream has behind the section's
 # The part of a stream's preprocessing that says whether faces were turned as their EXIF orientation or rotation says.
 ORIENTATION, FOLLOWED = "orientation", "followed"
+# The part that names the columns of a classifier's scores, or the first of them.
+CLASSES = "classes"
 # What weights may bring along (timm: 0.875 to 1.15); a face is resized to size_px / crop_pct, so a tiny one is refused.
 CROP_PCT = (0.1, 2.0)
 
@@ -57,6 +62,8 @@ class BackboneConfig:
     fetches them) or `"random"` (untrained, from `seed`; a baseline).
     `tasks` names what the backbone was trained for: the streams called "own". Empty means: the task of the same name
     as the section, if there is one.
+    `outputs` are what is kept of a face: "embedding", the stream NAME, and "scores", the stream NAME-scores with the
+    logits of the weights' own classifier. `classes` names the first of these, or of an ONNX model's output.
     `size_px` .. `crop_mode` override the weights' own preprocessing.
     `licence`, `score` (on the selection frames) and `file_digest` (of the file `weights`) are notes of what
     trained the backbone; none is part of a stream's identity, but a file of another digest is refused.
@@ -65,6 +72,8 @@ class BackboneConfig:
     model: Annotated[str, MinLen(1)]
     weights: Annotated[str, MinLen(1)] = "pretrained"
     tasks: tuple[Annotated[str, MinLen(1)], ...] = ()
+    outputs: tuple[Output, ...] = ("embedding",)
+    classes: tuple[Annotated[str, MinLen(1)], ...] = ()
     seed: Annotated[int, Interval(ge=0, le=2**32 - 1)] = 0
     size_px: SideLength | None = None
     mean: tuple[Mean, Mean, Mean] | None = None
@@ -84,3 +93,28 @@ class BackboneConfig:
     @property
     def is_onnx(self) -> bool:
         return self.model.startswith(ONNX_MODEL)
+
+    @property
+    def has_scores(self) -> bool:
+        return "scores" in self.outputs
+
+    def streams(self, name: str) -> dict[str, Output]:
+        """The streams of a section called `name`, and which output each is."""
+        return {name + (SCORES_SUFFIX if output == "scores" else ""): output for output in self.outputs}
+
+
+def outputs_problem(config: BackboneConfig) -> str | None:
+    """What of `outputs` and `classes` does not go with the rest of a section, in one line; None when nothing is."""
+    for key, values in (("outputs", config.outputs), ("classes", config.classes)):
+        if twice := [value for value, count in Counter(values).items() if count > 1]:
+            return f"{key} = {list(values)}: {twice[0]!r} stands there twice"
+    if not config.outputs:
+        return 'outputs = []: name "embedding", "scores" or both'
+    if config.has_scores and (config.is_onnx or config.is_imported):
+        return (
+            f"outputs: {config.model} has one, its embedding; for scores in an ONNX file write a section of their own, "
+            'with output = "NAME"'
+        )
+    if config.classes and not (config.has_scores or config.is_onnx):
+        return 'classes names the scores, and outputs has none; set outputs = ["embedding", "scores"]'
+    return None

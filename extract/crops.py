@@ -24,7 +24,8 @@ StreamKey = tuple[str, str]
 
 
 class CropEmbedder:
-    """Crops [B, H, W, 3] uint8 -> embeddings [B, D] of each stream, (name, view), in the backbone's stored dtype."""
+    """Crops [B, H, W, 3] uint8 -> embeddings [B, D] of each stream, (name, view), in the backbone's stored dtype; the
+    name is one of the streams of its backbone."""
 
     def __init__(
         self,
@@ -43,11 +44,15 @@ class CropEmbedder:
     def __call__(self, crops: Sequence[np.ndarray], videos: Sequence[str]) -> dict[StreamKey, np.ndarray]:
         """The embeddings of `crops`, crop i of the video `videos[i]`; the crops may be of several sizes."""
         inputs = {each: self._resized(crops, each) for each in self._preprocessings()}
+        done: dict[tuple[Embedder, str], Tensor] = {}
         found = {}
         with steady(self._device):
             for (name, view), backbone in self._streams.items():
-                faces = changed(view, inputs[preprocessing_of(view, backbone.preprocessing)], videos)
-                found[name, view] = self._embed[name, view](faces).cpu().numpy()
+                key = (self._embed[name, view], view)
+                if key not in done:
+                    faces = changed(view, inputs[preprocessing_of(view, backbone.preprocessing)], videos)
+                    done[key] = key[0](faces)
+                found[name, view] = done[key][:, backbone.columns(name)].cpu().numpy()
         return found
 
     def _preprocessings(self) -> list[Preprocessing]:

@@ -8,7 +8,7 @@ Letters: B faces, D width, N frames, R rows of a shard.
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +72,8 @@ def extract(
     if not len(frames):
         raise ValueError("the frames table has no rows; `mtl prepare` fills it")
     there = set(cache.streams())
-    if any((each.name, view) not in there for each in backbones for view in settings.views):
+    names = [name for each in backbones for name in each.streams]
+    if any((name, view) not in there for name in names for view in settings.views):
         planning.require_folder(faces)
     opened = [planning.open_streams(cache, each, frames, settings) for each in backbones]
     streams = [(each, stream) for each, (found, _) in zip(backbones, opened, strict=True) for stream in found]
@@ -199,7 +200,7 @@ class Pass:
         ]
 
     def _embedders(self) -> dict[StreamKey, Embedder]:
-        """One a backbone and runtime, shared by its views."""
+        """One a backbone and runtime, shared by its outputs and views."""
         made: dict[object, Embedder] = {}
         found = {}
         for job in self._jobs:
@@ -225,14 +226,26 @@ class Pass:
             videos = self._frames["video"].slice(batch.start, batch.stop - batch.start).to_list()
             wanted = [(job.preprocessing, job.stream.view) for job in jobs]
             inputs = self._inputs.of(batch, slot, wanted, videos)
-            outputs: dict[StreamKey, Tensor] = {
-                job.key: embed[job.key](inputs[each]) for job, each in zip(jobs, wanted, strict=True)
-            }
+            outputs = _outputs(jobs, [inputs[each] for each in wanted], embed)
             under_way.append((batch, slot, Ticket(outputs, self._device)))
             if len(under_way) > depth:
                 yield _landed(under_way.popleft())
         while under_way:
             yield _landed(under_way.popleft())
+
+
+def _outputs(
+    jobs: Sequence[Job], inputs: Sequence[Tensor], embed: Mapping[StreamKey, Embedder]
+) -> dict[StreamKey, Tensor]:
+    """[B, D] for each job, whose input is `inputs[i]`; a backbone runs once on an input, for all of its outputs."""
+    done: dict[tuple[Embedder, int], Tensor] = {}
+    found = {}
+    for job, faces in zip(jobs, inputs, strict=True):
+        key = (embed[job.key], id(faces))
+        if key not in done:
+            done[key] = key[0](faces)
+        found[job.key] = done[key][:, job.columns]
+    return found
 
 
 def _resizers(jobs: Sequence[Job]) -> dict[Preprocessing, Resizer]:

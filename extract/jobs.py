@@ -60,7 +60,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Job:
-    """One view of one backbone: its stream, how it is made, and the shards to do."""
+    """One view of one output of a backbone: its stream, how it is made, and the shards to do."""
 
     backbone: Backbone
     stream: Stream
@@ -74,28 +74,39 @@ class Job:
         return self.stream.name, self.stream.view
 
     @property
+    def columns(self) -> slice:
+        """Where the stream's vectors are in what the backbone gives."""
+        return self.backbone.columns(self.stream.name)
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """How a face becomes the input of this view."""
         return preprocessing_of(self.stream.view, self.backbone.preprocessing)
 
 
 def identity_of(
-    backbone: Backbone, view: str, digest: str, num_frames: int, follow_orientation: bool = True
+    backbone: Backbone,
+    view: str,
+    digest: str,
+    num_frames: int,
+    follow_orientation: bool = True,
+    stream: str = "",
 ) -> StreamIdentity:
-    """The identity of a view over the frame list with that `digest`; of an augmented one the recipe is a part, of a
-    crop its share, and of upright faces that they are. Caches from before orientations were followed say nothing of
-    them."""
-    identity = backbone.identity(digest, num_frames, view)
+    """The identity of a view of `stream` (the embedding where it is not named) over the frame list with that `digest`;
+    of an augmented view the recipe is a part, of a crop its share, and of upright faces that they are. Caches from
+    before orientations were followed say nothing of them."""
+    identity = backbone.identity(digest, num_frames, view, stream)
     added = recipe(view)
     more = ({ORIENTATION: FOLLOWED} if follow_orientation else {}) | ({"augmentation": added} if added else {})
     seen = preprocessing_of(view, backbone.preprocessing)
-    return dataclasses.replace(identity, preprocessing={**seen.to_json(), **more})
+    return dataclasses.replace(identity, preprocessing={**identity.preprocessing, **seen.to_json(), **more})
 
 
 def open_streams(
     cache: Cache, backbone: Backbone, frames: pl.DataFrame, settings: Settings
 ) -> tuple[list[Stream], list[str]]:
-    """The backbone's streams, one a view; those that are not there are made, with the runtime settled for good.
+    """The backbone's streams, one an output and view; those that are not there are made, with the runtime settled for
+    good.
 
     Returns:
         The streams, and notes for the user: what a trial of runtimes measured. These are not kept in the stream, whose
@@ -106,17 +117,19 @@ def open_streams(
     """
     digest, there = frames_digest(frames), set(cache.streams())
     identities = {
-        view: identity_of(backbone, view, digest, len(frames), settings.follow_orientation) for view in settings.views
+        (name, view): identity_of(backbone, view, digest, len(frames), settings.follow_orientation, name)
+        for name in backbone.streams
+        for view in settings.views
     }
-    made = {view for view in identities if (backbone.name, view) not in there}
-    for view in identities.keys() - made:  # refused before anything is made or measured
-        cache.stream(backbone.name, view, expected=identities[view])
+    made = identities.keys() - there
+    for name, view in identities.keys() - made:  # refused before anything is made or measured
+        cache.stream(name, view, expected=identities[name, view])
     provenance, notes = _settled(backbone, len(frames), settings) if made else ({}, [])
     streams = [
-        cache.create(backbone.name, identity, settings.shard_rows, provenance)
-        if view in made
-        else cache.stream(backbone.name, view, expected=identity)
-        for view, identity in identities.items()
+        cache.create(name, identity, settings.shard_rows, provenance | _origin(backbone, name, settings))
+        if (name, view) in made
+        else cache.stream(name, view, expected=identity)
+        for (name, view), identity in identities.items()
     ]
     return streams, notes
 
@@ -148,8 +161,12 @@ def _provenance(backbone: Backbone, runtime: Runtime, settings: Settings) -> dic
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "batch_size": settings.batch_size,
         "versions": {name: version(name) for name in (VERSIONS if backbone.is_torch else ONNX_VERSIONS)},
-        "origin": origin_of(backbone.config, settings.folder),
     }
+
+
+def _origin(backbone: Backbone, stream: str, settings: Settings) -> dict[str, Any]:
+    output = backbone.config.streams(backbone.name)[stream]
+    return {"origin": origin_of(backbone.config, settings.folder, output)}
 
 
 def require_folder(faces: Path) -> None:

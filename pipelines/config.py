@@ -14,7 +14,7 @@ from cache.labels import ABAW, SCHEMAS, Schema, chosen_schema, nearest, schema_o
 from cache.parsing import parse_toml
 from cache.regular import CONFIG_BYTES, read_text
 from cache.valid_names import check_name
-from extract.config import BackboneConfig, CropShare
+from extract.config import BackboneConfig, CropShare, outputs_problem
 from heads.config import HeadConfig, LossConfig
 from heads.ranges import hints_of
 from pipelines.folds import NO_FOLD, Fold
@@ -292,11 +292,20 @@ class Config:
         """`path` seen from the folder of mtl.toml; `~` is the home folder."""
         return self.folder / Path(path).expanduser()
 
+    @property
+    def streams(self) -> dict[str, str]:
+        """Every stream of the backbones, in the order of mtl.toml, and the name of its section."""
+        return {stream: name for name, backbone in self.backbones.items() for stream in backbone.streams(name)}
+
+    def backbone_of(self, stream: str) -> BackboneConfig | None:
+        """The section that a stream belongs to; None where there is none."""
+        return self.backbones.get(self.streams.get(stream, ""))
+
     def own_streams(self, tasks: Sequence[str]) -> tuple[str, ...]:
-        """Names of the backbones made for any of `tasks`, in the order of mtl.toml."""
+        """Streams of the backbones made for any of `tasks`, in the order of mtl.toml."""
         made_for = {name: backbone.tasks or (name,) for name, backbone in self.backbones.items()}
         known = {name: [task for task in own if task in self.schema.tasks] for name, own in made_for.items()}
-        return tuple(name for name, own in known.items() if self.schema.shared(own, tasks))
+        return tuple(stream for stream, name in self.streams.items() if self.schema.shared(known[name], tasks))
 
 
 SECTIONS: dict[str, type] = {
@@ -359,6 +368,7 @@ def parse_config(document: Mapping[str, Any], folder: Path, where: str) -> Confi
     }
     config = Config(folder=folder, schema=schema, backbones=backbones, task=task, **sections)
     _check_tasks(config, where)
+    _check_outputs(config, where)
     return config
 
 
@@ -386,6 +396,18 @@ def _check_tasks(config: Config, where: str) -> None:
     for key, tasks in named.items():
         for task in tasks:
             config.schema.task(task, f"{where}: {key}")
+
+
+def _check_outputs(config: Config, where: str) -> None:
+    """Raises ValueError where outputs of a backbone cannot be, or two backbones have one name for a stream."""
+    for name, backbone in config.backbones.items():
+        if problem := outputs_problem(backbone):
+            raise ValueError(f"{where}: [backbones.{name}] {problem}")
+        for stream in backbone.streams(name):
+            if stream != name and stream in config.backbones:
+                raise ValueError(
+                    f"{where}: [backbones.{stream}] is called as the scores of [backbones.{name}] are; rename"
+                )
 
 
 def read_schema(text: str, where: str) -> Schema:

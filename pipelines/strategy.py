@@ -158,7 +158,7 @@ def field_of(name: str, where: str) -> tuple[str, Any]:
 def streams_of(strategy: Strategy, config: Config) -> dict[str, tuple[str, ...]]:
     """The streams each model of `strategy` reads: key "joint", or one key per task for a method by task.
 
-    "all" is every backbone of mtl.toml; "own" the backbones made for the model's tasks.
+    "all" is every stream of mtl.toml's backbones; "own" those of the backbones made for the model's tasks.
 
     Raises:
         ValueError: an unknown stream, or no stream at all.
@@ -246,7 +246,7 @@ def _hashed(values: Any) -> str:
 
 
 def _choose(choice: str | tuple[str, ...], tasks: tuple[str, ...], config: Config) -> tuple[str, ...]:
-    known = tuple(config.backbones)
+    known = tuple(config.streams)
     if not known:
         raise ValueError("mtl.toml names no backbone; add a section [backbones.NAME] or run `mtl finetune`")
     if choice == "all":

@@ -15,6 +15,7 @@ from timm.layers import SelectAdaptivePool2d
 from torch import Tensor, nn
 
 from cache.identity import StreamIdentity
+from extract.backbones.classifier import Scores, with_scores
 from extract.backbones.matching import Match
 from extract.backbones.onnx_model import ARCHITECTURE, POOLING, load_onnx
 from extract.backbones.origin import check_file
@@ -22,7 +23,7 @@ from extract.backbones.rename import Rules
 from extract.backbones.timm_models import create, first_line, plain_name, seeded, size_error
 from extract.backbones.transforms import face_transform, normalise
 from extract.backbones.weights import StateDict, load_into, read_weights, save_backbone, weights_digest
-from extract.config import BackboneConfig, Preprocessing
+from extract.config import CLASSES, BackboneConfig, Preprocessing
 
 __all__ = [
     "Backbone",
@@ -42,8 +43,8 @@ OVERRIDES = ("size_px", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Backbone:
-    """One section `[backbones.NAME]` ready to run. `module` maps [B, 3, S, S] to [B, D], in evaluation mode.
-    `dtype` is what embeddings are stored in."""
+    """One section `[backbones.NAME]` ready to run. `module` maps [B, 3, S, S] to [B, D], and with `scores` to
+    [B, D + K], in evaluation mode. `dtype` is what embeddings are stored in."""
 
     name: str
     config: BackboneConfig
@@ -53,26 +54,42 @@ class Backbone:
     pooling: str
     width: int
     weights_digest: str
+    scores: Scores | None = None
     dtype: str = DTYPE
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The names of its streams."""
+        return tuple(self.config.streams(self.name))
 
     @property
     def is_torch(self) -> bool:
         """Whether torch runs `module`; else the precision is the model's own: no autocast, and no compiling."""
         return not self.config.is_onnx
 
-    def identity(self, frames_digest: str, num_frames: int, view: str = "base") -> StreamIdentity:
-        """The identity of this backbone's stream over a frame list. The section's name is no part of it."""
+    def columns(self, stream: str) -> slice:
+        """Where the vectors of `stream` are in what `module` gives."""
+        return slice(self.width, None) if self._scores_of(stream) else slice(self.width)
+
+    def identity(self, frames_digest: str, num_frames: int, view: str = "base", stream: str = "") -> StreamIdentity:
+        """The identity of one of its streams, the embedding where none is named, over a frame list. The section's name
+        is no part of it."""
+        scores = self._scores_of(stream) if stream else None
+        classes = scores.classes if scores else self.config.classes if self.config.is_onnx else ()
         return StreamIdentity(
             backbone=self.architecture,
-            weights=self.weights_digest,
-            preprocessing=self.preprocessing.to_json(),
-            pooling=self.pooling,
+            weights=scores.weights_digest if scores else self.weights_digest,
+            preprocessing=self.preprocessing.to_json() | ({CLASSES: list(classes)} if classes else {}),
+            pooling="logits" if scores else self.pooling,
             dtype=self.dtype,
             view=view,
             frames=frames_digest,
             num_frames=num_frames,
-            width=self.width,
+            width=scores.width if scores else self.width,
         )
+
+    def _scores_of(self, stream: str) -> Scores | None:
+        return self.scores if self.config.streams(self.name)[stream] == "scores" else None
 
 
 class TrainableBackbone(nn.Module):
@@ -102,22 +119,28 @@ def load_backbone(name: str, config: BackboneConfig, folder: Path) -> Backbone:
     if config.is_onnx:
         return _onnx_backbone(name, config, folder, where)
     check_file(config, folder, where)
-    module, preprocessing, _ = _load(config, folder, where)
+    backbone, preprocessing, _ = _load(config, folder, where)
+    module, scores, width = backbone, None, _width(backbone, preprocessing.size_px, config.model, where)
+    if config.has_scores:
+        module, scores = with_scores(config, backbone, width, folder, where)
     return Backbone(
         name=name,
         config=config,
         module=module,
-        architecture=module.pretrained_cfg.get("architecture") or plain_name(config.model),
+        architecture=backbone.pretrained_cfg.get("architecture") or plain_name(config.model),
         preprocessing=preprocessing,
-        pooling=_pooling(module),
-        width=_width(module, preprocessing.size_px, config.model, where),
-        weights_digest=weights_digest(module),
+        pooling=_pooling(backbone),
+        width=width,
+        weights_digest=weights_digest(backbone),
+        scores=scores,
     )
 
 
 def _onnx_backbone(name: str, config: BackboneConfig, folder: Path, where: str) -> Backbone:
     """The file's name is no part of what identifies it: its digest is."""
     loaded = load_onnx(config, folder, where)
+    if len(config.classes) > loaded.width:
+        raise ValueError(f"{where}: {len(config.classes)} classes, but the output is {loaded.width} wide")
     return Backbone(
         name=name,
         config=config,

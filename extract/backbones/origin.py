@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from cache.regular import open_regular
-from extract.config import BackboneConfig
+from extract.config import BackboneConfig, Output
 
 FETCHED = ("pretrained", "random")
 ONNX = "onnx:"
 LIBRARIES = ("timm", "torch")  # another version may build, prepare or draw otherwise
 ONNX_LIBRARIES = ("onnxruntime",)
-NOTES = ("tasks", "licence", "score", "file_digest")
+NOTES = ("tasks", "licence", "score", "file_digest", "outputs")
 
 
-def origin_of(config: BackboneConfig, folder: Path) -> dict[str, Any] | None:
-    """The section's choices, the digest of its weights file and the libraries' versions, as JSON values.
+def origin_of(config: BackboneConfig, folder: Path, output: Output = "embedding") -> dict[str, Any] | None:
+    """The section's choices for a stream of the `output`, the digest of its weights file and the libraries' versions,
+    as JSON values.
 
     None where a stream cannot be told by them: a model of a hub may be another tomorrow, and an imported stream has no
     backbone. `NOTES` change no embedding.
@@ -29,7 +30,8 @@ def origin_of(config: BackboneConfig, folder: Path) -> dict[str, Any] | None:
         return None
     is_onnx = config.model.startswith(ONNX)
     file = config.model.removeprefix(ONNX) if is_onnx else config.weights
-    values = {key: value for key, value in asdict(config).items() if key not in NOTES}
+    notes = NOTES if output == "scores" or is_onnx else (*NOTES, "classes")
+    values = {key: value for key, value in asdict(config).items() if key not in notes}
     known = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
     try:
         versions = {name: version(name) for name in (ONNX_LIBRARIES if is_onnx else LIBRARIES)}

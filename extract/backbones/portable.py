@@ -51,15 +51,15 @@ class FaceInput(nn.Module):
 
 
 class WholeBackbone(nn.Module):
-    """Faces [B, H, H, 3] uint8 -> embeddings [B, D] float32."""
+    """Faces [B, H, H, 3] uint8 -> embeddings [B, D] float32, the `columns` of what the module gives."""
 
-    def __init__(self, face_input: FaceInput, module: nn.Module) -> None:
+    def __init__(self, face_input: FaceInput, module: nn.Module, columns: slice) -> None:
         super().__init__()
-        self.face_input, self.module = face_input, module
+        self.face_input, self.module, self.columns = face_input, module, columns
 
     def forward(self, faces: Tensor) -> Tensor:
         embeddings: Tensor = self.module(self.face_input(faces).contiguous())
-        return embeddings.float()
+        return embeddings[:, self.columns].float()
 
 
 class PortInput(nn.Module):
@@ -74,9 +74,9 @@ class PortInput(nn.Module):
         return (x.permute(0, 2, 3, 1) if self.port.channels_last else x).to(self.port.dtype).contiguous()
 
 
-def backbone_graphs(backbone: Backbone, face_px: int, view: str = BASE) -> list[Graph]:
-    """The ONNX files, to be run one after the other, that make embeddings of faces of `face_px`; one for a torch model,
-    for an ONNX model its own file behind one that makes its input.
+def backbone_graphs(backbone: Backbone, face_px: int, stream: str, view: str = BASE) -> list[Graph]:
+    """The ONNX files, to be run one after the other, that make the vectors of one of the backbone's streams from faces
+    of `face_px`; one for a torch model, for an ONNX model its own file behind one that makes its input.
 
     Raises:
         ValueError: a view or a preprocessing that cannot be exported, or as `to_onnx`.
@@ -88,7 +88,7 @@ def backbone_graphs(backbone: Backbone, face_px: int, view: str = BASE) -> list[
         face_input = FaceInput(backbone.preprocessing, face_px, view)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    name = backbone.name if view == BASE else f"{backbone.name}-{view}"
+    name = stream if view == BASE else f"{stream}-{view}"
     example = (torch.zeros(2, face_px, face_px, 3, dtype=torch.uint8),)
     module = backbone.module
     if isinstance(module, OnnxModel):
@@ -104,5 +104,7 @@ def backbone_graphs(backbone: Backbone, face_px: int, view: str = BASE) -> list[
                 batch=batch,
             ),
         ]
-    data = to_onnx(WholeBackbone(face_input, module), example, [FACES], [EMBEDDING], (free(0),), where)
+    data = to_onnx(
+        WholeBackbone(face_input, module, backbone.columns(stream)), example, [FACES], [EMBEDDING], (free(0),), where
+    )
     return [Graph(file=f"backbone-{name}.onnx", data=data, input=FACES, output=EMBEDDING)]

@@ -20,10 +20,13 @@ HUB = "hf-hub:"
 MOST_LETTERS = 240
 
 
-def create(config: BackboneConfig, size_px: int | None, drop_path: float, where: str) -> Any:
-    """timm's model without classifier, built for faces of `size_px` where its architecture fixes the size."""
+def create(config: BackboneConfig, size_px: int | None, drop_path: float, where: str, *, whole: bool = False) -> Any:
+    """timm's model without classifier (with its own where `whole`), built for faces of `size_px` where its architecture
+    fixes the size."""
     default = _check_name(config, where)
-    options = {"drop_path_rate": drop_path} if drop_path else {}
+    options: dict[str, Any] = {"num_classes": None if whole else 0}
+    if drop_path:
+        options["drop_path_rate"] = drop_path
     if size_px not in (None, default):
         with contextlib.suppress(TypeError):  # no such argument: a ConvNet, which takes any size
             return _timm_model(config, {**options, "img_size": size_px}, where)
@@ -66,7 +69,7 @@ def _timm_model(config: BackboneConfig, options: Mapping[str, Any], where: str) 
     pretrained = config.weights == "pretrained"
     try:
         with _quiet_hub(), seeded(config.seed):
-            return timm.create_model(config.model, pretrained=pretrained, num_classes=0, **options)
+            return timm.create_model(config.model, pretrained=pretrained, **options)
     except TypeError:
         raise
     except Exception as error:  # the hub's client, timm and torch each raise their own

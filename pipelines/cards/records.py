@@ -118,7 +118,7 @@ def _backbones(runs: Sequence[Mapping[str, Any]], config: Config) -> list[Backbo
     found = {}
     for run in runs:
         for name, stream in run["streams"].items():
-            identity, section = stream["identity"], config.backbones.get(name)
+            identity, section = stream["identity"], config.backbone_of(name)
             licence = "" if section is None else section.licence
             found[name] = Backbone(name=name, model=identity["backbone"], weights=identity["weights"], licence=licence)
     return list(found.values())

@@ -79,8 +79,8 @@ def bundle_streams(
         if not heads_only and not takes_embeddings(predictor):
             upright = identity.preprocessing.get(ORIENTATION) == FOLLOWED
             backbone = trained_backbone(run, key, identity, config, upright)
-            graphs = backbone_graphs(backbone, face_px, key[1])
-        section = config.backbones.get(key[0])
+            graphs = backbone_graphs(backbone, face_px, *key)
+        section = config.backbone_of(key[0])
         found[key] = BundleStream(
             key=key,
             identity=identity,

@@ -40,7 +40,8 @@ def run_extraction(config: Config, names: Sequence[str] = (), choices: Choices =
         _resolved(choices.devices)
     frames = read_frames(config.at(config.data.frames), config.schema)
     settled = _settled(config, chosen, frames, choices)
-    titles = [name if view == BASE else f"{name}/{view}" for name in chosen for view in choices.views]
+    streams = [stream for name in chosen for stream in config.backbones[name].streams(name)]
+    titles = [name if view == BASE else f"{name}/{view}" for name in streams for view in choices.views]
     if settled is not None:
         return titles, settled
     faces = config.at(config.data.faces)
@@ -72,7 +73,8 @@ def _settled(config: Config, names: Sequence[str], frames: pl.DataFrame, choices
     except ValueError:  # none yet, or a group's file is lost: the extraction makes it, or says what is wrong
         return None
     digest = frames_digest(frames)
-    streams = [_known(cache, config, name, view, digest) for name in names for view in choices.views]
+    named = [stream for name in names for stream in config.backbones[name].streams(name)]
+    streams = [_known(cache, config, name, view, digest) for name in named for view in choices.views]
     whole = [stream for stream in streams if stream is not None]
     if len(whole) < len(streams):
         return None
@@ -94,8 +96,9 @@ def _known(cache: Cache, config: Config, name: str, view: str, digest: str) -> S
     """The stream, if it is there and was certainly made from what mtl.toml says now."""
     if (name, view) not in cache.streams():
         return None
-    stream = cache.stream(name, view)
-    origin = origin_of(config.backbones[name], config.folder)
+    stream, section = cache.stream(name, view), config.streams[name]
+    backbone = config.backbones[section]
+    origin = origin_of(backbone, config.folder, backbone.streams(section)[name])
     same = origin is not None and stream.provenance.get("origin") == origin and stream.identity.frames == digest
     made = stream.identity.preprocessing
     same = same and made.get(ORIENTATION) == (None if config.data.ignore_orientation else FOLLOWED)
@@ -104,7 +107,8 @@ def _known(cache: Cache, config: Config, name: str, view: str, digest: str) -> S
 
 
 def choose(config: Config, names: Sequence[str]) -> list[str]:
-    """`names` once each, or every backbone of `config` that was not imported where there are none.
+    """The backbones of `config` that are in `names`, or have a stream in it, once each; every one that was not imported
+    where there are none.
 
     Raises:
         ValueError: mtl.toml has no such backbone, or none to extract.
@@ -114,12 +118,13 @@ def choose(config: Config, names: Sequence[str]) -> list[str]:
         raise ValueError(
             f"{config.folder / 'mtl.toml'}: no backbone; add a section [backbones.NAME] or run `mtl finetune`"
         )
+    streams = {**config.streams, **dict(zip(known, known, strict=True))}
     for name in names:
-        if name not in known:
+        if name not in streams:
             raise ValueError(f"--backbone {name}: not in mtl.toml{nearest(name, known)}; there: {', '.join(known)}")
     runnable = [name for name in known if not config.backbones[name].is_imported]
     if not names and not runnable:
         raise ValueError(
             f"{config.folder / 'mtl.toml'}: all streams were imported ({', '.join(known)}); none to extract"
         )
-    return list(dict.fromkeys(names)) or runnable
+    return list(dict.fromkeys(streams[name] for name in names)) or runnable

@@ -144,7 +144,8 @@ def _together(
 ) -> Report:
     """One report of all processes; what is left and what failed as the cache has it now."""
     cache = Cache.open(config.at(config.cache.path), read_only=True)
-    streams = [cache.stream(name, view) for name in names for view in views]
+    titles = [stream for name in names for stream in config.backbones[name].streams(name)]
+    streams = [cache.stream(title, view) for title in titles for view in views]
     left = np.zeros(len(frames), bool)
     for stream in streams:
         for shard in stream.missing_shards():

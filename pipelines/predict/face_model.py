@@ -18,7 +18,7 @@ from cache.frames import conform, frames_digest
 from cache.identity import StreamIdentity
 from cache.labels import Schema, schema_of
 from extract.backbones.build import Backbone, load_backbone
-from extract.config import FOLLOWED, ORIENTATION
+from extract.config import FOLLOWED, ORIENTATION, SCORES_SUFFIX
 from extract.crops import CropEmbedder, StreamKey
 from extract.jobs import identity_of
 from pipelines.config import Config
@@ -100,8 +100,9 @@ class TrainedFaceModel:
                 "train again"
             )
         self.follow_orientation = orientations == {FOLLOWED}
+        loaded: dict[tuple[str, str], Backbone] = {}
         backbones = {
-            key: trained_backbone(run, key, identity, config, self.follow_orientation)
+            key: trained_backbone(run, key, identity, config, self.follow_orientation, loaded)
             for key, (run, identity) in trained.items()
         }
         self._identities = {key: identity for key, (_, identity) in trained.items()}
@@ -213,26 +214,39 @@ def common_alignment(predictor: Predictor) -> Mapping[str, Any] | None:
 
 
 def trained_backbone(
-    run: Run, key: StreamKey, trained: StreamIdentity, config: Config, follow_orientation: bool
+    run: Run,
+    key: StreamKey,
+    trained: StreamIdentity,
+    config: Config,
+    follow_orientation: bool,
+    loaded: dict[tuple[str, str], Backbone] | None = None,
 ) -> Backbone:
-    """The backbone of the stream `key`, which must be the one that the run's stream was made with."""
+    """The backbone of the stream `key`, which must be the one that the run's stream was made with; in `loaded` are
+    those that were loaded before, by section and dtype."""
     name, view = key
-    section = config.backbones.get(name)
+    section = config.backbone_of(name)
     if section is None:
+        title = name.removesuffix(SCORES_SUFFIX)
+        needed = f"[backbones.{title}]" + (' with "scores" among its outputs' if title != name else "")
         raise ValueError(
-            f"{run.folder}: reads the stream {name}, but {config.folder / 'mtl.toml'} has no [backbones.{name}]; add "
-            "the section that it was extracted with"
+            f"{run.folder}: reads the stream {name}, but {config.folder / 'mtl.toml'} has no {needed}; add the section "
+            "that it was extracted with"
         )
     if section.is_imported or trained.is_imported:
         raise ValueError(
             f"{run.folder}: its stream {name} was imported, so its backbone cannot be run on faces; predict frames of "
             "the cache (--split, --list), or train on an extracted stream"
         )
-    backbone = dataclasses.replace(load_backbone(name, section, config.folder), dtype=trained.dtype)
-    found = identity_of(backbone, view, trained.frames, trained.num_frames, follow_orientation)
+    title = config.streams[name]
+    loaded = {} if loaded is None else loaded
+    if (title, trained.dtype) not in loaded:
+        backbone = load_backbone(title, section, config.folder)
+        loaded[title, trained.dtype] = dataclasses.replace(backbone, dtype=trained.dtype)
+    backbone = loaded[title, trained.dtype]
+    found = identity_of(backbone, view, trained.frames, trained.num_frames, follow_orientation, name)
     if differences := trained.differences(found, "in the run", "in mtl.toml"):
         raise ValueError(
-            f"{run.folder}: [backbones.{name}] is not the backbone of its stream {name}: {'; '.join(differences)}"
+            f"{run.folder}: [backbones.{title}] is not the backbone of its stream {name}: {'; '.join(differences)}"
         )
     return backbone
 

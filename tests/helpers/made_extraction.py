@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from cache.frames import conform
 from cache.store import Cache
 from extract.backbones.build import Backbone
+from extract.backbones.classifier import Scores, WithScores
 from extract.backbones.weights import weights_digest
 from extract.config import BackboneConfig, Preprocessing
 from extract.engine import Hooks, extract
@@ -44,19 +45,32 @@ class Tiny(nn.Module):
         return self.layer(x).mean((2, 3))
 
 
-def tiny(name: str = "expr", seed: int = 0, size_px: int = SIZE_PX, width: int = 6, dying: bool = False) -> Backbone:
+def tiny(
+    name: str = "expr",
+    seed: int = 0,
+    size_px: int = SIZE_PX,
+    width: int = 6,
+    dying: bool = False,
+    num_scores: int = 0,
+) -> Backbone:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = Tiny(width, dying).eval()
+        classifier = nn.Linear(width, num_scores or 1)
+    whole = WithScores(module, classifier).eval()
+    scores = Scores(width=num_scores, classes=(), weights_digest=weights_digest(whole))
     return Backbone(
         name=name,
-        config=BackboneConfig(model="tiny", weights="random"),
-        module=module,
+        config=BackboneConfig(
+            model="tiny", weights="random", outputs=("embedding", "scores") if num_scores else ("embedding",)
+        ),
+        module=whole if num_scores else module,
         architecture="tiny",
         preprocessing=Preprocessing(size_px=size_px, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)),
         pooling="avg",
         width=width,
         weights_digest=weights_digest(module),
+        scores=scores if num_scores else None,
     )
 
 
