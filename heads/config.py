@@ -70,15 +70,19 @@ class LossConfig:
     """The loss of each kind of task and how the tasks are weighed against each other.
 
     `task_weights` holds the factor of each task's loss, 1 where it names none. `weighting` "learned" adds one
-    log-variance per task (Kendall, Gal and Cipolla, CVPR 2018) on top of it.
+    log-variance per task (Kendall, Gal and Cipolla, CVPR 2018) on top of it. `balanced_sigma` is in halves of a task's
+    range; `class_weights` does not concern "logit_adjusted".
     """
 
-    continuous_loss: Literal["ccc", "mse", "ccc+mse"] = "ccc"
-    class_loss: Literal["cross_entropy", "focal"] = "cross_entropy"
+    continuous_loss: Literal["ccc", "mse", "ccc+mse", "balanced_mse"] = "ccc"
+    class_loss: Literal["cross_entropy", "focal", "ldam", "logit_adjusted"] = "cross_entropy"
     binary_loss: Literal["bce", "asymmetric"] = "bce"
     class_weights: bool = True
     positive_weights: bool = True
+    balanced_sigma: Annotated[float, Interval(ge=0.05, le=100)] = 1.0
     label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    ldam_margin: Annotated[float, Interval(ge=0, le=100)] = 0.5
+    logit_tau: Annotated[float, Interval(ge=0, le=100)] = 1.0
     focal_gamma: Annotated[float, Interval(ge=0, le=100)] = 2.0
     asymmetric_gamma_positive: Annotated[float, Interval(ge=0, le=100)] = 0.0
     asymmetric_gamma_negative: Annotated[float, Interval(ge=0, le=100)] = 4.0
@@ -92,6 +96,8 @@ def loss_problem(config: LossConfig) -> str | None:
     for name, weight in config.task_weights.items():
         if not in_range(weight, WEIGHTS):
             return f"task_weights: {name} = {weight!r} must be {range_words(WEIGHTS)}"
+    if config.continuous_loss == "balanced_mse" and config.weighting == "learned":
+        return "weighting = 'learned' goes by the size of a loss, and that of balanced_mse may be below 0: use 'fixed'"
     return range_problem(config)
 
 

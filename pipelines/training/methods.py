@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from heads.frequencies import label_frequencies, label_weights
 from heads.linear import LinearHead
-from heads.losses import MultiTaskLoss, label_weights
+from heads.losses import MultiTaskLoss
 from heads.model import Head, ProgressiveHead, build_head, build_progressive, load_single, stack_heads
 from pipelines.fitting.epochs import BestEpoch, Evaluation, FitResult, ShouldStop
 from pipelines.fitting.runs import Spec
@@ -209,13 +210,20 @@ def make_loss(setups: Sequence[Setup], tasks: tuple[str, ...]) -> MultiTaskLoss:
     """The losses of `tasks`, weighted by how often classes and positives occur among each setup's training rows."""
     known = tasks_of(setups[0].dataset.schema)
     named = {name: known[name] for name in tasks}
-    weights: dict[int, dict[str, Tensor]] = {}
+    counted: dict[int, tuple[dict[str, Tensor], dict[str, Tensor]]] = {}
     for setup in setups:
-        if id(setup.split) not in weights:
-            weights[id(setup.split)] = label_weights(named, as_tensors(setup.dataset.labels.take(setup.split.train)))
-    chosen = [weights[id(setup.split)] for setup in setups]
-    stacked = {name: torch.stack([each[name] for each in chosen]) for name in chosen[0]}
-    return MultiTaskLoss(named, [setup.strategy.loss for setup in setups], stacked)
+        if id(setup.split) not in counted:
+            labels = as_tensors(setup.dataset.labels.take(setup.split.train))
+            counted[id(setup.split)] = label_weights(named, labels), label_frequencies(named, labels)
+    weights, frequencies = (
+        _stacked(each) for each in zip(*(counted[id(setup.split)] for setup in setups), strict=True)
+    )
+    return MultiTaskLoss(named, [setup.strategy.loss for setup in setups], weights, frequencies)
+
+
+def _stacked(each: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors of each head by name, side by side."""
+    return {name: torch.stack([tensors[name] for tensors in each]) for name in each[0]}
 
 
 def _build_head(spec: Spec, strategies: Sequence[Strategy]) -> nn.Module:

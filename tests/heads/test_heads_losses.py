@@ -7,20 +7,15 @@ import torch
 from torch.nn import functional
 
 from heads.config import LossConfig
+from heads.frequencies import class_weight, label_frequencies, label_weights, positive_weight
 from heads.labels import Labels
-from heads.losses import (
-    BINARY_LOSSES,
-    CLASS_LOSSES,
-    CONTINUOUS_LOSSES,
-    MultiTaskLoss,
+from heads.losses import BINARY_LOSSES, CLASS_LOSSES, CONTINUOUS_LOSSES, MultiTaskLoss
+from heads.task_losses import (
     asymmetric_loss,
     binary_loss,
-    class_weight,
     concordance_loss,
     cross_entropy_loss,
     focal_loss,
-    label_weights,
-    positive_weight,
     squared_loss,
 )
 from heads.tasks import ABAW_TASKS, Task
@@ -88,7 +83,8 @@ def run(config, outputs, targets, tasks=TASKS):
     """(total, losses, gradient of each task's outputs) of fresh copies of `outputs`."""
     outputs = {task: output.detach().clone().requires_grad_() for task, output in outputs.items()}
     chosen = tasks_of(*tasks)
-    total, losses = measure(MultiTaskLoss(chosen, [config], label_weights(chosen, targets)), outputs, targets)
+    counted = label_weights(chosen, targets), label_frequencies(chosen, targets)
+    total, losses = measure(MultiTaskLoss(chosen, [config], *counted), outputs, targets)
     total.backward()
     return total, losses, {task: outputs[task].grad for task in tasks}
 
@@ -434,6 +430,8 @@ def test_bad_values_are_named():
         MultiTaskLoss(ALL, [LossConfig(label_smoothing=1.5)])
     with pytest.raises(ValueError, match=r"task_weights: au = -1\.0 must be from 0 to 1000000$"):
         MultiTaskLoss(ALL, [LossConfig(task_weights={"au": -1.0})])
+    with pytest.raises(ValueError, match="'learned' goes by the size of a loss"):
+        MultiTaskLoss(ALL, [LossConfig(continuous_loss="balanced_mse", weighting="learned")])
 
 
 # Weights from labels.
@@ -494,7 +492,8 @@ def test_losses_are_of_values_in_units_of_half_the_range(name):
     targets, outputs = make_targets(4, 9), make_outputs(4, 9)
     five = Task(group="va", kind="continuous", num_outputs=2, low=0.0, high=5.0)
     larger = with_labels(targets, "va", 2.5 + 2.5 * targets.values["va"])
-    loss = MultiTaskLoss({"va": five}, [LossConfig(continuous_loss=name)])
+    tasks = {"va": five}
+    loss = MultiTaskLoss(tasks, [LossConfig(continuous_loss=name)], None, label_frequencies(tasks, larger))
     ours = measure(loss, {"va": 2.5 + 2.5 * outputs["va"]}, larger)[0]
     torch.testing.assert_close(ours, run(LossConfig(continuous_loss=name), outputs, targets, tasks=("va",))[0])
 

@@ -13,7 +13,8 @@ from extract.backbones.origin import file_digest
 from extract.backbones.passes import Precision
 from extract.backbones.rename import read_rules
 from extract.config import Preprocessing
-from heads.losses import MultiTaskLoss, label_weights
+from heads.frequencies import label_frequencies, label_weights
+from heads.losses import MultiTaskLoss
 from heads.tasks import Task
 from pipelines.backbones.data import Faces, memory_for_faces
 from pipelines.backbones.distributed import World, open_world
@@ -159,8 +160,8 @@ def make_context(
     targets = as_tensors(dataset.labels)
     shown = draw_rows(dataset.pool, settings, np.random.default_rng([settings.seed, 0]), whole=True)
     tasks = chosen_tasks(config, request)
-    weights = label_weights(tasks, targets.take(torch.from_numpy(shown)))
-    loss = MultiTaskLoss(tasks, [config.loss], weights)
+    seen = targets.take(torch.from_numpy(shown))
+    loss = MultiTaskLoss(tasks, [config.loss], label_weights(tasks, seen), label_frequencies(tasks, seen))
     if resumed is not None:
         precision: Precision = resumed[1]["precision"]
     elif settings.precision == "auto":
