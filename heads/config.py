@@ -4,7 +4,7 @@ Read by `heads.model` and `heads.losses`; filled from the sections `[head]` and 
 The range of a number stands beside its field.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -13,13 +13,39 @@ from annotated_types import Interval, MinLen
 from heads.ranges import in_range, range_problem, range_words, split_annotation
 
 Kind = Literal["continuous", "classes", "binary"]  # of the labels of a task
-Fusion = Literal["concat", "sum", "gated", "attention"]  # the keys of heads.fusion.FUSIONS
-Temporal = Literal["none", "gru", "lstm", "tcn", "transformer"]  # the keys of heads.temporal.TEMPORALS
+Fusion = Literal["concat", "sum", "gated", "attention", "cross-attention"]  # the keys of heads.fusion.FUSIONS
+# The keys of heads.temporal.TEMPORALS.
+Temporal = Literal["none", "gru", "lstm", "ssm", "tcn", "tcn-multi", "transformer", "tcn-transformer"]
 Name = Annotated[str, MinLen(1)]
 Weight = Annotated[float, Interval(ge=0, le=1e6)]
 WEIGHTS = split_annotation(Weight)[1]
-# Blocks of each encoder where `depth` is 0. A TCN of 5 with kernel 3 sees 31 steps to either side.
-DEPTHS: dict[Temporal, int] = {"none": 2, "gru": 2, "lstm": 2, "tcn": 5, "transformer": 2}
+# Blocks of each encoder where `depth` is 0. A TCN of 5 with kernel 3 sees 31 steps to either side, the branches of a
+# multi-scale one of 3 see 7, 28 and 112.
+DEPTHS: dict[Temporal, int] = {
+    "none": 2,
+    "gru": 2,
+    "lstm": 2,
+    "ssm": 2,
+    "tcn": 5,
+    "tcn-multi": 3,
+    "transformer": 2,
+    "tcn-transformer": 2,
+}
+CONVOLUTIONAL: tuple[Temporal, ...] = ("tcn", "tcn-multi", "tcn-transformer")
+ATTENTIVE: tuple[Temporal, ...] = ("transformer", "tcn-transformer")
+
+
+AGE = ":age"
+
+
+def age_of(stream: str) -> str:
+    """The name of the input [.., 1] that says how many real frames ago the row of `stream` at a step began."""
+    return stream + AGE
+
+
+def embedding_streams(streams: Iterable[str]) -> tuple[str, ...]:
+    """Those of `streams` that are embeddings, sorted: all but the ages."""
+    return tuple(sorted(name for name in streams if not name.endswith(AGE)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +58,9 @@ class HeadConfig:
     `inputs` "deviation" replaces each embedding by its difference from the mean over its video, "both" puts the two
     side by side; no label is used for that mean, but all frames of the video are, or with `mean_frames` above 0 those
     of the so many real frames up to the step, as a live camera would have them.
-    `depth` 0 is the encoder's own number of blocks (`DEPTHS`). `kernel` concerns the TCN only; `num_heads` the
-    attention fusion and the transformer.
+    `causal` heads see no later step, for use as frames come; the mean over a video would, so they take none.
+    `depth` 0 is the encoder's own number of blocks (`DEPTHS`). `kernel` concerns the encoders with convolutions,
+    `num_heads` those and the fusions with attention.
     """
 
     tasks: tuple[Name, ...] = ("va", "expr", "au")
@@ -41,6 +68,7 @@ class HeadConfig:
     streams: Literal["all", "own"] | tuple[Name, ...] = "all"
     fusion: Fusion = "concat"
     temporal: Temporal = "tcn"
+    causal: bool = False
     inputs: Literal["embedding", "deviation", "both"] = "embedding"
     mean_frames: Annotated[int, Interval(ge=0, le=10**9)] = 0
     width: Annotated[int, Interval(ge=1, le=8192)] = 128
@@ -116,8 +144,15 @@ def head_problem(config: HeadConfig) -> str | None:
         return problem
     if config.fusion == "attention" and width % num_heads:
         return f"attention fusion: width = {width} is not a multiple of num_heads = {num_heads}"
-    if config.temporal == "transformer" and width % (2 * num_heads):
-        return f"transformer: width = {width} is not a multiple of 2 x num_heads = {2 * num_heads}"
-    if config.temporal == "tcn" and config.kernel % 2 == 0:
-        return f"tcn: kernel = {config.kernel} must be odd, for as many steps before as after"
+    if config.fusion == "cross-attention" and width % (2 * num_heads):
+        return f"cross-attention fusion: width = {width} is not a multiple of 2 x num_heads = {2 * num_heads}"
+    if config.temporal in ATTENTIVE and width % (2 * num_heads):
+        return f"{config.temporal}: width = {width} is not a multiple of 2 x num_heads = {2 * num_heads}"
+    if config.temporal in CONVOLUTIONAL and config.kernel % 2 == 0:
+        return f"{config.temporal}: kernel = {config.kernel} must be odd, for as many steps before as after"
+    if config.causal and config.inputs != "embedding" and not config.mean_frames:
+        return (
+            f"causal: inputs = {config.inputs!r} takes the mean over the whole video, later frames too; set "
+            "mean_frames, for example 250"
+        )
     return None

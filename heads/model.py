@@ -40,7 +40,7 @@ class Head(nn.Module):
 
     def trunk(self, streams: Mapping[str, Tensor], valid: Tensor, times: Tensor) -> Tensor:
         """[M, B, T, D]: everything before the outputs; 0 at invalid steps."""
-        return self.temporal(self.fusion(streams, valid), valid, times)
+        return self.temporal(self.fusion(streams, valid, times), valid, times)
 
     def forward(self, streams: Mapping[str, Tensor], valid: Tensor, times: Tensor) -> dict[str, Tensor]:
         x = self.trunk(streams, valid, times)

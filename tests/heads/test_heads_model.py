@@ -138,7 +138,7 @@ def test_dropout_keeps_one_mask_a_window(config_of, widths, windows):
     streams, _, times = windows()
     valid = torch.ones_like(times, dtype=torch.bool)
     head = build_head(config_of(fusion="concat", dropout=0.5), widths)
-    dropped = head.fusion(streams, valid)[0] == 0
+    dropped = head.fusion(streams, valid, times)[0] == 0
     assert torch.equal(dropped, dropped[:, :1].expand_as(dropped))
     assert 0 < dropped[:, 0].float().mean() < 1
     assert not torch.equal(dropped[0], dropped[1])
@@ -158,6 +158,10 @@ def test_dropout_keeps_one_mask_a_window(config_of, widths, windows):
             "transformer: width = 16 is not a multiple of 2 x num_heads = 32",
         ),
         ({"temporal": "tcn", "kernel": 4}, "tcn: kernel = 4 must be odd"),
+        ({"temporal": "tcn-multi", "kernel": 4}, "tcn-multi: kernel = 4 must be odd"),
+        ({"temporal": "tcn-transformer", "num_heads": 3}, "tcn-transformer: width = 16 is not a multiple of 2 x"),
+        ({"fusion": "cross-attention", "num_heads": 3}, "cross-attention fusion: width = 16 is not a multiple of 2 x"),
+        ({"causal": True, "inputs": "both"}, "causal: inputs = 'both' takes the mean over the whole video"),
         ({"width": 0}, "width = 0 must be from 1 to 8192"),
         ({"dropout": 1.0}, "dropout = 1.0 must be at least 0 and below 1"),
     ],

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from heads.blocks import RecurrentBlock
 from heads.layers import DropoutRng, linear
 from heads.recurrent import gru_states, lstm_states
-from heads.temporal import RecurrentBlock, Steps
+from heads.steps import Steps
 from helpers.stacks import HEADS, assert_near
 
 RECURRENCES = {"gru": (gru_states, nn.GRU, 3), "lstm": (lstm_states, nn.LSTM, 4)}

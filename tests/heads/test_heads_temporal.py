@@ -5,11 +5,14 @@ import math
 import pytest
 import torch
 
+from heads.blocks import ConvolutionBlock
+from heads.config import CONVOLUTIONAL
 from heads.layers import DropoutRng
-from heads.temporal import TEMPORALS, ConvolutionBlock, Steps, build_temporal, log_gaps, rotate, steps_of
+from heads.steps import Steps, log_gaps, rotate, steps_of
+from heads.temporal import TEMPORALS, build_temporal
 
 FRAME_WISE = {"none"}
-SKIP_INVALID = set(TEMPORALS) - {"tcn"}  # the TCN counts positions: an invalid step keeps its place
+SKIP_INVALID = set(TEMPORALS) - set(CONVOLUTIONAL)  # those count positions: an invalid step keeps its place
 
 
 @pytest.fixture(params=TEMPORALS)
@@ -107,6 +110,26 @@ def test_both_neighbours_are_seen(build, inputs, name, neighbour):
     assert (change == 0) == (name in FRAME_WISE)
 
 
+def test_causal_steps_see_no_later_one(build, seeds, inputs, name):
+    """Neither values nor gaps nor which steps are there."""
+    x, valid, times = inputs(num_heads=len(seeds))
+    valid[..., 3:5] = True
+    encoder = build(*seeds, causal=True)
+    later = torch.arange(9) > 4
+    other = torch.where(later.unsqueeze(-1), -x, x), torch.where(later, ~valid, valid), times + 50 * later
+    before, after = encoder(x, valid, times), encoder(*other)
+    torch.testing.assert_close(before[:, :, :5], after[:, :, :5], rtol=0, atol=0)
+    assert (build(*seeds)(x, valid, times) - build(*seeds)(*other))[:, :, 4].abs().max() > 1e-4 or name in FRAME_WISE
+
+
+def test_causal_steps_see_earlier_ones(build, inputs, name):
+    x, valid, times = inputs()
+    valid[..., 3:6] = True
+    encoder = build(causal=True)
+    change = (encoder(x.where(torch.arange(9)[:, None] != 3, -x), valid, times) - encoder(x, valid, times))[:, :, 5]
+    assert (change.abs().max() == 0) == (name in FRAME_WISE)
+
+
 def test_windows_do_not_see_each_other(build, inputs):
     x, valid, times = inputs()
     encoder = build()
@@ -172,20 +195,21 @@ def test_depth_adds_blocks(build, inputs):
 
 def test_unknown_encoder_lists_the_known(config_of):
     with pytest.raises(
-        ValueError, match="temporal encoder: unknown name 'rnn'; known: none, gru, lstm, tcn, transformer"
+        ValueError, match="temporal encoder: unknown name 'rnn'; known: none, gru, lstm, ssm, tcn, tcn-multi, "
     ):
         build_temporal("rnn", config_of(), DropoutRng((0,), (0.0,)))
 
 
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("num_steps", [1, 2, 9])
-def test_what_is_exported_computes_the_same(build, inputs, monkeypatch, num_steps):
+def test_what_is_exported_computes_the_same(build, inputs, monkeypatch, num_steps, causal):
     """ONNX gets other operators for recurrences and gaps; run eagerly here, for each encoder."""
     x, valid, times = inputs(num_steps=num_steps)
     valid[0, 1] = False  # a window without a valid step
     with torch.no_grad():
-        plain = build()(x, valid, times)
+        plain = build(causal=causal)(x, valid, times)
         monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
-        torch.testing.assert_close(build()(x, valid, times), plain, rtol=0, atol=1e-6)
+        torch.testing.assert_close(build(causal=causal)(x, valid, times), plain, rtol=0, atol=1e-6)
 
 
 def test_gaps_by_hand():
