@@ -58,7 +58,7 @@ class HeadConfig:
     `inputs` "deviation" replaces each embedding by its difference from the mean over its video, "both" puts the two
     side by side; no label is used for that mean, but all frames of the video are, or with `mean_frames` above 0 those
     of the so many real frames up to the step, as a live camera would have them.
-    `causal` heads see no later step, for use as frames come; the mean over a video would, so they take none.
+    `causal` heads see no later step, for use while frames come; so they take no mean over the whole video.
     `depth` 0 is the encoder's own number of blocks (`DEPTHS`). `kernel` concerns the encoders with convolutions,
     `num_heads` those and the fusions with attention.
     """

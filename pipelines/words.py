@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cache.labels import Task
+from heads.config import ATTENTIVE, CONVOLUTIONAL
 from pipelines.task_fields import flat_name, split_field
 
 FIELD_WORDS = {
@@ -34,7 +35,10 @@ SHORT_WORDS = {"temporal": "temporal", "num_heads": "heads", "window": "window",
 VALUE_WORDS = {
     "gru": "GRU",
     "lstm": "LSTM",
+    "ssm": "SSM",
     "tcn": "TCN",
+    "tcn-multi": "multi-scale TCN",
+    "tcn-transformer": "TCN + transformer",
     "ccc": "CCC",
     "mse": "MSE",
     "ccc+mse": "CCC + MSE",
@@ -45,8 +49,8 @@ VALUE_WORDS = {
 }
 # Fields that matter only with certain values of others: shown as "–" elsewhere.
 CONCERNS: dict[str, tuple[tuple[str, tuple[Any, ...]], ...]] = {
-    "num_heads": (("temporal", ("transformer",)), ("fusion", ("attention",))),
-    "kernel": (("temporal", ("tcn",)),),
+    "num_heads": (("temporal", ATTENTIVE), ("fusion", ("attention", "cross-attention"))),
+    "kernel": (("temporal", CONVOLUTIONAL),),
     "mean_frames": (("inputs", ("deviation", "both")),),
     "frozen_steps": (("method", ("progressive",)),),
     "balanced_sigma": (("continuous_loss", ("balanced_mse",)),),

@@ -18,8 +18,10 @@ def register(app: typer.Typer) -> None:
 
 
 def train_head(
-    fusion: Annotated[str, typer.Option(help="concat, sum, gated or attention.")] = "",
-    temporal: Annotated[str, typer.Option(help="none, gru, lstm, tcn or transformer.")] = "",
+    fusion: Annotated[str, typer.Option(help="concat, sum, gated, attention or cross-attention.")] = "",
+    temporal: Annotated[
+        str, typer.Option(help="none, gru, lstm, ssm, tcn, tcn-multi, transformer or tcn-transformer.")
+    ] = "",
     tasks: Annotated[
         str, typer.Option(help="Tasks of the schema, such as va, valence, arousal, expr, au; several with commas.")
     ] = "",

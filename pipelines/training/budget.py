@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from heads.config import DEPTHS
 from pipelines.config import TrainConfig
 from pipelines.strategy import Strategy
 from pipelines.training.windows import PADDING
@@ -21,7 +22,7 @@ LEAST_BATCH, MOST_BATCH = 4, 32
 # Optimiser steps for one pass over the windows that a batch by size aims at: small data sets get small batches.
 STEPS_A_PASS = 20
 # Fewer steps stopped heads of the demo's streams before their best held-out score.
-LEAST_STEPS = {"none": 120, "gru": 400, "lstm": 400, "tcn": 400, "transformer": 400}
+LEAST_STEPS = {name: 120 if name == "none" else 400 for name in DEPTHS}
 MOST_SINGLE = 0.5  # of the windows, with a single step each
 
 
