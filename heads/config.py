@@ -88,6 +88,13 @@ class HeadConfig:
         return tuple(task for task in self.tasks if task not in self.predicted)
 
     @property
+    def is_causal(self) -> bool:
+        """Whether no step sees a later one: as set, or because each is predicted by itself."""
+        whole_video = self.inputs != "embedding" and not self.mean_frames
+        frame_wise = self.temporal == "none" and self.fusion != "cross-attention"
+        return (self.causal or frame_wise) and not whole_video
+
+    @property
     def num_blocks(self) -> int:
         """Blocks of the temporal encoder."""
         return self.depth or DEPTHS[self.temporal]

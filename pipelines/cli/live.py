@@ -20,9 +20,7 @@ def live(
         Path, typer.Argument(metavar="MODEL", help="The folder of a run or an ensemble, or its name; or a bundle.")
     ],
     source: Annotated[str, typer.Argument(help="The number of a camera, or a video that is played.")] = "0",
-    delay: Annotated[
-        int | None, typer.Option(help="Steps of the heads after which a prediction is final. Default: their window.")
-    ] = None,
+    delay: Annotated[int | None, typer.Option(help="Steps of the heads after which a prediction is final.")] = None,
     post: PostOption = True,
     config: ConfigOption = CONFIG,
     set_: SetOption = None,
@@ -31,8 +29,9 @@ def live(
 ) -> None:
     """Predict the faces of a camera or of a playing video: a table on a terminal, elsewhere a line per second.
 
-    The heads read windows around a frame. Each face has a prompt prediction, from what was seen so far, and a final one
-    for the frame `--delay` steps ago. The latency is the time from a frame's arrival to its prompt prediction. Frames
+    Each face has a prompt prediction, from what was seen so far, and a final one for the frame `--delay` steps ago. By
+    default these are a window, as heads read windows around a frame; causal heads need only what the smoothing takes
+    in, without smoothing none. The latency is the time from a frame's arrival to its prompt prediction. Frames
     that arrive while another is worked on are dropped and counted. Ctrl-C ends it.
 
     \b
@@ -59,7 +58,7 @@ def live(
         finder=as_trained(finder, loaded.alignment),
         fps=read.data.fps,
         window=loaded.window,
-        delay=loaded.window if delay is None else delay,
+        delay=loaded.lookahead if delay is None else delay,
     )
     with frames:
         updates = predictor.updates(frames)

@@ -39,6 +39,7 @@ class BundleModel:
             "needs": [stream_name(name, train.view) for name in self.one.run.streams],
             "inputs": head.inputs,
             "mean_frames": head.mean_frames,
+            "causal": self.one.run.is_causal,
             "window": train.window,
             "stride": train.stride,
             "max_gap": train.max_gap,

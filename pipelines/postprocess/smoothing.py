@@ -26,6 +26,12 @@ class Smoothing:
         if not 0 <= self.width < float("inf"):
             raise ValueError(f"smoothing: width {self.width} is no number of frames")
 
+    @property
+    def reach(self) -> int:
+        """How many frames before and behind a frame it takes in."""
+        widths = 0 if self.kernel == "none" else GAUSSIAN_REACH if self.kernel == "gaussian" else 1
+        return int(widths * self.width)
+
     def __str__(self) -> str:
         return self.kernel if self.kernel == "none" else f"{self.kernel} {self.width:g}"
 

@@ -49,7 +49,8 @@ class PredictedSteps:
 class FaceModel(Protocol):
     """What predicts faces. `post` is its post-processing as JSON values, None where there is none. `made_by` says, as
     JSON values, what decides an embedding; `alignment` how the crops that it was trained on were made, None where that
-    is not known. `window` is the number of steps of the longest window of its heads."""
+    is not known. `window` is the number of steps of the longest window of its heads, `lookahead` how many later steps
+    a prediction takes in: a window, but for causal heads only the reach of the smoothing."""
 
     folder: Path
     kind: str
@@ -61,6 +62,7 @@ class FaceModel(Protocol):
     follow_orientation: bool
     batch_size: int
     window: int
+    lookahead: int
 
     def embed(self, crops: Sequence[np.ndarray], videos: Sequence[str]) -> dict[str, np.ndarray]:
         """Embeddings [N, D] by stream of N crops [H, W, 3] uint8, crop i of the video `videos[i]`; at most `batch_size`
@@ -88,6 +90,8 @@ class TrainedFaceModel:
         self._predictor, self._device = predictor, device
         self.alignment = common_alignment(predictor)
         self.window = max(one.run.window for one in predictor.runs)
+        is_causal = all(one.run.is_causal for one in predictor.runs)
+        self.lookahead = _lookahead(self.window, is_causal, predictor.parameters)
         trained = {
             (name, one.run.strategy.train.view): (one.run, identity)
             for one in predictor.runs
@@ -162,11 +166,14 @@ class BundleFaceModel:
         self.follow_orientation = self._bundle.follow_orientation
         self.schema = schema_of(self._bundle.schema, str(path))
         self.tasks: tuple[str, ...] = tuple(task["name"] for task in self._bundle.tasks)
-        found = _parameters(self._bundle, self.schema).to_json()
+        parameters = _parameters(self._bundle, self.schema)
+        found = parameters.to_json()
         self.post: Mapping[str, Any] | None = found if post and components(found) else None
         self.alignment = self._bundle.alignment
         record = self._bundle.record
         self.window = max(model["window"] for model in record["models"])
+        is_causal = all(model["causal"] for model in record["models"])
+        self.lookahead = _lookahead(self.window, is_causal, parameters if post else None)
         self.made_by: Mapping[str, Any] = {"streams": record["streams"], "files": record["files"]}
 
     def embed(self, crops: Sequence[np.ndarray], videos: Sequence[str]) -> dict[str, np.ndarray]:
@@ -194,6 +201,11 @@ def _parameters(bundle: Bundle, schema: Schema) -> Parameters:
 
     smoothing = {task["group"]: Smoothing(**task["smoothing"]) for task in bundle.tasks}
     return Parameters(smoothing=smoothing, thresholds=cuts("binary"), offsets=cuts("classes"), schema=schema)
+
+
+def _lookahead(window: int, is_causal: bool, parameters: Parameters | None) -> int:
+    smoothings = () if parameters is None else parameters.smoothing.values()
+    return max([0 if is_causal else window, *(smoothing.reach for smoothing in smoothings)])
 
 
 def load_face_model(given: Path, config: Config, device: torch.device, *, post: bool = True) -> FaceModel:

@@ -1,7 +1,7 @@
 """Predictions of faces as they are seen: of a camera, or of a video at its pace.
 
-The heads read windows that reach before and behind a frame, so a frame has a prompt prediction, from what was seen up
-to it, and a final one, once `delay` further steps were seen. D width.
+Heads read windows that reach before and behind a frame, and smoothing does too, so a frame has a prompt prediction,
+from what was seen up to it, and a final one, once `delay` further steps were seen. D width.
 """
 
 import time

@@ -75,6 +75,11 @@ class Run:
         return max(self.strategy.model(spec.name).train.window for spec, _ in self.models)
 
     @property
+    def is_causal(self) -> bool:
+        """Whether no step of any of its models sees a later one."""
+        return all(self.strategy.model(name).head.is_causal for name in self.strategy.models)
+
+    @property
     def schema(self) -> Schema:
         """What its labels are."""
         return schema_in(self.manifest, self.folder)

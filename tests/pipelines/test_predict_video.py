@@ -1,5 +1,6 @@
 """`mtl predict MODEL SOURCE` of videos and pictures: faces found and tracked, time, kills, overlays, errors."""
 
+import dataclasses
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import av
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from PIL import Image
 
 from extract.video import detectors
@@ -23,10 +25,16 @@ from helpers.cli import call, invoke, refused, typed
 from helpers.face_project import make_face_project
 from helpers.face_videos import SIDE, Squares, make_face_video, one_face, picture
 from helpers.processes import start
+from pipelines.config import read_config
+from pipelines.postprocess.apply import Parameters
+from pipelines.postprocess.smoothing import Smoothing
 from pipelines.predict.alignments import alignment_notes
+from pipelines.predict.face_model import TrainedFaceModel
+from pipelines.predict.predictor import Predictor, load_predictor
 
 FACES = '\n[faces]\ndetector = "squares"\nsize_px = 32\n'
 CHUNK = 16
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -348,10 +356,28 @@ def test_a_playing_video_is_predicted_live(project: Path, tmp_path: Path) -> Non
         assert (face["final"] is None) == (update["time_s"] < 0.19) or face["final_s"] <= update["time_s"] - 0.19
     last = updates[-1]["faces"][0]
     assert last["final"]["valence"] == pytest.approx(whole["valence"][round(last["final_s"] * 30)], abs=1e-2)
-    lines = call("live", "none", tmp_path / "clip.mkv").splitlines()
+    lines = call("live", "gru", tmp_path / "clip.mkv").splitlines()
     assert "face 1: valence " in lines[0]
     assert "a prediction is final after 0.5 s" in lines[-1]
     assert re.search(r", median latency \d+ ms \(95th percentile \d+ ms\); ", lines[-1])
+
+
+def test_what_a_live_prediction_waits_for(project: Path) -> None:
+    """Heads of windows for one; frame-wise and causal heads for nothing but what smoothing takes in."""
+    config = read_config(project / "mtl.toml")
+    framewise, windowed = (load_predictor(project / "runs" / name, CPU) for name in ("none", "gru"))
+
+    def lookahead(predictor: Predictor, **parameters: Any) -> int:
+        fitted = Parameters(schema=predictor.schema, **parameters)
+        return TrainedFaceModel(dataclasses.replace(predictor, parameters=fitted), config, CPU).lookahead
+
+    assert lookahead(framewise) == 0
+    assert lookahead(framewise, smoothing={"va": Smoothing("gaussian", 2.5), "au": Smoothing("box", 5)}) == 7
+    assert lookahead(windowed) == windowed.runs[0].run.strategy.train.window
+    (one,) = windowed.runs
+    strategy = dataclasses.replace(one.run.strategy, head=dataclasses.replace(one.run.strategy.head, causal=True))
+    causal = dataclasses.replace(one, run=dataclasses.replace(one.run, strategy=strategy))
+    assert lookahead(dataclasses.replace(windowed, runs=(causal,)), smoothing={"expr": Smoothing("median", 3)}) == 3
 
 
 def test_live_says_that_a_video_is_cut_off(project: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pipelines.terminal import make_console, say
 from pipelines.words import counted, task_label
 
 if TYPE_CHECKING:
-    from pipelines.predict.live import LiveFace, LivePredictor, LiveUpdate
+    from pipelines.predict.live import LivePredictor, LiveUpdate
 
 LINE_S = 1.0  # between two lines off a terminal
 
@@ -56,9 +56,10 @@ def show_summary(summary: Mapping[str, Any], *, as_json: bool) -> None:
         if latency is None
         else f", median latency {1000 * latency['median']:.0f} ms (95th percentile {1000 * latency['p95']:.0f} ms)"
     )
+    final = f"after {summary['delay_s']:.1f} s" if summary["delay_steps"] else "at once"
     say(
         f"{counted(summary['num_frames'], 'frame')} seen, {summary['num_dropped']:,} dropped{found}; a prediction is "
-        f"final after {summary['delay_s']:.1f} s"
+        f"final {final}"
     )
 
 
@@ -83,12 +84,10 @@ def _table(update: "LiveUpdate", predictor: "LivePredictor", schema: Schema) -> 
     table = Table(title=f"{update.time_s:.1f} s, latency {1000 * update.latency_s:.0f} ms", min_width=60)
     table.add_column("face")
     table.add_column("now")
-    table.add_column(f"{predictor.delay_s:.1f} s ago, final")
+    if predictor.delay:
+        table.add_column(f"{predictor.delay_s:.1f} s ago, final")
     for face in update.faces:
+        known = [face.prompt, face.final] if predictor.delay else [face.prompt]
         # As text, since rich takes brackets in the names of labels for styles.
-        table.add_row(str(face.face), Text(prediction_words(face.prompt, schema)), Text(_final(face, schema)))
+        table.add_row(str(face.face), *(Text(prediction_words(each, schema)) for each in known))
     return table
-
-
-def _final(face: "LiveFace", schema: Schema) -> str:
-    return prediction_words(face.final, schema)
