@@ -1,4 +1,4 @@
-"""B1, B2 and B3: a training step against its data, a plain loop and a live backbone.
+"""B1 to B4: a training step against its data, a plain loop, a live backbone, and by encoder and fusion.
 
 Steps are those of `pipelines.training.fit`: default head (attention fusion, width 128), B 32, T 64, three streams of
 768, in float32. Letters: M stacked heads, B windows, T steps.
@@ -18,6 +18,8 @@ from bench.made_faces import FACES, SIZE_PX, made_faces
 from bench.made_streams import made_dataset, num_frames
 from bench.measure import ROUNDS, Row, Target, cpus, interleave, ratios, walls
 from bench.rivals import PlainHead, WindowDataset, live_backbone, plain_epoch, plain_loader, usual_model
+from heads.fusion import FUSIONS
+from heads.temporal import TEMPORALS
 from pipelines.config import Config
 from pipelines.fitting.runs import Spec
 from pipelines.strategy import Strategy, strategy_of, streams_of
@@ -28,6 +30,7 @@ from pipelines.training.step import TrainStep
 from pipelines.training.window_sampler import WindowSampler, make_window_source
 
 BATCH = 32
+TWO = (False, True)
 WIDTHS = {"one": 768, "two": 768, "three": 768}
 DATA = ((WindowSampler, "batch"), (Stack, "_rows"), (WindowReader, "__call__"), (TrainStep, "targets"))
 LIVE = (("B3", "efficientnet_b0", 112, 1280, 192), ("B3v", "vit_base_patch16_224", 224, 768, 16))
@@ -98,6 +101,26 @@ def against_live(device: torch.device) -> list[Row]:
         what = "epoch from the cache ÷ epoch with the frozen backbone live"
         values = ratios(cached, live)
         rows.append(Row(id=name, what=what, values=values, target=target, device=device.type, note=note))
+    return rows
+
+
+def by_encoder(device: torch.device) -> list[Row]:
+    """B4: a training step of each temporal encoder, causal ones too, and of each fusion, against that of `gru`."""
+    config, dataset = data_of(device, 3)
+    cases = {
+        **{f"{name}{' causal' * causal}": {"temporal": name, "causal": causal} for name in TEMPORALS for causal in TWO},
+        **{f"{name} fusion": {"temporal": "gru", "fusion": name} for name in FUSIONS if name != config.head.fusion},
+    }
+    stacks = {name: make_stack(config, dataset, own_orders(config, 1, values)) for name, values in cases.items()}
+    costs = interleave({name: functools.partial(one_pass, stack) for name, stack in stacks.items()})
+    clock, words = (cpus, "CPU time") if is_cpu(device) else (walls, "wall")
+    what, base, rows = f"training step ÷ that of gru, {words}", clock(costs["gru"]), []
+    for name, stack in stacks.items():
+        values = ratios(clock(costs[name]), base)
+        count = sum(parameter.numel() for parameter in stack.model.parameters())
+        ms = 1000 * statistics.median(clock(costs[name])) / stack.sources[0].config.eval_steps
+        note = f"{name}, one head: {ms:.0f} ms, {count:,} parameters"
+        rows.append(Row(id=f"B4 {name}", what=what, values=values, device=device.type, note=note))
     return rows
 
 
@@ -217,5 +240,6 @@ ROWS: Mapping[str, Callable[[torch.device], list[Row]]] = {
     "B1": waiting,
     "B2": against_plain,
     "B3": against_live,
+    "B4": by_encoder,
 }
-ON_CUDA = ("B1", "B2", "B3")
+ON_CUDA = ("B1", "B2", "B3", "B4")

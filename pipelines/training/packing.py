@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from heads.config import HeadConfig
 from heads.losses import NUMBERS, kinds_of
 from pipelines.config import Config
 from pipelines.strategy import JOINT, Strategy, streams_of
@@ -27,8 +28,10 @@ FREE_LOSS = (*NUMBERS, "class_weights", "positive_weights", "task_weights")  # a
 MOST = {"cpu": 8, "cuda": 256}
 CPU_BYTES = 2 * 2**30
 SHARE_OF_MEMORY = 0.5
-# Numbers kept for the backward pass per step and unit of width, per block and in all: counted on the four encoders.
+# Numbers kept for the backward pass per step and unit of width, per block and in all: 1.5 times what was counted on
+# the encoders, of which most keep 6 to 16 per block.
 KEPT_A_BLOCK, KEPT_BESIDES, BYTES = 24, 32, 4
+KEPT_BY = {"ssm": 40, "tcn-transformer": 36}
 
 
 def stack_key(strategy: Strategy, config: Config) -> str:
@@ -91,6 +94,12 @@ def head_bytes(strategy: Strategy, config: Config, widths: dict[str, int]) -> in
         steps = (train.batch_windows or MOST_BATCH) * train.window
         trunks = strategy.head.tasks if (name, train.method) == (JOINT, "progressive") else (name,)
         heads = [strategy.model(trunk).head for trunk in trunks]
-        kept = sum(head.width * (KEPT_A_BLOCK * head.num_blocks + KEPT_BESIDES + 4 * len(streams)) for head in heads)
+        kept = sum(_kept(head, len(streams)) for head in heads)
         found.append(BYTES * steps * (inputs + kept))
     return max(found)
+
+
+def _kept(head: HeadConfig, num_streams: int) -> int:
+    """Numbers kept per step for the backward pass."""
+    blocks = KEPT_BY.get(head.temporal, KEPT_A_BLOCK) * head.num_blocks
+    return head.width * (blocks + KEPT_BESIDES + 4 * num_streams)

@@ -29,7 +29,7 @@ from pipelines.training.run import load_run
 from runtime.mtl_runtime import FORMAT, Bundle, is_bundle
 
 CPU = torch.device("cpu")
-# Every fusion, temporal encoder, kind of inputs and method.
+# Every fusion, kind of block in temporal encoders, kind of inputs and method.
 RUNS = {
     "gru": ("--fusion", "concat", "--temporal", "gru"),
     "tcn": (
@@ -47,6 +47,7 @@ RUNS = {
         *("--fusion", "attention", "--temporal", "lstm", "--tasks", "au", "--set", "head.inputs=both"),
         *("--set", 'head.streams=["au", "va"]'),
     ),
+    "ssm": ("--fusion", "cross-attention", "--temporal", "ssm", "--set", "head.causal=true", "--tasks", "arousal"),
     "none": ("--temporal", "none", "--tasks", "va"),
 }
 WEIGHTS = {
@@ -54,7 +55,8 @@ WEIGHTS = {
     "tcn": {"valence": 0.75, "expr": 0.2},
     "transformer": {"expr": 0.3, "au": 0.125},
     "lstm": {"au": 0.375},
-    "none": {"arousal": 0.75},
+    "ssm": {"arousal": 0.5},
+    "none": {"arousal": 0.25},
 }
 STRONG = Parameters(
     smoothing={"va": Smoothing("box", 5.0), "expr": Smoothing("median", 9), "au": Smoothing("gaussian", 4.0)},
