@@ -9,7 +9,7 @@ or `python mtl_runtime.py BUNDLE FACES --out predictions.csv`.
 
 The ONNX files hold the backbones, with resizing and normalisation, and the heads. What lies around them is here, as
 `mtl` does it: windows over real frame numbers, averages where windows overlap, means of videos, frames without a face,
-weights of an ensemble, smoothing, offsets and thresholds.
+weights of an ensemble, smoothing, the affine match of values, offsets and thresholds.
 Letters: N frames, W windows, T steps, D width, S side of a face in pixels, K outputs of a task, C outputs of all tasks.
 """
 
@@ -27,7 +27,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-FORMAT = 1
+FORMAT = 2
 RECORD = "bundle.json"
 SEAL, NUM_DIGITS = b"mtl-seal:", 32
 STEPS_AT_ONCE = 4096  # of all windows of one call of a head
@@ -42,15 +42,15 @@ OWN_COLUMNS = ("video", "frame", "valid")
 class Predictions:
     """What a bundle predicts of N frames, by task ("va", "expr", "au" or those of another schema).
 
-    `raw` and `smoothed` [N, K] are values of continuous tasks, else probabilities; `decided` are the values [N, K], the
-    class [N] from 0, or binary columns [N, K] in {0, 1}, from `smoothed`. `valid` [N] is False where the frame had no
-    face: its prediction is that of the nearest frame of its video. `known` [N] is False where the video had none at
+    `raw` and `processed` [N, K] are values of continuous tasks, else probabilities; `decided` are the values [N, K],
+    the class [N] from 0, or binary columns [N, K] in {0, 1}, from `processed`. `valid` [N] is False where the frame had
+    no face: its prediction is that of the nearest frame of its video. `known` [N] is False where the video had none at
     all: nothing is predicted, and the numbers are those of zeros.
     """
 
     tasks: tuple[Mapping[str, Any], ...]
     raw: Mapping[str, np.ndarray]
-    smoothed: Mapping[str, np.ndarray]
+    processed: Mapping[str, np.ndarray]
     decided: Mapping[str, np.ndarray]
     valid: np.ndarray
     known: np.ndarray
@@ -58,9 +58,9 @@ class Predictions:
     def columns(self, *, raw: bool = False) -> dict[str, np.ndarray]:
         """One array [N] per column: decided values under the names of the labels, probabilities as p_NAME.
 
-        With `raw` before smoothing, and then decided from that.
+        With `raw` before post-processing, and then decided from that.
         """
-        values = self.raw if raw else self.smoothed
+        values = self.raw if raw else self.processed
         decided = decide(self.tasks, self.raw) if raw else self.decided
         found: dict[str, np.ndarray] = {}
         for task in self.tasks:
@@ -137,7 +137,7 @@ class Bundle:
             frames: [N] real frame numbers, whole, each once in its video.
             embeddings: {stream: [N, D]} of all `streams`; what stands at rows without a face never matters.
             valid: [N] bool, False where there is no face. Neither is there one where an embedding is not finite.
-            post: with the bundle's smoothing, offsets and thresholds.
+            post: with the bundle's post-processing: smoothing, affine match, offsets and thresholds.
         """
         rows = _Rows.of(videos, frames)
         asked = np.ones(len(rows), dtype=bool) if valid is None else np.asarray(valid, dtype=bool)
@@ -225,14 +225,16 @@ class Bundle:
     def _finished(
         self, rows: "_Rows", total: np.ndarray, valid: np.ndarray, known: np.ndarray, post: bool
     ) -> Predictions:
-        """The tasks of `total` [N, C], in the caller's order of rows: smoothed and decided."""
-        tasks = self.tasks if post else tuple({**task, "smoothing": None, "cuts": None} for task in self.tasks)
-        raw, smoothed, first = {}, {}, 0
+        """The tasks of `total` [N, C], in the caller's order of rows: processed and decided."""
+        plain = {"smoothing": None, "affine": None, "cuts": None}
+        tasks = self.tasks if post else tuple({**task, **plain} for task in self.tasks)
+        raw, processed, first = {}, {}, 0
         for task in tasks:
             raw[task["name"]] = total[:, first : first + len(task["outputs"])]
-            smoothed[task["name"]] = smooth_task(task, raw[task["name"]], rows.codes, rows.numbers)
+            smooth = smooth_task(task, raw[task["name"]], rows.codes, rows.numbers)
+            processed[task["name"]] = match_task(task, smooth)
             first += len(task["outputs"])
-        return Predictions(tasks, raw, smoothed, decide(tasks, smoothed), valid, known)
+        return Predictions(tasks, raw, processed, decide(tasks, processed), valid, known)
 
 
 def _flat(outputs: Mapping[str, Sequence[str]]) -> list[str]:
@@ -372,6 +374,14 @@ def smooth_task(task: Mapping[str, Any], values: np.ndarray, videos: np.ndarray,
     if task["kind"] == "classes" and kernel == "median":
         result /= np.maximum(result.sum(axis=1, keepdims=True), TINY)
     return result
+
+
+def match_task(task: Mapping[str, Any], values: np.ndarray) -> np.ndarray:
+    """`values` [N, K] of a task, those of a continuous one scaled, shifted and clipped where that changes anything."""
+    affine = np.array(task["affine"] or [])
+    if not len(affine) or (affine == (1.0, 0.0)).all():
+        return values
+    return np.asarray((values * affine[:, 0] + affine[:, 1]).clip(*task["range"]))
 
 
 def _gaussian(traces: np.ndarray, line: np.ndarray, sigma: float) -> np.ndarray:

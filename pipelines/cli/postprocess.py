@@ -1,4 +1,4 @@
-"""`mtl postprocess`: fits smoothing, class offsets and thresholds of runs, out of fold, and applies them."""
+"""`mtl postprocess`: fits smoothing, affine match, priors or class offsets and thresholds of runs, and applies them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,10 +20,11 @@ def postprocess(
     set_: SetOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Fit smoothing per task, class offsets and thresholds on the selection rows of a run, and apply them.
+    """Fit post-processing on the selection rows of a run, and apply it.
 
-    Smoothing is over frame numbers within a video. What is fitted on some videos is measured on others; what gains
-    nothing there is left out. The held-out rows are scored once with the result. Written into each run folder:
+    Smoothing per task over frame numbers within a video, scale and shift of continuous columns, a prior adjustment or
+    offsets of classes, thresholds. What is fitted on some videos is measured on others; what gains nothing there is
+    left out. The held-out rows are scored once with the result. Written into each run folder:
     postprocess.json and predictions.post.parquet.
 
     \b

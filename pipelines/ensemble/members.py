@@ -19,7 +19,7 @@ from heads.labels import Labels
 from pipelines.ensemble.selection import SCORERS, Scorer, Selection, mean_of, select_greedily
 from pipelines.metrics.intervals import Interval
 from pipelines.metrics.predictions import Probabilities, joined, prediction_columns
-from pipelines.postprocess.apply import smoothed
+from pipelines.postprocess.apply import processed
 from pipelines.postprocess.fit import Fitted, fit
 from pipelines.postprocess.parts import Part, difference, folds_of, score_part
 
@@ -218,6 +218,6 @@ def _processed(outcome: Outcome, outside: Probabilities | None) -> Outcome:
     """`outcome` with post-processing, fitted on what it predicted of the select rows out of fold."""
     select = outcome.select
     fitted = fit(select if outside is None else with_predictions(select, outside), outcome.report)
-    later = fitted.parameters.decide(smoothed(fitted.parameters, select.table, select.predicted))
+    later = fitted.parameters.decide(processed(fitted.parameters, select.table, select.predicted))
     post = {**fitted.post, "in_fold": score_part(later, select.labels)}
     return dataclasses.replace(outcome, fitted=fitted, post=post)

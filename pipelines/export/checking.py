@@ -40,7 +40,7 @@ class MadeRows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Differences:
-    """Between a bundle and torch: the largest of predictions, raw and smoothed, how many decisions differ that no
+    """Between a bundle and torch: the largest of predictions, raw and processed, how many decisions differ that no
     rounding explains, and the largest of each stream's embeddings, by the largest value among them."""
 
     predictions: float
@@ -104,7 +104,7 @@ def check_bundle(bundle: Bundle, predictor: Predictor, backbones: Mapping[Stream
     wanted = torch_predictions(predictor, rows)
     embeddings = {stream_name(*key): values for key, values in rows.values.items()}
     found = bundle.predict(rows.frames["video"].to_list(), rows.frames["frame"].to_numpy(), embeddings)
-    pairs = [(found.raw, wanted.raw), (found.smoothed, wanted.probabilities)]
+    pairs = [(found.raw, wanted.raw), (found.processed, wanted.probabilities)]
     return Differences(
         predictions=max(_largest(ours, theirs) for ours, theirs in pairs),
         decisions=num_unexplained(found.decided, wanted),

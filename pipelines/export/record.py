@@ -99,9 +99,10 @@ def bundle_record(
 
 
 def _task_json(task: Task, parameters: Parameters) -> dict[str, Any]:
-    """What is predicted of a label group, how it is smoothed and decided; `cuts` are offsets of classes or thresholds
-    of binary columns."""
+    """What is predicted of a label group, how it is smoothed and decided; `affine` are scale and shift of continuous
+    columns, `cuts` offsets of classes or thresholds of binary columns."""
     group = task.group
+    affine = parameters.affine_of(group) if group.kind == "continuous" else ()
     smoothing = parameters.smoothing.get(group.name, Smoothing())
     cuts = {"classes": parameters.offsets, "binary": parameters.thresholds}.get(group.kind, {})
     return {
@@ -113,5 +114,6 @@ def _task_json(task: Task, parameters: Parameters) -> dict[str, Any]:
         "classes": list(group.classes),
         "range": [group.low, group.high] if group.kind == "continuous" else None,
         "smoothing": {"kernel": smoothing.kernel, "width": smoothing.width},
+        "affine": [list(affine[index]) for index in task.indices] if affine else None,
         "cuts": list(cuts.get(group.name, default_cuts(group))),
     }

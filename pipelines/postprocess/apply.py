@@ -1,4 +1,5 @@
-"""Post-processing of predictions: smoothing per group, offsets of classes, thresholds of binary columns. R rows.
+"""Post-processing of predictions: smoothing per group, scale and shift of continuous columns, offsets of classes,
+thresholds of binary columns. R rows.
 
 `pipelines.postprocess.fit` chooses them; here they are applied, written and read.
 """
@@ -12,6 +13,7 @@ import polars as pl
 
 from cache.labels import ABAW, Group, Schema, Task
 from pipelines.metrics.predictions import TINY, Decisions, Probabilities, prediction_columns
+from pipelines.postprocess.affine import IDENTITY, match
 from pipelines.postprocess.smoothing import Smoothing, smooth
 
 
@@ -22,9 +24,10 @@ def default_cuts(group: Group) -> tuple[float, ...]:
 
 
 def components(value: Mapping[str, Any]) -> list[str]:
-    """Which of smoothing, offsets and thresholds change a prediction, of parameters as JSON values."""
+    """Which of smoothing, affine match, offsets and thresholds change a prediction, of parameters as JSON values."""
     changed = {
         "smoothing": any(one["kernel"] != "none" for one in value["smoothing"].values()),
+        "affine": any((one["scale"], one["shift"]) != IDENTITY for one in value["affine"].values()),
         "offsets": any(offset != 0 for offset in value["offsets"].values()),
         "thresholds": any(threshold != 0.5 for threshold in value["thresholds"].values()),
     }
@@ -33,23 +36,35 @@ def components(value: Mapping[str, Any]) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
-    """`smoothing` by label group (one that is not named is not smoothed), `thresholds` [K] of the probabilities of each
-    binary group, and `offsets` [K] of the log probabilities of each group of classes; none where not named."""
+    """`smoothing` by label group (one that is not named is not smoothed), `affine` (scale, shift) of each column of a
+    continuous group, `thresholds` [K] of the probabilities of each binary group, and `offsets` [K] of the log
+    probabilities of each group of classes; none where not named."""
 
     smoothing: Mapping[str, Smoothing] = field(default_factory=dict)
+    affine: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
     thresholds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     offsets: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     schema: Schema = ABAW
 
     def decide(self, predicted: Probabilities) -> Decisions:
-        """The decisions from the smoothed `predicted`."""
+        """The decisions from `predicted` after `processed`."""
         return predicted.decide(self.thresholds, self.offsets)
 
+    def affine_of(self, group: Group) -> tuple[tuple[float, float], ...]:
+        """(scale, shift) of each column of a continuous group."""
+        return self.affine.get(group.name, (IDENTITY,) * len(group.columns))
+
     def to_json(self) -> dict[str, Any]:
-        """Smoothing by group, thresholds by column and offsets by class."""
+        """Smoothing by group, scale, shift and thresholds by column, and offsets by class."""
         kernels = {group.name: self.smoothing.get(group.name, Smoothing()) for group in self.schema}
         return {
             "smoothing": {name: {"kernel": one.kernel, "width": one.width} for name, one in kernels.items()},
+            "affine": {
+                name: {"scale": scale, "shift": shift}
+                for group in self.schema
+                if group.kind == "continuous"
+                for name, (scale, shift) in zip(group.columns, self.affine_of(group), strict=True)
+            },
             "thresholds": named_cuts(self.thresholds, self.schema, "binary"),
             "offsets": named_cuts(self.offsets, self.schema, "classes"),
         }
@@ -66,6 +81,14 @@ class Parameters:
                 name: Smoothing(value["smoothing"][name]["kernel"], float(value["smoothing"][name]["width"]))
                 for name in schema.names
             }
+            affine = {
+                group.name: tuple(
+                    (float(value["affine"][name]["scale"]), float(value["affine"][name]["shift"]))
+                    for name in group.columns
+                )
+                for group in schema
+                if group.kind == "continuous"
+            }
             cuts = {
                 key: {
                     group.name: tuple(float(value[key][name]) for name in group.names)
@@ -81,7 +104,9 @@ class Parameters:
             raise ValueError(f"{where}: not parameters of post-processing (a threshold is outside 0 to 1)")
         if not all(np.isfinite(found).all() for found in cuts["offsets"].values()):
             raise ValueError(f"{where}: not parameters of post-processing (an offset is not a finite number)")
-        return cls(smoothing=smoothing, thresholds=cuts["thresholds"], offsets=cuts["offsets"], schema=schema)
+        if not all(np.isfinite(found).all() and min(found)[0] > 0 for found in affine.values()):
+            raise ValueError(f"{where}: not parameters of post-processing (a scale is not above 0, or infinite)")
+        return cls(smoothing=smoothing, affine=affine, **cuts, schema=schema)
 
 
 def named_cuts(cuts: Mapping[str, Sequence[float]], schema: Schema, kind: str) -> dict[str, float]:
@@ -95,7 +120,7 @@ def named_cuts(cuts: Mapping[str, Sequence[float]], schema: Schema, kind: str) -
 
 
 def apply(parameters: Parameters, table: pl.DataFrame) -> pl.DataFrame:
-    """`table` with smoothed values and probabilities, and the classes and binary columns decided from them.
+    """`table` with processed values and probabilities, and the classes and binary columns decided from them.
 
     Args:
         parameters: what `mtl postprocess` fitted.
@@ -105,20 +130,21 @@ def apply(parameters: Parameters, table: pl.DataFrame) -> pl.DataFrame:
     Returns:
         The same columns and rows in the same order; what is no prediction stays as it was.
     """
-    predicted = smoothed(parameters, table, probabilities_of(table, parameters.schema))
+    predicted = processed(parameters, table, probabilities_of(table, parameters.schema))
     columns = prediction_columns(predicted, parameters.decide(predicted))
     return table.with_columns(pl.Series(name, values) for name, values in columns.items())
 
 
-def smoothed(parameters: Parameters, table: pl.DataFrame, predicted: Probabilities) -> Probabilities:
-    """`predicted` of the rows of `table`, each task smoothed in its own way."""
+def processed(parameters: Parameters, table: pl.DataFrame, predicted: Probabilities) -> Probabilities:
+    """`predicted` of the rows of `table`, each task smoothed in its own way, continuous columns scaled and shifted."""
     videos, frames = video_numbers(table), table["frame"].to_numpy()
-    parts = {
-        task.name: smooth_task(
-            task, predicted.parts[task.name], videos, frames, parameters.smoothing.get(task.group.name, Smoothing())
-        )
-        for task in predicted.tasks
-    }
+    parts = {}
+    for task in predicted.tasks:
+        how = parameters.smoothing.get(task.group.name, Smoothing())
+        parts[task.name] = smooth_task(task, predicted.parts[task.name], videos, frames, how)
+        if task.group.kind == "continuous":
+            affine = np.array(parameters.affine_of(task.group))[list(task.indices)]
+            parts[task.name] = match(parts[task.name], affine, task.group)
     return Probabilities(parts=parts, schema=predicted.schema)
 
 

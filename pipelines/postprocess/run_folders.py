@@ -20,15 +20,17 @@ from cache.seals import digest_of, read_sealed_json, sealed_json
 from pipelines import run_files
 from pipelines.config import Config
 from pipelines.metrics.intervals import LEVEL, NUM_RESAMPLES, Interval
+from pipelines.postprocess.affine import LEAST_SCALE, MOST_SCALE
 from pipelines.postprocess.apply import Parameters, apply
 from pipelines.postprocess.fit import Fitted, Step, fit
 from pipelines.postprocess.offsets import CANDIDATES
 from pipelines.postprocess.parts import FOLD_SEED, NUM_FOLDS, Part, make_part
+from pipelines.postprocess.prior import TAUS
 from pipelines.postprocess.smoothing import GRID
 from pipelines.postprocess.thresholds import NUM_CANDIDATES, SHRINK_VIDEOS
 from pipelines.run_files import PREDICTIONS, check_schema, read_manifest, schema_in
 
-FORMAT = 2
+FORMAT = 3
 RECORD = "postprocess.json"
 PROCESSED = "predictions.post.parquet"
 
@@ -174,6 +176,8 @@ def record_of(fitted: Fitted, *, name: str, fitted_on: str, predictions: str) ->
         "tried": {
             "kernels": [str(one) for one in GRID],
             "num_thresholds": NUM_CANDIDATES,
+            "affine": {"least_scale": LEAST_SCALE, "most_scale": MOST_SCALE},
+            "taus": {"least": float(TAUS[0]), "most": float(TAUS[-1]), "num": len(TAUS)},
             "offsets": {"least": float(CANDIDATES[0]), "most": float(CANDIDATES[-1]), "num": len(CANDIDATES)},
             "shrink_videos": SHRINK_VIDEOS,
         },
@@ -204,13 +208,16 @@ def interval_json(interval: Interval | None) -> dict[str, Any] | None:
 
 def _step_json(step: Step) -> dict[str, Any]:
     group = step.task.group
-    cuts = dict(zip(group.names, step.cuts, strict=True)) if step.cuts else None
+    cuts = dict(zip(group.names, map(float, step.choice.cuts), strict=False))
+    affine = zip(step.task.columns, step.choice.affine, strict=False)
     return {
         "task": step.task.name,
         "components": list(step.components),
         "smoothing": asdict(step.smoothing),
+        "affine": {name: {"scale": float(each[0]), "shift": float(each[1])} for name, each in affine} or None,
         "thresholds": cuts if group.kind == "binary" else None,
         "offsets": cuts if group.kind == "classes" else None,
+        "tau": step.choice.tau,
         "in_fold": step.in_fold,
         "out_of_fold": step.out_of_fold,
         "report": step.report,

@@ -23,6 +23,7 @@ from extract.crops import CropEmbedder, StreamKey
 from extract.jobs import identity_of
 from pipelines.config import Config
 from pipelines.metrics.predictions import prediction_columns
+from pipelines.postprocess.affine import IDENTITY
 from pipelines.postprocess.apply import Parameters, components
 from pipelines.postprocess.smoothing import Smoothing
 from pipelines.predict.predictor import Predictor, find_predictor, load_predictor, predict_frames
@@ -199,8 +200,17 @@ def _parameters(bundle: Bundle, schema: Schema) -> Parameters:
     def cuts(kind: str) -> dict[str, tuple[float, ...]]:
         return {task["group"]: tuple(task["cuts"]) for task in bundle.tasks if task["kind"] == kind}
 
-    smoothing = {task["group"]: Smoothing(**task["smoothing"]) for task in bundle.tasks}
-    return Parameters(smoothing=smoothing, thresholds=cuts("binary"), offsets=cuts("classes"), schema=schema)
+    affine = {}
+    for task in (each for each in bundle.tasks if each["affine"]):
+        found = dict(zip(task["columns"], map(tuple, task["affine"]), strict=True))
+        affine[task["group"]] = tuple(found.get(name, IDENTITY) for name in schema.group(task["group"]).columns)
+    return Parameters(
+        smoothing={task["group"]: Smoothing(**task["smoothing"]) for task in bundle.tasks},
+        affine=affine,
+        thresholds=cuts("binary"),
+        offsets=cuts("classes"),
+        schema=schema,
+    )
 
 
 def _lookahead(window: int, is_causal: bool, parameters: Parameters | None) -> int:

@@ -14,7 +14,7 @@ from pipelines.config import Config
 from pipelines.ensemble.ensemble_folder import RECORD as ENSEMBLE
 from pipelines.ensemble.ensemble_folder import read_ensemble
 from pipelines.metrics.predictions import Decisions, Probabilities, joined
-from pipelines.postprocess.apply import Parameters, smoothed
+from pipelines.postprocess.apply import Parameters, processed
 from pipelines.postprocess.run_folders import RECORD as POSTPROCESS
 from pipelines.postprocess.run_folders import read_parameters
 from pipelines.results.evaluate import num_seen
@@ -168,7 +168,7 @@ def predict_frames(predictor: Predictor, dataset: Dataset, part: np.ndarray) -> 
     parameters, raw = predictor.parameters or Parameters(schema=predictor.schema), joined(totals, predictor.schema)
     return FramePredictions(
         frames=frames,
-        probabilities=smoothed(parameters, frames, raw),
+        probabilities=processed(parameters, frames, raw),
         raw=raw,
         parameters=parameters,
         valid=valid[part],

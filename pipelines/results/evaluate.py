@@ -12,7 +12,7 @@ from cache.names import SPLITS
 from pipelines.config import Config, read_config
 from pipelines.metrics.challenge import main_key, score_predictions
 from pipelines.metrics.predictions import Predictions
-from pipelines.postprocess.apply import Parameters, smoothed
+from pipelines.postprocess.apply import Parameters, processed
 from pipelines.postprocess.parts import score_part
 from pipelines.postprocess.run_folders import read_parameters
 from pipelines.run_files import read_manifest
@@ -58,7 +58,7 @@ def score_processed(
 ) -> dict[str, Any]:
     """The metrics of `predictions` with `parameters` applied, under the keys of `plain`, those of the same rows."""
     table = dataset.frames.select("video", "frame")[predictions.rows]
-    decided = parameters.decide(smoothed(parameters, table, predictions.probabilities))
+    decided = parameters.decide(processed(parameters, table, predictions.probabilities))
     return dict.fromkeys(plain) | score_part(decided, dataset.labels.take(predictions.rows))
 
 

@@ -89,7 +89,7 @@ def test_the_processed_table_earns_the_held_out_score(processed: Path) -> None:
 def test_json_has_the_stable_keys() -> None:
     one, two = json.loads(mtl("postprocess", RUN, "studies/s/runs/run1", "--json"))
     assert set(one) == set(two)
-    assert set(one["parameters"]) == {"smoothing", "thresholds", "offsets"}
+    assert set(one["parameters"]) == {"smoothing", "affine", "thresholds", "offsets"}
     assert set(one["post"]) == {"in_fold", "out_of_fold", "report"}
     assert one["optimism"] == pytest.approx(one["post"]["in_fold"]["P"] - one["post"]["out_of_fold"]["P"])
     assert one["gain"]["interval"]["unit"] == "video"
@@ -128,9 +128,9 @@ def test_a_kill_between_the_two_files_is_made_good(processed: Path) -> None:
     [
         (b"{", "damaged, or not written by this program"),
         (b"", "damaged, or not written by this program"),
-        (sealed_json({"format": 7}), "not post-processing of format 2"),
-        (sealed_json({"format": 2}), "'name' is missing"),
-        (sealed_json({"format": 2}).replace(b"2", b"3", 1), "damaged or changed since it was written"),
+        (sealed_json({"format": 7}), "not post-processing of format 3"),
+        (sealed_json({"format": 3}), "'name' is missing"),
+        (sealed_json({"format": 3}).replace(b"3", b"4", 1), "damaged or changed since it was written"),
     ],
 )
 def test_a_damaged_record_is_one_line(processed: Path, data: bytes, error: str) -> None:

@@ -60,6 +60,7 @@ WEIGHTS = {
 }
 STRONG = Parameters(
     smoothing={"va": Smoothing("box", 5.0), "expr": Smoothing("median", 9), "au": Smoothing("gaussian", 4.0)},
+    affine={"va": ((1.4, 0.1), (0.8, -0.2))},
     offsets={"expr": (0.0, 1.0, 0.0, -0.5, 0.0, 0.3, 0.0, -0.5)},
     thresholds={"au": (0.3, 0.7, *[0.45] * 10)},
 )
@@ -143,7 +144,7 @@ def test_a_bundle_predicts_what_torch_does(
     assert list(found.raw) == ["va", "expr", "au"]
     for name in found.raw:
         assert np.abs(found.raw[name] - wanted.raw.parts[name][order]).max() <= LARGEST
-        assert np.abs(found.smoothed[name] - wanted.probabilities.parts[name][order]).max() <= LARGEST
+        assert np.abs(found.processed[name] - wanted.probabilities.parts[name][order]).max() <= LARGEST
     back = np.argsort(order)
     assert not checking.num_unexplained({name: each[back] for name, each in found.decided.items()}, wanted)
     assert np.array_equal(found.valid, wanted.valid[order])
@@ -162,8 +163,8 @@ def test_what_stands_where_there_is_no_face_changes_nothing(
     for junk in (np.nan, 1e30):
         values = {key: np.where(valid[:, None], each.astype(np.float32), junk) for key, each in rows.values.items()}
         results.append(predicted(bundle, dataclasses.replace(rows, values=values), valid=valid))
-    for name in results[0].smoothed:
-        assert np.array_equal(results[0].smoothed[name], results[1].smoothed[name])
+    for name in results[0].processed:
+        assert np.array_equal(results[0].processed[name], results[1].processed[name])
 
 
 @pytest.mark.slow
@@ -206,7 +207,7 @@ def test_the_command_and_a_single_file(project: Path, zipped: tuple[Path, dict[s
     rows = made_rows(predictor)
     wanted = torch_predictions(predictor, rows)
     found = predicted(Bundle(path), rows)
-    assert np.abs(found.smoothed["va"] - wanted.probabilities.parts["va"]).max() <= LARGEST
+    assert np.abs(found.processed["va"] - wanted.probabilities.parts["va"]).max() <= LARGEST
     assert "deep/one.zip is there already; --force" in refused("export", "none", "--onnx", "deep/one.zip")
     assert "mtl.toml is no folder; name another place" in refused("export", "none", "--onnx", "mtl.toml/one.zip")
     Path("notes.zip").write_text("mine")

@@ -17,10 +17,12 @@ from helpers.made_labels import abaw_labels
 from pipelines.labels import labels_of
 from pipelines.metrics.challenge import f1, score
 from pipelines.metrics.sums import row_sums, task_score
+from pipelines.postprocess.affine import LEAST_SCALE, best_affine, match, matched_sums
 from pipelines.postprocess.apply import Parameters, apply, components, default_cuts, probabilities_of
 from pipelines.postprocess.fit import OPTIONS, fit
 from pipelines.postprocess.offsets import CANDIDATES, best_offsets, class_curves, log_probabilities
 from pipelines.postprocess.parts import Part, decide, difference, folds_of, make_part
+from pipelines.postprocess.prior import TAUS, best_prior
 from pipelines.postprocess.smoothing import GAUSSIAN_REACH, GRID, KERNELS, Smoothing, smooth
 from pipelines.postprocess.thresholds import best_thresholds, threshold_candidates, threshold_curves
 from pipelines.splits import groups_of
@@ -34,6 +36,7 @@ def test_components_are_those_that_change_a_prediction() -> None:
     assert components(Parameters(offsets=zeros).to_json()) == ["offsets"]
     both = Parameters(smoothing={"au": Smoothing("box", 3)}, thresholds={"au": (0.4,) * 12})
     assert components(both.to_json()) == ["smoothing", "thresholds"]
+    assert components(Parameters(affine={"va": ((1.0, 0.0), (1.0, 0.1))}).to_json()) == ["affine"]
 
 
 def trace(num: int = 60, seed: int = 0, columns: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -242,7 +245,7 @@ def test_tasks_without_labels_keep_their_defaults() -> None:
     assert {step.task.name for step in fitted.steps} == {"va", "expr"}
     assert not fitted.parameters.thresholds
     assert "au" not in fitted.parameters.smoothing
-    assert [step.report for step in fitted.steps if step.task.name == "expr"] == [None] * 4
+    assert [step.report for step in fitted.steps if step.task.name == "expr"] == [None] * len(OPTIONS["classes"])
     assert fitted.post["report"]["unscored"] == ["expr"]
     assert fitted.post["report"]["P"] is None
     assert fitted.post["report"]["va.ccc_mean"] > fitted.plain["report"]["va.ccc_mean"]
@@ -313,10 +316,12 @@ def test_two_parts_of_one_video_never_meet() -> None:
 def test_parameters_round_trip() -> None:
     value = Parameters(
         smoothing={"va": Smoothing("box", 5.0)},
+        affine={"va": ((1.2, -0.1), (0.8, 0.05))},
         thresholds={"au": tuple(np.linspace(0.1, 0.9, 12).tolist())},
         offsets={"expr": tuple(np.linspace(-1, 1, 8).tolist())},
     )
     again = Parameters.from_json(value.to_json(), "here")
+    assert again.affine == value.affine
     assert again.thresholds == value.thresholds
     assert again.offsets == value.offsets
     assert again.smoothing["va"] == value.smoothing["va"]
@@ -388,12 +393,12 @@ def test_a_head_that_prefers_some_classes_is_put_right_on_videos_that_fitted_not
     assert list(steps) == list(OPTIONS["classes"])
     kept = next(step for step in steps.values() if step.kept)
     assert kept.components in (("offsets",), ("smoothing", "offsets"))
-    assert fitted.parameters.offsets["expr"] == kept.cuts
+    assert fitted.parameters.offsets["expr"] == tuple(kept.choice.cuts)
     assert fitted.post["report"]["expr.f1_macro"] == pytest.approx(kept.report, abs=1e-9)
     assert offsets.out_of_fold > plain.out_of_fold + 0.1
     assert offsets.report > plain.report + 0.1
-    assert np.corrcoef(offsets.cuts, wrong)[0, 1] < -0.9
-    assert plain.cuts == (0.0,) * 8
+    assert np.corrcoef(offsets.choice.cuts, wrong)[0, 1] < -0.9
+    assert plain.choice.cuts.tolist() == [0.0] * 8
 
 
 def test_offsets_are_fitted_without_the_fold_that_scores_them() -> None:
@@ -408,7 +413,8 @@ def test_offsets_are_fitted_without_the_fold_that_scores_them() -> None:
         gains.append(
             [offsets.in_fold - plain.in_fold, offsets.out_of_fold - plain.in_fold, offsets.report - plain.report]
         )
-        assert (fitted.parameters.offsets["expr"] == (0.0,) * 8) == (offsets.out_of_fold <= plain.out_of_fold)
+        assert not (offsets.kept and offsets.out_of_fold <= plain.out_of_fold)
+        assert (fitted.parameters.offsets["expr"] == (0.0,) * 8) == plain.kept
     inside, outside, held_out = np.mean(gains, axis=0)
     assert inside > 0.01, gains
     assert outside < inside / 2, gains
@@ -418,3 +424,76 @@ def test_offsets_are_fitted_without_the_fold_that_scores_them() -> None:
 def test_the_first_of_the_grid_is_no_smoothing() -> None:
     assert GRID[0] == Smoothing()
     assert {how.kernel for how in GRID} == set(KERNELS)
+
+
+def test_an_affine_match_brings_mean_and_deviation_to_those_of_the_labels() -> None:
+    """Worked by hand: predictions 0, 0.2 of labels -0.4, 0.4 want a scale of 4 and a shift of -0.4."""
+    x, y = np.array([0.0, 0.2]), np.array([-0.4, 0.4])
+    sums = np.array([[2, x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()]])
+    whole = best_affine(sums, np.array([1e12]))
+    np.testing.assert_allclose(whole, [[4.0, -0.4]], atol=1e-6)
+    after = match(x[:, None], whole, ABAW.group("va"))[:, 0]
+    np.testing.assert_allclose(after, y, atol=1e-6)
+    expected = [2, after.sum(), y.sum(), (after * after).sum(), (y * y).sum(), (after * y).sum()]
+    np.testing.assert_allclose(matched_sums(sums, whole)[0], expected, atol=1e-6)
+    np.testing.assert_allclose(best_affine(sums, np.array([2.0])), [[2.0, 0.1 - 0.05 - 0.2]], atol=1e-6)
+    assert best_affine(sums, np.zeros(1)).tolist() == [[1.0, 0.0]]
+
+
+def test_an_affine_match_never_leaves_the_range_and_a_constant_is_not_scaled() -> None:
+    group = ABAW.group("va")
+    assert match(np.array([[0.9, -0.9]]), np.array([[2.0, 0.0], [2.0, 0.0]]), group).tolist() == [[1.0, -1.0]]
+    beyond = np.array([[1.01, 0.0]])
+    assert match(beyond, np.array([[1.0, 0.0], [1.0, 0.0]]), group) is beyond
+    still = np.array([[3, 0.6, 0.3, 0.12, 0.5, 0.06]])  # predicted 0.2 three times
+    np.testing.assert_allclose(best_affine(still, np.array([1e12])), [[1.0, -0.1]], atol=1e-6)
+    wild = np.array([[2, 0.0, 0.0, 200.0, 0.02, 0.0]])
+    assert best_affine(wild, np.array([1e12]))[0, 0] == pytest.approx(LEAST_SCALE)
+
+
+@pytest.mark.parametrize(("noise", "scale", "shift"), [(0.4, 0.4, 0.25), (0.0, 1.0, 0.0)])
+def test_squeezed_values_are_matched_on_videos_that_fitted_nothing(noise: float, scale: float, shift: float) -> None:
+    """And those that match already keep no affine match."""
+    frames = stub.make_frames(num_videos=24)
+    table = stub.predict(frames, noise, 0).with_columns(pl.col("valence", "arousal") * scale + shift)
+    parts = [make_part(table.filter(pl.col("part") == name), frames) for name in ("select", "report")]
+    fitted = fit(*parts, grid=GRID[:3])
+    kept = next(step for step in fitted.steps if step.kept and step.task.name == "va")
+    if scale == 1:
+        assert "affine" not in kept.components
+        return
+    assert "affine" in kept.components
+    assert fitted.post["report"]["va.ccc_mean"] > fitted.plain["report"]["va.ccc_mean"] + 0.3
+    np.testing.assert_allclose(fitted.parameters.affine["va"], [(1 / scale, -shift / scale)] * 2, atol=0.5)
+    assert apply(fitted.parameters, table)["valence"].is_between(-1, 1).all()
+
+
+def test_a_prior_of_a_tiny_example() -> None:
+    """Eight rows of Neutral and two of Anger, which is never the most probable: a tau below 1 brings it back."""
+    classes = np.array([0] * 8 + [1] * 2)
+    probabilities = np.full((10, 8), 1e-6)
+    probabilities[:, 0], probabilities[:, 1] = 0.9, 0.1
+    probabilities[8:, :2] = [0.6, 0.4]
+    tau, cuts = best_prior(probabilities, classes)
+    assert (np.log(probabilities) + cuts).argmax(axis=1).tolist() == classes.tolist()
+    assert 0 < tau < 1
+    assert tau in TAUS
+    least = TAUS[int(np.flatnonzero(tau == TAUS)[0]) - 1]
+    rates = -cuts / tau
+    assert (np.log(probabilities) - least * rates).argmax(axis=1).tolist() != classes.tolist()  # the one nearest to 0
+    assert best_prior(np.eye(8)[classes] * 0.8 + 0.025, classes)[0] == 0
+
+
+def test_a_prior_is_one_number_for_all_classes() -> None:
+    frames = stub.make_frames(num_videos=24)
+    rare = frames.filter(~(pl.col("expression").is_in([4, 5, 6, 7]) & (pl.col("frame") % 5 > 0)))
+    table = stub.predict(rare, 0.8, 0)
+    classes = labels_of(rare).values["expr"][:, 0]
+    rates = np.log(np.bincount(classes, minlength=8))
+    select, report = skewed(rare, table, 1.5 * (rates - rates.mean()))
+    steps = {step.components: step for step in fit(select, report, grid=GRID[:1]).steps if step.task.name == "expr"}
+    prior = steps["prior",]
+    assert 1.0 < prior.choice.tau < 2.0
+    assert np.corrcoef(prior.choice.cuts, rates)[0, 1] < -0.95
+    assert prior.out_of_fold > steps[()].out_of_fold + 0.1
+    assert prior.report > steps[()].report + 0.1

@@ -15,6 +15,7 @@ from cache.labels import ABAW
 from pipelines.metrics.predictions import Probabilities
 from pipelines.nearest import NO_ROW
 from pipelines.nearest import nearest_rows as nearest_of_mtl
+from pipelines.postprocess.affine import match
 from pipelines.postprocess.apply import Parameters, smooth_task
 from pipelines.postprocess.smoothing import KERNELS, Smoothing
 from pipelines.training.inputs import StreamInput, running_means, video_means
@@ -87,6 +88,15 @@ def test_smoothing(kernel: str, width: float, task: str) -> None:
     theirs = smooth_task(scored, values, videos, frames, Smoothing(kernel, width))
     words = {"kind": scored.group.kind, "smoothing": {"kernel": kernel, "width": width}}
     assert np.array_equal(runner.smooth_task(words, values, videos, frames), theirs)
+
+
+@pytest.mark.parametrize("affine", [((1.3, -0.2), (0.5, 0.9)), ((1.0, 0.0), (1.0, 0.0))])
+def test_affine_match(affine: tuple[tuple[float, float], ...]) -> None:
+    values = np.random.default_rng(0).normal(size=(200, 2))
+    theirs = match(values, np.array(affine), ABAW.group("va"))
+    task = {"affine": affine, "range": [-1, 1]}
+    assert np.array_equal(runner.match_task(task, values), theirs)
+    assert runner.match_task({"affine": None, "range": None}, values) is values
 
 
 def test_decisions() -> None:

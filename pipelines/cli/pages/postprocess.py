@@ -7,11 +7,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.postprocess.affine import IDENTITY
 from pipelines.words import counted_units, task_label
 
 
 def print_postprocess(record: Mapping[str, Any], console: Console) -> None:
-    """The table of steps, then offsets, thresholds, gain and optimism."""
+    """The table of steps, then affine match, offsets, thresholds, gain and optimism."""
     table = Table(title=f"{record['name']}: post-processing", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")
     for head in ("selection\nin fold", "selection\nout of fold", "\nheld out"):
@@ -65,12 +66,23 @@ def _p(metrics: Mapping[str, Any] | None) -> str:
 def _step_words(step: Mapping[str, Any]) -> str:
     task, width = task_label(step["task"]), step["smoothing"]["width"]
     kernel = "none" if step["smoothing"]["kernel"] == "none" else f"{step['smoothing']['kernel']} {width:g}"
-    words = {"smoothing": f"smoothing ({kernel})", "thresholds": "thresholds", "offsets": "class offsets"}
+    tau = "" if step["tau"] is None else f"{step['tau']:.1f}"
+    words = {
+        "smoothing": f"smoothing ({kernel})",
+        "affine": "affine match",
+        "thresholds": "thresholds",
+        "prior": f"prior (tau {tau})",
+        "offsets": "class offsets",
+    }
     return f"{task} " + (" + ".join(words[name] for name in step["components"]) or "plain")
 
 
 def _print_fitted(parameters: Mapping[str, Any], console: Console) -> None:
-    """Offsets and thresholds that differ from the default."""
+    """What differs from the default of scale and shift, offsets and thresholds."""
+    affine = {name: each for name, each in parameters["affine"].items() if (each["scale"], each["shift"]) != IDENTITY}
+    if affine:
+        words = [f"{name} x {each['scale']:.2f} {each['shift']:+.2f}" for name, each in affine.items()]
+        console.print("affine match  " + "  ".join(words))
     offsets, thresholds = parameters["offsets"], parameters["thresholds"]
     if any(offsets.values()):
         console.print("offsets  " + "  ".join(f"{name} {value:+.2f}" for name, value in offsets.items()))
