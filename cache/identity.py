@@ -13,6 +13,9 @@ from typing import Any
 FACE_DIGEST_BYTES = 16
 # The pooling of a stream whose vectors others made: nothing is known of how, and no face was seen.
 IMPORTED = "imported"
+# The part of a stream's preprocessing that says that its last column is the age, in frames, of the row that a frame
+# sees; NO_ROW where it sees none, and the embedding is zeros.
+AGE, NO_ROW = "age", -1.0
 # What helps where one of two identities has a part and the other, made before there was such a choice, has not.
 HINTS = {"preprocessing orientation": "; --ignore-orientation takes faces as stored, as old caches do"}
 
@@ -50,6 +53,11 @@ class StreamIdentity:
     def is_imported(self) -> bool:
         """Whether the embeddings came from a file, so that no face digests were taken."""
         return self.pooling == IMPORTED
+
+    @property
+    def has_age(self) -> bool:
+        """Whether the last column is the age of the row that the frame sees, and not of the embedding."""
+        return AGE in self.preprocessing
 
     @property
     def maker(self) -> str:

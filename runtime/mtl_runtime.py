@@ -34,6 +34,7 @@ STEPS_AT_ONCE = 4096  # of all windows of one call of a head
 GAUSSIAN_REACH = 3.0  # in widths
 MEDIAN_VALUES = 4_000_000  # so many numbers at once: 32 MB
 TINY = 1e-12
+AGE, NO_ROW = ":age", -1.0  # behind a stream's name: the ages of its rows; and the age where there is no row
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 OWN_COLUMNS = ("video", "frame", "valid")
 
@@ -135,7 +136,8 @@ class Bundle:
         Args:
             videos: [N] the video of each row, any name; rows may come in any order.
             frames: [N] real frame numbers, whole, each once in its video.
-            embeddings: {stream: [N, D]} of all `streams`; what stands at rows without a face never matters.
+            embeddings: {stream: [N, D]} of all `streams`; what stands at rows without a face never matters. Of a stream
+                of rows with times the last column is the age of the row, in frames; -1 where no row covers the frame.
             valid: [N] bool, False where there is no face. Neither is there one where an embedding is not finite.
             post: with the bundle's post-processing: smoothing, affine match, offsets and thresholds.
         """
@@ -145,6 +147,8 @@ class Bundle:
             raise ValueError(f"valid: {list(asked.shape)}, wanted [{len(rows)}] bool")
         given = {name: self._checked_embeddings(name, embeddings, len(rows))[rows.order] for name in self.streams}
         has = {name: asked[rows.order] & np.isfinite(each).all(axis=1) for name, each in given.items()}
+        for name in [name for name in self.streams if self.record["streams"][name]["has_age"]]:
+            given[name + AGE], given[name] = given[name][:, -1:], given[name][:, :-1]
         total, valid, known = self._totals(rows, given, has)
         back = np.argsort(rows.order)
         return self._finished(rows, total[back], valid[back], known[back], post)
@@ -187,8 +191,10 @@ class Bundle:
             inputs = {}
             for place, name in model["streams"].items():
                 which = name, model["mean_frames"]
-                if model["inputs"] != "embedding" and which not in means:
-                    means[which] = _means(rows, embeddings[name], has[name], model["mean_frames"])
+                if model["inputs"] != "embedding" and which not in means and not name.endswith(AGE):
+                    ages = embeddings.get(name + AGE)
+                    seen = has[name] if ages is None else has[name] & (ages[:, 0] != NO_ROW)
+                    means[which] = _means(rows, embeddings[name], seen, model["mean_frames"])
                 inputs[place] = _inputs(embeddings[name], means.get(which), model["inputs"])
             predicted = self._run_model(model, rows, plans[key], inputs, mask)
             for column, name in enumerate(_flat(model["outputs"])):

@@ -13,9 +13,11 @@ import polars as pl
 from polars.exceptions import PolarsError
 
 from cache.exchange.sources import (
+    TIMES,
     Source,
     SourceOptions,
     check_matrix,
+    check_timed,
     check_width,
     frame_number,
     in_blocks,
@@ -28,6 +30,7 @@ from cache.regular import PICKLE_BYTES, check_regular
 
 MAX_ENDS = 8  # more than that are other videos' names
 HSEMOTION_PARTS = ("features", "scores")
+KEYS = ("frame", *TIMES)
 PATH_COLUMNS = ("image_path", "path")
 # The end of VIDEO/00001.jpg, whatever folder comes before.
 PATH_KEY = r"([^/]+)/(\d+)(?:\.\w+)?$"
@@ -215,13 +218,17 @@ def _floats(value: Any, where: str) -> np.ndarray:
 
 
 def read_keys(path: Path) -> pl.DataFrame:
-    """video and frame of a Parquet file, and valid where it has it; or both from a column of paths."""
+    """The columns video and frame, or video, start_s and end_s, of a Parquet file, and valid where it has it; or video
+    and frame from a column of paths."""
     check_regular(path)
     try:
         with panics_as_errors():
             columns = parquet_schema(path)
             keys = scan_parquet(path).select(_key_columns(path, columns)).collect()
-            return keys.with_columns(pl.col("video").cast(pl.String), pl.col("frame").cast(pl.Int64))
+            numbers = [
+                pl.col(key).cast(pl.Int64 if key == "frame" else pl.Float64) for key in keys.columns if key in KEYS
+            ]
+            return keys.with_columns(pl.col("video").cast(pl.String), *numbers)
     except (PolarsError, OSError) as error:
         words = str(error).splitlines() or [type(error).__name__]
         raise ValueError(f"{path}: cannot be read as keys ({words[0]})") from None
@@ -229,6 +236,9 @@ def read_keys(path: Path) -> pl.DataFrame:
 
 def _key_columns(path: Path, columns: Mapping[str, pl.DataType]) -> list[pl.Expr]:
     valid = [pl.col("valid").cast(pl.Boolean)] if "valid" in columns else []
+    if any(key in columns for key in TIMES):
+        check_timed(columns, str(path))
+        return [pl.col(key) for key in ("video", *TIMES)] + valid
     if "video" in columns and "frame" in columns:
         for key, is_fit in (("frame", columns["frame"].is_integer()), ("video", columns["video"].is_integer())):
             if not is_fit and columns[key] != pl.String:

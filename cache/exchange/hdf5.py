@@ -14,10 +14,12 @@ import polars as pl
 
 from cache.exchange.hdf5_links import datasets, item, leaves
 from cache.exchange.sources import (
+    TIMES,
     Read,
     Source,
     SourceOptions,
     check_matrix,
+    check_timed,
     check_width,
     frame_number,
     in_blocks,
@@ -82,18 +84,23 @@ def _matrix_name(file: Any, path: Path, asked: str, frames: pl.DataFrame) -> str
 
 
 def _open_matrix(file: Any, path: Path, name: str, frames: pl.DataFrame) -> Source:
-    """A matrix, its rows named by the datasets video and frame beside it, or those of the frames table in order."""
+    """A matrix, its rows named by the datasets video and frame, or video, start_s and end_s, beside it; or those of the
+    frames table in order."""
     matrix = item(file, name, path)
     beside = matrix.parent
     width = check_matrix(matrix.shape, matrix.dtype, f"{path}: {name}")
-    there = {key: item(beside, key, path) for key in ("video", "frame", "valid")}
-    in_order = there["video"] is None and there["frame"] is None
+    there = {key: item(beside, key, path) for key in ("video", "frame", *TIMES, "valid")}
+    is_timed = any(there[key] is not None for key in TIMES)
+    in_order = there["video"] is None and there["frame"] is None and not is_timed
     columns: dict[str, Any] = {}
     if in_order:
         hint = "put datasets video and frame beside it, which name its rows"
         columns = keys_in_order(len(matrix), frames, f"{path}: {name}", hint).to_dict()
     else:
-        columns = {key: _companion(there[key], key, len(matrix), path) for key in ("video", "frame")}
+        if is_timed:
+            check_timed([key for key, data in there.items() if data is not None], str(path))
+        names = ("video", *TIMES) if is_timed else ("video", "frame")
+        columns = {key: _companion(there[key], key, len(matrix), path) for key in names}
     if there["valid"] is not None:
         columns["valid"] = _companion(there["valid"], "valid", len(matrix), path)
 
@@ -106,7 +113,7 @@ def _open_matrix(file: Any, path: Path, name: str, frames: pl.DataFrame) -> Sour
 
 
 def _companion(data: Any, key: str, num_rows: int, path: Path) -> pl.Series:
-    """video as text, frame as whole numbers or valid as truth, one per row of the matrix."""
+    """video as text, frame as whole numbers, times as numbers or valid as truth, one per row of the matrix."""
     if not isinstance(data, h5py.Dataset) or data.shape != (num_rows,):
         raise ValueError(f"{path}: {key} is missing or has not one value for each of the {num_rows} rows")
     text = h5py.check_string_dtype(data.dtype) is not None
@@ -115,6 +122,10 @@ def _companion(data: Any, key: str, num_rows: int, path: Path) -> pl.Series:
         return pl.Series([str(value) for value in values], dtype=pl.String)
     if key == "valid":
         return pl.Series([bool(value) for value in values], dtype=pl.Boolean)
+    if key in TIMES:
+        if data.dtype.kind not in "fiu":
+            raise ValueError(f"{path}: {key} is {data.dtype}, wanted seconds")
+        return pl.Series(values, dtype=pl.Float64)
     numbers = [frame_number(str(value)) for value in values]
     if None in numbers:
         raise ValueError(f"{path}: frame {values[numbers.index(None)]!r} is not a frame's number")

@@ -1,6 +1,7 @@
 """Embeddings that others made, put into the cache as a stream: shard by shard, in the frames table's order.
 
-A frame without a vector becomes a failed row. Letters: N frames, V vectors of the source, D width, R rows of a shard.
+A frame without a vector becomes a failed row; of vectors of stretches of time it has no row, and others' streams are
+still used there. Letters: N frames, V vectors of the source, D width, R rows of a shard.
 """
 
 import hashlib
@@ -16,9 +17,10 @@ import polars as pl
 from cache.exchange.arrays import open_folder, open_matrix, open_parquet, open_pickle
 from cache.exchange.hdf5 import open_hdf5
 from cache.exchange.parts import has_parts, open_parts
+from cache.exchange.segments import match_segments
 from cache.exchange.sources import Source, SourceOptions
 from cache.frames import frames_digest
-from cache.identity import FACE_DIGEST_BYTES, IMPORTED, StreamIdentity
+from cache.identity import AGE, FACE_DIGEST_BYTES, IMPORTED, StreamIdentity
 from cache.regular import check_regular
 from cache.rounding import REMEDY, Rounding, too_large
 from cache.store import Cache
@@ -28,7 +30,7 @@ MISSING, INVALID = -1, -2
 REASONS = {MISSING: "not in the imported file", INVALID: "marked invalid in the imported file"}
 NOT_FINITE, TOO_LARGE = "not finite in the imported file", "too large for {dtype}"
 # Options that change which vector a frame gets: they are part of the stream's identity.
-NUMBERING = ("dataset", "suffix", "first_frame", "step", "names", "part")
+NUMBERING = ("dataset", "suffix", "first_frame", "step", "names", "part", "allow_overlaps")
 FOLDER, PARTS = "folder", "parts"  # kinds of source that are no file
 OPTION_KINDS = {
     "dataset": (".h5", ".hdf5", PARTS),
@@ -43,8 +45,8 @@ DIGEST_BYTES, READ_BYTES = 16, 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportReport:
-    """What an import did; `failed` counts the rows of each reason, `example_extra` is a key no frame asked for, and
-    `notes` are lines on what the values lost."""
+    """What an import did; `failed` counts the rows of each reason, `example_extra` is a key no frame asked for,
+    `num_uncovered` counts the frames that no stretch of time covers, and `notes` are lines on what the values lost."""
 
     stream: str
     view: str
@@ -55,7 +57,21 @@ class ImportReport:
     num_extra: int
     example_extra: str
     in_order: bool
+    num_uncovered: int = 0
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameRows:
+    """The vectors of N frames: `rows` [N] int64 in the source, MISSING or INVALID, and for stretches of time the `ages`
+    [N] in frames, NO_ROW where MISSING is no fault."""
+
+    rows: np.ndarray
+    ages: np.ndarray | None = None
+
+    def part(self, start: int, stop: int) -> "FrameRows":
+        """Of the frames [start, stop)."""
+        return FrameRows(rows=self.rows[start:stop], ages=None if self.ages is None else self.ages[start:stop])
 
 
 def import_stream(
@@ -69,9 +85,12 @@ def import_stream(
     options: SourceOptions | None = None,
     shard_rows: int,
     dtype: str = "float16",
+    fps: float = 30.0,
     advance: Callable[[int], None] = lambda count: None,
 ) -> ImportReport:
     """Fills a view of the stream `name` from the file or folder `path`; one begun from the same bytes is finished.
+
+    Vectors of stretches of time go to all frames, `fps` a second, that they cover; the last column is then their age.
 
     Raises:
         ValueError: the source cannot be read, names a frame twice, has not one width or nothing for the frames table,
@@ -80,30 +99,34 @@ def import_stream(
     """
     options = options or SourceOptions()
     source = open_source(path, frames, options)
-    rows = match(source.keys, frames, path)
+    if source.is_timed:
+        rows, ages = match_segments(source.keys, frames, fps, options, str(path))
+        found = FrameRows(rows=rows, ages=ages)
+    else:
+        found = FrameRows(rows=match(source.keys, frames, path))
     identity = StreamIdentity(
         backbone=backbone,
         weights=_digest(source.files),
-        preprocessing=_numbering(options),
+        preprocessing={**_numbering(options), **({AGE: "frames", "fps": fps} if source.is_timed else {})},
         pooling=IMPORTED,
         dtype=dtype,
         view=view,
         frames=frames_digest(frames),
         num_frames=len(frames),
-        width=source.width,
+        width=source.width + source.is_timed,
     )
     is_new = (name, view) not in cache.streams()
     _check_views(cache, name, identity, path)
     stream = cache.create(name, identity, shard_rows, {"imported": path.name})
     rounding = Rounding(dtype)
     try:
-        _fill(stream, source, rows, rounding, advance)
+        _fill(stream, source, found, rounding, advance)
         _require_some(stream, path)
     except ValueError:
         if is_new:
             cache.remove(name, view)
         raise
-    return _report(stream, source, rows, rounding)
+    return _report(stream, source, found.rows, rounding)
 
 
 def _require_some(stream: Stream, path: Path) -> None:
@@ -128,6 +151,10 @@ def _check_views(cache: Cache, name: str, identity: StreamIdentity, path: Path) 
             raise ValueError(
                 f"{path}: its vectors are {identity.width} wide, those of {name} (view {view}) {other.width}; "
                 "views of one stream have one width, so import it under another name"
+            )
+        if other.has_age != identity.has_age:
+            raise ValueError(
+                f"{path}: one view of {name} has rows of frames, another rows of times; import it under another name"
             )
 
 
@@ -202,21 +229,23 @@ def _digest(files: tuple[Path, ...]) -> str:
     return digest.hexdigest()
 
 
-def _fill(stream: Stream, source: Source, rows: np.ndarray, rounding: Rounding, advance: Callable[[int], None]) -> None:
+def _fill(stream: Stream, source: Source, found: FrameRows, rounding: Rounding, advance: Callable[[int], None]) -> None:
     with stream.writer_lock():
         missing = set(stream.missing_shards())
         for shard in range(stream.num_shards):
             start, stop = stream.rows(shard)
             if shard in missing:
-                embeddings, failed = _gather(source, rows[start:stop], rounding)
+                embeddings, failed = _gather(source, found.part(start, stop), rounding)
                 stream.write_shard(shard, embeddings, np.zeros((stop - start, FACE_DIGEST_BYTES), np.uint8), failed)
             advance(stop - start)
 
 
-def _gather(source: Source, rows: np.ndarray, rounding: Rounding) -> tuple[np.ndarray, dict[int, str]]:
-    """[R, D] in the dtype of `rounding` of the vectors `rows` [R], and why rows have none."""
+def _gather(source: Source, found: FrameRows, rounding: Rounding) -> tuple[np.ndarray, dict[int, str]]:
+    """[R, D] in the dtype of `rounding` of the vectors that R frames see, with ages [R, D + 1]; and why frames have
+    none."""
+    rows = found.rows
+    failed = {} if source.is_timed else {int(row): REASONS[int(rows[row])] for row in np.flatnonzero(rows < 0)}
     embeddings = np.zeros((len(rows), source.width), rounding.dtype)
-    failed = {int(row): REASONS[int(rows[row])] for row in np.flatnonzero(rows < 0)}
     there = np.flatnonzero(rows >= 0)
     vectors = source.read(rows[there])
     with np.errstate(over="ignore", under="ignore"):
@@ -225,7 +254,10 @@ def _gather(source: Source, rows: np.ndarray, rounding: Rounding) -> tuple[np.nd
     lost = np.flatnonzero(~np.isfinite(embeddings[there]).all(axis=1))
     for index, finite in zip(lost, np.atleast_1d(np.isfinite(vectors[lost]).all(axis=1)), strict=True):
         failed[int(there[index])] = TOO_LARGE.format(dtype=rounding.dtype) if finite else NOT_FINITE
-    return embeddings, failed
+    if found.ages is None:
+        return embeddings, failed
+    ages = found.ages.clip(max=np.finfo(rounding.dtype).max).astype(rounding.dtype)
+    return np.column_stack([embeddings, ages]), failed
 
 
 def _report(stream: Stream, source: Source, rows: np.ndarray, rounding: Rounding) -> ImportReport:
@@ -237,7 +269,8 @@ def _report(stream: Stream, source: Source, rows: np.ndarray, rounding: Rounding
     if "valid" in source.keys.columns:  # a vector that does not count is no extra one
         used |= ~source.keys["valid"].fill_null(False).to_numpy()
     extra = np.flatnonzero(~used)
-    example = source.keys.select("video", "frame").row(int(extra[0])) if len(extra) else None
+    key = "start_s" if source.is_timed else "frame"
+    example = source.keys.select("video", key).row(int(extra[0])) if len(extra) else None
     return ImportReport(
         stream=stream.name,
         view=stream.view,
@@ -246,8 +279,9 @@ def _report(stream: Stream, source: Source, rows: np.ndarray, rounding: Rounding
         width=stream.width,
         failed=dict(Counter(failed.values())),
         num_extra=len(extra),
-        example_extra=f"video {example[0]!r} frame {example[1]}" if example else "",
+        example_extra=f"video {example[0]!r} {key} {example[1]}" if example else "",
         in_order=source.in_order,
+        num_uncovered=int((rows < 0).sum()) if source.is_timed else 0,
         notes=tuple(filter(None, (rounding.note(f"stream {stream.name}"), large))),
     )
 

@@ -5,7 +5,7 @@ Letters: N frames, V vectors of a source, D width, n vectors asked for.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from cache.regular import MAX_VECTORS, MAX_WIDTH
 # Rows read at a time where a format has no quick access to single rows.
 BLOCK_ROWS = 8192
 BLOCK_VALUES = 1 << 25  # of a block at most, 256 MiB of float64
+TIMES = ("start_s", "end_s")  # the keys of a stretch of time, in seconds
 FRAME_NAME = re.compile(r"(\d+)(?:\.\w+)?")
 
 Read = Callable[[np.ndarray], np.ndarray]
@@ -29,7 +30,8 @@ class SourceOptions:
     `dataset` is the matrix of an HDF5 file or of numbered parts, `keys` the Parquet file that names the rows of a .npy
     matrix, `suffix` what follows the video's name in a folder's file names; `first_frame` and `step` number a folder's
     rows. `names` says which comes first in the names of an HDF5 file that has a dataset per frame, "video/frame" or
-    "frame/video"; `part` names one of several arrays that a pickle keeps for each frame.
+    "frame/video"; `part` names one of several arrays that a pickle keeps for each frame. `allow_overlaps` and
+    `allow_outside` concern vectors of stretches of time (`cache.exchange.segments`).
     """
 
     dataset: str = ""
@@ -40,15 +42,18 @@ class SourceOptions:
     allow_pickle: bool = False
     names: str = ""
     part: str = ""
+    allow_overlaps: bool = False
+    allow_outside: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Source:
     """Where V vectors are and what they belong to.
 
-    `files` are all that was read from, `keys` [V rows] has the columns video and frame and may have valid (False: a
-    vector that does not count). `read` maps indices [n] to vectors [n, D] float64. `in_order` says that the file names
-    no frames, so its rows were taken to be those of the frames table.
+    `files` are all that was read from. `keys` [V rows] has the columns video and frame, or video, start_s and end_s for
+    vectors of stretches of time, and may have valid (False: a vector that does not count). `read` maps indices [n] to
+    vectors [n, D] float64. `in_order` says that the file names no frames, so its rows were taken to be those of the
+    frames table.
     """
 
     files: tuple[Path, ...]
@@ -56,6 +61,11 @@ class Source:
     width: int
     read: Read
     in_order: bool = False
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether its vectors are of stretches of time."""
+        return TIMES[0] in self.keys.columns
 
 
 def keys_in_order(num_vectors: int, frames: pl.DataFrame, where: str, hint: str) -> pl.DataFrame:
@@ -103,6 +113,15 @@ def numbered(
     return pl.DataFrame(
         {"video": [video] * len(frame), "frame": frame.cast(pl.Int64)}, {"video": pl.String, "frame": pl.Int64}
     )
+
+
+def check_timed(keys: Container[str], where: str) -> None:
+    """Raises ValueError unless `keys` name stretches of time, and nothing besides."""
+    lacking = [key for key in ("video", *TIMES) if key not in keys]
+    if lacking:
+        raise ValueError(f"{where}: has times but no {lacking[0]}; rows of times need video, start_s and end_s")
+    if "frame" in keys:
+        raise ValueError(f"{where}: has both frame and start_s; a row is of a frame or of a time, take one of them out")
 
 
 def check_width(found: int, wanted: int, where: str) -> None:

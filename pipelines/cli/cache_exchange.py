@@ -44,6 +44,12 @@ def import_(
     suffix: Annotated[str, typer.Option(help="In a folder: what follows the video's name, before .npy.")] = "",
     first_frame: Annotated[int | None, typer.Option(help="One matrix per video: the frame of its first row.")] = None,
     step: Annotated[int, typer.Option(min=1, help="One matrix per video: frames from one row to the next.")] = 1,
+    allow_overlaps: Annotated[
+        bool, typer.Option("--allow-overlaps", help="Times: where rows overlap, the one that begins last counts.")
+    ] = False,
+    allow_outside: Annotated[
+        bool, typer.Option("--allow-outside", help="Times: leave out rows behind a video's last frame.")
+    ] = False,
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Load a pickle: runs code from it.")] = False,
     config: ConfigOption = CONFIG,
     set_: SetOption = None,
@@ -58,6 +64,9 @@ def import_(
     missing steps. Heads trained on the stream apply to other faces embedded the same way where both were imported with
     the same --made-by, or the same --backbone.
 
+    Where rows have start_s and end_s (seconds) in place of frame, each frame (at frame / \\[data] fps) sees the row
+    that covers it, and the last column is that row's age; a frame that none covers has no row and remains a step.
+
     \b
     Examples:
       mtl cache import vit features.h5
@@ -66,6 +75,7 @@ def import_(
       mtl cache import clip clip.h5 --made-by "open_clip ViT-B-32 laion2b"
       mtl cache import clip embeddings/ --dataset img_emb
       mtl cache import i3d features/ --suffix _rgb --first-frame 1 --step 16
+      mtl cache import text segments.parquet
       mtl cache import expr features.pkl --allow-pickle --part features
     """
     from cache.exchange.importing import import_stream
@@ -89,6 +99,8 @@ def import_(
         allow_pickle=allow_pickle,
         names=_form(names),
         part=part,
+        allow_overlaps=allow_overlaps,
+        allow_outside=allow_outside,
     )
     maker = _maker(settings, made_by, backbone)
     cache = Cache.open(settings.at(settings.cache.path), create=True)
@@ -101,6 +113,7 @@ def import_(
             view=view,
             backbone=maker,
             dtype=settings.cache.dtype,
+            fps=settings.data.fps,
             options=options,
             shard_rows=settings.cache.shard_rows,
             advance=advance,
@@ -219,5 +232,7 @@ def _show(report: "ImportReport") -> None:
         say("the file names no frames: its rows were taken in the order of the frames table", err=True)
     for reason, count in report.failed.items():
         say(f"{count:,} frames are missing steps: {reason}", err=True)
+    if report.num_uncovered:
+        say(f"{report.num_uncovered:,} frames are covered by no row", err=True)
     if report.num_extra:
         say(f"{report.num_extra:,} vectors belong to no frame, such as {report.example_extra}", err=True)

@@ -13,6 +13,7 @@ import polars as pl
 import torch
 
 from cache.frames import conform, frames_digest
+from cache.identity import NO_ROW
 from extract.backbones.build import Backbone
 from extract.crops import CropEmbedder
 from extract.view_names import BASE
@@ -75,6 +76,8 @@ def made_rows(predictor: Predictor, seed: int = 0) -> MadeRows:
     values, valid = {}, {}
     for key, (_, identity) in streams_of(predictor).items():
         values[key] = rng.normal(size=(len(without), identity.width)).astype(identity.dtype)
+        if identity.has_age:
+            values[key][:, -1] = rng.integers(int(NO_ROW), LONGEST, len(without))
         valid[key] = ~without & (rng.random(len(without)) < 0.98)
         values[key][~valid[key]] = np.nan
     return MadeRows(frames=pl.concat(tables), values=values, valid=valid)

@@ -16,6 +16,7 @@ from pipelines.postprocess.apply import Parameters, default_cuts
 from pipelines.postprocess.smoothing import Smoothing
 from pipelines.predict.face_model import common_alignment
 from pipelines.predict.predictor import Predictor, WeightedRun
+from pipelines.training.inputs import AGE_SUFFIX
 from runtime.mtl_runtime import FORMAT
 
 
@@ -35,7 +36,7 @@ class BundleModel:
         return {
             "run": self.one.run.folder.name,
             "file": self.file,
-            "streams": {f"stream_{name}": stream_name(name, train.view) for name in widths_of(self.spec)},
+            "streams": {f"stream_{name}": _embeddings(name, train.view) for name in widths_of(self.spec)},
             "needs": [stream_name(name, train.view) for name in self.one.run.streams],
             "inputs": head.inputs,
             "mean_frames": head.mean_frames,
@@ -58,6 +59,12 @@ class BundleModel:
             for name in scored.output_columns
         }
         return {name: weighed[name] for name in own if name in weighed}
+
+
+def _embeddings(name: str, view: str) -> str:
+    """What the runner calls the values of an input of a head: a stream's, or the ages of its rows."""
+    stream = name.removesuffix(AGE_SUFFIX)
+    return stream_name(stream, view) + name[len(stream) :]
 
 
 def bundle_models(predictor: Predictor) -> list[BundleModel]:

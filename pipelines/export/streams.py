@@ -40,6 +40,7 @@ class BundleStream:
         return {
             "width": self.identity.width,
             "dtype": self.identity.dtype,
+            "has_age": self.identity.has_age,
             "graphs": [
                 {"file": each.file, "input": each.input, "output": each.output, "batch": each.batch}
                 for each in self.graphs

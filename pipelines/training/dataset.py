@@ -22,7 +22,14 @@ from pipelines.folds import Fold
 from pipelines.labels import as_tensors, labelled, labels_of
 from pipelines.nearest import NO_ROW, nearest_rows, video_codes
 from pipelines.splits import Split, resolve_split
-from pipelines.training.inputs import StreamInput, running_means, video_means
+from pipelines.training.inputs import (
+    AGE_SUFFIX,
+    StreamInput,
+    running_means,
+    seen_rows,
+    video_means,
+    without_ages,
+)
 from pipelines.training.resident import Resident, load_resident
 from pipelines.training.windows import PADDING, context_rows, make_windows, overlaps
 
@@ -144,7 +151,7 @@ class Dataset:
 
     def reader(self, names: Sequence[str], used: Sequence[str], head: HeadConfig, views: Sequence[str]) -> WindowReader:
         """Gathers the inputs that `head` asks for of the streams `names`, in the first of `views` and the others; a
-        step is valid where every stream in `used` has an embedding."""
+        step is valid where every stream in `used` has an embedding. A stream whose rows have ages is two inputs."""
         (inputs, valid), *others = [self._of_view(names, used, head, view) for view in views]
         return WindowReader(
             inputs=inputs, valid=valid, times=self.device_times, others=tuple(others), schema=self.schema
@@ -154,11 +161,19 @@ class Dataset:
         self, names: Sequence[str], used: Sequence[str], head: HeadConfig, view: str
     ) -> tuple[dict[str, StreamInput], Tensor]:
         valid = np.append(self.resident.all_valid(used, view), False)
-        inputs = {name: self._input(name, head, view) for name in names}
+        inputs: dict[str, StreamInput] = {}
+        for name in without_ages(names):
+            inputs |= self._inputs(name, head, view)
         return inputs, torch.from_numpy(valid).to(self.resident.device)
 
-    def _input(self, name: str, head: HeadConfig, view: str) -> StreamInput:
+    def _inputs(self, name: str, head: HeadConfig, view: str) -> dict[str, StreamInput]:
         stream, valid = self.resident.streams[name, view], self.resident.valid[name, view]
+        if not self.resident.identities[name, view].has_age:
+            return {name: self._input(name, head, view, stream, valid)}
+        embeddings = self._input(name, head, view, stream[:, :-1], seen_rows(stream, valid))
+        return {name: embeddings, f"{name}{AGE_SUFFIX}": StreamInput(stream=stream[:, -1:])}
+
+    def _input(self, name: str, head: HeadConfig, view: str, stream: Tensor, valid: np.ndarray) -> StreamInput:
         if head.inputs == "embedding":
             return StreamInput(stream=stream)
         key = ("means", name, view, head.mean_frames)

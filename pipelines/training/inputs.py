@@ -4,6 +4,7 @@ The means are made once from the resident embeddings and belong to no cache. No 
 whole video are, those of another split in the same video too.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,6 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cache.identity import NO_ROW
+
+AGE_SUFFIX = ":age"  # behind a stream's name: the input that says how old the row is that a step sees
 InputChoice = Literal["embedding", "deviation", "both"]
 BLOCK = 65536  # rows at once: a float32 copy of a whole stream would take twice its memory
 
@@ -82,6 +86,16 @@ class StreamInput:
 def input_width(width: int, choice: InputChoice) -> int:
     """Width of what a head is given of a stream of `width`: D, or 2 D for both."""
     return 2 * width if choice == "both" else width
+
+
+def without_ages(names: Iterable[str]) -> list[str]:
+    """Of the inputs of a head those that are streams."""
+    return [name for name in names if not name.endswith(AGE_SUFFIX)]
+
+
+def seen_rows(stream: Tensor, valid: np.ndarray) -> np.ndarray:
+    """[N] bool: where a stream [N, D + 1] with ages is valid and a row of it is seen."""
+    return valid & (stream[:, -1] != NO_ROW).cpu().numpy()
 
 
 def video_means(stream: Tensor, valid: np.ndarray, videos: np.ndarray) -> Means:
