@@ -15,6 +15,18 @@ Mean = Annotated[float, Interval(ge=-1000, le=1000)]
 Deviation = Annotated[float, Interval(ge=1e-6, le=1000)]
 CropShare = Annotated[float, Interval(ge=0.1, le=1)]
 Output = Literal["embedding", "scores"]
+# The presets of `extract.backbones.rename`, by name.
+RenamePreset = Literal[
+    "insightface",
+    "adaface",
+    "evolve",
+    "mae",
+    "dino",
+    "open_clip",
+    "torchvision-resnet",
+    "torchvision-vit",
+    "huggingface-vit",
+]
 
 IMPORTED_MODEL, ONNX_MODEL = "imported:", "onnx:"
 SCORES_SUFFIX = "-scores"  # what the name of a backbone's second stream has behind the section's
@@ -64,6 +76,7 @@ class BackboneConfig:
     as the section, if there is one.
     `outputs` are what is kept of a face: "embedding", the stream NAME, and "scores", the stream NAME-scores with the
     logits of the weights' own classifier. `classes` names the first of these, or of an ONNX model's output.
+    `rename` names the preset by which the tensors of the file are renamed (`extract.backbones.rename`).
     `size_px` .. `crop_mode` override the weights' own preprocessing.
     `licence`, `score` (on the selection frames) and `file_digest` (of the file `weights`) are notes of what
     trained the backbone; none is part of a stream's identity, but a file of another digest is refused.
@@ -82,6 +95,7 @@ class BackboneConfig:
     crop_pct: CropShare | None = None
     crop_mode: Literal["center", "squash", "border"] | None = None
     output: str = ""
+    rename: RenamePreset | None = None
     licence: str = ""
     score: str = ""
     file_digest: str = ""

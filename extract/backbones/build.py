@@ -19,7 +19,7 @@ from extract.backbones.classifier import Scores, with_scores
 from extract.backbones.matching import Match
 from extract.backbones.onnx_model import ARCHITECTURE, POOLING, load_onnx
 from extract.backbones.origin import check_file
-from extract.backbones.rename import Rules
+from extract.backbones.rename import PRESETS, Rules
 from extract.backbones.timm_models import create, first_line, plain_name, seeded, size_error
 from extract.backbones.transforms import face_transform, normalise
 from extract.backbones.weights import StateDict, load_into, read_weights, save_backbone, weights_digest
@@ -205,6 +205,10 @@ def _load(
     if config.output:
         raise ValueError(f'{where}: output goes with model = "onnx:FILE"; take it out')
     path = None if config.weights in FETCHED else folder / config.weights
+    if config.rename is not None:
+        if path is None:
+            raise ValueError(f"{where}: rename goes with a file under weights; take it out")
+        rename = PRESETS[config.rename]
     state, saved = _saved(path)
     module = create(config, config.size_px or saved.get("size_px"), drop_path, where)
     matched = None if path is None else load_into(module, state, path, config.model, rename, partial=partial)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.regular import check_regular
+from extract.backbones.catalogue import origin_of_file
 from extract.backbones.onnx_file import external_file
 
 INSTALL = 'pip install "mtl-affect[onnx]"'
@@ -26,7 +27,8 @@ def read_onnx(path: Path, where: str, how: str) -> bytes:
         check_regular(path)
         data = path.read_bytes()
     except OSError:
-        raise ValueError(f"{where}: {path}: no such ONNX file") from None
+        origin = origin_of_file(path)
+        raise ValueError(f"{where}: {path}: no such ONNX file" + (f"; get {origin}" if origin else "")) from None
     except ValueError as error:
         raise ValueError(f"{where}: {error}; name the ONNX file: {how}") from None
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.regular import open_regular
+from extract.backbones.catalogue import origin_of_file
 from extract.config import BackboneConfig, Output
 
 FETCHED = ("pretrained", "random")
@@ -63,9 +64,9 @@ def check_file(config: BackboneConfig, folder: Path, where: str) -> None:
     if config.weights in FETCHED or config.is_imported:
         return
     if not (folder / config.weights).exists():
-        raise ValueError(
-            f"{where}: {folder / config.weights}: no such weights file; put it back, or name it under weights"
-        )
+        origin = origin_of_file(config.weights)
+        todo = f"get {origin}" if origin else "put it back, or name it under weights"
+        raise ValueError(f"{where}: {folder / config.weights}: no such weights file; {todo}")
     if config.file_digest and file_digest(folder / config.weights) != config.file_digest:
         raise ValueError(
             f"{where}: {folder / config.weights} is not the file that was trained for it, by its digest; run "

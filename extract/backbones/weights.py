@@ -10,7 +10,7 @@ import pickle
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import safetensors.torch
@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from cache.durable import write_durably
+from extract.backbones.catalogue import origin_of_file
 from extract.backbones.matching import INERT, Match, advice, compare, complaint
 from extract.backbones.rename import Rules
 from extract.config import Preprocessing
@@ -29,6 +30,16 @@ DIGEST = "mtl-digest"  # of a file that this program wrote, among its metadata
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 CHECKPOINT_STARTS = (b"PK", b"\x80")  # zip archive, plain pickle
+# What training programs keep beside tensors and what only holds values: their arguments, and paths among these. Paths
+# are named as every Python writes or reads them, whichever it is here.
+HARMLESS: list[Any] = [
+    argparse.Namespace,
+    *(
+        (PurePath, f"{module}.{kind}")
+        for module in ("pathlib", "pathlib._local")
+        for kind in ("PosixPath", "WindowsPath")
+    ),
+]
 # In the order timm looks for them: averaged weights first.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "teacher")
 PREFIXES = ("", "module.", "model.", "backbone.", "encoder.", "_orig_mod.", "module.backbone.", "model.backbone.")
@@ -42,7 +53,8 @@ def read_weights(path: Path) -> tuple[StateDict, dict[str, str]]:
         ValueError: no such file, not a checkpoint, damaged, or a pickle that would run code when read.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such weights file")
+        origin = origin_of_file(path)
+        raise ValueError(f"{path}: no such weights file" + (f"; get {origin}" if origin else ""))
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix in PICKLED:
@@ -98,8 +110,7 @@ def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
 
 def _read_pickle(path: Path) -> Any:
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            # Namespace only holds values; training programs keep their arguments in one.
+        with warnings.catch_warnings(), torch.serialization.safe_globals(HARMLESS):
             warnings.simplefilter("ignore")  # of pickle protocols, where an error follows anyhow
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:

@@ -15,6 +15,7 @@ import typer
 
 from pipelines.cli import (
     align,
+    backbones,
     cache,
     compare,
     demo,
@@ -70,6 +71,7 @@ for command in (
     export,
 ):
     command.register(app)
+app.add_typer(backbones.app, name="backbones")
 app.add_typer(cache.app, name="cache")
 
 

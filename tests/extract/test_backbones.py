@@ -297,6 +297,13 @@ def test_a_pickle_that_would_run_code(tmp_path: Path, legacy: bool) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_arguments_and_paths_beside_the_tensors_are_no_code(tmp_path: Path) -> None:
+    arguments = argparse.Namespace(output_dir=Path("a/b"), epochs=50)
+    torch.save({"model": {"weight": torch.ones(2)}, "args": arguments}, tmp_path / "weights.pth")
+    state, _ = read_weights(tmp_path / "weights.pth")
+    assert state["weight"].tolist() == [1, 1]
+
+
 def test_a_whole_pickled_module_is_refused(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(2, 2), tmp_path / "weights.pt")
     with pytest.raises(ValueError, match="holds more than tensors"):
