@@ -24,7 +24,9 @@ from pipelines.config import Config
 from pipelines.fitting.runs import Spec
 from pipelines.strategy import Strategy, strategy_of, streams_of
 from pipelines.training.dataset import Dataset, WindowReader
-from pipelines.training.methods import Setup, build_model, make_loss
+from pipelines.training.loss import make_loss
+from pipelines.training.methods import build_model
+from pipelines.training.setup import Setup
 from pipelines.training.stack import Stack
 from pipelines.training.step import TrainStep
 from pipelines.training.window_sampler import WindowSampler, make_window_source
@@ -142,8 +144,8 @@ def make_stack(config: Config, dataset: Dataset, strategies: Sequence[Strategy])
     sources = [make_window_source(dataset, reader, setup.split.train, tasks, setup.strategy.train) for setup in setups]
     plans = [dataset.plan(setup.split.select, setup.strategy.train, setup.used) for setup in setups]
     device = dataset.resident.device
-    model, loss = build_model(spec, strategies).to(device), make_loss(setups, tasks).to(device)
-    return Stack(model, loss, sources, plans)
+    model = build_model(spec, strategies).to(device)
+    return Stack(model, make_loss(setups, tasks, model).to(device), sources, plans)
 
 
 def eager(stack: Stack) -> Stack:

@@ -59,6 +59,10 @@ class HeadConfig:
     side by side; no label is used for that mean, but all frames of the video are, or with `mean_frames` above 0 those
     of the so many real frames up to the step, as a live camera would have them.
     `causal` heads see no later step, for use while frames come; so they take no mean over the whole video.
+    `latent` above 0 is the width of a stochastic latent between the encoder and the outputs (`heads.latent`), read by
+    all tasks, or with `latent_va` "beside" by all but continuous ones. `coupling` "gated" lets tasks tell each other
+    what their branches give. `classes_from` "outputs" decodes classes from the other tasks' predictions, "both" from
+    those and the features; for heads of several tasks in one trunk, as `coupling` is.
     `depth` 0 is the encoder's own number of blocks (`DEPTHS`). `kernel` concerns the encoders with convolutions,
     `num_heads` those and the fusions with attention.
     """
@@ -76,6 +80,10 @@ class HeadConfig:
     num_heads: Annotated[int, Interval(ge=1, le=256)] = 4
     kernel: Annotated[int, Interval(ge=1, le=1023)] = 3
     dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.3
+    latent: Annotated[int, Interval(ge=0, le=8192)] = 0
+    latent_va: Literal["inside", "beside"] = "inside"
+    coupling: Literal["none", "gated"] = "none"
+    classes_from: Literal["features", "outputs", "both"] = "features"
 
     @property
     def predicted(self) -> tuple[str, ...]:
@@ -106,7 +114,10 @@ class LossConfig:
 
     `task_weights` holds the factor of each task's loss, 1 where it names none. `weighting` "learned" adds one
     log-variance per task (Kendall, Gal and Cipolla, CVPR 2018) on top of it. `balanced_sigma` is in halves of a task's
-    range; `class_weights` does not concern "logit_adjusted".
+    range; `class_weights` does not concern "logit_adjusted". `latent_kl` weighs the divergence of the latent from a
+    standard normal, after rising from 0 over `latent_warmup_steps`, and `latent_smoothness` its change over time.
+    `subject_adversarial` above 0 is how strongly subjects are unlearned; `class_embeddings` names a file of one row per
+    class, towards which features are drawn (`heads.penalties`).
     """
 
     continuous_loss: Literal["ccc", "mse", "ccc+mse", "balanced_mse"] = "ccc"
@@ -114,6 +125,12 @@ class LossConfig:
     binary_loss: Literal["bce", "asymmetric"] = "bce"
     class_weights: bool = True
     positive_weights: bool = True
+    latent_kl: Annotated[float, Interval(ge=0, le=1e6)] = 0.05
+    latent_warmup_steps: Annotated[int, Interval(ge=0, le=10**9)] = 250
+    latent_smoothness: Annotated[float, Interval(ge=0, le=1e6)] = 0.0
+    subject_adversarial: Annotated[float, Interval(ge=0, le=1e6)] = 0.0
+    class_embeddings: str = ""
+    class_embeddings_weight: Annotated[float, Interval(ge=0, le=1e6)] = 0.5
     balanced_sigma: Annotated[float, Interval(ge=0.05, le=100)] = 1.0
     label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     ldam_margin: Annotated[float, Interval(ge=0, le=100)] = 0.5
@@ -136,6 +153,18 @@ def loss_problem(config: LossConfig) -> str | None:
     return range_problem(config)
 
 
+def classes_problem(config: HeadConfig, kinds: Mapping[str, Kind]) -> str | None:
+    """What keeps classes from being decoded as `classes_from` says, where each task is of one of `kinds`; None when
+    nothing does."""
+    reading = [task for task in config.tasks if kinds[task] == "classes"]
+    if config.classes_from == "features" or 0 < len(reading) < len(config.tasks):
+        return None
+    return (
+        f"classes_from = {config.classes_from!r}: a task of classes and one that is none are needed, and tasks = "
+        f"{list(config.tasks)}"
+    )
+
+
 def head_problem(config: HeadConfig) -> str | None:
     """What makes a head of this `config` impossible to build, in one line; None when nothing does.
 
@@ -149,6 +178,8 @@ def head_problem(config: HeadConfig) -> str | None:
         return f"targets = {list(config.targets)}: name some of tasks = {list(config.tasks)}, each once"
     if problem := range_problem(config):
         return problem
+    if config.coupling != "none" and len(config.tasks) < 2:
+        return f"coupling = {config.coupling!r}: a head of the task {config.tasks[0]} alone has none to couple it with"
     if config.fusion == "attention" and width % num_heads:
         return f"attention fusion: width = {width} is not a multiple of num_heads = {num_heads}"
     if config.fusion == "cross-attention" and width % (2 * num_heads):

@@ -97,10 +97,22 @@ class DropoutRng:
     def mask(self, layer_id: int, num_windows: int, width: int) -> Tensor:
         """[M, B, 1, D]: 0 with the head's rate, else 1 / (1 - rate)."""
         index = torch.arange(num_windows * width, device=self._seeds.device)
-        key = _hash(_hash(self._seeds + layer_id * 0x9E3779B9) + self.steps * 0x85EBCA6B)
-        bits = _hash(index + key.unsqueeze(1))
+        bits = _hash(index + self._key(layer_id).unsqueeze(1))
         kept = (bits.double() >= self._rates.unsqueeze(1) * 2**32) / (1 - self._rates).unsqueeze(1)
         return kept.float().view(self.num_heads, num_windows, 1, width)
+
+    def normal(self, layer_id: int, num_windows: int, num_steps: int, width: int) -> Tensor:
+        """[M, B, T, D] standard normal noise; that of a step does not depend on how many steps follow it."""
+        device = self._seeds.device
+        windows = _hash(torch.arange(num_windows, device=device) + self._key(layer_id).unsqueeze(1))
+        index = _hash(torch.arange(num_steps * width, device=device))
+        share = (_hash(index + windows.unsqueeze(2)).double() + 0.5) / 2**32
+        noise = 2**0.5 * torch.erfinv(2 * share - 1)
+        return noise.float().view(self.num_heads, num_windows, num_steps, width)
+
+    def _key(self, layer_id: int) -> Tensor:
+        """[M]: of a layer at the current step."""
+        return _hash(_hash(self._seeds + layer_id * 0x9E3779B9) + self.steps * 0x85EBCA6B)
 
 
 def join_dropout_rngs(rngs: Sequence[DropoutRng]) -> DropoutRng:
@@ -168,11 +180,12 @@ def mask_steps(x: Tensor, valid: Tensor) -> Tensor:
 def initialise(module: nn.Module, generators: Sequence[torch.Generator]) -> None:
     """Draws every parameter anew, in the order of `named_parameters`: slice m from generator m alone.
 
-    Biases become 0, gains (vectors named weight) 1, and matrices uniform within ±1/sqrt(columns), torch's own rule for
-    `nn.Linear`. An LSTM's forget gates therefore start half open.
+    Biases and gates become 0, gains (vectors named weight) 1, and matrices uniform within ±1/sqrt(columns), torch's own
+    rule for `nn.Linear`. An LSTM's forget gates therefore start half open.
     """
     for name, parameter in module.named_parameters():
-        if "bias" in name.rpartition(".")[2]:
+        last = name.rpartition(".")[2]
+        if "bias" in last or last.startswith("gate_"):
             parameter.zero_()
         elif parameter.ndim == 2:
             parameter.fill_(1.0)

@@ -135,7 +135,9 @@ class MultiTaskLoss(nn.Module):
 
 def kinds_of(config: LossConfig) -> tuple[str, ...]:
     """What heads must share to be trained as one stack; all other values may differ from head to head."""
-    return config.continuous_loss, config.class_loss, config.binary_loss, config.weighting
+    has_adversary = "adversarial" if config.subject_adversarial else ""
+    kinds = config.continuous_loss, config.class_loss, config.binary_loss, config.weighting
+    return (*kinds, has_adversary, config.class_embeddings)
 
 
 def _constants(

@@ -18,13 +18,17 @@ from torch import Tensor, nn
 
 from heads.config import HeadConfig, head_problem
 from heads.fusion import build_fusion
+from heads.latent import Features
 from heads.layers import DropoutRng, Linear, initialise, join_dropout_rngs
-from heads.tasks import ABAW_TASKS, Output, Task, find_task
+from heads.outputs import Outputs
+from heads.tasks import ABAW_TASKS, Task, find_task
 from heads.temporal import build_temporal
+
+JOINT = "joint"  # what the trunk of a `Head` is called among features
 
 
 class Head(nn.Module):
-    """M heads of one shape: a trunk (fusion, temporal encoder) and an output for each of `config.tasks`."""
+    """M heads of one shape: a trunk (fusion, temporal encoder), a latent if asked for, an output per task."""
 
     def __init__(
         self, config: HeadConfig, stream_widths: Mapping[str, int], rng: DropoutRng, tasks: Mapping[str, Task]
@@ -34,17 +38,27 @@ class Head(nn.Module):
         self.config, self.rng = config, rng
         self.fusion = build_fusion(config.fusion, stream_widths, config, rng)
         self.temporal = build_temporal(config.temporal, config, rng)
-        self.outputs = nn.ModuleDict(
-            {name: Output(find_task(tasks, name), config.width, rng.num_heads) for name in config.tasks}
-        )
+        self.outputs = Outputs(config, {name: find_task(tasks, name) for name in config.tasks}, rng)
 
     def trunk(self, streams: Mapping[str, Tensor], valid: Tensor, times: Tensor) -> Tensor:
-        """[M, B, T, D]: everything before the outputs; 0 at invalid steps."""
+        """[M, B, T, D]: fusion and temporal encoder; 0 at invalid steps."""
         return self.temporal(self.fusion(streams, valid, times), valid, times)
 
-    def forward(self, streams: Mapping[str, Tensor], valid: Tensor, times: Tensor) -> dict[str, Tensor]:
+    @property
+    def trunk_widths(self) -> dict[str, int]:
+        """D of each of its trunks among `features`."""
+        return {JOINT: self.config.width}
+
+    def features(self, streams: Mapping[str, Tensor], valid: Tensor, times: Tensor) -> Features:
+        """Everything before the outputs; `decode` does the rest."""
         x = self.trunk(streams, valid, times)
-        return {task: output(x) for task, output in self.outputs.items()}
+        return Features({JOINT: x}, {JOINT: self.outputs.posterior(x)}, valid, times)
+
+    def decode(self, features: Features) -> dict[str, Tensor]:
+        return cast(dict[str, Tensor], self.outputs(features.trunks[JOINT], features.posteriors[JOINT]))
+
+    def forward(self, streams: Mapping[str, Tensor], valid: Tensor, times: Tensor) -> dict[str, Tensor]:
+        return self.decode(self.features(streams, valid, times))
 
 
 class ProgressiveHead(nn.Module):
@@ -73,7 +87,7 @@ class ProgressiveHead(nn.Module):
     def from_separate(cls, heads: Mapping[str, Head]) -> "ProgressiveHead":
         """Joins copies of `heads`, {task: a head with that task}; the heads themselves stay as they are."""
         for task, head in heads.items():
-            assert set(head.outputs) == {task}, f"head {task!r} has the outputs {list(head.outputs)}"
+            assert head.config.tasks == (task,), f"head {task!r} has the outputs {head.config.tasks}"
         joined = cls({task: copy.deepcopy(head) for task, head in heads.items()})
         for index, rng in enumerate(dropout_rngs(joined)):
             rng.reseed(index)
@@ -90,10 +104,29 @@ class ProgressiveHead(nn.Module):
         for parameter in self.trunk_parameters:
             parameter.requires_grad_(not frozen)
 
-    def forward(self, streams: Mapping[str, Tensor], valid: Tensor, times: Tensor) -> dict[str, Tensor]:
-        heads = {task: cast(Head, head) for task, head in self.heads.items()}
+    @property
+    def trunk_widths(self) -> dict[str, int]:
+        """D of each of its trunks among `features`."""
+        return {task: head.config.width for task, head in self._heads.items()}
+
+    def features(self, streams: Mapping[str, Tensor], valid: Tensor, times: Tensor) -> Features:
+        """Every trunk after the exchange, by task."""
+        heads = self._heads
         trunks = {task: head.trunk(streams, valid, times) for task, head in heads.items()}
-        return {task: head.outputs[task](self._exchanged(task, trunks)) for task, head in heads.items()}
+        exchanged = {task: self._exchanged(task, trunks) for task in heads}
+        posteriors = {task: head.outputs.posterior(exchanged[task]) for task, head in heads.items()}
+        return Features(exchanged, posteriors, valid, times)
+
+    def decode(self, features: Features) -> dict[str, Tensor]:
+        trunks, posteriors = features.trunks, features.posteriors
+        return {task: head.outputs(trunks[task], posteriors[task])[task] for task, head in self._heads.items()}
+
+    def forward(self, streams: Mapping[str, Tensor], valid: Tensor, times: Tensor) -> dict[str, Tensor]:
+        return self.decode(self.features(streams, valid, times))
+
+    @property
+    def _heads(self) -> dict[str, Head]:
+        return {task: cast(Head, head) for task, head in self.heads.items()}
 
     def _exchanged(self, task: str, trunks: Mapping[str, Tensor]) -> Tensor:
         if task not in self.exchange:

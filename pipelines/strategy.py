@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cache.labels import nearest
-from heads.config import HeadConfig, LossConfig, head_problem, loss_problem
+from heads.config import HeadConfig, LossConfig, classes_problem, head_problem, loss_problem
 from heads.ranges import hints_of, range_problem
+from pipelines.class_embeddings import ClassEmbeddings, read_class_embeddings
 from pipelines.config import Config, TrainConfig
 from pipelines.splits import fold_problem
 from pipelines.task_fields import TASK_FIELDS, flat_name, split_field
@@ -176,6 +177,12 @@ def tasks_with_labels(strategy: Strategy, part: str) -> tuple[str, ...]:
     return head.tasks if chooses_all else head.predicted
 
 
+def class_embeddings_of(strategy: Strategy, config: Config) -> ClassEmbeddings | None:
+    """Those that the file of `class_embeddings` holds; None where none is named. Raises ValueError as its reader."""
+    path = strategy.loss.class_embeddings
+    return read_class_embeddings(config.at(path), config.schema, strategy.head.tasks) if path else None
+
+
 def run_digest(
     strategy: Strategy,
     streams: Mapping[str, Sequence[str]],
@@ -183,6 +190,7 @@ def run_digest(
     frames: str,
     labels: str,
     split: str,
+    class_embeddings: ClassEmbeddings | None = None,
 ) -> str:
     """16 hex digits over `strategy` and all it is trained and scored on: the same digest is the same run.
 
@@ -190,12 +198,14 @@ def run_digest(
         streams: those that each of its models reads (`streams_of`).
         identity_of: the digest of a stream, by name and view.
         frames: digest of the frames table; `labels` and `split` of its labels and of who trains, chooses, is scored.
+        class_embeddings: those of the strategy (`class_embeddings_of`).
     """
     identities = {
         model: [identity_of(name, view) for name in names for view in strategy.train.views]
         for model, names in streams.items()
     }
-    return _hashed([strategy.essential.flat(), streams, identities, frames, labels, split])
+    files = [] if class_embeddings is None else [class_embeddings.digest]
+    return _hashed([strategy.essential.flat(), streams, identities, frames, labels, split, *files])
 
 
 def problem_of(strategy: Strategy, config: Config) -> str | None:
@@ -210,8 +220,14 @@ def problem_of(strategy: Strategy, config: Config) -> str | None:
             f"method = 'separate': tasks share nothing, so the auxiliary {words} would help no target; name "
             "the targets alone as tasks, or take method = 'joint' or 'progressive'"
         )
+    for name, default in (("coupling", "none"), ("classes_from", "features")):
+        if train.method != "joint" and (value := getattr(strategy.head, name)) != default:
+            return f"method = {train.method!r}: its models have a task each, so {name} = {value!r} has none to read"
     try:
         config.schema.ordered(strategy.head.tasks, "tasks")
+        kinds = {name: config.schema.tasks[name].group.kind for name in strategy.head.tasks}
+        if problem := classes_problem(strategy.head, kinds):
+            return problem
         for name in strategy.loss.task_weights:
             config.schema.task(name, "task_weights")
     except ValueError as error:
@@ -220,6 +236,7 @@ def problem_of(strategy: Strategy, config: Config) -> str | None:
         return f"fold = {train.fold}: {problem}"
     try:
         streams_of(strategy, config)
+        class_embeddings_of(strategy, config)
     except ValueError as error:
         return str(error)
     return None

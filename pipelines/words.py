@@ -1,7 +1,7 @@
 """How fields, values, tasks and splits are called in tables and reports: words for readers, not names from the code."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from cache.labels import Task
@@ -22,6 +22,12 @@ FIELD_WORDS = {
     "mean_frames": "mean over (frames)",
     "frozen_steps": "steps with frozen trunks",
     "lr": "learning rate",
+    "latent": "latent width",
+    "latent_va": "VA and the latent",
+    "classes_from": "classes from",
+    "latent_kl": "latent KL weight",
+    "latent_warmup_steps": "latent KL warm-up (steps)",
+    "subject_adversarial": "subject-adversarial strength",
     "balanced_sigma": "balanced MSE σ",
     "ldam_margin": "LDAM margin",
     "logit_tau": "logit adjustment τ",
@@ -48,11 +54,16 @@ VALUE_WORDS = {
     "cross_entropy": "cross-entropy",
 }
 # Fields that matter only with certain values of others: shown as "–" elsewhere.
-CONCERNS: dict[str, tuple[tuple[str, tuple[Any, ...]], ...]] = {
+LATENT = (("latent", range(1, 10**9)),)
+CONCERNS: dict[str, tuple[tuple[str, Container[Any]], ...]] = {
     "num_heads": (("temporal", ATTENTIVE), ("fusion", ("attention", "cross-attention"))),
     "kernel": (("temporal", CONVOLUTIONAL),),
     "mean_frames": (("inputs", ("deviation", "both")),),
     "frozen_steps": (("method", ("progressive",)),),
+    "latent_va": LATENT,
+    "latent_kl": LATENT,
+    "latent_warmup_steps": LATENT,
+    "latent_smoothness": LATENT,
     "balanced_sigma": (("continuous_loss", ("balanced_mse",)),),
     "ldam_margin": (("class_loss", ("ldam",)),),
     "logit_tau": (("class_loss", ("logit_adjusted",)),),
@@ -66,6 +77,7 @@ AUTOMATIC: dict[str, tuple[int, str]] = {
     "depth": (0, "its own"),
     "batch_windows": (0, "by size"),
     "mean_frames": (0, "whole video"),
+    "latent": (0, "none"),
 }
 OTHER_HALF = "the other half of "
 SCORE_WORDS = {

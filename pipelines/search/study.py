@@ -23,7 +23,7 @@ from pipelines.folds import NO_FOLD, Fold
 from pipelines.json_files import write_text
 from pipelines.run_files import damage, read_manifest, read_metrics
 from pipelines.search.grid import Grid
-from pipelines.strategy import Strategy, run_digest, streams_of
+from pipelines.strategy import Strategy, class_embeddings_of, run_digest, streams_of
 from pipelines.training.stack_checkpoint import FOLDER, runs_of
 
 FORMAT = 1
@@ -267,6 +267,7 @@ def _trial(strategy: Strategy, config: Config, inputs: StudyInputs) -> Trial:
         inputs.frames,
         inputs.labels,
         inputs.splits[strategy.train.fold]["hash"],
+        class_embeddings_of(strategy, config),
     )
     return Trial(strategy, streams, digest)
 

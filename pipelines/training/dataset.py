@@ -21,7 +21,7 @@ from pipelines.config import Config, SplitConfig, TrainConfig
 from pipelines.folds import Fold
 from pipelines.labels import as_tensors, labelled, labels_of
 from pipelines.nearest import NO_ROW, nearest_rows, video_codes
-from pipelines.splits import Split, resolve_split
+from pipelines.splits import Split, groups_of, resolve_split
 from pipelines.training.inputs import (
     AGE_SUFFIX,
     StreamInput,
@@ -136,6 +136,15 @@ class Dataset:
             self._kept["labels"] = labels_digest(self.frames, self.schema)
         digest: str = self._kept["labels"]
         return digest
+
+    @property
+    def subjects(self) -> np.ndarray:
+        """[N + 1] int64: the number of the subject of each row, else of its video; 0 for padding."""
+        if "subjects" not in self._kept:
+            numbers = np.unique(groups_of(self.frames), return_inverse=True)[1]
+            self._kept["subjects"] = np.append(numbers, 0).astype(np.int64)
+        subjects: np.ndarray = self._kept["subjects"]
+        return subjects
 
     def labelled(self, tasks: Sequence[str]) -> np.ndarray:
         """[N] bool: rows with a label of any of `tasks`."""

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from heads.losses import MultiTaskLoss
 from heads.model import ProgressiveHead, single_state
+from heads.penalties import HeadLoss
 from pipelines.config import TrainConfig
 from pipelines.fitting.checkpoint import Resumed, joined, part_of
 from pipelines.fitting.epochs import BestEpoch, Evaluation, FitResult, ShouldStop
@@ -71,7 +71,7 @@ class StackMember:
 
 def fit(
     model: nn.Module,
-    loss: MultiTaskLoss,
+    loss: HeadLoss,
     members: Sequence[StackMember],
     *,
     count_start: bool = False,
@@ -121,9 +121,7 @@ def fit(
 class _Training:
     """A stack and its heads: `members` as in the stack, `active` the places of those not yet done."""
 
-    def __init__(
-        self, model: nn.Module, loss: MultiTaskLoss, members: Sequence[StackMember], frozen_steps: int
-    ) -> None:
+    def __init__(self, model: nn.Module, loss: HeadLoss, members: Sequence[StackMember], frozen_steps: int) -> None:
         self.stack = Stack(model, loss, [member.source for member in members], [member.plan for member in members])
         self.all, self.members = list(members), list(members)
         self.active = set(range(len(members)))

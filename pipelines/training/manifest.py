@@ -9,7 +9,7 @@ from pipelines.faces import alignment_in
 from pipelines.fitting.runs import commit, versions, weights_file
 from pipelines.folds import NO_FOLD
 from pipelines.run_files import FORMAT
-from pipelines.strategy import Strategy, run_digest, streams_of
+from pipelines.strategy import Strategy, class_embeddings_of, run_digest, streams_of
 from pipelines.training.budget import budget_of, context_of
 from pipelines.training.dataset import Dataset
 from pipelines.training.train import Trained
@@ -24,6 +24,7 @@ def digest_on(dataset: Dataset, config: Config, strategy: Strategy) -> str:
         dataset.frames_digest,
         dataset.labels_digest,
         dataset.split(config.split, strategy.train.fold).description["hash"],
+        class_embeddings_of(strategy, config),
     )
 
 
@@ -44,6 +45,7 @@ def manifest_of(name: str, trained: Trained, config: Config, dataset: Dataset) -
     strategy, resident = trained.strategy, dataset.resident
     valid = resident.all_valid(trained.streams, strategy.train.view)
     parts = {"train": trained.split.train, "select": trained.split.select, "report": trained.split.report}
+    embeddings = class_embeddings_of(strategy, config)
     identities = {stream: resident.identities[stream, strategy.train.view] for stream in trained.streams}
     return {
         "format": FORMAT,
@@ -72,6 +74,7 @@ def manifest_of(name: str, trained: Trained, config: Config, dataset: Dataset) -
             stream: {"digest": identity.digest, "identity": identity.to_json()}
             for stream, identity in identities.items()
         },
+        "class_embeddings": None if embeddings is None else embeddings.digest,
         "alignment": alignment_in(config),
         "schema": dataset.schema.to_mapping(),
         "frames": dataset.frames_digest,

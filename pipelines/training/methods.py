@@ -9,41 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from heads.frequencies import label_frequencies, label_weights
 from heads.linear import LinearHead
-from heads.losses import MultiTaskLoss
 from heads.model import Head, ProgressiveHead, build_head, build_progressive, load_single, stack_heads
-from pipelines.fitting.epochs import BestEpoch, Evaluation, FitResult, ShouldStop
+from pipelines.fitting.epochs import BestEpoch, Evaluation, FitResult
 from pipelines.fitting.runs import Spec
-from pipelines.labels import as_tensors, tasks_of
+from pipelines.labels import tasks_of
 from pipelines.metrics.predictions import Predictions
-from pipelines.splits import Split
 from pipelines.strategy import JOINT, Strategy
-from pipelines.training.dataset import Dataset
-from pipelines.training.fit import Halving, StackMember, fit
-from pipelines.training.stack_checkpoint import StackCheckpoint
+from pipelines.training.fit import StackMember, fit
+from pipelines.training.loss import make_loss
+from pipelines.training.setup import Setup
 from pipelines.training.window_sampler import WindowSource, make_window_source
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setup:
-    """What a method needs. `streams` names the streams of each model, as `strategy.streams_of` gives them."""
-
-    dataset: Dataset
-    strategy: Strategy
-    split: Split
-    streams: Mapping[str, tuple[str, ...]]
-    on_evaluation: Callable[[Evaluation], None] | None = None
-    should_stop: ShouldStop | None = None
-    halving: Halving | None = None
-    checkpoint: StackCheckpoint | None = None
-
-    @property
-    def used(self) -> tuple[str, ...]:
-        """Every stream of every model: a step is valid where all of them have an embedding, whatever the method."""
-        return tuple(dict.fromkeys(name for names in self.streams.values() for name in names))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +132,7 @@ def _train(
     device = dataset.resident.device
     fitted = fit(
         module.to(device),
-        make_loss(setups, spec.tasks).to(device),
+        make_loss(setups, spec.tasks, module).to(device),
         _members(setups, spec),
         count_start=count_start,
         frozen_steps=frozen_steps,
@@ -204,26 +182,6 @@ def _trained(spec: Spec, strategy: Strategy, fitted: FitResult[Evaluation], devi
         history=fitted.history,
         halted=fitted.halted,
     )
-
-
-def make_loss(setups: Sequence[Setup], tasks: tuple[str, ...]) -> MultiTaskLoss:
-    """The losses of `tasks`, weighted by how often classes and positives occur among each setup's training rows."""
-    known = tasks_of(setups[0].dataset.schema)
-    named = {name: known[name] for name in tasks}
-    counted: dict[int, tuple[dict[str, Tensor], dict[str, Tensor]]] = {}
-    for setup in setups:
-        if id(setup.split) not in counted:
-            labels = as_tensors(setup.dataset.labels.take(setup.split.train))
-            counted[id(setup.split)] = label_weights(named, labels), label_frequencies(named, labels)
-    weights, frequencies = (
-        _stacked(each) for each in zip(*(counted[id(setup.split)] for setup in setups), strict=True)
-    )
-    return MultiTaskLoss(named, [setup.strategy.loss for setup in setups], weights, frequencies)
-
-
-def _stacked(each: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Tensors of each head by name, side by side."""
-    return {name: torch.stack([tensors[name] for tensors in each]) for name in each[0]}
 
 
 def _build_head(spec: Spec, strategies: Sequence[Strategy]) -> nn.Module:

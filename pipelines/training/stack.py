@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from heads.losses import MultiTaskLoss
 from heads.model import dropout_rngs, take_heads
+from heads.penalties import HeadLoss
 from pipelines.fitting.checkpoint import Resumed
 from pipelines.metrics.predictions import Predictions
 from pipelines.training.dataset import PredictionPlan
@@ -29,7 +29,7 @@ class Stack:
     """
 
     def __init__(
-        self, model: nn.Module, loss: MultiTaskLoss, sources: Sequence[WindowSource], plans: Sequence[PredictionPlan]
+        self, model: nn.Module, loss: HeadLoss, sources: Sequence[WindowSource], plans: Sequence[PredictionPlan]
     ) -> None:
         self.model, self.loss, self.sources, self.plans = model, loss, list(sources), list(plans)
         self.places = list(range(len(sources)))  # of each head among those the stack began with

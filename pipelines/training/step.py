@@ -8,13 +8,14 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from heads.labels import Labels
-from heads.losses import MultiTaskLoss
-from heads.model import dropout_rngs
+from heads.model import Head, ProgressiveHead, dropout_rngs
+from heads.penalties import HeadLoss
 from pipelines.training.dataset import take
 from pipelines.training.optimise import StackedAdamW, limits_of
 from pipelines.training.window_sampler import WindowSource
@@ -29,7 +30,7 @@ class TrainStep:
     """
 
     def __init__(
-        self, model: nn.Module, loss: MultiTaskLoss, optimiser: StackedAdamW, sources: Sequence[WindowSource]
+        self, model: nn.Module, loss: HeadLoss, optimiser: StackedAdamW, sources: Sequence[WindowSource]
     ) -> None:
         self.model, self.loss, self.optimiser = model, loss, optimiser
         self.tasks, self.reader, self.device = sources[0].tasks, sources[0].reader, sources[0].hidden.device
@@ -38,6 +39,9 @@ class TrainStep:
         self._hidden = torch.stack([source.hidden for source in by_key.values()])
         self._source_of = torch.tensor([places[source.key] for source in sources], device=self.device)
         self._targets = sources[0].dataset.targets
+        self._subjects: Tensor | None = None
+        if loss.adversary is not None:
+            self._subjects = torch.from_numpy(sources[0].dataset.subjects).to(self.device)
         self._limits = limits_of([source.config.grad_clip for source in sources], self.device)
         self._in_bfloat16 = sources[0].config.precision == "bfloat16"
         self.graphs = Graphs(self) if self.device.type == "cuda" else None
@@ -74,8 +78,10 @@ class TrainStep:
             if self._in_bfloat16
             else nullcontext()
         ):
-            outputs = self.model(*self.reader(rows))
-        total, parts = self.loss(outputs, self.targets(rows))
+            model = cast(Head | ProgressiveHead, self.model)
+            features = model.features(*self.reader(rows))
+            outputs = model.decode(features)
+        total, parts = self.loss(outputs, self.targets(rows), features, self.subjects(rows))
         self.optimiser.zero_grad()
         total.sum().backward()
         self.optimiser.clip(self._limits)
@@ -84,8 +90,19 @@ class TrainStep:
     def targets(self, rows: Tensor) -> Labels:
         """Labels of `rows` [M or 1, B, T], each head's hidden ones masked."""
         places = self.reader.in_table(rows)
+        return take(self._targets, places).hide(self._is_hidden(places))
+
+    def subjects(self, rows: Tensor) -> Tensor | None:
+        """The numbers of the subjects of `rows` [M or 1, B, T], -1 for each head's hidden ones; None where the losses
+        do not ask for them."""
+        if self._subjects is None:
+            return None
+        places = self.reader.in_table(rows)
+        return self._subjects[places].masked_fill(self._is_hidden(places), -1)
+
+    def _is_hidden(self, places: Tensor) -> Tensor:
         sources = self._source_of if len(self._hidden) > 1 else self._source_of[:1]
-        return take(self._targets, places).hide(self._hidden[sources[:, None, None], places])
+        return self._hidden[sources[:, None, None], places]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,11 +17,12 @@ from pipelines.fitting.runs import Spec
 from pipelines.metrics.challenge import score_predictions
 from pipelines.metrics.predictions import Predictions, merge
 from pipelines.splits import Split
-from pipelines.strategy import Strategy, problem_of, streams_of, tasks_with_labels
+from pipelines.strategy import Strategy, class_embeddings_of, problem_of, streams_of, tasks_with_labels
 from pipelines.training.dataset import Dataset
 from pipelines.training.fit import Halving
-from pipelines.training.methods import METHODS, Setup, TrainedModel
+from pipelines.training.methods import METHODS, TrainedModel
 from pipelines.training.predict import predict
+from pipelines.training.setup import Setup
 from pipelines.training.stack_checkpoint import StackCheckpoint
 
 
@@ -131,6 +132,7 @@ def _setup(
         strategy=strategy,
         split=dataset.split(config.split, strategy.train.fold),
         streams=streams_of(strategy, config),
+        class_embeddings=class_embeddings_of(strategy, config),
         on_evaluation=request.on_evaluation,
         should_stop=request.should_stop,
         halving=halving,

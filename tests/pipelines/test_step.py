@@ -17,8 +17,10 @@ from pipelines.strategy import strategy_of, streams_of
 from pipelines.training import dataset as dataset_module
 from pipelines.training.dataset import Dataset
 from pipelines.training.inputs import StreamInput
-from pipelines.training.methods import Setup, build_model, make_loss
+from pipelines.training.loss import make_loss
+from pipelines.training.methods import build_model
 from pipelines.training.optimise import StackedAdamW, limits_of
+from pipelines.training.setup import Setup
 from pipelines.training.stack import Stack, _order_of
 from pipelines.training.step import TrainStep
 from pipelines.training.window_sampler import WindowSampler, WindowSource, make_window_source
@@ -43,7 +45,8 @@ def stack_of(config: Config, dataset: Dataset, values: dict) -> Stack:
         spec = Spec(name="joint", kind="progressive", tasks=tasks, parts=dict.fromkeys(tasks, reader.widths))
     sources = [make_window_source(dataset, reader, setup.split.train, tasks, setup.strategy.train) for setup in setups]
     plans = [dataset.plan(setup.split.select, setup.strategy.train, used) for setup in setups]
-    return Stack(build_model(spec, strategies), make_loss(setups, tasks), sources, plans)
+    model = build_model(spec, strategies)
+    return Stack(model, make_loss(setups, tasks, model), sources, plans)
 
 
 def first_rows(stack: Stack) -> Tensor:
@@ -125,6 +128,9 @@ KINDS = [
     *({"class_loss": name, "temporal": "none"} for name in sorted(CLASS_LOSSES)),
     *({"binary_loss": name, "temporal": "none"} for name in sorted(BINARY_LOSSES)),
     {"weighting": "learned", "temporal": "none"},
+    {"latent": 4, "latent_va": "beside", "latent_smoothness": 1.0, "temporal": "none"},
+    {"coupling": "gated", "classes_from": "both", "temporal": "none"},
+    {"subject_adversarial": 1.0, "temporal": "none"},
     {"method": "progressive", "temporal": "none"},
 ]
 
