@@ -17,11 +17,13 @@ from cache.seals import digest_of, has_seal, is_whole, read_sealed_json, sealed_
 FORMAT = 2
 MANIFEST, METRICS, CONFIG, PREDICTIONS = "run.json", "metrics.json", "config.toml", "predictions.parquet"
 CARD = "model_card.md"
+REFIT = "refit.json"
 AGAIN = "train it again"
 BACKBONE_PREFIX = "backbone-"  # of the name of a fine-tuned backbone's run
 # Further manifests that may lie beside a table of predictions, and where in each the digest of a file stands.
 OTHER_MANIFESTS = {
     "ensemble.json": {PREDICTIONS: "predictions"},
+    REFIT: {PREDICTIONS: "predictions"},
     "postprocess.json": {"predictions.post.parquet": "processed"},
 }
 

@@ -21,6 +21,7 @@ from pipelines.words import OTHER_HALF
 
 MOST_EVENED = 1000
 SUBJECT = "subject "
+POOLED = ("train", "val")  # what is cut into folds, and what a refit trains on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +88,12 @@ def resolve_split(
         )
     name = config.select
     return _described(frames, train, first, second, f"half of the videos of {name}", f"{OTHER_HALF}{name}", labels)
+
+
+def pooled_split(frames: pl.DataFrame, labels: Labels) -> Split:
+    """Train and val together train; nothing chooses and nothing is scored."""
+    pool, nothing = frames["split"].is_in(POOLED).to_numpy(), np.zeros(len(frames), dtype=bool)
+    return _described(frames, pool, nothing, nothing, "nothing", "nothing", labels, trained="train and val")
 
 
 def assign_groups(frames: pl.DataFrame, labels: Labels, num_parts: int, seed: int, schema: Schema = ABAW) -> np.ndarray:
@@ -165,7 +172,7 @@ def _folds(frames: pl.DataFrame, config: SplitConfig, fold: Fold, schema: Schema
         raise ValueError(f"fold {fold} of {num}: at least 3 folds are needed")
     if problem := fold_problem(fold, config):
         raise ValueError(f"fold {fold} of {num}: {problem}")
-    pool = frames["split"].is_in(["train", "val"]).to_numpy()
+    pool = frames["split"].is_in(POOLED).to_numpy()
     if len(np.unique(groups_of(frames.filter(pool)))) < num:
         raise ValueError(f"{num} folds need as many videos or subjects in train and val")
     part = np.full(len(frames), -1)

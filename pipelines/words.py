@@ -162,6 +162,18 @@ def strategy_words(values: Mapping[str, Any], varied: Sequence[str]) -> str:
     return ", ".join(words) or "the strategy of mtl.toml"
 
 
+def refit_words(record: Mapping[str, Any]) -> str:
+    """What the refit of refit.json was trained on and for how long, and that nothing is held out."""
+    rows = record["trained_on"]["train"]
+    found = record["num_steps"]
+    steps = ", ".join(f"{step:,}" + f" ({task_label(model)})" * (len(found) > 1) for model, step in found.items())
+    runs = counted(len(record["of"]), "run")
+    return (
+        f"Trained on {rows['of']} together ({_size(rows)}), for {steps} steps, chosen by {runs} on "
+        f"{record['split']['select']['of']}. No held-out score of it exists."
+    )
+
+
 def split_words(split: Mapping[str, Any]) -> str:
     """Which rows trained, selected and were scored, one sentence per part."""
     parts = {name: f"{split[name]['of']} ({_size(split[name])})" for name in ("train", "select", "report")}

@@ -12,6 +12,11 @@ from pipelines.words import markdown_text, score_title, task_label
 
 PARTS = {"train": "trained its weights", "select": "selected its weights", "report": "held out, scored once"}
 NOT_NOTED = "not noted"
+OWN_SCORES = "Its weights were selected by the score on the right."
+REFIT_SCORES = (
+    "All scores, and those of subgroups, are of the runs that it was refitted from; it was not scored itself, for "
+    "nothing of train and val is held out from it."
+)
 MISUSE = """\
 ## What it must not be used for
 
@@ -47,7 +52,7 @@ class Backbone:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
     """What a card says. `made_of` is a sentence on the model, `data` and `licence` are notes on the data, `split` is as
-    in run.json; `metrics` have the parts "select" and "report"."""
+    in run.json; `metrics` have the parts "select" and "report", and `whose` says whose they are."""
 
     name: str
     created: str
@@ -61,6 +66,7 @@ class Card:
     alignment: Mapping[str, Any] | None
     metrics: Mapping[str, Mapping[str, Any]]
     held_out: HeldOut
+    whose: str
     versions: Mapping[str, str]
     commit: str | None
 
@@ -113,6 +119,7 @@ def _data(card: Card) -> Iterator[str]:
             *(_number(card.split[part]["labelled"].get(name)) for name in tasks),
         )
         for part, words in PARTS.items()
+        if card.split[part]["frames"]
     ]
     yield table(
         ("rows", "videos", "subjects", "frames", *(f"labelled {task_label(name)}" for name in tasks)), iter(rows)
@@ -145,7 +152,7 @@ def _scores(card: Card) -> Iterator[str]:
             for words, key, name in rows
         ),
     )
-    yield f"Intervals are over resampled {card.held_out.unit}s. Its weights were selected by the score on the right."
+    yield f"Intervals are over resampled {card.held_out.unit}s. {card.whose}"
     yield (
         "They are of predictions without post-processing. `mtl predict` applies that of a postprocess.json beside this "
         "card, which has the scores with it."

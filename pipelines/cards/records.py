@@ -8,10 +8,10 @@ import polars as pl
 
 from cache.labels import schema_of
 from heads.labels import Labels
-from pipelines.cards.card import Backbone, Card, card_text
+from pipelines.cards.card import OWN_SCORES, REFIT_SCORES, Backbone, Card, card_text
 from pipelines.cards.held_out import held_out
 from pipelines.config import Config
-from pipelines.words import counted, task_words, value_words
+from pipelines.words import counted, refit_words, task_words, value_words
 
 ABOUT = ("fusion", "temporal", "inputs", "method")
 
@@ -55,6 +55,30 @@ def ensemble_card(
     return _card(members, record, metrics, made_of, config, table, frames, labels)
 
 
+def refit_card(
+    record: Mapping[str, Any],
+    members: Sequence[Mapping[str, Any]],
+    config: Config,
+    table: pl.DataFrame,
+    frames: pl.DataFrame,
+    labels: Labels,
+) -> str:
+    """The card of the refit with that refit.json, of the runs with the manifests `members`; the rest as in `run_card`,
+    of the runs that it was made from."""
+    made_of = f"The mean of {counted(len(members), 'head')} with different seeds. {refit_words(record)}"
+    return _card(
+        members,
+        {**record, "split": record["trained_on"]},
+        record["scores"]["plain"],
+        made_of,
+        config,
+        table,
+        frames,
+        labels,
+        REFIT_SCORES,
+    )
+
+
 def bundle_card(card: str, record: Mapping[str, Any], post: Mapping[str, Any] | None) -> str:
     """The `card` of a run or an ensemble with a section on the bundle that bundle.json describes; `post` is the
     postprocess.json that it applies, None for none."""
@@ -68,6 +92,7 @@ def bundle_card(card: str, record: Mapping[str, Any], post: Mapping[str, Any] | 
             ""
             if None in scores
             else f"; the sum of the held-out scores is {scores[1]:.3f} with it, {scores[0]:.3f} without"
+            + (", of the runs that it was refitted from" if record["kind"] == "refit" else "")
         )
         words = f"applied, fitted on {post['fitted_on']}{ends}"
     lines = [
@@ -89,6 +114,7 @@ def _card(
     table: pl.DataFrame,
     frames: pl.DataFrame,
     labels: Labels,
+    whose: str = OWN_SCORES,
 ) -> str:
     schema, data = schema_of(record["schema"], "schema"), config.data
     tasks = record.get("tasks") or metrics["tasks"]
@@ -107,6 +133,7 @@ def _card(
         alignment=alignments[0] if all(each == alignments[0] for each in alignments) else None,
         metrics=metrics,
         held_out=held_out(table, frames, labels, tasks, schema, attributes),
+        whose=whose,
         versions=runs[0]["versions"],
         commit=runs[0]["commit"],
     )

@@ -32,6 +32,7 @@ def train_head(
     name: Annotated[str, typer.Option(help="Name of the run folder; default: from the strategy.")] = "",
     runs: Annotated[Path | None, typer.Option(help="Where run folders go; default: from mtl.toml.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Train again although the run is there.")] = False,
+    refit: Annotated[bool, typer.Option("--refit", help="Then train it again on train and val (mtl refit).")] = False,
     config: ConfigOption = CONFIG,
     set_: SetOption = None,
     device: DeviceOption = "auto",
@@ -50,8 +51,10 @@ def train_head(
       mtl train-head --set loss.binary_loss=asymmetric --name asymmetric
     """
     from pipelines.cli.pages.training import print_result, training_progress
+    from pipelines.cli.refit import refit_model
     from pipelines.config import read_config
     from pipelines.fitting.interrupts import Interrupts
+    from pipelines.folds import NO_FOLD
     from pipelines.report.command import write_model_files
     from pipelines.strategy import strategy_of
     from pipelines.trackers import LiveTracker, check_tracker, config_of
@@ -71,6 +74,8 @@ def train_head(
     if tasks:
         chosen["tasks"] = list(settings.schema.ordered(chosen["tasks"], "mtl train-head tasks"))
     strategy = strategy_of(settings).replace(chosen, "mtl train-head")
+    if refit and strategy.train.fold != NO_FOLD:
+        raise ValueError("--refit trains on train and val together, and a fold holds part of them out; leave out one")
     check_tracker(track)
     live = LiveTracker(track, config_of(strategy.flat()), settings.at(Path()))
     try:
@@ -97,9 +102,12 @@ def train_head(
         raise typer.Exit(130) from None
     if run.found and not json_output:
         say("this strategy was trained on these data before; --force trains it again", err=True)
-    print_result(run.folder, run.manifest, run.metrics, as_json=json_output)
+    if not (refit and json_output):  # the refit's JSON has the scores of the run
+        print_result(run.folder, run.manifest, run.metrics, as_json=json_output)
     if not run.found:
         write_model_files(settings, run.folder, "run")
+    if refit:
+        refit_model(run.folder, settings, device, json_output=json_output)
 
 
 def words(text: str) -> list[str] | None:

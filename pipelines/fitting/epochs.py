@@ -77,10 +77,10 @@ class FitResult(Generic[ScoredT]):
 
 class BestEpoch(Generic[ScoredT]):
     """The best state of one model so far: its score (a head's `Evaluation`, a backbone's `Epoch`), its weights, its
-    predictions; and all that was scored."""
+    predictions; and all that was scored. With `takes_last` the best is the last one, whatever its score."""
 
-    def __init__(self, kind: type[ScoredT], schema: Schema = ABAW) -> None:
-        self._kind, self._schema = kind, schema
+    def __init__(self, kind: type[ScoredT], schema: Schema = ABAW, *, takes_last: bool = False) -> None:
+        self._kind, self._schema, self._takes_last = kind, schema, takes_last
         self.history: list[ScoredT] = []
         self.best: ScoredT | None = None
         self.halted = 0
@@ -96,7 +96,7 @@ class BestEpoch(Generic[ScoredT]):
     def record(self, scored: ScoredT, predictions: Predictions, weights: Callable[[], Mapping[str, Tensor]]) -> ScoredT:
         """Adds a score and returns it, `best` set if it is the best; only then are copies of the `weights` taken, at
         once, before another step can change them."""
-        if self.best is None or scored.p > self.best.p:
+        if self._takes_last or self.best is None or scored.p > self.best.p:
             scored = dataclasses.replace(scored, best=True)
             self.best, self._predictions, self._weights = scored, predictions, weights()
         self.history.append(scored)

@@ -75,7 +75,7 @@ def history_table(history: Sequence[Evaluation | Epoch]) -> pl.DataFrame:
             "lr": scored.lr,
             **scored.losses,
             **{f"score.{task}": value for task, value in scored.scores.items()},
-            "P": scored.p,
+            "P": scored.p if scored.scores else None,
             "best": scored.best,
             "duration_s": scored.duration_s,
         }

@@ -28,7 +28,7 @@ from pipelines.postprocess.parts import FOLD_SEED, NUM_FOLDS, Part, make_part
 from pipelines.postprocess.prior import TAUS
 from pipelines.postprocess.smoothing import GRID
 from pipelines.postprocess.thresholds import NUM_CANDIDATES, SHRINK_VIDEOS
-from pipelines.run_files import PREDICTIONS, check_schema, read_manifest, schema_in
+from pipelines.run_files import PREDICTIONS, REFIT, check_schema, read_manifest, schema_in
 
 FORMAT = 3
 RECORD = "postprocess.json"
@@ -75,7 +75,12 @@ def read_run_manifest(folder: Path, truth: Truth) -> dict[str, Any]:
         raise ValueError(f"{folder}: an ensemble; its post-processing was fitted with it (`mtl ensemble --force`)")
     if (folder / "study.json").is_file():
         raise ValueError(f"{folder}: a study; name runs in it: {folder / 'runs'}/NAME")
+    if (folder / REFIT).is_file():
+        raise ValueError(f"{folder}: a refit; its post-processing is that of the runs it was made from")
     manifest = read_manifest(folder)
+    if "refit" in manifest:
+        runs = ", ".join(Path(run).name for run in manifest["refit"]["of"])
+        raise ValueError(f"{folder}: part of a refit, with no row held out; name the runs it was made from: {runs}")
     check_schema(schema_in(manifest, folder), truth.schema, str(folder))
     for key, found in (("frames", truth.frames_digest), ("labels", truth.labels_digest)):
         if manifest.get(key) != found:

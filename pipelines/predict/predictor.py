@@ -1,8 +1,9 @@
 """A run, or an ensemble of runs, as one thing that predicts frames from the cache. N frames, R rows, K outputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -17,8 +18,9 @@ from pipelines.metrics.predictions import Decisions, Probabilities, joined
 from pipelines.postprocess.apply import Parameters, processed
 from pipelines.postprocess.run_folders import RECORD as POSTPROCESS
 from pipelines.postprocess.run_folders import read_parameters
+from pipelines.refit.folder import read_refit
 from pipelines.results.evaluate import num_seen
-from pipelines.run_files import CARD, PREDICTIONS, find_folder, read_manifest, run_bytes
+from pipelines.run_files import CARD, MANIFEST, PREDICTIONS, REFIT, find_folder, read_manifest, run_bytes
 from pipelines.training.dataset import Dataset
 from pipelines.training.run import Run, load_run, predict_run
 from pipelines.training.windows import context_rows
@@ -91,16 +93,17 @@ class FramePredictions:
 
 
 def find_predictor(given: Path, config: Config) -> Path:
-    """The folder of a run or an ensemble: `given` as a path, or a name in `runs/`, `ensembles/` or a study's ensembles.
+    """The folder of a run, an ensemble or a refit: `given` as a path, or a name in `runs/`, or in the `ensembles/` or
+    `refits/` beside it or in a study.
 
     Raises:
         ValueError: there is none, or several of that name; a study is named with what is in it.
     """
     folders = dict.fromkeys(find_folder(given, home) for home in _homes(config))
-    found = [folder for folder in folders if (folder / "run.json").is_file() or (folder / ENSEMBLE).is_file()]
+    found = [folder for folder in folders if any((folder / mark).is_file() for mark in KINDS)]
     if len(found) > 1:
         raise ValueError(
-            f"{given}: several runs and ensembles have this name; give a path: {' or '.join(map(str, found))}"
+            f"{given}: several runs, ensembles and refits have this name; give a path: {' or '.join(map(str, found))}"
         )
     if found:
         return found[0]
@@ -117,8 +120,8 @@ def find_predictor(given: Path, config: Config) -> Path:
 def _homes(config: Config) -> list[Path]:
     """The folders of runs and ensembles: `runs/`, `ensembles/` next to it, and that of each study."""
     runs, studies = config.at(config.output.runs), config.at(config.output.studies)
-    of_studies = [study / "ensembles" for study in sorted(studies.iterdir())] if studies.is_dir() else []
-    return [runs, runs.parent / "ensembles", *of_studies]
+    parents = [runs.parent, *(sorted(studies.iterdir()) if studies.is_dir() else [])]
+    return [runs, *(parent / name for parent in parents for name in ("ensembles", "refits"))]
 
 
 def load_predictor(folder: Path, device: torch.device, *, post: bool = True) -> Predictor:
@@ -127,10 +130,10 @@ def load_predictor(folder: Path, device: torch.device, *, post: bool = True) -> 
     Raises:
         ValueError: none there, a member of the ensemble is gone, or a file is damaged.
     """
-    is_ensemble = (folder / ENSEMBLE).is_file()
-    runs = _ensemble_runs(folder, device) if is_ensemble else [_single_run(folder, device)]
+    kind, load = next((found for mark, found in KINDS.items() if (folder / mark).is_file()), KINDS[MANIFEST])
+    runs = load(folder, device)
     parameters = read_parameters(folder) if post and (folder / POSTPROCESS).exists() else None
-    return Predictor(folder=folder, kind="ensemble" if is_ensemble else "run", runs=tuple(runs), parameters=parameters)
+    return Predictor(folder=folder, kind=kind, runs=tuple(runs), parameters=parameters)
 
 
 def read_card(folder: Path) -> str:
@@ -139,11 +142,13 @@ def read_card(folder: Path) -> str:
     Raises:
         ValueError: it is missing, damaged or of another one.
     """
-    if not (folder / ENSEMBLE).is_file():
+    read = next((one for mark, one in RECORDS.items() if (folder / mark).is_file()), None)
+    if read is None:
         return run_bytes(folder, read_manifest(folder), CARD).decode()
     data = (folder / CARD).read_bytes() if (folder / CARD).is_file() else b""
-    if digest_of(data) != read_ensemble(folder).get("card"):
-        raise ValueError(f"{folder / CARD}: missing, damaged or changed; `mtl ensemble --force` makes it again")
+    if digest_of(data) != read(folder).get("card"):
+        command = "ensemble" if read is read_ensemble else "refit"
+        raise ValueError(f"{folder / CARD}: missing, damaged or changed; `mtl {command} --force` makes it again")
     return data.decode()
 
 
@@ -181,9 +186,20 @@ def num_trained_on(predictor: Predictor, dataset: Dataset, part: np.ndarray) -> 
     return max(num_seen(one.run, dataset, part) or 0 for one in predictor.runs)
 
 
-def _single_run(folder: Path, device: torch.device) -> WeightedRun:
+def _single_run(folder: Path, device: torch.device) -> list[WeightedRun]:
     run = load_run(folder, device)
-    return WeightedRun(run=run, weights={task.name: 1.0 for task in run.schema.scored(run.tasks)})
+    return [WeightedRun(run=run, weights={task.name: 1.0 for task in run.schema.scored(run.tasks)})]
+
+
+def _refit_runs(folder: Path, device: torch.device) -> list[WeightedRun]:
+    """Its runs, with equal weights."""
+    record = read_refit(folder)
+    for name, digest in record["runs"].items():
+        path = folder / name / MANIFEST
+        if not path.is_file() or digest_of(path.read_bytes()) != digest:
+            raise ValueError(f"{path}: missing, damaged or of another refit; `mtl refit --force` makes it again")
+    weights = dict.fromkeys(record["tasks"], 1 / len(record["runs"]))
+    return [WeightedRun(run=load_run(folder / name, device), weights=weights) for name in record["runs"]]
 
 
 def _ensemble_runs(folder: Path, device: torch.device) -> list[WeightedRun]:
@@ -232,3 +248,11 @@ def check_tasks(predictor: Predictor, needed: Sequence[str], what: str) -> None:
             f"{predictor.folder}: predicts {', '.join(predictor.tasks)}, but {what} needs {', '.join(lacking)} too; "
             "combine it with a run of that task (`mtl ensemble RUN RUN --name NAME`), or train one with all tasks"
         )
+
+
+RECORDS: dict[str, Callable[[Path], dict[str, Any]]] = {ENSEMBLE: read_ensemble, REFIT: read_refit}
+KINDS: dict[str, tuple[str, Callable[[Path, torch.device], list[WeightedRun]]]] = {
+    ENSEMBLE: ("ensemble", _ensemble_runs),
+    REFIT: ("refit", _refit_runs),
+    MANIFEST: ("run", _single_run),
+}

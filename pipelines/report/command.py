@@ -10,6 +10,7 @@ from pipelines.outfile import check_place
 from pipelines.postprocess.run_folders import Truth, read_truth
 from pipelines.report.ensemble import ensemble_report
 from pipelines.report.pages import FIGURES, PAGE, TABLES, Report, draw_figures, write_files, write_page
+from pipelines.report.refit import refit_report
 from pipelines.report.run import run_report
 from pipelines.report.study import study_report
 from pipelines.results.backbone_rows import with_backbones
@@ -17,11 +18,11 @@ from pipelines.results.comparison import check_data
 from pipelines.results.effects import effects_of
 from pipelines.results.evidence import Reader, with_intervals
 from pipelines.results.leaderboard import Leaderboard, make_leaderboard
-from pipelines.run_files import find_folder
+from pipelines.run_files import REFIT, find_folder
 from pipelines.search.study import Study, StudyInputs, read_about, read_study
 from pipelines.timeline.videos import relative_folder
 
-KINDS = {"study": "study.json", "ensemble": "ensemble.json", "run": "run.json"}
+KINDS = {"study": "study.json", "ensemble": "ensemble.json", "refit": REFIT, "run": "run.json"}
 
 
 def make_report(config: Config, given: Path, out: Path | None, *, force: bool = False) -> dict[str, Any]:
@@ -54,8 +55,8 @@ def find_model(given: Path, config: Config) -> tuple[Path, str]:
         ValueError: there is none, or several of that name.
     """
     runs, studies = config.at(config.output.runs), config.at(config.output.studies)
-    of_studies = [study / "ensembles" for study in sorted(studies.iterdir())] if studies.is_dir() else []
-    homes = (runs, studies, runs.parent / "ensembles", *of_studies)
+    parents = [runs.parent, *(sorted(studies.iterdir()) if studies.is_dir() else [])]
+    homes = (runs, studies, *(parent / name for parent in parents for name in ("ensembles", "refits")))
     folders = dict.fromkeys(find_folder(given, home) for home in homes)
     found = {folder: kind for folder in folders for kind, mark in KINDS.items() if (folder / mark).is_file()}
     if len(found) > 1:
@@ -94,7 +95,7 @@ def write_study_report(study: Study, board: Leaderboard, reader: Reader, truth: 
 def write_model_files(config: Config, folder: Path, kind: str) -> None:
     """Figures and tables of the run or ensemble at `folder` without a page, and without single videos and subjects."""
     truth = read_truth(config)
-    report = (run_report if kind == "run" else ensemble_report)(folder, truth, brief=True)
+    report = MODELS[kind](folder, truth, brief=True)
     write_files(report, draw_figures(report), folder)
 
 
@@ -104,6 +105,10 @@ def _run(config: Config, folder: Path, truth: Truth, page: Path) -> Report:
 
 def _ensemble(config: Config, folder: Path, truth: Truth, page: Path) -> Report:
     return ensemble_report(folder, truth, _faces(config.at(config.data.faces), page))
+
+
+def _refit(config: Config, folder: Path, truth: Truth, page: Path) -> Report:
+    return refit_report(folder, truth, _faces(config.at(config.data.faces), page))
 
 
 def _study(config: Config, folder: Path, truth: Truth, page: Path) -> Report:
@@ -133,8 +138,10 @@ def _faces(folder: Path, page: Path) -> str | None:
     return relative_folder(folder, page) if folder.is_dir() else None
 
 
+MODELS: dict[str, Callable[..., Report]] = {"run": run_report, "ensemble": ensemble_report, "refit": refit_report}
 REPORTS: dict[str, Callable[[Config, Path, Truth, Path], Report]] = {
     "run": _run,
     "ensemble": _ensemble,
+    "refit": _refit,
     "study": _study,
 }

@@ -49,7 +49,7 @@ def run_report(folder: Path, truth: Truth, faces: str | None = None, *, brief: b
     shown = read_predicted(folder, read_predictions(folder, manifest), manifest["split"], truth, whose)
     post = read_postprocess(folder) if (folder / RECORD).is_file() else None
     sections = [
-        Section("Scores", (*about_rows(shown), _scores(shown, metrics, post, truth.schema))),
+        Section("Scores", (*about_rows(shown), scores_table(shown, metrics, post, truth.schema))),
         Section("Learning curves", learning_parts(folder)),
         *model_sections(shown, brief=brief),
         *([] if brief else [timeline(shown, faces)]),
@@ -97,7 +97,7 @@ def _opening(
     return join([tag("p", what), tag("p", split_words(manifest["split"])), tiles(numbers)])
 
 
-def _scores(shown: Predicted, metrics: Mapping[str, Any], post: Mapping[str, Any] | None, schema: Schema) -> Table:
+def scores_table(shown: Predicted, metrics: Mapping[str, Any], post: Mapping[str, Any] | None, schema: Schema) -> Table:
     """Selection and held-out scores by task; with post-processing, where there is one, beside those without."""
     found = held_out_intervals(shown)
     columns = [Column("task", "task"), Column("select", "selection"), Column("report", "held-out")]

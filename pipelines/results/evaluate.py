@@ -16,7 +16,7 @@ from pipelines.postprocess.apply import Parameters, processed
 from pipelines.postprocess.parts import score_part
 from pipelines.postprocess.run_folders import read_parameters
 from pipelines.run_files import read_manifest
-from pipelines.splits import Split
+from pipelines.splits import Split, pooled_split
 from pipelines.training.budget import context_of, context_warnings
 from pipelines.training.dataset import Dataset, load_dataset
 from pipelines.training.run import Run, load_run, predict_run
@@ -117,4 +117,6 @@ def _stored(folder: Path) -> Parameters:
 
 def split_of(run: Run, dataset: Dataset) -> Split:
     """The dataset's rows, split as the run's configuration says."""
+    if "refit" in run.manifest:
+        return pooled_split(dataset.frames, dataset.labels)
     return dataset.split(read_config(run.folder / "config.toml").split, run.strategy.train.fold)

@@ -78,6 +78,7 @@ def fit(
     frozen_steps: int = 0,
     halving: Halving | None = None,
     checkpoint: StackCheckpoint | None = None,
+    num_steps: int | None = None,
 ) -> list[FitResult[Evaluation] | ValueError]:
     """Trains the heads of `model`, one per member, which share tasks, streams, windows' shape and number of steps.
 
@@ -90,6 +91,8 @@ def fit(
             counts from their end.
         halving: ends the training of arms that are behind.
         checkpoint: where the state of the training is saved, under the members' name; it resumes from there.
+        num_steps: where the training ends, an evaluation before the last one of the members' number of steps, by which
+            the learning rate goes; None to go on.
 
     Returns:
         For each member its best evaluation with its weights, or what went wrong: the loss or the predictions were no
@@ -101,6 +104,7 @@ def fit(
     training, config = _Training(model, loss, members, frozen_steps), members[0].config
     save = training.save_callback(checkpoint) if checkpoint is not None else None
     steps = [0] * count_start + evaluations(config)
+    steps = [step for step in steps if num_steps is None or step <= num_steps]
     for before, step in training.left(checkpoint, list(zip([0, *steps], steps, strict=False))):
         begin, model = time.perf_counter(), training.stack.model
         if isinstance(model, ProgressiveHead):
@@ -182,7 +186,7 @@ class _Training:
                 num_steps=member.config.steps,
                 lr=lr_at(member.config, step),
                 losses=dict(losses[place]),
-                scores=evaluate(predictions[place], member.source),
+                scores=evaluate(predictions[place], member.source) if len(predictions[place].rows) else {},
                 best=False,
                 duration_s=seconds / len(self.members),
             )

@@ -138,6 +138,7 @@ def _train(
         frozen_steps=frozen_steps,
         halving=setups[0].halving,
         checkpoint=setups[0].checkpoint,
+        num_steps=None if setups[0].num_steps is None else setups[0].num_steps[spec.name],
     )
     return [
         one if isinstance(one, ValueError) else _trained(spec, setup.strategy, one, device)
@@ -161,7 +162,7 @@ def _members(setups: Sequence[Setup], spec: Spec) -> list[StackMember]:
                 source=dataclasses.replace(sources[id(setup.split)], config=config),
                 plan=dataset.plan(setup.split.select, config, setup.used),
                 name=spec.name,
-                best=BestEpoch(Evaluation, dataset.schema),
+                best=BestEpoch(Evaluation, dataset.schema, takes_last=setup.num_steps is not None),
                 arm=setup.strategy.arm,
                 on_evaluation=setup.on_evaluation,
                 should_stop=setup.should_stop,

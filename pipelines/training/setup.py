@@ -14,7 +14,8 @@ from pipelines.training.stack_checkpoint import StackCheckpoint
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What a method needs. `streams` names the streams of each model, as `strategy.streams_of` gives them."""
+    """What a method needs. `streams` names the streams of each model, as `strategy.streams_of` gives them; `num_steps`
+    how long each model trains where nothing chooses: its last weights are taken."""
 
     dataset: Dataset
     strategy: Strategy
@@ -25,6 +26,7 @@ class Setup:
     should_stop: ShouldStop | None = None
     halving: Halving | None = None
     checkpoint: StackCheckpoint | None = None
+    num_steps: Mapping[str, int] | None = None
 
     @property
     def used(self) -> tuple[str, ...]:

@@ -109,7 +109,7 @@ def train_strategies(
     setups: dict[int, Setup] = {}
     for place, request in enumerate(requests):
         try:
-            setups[place] = _setup(config, dataset, request, halving, checkpoint)
+            setups[place] = make_setup(config, dataset, request, halving=halving, checkpoint=checkpoint)
         except ValueError as error:
             found[place] = error
     if setups:
@@ -121,22 +121,34 @@ def train_strategies(
     return [found[place] for place in range(len(requests))]
 
 
-def _setup(
-    config: Config, dataset: Dataset, request: TrainRequest, halving: Halving | None, checkpoint: StackCheckpoint | None
+def make_setup(
+    config: Config,
+    dataset: Dataset,
+    request: TrainRequest,
+    split: Split | None = None,
+    halving: Halving | None = None,
+    checkpoint: StackCheckpoint | None = None,
+    num_steps: Mapping[str, int] | None = None,
 ) -> Setup:
+    """What a method needs for `request`; without a `split`, that of the configuration.
+
+    Raises:
+        ValueError: the strategy cannot be trained, or a task has no labelled frame.
+    """
     strategy = request.strategy
     if problem := problem_of(strategy, config):
         raise ValueError(problem)
     setup = Setup(
         dataset=dataset,
         strategy=strategy,
-        split=dataset.split(config.split, strategy.train.fold),
+        split=split or dataset.split(config.split, strategy.train.fold),
         streams=streams_of(strategy, config),
         class_embeddings=class_embeddings_of(strategy, config),
         on_evaluation=request.on_evaluation,
         should_stop=request.should_stop,
         halving=halving,
         checkpoint=checkpoint,
+        num_steps=num_steps,
     )
     check_labels(setup)
     return setup
@@ -194,7 +206,7 @@ def check_labels(setup: Setup) -> None:
     """Raises `ValueError` unless every task has a labelled frame with an embedding to learn, and those that choose
     weights one to choose on."""
     valid = setup.dataset.resident.all_valid(setup.used, setup.strategy.train.view)
-    for part in ("train", "select"):
+    for part in ("train", "select") if setup.num_steps is None else ("train",):
         rows = getattr(setup.split, part) & valid
         for task in tasks_with_labels(setup.strategy, part):
             if not (rows & setup.dataset.labelled([task])).any():

@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipelines.cli.pages.predict import post_line
+from pipelines.cli.pages.predict import model_in, post_line
 from pipelines.words import counted, task_label
 
 
 def export_lines(done: Mapping[str, Any]) -> Iterator[str]:
     """The lines for a person, from what `export` returned."""
-    folder = done.get("run") or done["ensemble"]
+    folder = model_in(done)
     tasks = ", ".join(task_label(task) for task in done["tasks"])
     takes = f"faces of {done['face_px']} px" if done["face_px"] else "embeddings (no backbone in it)"
     streams = ", ".join(f"{name} ({width} wide)" for name, width in done["streams"].items())

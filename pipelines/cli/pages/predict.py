@@ -13,7 +13,7 @@ def predict_lines(done: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _source_lines(done: Mapping[str, Any]) -> Iterator[str]:
-    folder = _model_in(done)
+    folder = model_in(done)
     tasks = ", ".join(task_label(task) for task in done["tasks"])
     yield f"{done['source']}: {done['why']}"
     faces = f"{counted(done['num_faces'], 'face')} in {counted(done['num_frames'], 'frame')}"
@@ -42,12 +42,13 @@ def _source_lines(done: Mapping[str, Any]) -> Iterator[str]:
             yield str(done[key])
 
 
-def _model_in(done: Mapping[str, Any]) -> str:
-    return str(next(done[kind] for kind in ("run", "ensemble", "bundle") if kind in done))
+def model_in(done: Mapping[str, Any]) -> str:
+    """What predicted, among what a command has done."""
+    return str(next(done[kind] for kind in ("run", "ensemble", "refit", "bundle") if kind in done))
 
 
 def _frames_lines(done: Mapping[str, Any]) -> Iterator[str]:
-    folder = _model_in(done)
+    folder = model_in(done)
     tasks = ", ".join(task_label(task) for task in done["tasks"])
     if "cache" in done:
         of = f"all of cache {done['cache']}"

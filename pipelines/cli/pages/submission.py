@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cache.labels import ABAW
-from pipelines.cli.pages.predict import post_line
+from pipelines.cli.pages.predict import model_in, post_line
 from pipelines.submission.filling import FILLS, linear
 from pipelines.submission.formats import CELLS, TRACKS
 from pipelines.words import counted
@@ -15,7 +15,7 @@ INTERPOLATED, NEAREST = "interpolated over frame numbers", "as the nearest frame
 
 def submit_lines(done: Mapping[str, Any], *, asked_post: bool) -> Iterator[str]:
     """The lines for a person, from what `submit` returned."""
-    folder = done.get("run") or done["ensemble"]
+    folder = model_in(done)
     rows, repeated = counted(done["num_rows"], "row"), done["num_rows"] - done["num_frames"]
     again = f", {repeated:,} of them repeated" if repeated else ""
     yield f"{folder} on {done['list']}, track {done['track']}: {rows} of {counted(done['num_videos'], 'video')}{again}"

@@ -30,7 +30,8 @@ def training_progress(schema: Schema = ABAW) -> Iterator[Callable[[Evaluation], 
             if note.best:
                 best[note.model] = note
             top, name = best[note.model], score_name(tuple(note.scores), schema)
-            bars[note.model].note(f"{name} {note.p:.4f}, best {top.p:.4f} at step {top.step}")
+            if note.scores:  # none in a refit
+                bars[note.model].note(f"{name} {note.p:.4f}, best {top.p:.4f} at step {top.step}")
             bars[note.model].reach(note.step)
 
         yield on_evaluation
