@@ -13,7 +13,7 @@ from pipelines.cards.held_out import held_out
 from pipelines.config import Config
 from pipelines.words import counted, refit_words, task_words, value_words
 
-ABOUT = ("fusion", "temporal", "inputs", "method")
+ABOUT = ("fusion", "temporal", "causal", "inputs", "method")
 
 
 def run_card(

@@ -26,6 +26,7 @@ FIELDS = (
     "streams",
     "fusion",
     "temporal",
+    "causal",
     "method",
     "inputs",
     "window",
