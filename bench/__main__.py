@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EXTRACTING, READING = ("A1", "A2", "A3", "A4", "A6", "A7", "A8"), ("C1", "C2", "C3", "C6", "R1", "R2")
 FINETUNING, QUALITY, VIDEO = ("F1", "R3"), ("Q1", "Q2"), ("V1", "V2", "V3")
 IDS = (*EXTRACTING, *READING, *FINETUNING, *QUALITY, *VIDEO, "B1", "B2", "B3", "B4", "S1", "S2", "S3", "S4", "S6", "S8")
-APART = ("R1", "R2", "R3", "F1", *QUALITY)  # only by --only: all others together take ten minutes
+APART = ("R1", "R2", "R3", "F1", "B4", *QUALITY)  # only by --only: all others together take ten minutes
 LATEST = Path(__file__).parent / "latest.json"
 VERSIONS = ("torch", "timm", "zarr", "numpy", "h5py", "simplejpeg", "pillow")
 

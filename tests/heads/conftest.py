@@ -12,6 +12,8 @@ from heads.layers import initialise
 from heads.temporal import TEMPORALS
 
 WIDTHS = {"expr": 6, "va": 10, "au.b16": 3}
+# Neither knows of the other, so each is tested with one of the other kind: all pairs took a minute.
+PAIRS = [*((fusion, "gru") for fusion in FUSIONS), *(("concat", name) for name in TEMPORALS if name != "gru")]
 JUNK = (float("nan"), float("inf"), -float("inf"), 1e30)
 
 
@@ -46,6 +48,12 @@ def draw(module: nn.Module, *seeds: int) -> nn.Module:
     return module
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests that take `fusion` and `temporal` run over `PAIRS`."""
+    if {"fusion", "temporal"} <= set(metafunc.fixturenames):
+        metafunc.parametrize(("fusion", "temporal"), PAIRS)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
     """The windows here are tiny: threads would only wait for each other, the longer the busier the machine."""
@@ -53,16 +61,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(params=FUSIONS)
-def fusion(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture(params=TEMPORALS)
-def temporal(request: pytest.FixtureRequest) -> str:
-    return request.param
 
 
 @pytest.fixture

@@ -42,8 +42,9 @@ def same_weights(first, second) -> bool:
     )
 
 
-@pytest.mark.parametrize("temporal", TEMPORALS)
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize(
+    ("fusion", "temporal"), [*((fusion, "gru") for fusion in FUSIONS), *(("concat", name) for name in TEMPORALS)]
+)
 def test_every_fusion_and_encoder_trains(small, made, fusion, temporal):
     result = trained(small, made.dataset(), fusion=fusion, temporal=temporal, steps=6)
     assert np.isfinite(result.metrics["select"]["P"])
