@@ -71,7 +71,7 @@ has every row of its list, in the list's order.
   commas.
 - `lists/va_dummies.txt`, `lists/expr_dummies.txt`, `lists/au_dummies.txt` (tracks va, expr, au): the same frames in the
   form of a submission, filled with dummy values. -> Names with `--test-list`; refused as labels (`--test`).
-- `lists/ce_dummies.txt`: the list of the compound expressions. -> Names; no track of `mtl submit` takes it.
+- `lists/ce_dummies.txt` (track ce): the list of the compound expressions, the same frames. -> Names.
 - `lists/videos.txt` (tracks va, expr, au): bare names of videos. -> All their faces; `mtl submit` takes
   `--num-frames lists/num_frames.csv` and answers with a folder.
 """

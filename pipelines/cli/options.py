@@ -32,6 +32,12 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or 
 TrackOption = Annotated[
     str, typer.Option("--track", metavar="NAME", help="Also log to tensorboard, wandb or trackio, if installed.")
 ]
+BoxOption = Annotated[
+    int,
+    typer.Option(
+        min=0, max=1000, help="Average compound expressions over so many frames on each side.", show_default=False
+    ),
+]
 OnConflictOption = Annotated[
     Literal["error", "first", "last", "missing"],
     typer.Option(

@@ -8,6 +8,7 @@ import typer
 
 from pipelines.cli.options import (
     CONFIG,
+    BoxOption,
     ConfigOption,
     DeviceOption,
     JsonOption,
@@ -53,6 +54,10 @@ def predict(
     timeline: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Predictions over time, as a .html page or a .png picture.")
     ] = None,
+    compound: Annotated[
+        bool, typer.Option("--compound", help="Also the seven compound expressions, from those of expressions.")
+    ] = False,
+    box: BoxOption = 0,
     post: PostOption = True,
     force: Annotated[bool, typer.Option("--force", help="Replace the files of an earlier prediction.")] = False,
     config: ConfigOption = CONFIG,
@@ -71,6 +76,9 @@ def predict(
     number in the video), x0 y0 x1 y1 (pixels), detection_score, valid, then as above, and the class's name as
     expression_name. Interrupted, the same command resumes.
 
+    --compound adds compound 0 to 6 (Fearfully, Happily, Sadly, Disgustedly, Angrily Surprised, Sadly Fearful, Sadly
+    Angry) with probabilities p_Fearfully_Surprised ..: the sums of those of their two expressions, scaled to 1.
+
     \b
     Examples:
       mtl predict tcn --split test
@@ -80,20 +88,23 @@ def predict(
     """
     from pipelines.cli.pages.predict import predict_lines
 
+    if box and not compound:
+        raise ValueError("--box averages compound expressions; give --compound too, or leave it out")
     if split and names is not None:
         raise ValueError("--split and --list: give one of them; a list names its frames whatever their split")
+    width = box if compound else None
     read = config_for(model, config, set_ or ())
     if source == "":
         raise ValueError("SOURCE is empty; name faces, pictures, a video, a folder of them or a cache")
     if source is None:
         if aligned is not None or overlay is not None or timeline is not None:
             raise ValueError("--aligned, --detect, --overlay and --timeline go with a SOURCE; name one")
-        done = _from_cache(read, model, split, names, out, post=post, force=force, device=device)
+        done = _from_cache(read, model, split, names, out, width, post=post, force=force, device=device)
     else:
         if split or names is not None:
             raise ValueError(f"--split and --list choose frames of the cache; leave them out, or leave out {source}")
         files = {"out": out, "overlay": overlay, "timeline": timeline}
-        done = _from_source(read, model, Path(source), aligned, files, post=post, force=force, device=device)
+        done = _from_source(read, model, Path(source), aligned, files, width, post=post, force=force, device=device)
     if json_output:
         say_json(done)
     else:
@@ -122,6 +133,7 @@ def _from_cache(
     split: str,
     names: Path | None,
     out: Path | None,
+    box: int | None,
     *,
     post: bool,
     force: bool,
@@ -131,7 +143,7 @@ def _from_cache(
     from pipelines.predict.predict import FrameRequest, predict_to_file
 
     request = FrameRequest(
-        model=model, split=split or "test", names=names, cache=cache, out=out, post=post, force=force
+        model=model, split=split or "test", names=names, cache=cache, out=out, box=box, post=post, force=force
     )
     return predict_to_file(config, request, device)
 
@@ -142,6 +154,7 @@ def _from_source(
     given: Path,
     aligned: bool | None,
     files: dict[str, Path | None],
+    box: int | None,
     *,
     post: bool,
     force: bool,
@@ -153,7 +166,8 @@ def _from_source(
     if source.kind == "cache":
         if files["overlay"] is not None or files["timeline"] is not None:
             raise ValueError(f"--overlay and --timeline need faces, and {given} is a cache of embeddings")
-        return _from_cache(config, model, "", None, files["out"], post=post, force=force, device=device, cache=given)
+        out = files["out"]
+        return _from_cache(config, model, "", None, out, box, post=post, force=force, device=device, cache=given)
     from pipelines.device import resolve_device
     from pipelines.faces import face_finder
     from pipelines.predict.alignments import as_trained
@@ -161,7 +175,7 @@ def _from_source(
     from pipelines.predict.from_source import Outputs, check_outputs, default_table, predict_source
 
     table = files["out"] or default_table(config, model.name, source.name)
-    outputs = Outputs(table=table, overlay=files["overlay"], timeline=files["timeline"], force=force)
+    outputs = Outputs(table=table, overlay=files["overlay"], timeline=files["timeline"], box=box, force=force)
     check_outputs(outputs, source)
     finder = None if source.kind == "aligned" else face_finder(config)
     loaded = load_face_model(model, config, resolve_device(device), post=post)

@@ -7,6 +7,7 @@ import typer
 
 from pipelines.cli.options import (
     CONFIG,
+    BoxOption,
     ConfigOption,
     DeviceOption,
     JsonOption,
@@ -23,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 def submit(
     model: PredictorArgument,
-    track: Annotated[str, typer.Option(help="mtl, va, expr or au.")],
+    track: Annotated[str, typer.Option(help="mtl, va, expr, au or ce (compound expressions).")],
     names: Annotated[Path, typer.Option("--list", metavar="FILE", help="The challenge's list of frames (or videos).")],
     out: Annotated[Path, typer.Option(help="The file to write; a new folder for a list of videos.")],
     fill: Annotated[
@@ -47,6 +48,7 @@ def submit(
         Path | None,
         typer.Option(metavar="FILE", help="For a list of videos: a table video,num_frames of the videos themselves."),
     ] = None,
+    box: BoxOption = 0,
     post: PostOption = True,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier submission of this name.")] = False,
     config: ConfigOption = CONFIG,
@@ -60,12 +62,14 @@ def submit(
     crop are filled from their neighbours, and counted. The file is read back before it gets its name.
 
     Format: no quotes, no spaces, lines end in LF; valence and arousal clipped to [-1, 1] with six digits; expression 0
-    to 7; action units 0 or 1. A list of bare video names (ABAW3) gives a folder with VIDEO.txt, one row per frame.
+    to 7; action units 0 or 1; compound expression 0 to 6, that whose two expressions are the most probable together. A
+    list of bare video names (ABAW3) gives a folder with VIDEO.txt, one row per frame.
 
     \b
     Examples:
       mtl submit best --track mtl --list test_list.txt --out submission1.txt
       mtl submit tcn --track va --list va_list.txt --out va1.txt --fill nearest
+      mtl submit best --track ce --list ce_list.txt --out ce1.txt --box 10
     """
     from pipelines.cli.pages.submission import submit_lines
     from pipelines.config import read_config
@@ -79,6 +83,7 @@ def submit(
         out=out,
         fill=fill,
         num_frames=num_frames,
+        box=box,
         fill_empty_videos=fill_empty_videos,
         fill_unprepared=fill_unprepared,
         post=post,

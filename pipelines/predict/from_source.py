@@ -19,6 +19,7 @@ from pipelines.config import Config
 from pipelines.outfile import check_format, check_place, replaceable_table, table_bytes, write_new
 from pipelines.postprocess.apply import components
 from pipelines.predict.alignments import alignment_notes, alignment_of
+from pipelines.predict.compound import basic_group
 from pipelines.predict.detected import PictureFaces, VideoFaces
 from pipelines.predict.face_model import FaceModel
 from pipelines.predict.observe import observe
@@ -35,11 +36,13 @@ NUM_NAMED = 5  # faults that are written out
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outputs:
-    """The files to write: the table, and where wanted a video with the predictions drawn into it and a timeline."""
+    """The files to write: the table, and where wanted a video with the predictions drawn into it and a timeline. With
+    `box` the table has compound expressions too: see `predict_faces`."""
 
     table: Path
     overlay: Path | None = None
     timeline: Path | None = None
+    box: int | None = None
     force: bool = False
 
 
@@ -69,6 +72,8 @@ def predict_source(
         ValueError: nothing of the source can be read, or another process writes the same.
     """
     started_s = time.monotonic()
+    if outputs.box is not None:
+        basic_group(model.schema, model.tasks, str(model.folder))
     units = units_of(source, model, finder)
     notes = alignment_notes(model, alignment_of(source) if finder is None else finder.alignment)
     with WorkFolder(outputs.table.with_name(f".{outputs.table.name}.work")) as folder:
@@ -80,12 +85,13 @@ def predict_source(
         with progress(f"predict {source.given.name}", total, "frames", num_resumed) as advance:
             failed = _observe_all(units, works, model, advance)
         seconds = time.monotonic() - started_s
-        found = predict_faces(model, units, works, config.data.fps)
+        found = predict_faces(model, units, works, config.data.fps, outputs.box)
         notes += _write_pictures(model, source, units, found, outputs)
         write_new(outputs.table, table_bytes(found.table, outputs.table.suffix), force=outputs.force)
         folder.remove()
     return _done(model, source, units, works, found, failed) | {
         "out": str(outputs.table),
+        "box": outputs.box,
         "overlay": None if outputs.overlay is None else str(outputs.overlay),
         "timeline": None if outputs.timeline is None else str(outputs.timeline),
         "num_resumed": num_resumed,

@@ -15,6 +15,7 @@ from pipelines.config import Config
 from pipelines.device import resolve_device
 from pipelines.metrics.predictions import prediction_columns
 from pipelines.outfile import check_format, check_place, replaceable_table, table_bytes, write_new
+from pipelines.predict.compound import basic_group, compound_frames
 from pipelines.predict.listed import match_list
 from pipelines.predict.predictor import (
     FramePredictions,
@@ -32,6 +33,7 @@ class FrameRequest:
     """Which frames to predict: those of `split`, with `names` those that a list names, with `cache` all frames from
     another cache than that of mtl.toml; and how.
 
+    With `box` compound expressions are added, averaged over so many frames on each side; None for none.
     `out` is a Parquet or CSV file; None for `predictions/NAME-SPLIT.parquet` beside mtl.toml.
     """
 
@@ -40,6 +42,7 @@ class FrameRequest:
     names: Path | None = None
     cache: Path | None = None
     out: Path | None = None
+    box: int | None = None
     post: bool = True
     force: bool = False
 
@@ -59,6 +62,9 @@ def predict_to_file(config: Config, request: FrameRequest, device: str) -> dict[
     predictor = load_predictor(folder, resolve_device(device), post=request.post)
     if request.cache is not None:
         config = replace(config, cache=replace(config.cache, path=request.cache.absolute()))
+    basic = None
+    if request.box is not None:
+        basic = basic_group(predictor.schema, predictor.tasks, str(predictor.folder))
     dataset = load_dataset(config, predictor.streams, resolve_device(device))
     counts: dict[str, Any] = {"split": request.split}
     if request.cache is not None:
@@ -71,14 +77,17 @@ def predict_to_file(config: Config, request: FrameRequest, device: str) -> dict[
         part, rows = listed.part, listed.rows
         counts = {"list": str(names.path), "num_listed": len(names)}
         counts |= {"num_absent": listed.absent.height, "num_absent_videos": listed.absent_videos.height}
-    found = predict_frames(predictor, dataset, part).rows(rows[part])
-    write_new(out, table_bytes(predictions_table(found), out.suffix), force=request.force)
+    everything = predict_frames(predictor, dataset, part)
+    more = [] if basic is None else [compound_frames(everything, basic, request.box or 0)]
+    found, *more = (each.rows(rows[part]) for each in (everything, *more))
+    write_new(out, table_bytes(predictions_table(found, *more), out.suffix), force=request.force)
     return {
         predictor.kind: str(folder),
         "out": str(out),
         **counts,
         "tasks": list(predictor.tasks),
         "post": None if predictor.parameters is None else predictor.parameters.to_json(),
+        "box": request.box,
         "num_frames": found.frames.height,
         "num_videos": found.frames["video"].n_unique(),
         "num_nearest": int((~found.valid & found.known).sum()),
@@ -87,13 +96,17 @@ def predict_to_file(config: Config, request: FrameRequest, device: str) -> dict[
     }
 
 
-def predictions_table(found: FramePredictions) -> pl.DataFrame:
-    """One row per frame: video, frame, path, valid, then what is predicted.
+def predictions_table(found: FramePredictions, *more: FramePredictions) -> pl.DataFrame:
+    """One row per frame: video, frame, path, valid, then what is predicted, and what `more` has of the same frames.
 
     Continuous columns in their range (a model may go slightly beyond), classes by number with probabilities `p_CLASS`,
     binary columns 0 or 1 with probabilities `p_COLUMN`. Null where a video has no embedding at all.
     """
-    columns = prediction_columns(found.probabilities, found.decide())
+    columns = {
+        name: column
+        for each in (found, *more)
+        for name, column in prediction_columns(each.probabilities, each.decide()).items()
+    }
     known = pl.Series(found.known)
     values = [pl.when(known).then(pl.Series(name, column)).alias(name) for name, column in columns.items()]
     return found.frames.with_columns(pl.Series("valid", np.asarray(found.valid))).with_columns(values)

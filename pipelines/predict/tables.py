@@ -11,7 +11,8 @@ import polars as pl
 
 from cache.labels import Schema
 from pipelines.metrics.predictions import Probabilities, prediction_columns
-from pipelines.predict.face_model import FaceModel
+from pipelines.predict.compound import basic_group, compounds_of
+from pipelines.predict.face_model import FaceModel, PredictedSteps
 from pipelines.predict.observed import UNKNOWN, Unit
 from pipelines.predict.work import Chunk, UnitWork
 
@@ -50,8 +51,11 @@ class _Observed:
     faults: tuple[str, ...]
 
 
-def predict_faces(model: FaceModel, units: Sequence[Unit], works: Sequence[UnitWork], fps: float) -> PredictedFaces:
-    """The predictions of all that is in `works`; `fps` is the rate at which the heads count time.
+def predict_faces(
+    model: FaceModel, units: Sequence[Unit], works: Sequence[UnitWork], fps: float, box: int | None = None
+) -> PredictedFaces:
+    """The predictions of all that is in `works`; `fps` is the rate at which the heads count time. With `box` the table
+    has compound expressions too, averaged over so many steps on each side.
 
     A track of a face is a video to the heads, whose steps are its frames at `fps`; of several frames on one step the
     first is the step, and the others take its prediction.
@@ -67,7 +71,7 @@ def predict_faces(model: FaceModel, units: Sequence[Unit], works: Sequence[UnitW
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.cumsum(is_first) - 1
     chosen = order[is_first]
-    smooth, raw = _predicted(model, track[chosen], step[chosen], seen, chosen)
+    smooth, raw = _predicted(model, track[chosen], step[chosen], seen, chosen, box)
 
     lonely = np.setdiff1d(np.arange(len(seen.frames)), seen.of)
     of = np.concatenate([seen.of, lonely])
@@ -85,15 +89,25 @@ def predict_faces(model: FaceModel, units: Sequence[Unit], works: Sequence[UnitW
 
 
 def _predicted(
-    model: FaceModel, track: np.ndarray, step: np.ndarray, seen: _Observed, chosen: np.ndarray
+    model: FaceModel, track: np.ndarray, step: np.ndarray, seen: _Observed, chosen: np.ndarray, box: int | None
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Columns [S] of the predictions of steps, post-processed and raw; null where a track has no embedding at all."""
-    if not seen.embeddings:
-        nothing = _columns(_no_columns(model), np.zeros(0, dtype=bool), model.schema)
-        return nothing, nothing
-    embeddings = {name: values[chosen] for name, values in seen.embeddings.items()}
-    found = model.predict(track, step, embeddings, seen.valid[chosen])
-    return _columns(found.columns, found.known, model.schema), _columns(found.raw, found.known, model.schema)
+    """Columns [S] of the predictions of steps, post-processed and raw; null where a track has no embedding at all.
+    Those of compounds are among the former."""
+    if seen.embeddings:
+        embeddings = {name: values[chosen] for name, values in seen.embeddings.items()}
+        found = model.predict(track, step, embeddings, seen.valid[chosen])
+    else:
+        track = step = np.zeros(0, np.int64)
+        nothing = _no_columns(model)
+        found = PredictedSteps(columns=nothing, raw=nothing, known=np.zeros(0, dtype=bool))
+    smooth, raw = (_columns(columns, found.known, model.schema) for columns in (found.columns, found.raw))
+    if box is not None:
+        group = basic_group(model.schema, model.tasks, str(model.folder))
+        basic = np.stack([found.columns[name] for name in group.output_columns], axis=1)
+        made = compounds_of(group, basic, track, step, box)
+        more = _columns(prediction_columns(made, made.decide()), found.known, made.schema)
+        smooth = pl.concat([smooth, more], how="horizontal")
+    return smooth, raw
 
 
 def _no_columns(model: FaceModel) -> dict[str, np.ndarray]:

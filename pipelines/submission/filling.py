@@ -34,7 +34,7 @@ class Filled:
     empty: np.ndarray
 
     def decide(self, parameters: Parameters) -> Decisions:
-        """The decisions; of empty videos the neutral answer: valence and arousal 0, Neutral, no action unit."""
+        """The decisions; of empty videos the neutral answer: valence and arousal 0, class 0, no action unit."""
         decided = parameters.decide(self.probabilities)
         for values in decided.parts.values():
             values[self.empty] = 0

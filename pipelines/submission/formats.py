@@ -9,17 +9,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cache.labels import Kind
 from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS
 from pipelines.metrics.predictions import Decisions
+from pipelines.predict.compound import PAIRS
 
 DIGITS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cells:
-    """How a task is written: `num` cells per row, as `columns` makes them of its decisions, each of the form `pattern`
-    and, where it has `limits`, within them. `words` name the task."""
+    """How a task of a `kind` is written: `num` cells per row, as `columns` makes them of its decisions, each of the
+    form `pattern` and, where it has `limits`, within them. `words` name the task."""
 
+    kind: Kind
     num: int
     columns: Callable[[np.ndarray], list[list[str]]]
     pattern: str
@@ -77,16 +80,14 @@ def track_of(header: str) -> str | None:
     return next((name for name, known in _HEADERS if [cell.casefold() for cell in known] == cells), None)
 
 
-# The compound-expression track's: no head here predicts it, and its list must not pass for another track's.
-CE_HEADER = (
-    "image_location,Fearfully_Surprised,Happily_Surprised,Sadly_Surprised,Disgustedly_Surprised,Angrily_Surprised,"
-    "Sadly_Fearful,Sadly_Angry"
-)
 NUMBER = rf"^-?[01]\.[0-9]{{{DIGITS}}}$"
 CELLS = {
-    "va": Cells(num=2, columns=_numbers, pattern=NUMBER, words="valence and arousal", limits=(-1, 1)),
-    "expr": Cells(num=1, columns=_classes, pattern=r"^[0-7]$", words="expressions"),
-    "au": Cells(num=len(ACTION_UNITS), columns=_bits, pattern=r"^[01]$", words="action units"),
+    "va": Cells(
+        kind="continuous", num=2, columns=_numbers, pattern=NUMBER, words="valence and arousal", limits=(-1, 1)
+    ),
+    "expr": Cells(kind="classes", num=1, columns=_classes, pattern=r"^[0-7]$", words="expressions"),
+    "au": Cells(kind="binary", num=len(ACTION_UNITS), columns=_bits, pattern=r"^[01]$", words="action units"),
+    "ce": Cells(kind="classes", num=1, columns=_classes, pattern=r"^[0-6]$", words="compound expressions"),
 }
 TRACKS: dict[str, Track] = {
     "mtl": Track(name="mtl", tasks=TASKS, header="image,valence,arousal,expression,aus", video_header=None),
@@ -103,9 +104,9 @@ TRACKS: dict[str, Track] = {
         header="image_location," + ",".join(ACTION_UNITS),
         video_header=",".join(ACTION_UNITS),
     ),
+    "ce": Track(name="ce", tasks=("ce",), header="image_location," + ",".join(PAIRS), video_header=None),
 }
 _HEADERS: Sequence[tuple[str, Sequence[str]]] = (
     *((track.name, track.header.split(",")) for track in TRACKS.values()),
-    ("ce", CE_HEADER.split(",")),
     ("mtl", ("image", "valence", "arousal", "expression", *ACTION_UNITS)),
 )

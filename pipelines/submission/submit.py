@@ -14,6 +14,7 @@ from extract.annotations.lists import NameList, read_list
 from pipelines.config import Config
 from pipelines.device import resolve_device
 from pipelines.outfile import check_place
+from pipelines.predict.compound import basic_group, compound_frames
 from pipelines.predict.listed import Listed, first_crop_without_row, match_list
 from pipelines.predict.predictor import (
     Predictor,
@@ -36,7 +37,8 @@ from pipelines.words import counted
 class SubmissionRequest:
     """What to hand in: the `track`, the challenge's list of `names`, and the file `out`; and how.
 
-    `num_frames` is a table video,num_frames for a list of videos. `fill_empty_videos` answers videos without any crop
+    `num_frames` is a table video,num_frames for a list of videos. `box` is how many frames on each side a compound
+    expression is averaged over. `fill_empty_videos` answers videos without any crop
     neutrally; `fill_unprepared` fills frames that have a crop, but no row in the frames table.
     """
 
@@ -46,6 +48,7 @@ class SubmissionRequest:
     out: Path
     fill: str = "interpolate"
     num_frames: Path | None = None
+    box: int = 0
     fill_empty_videos: bool = False
     fill_unprepared: bool = False
     post: bool = True
@@ -69,7 +72,10 @@ def submit(config: Config, request: SubmissionRequest, device: str) -> dict[str,
     else:
         check_place(request.out, force=request.force, is_ours=is_submission)
     predictor = load_predictor(find_predictor(request.model, config), resolve_device(device), post=request.post)
-    check_tasks(predictor, track.tasks, f"the track {track.name}")
+    if track.name == "ce":
+        basic = basic_group(predictor.schema, predictor.tasks, str(predictor.folder))
+    else:
+        check_tasks(predictor, track.tasks, f"the track {track.name}")
     dataset = load_dataset(config, predictor.streams, resolve_device(device))
     if is_videos:
         names = expand(names, request.num_frames, dataset.frames)
@@ -78,7 +84,10 @@ def submit(config: Config, request: SubmissionRequest, device: str) -> dict[str,
     faces = config.at(config.data.faces)
     if not request.fill_unprepared:
         _check_crops(names, listed, faces, table)
-    answer = answer_list(track, names, predict_frames(predictor, dataset, listed.part), request.fill)
+    found = predict_frames(predictor, dataset, listed.part)
+    if track.name == "ce":
+        found = compound_frames(found, basic, request.box)
+    answer = answer_list(track, names, found, request.fill)
     if not request.fill_empty_videos:
         _check_empty(names, answer.filled.empty[answer.index], listed, table)
     if is_videos:
@@ -94,10 +103,11 @@ def submit(config: Config, request: SubmissionRequest, device: str) -> dict[str,
 
 def _track(request: SubmissionRequest) -> Track:
     if request.track not in TRACKS:
-        hint = "; no head here predicts compound expressions" if request.track == "ce" else ""
-        raise ValueError(f"--track {request.track}: unknown track; known: {', '.join(TRACKS)}{hint}")
+        raise ValueError(f"--track {request.track}: unknown track; known: {', '.join(TRACKS)}")
     if request.fill not in FILLS:
         raise ValueError(f"--fill {request.fill}: unknown rule; known: {', '.join(FILLS)}")
+    if request.box and request.track != "ce":
+        raise ValueError("--box averages compound expressions (--track ce); leave it out")
     return TRACKS[request.track]
 
 
@@ -140,7 +150,7 @@ def _check_empty(names: NameList, empty: np.ndarray, listed: Listed, table: Path
     raise ValueError(
         f"{names.at(row)}: video {video!r} {why} ({counted(num, 'such video')}); where it has crops, "
         f"`mtl prepare --test-list {names.path}` and `mtl extract` add them; where it has none, --fill-empty-videos "
-        "answers it with valence and arousal 0, Neutral and no action unit"
+        "answers it with valence and arousal 0, Neutral and no action unit (track ce: Fearfully_Surprised)"
     )
 
 

@@ -62,6 +62,7 @@ def test_a_submission_says_what_predict_predicts(project: Path, tmp_path: Path, 
         str(write_list(tmp_path / "v.txt", names_of("clip4", 999))),
         "--out",
         "p.csv",
+        "--compound",
         "--force",
     )
     predicted = {row["frame"]: row for row in pl.read_csv("p.csv").iter_rows(named=True)}
@@ -84,6 +85,8 @@ def test_a_submission_says_what_predict_predicts(project: Path, tmp_path: Path, 
             cells = cells[2:]
         if row is not None and "expr" in TRACKS[track].tasks:
             assert int(cells.pop(0)) == row["expression"]
+        if row is not None and "ce" in TRACKS[track].tasks:
+            assert cells == [str(row["compound"])]
         if row is not None and "au" in TRACKS[track].tasks:
             assert [int(cell) for cell in cells] == [row[unit] for unit in ACTION_UNITS]
 
@@ -147,7 +150,9 @@ def test_a_crop_that_the_frames_table_lacks_is_named(project: Path, tmp_path: Pa
     ("lines", "words", "error"),
     [
         (["x/00001.jpg", "y/00001.jpg"], [], r"list.txt:1: 'x/00001.jpg' is not in .*nor is any other of the 2 rows"),
-        (["clip4/00001.jpg"], ["--track", "ce"], "--track ce: unknown track; known: mtl, va, expr, au; no head here"),
+        (["clip4/00001.jpg"], ["--track", "ec"], "--track ec: unknown track; known: mtl, va, expr, au, ce"),
+        (["clip4/00001.jpg"], ["--box", "3"], r"--box averages compound expressions \(--track ce\); leave it out"),
+        (["clip4"], ["--track", "ce"], "a list of videos, but the track ce is handed in by a list of frames"),
         (["clip4/00001.jpg"], ["--fill", "mean"], "--fill mean: unknown rule; known: interpolate, nearest, linear"),
         (["image_location,valence,arousal", "clip4/00001.jpg"], [], "the header is that of the track va, not mtl"),
         (["clip4"], [], "a list of videos, but the track mtl is handed in by a list of frames"),
@@ -168,6 +173,19 @@ def test_errors_are_one_line(project: Path, lines: list[str], words: list[str], 
         call("submit", "all", "--track", "mtl", "--list", "list.txt", "--out", "o.txt", *words)
     assert "\n" not in str(caught.value)
     assert {path.name for path in project.iterdir()} == before
+
+
+def test_a_box_averages_compounds_over_frames_of_a_video(project: Path, tmp_path: Path) -> None:
+    """As `mtl predict --compound --box` has it; a wide box says the same of every frame."""
+    path = write_list(tmp_path / "list.txt", names_of("clip4", last_frame(project, "clip4")), TRACKS["ce"].header)
+    for name, words in {"plain": (), "wide": ("--box", "500")}.items():
+        call("submit", "all", "--track", "ce", "--list", str(path), "--out", str(tmp_path / name), *words)
+    call("predict", "all", "--list", str(path), "--compound", "--box", "500", "--out", str(tmp_path / "p.csv"))
+    table = pl.read_csv(tmp_path / "p.csv")
+    wide = {line.split(",")[1] for line in (tmp_path / "wide").read_text().splitlines()[1:]}
+    assert wide == {str(value) for value in table["compound"]}
+    assert len(wide) == 1
+    assert table.select(pl.col("^p_.*_(Surprised|Fearful|Angry)$")).std().row(0) == pytest.approx([0] * 7, abs=1e-6)
 
 
 def test_a_run_without_a_task_of_the_track_is_refused(project: Path, tmp_path: Path) -> None:

@@ -245,10 +245,14 @@ def test_a_crop_is_seen_however_its_video_is_written(project: Path, tmp_path: Pa
     assert first_crop_without_row(faces, absent) == (absent.height, 0)
 
 
-def test_compound_expressions_are_no_track(project: Path, tmp_path: Path) -> None:
-    options = ["--track", "expr", "--list", "data/lists/ce_dummies.txt", "--out", str(tmp_path / "out.txt")]
+def test_the_list_of_compound_expressions_is_of_its_own_track(project: Path, tmp_path: Path) -> None:
+    options = ["--list", "data/lists/ce_dummies.txt", "--out", str(tmp_path / "out.txt")]
     with pytest.raises(ValueError, match="the header is that of the track ce"):
-        call("submit", "one", *options)
+        call("submit", "one", "--track", "expr", *options)
+    call("submit", "one", "--track", "ce", *options)
+    listed, written = (Path(path).read_text().splitlines() for path in (options[1], options[3]))
+    assert [line.split(",")[0] for line in written] == [line.split(",")[0] for line in listed]
+    assert written[0] == listed[0]
 
 
 @pytest.mark.parametrize(("num_videos", "seed"), [(3, 0), (4, 1), (40, 2)])

@@ -14,6 +14,7 @@ from helpers.cli import call, invoke, refused
 from helpers.face_project import make_face_project
 from helpers.made_sources import make_tar, make_zip
 from pipelines.json_files import read_json
+from pipelines.predict.compound import PAIRS
 
 FLOATS = ["valence", "arousal", "p_Neutral", "p_Other", "p_AU1", "p_AU26"]
 KEY = ["video", "frame"]
@@ -42,8 +43,8 @@ def predicted(*words: object, code: int = 0) -> tuple[dict[str, Any], pl.DataFra
 
 @pytest.mark.parametrize("model", ["gru", "both"])
 def test_faces_are_predicted_as_from_the_cache(project: Path, model: str) -> None:
-    _, cached = predicted(model, "--split", "test")
-    done, table = predicted(model, "faces")
+    _, cached = predicted(model, "--split", "test", "--compound", "--box", "2")
+    done, table = predicted(model, "faces", "--compound", "--box", "2")
     assert done["source_kind"] == "aligned"
     assert "square, 32 px" in done["why"]
     assert table.columns[:10] == [*KEY, "time_s", "face", "x0", "y0", "x1", "y1", "detection_score", "valid"]
@@ -52,8 +53,9 @@ def test_faces_are_predicted_as_from_the_cache(project: Path, model: str) -> Non
     # Windows of a split end where it ends, and so do videos here; streams hold float16.
     both = cached.join(table, on=KEY, suffix="_new", maintain_order="left")
     assert len(both) == len(cached)
-    for name in FLOATS:
+    for name in (*FLOATS, "p_Sadly_Angry"):
         assert both[f"{name}_new"].to_numpy() == pytest.approx(both[name].to_numpy(), abs=2e-3), name
+    assert set(table.select("compound", "compound_name").rows()) <= set(enumerate(PAIRS))
     named = table.select("expression", "expression_name").unique().sort("expression")
     assert set(named.rows()) <= set(
         enumerate(["Neutral", "Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise", "Other"])

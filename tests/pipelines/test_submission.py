@@ -10,12 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cache.labels import ABAW
 from cache.names import ACTION_UNITS, TASKS
 from extract.annotations.lists import read_list
 from helpers.made_labels import decided, probable
 from pipelines.cli.pages.submission import fill_words
 from pipelines.metrics.predictions import Decisions
 from pipelines.postprocess.apply import Parameters
+from pipelines.predict.compound import compound_frames
 from pipelines.predict.predictor import FramePredictions
 from pipelines.submission.answer import answer_list
 from pipelines.submission.checking import check_rows
@@ -58,17 +60,22 @@ def golden_predictions() -> FramePredictions:
         found,
         probabilities=probable(
             va=np.array([[1.0, -1.25], [-1.0, -0.75], [-1.0, 1.0], [1.25, 0.25]]),
-            expr=np.eye(8)[[7, 3, 3, 5]],
+            expr=0.6 * np.eye(8)[[7, 3, 3, 5]] + 0.2 * np.eye(8)[[1, 6, 5, 1]] + 0.2 * np.eye(8)[[5, 6, 5, 1]],
             au=np.array([[float(unit) for unit in row] for row in units]),
         ),
     )
+
+
+def for_track(track: str, found: FramePredictions) -> FramePredictions:
+    """What a submission of `track` is made of."""
+    return compound_frames(found, ABAW.group("expr"), 0) if track == "ce" else found
 
 
 @pytest.mark.parametrize("track", TRACKS)
 def test_golden_file(track: str, tmp_path: Path) -> None:
     """Bytes of a list with all its peculiarities: BOM, CRLF, duplicates, dummy values, frames without a crop."""
     names = read_list(GOLDEN / f"{track}_list.txt")
-    answer = answer_list(TRACKS[track], names, golden_predictions(), "interpolate")
+    answer = answer_list(TRACKS[track], names, for_track(track, golden_predictions()), "interpolate")
     write_list(tmp_path / "out.txt", TRACKS[track], names.rows["path"].to_list(), answer.cells, force=False)
     assert (tmp_path / "out.txt").read_bytes() == (GOLDEN / f"{track}.txt").read_bytes()
 
@@ -85,8 +92,13 @@ def test_headers_are_the_challenges() -> None:
             "image_location,AU1,AU2,AU4,AU6,AU7,AU10,AU12,AU15,AU23,AU24,AU25,AU26",
             "AU1,AU2,AU4,AU6,AU7,AU10,AU12,AU15,AU23,AU24,AU25,AU26",
         ),
+        "ce": (
+            "image_location,Fearfully_Surprised,Happily_Surprised,Sadly_Surprised,Disgustedly_Surprised,"
+            "Angrily_Surprised,Sadly_Fearful,Sadly_Angry",
+            None,
+        ),
     }
-    assert [track.num_cells for track in TRACKS.values()] == [15, 2, 1, 12]
+    assert [track.num_cells for track in TRACKS.values()] == [15, 2, 1, 12, 1]
 
 
 def test_numbers_are_clipped_and_have_six_digits() -> None:
@@ -229,7 +241,8 @@ def test_any_list_is_answered_row_by_row_in_its_order(
 ) -> None:
     paths = [f"{video}/{frame:05d}.jpg" for video, frame in rows]
     (tmp_path / "list.txt").write_text("\n".join(["image", *paths]) + "\n")
-    names, found = read_list(tmp_path / "list.txt"), predictions(there, seed=seed)
+    names = read_list(tmp_path / "list.txt")
+    found = for_track(track, predictions(there, seed=seed))
     answer = answer_list(TRACKS[track], names, found, rule)
     write_list(tmp_path / "out.txt", TRACKS[track], paths, answer.cells, force=True)
     header, *lines = (tmp_path / "out.txt").read_text().splitlines()

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cache.labels import ABAW
 from pipelines.cli.pages.predict import model_in, post_line
 from pipelines.submission.filling import FILLS, linear
 from pipelines.submission.formats import CELLS, TRACKS
@@ -37,7 +36,7 @@ def submit_lines(done: Mapping[str, Any], *, asked_post: bool) -> Iterator[str]:
 
 def fill_words(rule: str, tasks: Sequence[str]) -> str:
     """How the tasks of a track were filled: "valence and arousal interpolated over frame numbers"."""
-    is_linear = {task: FILLS[rule][ABAW.group(task).kind] is linear for task in tasks}
+    is_linear = {task: FILLS[rule][CELLS[task].kind] is linear for task in tasks}
     ways = {task: INTERPOLATED if is_linear[task] else NEAREST for task in tasks}
     if len(set(ways.values())) == 1:
         names = [CELLS[task].words for task in tasks]
