@@ -14,7 +14,20 @@ from typing import Any
 
 FETCHED = "pretrained"
 # Fields of a section, in the order in which it is written; those that are unset are left out.
-SECTION = ("model", "weights", "size_px", "mean", "std", "interpolation", "crop_pct", "rename", "output", "licence")
+SECTION = (
+    "model",
+    "weights",
+    "size_px",
+    "mean",
+    "std",
+    "interpolation",
+    "crop_pct",
+    "rename",
+    "output",
+    "outputs",
+    "classes",
+    "licence",
+)
 
 # How a file that cannot be read as it is becomes one that can: `convert` of an entry names one of these.
 CONVERT = {
@@ -26,11 +39,13 @@ CONVERT = {
         "s.save_file({{k: v.contiguous() for k, v in m.state_dict().items()}}, '{target}')\"",
     ),
     "onnx": (
-        "Its one output are the scores; this adds the embedding, the input of its last layer (pip install onnx):",
+        "Its one output has the scores; this names it and adds the embedding, the input of the last layer (it needs",
+        "pip install onnx):",
         "python -c \"import onnx; m = onnx.load('{name}'); g = m.graph; last = g.node[-1]; "
         "w = next(t.dims for t in g.initializer if t.name == last.input[1]); "
-        "g.node.append(onnx.helper.make_node('Identity', [last.input[0]], ['embedding'])); "
-        "g.output.append(onnx.helper.make_tensor_value_info('embedding', 1, ['batch', w[1]])); "
+        "ends = {{'embedding': (last.input[0], w[1]), 'scores': (last.output[0], w[0])}}; "
+        "g.node.extend(onnx.helper.make_node('Identity', [old], [new]) for new, (old, _) in ends.items()); "
+        "g.output.extend(onnx.helper.make_tensor_value_info(new, 1, ['batch', n]) for new, (_, n) in ends.items()); "
         "onnx.save(m, '{target}')\"",
     ),
 }
@@ -60,6 +75,8 @@ class PublicBackbone:
     crop_pct: float = 1.0
     rename: str = ""
     output: str = ""
+    outputs: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
     file: str = ""
     convert: str = ""
     tried: str = ""

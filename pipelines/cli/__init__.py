@@ -31,6 +31,7 @@ from pipelines.cli import (
     predict,
     prepare,
     pretrain,
+    recipes,
     refit,
     report,
     score,
@@ -52,6 +53,7 @@ app = typer.Typer(
 for command in (
     demo,
     demo_data,
+    recipes,
     init,
     align,
     prepare,

@@ -104,10 +104,11 @@ def test_a_pickled_model_is_converted_by_its_step(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     run_steps(entry)
     loaded = load_backbone("x", config_of(entry, model="test_efficientnet"), tmp_path)
-    net.classifier = torch.nn.Identity()
+    classifier, net.classifier = net.classifier, torch.nn.Identity()
     faces = torch.rand(2, 3, 96, 96)
     with torch.inference_mode():
-        torch.testing.assert_close(loaded.module(faces), net.eval()(faces))
+        embeddings = net.eval()(faces)
+        torch.testing.assert_close(loaded.module(faces), torch.cat([embeddings, classifier(embeddings)], dim=1))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -129,9 +130,11 @@ def test_an_onnx_file_gets_its_embedding_by_its_step(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     run_steps(entry)
     loaded = load_onnx(config_of(entry), tmp_path, "x")
-    net.classifier = torch.nn.Identity()
     faces = torch.rand(3, 3, 112, 112)
+    scores = load_onnx(config_of(entry, output="scores", classes=["Anger"]), tmp_path, "x")
     with torch.inference_mode():
+        torch.testing.assert_close(scores.module(faces), net(faces), atol=1e-5, rtol=1e-4)
+        net.classifier = torch.nn.Identity()
         torch.testing.assert_close(loaded.module(faces), net(faces), atol=1e-5, rtol=1e-4)
 
 
