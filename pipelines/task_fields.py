@@ -11,6 +11,7 @@ TASK_FIELDS = (
     "depth",
     "num_heads",
     "kernel",
+    "latent",
     "window",
     "stride",
     "steps",

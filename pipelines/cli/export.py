@@ -36,7 +36,7 @@ def export(
     set_: SetOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Write a run or an ensemble as ONNX, with its backbones and all that lies between faces and predictions.
+    """Write a run, an ensemble or a refit as ONNX, with its backbones and all that lies between faces and predictions.
 
     The bundle holds backbones with resizing and normalisation, heads, windows, ensemble weights, smoothing, offsets,
     thresholds, labels and alignment, and mtl_runtime.py, which runs it with NumPy and onnxruntime alone. Before it is

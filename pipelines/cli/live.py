@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 def live(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="The folder of a run or an ensemble, or its name; or a bundle.")
+        Path, typer.Argument(metavar="MODEL", help="The folder of a run, ensemble or refit, or its name; or a bundle.")
     ],
     source: Annotated[str, typer.Argument(help="The number of a camera, or a video that is played.")] = "0",
     delay: Annotated[int | None, typer.Option(help="Steps of the heads after which a prediction is final.")] = None,

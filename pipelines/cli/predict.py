@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 def predict(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="The folder of a run or an ensemble, or its name; or a bundle.")
+        Path, typer.Argument(metavar="MODEL", help="The folder of a run, ensemble or refit, or its name; or a bundle.")
     ],
     source: Annotated[
         str | None,

@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
 
 def report(
     model: Annotated[
-        Path, typer.Argument(metavar="NAME", help="The folder of a run, a study or an ensemble, or its name.")
+        Path, typer.Argument(metavar="NAME", help="The folder of a run, study, ensemble or refit, or its name.")
     ],
     out: Annotated[
         Path | None, typer.Option(help="An .html file for the page alone. Default: report.html in its folder.")
@@ -25,7 +25,7 @@ def report(
     set_: SetOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Write one HTML page about a run, a study or an ensemble; it needs no network and no other program.
+    """Write one HTML page about a run, a study, an ensemble or a refit; it needs no network and no other program.
 
     Without --out its figures (SVG, PNG) and tables (Markdown, LaTeX, CSV) are written beside it, to figures/ and
     tables/. Nothing is trained or predicted again. Faces are shown where they lie on disk.

@@ -18,7 +18,7 @@ from pipelines.metrics.predictions import Decisions, Probabilities, joined
 from pipelines.postprocess.apply import Parameters, processed
 from pipelines.postprocess.run_folders import RECORD as POSTPROCESS
 from pipelines.postprocess.run_folders import read_parameters
-from pipelines.refit.folder import read_refit
+from pipelines.refit.record import read_refit
 from pipelines.results.evaluate import num_seen
 from pipelines.run_files import CARD, MANIFEST, PREDICTIONS, REFIT, find_folder, read_manifest, run_bytes
 from pipelines.training.dataset import Dataset

@@ -16,7 +16,7 @@ import polars as pl
 
 from cache.durable import place_folder
 from cache.parquet import parquet_bytes
-from cache.seals import digest_of, read_sealed_json, sealed_json
+from cache.seals import digest_of, sealed_json
 from heads.model import single_state
 from pipelines.cards.records import refit_card
 from pipelines.config import Config
@@ -25,30 +25,13 @@ from pipelines.metrics.predictions import prediction_table
 from pipelines.postprocess.fit import Fitted
 from pipelines.postprocess.parts import Part
 from pipelines.postprocess.run_folders import Truth, write_postprocess
+from pipelines.refit.record import FORMAT, read_refit
 from pipelines.refit.sources import Sources
 from pipelines.refit.training import refit_digest, run_folder
 from pipelines.run_files import CARD, PREDICTIONS, REFIT
 from pipelines.training.dataset import Dataset
 from pipelines.training.manifest import manifest_of
 from pipelines.training.train import Trained
-
-FORMAT = 1
-AGAIN = "`mtl refit --force` makes it again"
-
-
-def read_refit(folder: Path) -> dict[str, Any]:
-    """refit.json of the refit at `folder`.
-
-    Raises:
-        ValueError: none there, damaged, or of another format.
-    """
-    record = read_sealed_json(folder / REFIT, AGAIN)
-    if record.get("format") != FORMAT:
-        raise ValueError(f"{folder / REFIT}: not a refit of format {FORMAT}; {AGAIN}")
-    path = folder / PREDICTIONS
-    if not path.is_file() or digest_of(path.read_bytes()) != record["predictions"]:
-        raise ValueError(f"{path}: missing, damaged or of another refit; {AGAIN}")
-    return record
 
 
 def write_refit(

@@ -13,7 +13,8 @@ from pipelines.device import resolve_device
 from pipelines.fitting.epochs import Evaluation
 from pipelines.postprocess.fit import fit
 from pipelines.postprocess.run_folders import read_truth
-from pipelines.refit.folder import digests_of, read_refit, write_refit
+from pipelines.refit.folder import digests_of, write_refit
+from pipelines.refit.record import read_refit
 from pipelines.refit.sources import Sources, find_sources
 from pipelines.refit.training import train_refit
 from pipelines.run_files import CONFIG, REFIT

@@ -7,7 +7,7 @@ from typing import Any
 from cache.parquet import read_parquet
 from pipelines.html import Markup, join, tag, tiles
 from pipelines.postprocess.run_folders import Truth, read_postprocess
-from pipelines.refit.folder import read_refit
+from pipelines.refit.record import read_refit
 from pipelines.report.ensemble import check_ensemble
 from pipelines.report.model import about_rows, model_sections, timeline
 from pipelines.report.pages import Report, Section

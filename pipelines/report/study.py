@@ -9,6 +9,7 @@ from pipelines.html import Cell, Markup, details, join, table, tag, tiles
 from pipelines.metrics.intervals import Interval
 from pipelines.metrics.nested import Nested
 from pipelines.postprocess.run_folders import Truth
+from pipelines.refit.record import refit_notes
 from pipelines.report.history import learning_parts
 from pipelines.report.leaderboards import backbone_parts, combination_parts, leaderboard_parts, leaderboard_tables
 from pipelines.report.model import about_rows, model_sections, timeline
@@ -59,7 +60,7 @@ def study_report(
     sections += [Section("Trials that are not in the tables", _failures(study, damaged)), _grid(study)]
     return Report(
         title=title,
-        opening=_opening(board),
+        opening=join([_opening(board), *(tag("p", note) for note in refit_notes(study.path))]),
         sections=tuple(sections),
         style=explorer_style(),
         script=explorer_script(),

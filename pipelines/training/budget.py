@@ -46,7 +46,7 @@ def evaluations(config: TrainConfig) -> list[int]:
 
 def budget_of(strategy: Strategy, frames: pl.DataFrame) -> dict[str, Any]:
     """What a model of `strategy` gets on `frames`: "steps" at most, of "batch_windows"; "eval_steps" between scores.
-    Under "task" the same of the models that have values of their own."""
+    Under "task" the same of the models of tasks that get something else."""
     train = strategy.train
     found: dict[str, Any] = {
         "steps": train.steps,
@@ -54,6 +54,7 @@ def budget_of(strategy: Strategy, frames: pl.DataFrame) -> dict[str, Any]:
         "eval_steps": min(train.eval_steps, train.steps),
     }
     own = {task: budget_of(strategy.model(task), frames) for task in strategy.task}
+    own = {task: budget for task, budget in own.items() if budget != found}
     return found | ({"task": own} if own else {})
 
 

@@ -139,7 +139,12 @@ def test_it_is_said_what_it_is_of_and_that_it_has_no_score(project: Path) -> Non
     page = Path("page.html").read_text()
     assert done["kind"] == "refit"
     assert "No held-out score of it exists" in page
-    assert f"{record['scores']['post']['report']['P']:.3f}" in page
+    score = f"{record['scores']['post']['report']['P']:.3f}"
+    assert score in page
+    note = "refits/best-refit: a refit on train and val, without a held-out score; that of its 2 runs: "
+    assert note in " ".join(call("search", "--grid", "g.toml").split())
+    make_report(read_config(Path("mtl.toml")), Path("studies/g"), Path("page.html"), force=True)
+    assert note in Path("page.html").read_text()
 
 
 def test_it_is_made_once(project: Path) -> None:

@@ -187,6 +187,7 @@ def test_stacks_budgets_and_estimates_go_by_the_models() -> None:
     frames = make().frames
     assert budget_of(own, frames)["task"]["va"]["steps"] == 40
     assert budget_words(budget_of(own, frames)).startswith("100 steps of 4 windows, scored every 40; va: 40 steps")
+    assert budget_of(changed(progressive, temporal="gru"), frames) == budget_of(progressive, frames)
 
 
 def test_words_and_columns_of_a_leaderboard() -> None:
@@ -203,7 +204,7 @@ def test_words_and_columns_of_a_leaderboard() -> None:
 
 
 OWN = {"task.va.window": 5, "task.va.stride": 3, "task.va.streams": ["au", "va"], "task.va.steps": 18}
-OWN |= {"task.expr.temporal": "gru", "task.expr.width": 8}
+OWN |= {"task.expr.temporal": "gru", "task.expr.width": 8, "task.au.latent": 4}
 
 
 def test_a_model_trains_as_it_would_alone(small, made):
@@ -213,7 +214,7 @@ def test_a_model_trains_as_it_would_alone(small, made):
     alone = {
         "va": {"window": 5, "stride": 3, "streams": ["au", "va"], "steps": 18},
         "expr": {"temporal": "gru", "width": 8},
-        "au": {},
+        "au": {"latent": 4},
     }
     for model in whole.models:
         (same,) = trained(small, dataset, tasks=[model.spec.name], **alone[model.spec.name]).models

@@ -10,6 +10,7 @@ from rich.text import Text
 from pipelines.cli.pages.consoles import wide_console
 from pipelines.cli.pages.leaderboard import leaderboard_tables
 from pipelines.progress import Advance, Bar, Lines, progress
+from pipelines.refit.record import refit_notes
 from pipelines.run_files import AGAIN
 from pipelines.studies import Searched
 from pipelines.words import counted, strategy_words
@@ -74,6 +75,8 @@ def print_results(found: Searched, console: Console) -> None:
         )
     elif outcome.num_left:
         console.print(f"{counted(outcome.num_left, 'trial')} left; the same command resumes")
+    for note in refit_notes(search.folder):
+        console.print(note, soft_wrap=True)
     for name in ("leaderboard.csv", "leaderboard.json", "report.html"):
         if (search.folder / name).exists():
             console.print(str(search.folder / name), soft_wrap=True)
