@@ -13,6 +13,8 @@ from typing import Any
 FACE_DIGEST_BYTES = 16
 # The pooling of a stream whose vectors others made: nothing is known of how, and no face was seen.
 IMPORTED = "imported"
+# That of a stream made from the sound tracks of videos: no face was seen.
+SOUND = "sound"
 # The part of a stream's preprocessing that says that its last column is the age, in frames, of the row that a frame
 # sees; NO_ROW where it sees none, and the embedding is zeros.
 AGE, NO_ROW = "age", -1.0
@@ -53,6 +55,11 @@ class StreamIdentity:
     def is_imported(self) -> bool:
         """Whether the embeddings came from a file, so that no face digests were taken."""
         return self.pooling == IMPORTED
+
+    @property
+    def sees_faces(self) -> bool:
+        """Whether it was made from the faces of the frames table, of which digests were taken."""
+        return self.pooling not in (IMPORTED, SOUND)
 
     @property
     def has_age(self) -> bool:

@@ -64,7 +64,7 @@ def verify(stream: Stream, frames: pl.DataFrame | None, faces: FaceDigests | Non
     if frames_digest(frames) != stream.identity.frames:
         what = f"made for another frame list ({stream.num_rows} frames, the table has {len(frames)})"
         return [*found, _damage(stream, "frames", what, stream.remake_hint)]
-    if faces is not None and stream.identity.is_imported:  # zeros stand for digests: no face was seen
+    if faces is not None and not stream.identity.sees_faces:
         advance(stream.num_rows)
         return found
     return found if faces is None else found + _check_faces(stream, frames, faces, advance)

@@ -28,7 +28,7 @@ RenamePreset = Literal[
     "huggingface-vit",
 ]
 
-IMPORTED_MODEL, ONNX_MODEL = "imported:", "onnx:"
+IMPORTED_MODEL, ONNX_MODEL, AUDIO_MODEL = "imported:", "onnx:", "audio:"
 SCORES_SUFFIX = "-scores"  # what the name of a backbone's second stream has behind the section's
 # The part of a stream's preprocessing that says whether faces were turned as their EXIF orientation or rotation says.
 ORIENTATION, FOLLOWED = "orientation", "followed"
@@ -70,6 +70,8 @@ class BackboneConfig:
     how they are scaled: the input is (pixel / 255 - mean) / std, so for 0 to 255 the mean is 0 and the std 1 / 255.
     `output` names which of its outputs is the embedding, where several give one vector a face.
     `imported:FILE` stands for a stream that `mtl cache import` filled: heads read it, nothing can extract it.
+    `audio:log-mel`, `audio:torchaudio:NAME` and `audio:hf:OWNER/NAME` embed the sound tracks of `[data] videos`
+    (`extract.audio`); of the other keys only `tasks` and `licence` go with them.
     `weights` is a file (`.safetensors`, or `.pt`/`.pth` read with weights_only), `"pretrained"` (timm or the hub
     fetches them) or `"random"` (untrained, from `seed`; a baseline).
     `tasks` names what the backbone was trained for: the streams called "own". Empty means: the task of the same name
@@ -109,6 +111,10 @@ class BackboneConfig:
         return self.model.startswith(ONNX_MODEL)
 
     @property
+    def is_audio(self) -> bool:
+        return self.model.startswith(AUDIO_MODEL)
+
+    @property
     def has_scores(self) -> bool:
         return "scores" in self.outputs
 
@@ -117,8 +123,12 @@ class BackboneConfig:
         return {name + (SCORES_SUFFIX if output == "scores" else ""): output for output in self.outputs}
 
 
-def outputs_problem(config: BackboneConfig) -> str | None:
-    """What of `outputs` and `classes` does not go with the rest of a section, in one line; None when nothing is."""
+def section_problem(config: BackboneConfig) -> str | None:
+    """What of a section does not go with the rest of it, in one line; None when all does."""
+    if config.is_audio:
+        plain = BackboneConfig(model=config.model, tasks=config.tasks, licence=config.licence)
+        others = [key for key, value in asdict(config).items() if value != getattr(plain, key)]
+        return f"{others[0]} does not go with {config.model}; take it out" if others else None
     for key, values in (("outputs", config.outputs), ("classes", config.classes)):
         if twice := [value for value, count in Counter(values).items() if count > 1]:
             return f"{key} = {list(values)}: {twice[0]!r} stands there twice"

@@ -9,7 +9,6 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,26 +29,12 @@ from extract.faces.source import FaceSource
 from extract.inputs import Inputs
 from extract.jobs import Job, Settings
 from extract.loading import Batch, FaceLoader, Slot
-from extract.report import Report, failures_of
+from extract.report import Hooks, Report, failures_of
 from extract.upkeep import damaged_shards, repaired_shards
 from extract.writing import ShardBuffer, StreamKey
 
 NUM_SLOTS = 4  # one or two with the backbones, the others being filled
 BATCH_SIZES = {"cuda": 256, "cpu": 64}
-Advance = Callable[[int], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hooks:
-    """What an extraction tells whoever waits for it.
-
-    `opened`: all streams are there, so other processes can open them too. `begin`: the number of faces to do here.
-    `advance`: so many of them are done.
-    """
-
-    opened: Callable[[], None] = lambda: None
-    begin: Advance = lambda count: None
-    advance: Advance = lambda count: None
 
 
 def extract(
@@ -126,7 +111,7 @@ def _forget_bad(stream: Stream, frames: pl.DataFrame, faces: Path, source: FaceS
     for shard in damaged:
         stream.forget(shard)
     if faces.is_dir():
-        for shard in repaired_shards(stream, part, frames, source):
+        for shard in repaired_shards(stream, part, frames["path"], source):
             stream.forget(shard)
     return len(damaged)
 
@@ -137,7 +122,7 @@ def _run_all(
     source: FaceSource,
     size: tuple[int, int] | None,
     settings: Settings,
-    advance: Advance,
+    advance: Callable[[int], None],
 ) -> list[str]:
     """A pass over the faces for all streams with equal shards and faces resized alike; returns notes for the user."""
     groups: dict[tuple[int, str], list[Job]] = {}
@@ -180,7 +165,7 @@ class Pass:
         )
         self._inputs = Inputs(resizers, settings.device)
 
-    def run(self, advance: Advance) -> list[str]:
+    def run(self, advance: Callable[[int], None]) -> list[str]:
         """Fills the missing shards; returns notes for the user."""
         writer = ShardBuffer([job.stream for job in self._jobs])
         try:

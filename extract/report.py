@@ -1,6 +1,6 @@
 """What an extraction did and which faces it could not use; needs no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ class Report:
 
     `num_done` faces went through it; `num_skipped` every stream had already; `num_elsewhere` are left to other parts.
     `num_redone` shards had lost files and were made again; `notes` are lines for the user (a smaller batch, say).
+    Where it is `of_sound`, what is counted are frames.
     """
 
     num_done: int
@@ -35,11 +36,25 @@ class Report:
     num_elsewhere: int = 0
     num_redone: int = 0
     notes: tuple[str, ...] = ()
+    of_sound: bool = False
 
     @property
     def is_backbones_fault(self) -> bool:
         """Whether every failure is an embedding that is none: the faces are right."""
         return all(failure.reason.startswith(NO_EMBEDDING) for failure in self.failed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hooks:
+    """What an extraction tells whoever waits for it.
+
+    `opened`: all streams are there, so other processes can open them too. `begin`: the number of faces to do here.
+    `advance`: so many of them are done.
+    """
+
+    opened: Callable[[], None] = lambda: None
+    begin: Callable[[int], None] = lambda count: None
+    advance: Callable[[int], None] = lambda count: None
 
 
 def failures_of(streams: Sequence[Stream], frames: pl.DataFrame) -> list[Failure]:

@@ -5,6 +5,7 @@ Needs no torch. What only a look at every byte shows, `mtl cache verify` finds.
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 import polars as pl
 
@@ -13,14 +14,21 @@ from cache.stream import Stream
 from extract.faces.source import FaceSource
 
 
+class Digests(Protocol):
+    """Where the files are that rows were made of."""
+
+    def digest(self, path: str) -> bytes | None:
+        """[16]; None where there is no file."""
+
+
 def damaged_shards(stream: Stream, part: Part) -> list[int]:
     """Shards of `part` whose files are missing or of another size than their mark says, or whose mark is damaged."""
     return [shard for shard in _done(stream, part) if _is_damaged(stream, shard)]
 
 
-def repaired_shards(stream: Stream, part: Part, frames: pl.DataFrame, source: FaceSource) -> list[int]:
-    """Shards of `part`, none damaged, with a failed face whose file has changed since: it is like any other now."""
-    paths = frames["path"]
+def repaired_shards(stream: Stream, part: Part, paths: pl.Series, source: Digests) -> list[int]:
+    """Shards of `part`, none damaged, with a failed row whose file, of those in `paths` [N], has changed since: it is
+    like any other now."""
     return [shard for shard in _done(stream, part) if _is_repaired(stream, shard, paths, source)]
 
 
@@ -28,7 +36,7 @@ def is_settled(stream: Stream, part: Part, frames: pl.DataFrame, faces: Path, so
     """Whether an extraction of `part` would find nothing to do."""
     if set(part_of(part, stream.num_shards)).intersection(stream.missing_shards()) or damaged_shards(stream, part):
         return False
-    return not faces.is_dir() or not repaired_shards(stream, part, frames, source)
+    return not faces.is_dir() or not repaired_shards(stream, part, frames["path"], source)
 
 
 def _done(stream: Stream, part: Part) -> Iterable[int]:
@@ -44,7 +52,7 @@ def _is_damaged(stream: Stream, shard: int) -> bool:
     return any(record.size_fault(stream.folder / name) for name, record in files.items())
 
 
-def _is_repaired(stream: Stream, shard: int, paths: pl.Series, source: FaceSource) -> bool:
+def _is_repaired(stream: Stream, shard: int, paths: pl.Series, source: Digests) -> bool:
     failed, start = stream.mark(shard).failed, stream.rows(shard)[0]
     if not failed:
         return False

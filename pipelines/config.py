@@ -14,7 +14,7 @@ from cache.labels import ABAW, SCHEMAS, Schema, chosen_schema, nearest, schema_o
 from cache.parsing import parse_toml
 from cache.regular import CONFIG_BYTES, read_text
 from cache.valid_names import check_name
-from extract.config import BackboneConfig, CropShare, outputs_problem
+from extract.config import BackboneConfig, CropShare, section_problem
 from heads.config import HeadConfig, LossConfig
 from heads.ranges import hints_of
 from pipelines.folds import NO_FOLD, Fold
@@ -45,11 +45,13 @@ class DataConfig:
     """Where the faces and the frames table are. `ignore_orientation` takes pictures and videos as they are stored,
     whatever their EXIF orientation or rotation says; as programs see them that do not know of it. `fps` is the rate of
     the videos whose frame numbers the table has: a frame of another video stands at its time times `fps`.
+    `videos` is the folder of the videos that the faces were cut from, whose sound tracks `mtl extract` embeds.
     `name` and `licence` are notes on the data for model cards; `attributes` is a table of the subjects' attributes, by
     which cards score subgroups (`pipelines.cards.attributes`)."""
 
     faces: Path = Path("cropped_aligned")
     frames: Path = Path("frames.parquet")
+    videos: Path = Path("videos")
     ignore_orientation: bool = False
     fps: Annotated[float, Interval(gt=0, le=1000)] = 30.0
     name: str = ""
@@ -401,7 +403,7 @@ def _check_tasks(config: Config, where: str) -> None:
 def _check_outputs(config: Config, where: str) -> None:
     """Raises ValueError where outputs of a backbone cannot be, or two backbones have one name for a stream."""
     for name, backbone in config.backbones.items():
-        if problem := outputs_problem(backbone):
+        if problem := section_problem(backbone):
             raise ValueError(f"{where}: [backbones.{name}] {problem}")
         for stream in backbone.streams(name):
             if stream != name and stream in config.backbones:

@@ -10,6 +10,7 @@ from pipelines.terminal import say, say_json
 
 if TYPE_CHECKING:
     from extract.report import Report
+    from pipelines.config import Config
 
 LISTED = 20
 
@@ -26,6 +27,7 @@ def extract(
     views: Annotated[
         str, typer.Option(metavar="VIEWS", help="base, hflip, crop0.9, aug:N (N augmentations), by commas.")
     ] = "base",
+    audio: Annotated[bool, typer.Option("--audio", help="Only the backbones of sound.")] = False,
     shard: Annotated[
         str, typer.Option("--shard", metavar="I/N", help="Do the I-th of N parts; other processes do the others.")
     ] = "1/1",
@@ -49,7 +51,7 @@ def extract(
     set_: SetOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Run backbones over all faces and keep the embeddings in the cache.
+    """Run backbones over all faces and sound tracks, and keep the embeddings in the cache.
 
     Without --backbone: all of mtl.toml, in one pass over the faces. Stopped or killed, the same command resumes where
     it was; run again when done, it does nothing. A face that cannot be read is listed, and the exit code is then 1.
@@ -60,6 +62,7 @@ def extract(
       mtl extract --backbone expr --backbone va
       mtl extract --backbone expr --views base,hflip,crop0.9,aug:4
       mtl extract --backbone expr,va,au --device all --allow-failed
+      mtl extract --audio
       mtl extract --shard 2/8 # the second of eight jobs of a cluster
     """
     from extract.view_names import parse_views
@@ -78,13 +81,24 @@ def extract(
         views=parse_views(views),
         part=parse_part(shard),
     )
-    done, report = run_extraction(read_config(config, with_orientation(set_, ignore_orientation)), names, choices)
+    if audio and names:
+        raise ValueError("--audio and --backbone both say what to extract; give one")
+    settings = read_config(config, with_orientation(set_, ignore_orientation))
+    done = run_extraction(settings, names or (_of_sound(settings) if audio else ()), choices)
     if json_output:
-        say_json(to_json(done, report))
+        say_json(to_json(done))
     else:
-        show(done, report)
-    if report.failed and not allow_failed:
+        for titles, report in done:
+            show(titles, report)
+    if any(report.failed for _, report in done) and not allow_failed:
         raise typer.Exit(1)
+
+
+def _of_sound(settings: "Config") -> list[str]:
+    found = [name for name, backbone in settings.backbones.items() if backbone.is_audio]
+    if not found:
+        raise ValueError('--audio: mtl.toml has no backbone of sound, such as one with model = "audio:log-mel"')
+    return found
 
 
 def parse_part(text: str) -> tuple[int, int]:
@@ -95,43 +109,47 @@ def parse_part(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def to_json(names: list[str], report: "Report") -> dict[str, Any]:
+def to_json(done: list[tuple[list[str], "Report"]]) -> dict[str, Any]:
+    """Counts are of faces and, of streams of sound, of frames."""
+    reports = [report for _, report in done]
+    num_done, seconds = sum(each.num_done for each in reports), sum(each.seconds for each in reports)
     return {
-        "streams": names,
-        "num_done": report.num_done,
-        "num_skipped": report.num_skipped,
-        "num_elsewhere": report.num_elsewhere,
-        "num_shards_redone": report.num_redone,
-        "seconds": round(report.seconds, 3),
-        "faces_per_s": round(report.num_done / max(report.seconds, 1e-9), 1),
-        "notes": list(report.notes),
-        "failed": [failure._asdict() for failure in report.failed],
+        "streams": [title for titles, _ in done for title in titles],
+        "num_done": num_done,
+        "num_skipped": sum(each.num_skipped for each in reports),
+        "num_elsewhere": sum(each.num_elsewhere for each in reports),
+        "num_shards_redone": sum(each.num_redone for each in reports),
+        "seconds": round(seconds, 3),
+        "faces_per_s": round(num_done / max(seconds, 1e-9), 1),
+        "notes": [note for each in reports for note in each.notes],
+        "failed": [failure._asdict() for each in reports for failure in each.failed],
     }
 
 
 def show(names: list[str], report: "Report") -> None:
     """Prints what was done and, to standard error, which faces failed and what helps."""
     streams = f"{len(names)} stream{'s' if len(names) > 1 else ''} ({', '.join(names)})"
+    unit = "frames" if report.of_sound else "faces"
     if report.num_done:
         rate = report.num_done / report.seconds
-        say(f"{report.num_done:,} faces into {streams} in {report.seconds:,.1f} s, {rate:,.0f} faces/s")
+        say(f"{report.num_done:,} {unit} into {streams} in {report.seconds:,.1f} s, {rate:,.0f} {unit}/s")
     for note in report.notes:
         say(note)
     if report.num_redone:
         say(f"{report.num_redone:,} damaged shards were made again")
     if report.num_elsewhere:
-        say(f"{report.num_elsewhere:,} faces are left to the other parts")
+        say(f"{report.num_elsewhere:,} {unit} are left to the other parts")
     if report.num_skipped:
-        say(f"{report.num_skipped:,} faces were in {streams} already")
+        say(f"{report.num_skipped:,} {unit} were in {streams} already")
     if not report.failed:
         return
-    say(f"{len(report.failed):,} faces failed:", err=True)
+    say(f"{len(report.failed):,} {unit} failed:", err=True)
     for failure in report.failed[:LISTED]:
         say(f"  {failure.path} (video {failure.video}, frame {failure.frame}): {failure.reason}", err=True)
     if len(report.failed) > LISTED:
         say(f"  and {len(report.failed) - LISTED:,} more; --json lists all", err=True)
     if report.is_backbones_fault:
-        say("The faces are right, the embeddings are not: fix the backbone as described above.", err=True)
+        say(f"The {unit} are right, the embeddings are not: fix the backbone as described above.", err=True)
         return
     say(
         "Put these files right and run the same command again: it redoes just their shards. Or leave them: heads see "

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from cache.labels import Task
+from heads.config import AGE
 from pipelines.config import Config
 from pipelines.export.heads import widths_of
 from pipelines.export.streams import BundleStream, StreamKey, follows_orientation, stream_name
@@ -16,7 +17,6 @@ from pipelines.postprocess.apply import Parameters, default_cuts
 from pipelines.postprocess.smoothing import Smoothing
 from pipelines.predict.face_model import common_alignment
 from pipelines.predict.predictor import Predictor, WeightedRun
-from pipelines.training.inputs import AGE_SUFFIX
 from runtime.mtl_runtime import FORMAT
 
 
@@ -63,7 +63,7 @@ class BundleModel:
 
 def _embeddings(name: str, view: str) -> str:
     """What the runner calls the values of an input of a head: a stream's, or the ages of its rows."""
-    stream = name.removesuffix(AGE_SUFFIX)
+    stream = name.removesuffix(AGE)
     return stream_name(stream, view) + name[len(stream) :]
 
 

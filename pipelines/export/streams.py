@@ -108,8 +108,8 @@ def follows_orientation(predictor: Predictor) -> bool:
 
 
 def takes_embeddings(predictor: Predictor) -> bool:
-    """Whether a stream was imported, so that no backbone of it can be exported."""
-    return any(identity.is_imported for _, identity in streams_of(predictor).values())
+    """Whether a stream was not made from faces, so that no backbone of it can be exported."""
+    return any(not identity.sees_faces for _, identity in streams_of(predictor).values())
 
 
 def find_face_px(predictor: Predictor, config: Config) -> int:

@@ -4,19 +4,16 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import polars as pl
 
 from cache.locks import WHOLE, Part
 from cache.store import Cache
-from extract.report import Report
+from extract.report import Hooks, Report
 from extract.view_names import BASE
 from pipelines.config import Config
 from pipelines.progress import Advance, progress, waiting
-
-if TYPE_CHECKING:
-    from extract.engine import Hooks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +31,7 @@ class Choices:
 
 
 def extract_on(
-    config: Config, names: Sequence[str], frames: pl.DataFrame, choices: Choices, device: str, hooks: "Hooks"
+    config: Config, names: Sequence[str], frames: pl.DataFrame, choices: Choices, device: str, hooks: Hooks
 ) -> Report:
     """Extracts on one device, in this process. Raises as `run_extraction`."""
     import torch
@@ -68,8 +65,8 @@ def extract_on(
 class ExtractionBar:
     """A note while backbones load, then a progress bar; silent where standard error is not a terminal."""
 
-    def __init__(self, title: str) -> None:
-        self._title = title
+    def __init__(self, title: str, unit: str = "faces") -> None:
+        self._title, self._unit = title, unit
         self._stack = contextlib.ExitStack()
         self._advance: Advance = lambda count: None
 
@@ -81,14 +78,12 @@ class ExtractionBar:
         self._stack.close()
 
     def begin(self, total: int) -> None:
-        """From now on it counts to `total` faces."""
+        """From now on it counts to `total` faces, or what its unit is."""
         self._stack.close()
-        self._advance = self._stack.enter_context(progress(self._title, total, "faces"))
+        self._advance = self._stack.enter_context(progress(self._title, total, self._unit))
 
     def advance(self, count: int) -> None:
         self._advance(count)
 
-    def hooks(self, opened: Callable[[], None] = lambda: None) -> "Hooks":
-        from extract.engine import Hooks
-
+    def hooks(self, opened: Callable[[], None] = lambda: None) -> Hooks:
         return Hooks(opened=opened, begin=self.begin, advance=self.advance)

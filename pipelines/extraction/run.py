@@ -26,22 +26,57 @@ from pipelines.extraction.several import extract_on_each
 NEED_NO_CHECK = ("auto", "cpu")
 
 
-def run_extraction(config: Config, names: Sequence[str] = (), choices: Choices = Choices()) -> tuple[list[str], Report]:
+Done = tuple[list[str], Report]
+
+
+def run_extraction(config: Config, names: Sequence[str] = (), choices: Choices = Choices()) -> list[Done]:
     """Extracts the backbones `names` of `config`, or all of them, with a progress bar.
 
     Returns:
-        The streams' titles, `name` or `name/view`, and what was done.
+        Of all backbones of faces, then of each of sound: the streams' titles, `name` or `name/view`, and what was done.
 
     Raises:
-        ValueError: a name, the frames table, the faces folder, weights, a device or a stream is not as it must be.
+        ValueError: a name, the frames table, a folder, weights, a device or a stream is not as it must be.
     """
     chosen = choose(config, names)
     if choices.devices not in NEED_NO_CHECK:
         _resolved(choices.devices)
     frames = read_frames(config.at(config.data.frames), config.schema)
+    of_sound = [name for name in chosen if config.backbones[name].is_audio]
+    of_faces = [name for name in chosen if name not in of_sound]
+    found = [_extract_faces(config, of_faces, frames, choices)] if of_faces else []
+    return found + [_extract_sound(config, name, frames, choices) for name in of_sound]
+
+
+def _titles(config: Config, names: Sequence[str], choices: Choices) -> list[str]:
+    streams = [stream for name in names for stream in config.backbones[name].streams(name)]
+    return [name if view == BASE else f"{name}/{view}" for name in streams for view in choices.views]
+
+
+def _extract_sound(config: Config, name: str, frames: pl.DataFrame, choices: Choices) -> Done:
+    from extract.audio.backbones import load_audio
+    from extract.audio.engine import SoundSettings, extract_sound
+
+    if not len(frames):
+        raise ValueError("the frames table has no rows; `mtl prepare` fills it")
+    titles = _titles(config, [name], choices)
+    settings = SoundSettings(
+        videos=config.at(config.data.videos),
+        fps=config.data.fps,
+        shard_rows=config.cache.shard_rows,
+        dtype=config.cache.dtype,
+        views=choices.views,
+        part=choices.part,
+    )
+    with ExtractionBar(f"extract {', '.join(titles)}", "frames") as bar:
+        backbone = load_audio(name, config.backbones[name], config.folder, lambda: _resolved(choices.devices)[0])
+        cache = Cache.open(config.at(config.cache.path), create=True)
+        return titles, extract_sound(frames, cache, backbone, settings, bar.hooks())
+
+
+def _extract_faces(config: Config, chosen: Sequence[str], frames: pl.DataFrame, choices: Choices) -> Done:
     settled = _settled(config, chosen, frames, choices)
-    streams = [stream for name in chosen for stream in config.backbones[name].streams(name)]
-    titles = [name if view == BASE else f"{name}/{view}" for name in streams for view in choices.views]
+    titles = _titles(config, chosen, choices)
     if settled is not None:
         return titles, settled
     faces = config.at(config.data.faces)

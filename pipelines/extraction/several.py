@@ -19,7 +19,7 @@ import polars as pl
 from cache.cores import num_cores
 from cache.frames import read_frames
 from cache.store import Cache
-from extract.report import Report, failures_of
+from extract.report import Hooks, Report, failures_of
 from pipelines.config import Config
 from pipelines.extraction.one import Choices, ExtractionBar, extract_on
 
@@ -79,8 +79,6 @@ def _part_of_part(part: tuple[int, int], index: int, count: int) -> tuple[int, i
 
 def _work(config: Config, names: list[str], choices: Choices, index: int, messages: Any, opened: "Event") -> None:
     """What each process does: sends how far it is, then its report or the error that stopped it."""
-    from extract.engine import Hooks
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears of Ctrl-C too, and stops all
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     parent = os.getppid()

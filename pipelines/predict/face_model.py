@@ -15,7 +15,7 @@ import polars as pl
 import torch
 
 from cache.frames import conform, frames_digest
-from cache.identity import StreamIdentity
+from cache.identity import SOUND, StreamIdentity
 from cache.labels import Schema, schema_of
 from extract.backbones.build import Backbone, load_backbone
 from extract.config import FOLLOWED, ORIENTATION, SCORES_SUFFIX
@@ -253,6 +253,11 @@ def trained_backbone(
         raise ValueError(
             f"{run.folder}: reads the stream {name}, but {config.folder / 'mtl.toml'} has no {needed}; add the section "
             "that it was extracted with"
+        )
+    if section.is_audio or trained.pooling == SOUND:
+        raise ValueError(
+            f"{run.folder}: its stream {name} is of sound, and faces have none; predict frames of the cache (--split, "
+            "--list)"
         )
     if section.is_imported or trained.is_imported:
         raise ValueError(

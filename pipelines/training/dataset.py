@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cache.frames import frames_digest, labels_digest, read_frames
 from cache.labels import ABAW, Schema
-from heads.config import HeadConfig
+from heads.config import HeadConfig, age_of
 from heads.labels import Labels
 from pipelines.config import Config, SplitConfig, TrainConfig
 from pipelines.folds import Fold
@@ -23,7 +23,6 @@ from pipelines.labels import as_tensors, labelled, labels_of
 from pipelines.nearest import NO_ROW, nearest_rows, video_codes
 from pipelines.splits import Split, groups_of, resolve_split
 from pipelines.training.inputs import (
-    AGE_SUFFIX,
     StreamInput,
     running_means,
     seen_rows,
@@ -180,7 +179,7 @@ class Dataset:
         if not self.resident.identities[name, view].has_age:
             return {name: self._input(name, head, view, stream, valid)}
         embeddings = self._input(name, head, view, stream[:, :-1], seen_rows(stream, valid))
-        return {name: embeddings, f"{name}{AGE_SUFFIX}": StreamInput(stream=stream[:, -1:])}
+        return {name: embeddings, age_of(name): StreamInput(stream=stream[:, -1:])}
 
     def _input(self, name: str, head: HeadConfig, view: str, stream: Tensor, valid: np.ndarray) -> StreamInput:
         if head.inputs == "embedding":

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from cache.identity import NO_ROW
+from heads.config import AGE
 
-AGE_SUFFIX = ":age"  # behind a stream's name: the input that says how old the row is that a step sees
 InputChoice = Literal["embedding", "deviation", "both"]
 BLOCK = 65536  # rows at once: a float32 copy of a whole stream would take twice its memory
 
@@ -90,7 +90,7 @@ def input_width(width: int, choice: InputChoice) -> int:
 
 def without_ages(names: Iterable[str]) -> list[str]:
     """Of the inputs of a head those that are streams."""
-    return [name for name in names if not name.endswith(AGE_SUFFIX)]
+    return [name for name in names if not name.endswith(AGE)]
 
 
 def seen_rows(stream: Tensor, valid: np.ndarray) -> np.ndarray:

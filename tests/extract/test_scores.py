@@ -11,7 +11,7 @@ import torch
 
 from cache.store import Cache
 from extract.backbones.build import Backbone, load_backbone, save_backbone
-from extract.config import BackboneConfig, outputs_problem
+from extract.config import BackboneConfig, section_problem
 from extract.crops import CropEmbedder
 from helpers import made_extraction as made
 
@@ -107,7 +107,7 @@ def test_weights_without_what_is_asked_for(tmp_path: Path) -> None:
     ],
 )
 def test_sections_that_cannot_be(options: dict[str, object], says: str | None) -> None:
-    found = outputs_problem(BackboneConfig(**{"model": "test_vit", **options}))
+    found = section_problem(BackboneConfig(**{"model": "test_vit", **options}))
     assert says in found if says else found is None
 
 

@@ -22,9 +22,9 @@ from extract.backbones.build import Backbone
 from extract.backbones.classifier import Scores, WithScores
 from extract.backbones.weights import weights_digest
 from extract.config import BackboneConfig, Preprocessing
-from extract.engine import Hooks, extract
+from extract.engine import extract
 from extract.jobs import Settings
-from extract.report import Report
+from extract.report import Hooks, Report
 from helpers.kills import kill_before
 
 NUM_FACES, SHARD_ROWS, SIZE_PX = 70, 16, 16

@@ -1,0 +1,1 @@
+"""Sound tracks of videos in, embeddings out."""
