@@ -15,7 +15,7 @@ from safetensors.numpy import load
 from cache.labels import Schema
 from cache.regular import FACE_BYTES, check_regular, read_bytes
 
-READERS = (".npy", ".safetensors")
+SUFFIXES = (".npy", ".safetensors")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,8 +33,9 @@ def read_class_embeddings(path: Path, schema: Schema, tasks: Sequence[str]) -> C
         ValueError: no such file, not such an array, or one of other classes; says which, and what is expected.
     """
     where = f"class_embeddings = {str(path)!r}"
-    if not path.is_file():
-        raise ValueError(f"{where}: no such file; name a .npy or .safetensors file with one row per class")
+    if path.suffix not in SUFFIXES or not path.is_file():
+        what = "no such file" if path.suffix in SUFFIXES else "neither a .npy nor a .safetensors file"
+        raise ValueError(f"{where}: {what}; name one with a row per class")
     status = path.stat()
     found = _read(path, status.st_mtime_ns, status.st_size)
     counts = {name: schema.tasks[name].num_outputs for name in tasks if schema.tasks[name].group.kind == "classes"}
@@ -54,9 +55,8 @@ def _read(path: Path, changed: int, size: int) -> ClassEmbeddings:
     data = read_bytes(path, FACE_BYTES)
     try:
         arrays = load(data) if path.suffix == ".safetensors" else {"": np.load(io.BytesIO(data), allow_pickle=False)}
-    except (SafetensorError, ValueError, EOFError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{where}: neither a .npy nor a .safetensors file that can be read ({reason})") from None
+    except (SafetensorError, ValueError, EOFError, OSError):  # NumPy's own words would be advice to unpickle it
+        raise ValueError(f"{where}: it cannot be read as a {path.suffix} file") from None
     values = next(iter(arrays.values())) if len(arrays) == 1 else None
     if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind != "f":
         shapes = ", ".join(str(tuple(getattr(each, "shape", ()))) for each in arrays.values())

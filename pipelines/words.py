@@ -106,7 +106,7 @@ def value_words(field: str, value: Any) -> str:
     if value is None:
         return "–"
     if field in ("tasks", "auxiliary", "targets"):
-        return task_words(value) or "none"
+        return task_words(value) or ("all" if field == "targets" else "none")
     if field in AUTOMATIC and value == AUTOMATIC[field][0]:
         return AUTOMATIC[field][1]
     if isinstance(value, bool):

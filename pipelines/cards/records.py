@@ -34,6 +34,9 @@ def run_card(
         if "backbone" in manifest
         else f"A head on the embeddings of {of} ({words}), seed {manifest['seed']}."
     )
+    auxiliary = [task for task in strategy["tasks"] if task not in (strategy["targets"] or strategy["tasks"])]
+    if auxiliary:
+        made_of += f" {task_words(auxiliary)} were trained beside and are not predicted."
     return _card([manifest], manifest, metrics, made_of, config, table, frames, labels)
 
 

@@ -19,10 +19,18 @@ from pipelines.report.tables import Column, Table, Value
 from pipelines.run_files import read_metrics, read_predictions
 from pipelines.strategy import Strategy
 from pipelines.timeline.section import explorer_script, explorer_style
-from pipelines.words import duration_words, field_words, score_title, split_words, task_words, units_words, value_words
+from pipelines.words import (
+    duration_words,
+    field_words,
+    score_title,
+    split_words,
+    task_words,
+    trained_words,
+    units_words,
+    value_words,
+)
 
 FIELDS = (
-    "tasks",
     "streams",
     "fusion",
     "temporal",
@@ -126,7 +134,9 @@ def scores_table(shown: Predicted, metrics: Mapping[str, Any], post: Mapping[str
 
 def _made(manifest: Mapping[str, Any]) -> tuple[Part, ...]:
     values = manifest["strategy"]
-    rows: list[tuple[Value, ...]] = [
+    head = Strategy().replace(values, "run.json").head
+    rows: list[tuple[Value, ...]] = [("tasks", trained_words(head.predicted, head.auxiliary))]
+    rows += [
         (field_words(name), value_words(name, values[name]))
         for name in (*FIELDS, *(name for name in values if name.startswith("task.")))
         if name in values

@@ -197,7 +197,7 @@ def _row(results: Sequence[Result], names: Sequence[str], schema: Schema) -> Row
     return Row(
         rank=0,
         tasks=scored_names(results[0], schema),
-        values={**first.strategy.values(names), "auxiliary": list(first.strategy.head.auxiliary)},
+        values={"auxiliary": list(first.strategy.head.auxiliary), **first.strategy.values(names)},
         streams=tuple(dict.fromkeys(name for used in first.streams.values() for name in used)),
         results=tuple(sorted(results, key=lambda one: (one.trial.strategy.train.seed, one.trial.strategy.train.fold))),
         select=_spreads(results, "select"),

@@ -33,6 +33,7 @@ SHARE_OF_MEMORY = 0.5
 # the encoders, of which most keep 6 to 16 per block.
 KEPT_A_BLOCK, KEPT_BESIDES, BYTES = 24, 32, 4
 KEPT_BY = {"ssm": 40, "tcn-transformer": 36}
+KEPT_OF_LATENT = 10  # per unit of its width
 
 
 def stack_key(strategy: Strategy, config: Config) -> str:
@@ -103,4 +104,6 @@ def head_bytes(strategy: Strategy, config: Config, widths: dict[str, int]) -> in
 def _kept(head: HeadConfig, num_streams: int) -> int:
     """Numbers kept per step for the backward pass."""
     blocks = KEPT_BY.get(head.temporal, KEPT_A_BLOCK) * head.num_blocks
-    return head.width * (blocks + KEPT_BESIDES + 4 * num_streams)
+    num_tasks = len(head.tasks)
+    coupled = 3 * num_tasks * (num_tasks + 2) // 2 if head.coupling == "gated" else 0
+    return head.width * (blocks + KEPT_BESIDES + 4 * num_streams + coupled) + KEPT_OF_LATENT * head.latent

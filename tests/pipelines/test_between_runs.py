@@ -142,15 +142,16 @@ EIGHT = np.ones((8, 4), np.float32)
     ("name", "content", "words"),
     [
         ("gone.npy", None, "no such file"),
-        ("words.npy", b"no array", "neither a .npy nor a .safetensors file"),
-        ("cut.safetensors", b"\x08", "neither a .npy nor a .safetensors file"),
+        ("words.npy", b"no array", "it cannot be read as a .npy file"),
+        ("cut.safetensors", b"\x08", "it cannot be read as a .safetensors file"),
         ("seven.npy", EIGHT[:7], "it has 7 rows, and one per class is needed (8 of expr)"),
         ("flat.npy", EIGHT[0], "one array of floating-point numbers [classes, width] is expected, found (4,)"),
         ("whole.npy", EIGHT.astype(np.int64), "one array of floating-point numbers"),
         ("two.safetensors", {"a": EIGHT, "b": EIGHT}, "one array of floating-point numbers"),
         ("nan.npy", EIGHT * np.nan, "a row holds no finite numbers"),
         ("zero.npy", EIGHT * 0, "a row holds no finite numbers, or zeros alone"),
-        ("objects.npy", np.array([[None]], object), "neither a .npy nor a .safetensors file"),
+        ("objects.npy", np.array([[None]], object), "it cannot be read as a .npy file"),
+        ("words.txt", b"no array", "neither a .npy nor a .safetensors file"),
     ],
 )
 def test_a_file_that_cannot_be_is_one_line(small, tmp_path: Path, name, content, words) -> None:

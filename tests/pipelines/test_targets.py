@@ -123,7 +123,7 @@ def test_the_leaderboard_ranks_by_targets_and_names_what_is_trained_beside() -> 
     (ranking,) = board.rankings
     assert ranking.tasks == ("expr",)
     assert [row.auxiliary for row in ranking.rows] == [("va",), ("va",), ()]
-    assert board.varied == ("task_weights", "auxiliary")
+    assert board.varied == ("auxiliary", "task_weights")
     (table,) = combination_parts(board)
     assert [row[0] for row in table.rows] == ["EXPR with VA", "EXPR"]
     effects = {effect.label: effect for effect in task_effects(board, "expr")}
