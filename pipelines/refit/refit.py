@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from cache.durable import check_replaceable, recover_folder
-from cache.locks import alone
 from pipelines.config import Config, read_config
 from pipelines.device import resolve_device
 from pipelines.fitting.epochs import Evaluation
@@ -21,7 +20,7 @@ from pipelines.run_files import CONFIG, REFIT
 from pipelines.strategy import Strategy, streams_of
 from pipelines.training.dataset import Dataset, load_dataset
 from pipelines.training.manifest import digest_on
-from pipelines.training.run import check_streams, load_run
+from pipelines.training.run import check_streams, load_run, writing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +58,7 @@ def refit(
     truth = read_truth(config)
     sources = find_sources(config, request.model, truth, request.name)
     place = sources.place
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with alone(place.with_name(f".lock-{place.name}"), str(place)):
+    with writing(place):
         recover_folder(place)
         if place.exists() and not request.force:
             record = read_refit(place)

@@ -197,7 +197,7 @@ def train_or_find(
     path = (folder or config.at(config.output.runs)) / (name or run_name(strategy, digest, config.schema))
     found = path.exists() and not force  # then nothing is written, and the folder may be read-only
     if not found:
-        with _writing(path):
+        with writing(path):
             recover_folder(path)
             found = path.exists() and not force  # another process made it meanwhile
             if not found:
@@ -211,7 +211,7 @@ def train_or_find(
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path) -> Iterator[None]:
     """One process for the run `folder`; of what is made for that nothing stays where no run comes of it."""
     is_new = not folder.parent.exists()
     folder.parent.mkdir(parents=True, exist_ok=True)
