@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bench.measure import Row
 
 EXTRACTING, READING = ("A1", "A2", "A3", "A4", "A6", "A7", "A8"), ("C1", "C2", "C3", "C6", "R1", "R2")
-FINETUNING, QUALITY, VIDEO = ("F1", "R3"), ("Q1", "Q2"), ("V1", "V2", "V3")
+FINETUNING, QUALITY, VIDEO = ("F1", "R3"), ("Q1", "Q2", "M"), ("V1", "V2", "V3")
 IDS = (*EXTRACTING, *READING, *FINETUNING, *QUALITY, *VIDEO, "B1", "B2", "B3", "B4", "S1", "S2", "S3", "S4", "S6", "S8")
 APART = ("R1", "R2", "R3", "F1", "B4", *QUALITY)  # only by --only: all others together take ten minutes
 LATEST = Path(__file__).parent / "latest.json"
@@ -56,6 +56,7 @@ def measure(wanted: Iterable[str], console: Console) -> list["Row"]:
         cache_reading,
         extraction,
         finetuning,
+        methods,
         predicting,
         quality,
         runtimes,
@@ -65,7 +66,7 @@ def measure(wanted: Iterable[str], console: Console) -> list["Row"]:
         video_faces,
     )
 
-    heads = (training, stacking, searching, quality)
+    heads = (training, stacking, searching, quality, methods)
     parts = (extraction, runtimes, cache_reading, finetuning, predicting, video_faces, *heads)
     functions = {each: function for part in parts for each, function in part.ROWS.items()}
     on_cuda = {each for part in parts for each in part.ON_CUDA}
@@ -77,7 +78,7 @@ def measure(wanted: Iterable[str], console: Console) -> list["Row"]:
     rows = []
     for function, device in dict.fromkeys(todo):
         with console.status(f"{function.__doc__} ({device})"):
-            found = [row for row in function(device) if row.id[:2] in wanted]
+            found = [row for row in function(device) if row.id[:2].strip() in wanted]
         for row in found:
             console.print(f"{row.id} {row.value:.4g} ({min(row.values):.4g} to {max(row.values):.4g})", highlight=False)
         rows += found

@@ -31,7 +31,7 @@ from bench.quality_entries import (
     rival_held,
     rival_names,
 )
-from bench.rival_heads import Frames
+from bench.rival_frames import Frames
 from heads.config import HeadConfig
 
 NUM_SEEDS = 3

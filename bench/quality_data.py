@@ -15,7 +15,7 @@ import polars as pl
 import torch
 
 from bench.made_faces import WORK
-from bench.rival_heads import Frames
+from bench.rival_frames import Frames
 from cache.names import ACTION_UNITS, VA_COLUMNS
 from pipelines.cli import app
 from pipelines.cli.demo import commands

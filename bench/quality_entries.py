@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from bench.rival_heads import NAMES, VERSION, Frames, Predicted, fit_rival
+from bench.rival_frames import Frames, Predicted
+from bench.rival_heads import NAMES, VERSION, fit_rival
 from bench.rival_post import post_process
 from cache.labels import ABAW
 from cache.names import ACTION_UNITS, TASKS, VA_COLUMNS
@@ -36,9 +37,9 @@ from pipelines.splits import groups_of
 NUM_RESAMPLES = 500
 INPUTS = ("embedding", "both")
 # What a rival's user takes as its result: these two are nothing without their post-processing.
-POST_PROCESSED = ("linear", "mlp")
-# As its own script has it: embeddings alone.
-EMBEDDING_ONLY = ("abaw11",)
+POST_PROCESSED = ("linear", "trees", "mlp")
+# As their own script has them: embeddings alone.
+EMBEDDING_ONLY = tuple(name for name in NAMES if name.startswith("abaw11"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

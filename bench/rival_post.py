@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bench.rival_heads import Frames, Predicted, au_score, expr_score, va_score
+from bench.rival_frames import Frames, Predicted, au_score, expr_score, va_score
 
 WIDTHS = (0, 1, 2, 4, 8, 16, 32, 64)  # frames
 KERNELS = ("gaussian", "box")

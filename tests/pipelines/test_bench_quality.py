@@ -10,13 +10,24 @@ import polars as pl
 import pytest
 import torch
 
-from bench import quality, quality_data, quality_entries, rival_heads, rival_post
+from bench import (
+    quality,
+    quality_data,
+    quality_entries,
+    rival_abaw11,
+    rival_frames,
+    rival_heads,
+    rival_linear,
+    rival_post,
+    rival_training,
+    rival_trees,
+)
 from cache.names import TASKS
 from helpers.made_labels import decided
 from pipelines.metrics.challenge import score
 
 ROOT = Path(__file__).resolve().parents[2]
-RIVALS = ("linear", "mlp", "gru", "tcn", "abaw11")
+RIVALS = ("linear", "trees", *rival_heads.RECIPES)
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +47,16 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rivals of one epoch and one penalty."""
     recipes = {name: dataclasses.replace(each, epochs=1) for name, each in rival_heads.RECIPES.items()}
     monkeypatch.setattr(rival_heads, "RECIPES", recipes)
-    monkeypatch.setattr(rival_heads, "ALPHAS", (1e2,))
-    monkeypatch.setattr(rival_heads, "INVERSES", (1e-3,))
+    monkeypatch.setattr(rival_linear, "ALPHAS", (1e2,))
+    monkeypatch.setattr(rival_linear, "INVERSES", (1e-3,))
+    monkeypatch.setattr(rival_trees, "NUM_TREES", 2)
+    monkeypatch.setattr(rival_trees, "NUM_COMPONENTS", 4)
+    monkeypatch.setattr(rival_abaw11, "WIDTH", 32)
 
 
-def test_every_rival_is_tried() -> None:
-    assert rival_heads.NAMES == RIVALS
+def test_the_heads_of_a_published_entry_see_embeddings_alone_as_its_script_does() -> None:
+    assert quality_entries.rival_names("embedding") == list(RIVALS)
+    assert not [name for name in quality_entries.rival_names("both") if name.startswith("abaw11")]
 
 
 @pytest.mark.usefixtures("short")
@@ -67,7 +82,7 @@ def test_a_rival_never_sees_what_is_held_out(made: SimpleNamespace, name: str) -
     np.testing.assert_array_equal(post.va[rows], again.va[rows])
 
 
-@pytest.mark.parametrize("name", ["gru", "tcn"])
+@pytest.mark.parametrize("name", ["gru", "latent", "tcn", "tcn-multi", "transformer", "ssm"])
 def test_padding_changes_nothing_at_real_steps(name: str) -> None:
     torch.manual_seed(0)
     model = rival_heads.RECIPES[name].model(5).eval()
@@ -79,7 +94,7 @@ def test_padding_changes_nothing_at_real_steps(name: str) -> None:
 
 def test_a_missing_label_has_no_part_in_the_loss(made: SimpleNamespace) -> None:
     for leading in (False, True):
-        losses = rival_heads.Losses(made.frames, leading)
+        losses = rival_training.Losses(made.frames, leading)
         outputs = {"va": torch.zeros(2, 4, 2), "expr": torch.zeros(2, 4, 8), "au": torch.zeros(2, 4, 12)}
         outputs = {task: value.requires_grad_() for task, value in outputs.items()}
         va, expr, au = torch.rand(2, 4, 2), torch.ones(2, 4, dtype=torch.long), torch.ones(2, 4, 12)
@@ -93,13 +108,13 @@ def test_a_missing_label_has_no_part_in_the_loss(made: SimpleNamespace) -> None:
 @pytest.mark.parametrize("drawn", [False, True])
 def test_windows_stay_within_a_video_and_between_gaps(made: SimpleNamespace, drawn: bool) -> None:
     frames, generator = made.frames, np.random.default_rng(0) if drawn else None
-    rows = rival_heads.windows(frames, frames.train, 16, 8, generator)
+    rows = rival_frames.windows(frames, frames.train, 16, 8, generator)
     for window in rows:
         inside = window[window >= 0]
         assert frames.train[inside].all()
         assert len(np.unique(frames.video[inside])) == 1
         step = np.diff(frames.frame[inside])
-        assert ((step > 0) & (step <= rival_heads.LONGEST_GAP)).all()
+        assert ((step > 0) & (step <= rival_frames.LONGEST_GAP)).all()
     if not drawn:
         assert set(rows[rows >= 0].tolist()) == set(np.flatnonzero(frames.train).tolist())
 

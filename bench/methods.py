@@ -1,0 +1,110 @@
+"""M: each piece of a strategy against the same strategy without it, on the made data sets of Q1, three seeds.
+
+A strategy is a study of its seeds, trained as one stack and scored once on the held-out rows. The interval is over
+subjects drawn again, the same ones for both sides.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from bench.measure import Row
+from bench.method_pieces import GROUPS, SMALL, Values
+from bench.quality import NUM_SEEDS, Made, data_sets, num_parameters, shown
+from bench.quality_data import run_command
+from bench.quality_entries import NUM_RESAMPLES, Entry, held_out_table
+from cache.names import TASKS
+from pipelines.metrics.intervals import drawn, groups_of_runs, middle, resampled
+
+
+def methods(device: torch.device) -> list[Row]:
+    """M: held-out P with each piece minus P without it."""
+    return [row for made in data_sets() for name in GROUPS for row in of_group(made, name)]
+
+
+def of_group(made: Made, name: str) -> list[Row]:
+    """A row for each piece of the group `name`."""
+    rows = []
+    for piece in GROUPS[name]:
+        base, found = trained(made, piece.base), trained(made, piece.values)
+        rows.append(shown(compared(f"M D{made.seed} {name}: {piece.name}", found, base)))
+    return rows
+
+
+def trained(made: Made, values: Values) -> Entry:
+    """The strategy with `values` and nothing else set, every seed; one that was trained before is read."""
+    study = made.project / "studies" / name_of(values)
+    record = study / "bench.json"
+    if not record.exists():
+        grid = made.project / f"{study.name}.toml"
+        grid.write_text(grid_of(values))
+        begin = time.process_time()
+        with contextlib.chdir(made.project):
+            run_command(["search", "--grid", str(grid), "--study", str(study), "--device", "cpu"])
+        record.write_text(json.dumps((time.process_time() - begin) / NUM_SEEDS))
+    held, num = {}, 0
+    for run in sorted((study / "runs").iterdir()):
+        seed = json.loads((run / "run.json").read_text())["seed"]
+        held[seed] = held_out_table(pl.read_parquet(run / "predictions.parquet"), made.held)
+        num = num_parameters(run)
+    assert len(held) == NUM_SEEDS, f"{study}: {len(held)} of {NUM_SEEDS} runs"
+    seconds = [float(json.loads(record.read_text()))]
+    return Entry(name=name_of(values), inputs="default", held=held, num_parameters=num, seconds=seconds)
+
+
+def name_of(values: Values) -> str:
+    """A folder's name: what is set."""
+    words = [f"{key}-{value}" for key, value in values.items()] or ["nothing set"]
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in " ".join(words))[:120]
+
+
+def grid_of(values: Values) -> str:
+    """A grid of one strategy, small, and all seeds."""
+    lines = [f"{_key(key)} = {_toml(value)}" for key, value in (SMALL | values).items()]
+    return "\n".join(["[set]", *lines, "[product]", f"seed = {list(range(NUM_SEEDS))}", ""])
+
+
+def _key(name: str) -> str:
+    return json.dumps(name) if "." in name else name
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(each)}" for key, each in value.items()) + "}"
+    return json.dumps(value)
+
+
+def compared(name: str, ours: Entry, base: Entry) -> Row:
+    """Mean P of `ours` minus that of `base`, and the middle 95 % of it over subjects drawn again."""
+    low, high = difference(ours, base)
+    tasks = ", ".join(
+        f"{task.upper()} {ours.task(task):.3f} ({ours.task(task) - base.task(task):+.3f})" for task in TASKS
+    )
+    scores = ", ".join(f"{value:.3f}" for value in ours.scores)
+    size = f"{ours.num_parameters / 1e3:,.0f} k ({base.num_parameters / 1e3:,.0f} k)"
+    cost = f"{np.mean(ours.seconds):.1f} s ({np.mean(base.seconds):.1f} s)"
+    return Row(
+        id=name,
+        what="held-out P minus that without the piece",
+        values=[low, ours.mean - base.mean, high],
+        middle=ours.mean - base.mean,
+        note=f"P {ours.mean:.3f} ({scores}) for {base.mean:.3f}; {tasks}; parameters {size}, CPU {cost}",
+    )
+
+
+def difference(ours: Entry, base: Entry) -> tuple[float, float]:
+    """The middle 95 % of the difference of both mean P, on the same subjects drawn again."""
+    groups = groups_of_runs([ours.runs, base.runs])
+    weights = drawn(groups, NUM_RESAMPLES, 0)
+    first, second = (resampled(each.runs, groups, weights, TASKS)["P"] for each in (ours, base))
+    return middle(first - second)
+
+
+ROWS: Mapping[str, Callable[[torch.device], list[Row]]] = {"M": methods}
+ON_CUDA = ()
