@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cache.names import TASKS
+
 Values = Mapping[str, Any]
 # Of every strategy: half the default width and budget, so that many are trained.
 SMALL: Values = {"width": 64, "steps": 400}
 FRAME_WISE: Values = {"temporal": "none"}
+SEPARATE: Values = {"method": "separate"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +20,7 @@ class Piece:
     name: str
     values: Values
     base: Values = field(default_factory=dict)
+    tasks: Sequence[str] = TASKS
 
 
 ENCODERS = ("gru", "lstm", "ssm", "tcn-multi", "transformer", "tcn-transformer")
@@ -31,4 +35,23 @@ GROUPS: Mapping[str, Sequence[Piece]] = {
         Piece(name="cross-attention alone", values=FRAME_WISE | {"fusion": "cross-attention"}, base=FRAME_WISE),
     ],
     "fusion, concat without": [Piece(name=each, values={"fusion": each}) for each in FUSIONS],
+    "auxiliary tasks, the task alone without": [
+        Piece(
+            name="expr beside au, valence",
+            values={"tasks": ["expr", "au", "valence"], "targets": ["expr"], "task_weights": {"expr": 0.25}},
+            base={"tasks": ["expr"]},
+            tasks=("expr",),
+        ),
+        Piece(
+            name="au beside valence",
+            values={"tasks": ["au", "valence"], "targets": ["au"]},
+            base={"tasks": ["au"]},
+            tasks=("au",),
+        ),
+    ],
+    "values of a task's own, separate without": [
+        Piece(name="window 128 of va", values=SEPARATE | {"task.va.window": 128}, base=SEPARATE),
+        Piece(name="window 16 of au", values=SEPARATE | {"task.au.window": 16}, base=SEPARATE),
+        Piece(name="gru of va", values=SEPARATE | {"task.va.temporal": "gru"}, base=SEPARATE),
+    ],
 }

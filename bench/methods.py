@@ -7,7 +7,7 @@ subjects drawn again, the same ones for both sides.
 import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,12 +32,12 @@ def of_group(made: Made, name: str) -> list[Row]:
     """A row for each piece of the group `name`."""
     rows = []
     for piece in GROUPS[name]:
-        base, found = trained(made, piece.base), trained(made, piece.values)
-        rows.append(shown(compared(f"M D{made.seed} {name}: {piece.name}", found, base)))
+        base, found = (trained(made, values, piece.tasks) for values in (piece.base, piece.values))
+        rows.append(shown(compared(f"M D{made.seed} {name}: {piece.name}", found, base, piece.tasks)))
     return rows
 
 
-def trained(made: Made, values: Values) -> Entry:
+def trained(made: Made, values: Values, tasks: Sequence[str] = TASKS) -> Entry:
     """The strategy with `values` and nothing else set, every seed; one that was trained before is read."""
     study = made.project / "studies" / name_of(values)
     record = study / "bench.json"
@@ -51,7 +51,7 @@ def trained(made: Made, values: Values) -> Entry:
     held, num = {}, 0
     for run in sorted((study / "runs").iterdir()):
         seed = json.loads((run / "run.json").read_text())["seed"]
-        held[seed] = held_out_table(pl.read_parquet(run / "predictions.parquet"), made.held)
+        held[seed] = held_out_table(pl.read_parquet(run / "predictions.parquet"), made.held, tasks)
         num = num_parameters(run)
     assert len(held) == NUM_SEEDS, f"{study}: {len(held)} of {NUM_SEEDS} runs"
     seconds = [float(json.loads(record.read_text()))]
@@ -80,12 +80,11 @@ def _toml(value: Any) -> str:
     return json.dumps(value)
 
 
-def compared(name: str, ours: Entry, base: Entry) -> Row:
-    """Mean P of `ours` minus that of `base`, and the middle 95 % of it over subjects drawn again."""
-    low, high = difference(ours, base)
-    tasks = ", ".join(
-        f"{task.upper()} {ours.task(task):.3f} ({ours.task(task) - base.task(task):+.3f})" for task in TASKS
-    )
+def compared(name: str, ours: Entry, base: Entry, tasks: Sequence[str] = TASKS) -> Row:
+    """Mean P over `tasks` of `ours` minus that of `base`, and the middle 95 % of it over subjects drawn again."""
+    low, high = difference(ours, base, tasks)
+    gains = {task: ours.task(task) - base.task(task) for task in tasks}
+    parts = ", ".join(f"{task.upper()} {ours.task(task):.3f} ({gain:+.3f})" for task, gain in gains.items())
     scores = ", ".join(f"{value:.3f}" for value in ours.scores)
     size = f"{ours.num_parameters / 1e3:,.0f} k ({base.num_parameters / 1e3:,.0f} k)"
     cost = f"{np.mean(ours.seconds):.1f} s ({np.mean(base.seconds):.1f} s)"
@@ -94,15 +93,15 @@ def compared(name: str, ours: Entry, base: Entry) -> Row:
         what="held-out P minus that without the piece",
         values=[low, ours.mean - base.mean, high],
         middle=ours.mean - base.mean,
-        note=f"P {ours.mean:.3f} ({scores}) for {base.mean:.3f}; {tasks}; parameters {size}, CPU {cost}",
+        note=f"P {ours.mean:.3f} ({scores}) for {base.mean:.3f}; {parts}; parameters {size}, CPU {cost}",
     )
 
 
-def difference(ours: Entry, base: Entry) -> tuple[float, float]:
+def difference(ours: Entry, base: Entry, tasks: Sequence[str] = TASKS) -> tuple[float, float]:
     """The middle 95 % of the difference of both mean P, on the same subjects drawn again."""
     groups = groups_of_runs([ours.runs, base.runs])
     weights = drawn(groups, NUM_RESAMPLES, 0)
-    first, second = (resampled(each.runs, groups, weights, TASKS)["P"] for each in (ours, base))
+    first, second = (resampled(each.runs, groups, weights, tasks)["P"] for each in (ours, base))
     return middle(first - second)
 
 

@@ -92,31 +92,29 @@ class Entry:
         return f"{tasks}; 95 % {found.low:.2f} to {found.high:.2f} over {found.sample.words}; {size}"
 
 
-def held_out(decisions: Decisions, frames: pl.DataFrame) -> Held:
+def held_out(decisions: Decisions, frames: pl.DataFrame, tasks: Sequence[str] = TASKS) -> Held:
     """Scores of `decisions` [R], row for row with the labels and subjects of `frames`: the rows that are held out."""
     labels = labels_of(frames)
-    table = pl.DataFrame(
-        {
-            "video": frames["video"],
-            **{name: pl.Series(decisions.parts["va"][:, k]) for k, name in enumerate(VA_COLUMNS)},
-            "expression": pl.Series(decisions.parts["expr"]),
-            **{name: pl.Series(decisions.parts["au"][:, k]) for k, name in enumerate(ACTION_UNITS)},
-        }
-    )
-    return Held(metrics=score(decisions, labels, TASKS), sums=group_sums(table, labels, groups_of(frames)))
+    columns = {"video": frames["video"]}
+    for group in ABAW:
+        part = decisions.parts.get(group.name, np.zeros((len(frames), len(group.columns))))  # no task asks for these
+        part = part[:, None] if part.ndim == 1 else part
+        columns |= {name: pl.Series(part[:, k]) for k, name in enumerate(group.columns)}
+    table = pl.DataFrame(columns)
+    return Held(metrics=score(decisions, labels, tasks), sums=group_sums(table, labels, groups_of(frames)))
 
 
-def held_out_table(table: pl.DataFrame, frames: pl.DataFrame) -> Held:
-    """The same of a run's or an ensemble's predictions, matched by video and frame: its part "report" has to be exactly
-    the rows `frames`."""
+def held_out_table(table: pl.DataFrame, frames: pl.DataFrame, tasks: Sequence[str] = TASKS) -> Held:
+    """The same of a run's or an ensemble's predictions of `tasks`, matched by video and frame: its part "report" has to
+    be exactly the rows `frames`."""
     table = table.filter(pl.col("part") == "report").sort("video", "frame")
     assert table.select("video", "frame").equals(frames.select("video", "frame")), "other rows than the rivals'"
-    parts = {
-        "va": table.select(VA_COLUMNS).to_numpy().astype(np.float64),
-        "expr": table["expression"].to_numpy().astype(np.int64),
-        "au": table.select(ACTION_UNITS).to_numpy().astype(np.int8),
+    read = {
+        "va": lambda: table.select(VA_COLUMNS).to_numpy().astype(np.float64),
+        "expr": lambda: table["expression"].to_numpy().astype(np.int64),
+        "au": lambda: table.select(ACTION_UNITS).to_numpy().astype(np.int8),
     }
-    return held_out(Decisions(parts=parts), frames)
+    return held_out(Decisions(parts={task: read[task]() for task in tasks}), frames, tasks)
 
 
 def ratio(ours: Entry, theirs: Entry) -> tuple[float, float, float]:
