@@ -9,49 +9,105 @@ from cache.names import TASKS
 Values = Mapping[str, Any]
 # Of every strategy: half the default width and budget, so that many are trained.
 SMALL: Values = {"width": 64, "steps": 400}
-FRAME_WISE: Values = {"temporal": "none"}
-SEPARATE: Values = {"method": "separate"}
+SMOOTHED = ("smoothing", "thresholds")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """A strategy: what differs from the defaults and `SMALL`, and the components that its post-processing may have."""
+
+    values: Values = field(default_factory=dict)
+    post: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """A strategy with what is tried in it, and `base` without; both say what differs from the defaults and `SMALL`."""
+    """A strategy with what is tried, and `base` without it; P is over `tasks`."""
 
     name: str
-    values: Values
-    base: Values = field(default_factory=dict)
+    side: Side
+    base: Side = field(default_factory=Side)
     tasks: Sequence[str] = TASKS
+
+
+def _settings(base: Values, pieces: Mapping[str, Values]) -> list[Piece]:
+    """`base` with further settings against `base`."""
+    return [
+        Piece(name=name, side=Side(values={**base, **values}), base=Side(values=base))
+        for name, values in pieces.items()
+    ]
+
+
+def _auxiliary(target: str, others: Sequence[str], weight: float = 1.0) -> Piece:
+    """A task with others trained beside it against the task alone."""
+    values = {"tasks": [target, *others], "targets": [target], "task_weights": {target: weight}}
+    return Piece(
+        name=f"{target} beside {', '.join(others)}",
+        side=Side(values=values),
+        base=Side(values={"tasks": [target]}),
+        tasks=(target,),
+    )
+
+
+def _post(name: str, more: str, without: Sequence[str] = SMOOTHED, values: Values | None = None) -> Piece:
+    """Post-processing with one component more."""
+    values = values or {}
+    return Piece(name=name, side=Side(values=values, post=[*without, more]), base=Side(values=values, post=without))
 
 
 ENCODERS = ("gru", "lstm", "ssm", "tcn-multi", "transformer", "tcn-transformer")
 FUSIONS = ("sum", "gated", "attention", "cross-attention")
+FRAME_WISE: Values = {"temporal": "none"}
+MSE: Values = {"continuous_loss": "mse"}
 GROUPS: Mapping[str, Sequence[Piece]] = {
     "encoder, frame-wise without": [
-        Piece(name="tcn", values={}, base=FRAME_WISE),
-        *(Piece(name=each, values={"temporal": each}, base=FRAME_WISE) for each in ENCODERS),
+        Piece(name=name, side=Side(values=values), base=Side(values=FRAME_WISE))
+        for name, values in {"tcn": {}, **{each: {"temporal": each} for each in ENCODERS}}.items()
     ],
-    "fusion, frame-wise without": [
-        *(Piece(name=f"{each}, tcn", values={"fusion": each}, base=FRAME_WISE) for each in FUSIONS),
-        Piece(name="cross-attention alone", values=FRAME_WISE | {"fusion": "cross-attention"}, base=FRAME_WISE),
+    "fusion with a TCN, frame-wise without": [
+        Piece(name=each, side=Side(values={"fusion": each}), base=Side(values=FRAME_WISE)) for each in FUSIONS
     ],
-    "fusion, concat without": [Piece(name=each, values={"fusion": each}) for each in FUSIONS],
+    "fusion without an encoder": _settings(FRAME_WISE, {each: {"fusion": each} for each in FUSIONS}),
+    "fusion, concat without": _settings({}, {each: {"fusion": each} for each in FUSIONS}),
+    "causal": [
+        *_settings({}, {"tcn": {"causal": True}}),
+        *(
+            piece
+            for each in ("gru", "ssm", "tcn-multi", "transformer", "tcn-transformer")
+            for piece in _settings({"temporal": each}, {each: {"causal": True}})
+        ),
+    ],
+    "loss": _settings(
+        {},
+        {
+            "balanced MSE": {"continuous_loss": "balanced_mse"},
+            "LDAM": {"class_loss": "ldam"},
+            "logit adjustment": {"class_loss": "logit_adjusted"},
+        },
+    )
+    + _settings(MSE, {"balanced MSE, MSE without": {"continuous_loss": "balanced_mse"}}),
     "auxiliary tasks, the task alone without": [
-        Piece(
-            name="expr beside au, valence",
-            values={"tasks": ["expr", "au", "valence"], "targets": ["expr"], "task_weights": {"expr": 0.25}},
-            base={"tasks": ["expr"]},
-            tasks=("expr",),
-        ),
-        Piece(
-            name="au beside valence",
-            values={"tasks": ["au", "valence"], "targets": ["au"]},
-            base={"tasks": ["au"]},
-            tasks=("au",),
-        ),
+        _auxiliary("expr", ["au", "valence"], 0.25),
+        _auxiliary("au", ["valence"]),
     ],
-    "values of a task's own, separate without": [
-        Piece(name="window 128 of va", values=SEPARATE | {"task.va.window": 128}, base=SEPARATE),
-        Piece(name="window 16 of au", values=SEPARATE | {"task.au.window": 16}, base=SEPARATE),
-        Piece(name="gru of va", values=SEPARATE | {"task.va.temporal": "gru"}, base=SEPARATE),
+    "values of a task's own, separate without": _settings(
+        {"method": "separate"},
+        {
+            "window 128 of va": {"task.va.window": 128},
+            "window 16 of au": {"task.au.window": 16},
+            "gru of va": {"task.va.temporal": "gru"},
+        },
+    ),
+    "post-processing": [
+        Piece(name="smoothing and thresholds", side=Side(post=SMOOTHED)),
+        _post("class offsets", "offsets"),
+        _post("prior adjustment", "prior"),
+        _post("affine match", "affine"),
+        _post("affine match of heads trained by MSE", "affine", values=MSE),
+        Piece(
+            name="all, without prior adjustment and affine match",
+            side=Side(post=[*SMOOTHED, "offsets", "prior", "affine"]),
+            base=Side(post=[*SMOOTHED, "offsets"]),
+        ),
     ],
 }

@@ -7,20 +7,23 @@ subjects drawn again, the same ones for both sides.
 import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import polars as pl
 import torch
 
 from bench.measure import Row
-from bench.method_pieces import GROUPS, SMALL, Values
+from bench.method_pieces import GROUPS, SMALL, Side, Values
 from bench.quality import NUM_SEEDS, Made, data_sets, num_parameters, shown
 from bench.quality_data import run_command
 from bench.quality_entries import NUM_RESAMPLES, Entry, held_out_table
 from cache.names import TASKS
 from pipelines.metrics.intervals import drawn, groups_of_runs, middle, resampled
+from pipelines.postprocess import fit
 
 
 def methods(device: torch.device) -> list[Row]:
@@ -32,13 +35,26 @@ def of_group(made: Made, name: str) -> list[Row]:
     """A row for each piece of the group `name`."""
     rows = []
     for piece in GROUPS[name]:
-        base, found = (trained(made, values, piece.tasks) for values in (piece.base, piece.values))
+        base, found = (entry_of(made, side, piece.tasks) for side in (piece.base, piece.side))
         rows.append(shown(compared(f"M D{made.seed} {name}: {piece.name}", found, base, piece.tasks)))
     return rows
 
 
-def trained(made: Made, values: Values, tasks: Sequence[str] = TASKS) -> Entry:
-    """The strategy with `values` and nothing else set, every seed; one that was trained before is read."""
+def entry_of(made: Made, side: Side, tasks: Sequence[str] = TASKS) -> Entry:
+    """The held-out scores of a strategy's seeds."""
+    study, seconds = trained(made, side.values)
+    held, num = {}, 0
+    for run in sorted((study / "runs").iterdir()):
+        seed = json.loads((run / "run.json").read_text())["seed"]
+        held[seed] = held_out_table(pl.read_parquet(predictions(made, run, side)), made.held, tasks)
+        num = num_parameters(run)
+    assert len(held) == NUM_SEEDS, f"{study}: {len(held)} of {NUM_SEEDS} runs"
+    return Entry(name=study.name, inputs="default", held=held, num_parameters=num, seconds=[seconds])
+
+
+def trained(made: Made, values: Values) -> tuple[Path, float]:
+    """A study of the strategy with `values` and nothing else set, and the CPU seconds of one of its trainings; a study
+    that was trained before is read."""
     study = made.project / "studies" / name_of(values)
     record = study / "bench.json"
     if not record.exists():
@@ -48,14 +64,27 @@ def trained(made: Made, values: Values, tasks: Sequence[str] = TASKS) -> Entry:
         with contextlib.chdir(made.project):
             run_command(["search", "--grid", str(grid), "--study", str(study), "--device", "cpu"])
         record.write_text(json.dumps((time.process_time() - begin) / NUM_SEEDS))
-    held, num = {}, 0
-    for run in sorted((study / "runs").iterdir()):
-        seed = json.loads((run / "run.json").read_text())["seed"]
-        held[seed] = held_out_table(pl.read_parquet(run / "predictions.parquet"), made.held, tasks)
-        num = num_parameters(run)
-    assert len(held) == NUM_SEEDS, f"{study}: {len(held)} of {NUM_SEEDS} runs"
-    seconds = [float(json.loads(record.read_text()))]
-    return Entry(name=name_of(values), inputs="default", held=held, num_parameters=num, seconds=seconds)
+    return study, float(json.loads(record.read_text()))
+
+
+def predictions(made: Made, run: Path, side: Side) -> Path:
+    """The file of the run's predictions, post-processed if the side asks for it."""
+    if not side.post:
+        return run / "predictions.parquet"
+    with contextlib.chdir(made.project), only(side.post):
+        run_command(["postprocess", str(run), "--force", "--json"])
+    processed = run / "predictions.post.parquet"
+    return processed if processed.exists() else run / "predictions.parquet"
+
+
+@contextlib.contextmanager
+def only(components: Sequence[str]) -> Iterator[None]:
+    """Nothing but these components of post-processing are tried."""
+    options = {
+        kind: tuple(each for each in options if set(each) <= set(components)) for kind, options in fit.OPTIONS.items()
+    }
+    with patch.object(fit, "OPTIONS", options):
+        yield
 
 
 def name_of(values: Values) -> str:
