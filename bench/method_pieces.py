@@ -9,6 +9,18 @@ from cache.names import TASKS
 Values = Mapping[str, Any]
 # Of every strategy: half the default width and budget, so that many are trained.
 SMALL: Values = {"width": 64, "steps": 400}
+UNITS_FILE = "units.npy"
+# The action units of each expression (Ekman and Friesen, EMFACS), those of `cache.names`: embeddings of classes.
+CLASS_UNITS: Mapping[str, Sequence[int]] = {
+    "Neutral": (),
+    "Anger": (4, 7, 23, 24),
+    "Disgust": (4, 7, 10),
+    "Fear": (1, 2, 4, 7, 25, 26),
+    "Happiness": (6, 12, 25),
+    "Sadness": (1, 4, 15),
+    "Surprise": (1, 2, 25, 26),
+    "Other": (1, 2, 4, 6, 7, 10, 12, 15, 23, 24, 25, 26),  # as far from each of the others
+}
 SMOOTHED = ("smoothing", "thresholds")
 
 
@@ -77,12 +89,33 @@ GROUPS: Mapping[str, Sequence[Piece]] = {
             for piece in _settings({"temporal": each}, {each: {"causal": True}})
         ),
     ],
+    "latent": _settings(
+        {},
+        {
+            "all tasks from 32": {"latent": 32},
+            "VA beside": {"latent": 32, "latent_va": "beside"},
+            "96, VA beside": {"latent": 96, "latent_va": "beside"},
+            "VA beside, smoothness 0.1": {"latent": 32, "latent_va": "beside", "latent_smoothness": 0.1},
+        },
+    )
+    + _settings({"temporal": "gru"}, {"VA beside, gru": {"latent": 32, "latent_va": "beside"}}),
+    "between tasks": _settings(
+        {},
+        {
+            "gated coupling": {"coupling": "gated"},
+            "classes from outputs": {"classes_from": "outputs"},
+            "classes from both": {"classes_from": "both"},
+        },
+    ),
     "loss": _settings(
         {},
         {
             "balanced MSE": {"continuous_loss": "balanced_mse"},
             "LDAM": {"class_loss": "ldam"},
             "logit adjustment": {"class_loss": "logit_adjusted"},
+            "subject-adversarial 0.1": {"subject_adversarial": 0.1},
+            "subject-adversarial 1": {"subject_adversarial": 1.0},
+            "class embeddings": {"class_embeddings": UNITS_FILE},
         },
     )
     + _settings(MSE, {"balanced MSE, MSE without": {"continuous_loss": "balanced_mse"}}),

@@ -17,11 +17,11 @@ import polars as pl
 import torch
 
 from bench.measure import Row
-from bench.method_pieces import GROUPS, SMALL, Side, Values
+from bench.method_pieces import CLASS_UNITS, GROUPS, SMALL, UNITS_FILE, Side, Values
 from bench.quality import NUM_SEEDS, Made, data_sets, num_parameters, shown
 from bench.quality_data import run_command
 from bench.quality_entries import NUM_RESAMPLES, Entry, held_out_table
-from cache.names import TASKS
+from cache.names import ACTION_UNITS, EXPRESSIONS, TASKS
 from pipelines.metrics.intervals import drawn, groups_of_runs, middle, resampled
 from pipelines.postprocess import fit
 
@@ -60,6 +60,7 @@ def trained(made: Made, values: Values) -> tuple[Path, float]:
     if not record.exists():
         grid = made.project / f"{study.name}.toml"
         grid.write_text(grid_of(values))
+        np.save(made.project / UNITS_FILE, class_units())
         begin = time.process_time()
         with contextlib.chdir(made.project):
             run_command(["search", "--grid", str(grid), "--study", str(study), "--device", "cpu"])
@@ -85,6 +86,12 @@ def only(components: Sequence[str]) -> Iterator[None]:
     }
     with patch.object(fit, "OPTIONS", options):
         yield
+
+
+def class_units() -> np.ndarray:
+    """[classes, units + 1] 1 where an expression shows an action unit, and a last column of 1 for those without."""
+    shown = [[f"AU{unit}" for unit in CLASS_UNITS[name]] for name in EXPRESSIONS]
+    return np.array([[*(name in units for name in ACTION_UNITS), True] for units in shown], dtype=np.float32)
 
 
 def name_of(values: Values) -> str:
