@@ -8,6 +8,7 @@ import itertools
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,12 +16,25 @@ from torch import Tensor
 from bench.made_streams import made_dataset, num_frames
 from bench.measure import Row, Target, cpus, interleave, ratios, walls
 from bench.training import WIDTHS, data_of, eager, is_cpu, make_stack, one_pass, own_orders, passes
+from heads.fusion import FUSIONS
 from heads.model import single_state
 from heads.temporal import TEMPORALS
 from pipelines.training.stack import Stack
 
 STACKS = {"cpu": 8, "cuda": 64}
 NUM_STEPS = 50  # S6
+CASES: Mapping[str, Mapping[str, Any]] = {
+    **{name: {"temporal": name} for name in TEMPORALS},
+    **{f"{name}, causal": {"temporal": name, "causal": True} for name in TEMPORALS if name != "none"},
+    **{f"{name} fusion": {"fusion": name} for name in FUSIONS},
+    "latent": {"latent": 16, "latent_va": "beside", "latent_smoothness": 0.1, "latent_warmup_steps": 20},
+    "gated coupling": {"coupling": "gated"},
+    "classes from outputs": {"classes_from": "both"},
+    "balanced MSE": {"continuous_loss": "balanced_mse"},
+    "LDAM": {"class_loss": "ldam"},
+    "logit adjustment": {"class_loss": "logit_adjusted"},
+    "subject-adversarial": {"subject_adversarial": 0.5},
+}  # of S6: what differs from the default head
 
 
 def stacked(device: torch.device) -> list[Row]:
@@ -81,12 +95,12 @@ def in_a_graph(device: torch.device) -> list[Row]:
 
 
 def as_alone(device: torch.device) -> list[Row]:
-    """S6: parameters and outputs of heads in a stack of 8 against the same heads alone, after 50 steps."""
+    """S6: parameters and outputs of heads in a stack of 8 against the same heads alone, after 50 steps; each piece."""
     config, dataset = made_dataset(num_frames(10, 8, 32, 16), dict.fromkeys(WIDTHS, 96), device)
     small = {"batch_windows": 8, "window": 32, "stride": 16, "width": 64, "steps": NUM_STEPS}
     target, rows = Target(1e-5, at_most=True), []
-    for temporal in TEMPORALS:
-        strategies = own_orders(config, 8, small | {"temporal": temporal})
+    for name, values in CASES.items():
+        strategies = own_orders(config, 8, small | values)
         together = make_stack(config, dataset, strategies)
         _run(together)
         errors: list[tuple[float, str]] = []
@@ -98,12 +112,12 @@ def as_alone(device: torch.device) -> list[Row]:
             with _one_thread():
                 single = _run(make_stack(config, dataset, [strategies[7]]))
             floor.append(_difference(single, 0, alone, 0)[0])
-        note = f"{temporal}, M = 8, worst in {max(errors)[1]}"
+        note = f"{name}, M = 8, worst in {max(errors)[1]}"
         if floor:
             note += f"; the same head alone with 1 and with 2 threads: {floor[0]:.1e}"
         rows.append(
             Row(
-                id=f"S6 {temporal}",
+                id=f"S6 {name}",
                 what="relative error of a head in a stack, 50 steps",
                 values=[error for error, _ in errors],
                 target=target,
