@@ -26,7 +26,7 @@ from extract.backbones.origin import origin_of
 from extract.backbones.runtime import Runtime
 from extract.config import FOLLOWED, ORIENTATION, Preprocessing
 from extract.faces.source import FaceSource
-from extract.view_names import BASE, preprocessing_of, recipe
+from extract.view_names import AUGMENTATION, BASE, preprocessing_of, recipe
 
 SAMPLE = 64  # faces looked for before the first is decoded
 VERSIONS = ("torch", "timm", "simplejpeg", "pillow", "zarr")
@@ -97,7 +97,7 @@ def identity_of(
     before orientations were followed say nothing of them."""
     identity = backbone.identity(digest, num_frames, view, stream)
     added = recipe(view)
-    more = ({ORIENTATION: FOLLOWED} if follow_orientation else {}) | ({"augmentation": added} if added else {})
+    more = ({ORIENTATION: FOLLOWED} if follow_orientation else {}) | ({AUGMENTATION: added} if added else {})
     seen = preprocessing_of(view, backbone.preprocessing)
     return dataclasses.replace(identity, preprocessing={**identity.preprocessing, **seen.to_json(), **more})
 

@@ -8,10 +8,12 @@ import dataclasses
 import re
 from typing import Any
 
+from cache.identity import StreamIdentity
 from extract.config import Preprocessing
 
 BASE, HFLIP, AUGMENTED = "base", "hflip", "aug"
 CROP = re.compile(r"crop(0\.[5-9][1-9]?)")
+AUGMENTATION, CROP_PCT = "augmentation", "crop_pct"  # keys of an identity's preprocessing
 MAX_AUGMENTATIONS = 100
 KNOWN = f"there are base, hflip, crop0.5 to crop0.99 and aug1 to aug{MAX_AUGMENTATIONS} (aug:4 makes four)"
 # A part of the identity of every augmented stream: raise it whenever the same seed changes faces otherwise.
@@ -68,6 +70,17 @@ def preprocessing_of(view: str, base: Preprocessing) -> Preprocessing:
         return dataclasses.replace(base, crop_pct=round(base.crop_pct * share, 6))
     except ValueError as error:
         raise ValueError(f"view {view!r}: {error}") from None
+
+
+def in_view(identity: StreamIdentity, view: str) -> StreamIdentity:
+    """The identity of another view of the stream."""
+    preprocessing = {key: value for key, value in identity.preprocessing.items() if key != AUGMENTATION}
+    if CROP_PCT in preprocessing:
+        whole = round(preprocessing[CROP_PCT] / crop_share(identity.view), 6)
+        preprocessing[CROP_PCT] = round(whole * crop_share(view), 6)
+    if added := recipe(view):
+        preprocessing[AUGMENTATION] = added
+    return dataclasses.replace(identity, view=view, preprocessing=preprocessing)
 
 
 def seed_of(view: str) -> int:

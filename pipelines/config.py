@@ -15,6 +15,7 @@ from cache.parsing import parse_toml
 from cache.regular import CONFIG_BYTES, read_text
 from cache.valid_names import check_name
 from extract.config import BackboneConfig, CropShare, section_problem
+from extract.view_names import recipe
 from heads.config import HeadConfig, LossConfig
 from heads.ranges import hints_of
 from pipelines.folds import NO_FOLD, Fold
@@ -91,6 +92,14 @@ class OutputConfig:
 
     runs: Path = Path("runs")
     studies: Path = Path("studies")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictConfig:
+    """How finished runs predict: the mean over `views` of the cache, where none are named over the view that a run was
+    trained with. Post-processing and ensembles keep the views that they were fitted with."""
+
+    views: tuple[Name, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,6 +294,7 @@ class Config:
     head: HeadConfig = HeadConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
+    predict: PredictConfig = PredictConfig()
     task: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     finetune: FinetuneConfig = FinetuneConfig()
     pretrain: PretrainConfig = PretrainConfig()
@@ -319,6 +329,7 @@ SECTIONS: dict[str, type] = {
     "head": HeadConfig,
     "loss": LossConfig,
     "train": TrainConfig,
+    "predict": PredictConfig,
     "finetune": FinetuneConfig,
     "pretrain": PretrainConfig,
 }
@@ -371,6 +382,7 @@ def parse_config(document: Mapping[str, Any], folder: Path, where: str) -> Confi
     config = Config(folder=folder, schema=schema, backbones=backbones, task=task, **sections)
     _check_tasks(config, where)
     _check_outputs(config, where)
+    _check_views(config, where)
     return config
 
 
@@ -410,6 +422,18 @@ def _check_outputs(config: Config, where: str) -> None:
                 raise ValueError(
                     f"{where}: [backbones.{stream}] is called as the scores of [backbones.{name}] are; rename"
                 )
+
+
+def _check_views(config: Config, where: str) -> None:
+    """Raises ValueError for a view that there is not, or that is named twice."""
+    views = config.predict.views
+    for view in views:
+        try:
+            recipe(view)
+        except ValueError as error:
+            raise ValueError(f"{where}: [predict] views: {error}") from None
+    if len(set(views)) < len(views):
+        raise ValueError(f"{where}: [predict] views: each once; found {list(views)}")
 
 
 def read_schema(text: str, where: str) -> Schema:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.options import CONFIG, ConfigOption, JsonOption, SetOption
+from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption, ViewsOption, with_views
 from pipelines.terminal import say, say_json
 
 
@@ -18,8 +18,10 @@ def ensemble(
     size: Annotated[int, typer.Option(min=1, help="At most so many draws per task, with replacement.")] = 20,
     name: Annotated[str, typer.Option(help="Name of the ensemble's folder.")] = "best",
     force: Annotated[bool, typer.Option("--force", help="Make it again although it is there.")] = False,
+    views: ViewsOption = "",
     config: ConfigOption = CONFIG,
     set_: SetOption = None,
+    device: DeviceOption = "auto",
     json_output: JsonOption = False,
 ) -> None:
     """Combine finished runs: members and weights per task, selected greedily on the selection rows of the runs.
@@ -41,8 +43,8 @@ def ensemble(
     from pipelines.ensemble.build import ensemble_runs
     from pipelines.report.command import write_model_files
 
-    settings = read_config(config, set_ or ())
-    folder, record, there = ensemble_runs(settings, runs, size=size, name=name, force=force)
+    settings = read_config(config, with_views(set_, views))
+    folder, record, there = ensemble_runs(settings, runs, size=size, name=name, force=force, device=device)
     if not there:
         write_model_files(settings, folder, "ensemble")
     if json_output:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption
+from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption, ViewsOption, with_views
 from pipelines.terminal import say
 
 
@@ -17,6 +17,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder, or its name in the folder of runs.")],
     split: Annotated[str, typer.Option(help="train, val, test; or the run's own parts: select, report.")] = "val",
     post: Annotated[bool, typer.Option("--post", help="Also score it with its stored post-processing.")] = False,
+    views: ViewsOption = "",
     config: ConfigOption = CONFIG,
     set_: SetOption = None,
     device: DeviceOption = "auto",
@@ -31,6 +32,7 @@ def evaluate(
       mtl evaluate runs/concat-tcn-joint-s0-1a2b3c4d --split val
       mtl evaluate concat-tcn-joint-s0-1a2b3c4d --split report --json
       mtl evaluate concat-tcn-joint-s0-1a2b3c4d --split report --post
+      mtl evaluate concat-tcn-joint-s0-1a2b3c4d --views base,hflip
     """
     from pipelines.cli.pages.metrics import print_beside, print_metrics
     from pipelines.config import read_config
@@ -38,13 +40,13 @@ def evaluate(
     from pipelines.results.evaluate import evaluate_run, scored_tasks
     from pipelines.run_files import find_folder
 
-    settings = read_config(config, set_ or ())
+    settings = read_config(config, with_views(set_, views))
     folder = find_folder(run, settings.at(settings.output.runs))
     metrics = evaluate_run(folder, settings, split, resolve_device(device), post=post)
     if json_output:
         print_metrics(metrics, as_json=True)
         return
-    scored, title = scored_tasks(metrics, settings.schema), f"{folder.name} on {split}"
+    scored, title = scored_tasks(metrics, settings.schema), _title(folder.name, split, metrics["views"])
     if post:
         print_beside(scored, scored_tasks(metrics["post"], settings.schema), title, settings.schema)
     else:
@@ -56,3 +58,7 @@ def evaluate(
     if metrics["num_seen"]:
         selected = "selected its weights or its post-processing" if post else "selected its weights"
         say(f"no held-out score: {metrics['num_seen']:,} of these frames trained the run or {selected}")
+
+
+def _title(run: str, split: str, views: list[str]) -> str:
+    return f"{run} on {split}" + (f", mean of views {', '.join(views)}" if len(views) > 1 else "")

@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.options import CONFIG, ConfigOption, JsonOption, PostOption, PredictorArgument, SetOption
+from pipelines.cli.options import (
+    CONFIG,
+    ConfigOption,
+    JsonOption,
+    PostOption,
+    PredictorArgument,
+    SetOption,
+    ViewsOption,
+    with_views,
+)
 from pipelines.terminal import say, say_json
 
 
@@ -32,6 +41,7 @@ def export(
     ] = False,
     post: PostOption = True,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
+    views: ViewsOption = "",
     config: ConfigOption = CONFIG,
     set_: SetOption = None,
     json_output: JsonOption = False,
@@ -55,7 +65,7 @@ def export(
 
     request = ExportRequest(model=model, out=onnx, face_px=face_px, heads_only=heads_only, post=post, force=force)
     with waiting("export: backbones, heads, check against torch"):
-        done = write_bundle(read_config(config, set_ or ()), request)
+        done = write_bundle(read_config(config, with_views(set_, views)), request)
     if json_output:
         say_json(done)
         return

@@ -1,5 +1,6 @@
 """Options every command shares, written once."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -29,6 +30,9 @@ PostOption = Annotated[
     bool, typer.Option("--post/--no-post", help="With the stored post-processing, where there is one.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+ViewsOption = Annotated[
+    str, typer.Option("--views", metavar="VIEW,..", help="Predict the mean over these views: base,hflip,crop0.9.")
+]
 TrackOption = Annotated[
     str, typer.Option("--track", metavar="NAME", help="Also log to tensorboard, wandb or trackio, if installed.")
 ]
@@ -48,6 +52,13 @@ OnConflictOption = Annotated[
 ]
 
 CONFIG = Path("mtl.toml")
+
+
+def with_views(overrides: list[str] | None, views: str) -> list[str]:
+    """The overrides of `--set`, with what `--views` stands for."""
+    from extract.view_names import parse_views
+
+    return [*(overrides or ()), *([f"predict.views={json.dumps(parse_views(views))}"] if views else [])]
 
 
 def with_orientation(overrides: list[str] | None, ignore_orientation: bool) -> list[str]:

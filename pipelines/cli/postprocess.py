@@ -1,11 +1,12 @@
 """`mtl postprocess`: fits smoothing, affine match, priors or class offsets and thresholds of runs, and applies them."""
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipelines.cli.options import CONFIG, ConfigOption, JsonOption, SetOption
+from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption, ViewsOption, with_views
 from pipelines.terminal import say, say_json
 
 
@@ -16,8 +17,10 @@ def register(app: typer.Typer) -> None:
 def postprocess(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or their names in the folder of runs.")],
     force: Annotated[bool, typer.Option("--force", help="Fit again although it was fitted before.")] = False,
+    views: ViewsOption = "",
     config: ConfigOption = CONFIG,
     set_: SetOption = None,
+    device: DeviceOption = "auto",
     json_output: JsonOption = False,
 ) -> None:
     """Fit post-processing on the selection rows of a run, and apply it.
@@ -31,6 +34,7 @@ def postprocess(
     Examples:
       mtl postprocess concat-tcn-joint-s0-1a2b3c4d
       mtl postprocess runs/NAME studies/joint/runs/DIGEST --json
+      mtl postprocess runs/NAME --views base,hflip
     """
     from pipelines.cli.pages.consoles import page_console
     from pipelines.cli.pages.postprocess import print_postprocess
@@ -38,10 +42,17 @@ def postprocess(
     from pipelines.postprocess.run_folders import postprocess_run, read_truth
     from pipelines.run_files import find_folder
 
-    settings = read_config(config, set_ or ())
+    settings = read_config(config, with_views(set_, views))
     truth, console, found = read_truth(settings), page_console(), []
     for folder in [find_folder(run, settings.at(settings.output.runs)) for run in runs]:
-        record, there = postprocess_run(folder, truth, force=force)
+        predicted = None
+        if settings.predict.views:
+            from pipelines.device import resolve_device
+            from pipelines.postprocess.over_views import view_table
+
+            predicted = functools.partial(view_table, folder, settings, resolve_device(device))
+        asked = settings.predict.views
+        record, there = postprocess_run(folder, truth, force=force, views=asked, predicted=predicted)
         found.append({"run": str(folder), **record})
         if json_output:
             continue

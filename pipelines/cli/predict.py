@@ -14,6 +14,8 @@ from pipelines.cli.options import (
     JsonOption,
     PostOption,
     SetOption,
+    ViewsOption,
+    with_views,
 )
 from pipelines.terminal import say, say_json
 
@@ -60,6 +62,7 @@ def predict(
     box: BoxOption = 0,
     post: PostOption = True,
     force: Annotated[bool, typer.Option("--force", help="Replace the files of an earlier prediction.")] = False,
+    views: ViewsOption = "",
     config: ConfigOption = CONFIG,
     set_: SetOption = None,
     device: DeviceOption = "auto",
@@ -93,7 +96,7 @@ def predict(
     if split and names is not None:
         raise ValueError("--split and --list: give one of them; a list names its frames whatever their split")
     width = box if compound else None
-    read = config_for(model, config, set_ or ())
+    read = config_for(model, config, with_views(set_, views))
     if source == "":
         raise ValueError("SOURCE is empty; name faces, pictures, a video, a folder of them or a cache")
     if source is None:

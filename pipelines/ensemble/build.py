@@ -1,20 +1,24 @@
 """An ensemble of runs, made unless it is there."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from cache.durable import recover_folder
 from pipelines.config import Config
+from pipelines.device import resolve_device
 from pipelines.ensemble.candidates import find_runs, read_library
 from pipelines.ensemble.ensemble_folder import place_of, read_ensemble, write_ensemble
 from pipelines.ensemble.members import make_ensemble, num_choices
-from pipelines.postprocess.run_folders import read_truth
+from pipelines.postprocess.over_views import view_table
+from pipelines.postprocess.run_folders import read_predictions, read_truth
 from pipelines.progress import progress
 
 
 def ensemble_runs(
-    config: Config, given: Sequence[Path], *, size: int, name: str, force: bool
+    config: Config, given: Sequence[Path], *, size: int, name: str, force: bool, device: str = "auto"
 ) -> tuple[Path, dict[str, Any], bool]:
     """The folder and ensemble.json of an ensemble of the runs `given`, made unless it is there; and if it was there.
 
@@ -28,13 +32,23 @@ def ensemble_runs(
     recover_folder(folder)
     if folder.exists() and not force:
         record = read_ensemble(folder)
-        if record["considered"] != found.digests or record["size"] != size:
+        same_views = not config.predict.views or record["views"] == list(config.predict.views)
+        if record["considered"] != found.digests or record["size"] != size or not same_views:
             raise ValueError(
-                f"{folder}: made from other runs or of another size; --force makes it again, --name another"
+                f"{folder}: made from other runs, of another size or other views; --force makes it again, --name "
+                "picks another name"
             )
         return folder, record, True
     with progress("reading predictions", len(found.candidates), "runs") as advance:
-        library, used = read_library(found, truth, advance)
+        library, used = read_library(found, truth, advance, _reader(config, device))
     with progress("choosing members", num_choices(library), "choices") as advance:
         made = make_ensemble(library, size, advance)
     return folder, write_ensemble(folder, made, used, size, found.digests, truth, config), False
+
+
+def _reader(config: Config, device: str) -> Callable[[Path], pl.DataFrame]:
+    """What reads the predictions of a run: those it wrote, or the mean over `[predict] views`."""
+    if not config.predict.views:
+        return read_predictions
+    torch_device = resolve_device(device)
+    return lambda folder: view_table(folder, config, torch_device)

@@ -122,11 +122,14 @@ def _distinct(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[tu
 
 
 def read_library(
-    found: Found, truth: Truth, advance: Callable[[int], None] = lambda count: None
+    found: Found,
+    truth: Truth,
+    advance: Callable[[int], None] = lambda count: None,
+    read: Callable[[Path], pl.DataFrame] = read_predictions,
 ) -> tuple[Library, Found]:
     """The select predictions of the runs, and `found` again without those that predict other rows.
 
-    `advance` is called with 1 for each run.
+    `advance` is called with 1 for each run; `read` gives the predictions of the run in a folder.
 
     Raises:
         ValueError: a damaged file, or fewer than two runs left.
@@ -138,7 +141,7 @@ def read_library(
     for candidate in found.candidates:
         advance(1)
         try:
-            table = read_predictions(candidate.folder).sort("video", "frame")
+            table = read(candidate.folder).sort("video", "frame")
         except ValueError as error:
             if candidate.is_named:
                 raise
@@ -163,7 +166,7 @@ def read_library(
         has=has,
         predicted=predicted,
         select=select,
-        read_report=lambda place: part_of(read_predictions(kept[place].folder), "report", truth),
+        read_report=lambda place: part_of(read(kept[place].folder), "report", truth),
     )
     return library, Found(tuple(kept), tuple(skipped))
 

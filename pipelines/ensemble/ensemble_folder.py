@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from cache.durable import place_folder
-from cache.parquet import parquet_bytes
+from cache.parquet import parquet_bytes, read_parquet
 from cache.seals import digest_of, read_sealed_json, sealed_json
 from cache.valid_names import check_name
 from pipelines.backbones.runs import is_backbone
@@ -49,7 +49,7 @@ def read_ensemble(folder: Path) -> dict[str, Any]:
         ValueError: none there, damaged, or of another format.
     """
     record = read_sealed_json(folder / RECORD, "`mtl ensemble --force` makes it again")
-    if record.get("format") != FORMAT or not {"scores", "considered", "trained", "predictions"} <= set(record):
+    if record.get("format") != FORMAT or not {"scores", "considered", "trained", "predictions", "views"} <= set(record):
         raise ValueError(
             f"{folder / RECORD}: not an ensemble of format {FORMAT}; `mtl ensemble --force` makes it again"
         )
@@ -81,11 +81,14 @@ def write_ensemble(
     report = outcome.report
     card = ensemble_card(record, manifests, config, report.table, report.frames, report.labels).encode()
     record |= {"considered": list(considered), "predictions": digest_of(predictions), "card": digest_of(card)}
+    record["views"] = list(config.predict.views)
 
     def fill(made: Path) -> None:
         (made / PREDICTIONS).write_bytes(predictions)
         assert outcome.fitted is not None
-        write_postprocess(made, outcome.fitted, name=folder.name, fitted_on="out-of-fold predictions")
+        table, fitted_on = read_parquet(predictions), "out-of-fold predictions"
+        views = config.predict.views
+        write_postprocess(made, outcome.fitted, name=folder.name, fitted_on=fitted_on, views=views, table=table)
         (made / CARD).write_bytes(card)
         (made / RECORD).write_bytes(sealed_json(record))
 

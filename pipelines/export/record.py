@@ -68,12 +68,15 @@ def _embeddings(name: str, view: str) -> str:
 
 
 def bundle_models(predictor: Predictor) -> list[BundleModel]:
-    """The models of the predictor's runs that count for some task."""
+    """The models of the predictor's runs that count for some task, once per view."""
     found: list[BundleModel] = []
+    files: dict[int, str] = {}  # of modules; the views of a run share them
     for one in predictor.runs:
         for spec, module in one.run.models:
-            model = BundleModel(file=f"head-{len(found) + 1}.onnx", one=one, spec=spec, module=module)
+            file = files.get(id(module), f"head-{len(files) + 1}.onnx")
+            model = BundleModel(file=file, one=one, spec=spec, module=module)
             if model.weights:
+                files[id(module)] = file
                 found.append(model)
     return found
 

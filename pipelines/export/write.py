@@ -54,7 +54,8 @@ def export(config: Config, request: ExportRequest) -> dict[str, Any]:
     """
     check_installed()
     check_out(request.out, force=request.force)
-    predictor = load_predictor(find_predictor(request.model, config), torch.device("cpu"), post=request.post)
+    folder, views = find_predictor(request.model, config), config.predict.views
+    predictor = load_predictor(folder, torch.device("cpu"), post=request.post, views=views)
     post = None if predictor.parameters is None else read_postprocess(predictor.folder)
     return write_bundle(predictor, config, request, read_card(predictor.folder), post)
 
@@ -85,7 +86,8 @@ def write_bundle(
         "tasks": list(predictor.tasks),
         "face_px": face_px or None,
         "streams": {name: each["width"] for name, each in record["streams"].items()},
-        "num_models": len(models),
+        "num_models": len({model.file for model in models}),
+        "views": predictor.views,
         "post": None if predictor.parameters is None else predictor.parameters.to_json(),
         "differences": found[-1].to_json(),
         "seconds": round(time.monotonic() - start, 1),
@@ -120,7 +122,7 @@ def _fill(
     for stream in streams.values():
         for graph in stream.graphs:
             (made / graph.file).write_bytes(graph.data)
-    for model in models:
+    for model in {each.file: each for each in models}.values():
         what = f"{model.one.run.folder.name}: {model.spec.name}"
         (made / model.file).write_bytes(head_graph(model.spec, model.module, what))
     shutil.copyfile(mtl_runtime.__file__, made / "mtl_runtime.py")

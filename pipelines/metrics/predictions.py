@@ -123,6 +123,16 @@ def merge(parts: list[Predictions]) -> Predictions:
     return Predictions(rows=first.rows, probabilities=joined(given, first.probabilities.schema))
 
 
+def mean_predictions(parts: Sequence[Predictions]) -> Predictions:
+    """The mean of what one model predicts of the same rows in several views."""
+    first, *others = parts
+    if not others:
+        return first
+    views = {name: np.stack([one.probabilities.parts[name] for one in parts]) for name in first.probabilities.parts}
+    means = {name: np.asarray(each.mean(axis=0, dtype=np.float64), np.float32) for name, each in views.items()}
+    return Predictions(rows=first.rows, probabilities=joined(means, first.probabilities.schema))
+
+
 def is_finite(predictions: Predictions) -> bool:
     """True when every predicted number is finite."""
     return all(np.isfinite(part).all() for part in predictions.probabilities.parts.values())

@@ -4,7 +4,7 @@ postprocess.json          parameters, every score, what it was fitted on; writte
 predictions.post.parquet  predictions.parquet with the parameters applied
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ import polars as pl
 from cache.durable import write_durably
 from cache.frames import frames_digest, labels_digest, read_frames
 from cache.labels import ABAW, Schema, schema_of
-from cache.parquet import parquet_bytes, read_parquet
+from cache.parquet import parquet_bytes
 from cache.seals import digest_of, read_sealed_json, sealed_json
 from pipelines import run_files
 from pipelines.config import Config
@@ -109,25 +109,41 @@ def part_of(table: pl.DataFrame, part: str, truth: Truth) -> Part:
     return make_part(table.filter(pl.col("part") == part), truth.frames, truth.schema)
 
 
-def postprocess_run(folder: Path, truth: Truth, *, force: bool = False) -> tuple[dict[str, Any], bool]:
+def postprocess_run(
+    folder: Path,
+    truth: Truth,
+    *,
+    force: bool = False,
+    views: Sequence[str] = (),
+    predicted: Callable[[], pl.DataFrame] | None = None,
+) -> tuple[dict[str, Any], bool]:
     """postprocess.json of the run at `folder`, fitted unless it is there; and whether it was there.
 
+    It is fitted on predictions.parquet, or on what `predicted` returns: the same rows as the mean over `views`.
+
     Raises:
-        ValueError: no run, other frames or labels, or a file that is damaged or belongs to other predictions.
+        ValueError: no run, other frames, labels or views, or a file that is damaged or belongs to other predictions.
     """
     manifest = read_run_manifest(folder, truth)
     if not force and (folder / RECORD).exists() and (folder / PROCESSED).exists():
-        return read_postprocess(folder), True
-    fitted = fit(*read_parts(folder, truth))
-    return write_postprocess(folder, fitted, name=manifest["name"], fitted_on="predictions"), False
+        record = read_postprocess(folder)
+        check_views(folder, record["views"], views)
+        return record, True
+    table = read_predictions(folder) if predicted is None else predicted()
+    fitted = fit(part_of(table, "select", truth), part_of(table, "report", truth))
+    name, fitted_on = manifest["name"], "predictions"
+    return write_postprocess(folder, fitted, name=name, fitted_on=fitted_on, views=views, table=table), False
 
 
-def write_postprocess(folder: Path, fitted: Fitted, *, name: str, fitted_on: str) -> dict[str, Any]:
-    """Applies what was fitted to predictions.parquet in `folder`, then writes postprocess.json; returns that."""
-    stored = (folder / PREDICTIONS).read_bytes()
-    processed = parquet_bytes(apply(fitted.parameters, read_parquet(stored)))
+def write_postprocess(
+    folder: Path, fitted: Fitted, *, name: str, fitted_on: str, views: Sequence[str], table: pl.DataFrame
+) -> dict[str, Any]:
+    """Applies what was fitted to the predictions `table`, beside predictions.parquet in `folder`, then writes
+    postprocess.json; returns that."""
+    processed = parquet_bytes(apply(fitted.parameters, table))
     write_durably(folder / PROCESSED, processed)
-    record = record_of(fitted, name=name, fitted_on=fitted_on, predictions=digest_of(stored))
+    stored = (folder / PREDICTIONS).read_bytes()
+    record = record_of(fitted, name=name, fitted_on=fitted_on, predictions=digest_of(stored)) | {"views": list(views)}
     record |= {"processed": digest_of(processed)}
     write_durably(folder / RECORD, sealed_json(record))
     return record
@@ -160,7 +176,37 @@ def read_postprocess(folder: Path) -> dict[str, Any]:
 
 def read_parameters(folder: Path) -> Parameters:
     """The parameters fitted for the run or ensemble at `folder`; raises as `read_postprocess`."""
-    return _parameters_in(read_postprocess(folder), folder / RECORD)
+    return read_post(folder, ()).parameters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Post:
+    """Stored post-processing: its `parameters`, and the `views` whose mean it was fitted on, none for the run's own."""
+
+    parameters: Parameters
+    views: tuple[str, ...]
+
+
+def read_post(folder: Path, views: Sequence[str]) -> Post:
+    """The post-processing of the run or ensemble at `folder`, to be applied to the mean over `views`, where any are
+    asked for; raises as `read_postprocess`, and where it was fitted on others."""
+    record = read_postprocess(folder)
+    check_views(folder, record["views"], views)
+    return Post(parameters=_parameters_in(record, folder / RECORD), views=tuple(record["views"]))
+
+
+def check_views(folder: Path, fitted: Sequence[str], asked: Sequence[str]) -> None:
+    """Raises ValueError where the views `asked` for, if any, are not those that the post-processing was `fitted` on."""
+    if asked and set(asked) != set(fitted):
+        own = ", ".join(fitted) or "the run's own"
+        command = "mtl ensemble" if (folder / "ensemble.json").is_file() else f"mtl postprocess {folder}"
+        hint = f"`{command} --views {','.join(asked)} --force` fits it on these, and --no-post leaves it out"
+        if (folder / REFIT).is_file():
+            hint = "leave out --views; or --no-post leaves the post-processing out"
+        raise ValueError(
+            f"{folder}: its post-processing was fitted on predictions of the views {own}, not of {', '.join(asked)}; "
+            f"{hint}"
+        )
 
 
 def _parameters_in(record: Mapping[str, Any], path: Path) -> Parameters:
@@ -234,4 +280,7 @@ def _minus(after: float | None, before: float | None) -> float | None:
     return None if after is None or before is None else after - before
 
 
-RECORD_KEYS = ("name", "predictions", "processed", "schema", "parameters", "steps", "plain", "post", "gain", "optimism")
+RECORD_KEYS = (
+    *("name", "predictions", "processed", "views", "schema", "parameters"),
+    *("steps", "plain", "post", "gain", "optimism"),
+)

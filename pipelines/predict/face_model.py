@@ -225,8 +225,11 @@ def load_face_model(given: Path, config: Config, device: torch.device, *, post: 
         ValueError: there is none, or its backbones are not to be had.
     """
     if given.is_file() or is_bundle(given):
+        if config.predict.views:
+            raise ValueError(f"{given}: a bundle predicts the views it was exported with; leave out --views")
         return BundleFaceModel(given, post=post)
-    return TrainedFaceModel(load_predictor(find_predictor(given, config), device, post=post), config, device)
+    predictor = load_predictor(find_predictor(given, config), device, post=post, views=config.predict.views)
+    return TrainedFaceModel(predictor, config, device)
 
 
 def common_alignment(predictor: Predictor) -> Mapping[str, Any] | None:

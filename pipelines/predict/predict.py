@@ -59,7 +59,7 @@ def predict_to_file(config: Config, request: FrameRequest, device: str) -> dict[
     asked = request.cache.resolve().stem if request.cache else request.split if names is None else names.path.stem
     out = request.out or config.at(Path("predictions")) / f"{folder.name}-{asked}.parquet"
     check_place(out, force=request.force, is_ours=replaceable_table)
-    predictor = load_predictor(folder, resolve_device(device), post=request.post)
+    predictor = load_predictor(folder, resolve_device(device), post=request.post, views=config.predict.views)
     if request.cache is not None:
         config = replace(config, cache=replace(config.cache, path=request.cache.absolute()))
     basic = None
@@ -86,6 +86,7 @@ def predict_to_file(config: Config, request: FrameRequest, device: str) -> dict[
         "out": str(out),
         **counts,
         "tasks": list(predictor.tasks),
+        "views": predictor.views,
         "post": None if predictor.parameters is None else predictor.parameters.to_json(),
         "box": request.box,
         "num_frames": found.frames.height,

@@ -16,8 +16,9 @@ from pipelines.ensemble.ensemble_folder import RECORD as ENSEMBLE
 from pipelines.ensemble.ensemble_folder import read_ensemble
 from pipelines.metrics.predictions import Decisions, Probabilities, joined
 from pipelines.postprocess.apply import Parameters, processed
+from pipelines.postprocess.over_views import in_views
 from pipelines.postprocess.run_folders import RECORD as POSTPROCESS
-from pipelines.postprocess.run_folders import read_parameters
+from pipelines.postprocess.run_folders import read_post
 from pipelines.refit.record import read_refit
 from pipelines.results.evaluate import num_seen
 from pipelines.run_files import CARD, MANIFEST, PREDICTIONS, REFIT, find_folder, read_manifest, run_bytes
@@ -28,7 +29,7 @@ from pipelines.training.windows import context_rows
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightedRun:
-    """A run and the weight of its predictions, for each task for which it counts."""
+    """A run, in one view of its streams, and the weight of its predictions, for each task for which it counts."""
 
     run: Run
     weights: Mapping[str, float]
@@ -52,6 +53,11 @@ class Predictor:
     def schema(self) -> Schema:
         """What its labels are."""
         return self.runs[0].run.schema
+
+    @property
+    def views(self) -> list[str]:
+        """The views whose mean it predicts."""
+        return list(dict.fromkeys(one.run.strategy.train.view for one in self.runs))
 
     @property
     def streams(self) -> list[tuple[str, str]]:
@@ -124,16 +130,33 @@ def _homes(config: Config) -> list[Path]:
     return [runs, *(parent / name for parent in parents for name in ("ensembles", "refits"))]
 
 
-def load_predictor(folder: Path, device: torch.device, *, post: bool = True) -> Predictor:
+def load_predictor(folder: Path, device: torch.device, *, post: bool = True, views: Sequence[str] = ()) -> Predictor:
     """The run or ensemble at `folder` with its weights; with `post` also its stored post-processing.
 
+    It predicts the mean over `views`; where none are asked for, over those that its post-processing was fitted with or
+    its members were selected with, else over the view that each run was trained with.
+
     Raises:
-        ValueError: none there, a member of the ensemble is gone, or a file is damaged.
+        ValueError: none there, a member of the ensemble is gone, a file is damaged, or the post-processing was fitted
+            on other views.
     """
     kind, load = next((found for mark, found in KINDS.items() if (folder / mark).is_file()), KINDS[MANIFEST])
     runs = load(folder, device)
-    parameters = read_parameters(folder) if post and (folder / POSTPROCESS).exists() else None
-    return Predictor(folder=folder, kind=kind, runs=tuple(runs), parameters=parameters)
+    stored = read_post(folder, views) if post and (folder / POSTPROCESS).exists() else None
+    known = stored.views if stored else tuple(read_ensemble(folder)["views"]) if kind == "ensemble" else ()
+    return Predictor(
+        folder=folder,
+        kind=kind,
+        runs=tuple(each for one in runs for each in _in_views(one, tuple(views) or known)),
+        parameters=stored.parameters if stored else None,
+    )
+
+
+def _in_views(one: WeightedRun, views: Sequence[str]) -> list[WeightedRun]:
+    """The run on each of `views`, its weights shared between them."""
+    runs = in_views(one.run, views)
+    weights = {task: weight / len(runs) for task, weight in one.weights.items()}
+    return [WeightedRun(run=run, weights=weights) for run in runs]
 
 
 def read_card(folder: Path) -> str:

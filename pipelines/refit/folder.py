@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from cache.durable import place_folder
-from cache.parquet import parquet_bytes
+from cache.parquet import parquet_bytes, read_parquet
 from cache.seals import digest_of, sealed_json
 from heads.model import single_state
 from pipelines.cards.records import refit_card
@@ -64,7 +64,8 @@ def write_refit(
             _write_run(made / name, one, manifest, card, config, dataset)
             digests[name] = digest_of((made / name / "run.json").read_bytes())
         (made / PREDICTIONS).write_bytes(predictions)
-        write_postprocess(made, fitted, name=sources.place.name, fitted_on="the runs' predictions")
+        name, fitted_on = sources.place.name, "the runs' predictions"
+        write_postprocess(made, fitted, name=name, fitted_on=fitted_on, views=(), table=read_parquet(predictions))
         (made / CARD).write_text(card, encoding="utf-8")
         (made / REFIT).write_bytes(sealed_json({**record, "runs": digests}))
 

@@ -9,17 +9,17 @@ import torch
 
 from cache.labels import ABAW, Schema
 from cache.names import SPLITS
-from pipelines.config import Config, read_config
+from pipelines.config import Config
 from pipelines.metrics.challenge import main_key, score_predictions
 from pipelines.metrics.predictions import Predictions
 from pipelines.postprocess.apply import Parameters, processed
+from pipelines.postprocess.over_views import in_views, predict_views, split_of
 from pipelines.postprocess.parts import score_part
-from pipelines.postprocess.run_folders import read_parameters
+from pipelines.postprocess.run_folders import read_post
 from pipelines.run_files import read_manifest
-from pipelines.splits import Split, pooled_split
 from pipelines.training.budget import context_of, context_warnings
 from pipelines.training.dataset import Dataset, load_dataset
-from pipelines.training.run import Run, load_run, predict_run
+from pipelines.training.run import Run, load_run
 
 PARTS = ("select", "report")
 
@@ -33,24 +33,30 @@ def evaluate_run(
     scored at its end. Besides the flat keys: "run", "split", "unscored" (tasks without a label there: null) and
     "num_seen", how many labelled rows trained the run or selected its weights (None where the frames are others).
     "warnings" are lines on rows without an embedding or without context. With `post` also "post", the metrics of the
-    same predictions with the run's stored post-processing applied.
+    same predictions with the run's stored post-processing applied. "views" are those whose mean is predicted: those of
+    `config`, else those that the post-processing was fitted with, else the run's own.
 
     Raises:
         ValueError: no such run, streams that do not fit, no label of any of its tasks in `split`, or with `post` no
             post-processing.
     """
-    parameters = _stored(folder) if post else None
-    run = load_run(folder, device)
-    dataset = load_dataset(config, [(name, run.strategy.train.view) for name in run.streams], device)
+    read_manifest(folder)
+    stored = read_post(folder, config.predict.views) if post else None
+    run, *others = in_views(load_run(folder, device), stored.views if stored else config.predict.views)
+    wanted = [(name, each.strategy.train.view) for each in (run, *others) for name in run.streams]
+    dataset = load_dataset(config, wanted, device)
     rows = rows_of(run, dataset, split)
-    predictions = predict_run(run, dataset, rows)
+    predictions = predict_views([run, *others], dataset, rows)
     metrics = score_predictions(predictions, dataset.labels, run.tasks)
     if metrics["unscored"] == [task.group.name for task in dataset.schema.scored(run.tasks)]:
         raise ValueError(f"no frame of split {split} has a label for {', '.join(run.tasks)}; choose another --split")
     warnings = context_warnings(context_of(dataset, rows, run.strategy, run.streams), run.strategy, f"split {split}")
     seen = num_seen(run, dataset, rows)
-    found = {"run": str(folder), "split": split, **metrics, "num_seen": seen, "warnings": warnings}
-    return found if parameters is None else found | {"post": score_processed(parameters, predictions, dataset, metrics)}
+    views = [each.strategy.train.view for each in (run, *others)]
+    found = {"run": str(folder), "split": split, **metrics, "views": views, "num_seen": seen, "warnings": warnings}
+    if stored is None:
+        return found
+    return found | {"post": score_processed(stored.parameters, predictions, dataset, metrics)}
 
 
 def score_processed(
@@ -107,16 +113,3 @@ def same_rows(run: Run, dataset: Dataset) -> bool:
         return bool(split_of(run, dataset).description["hash"] == run.manifest["split"]["hash"])
     except ValueError:
         return False
-
-
-def _stored(folder: Path) -> Parameters:
-    """The post-processing of the run at `folder`."""
-    read_manifest(folder)
-    return read_parameters(folder)
-
-
-def split_of(run: Run, dataset: Dataset) -> Split:
-    """The dataset's rows, split as the run's configuration says."""
-    if "refit" in run.manifest:
-        return pooled_split(dataset.frames, dataset.labels)
-    return dataset.split(read_config(run.folder / "config.toml").split, run.strategy.train.fold)

@@ -71,7 +71,8 @@ def submit(config: Config, request: SubmissionRequest, device: str) -> dict[str,
         check_new_folder(request.out)
     else:
         check_place(request.out, force=request.force, is_ours=is_submission)
-    predictor = load_predictor(find_predictor(request.model, config), resolve_device(device), post=request.post)
+    folder, views = find_predictor(request.model, config), config.predict.views
+    predictor = load_predictor(folder, resolve_device(device), post=request.post, views=views)
     if track.name == "ce":
         basic = basic_group(predictor.schema, predictor.tasks, str(predictor.folder))
     else:

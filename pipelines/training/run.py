@@ -7,6 +7,7 @@ metrics.json         both scores, apart                 run.json                
                                                                                    with the digests of the others
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from cache.identity import StreamIdentity
 from cache.labels import Schema
 from cache.locks import alone
 from cache.valid_names import check_name
+from extract.view_names import in_view
 from heads.model import load_single, single_state
 from pipelines.cards.records import run_card
 from pipelines.config import Config
@@ -83,6 +85,14 @@ class Run:
     def schema(self) -> Schema:
         """What its labels are."""
         return schema_in(self.manifest, self.folder)
+
+    def in_view(self, view: str) -> "Run":
+        """The run with another view of its streams as the one that it predicts."""
+        return dataclasses.replace(
+            self,
+            strategy=self.strategy.changed({"view": view}),
+            identities={name: in_view(identity, view) for name, identity in self.identities.items()},
+        )
 
     @property
     def streams(self) -> tuple[str, ...]:

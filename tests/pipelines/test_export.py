@@ -83,10 +83,11 @@ def config(trained: Path) -> Config:
 
 @pytest.fixture(scope="module")
 def ensemble(trained: Path) -> Predictor:
-    """Every run, each for some of the tasks."""
+    """Every run, each for some of the tasks, and one more in another view."""
     runs = [
         WeightedRun(run=load_run(trained / "runs" / name, CPU), weights=weights) for name, weights in WEIGHTS.items()
     ]
+    runs.append(WeightedRun(run=runs[-1].run.in_view("hflip"), weights={"valence": 0.125}))
     return Predictor(folder=trained / "ensembles" / "all", kind="ensemble", runs=tuple(runs), parameters=STRONG)
 
 
@@ -172,7 +173,7 @@ def test_what_an_export_says(exported: tuple[Path, dict[str, Any]]) -> None:
     out, done = exported
     assert 0 < done["differences"]["predictions"] <= 1e-5
     assert done["differences"]["decisions"] == 0
-    assert (done["tasks"], done["face_px"], done["num_models"]) == (["va", "expr", "au"], None, 6)
+    assert (done["tasks"], done["face_px"], done["num_models"]) == (["va", "expr", "au"], None, 7)
     record = read_json(out / "bundle.json")
     assert record["check"]["predictions"] == done["differences"]["predictions"]
     assert set(record["files"]) == {path.name for path in out.iterdir()} - {"bundle.json"}

@@ -84,6 +84,23 @@ def test_a_bundle_predicts_what_its_run_does(project: Path, tmp_path: Path, monk
     assert "format 99" in refused("predict", "bundle", project / "faces", "--out", "again.parquet")
 
 
+@pytest.mark.slow
+def test_faces_are_predicted_as_the_mean_over_views(project: Path, tmp_path: Path) -> None:
+    """By a run and by its bundle, which crops and mirrors them itself."""
+    views = ("base", "hflip", "crop0.8")
+    each = [predicted("none", "faces", "--views", view, "--out", tmp_path / "one.parquet")[1] for view in views]
+    _, found = predicted("none", "faces", "--views", ",".join(views), "--out", tmp_path / "all.parquet")
+    call("export", "none", "--onnx", tmp_path / "bundle", "--views", ",".join(views))
+    _, bundled = predicted(tmp_path / "bundle", "faces", "--out", tmp_path / "bundled.parquet")
+    for name in FLOATS:
+        mean = sum(one[name].to_numpy() for one in each) / len(views)
+        assert found[name].to_numpy() == pytest.approx(mean, abs=1e-5), name
+        assert bundled[name].to_numpy() == pytest.approx(mean, abs=2e-3), name
+        assert abs(each[0][name].to_numpy() - mean).max() > 1e-3
+    words = ("predict", tmp_path / "bundle", "faces", "--views", "base", "--out", tmp_path / "x.csv")
+    assert "a bundle predicts the views it was exported with" in refused(*words)
+
+
 def test_a_folder_an_archive_and_a_list_hold_the_same(project: Path, tmp_path: Path) -> None:
     files = {path.name: path.read_bytes() for path in (project / "faces" / "v3").iterdir()}
     (tmp_path / "list.txt").write_text("".join(f"v3/{name}\n" for name in reversed(files)))
