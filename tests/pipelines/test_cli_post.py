@@ -208,7 +208,7 @@ def test_an_ensemble_is_made_once(project: Path) -> None:
     written = path.stat().st_mtime_ns
     assert mtl("ensemble", "s", "--size", "4") == first
     assert path.stat().st_mtime_ns == written
-    with pytest.raises(ValueError, match="other runs or of another size"):
+    with pytest.raises(ValueError, match="other runs, of another size or other views"):
         mtl("ensemble", "s", "--size", "5")
     said = json.loads(mtl("ensemble", "s", "--size", "5", "--force", "--json"))
     assert said["size"] == 5
