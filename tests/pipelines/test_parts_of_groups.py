@@ -9,7 +9,7 @@ from cache.labels import ABAW
 from heads.config import LossConfig
 from helpers import stub_runs as stub
 from pipelines.config import read_config
-from pipelines.ensemble.ensemble_folder import find_runs, read_library
+from pipelines.ensemble.candidates import find_runs, read_library
 from pipelines.ensemble.members import choose, make_ensemble
 from pipelines.metrics.predictions import joined
 from pipelines.postprocess.run_folders import read_truth
