@@ -49,6 +49,22 @@ def test_shapes_and_ranges(fusion, temporal, config_of, widths, windows, tasks):
     assert "va" not in tasks or outputs["va"].abs().max() <= 1
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_heads_say_whether_they_see_later_steps(fusion, temporal, config_of, widths, windows, causal):
+    """With all that stands between the encoder and the outputs."""
+    streams, valid, times = windows()
+    valid[..., 3:5] = True
+    later = torch.arange(9) > 4
+    values = {"latent": 4, "latent_va": "beside", "coupling": "gated", "classes_from": "both"}
+    config = config_of(fusion=fusion, temporal=temporal, causal=causal, **values)
+    head = build_head(config, widths).eval()
+    before = head(streams, valid, times)
+    other = {name: torch.where(later.unsqueeze(-1), -x, x) for name, x in streams.items()}
+    after = head(other, torch.where(later, ~valid, valid), times + 50 * later)
+    assert all(torch.equal(before[task][:, :, :5], after[task][:, :, :5]) for task in TASKS) == config.is_causal
+    assert config.is_causal or not causal
+
+
 def test_invalid_steps_never_reach_loss_or_gradient(fusion, temporal, config_of, widths, windows, spoiled, targets):
     streams, valid, times = windows()
     valid[:, 1] = False
