@@ -11,11 +11,11 @@ from cache.labels import Task
 from heads.config import AGE
 from pipelines.config import Config
 from pipelines.export.heads import widths_of
-from pipelines.export.streams import BundleStream, StreamKey, follows_orientation, stream_name
+from pipelines.export.streams import BundleStream, StreamKey, stream_name
 from pipelines.fitting.runs import Spec, commit, versions
 from pipelines.postprocess.apply import Parameters, default_cuts
 from pipelines.postprocess.smoothing import Smoothing
-from pipelines.predict.face_model import common_alignment
+from pipelines.predict.face_model import common_alignment, follows_orientation
 from pipelines.predict.predictor import Predictor, WeightedRun
 from runtime.mtl_runtime import FORMAT
 

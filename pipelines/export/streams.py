@@ -92,21 +92,6 @@ def bundle_streams(
     return found
 
 
-def follows_orientation(predictor: Predictor) -> bool:
-    """Whether its faces were turned as their EXIF orientation or rotation says.
-
-    Raises:
-        ValueError: those of some streams were, and of others not.
-    """
-    found = {identity.preprocessing.get(ORIENTATION) for _, identity in streams_of(predictor).values()}
-    if len(found) > 1:
-        raise ValueError(
-            f"{predictor.folder}: some of its streams took faces upright, others as stored; extract them alike and "
-            "train again"
-        )
-    return found == {FOLLOWED}
-
-
 def takes_embeddings(predictor: Predictor) -> bool:
     """Whether a stream was not made from faces, so that no backbone of it can be exported."""
     return any(not identity.sees_faces for _, identity in streams_of(predictor).values())

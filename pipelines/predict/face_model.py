@@ -98,13 +98,7 @@ class TrainedFaceModel:
             for one in predictor.runs
             for name, identity in one.run.identities.items()
         }
-        orientations = {identity.preprocessing.get(ORIENTATION) for _, identity in trained.values()}
-        if len(orientations) > 1:
-            raise ValueError(
-                f"{self.folder}: some of its streams took faces upright, others as stored; extract them alike and "
-                "train again"
-            )
-        self.follow_orientation = orientations == {FOLLOWED}
+        self.follow_orientation = follows_orientation(predictor)
         loaded: dict[tuple[str, str], Backbone] = {}
         backbones = {
             key: trained_backbone(run, key, identity, config, self.follow_orientation, loaded)
@@ -230,6 +224,22 @@ def load_face_model(given: Path, config: Config, device: torch.device, *, post: 
         return BundleFaceModel(given, post=post)
     predictor = load_predictor(find_predictor(given, config), device, post=post, views=config.predict.views)
     return TrainedFaceModel(predictor, config, device)
+
+
+def follows_orientation(predictor: Predictor) -> bool:
+    """Whether its faces were turned as their EXIF orientation or rotation says.
+
+    Raises:
+        ValueError: those of some streams were, and of others not.
+    """
+    identities = [identity for one in predictor.runs for identity in one.run.identities.values()]
+    found = {identity.preprocessing.get(ORIENTATION) for identity in identities if identity.sees_faces}
+    if len(found) > 1:
+        raise ValueError(
+            f"{predictor.folder}: some of its streams took faces upright, others as stored; extract them alike and "
+            "train again"
+        )
+    return found == {FOLLOWED}
 
 
 def common_alignment(predictor: Predictor) -> Mapping[str, Any] | None:

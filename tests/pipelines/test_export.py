@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from cache.identity import IMPORTED
+from cache.identity import IMPORTED, SOUND, StreamIdentity
 from cache.labels import schema_of
 from cache.seals import sealed_json
+from extract.config import FOLLOWED, ORIENTATION
 from helpers.cli import call, refused
 from pipelines.config import Config, read_config
 from pipelines.export import checking, write
@@ -24,6 +25,7 @@ from pipelines.export.write import ExportRequest, write_bundle
 from pipelines.json_files import read_json
 from pipelines.postprocess.apply import Parameters
 from pipelines.postprocess.smoothing import Smoothing
+from pipelines.predict.face_model import follows_orientation
 from pipelines.predict.predictor import Predictor, WeightedRun, load_predictor
 from pipelines.training.run import load_run
 from runtime.mtl_runtime import FORMAT, Bundle, is_bundle
@@ -243,6 +245,24 @@ def test_an_imported_stream_has_no_backbone(
     assert done["face_px"] is None
     assert Bundle(out).face_px is None
     assert "takes embeddings, va [N, 24]" in (out / "README.md").read_text().replace("\n", " ")
+
+
+def test_streams_of_faces_alone_say_whether_these_were_turned(project: Path) -> None:
+    predictor = load_predictor(Path("runs/none"), CPU)
+    run = predictor.runs[0].run
+    va, expr, au = run.identities.values()
+
+    def turned(*identities: StreamIdentity) -> bool:
+        named = {str(number): identity for number, identity in enumerate(identities)}
+        one = dataclasses.replace(predictor.runs[0], run=dataclasses.replace(run, identities=named))
+        return follows_orientation(dataclasses.replace(predictor, runs=(one,)))
+
+    upright = [dataclasses.replace(each, preprocessing={ORIENTATION: FOLLOWED}) for each in (va, expr)]
+    others = [dataclasses.replace(au, pooling=kind, preprocessing={}) for kind in (IMPORTED, SOUND)]
+    assert turned(*upright, *others)
+    assert not turned(va, *others)
+    with pytest.raises(ValueError, match="some of its streams took faces upright, others as stored"):
+        turned(upright[0], va)
 
 
 def test_a_package_that_is_not_installed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
