@@ -11,7 +11,8 @@ from heads.labels import Labels
 from pipelines.cards.card import OWN_SCORES, REFIT_SCORES, Backbone, Card, card_text
 from pipelines.cards.held_out import held_out
 from pipelines.config import Config
-from pipelines.words import counted, refit_words, task_words, value_words
+from pipelines.task_fields import split_field
+from pipelines.words import counted, field_words, refit_words, task_words, value_words
 
 ABOUT = ("fusion", "temporal", "causal", "inputs", "method")
 
@@ -27,7 +28,8 @@ def run_card(
     """The card of the run with that run.json and metrics.json, whose predictions of the held-out rows are `table` [R],
     row for row with their `frames` and `labels`."""
     strategy = manifest["strategy"]
-    words = ", ".join(f"{name} {value_words(name, strategy[name])}" for name in ABOUT)
+    own = [name for name in strategy if split_field(name)[0]]
+    words = ", ".join(f"{field_words(name, short=True)} {value_words(name, strategy[name])}" for name in (*ABOUT, *own))
     of = counted(len(manifest["streams"]), "backbone")
     made_of = (
         f"The outputs of the fine-tuned backbone {manifest['backbone']['section']}."

@@ -228,6 +228,7 @@ def test_a_run_of_such_models_is_read_back_and_predicts_the_same(small, made, tm
     dataset = made.dataset(failed=(0, 70))
     strategy = strategy_of(small).replace({"method": method, "frozen_steps": 3, **OWN}, "test")
     metrics = train_run(small, dataset, strategy, tmp_path / "r")
+    assert "VA window 5, VA stride 3, VA streams au + va" in (tmp_path / "r" / "model_card.md").read_text()
     run, split = load_run(tmp_path / "r"), dataset.split(small.split, strategy.train.fold)
     assert run.strategy == strategy
     assert run.window == 16
