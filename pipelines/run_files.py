@@ -14,7 +14,7 @@ from cache.parquet import read_parquet
 from cache.parsing import parse_json
 from cache.seals import digest_of, has_seal, is_whole, read_sealed_json, sealed_json
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST, METRICS, CONFIG, PREDICTIONS = "run.json", "metrics.json", "config.toml", "predictions.parquet"
 CARD = "model_card.md"
 REFIT = "refit.json"
