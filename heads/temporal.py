@@ -78,7 +78,7 @@ def transformer(config: HeadConfig, rng: DropoutRng) -> TemporalEncoder:
 
 
 def tcn_transformer(config: HeadConfig, rng: DropoutRng) -> TemporalEncoder:
-    """Convolutions for what is near, then attention over the window."""
+    """Convolutions for what is near, then attention over the window (Zhou et al., arXiv 2303.08356)."""
     near = [ConvolutionBlock(2**layer, config, rng) for layer in range(config.num_blocks)]
     far = [block(config, rng) for _ in range(config.num_blocks) for block in (AttentionBlock, StepBlock)]
     return TemporalEncoder([*near, *far], config, rng)
