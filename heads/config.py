@@ -60,8 +60,8 @@ class HeadConfig:
     of the so many real frames up to the step, as a live camera would have them.
     `causal` heads see no later step, for use while frames come; so they take no mean over the whole video.
     `latent` above 0 is the width of a stochastic latent between the encoder and the outputs (`heads.latent`), read by
-    all tasks, or with `latent_va` "beside" by all but continuous ones. `coupling` "gated" lets tasks tell each other
-    what their branches give. `classes_from` "outputs" decodes classes from the other tasks' predictions, "both" from
+    all tasks, or with `latent_va` "beside" by all but continuous ones. `coupling` "gated" exchanges
+    features between tasks. `classes_from` "outputs" decodes classes from the other tasks' predictions, "both" from
     those and the features; for heads of several tasks in one trunk, as `coupling` is.
     `depth` 0 is the encoder's own number of blocks (`DEPTHS`). `kernel` concerns the encoders with convolutions,
     `num_heads` those and the fusions with attention.
@@ -117,7 +117,7 @@ class LossConfig:
     range; `class_weights` does not concern "logit_adjusted". `latent_kl` weighs the divergence of the latent from a
     standard normal, after rising from 0 over `latent_warmup_steps`, and `latent_smoothness` its change over time.
     `subject_adversarial` above 0 is how strongly subjects are unlearned; `class_embeddings` names a file of one row per
-    class, towards which features are drawn (`heads.penalties`).
+    class, with which features are aligned (`heads.penalties`).
     """
 
     continuous_loss: Literal["ccc", "mse", "ccc+mse", "balanced_mse"] = "ccc"
@@ -180,6 +180,8 @@ def head_problem(config: HeadConfig) -> str | None:
         return problem
     if config.coupling != "none" and len(config.tasks) < 2:
         return f"coupling = {config.coupling!r}: a head of the task {config.tasks[0]} alone has none to couple it with"
+    if config.coupling != "none" and config.classes_from == "outputs":
+        return f"coupling = {config.coupling!r}: classes_from = 'outputs' reads no features; use 'both' or 'features'"
     if config.fusion == "attention" and width % num_heads:
         return f"attention fusion: width = {width} is not a multiple of num_heads = {num_heads}"
     if config.fusion == "cross-attention" and width % (2 * num_heads):

@@ -1,4 +1,4 @@
-"""What tasks tell each other before and after their outputs, at each step by itself.
+"""Exchange between tasks at each step by itself: of features before their outputs, of predictions after.
 
 Letters: M stacked heads, B windows, T steps, D width, K outputs of a task.
 """

@@ -24,18 +24,13 @@ class Outputs(nn.Module):
         if problem := classes_problem(config, kinds):
             raise ValueError(f"head: {problem}")
         self.tasks, num_heads = dict(tasks), rng.num_heads
-        self.beside = {name for name in tasks if kinds[name] == "continuous" and config.latent_va == "beside"}
-        has_latent = config.latent > 0 and len(self.beside) < len(tasks)
-        self.latent = Latent(config.width, config.latent, rng) if has_latent else None
-        widths = {name: config.width if name in self.beside or not has_latent else config.latent for name in tasks}
         reading = [name for name in tasks if kinds[name] == "classes" and config.classes_from != "features"]
-        self.linear = nn.ModuleDict(
-            {
-                name: Output(task, widths[name], num_heads)
-                for name, task in tasks.items()
-                if name not in reading or config.classes_from == "both"
-            }
-        )
+        linear = [name for name in tasks if name not in reading or config.classes_from == "both"]
+        self.beside = {name for name in tasks if kinds[name] == "continuous" and config.latent_va == "beside"}
+        has_latent = config.latent > 0 and not self.beside.issuperset(linear)
+        self.latent = Latent(config.width, config.latent, rng) if has_latent else None
+        widths = {name: config.width if name in self.beside or not has_latent else config.latent for name in linear}
+        self.linear = nn.ModuleDict({name: Output(tasks[name], widths[name], num_heads) for name in linear})
         self.coupling = GatedCoupling(widths, config.width, num_heads) if config.coupling == "gated" else None
         self.read = [name for name in tasks if kinds[name] != "classes"]
         num_read = sum(tasks[name].num_outputs for name in self.read)
@@ -49,12 +44,12 @@ class Outputs(nn.Module):
 
     def forward(self, x: Tensor, posterior: Posterior | None) -> dict[str, Tensor]:
         z = x if self.latent is None else self.latent(posterior)
-        features = {task: x if task in self.beside else z for task in self.tasks}
+        features = {task: x if task in self.beside else z for task in self.linear}
         if self.coupling is not None:
             features = self.coupling(features)
         outputs = {task: output(features[task]) for task, output in self.linear.items()}
-        predictions = [self.tasks[task].probabilities(outputs[task]) for task in self.read if self.readers]
-        for task, reader in self.readers.items():
-            logits = reader(predictions)
-            outputs[task] = outputs[task] + logits if task in outputs else logits
+        if self.readers:
+            predictions = [self.tasks[task].probabilities(outputs[task]) for task in self.read]
+            logits = {task: reader(predictions) for task, reader in self.readers.items()}
+            outputs |= {task: outputs[task] + x if task in outputs else x for task, x in logits.items()}
         return outputs

@@ -20,7 +20,7 @@ from heads.losses import MultiTaskLoss
 from heads.task_losses import cross_entropy_loss
 from heads.tasks import Task
 
-TEMPERATURE = 0.07  # of cosines, as CLIP begins with (Radford et al., arXiv 2103.00020), and the source of the pull
+TEMPERATURE = 0.07  # of cosines: what CLIP begins with (Radford et al., arXiv 2103.00020)
 OTHER = 2**32  # beyond the seeds of heads: their parameters and those here are not drawn alike
 NUMBERS = ("latent_kl", "latent_warmup_steps", "latent_smoothness", "subject_adversarial", "class_embeddings_weight")
 
@@ -58,7 +58,7 @@ class HeadLoss(nn.Module):
         super().__init__()
         self.tasks = tasks
         self.adversary: SubjectAdversary | None = None
-        self.pull: ClassPull | None = None
+        self.alignment: ClassAlignment | None = None
         for name in NUMBERS:
             values = torch.tensor([float(getattr(config, name)) for config in configs])
             self.register_buffer(name, values, persistent=False)
@@ -67,8 +67,8 @@ class HeadLoss(nn.Module):
             self.adversary = SubjectAdversary(sum((widths or {}).values()), subjects)
         if configs[0].class_embeddings:
             assert class_embeddings is not None
-            self.pull = ClassPull(tasks.tasks, widths or {}, class_embeddings, len(configs))
-        for part in (self.adversary, self.pull):
+            self.alignment = ClassAlignment(tasks.tasks, widths or {}, class_embeddings, len(configs))
+        for part in (self.adversary, self.alignment):
             if part is not None:
                 initialise(part, [torch.Generator().manual_seed(seed + OTHER) for seed in seeds])
 
@@ -84,8 +84,8 @@ class HeadLoss(nn.Module):
         if self.adversary is not None:
             assert subjects is not None
             totals = totals + self.adversary(features, subjects, self.subject_adversarial)
-        if self.pull is not None:
-            totals = totals + self.class_embeddings_weight * self.pull(features, labels)
+        if self.alignment is not None:
+            totals = totals + self.class_embeddings_weight * self.alignment(features, labels)
         return totals, losses
 
     def select(self, heads: Sequence[int]) -> "HeadLoss":
@@ -127,9 +127,9 @@ class SubjectAdversary(nn.Module):
         return subject_loss(logits, subjects.amax(dim=2), known=self.subjects)
 
 
-class ClassPull(nn.Module):
+class ClassAlignment(nn.Module):
     """A linear map of the features to the width of given embeddings of the classes, for instance of their names by a
-    text encoder, by whose cosines the class is told: the text anchors of "MTL-ABAW-11th" (arXiv 2607.16290)."""
+    text encoder; the class is classified by cosines: the text anchors of "MTL-ABAW-11th" (arXiv 2607.16290)."""
 
     embeddings: Tensor
 

@@ -309,8 +309,14 @@ def test_heads_without_what_to_read_are_refused(tasks, config_of, widths):
     assert classes_problem(HeadConfig(classes_from="both"), kinds) is None
 
 
-def test_one_task_has_none_to_be_coupled_with():
+def test_coupling_needs_features_of_more_than_one_task():
     assert "a head of the task va alone" in (head_problem(HeadConfig(tasks=("va",), coupling="gated")) or "")
+    assert "reads no features" in (head_problem(HeadConfig(classes_from="outputs", coupling="gated")) or "")
+
+
+def test_a_latent_that_nothing_reads_is_not_there(config_of, widths):
+    config = config_of(tasks=("va", "expr"), latent=4, latent_va="beside", classes_from="outputs")
+    assert build_head(config, widths).outputs.latent is None
 
 
 # Subjects.
@@ -385,7 +391,7 @@ def test_class_embedding_loss_is_the_cross_entropy_of_cosines():
     )
 
 
-def test_only_tasks_of_as_many_classes_are_drawn_to_embeddings(config_of, widths, windows, labels):
+def test_only_tasks_of_as_many_classes_are_aligned(config_of, widths, windows, labels):
     six = {**ALL, "mood": Task(group="expr", kind="classes", num_outputs=6)}
     model = build_head(config_of(tasks=tuple(six)), widths, tasks=six)
     config = LossConfig(class_embeddings="names.npy")
