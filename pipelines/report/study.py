@@ -102,7 +102,7 @@ def best_run(row: Row) -> Result:
 
 def compared_row(ranking: Ranking) -> Row | None:
     """The best frame-wise strategy, or else the next in rank; None where there is no other."""
-    frame_wise = [row for row in ranking.rows[1:] if row.values["temporal"] == "none"]
+    frame_wise = [row for row in ranking.rows[1:] if _is_frame_wise(row)]
     return next(iter(frame_wise or ranking.rows[1:]), None)
 
 
@@ -112,8 +112,13 @@ def _compared(ranking: Ranking) -> tuple[dict[str, dict[str, float]], str]:
     if other is None:
         return {}, ""
     marked = {task.name: _f1(other, task) for task in ranking.schema.scored(ranking.tasks)}
-    name = "the best frame-wise strategy" if other.values["temporal"] == "none" else f"rank {other.rank}"
+    name = "the best frame-wise strategy" if _is_frame_wise(other) else f"rank {other.rank}"
     return marked, name
+
+
+def _is_frame_wise(row: Row) -> bool:
+    """Whether each frame is predicted by itself."""
+    return row.values["temporal"] == "none" and row.values["fusion"] != "cross-attention"
 
 
 def _f1(row: Row, task: Task) -> dict[str, float]:
