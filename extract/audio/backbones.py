@@ -18,6 +18,7 @@ from extract.audio.sound import Sound
 from extract.config import AUDIO_MODEL, BackboneConfig
 
 PIECE_S, MARGIN_S = 20.0, 1.0
+PACKAGES = ("numpy", "av")
 LOG_MEL, TORCHAUDIO, HUB = "log-mel", "torchaudio:", "hf:"
 KNOWN = f"{AUDIO_MODEL}{LOG_MEL}, {AUDIO_MODEL}{TORCHAUDIO}NAME and {AUDIO_MODEL}{HUB}OWNER/NAME or a folder"
 Features = Callable[[Sound, np.ndarray], np.ndarray]
@@ -26,7 +27,7 @@ Features = Callable[[Sound, np.ndarray], np.ndarray]
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AudioBackbone:
     """One section `[backbones.NAME]` of sound, ready to run: `features` maps a sound at `rate_hz`, and times [F] in it,
-    to [F, D] float32."""
+    to [F, D] float32. `packages` are those that the numbers depend on."""
 
     name: str
     config: BackboneConfig
@@ -34,6 +35,7 @@ class AudioBackbone:
     width: int
     weights_digest: str
     recipe: dict[str, Any]
+    packages: tuple[str, ...]
     features: Features
 
     def identity(self, frames: str, num_frames: int, view: str, dtype: str, fps: float) -> StreamIdentity:
@@ -67,6 +69,7 @@ def load_audio(name: str, config: BackboneConfig, folder: Path, device: Callable
             width=log_mel.WIDTH,
             weights_digest="none",
             recipe={"recipe": log_mel.RECIPE},
+            packages=PACKAGES,
             features=log_mel.log_mel_features,
         )
     from extract.audio import pretrained
@@ -84,6 +87,7 @@ def load_audio(name: str, config: BackboneConfig, folder: Path, device: Callable
         width=loaded.width,
         weights_digest=loaded.digest,
         recipe={"piece_s": PIECE_S, "margin_s": MARGIN_S},
+        packages=(*PACKAGES, *loaded.packages),
         features=in_pieces(loaded.run),
     )
 

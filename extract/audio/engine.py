@@ -24,6 +24,7 @@ from cache.stream import Stream, is_finite
 from extract.audio.backbones import AudioBackbone
 from extract.audio.sound import Sound, read_sound, sound_files
 from extract.backbones.origin import file_digest
+from extract.faces.decoder import pyav
 from extract.report import NO_EMBEDDING, Hooks, Report, failures_of
 from extract.upkeep import damaged_shards, repaired_shards
 from extract.view_names import BASE
@@ -58,10 +59,11 @@ def extract_sound(
         OSError: the disk; whole shards stay, the same command resumes behind them.
     """
     start = time.monotonic()
+    pyav()
     tracks = Tracks(sound_files(settings.videos), backbone, settings.fps)
     _require_some(frames, tracks, settings.videos)
     digest = frames_digest(frames)
-    provenance = {"model": backbone.config.model, "versions": {"numpy": version("numpy"), "av": version("av")}}
+    provenance = {"model": backbone.config.model, "versions": {name: version(name) for name in backbone.packages}}
     streams = [
         cache.create(
             backbone.name,
@@ -153,13 +155,14 @@ class Tracks:
 
     def notes(self) -> list[str]:
         """Lines on videos that have no sound, or not at all of their frames, among those just read."""
-        kinds = (("without a sound track", self.silent), ("whose sound does not cover all frames", self.short))
-        return [
-            f"{self.backbone.name}: {len(videos):,} videos {words}, their frames have no row there: "
-            f"{', '.join(list(videos)[:SHOWN])}{', ..' if len(videos) > SHOWN else ''}"
-            for words, videos in kinds
-            if videos
-        ]
+        found = []
+        kinds = (("no sound track", self.silent), ("a sound track shorter than its frames", self.short))
+        for words, videos in kinds:
+            if videos:
+                named = ", ".join(list(videos)[:SHOWN]) + (", .." if len(videos) > SHOWN else "")
+                count = f"{len(videos):,} video{'s' if len(videos) > 1 else ''}"
+                found.append(f"{self.backbone.name}: {count} with {words}; frames without sound have no row: {named}")
+        return found
 
 
 def _shard(

@@ -13,18 +13,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from extract.backbones.timm_models import cut_short
+from extract.backbones.timm_models import cut_short, quiet_hub
 from extract.backbones.weights import weights_digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pretrained:
-    """`run` maps samples [L] at `rate_hz` to [H, D] float32; `digest` is that of the weights."""
+    """`run` maps samples [L] at `rate_hz` to [H, D] float32; `digest` is that of the weights, `packages` are those that
+    the numbers depend on."""
 
     run: Callable[[np.ndarray], np.ndarray]
     rate_hz: int
     width: int
     digest: str
+    packages: tuple[str, ...]
 
 
 def load_torchaudio(name: str, device: str, where: str) -> Pretrained:
@@ -50,7 +52,7 @@ def load_torchaudio(name: str, device: str, where: str) -> Pretrained:
         last: torch.Tensor = layers[-1][0]
         return last
 
-    return _loaded(model, steps, int(bundle.sample_rate), device, where)
+    return _loaded(model, steps, int(bundle.sample_rate), device, where, "torchaudio")
 
 
 def load_hub(name: str, folder: Path, device: str, where: str) -> Pretrained:
@@ -62,13 +64,15 @@ def load_hub(name: str, folder: Path, device: str, where: str) -> Pretrained:
     """
     try:
         from transformers import AutoFeatureExtractor, AutoModel
+        from transformers.utils.logging import disable_progress_bar
     except ImportError:
         raise ValueError(f'{where}: needs transformers: pip install "mtl-affect[audio]"') from None
+    disable_progress_bar()
     is_local = name.startswith((".", "/", "~"))
     path = str(folder / Path(name).expanduser()) if is_local else name
     if is_local and not Path(path).is_dir():
         raise ValueError(f"{where}: {path}: no such folder of a model")
-    with _one_line(where, name):
+    with _one_line(where, name), quiet_hub():
         model = AutoModel.from_pretrained(path, local_files_only=is_local).to(device).eval()
         extractor = AutoFeatureExtractor.from_pretrained(path, local_files_only=is_local)
     rate_hz = int(extractor.sampling_rate)
@@ -78,11 +82,16 @@ def load_hub(name: str, folder: Path, device: str, where: str) -> Pretrained:
         last: torch.Tensor = model(given.input_values.to(device)).last_hidden_state[0]
         return last
 
-    return _loaded(model, steps, rate_hz, device, where)
+    return _loaded(model, steps, rate_hz, device, where, "transformers")
 
 
 def _loaded(
-    model: nn.Module, steps: Callable[[torch.Tensor], torch.Tensor], rate_hz: int, device: str, where: str
+    model: nn.Module,
+    steps: Callable[[torch.Tensor], torch.Tensor],
+    rate_hz: int,
+    device: str,
+    where: str,
+    package: str,
 ) -> Pretrained:
     def run(samples: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
@@ -91,7 +100,7 @@ def _loaded(
 
     with _one_line(where, "the model"):
         width = run(np.zeros(rate_hz, np.float32)).shape[1]
-    return Pretrained(run=run, rate_hz=rate_hz, width=width, digest=weights_digest(model))
+    return Pretrained(run=run, rate_hz=rate_hz, width=width, digest=weights_digest(model), packages=("torch", package))
 
 
 @contextlib.contextmanager
@@ -103,4 +112,5 @@ def _one_line(where: str, what: str) -> Any:
         raise
     except Exception as error:
         words = " ".join((str(error).strip() or type(error).__name__).split())
-        raise ValueError(f"{where}: cannot get or run {what}: {cut_short(words)}") from None
+        hint = "without the network name a folder, audio:hf:./FOLDER"
+        raise ValueError(f"{where}: cannot get or run {what}: {cut_short(words)}; {hint}") from None

@@ -104,4 +104,5 @@ def _first_frame_s(container: Any) -> float:
 
 
 def _words(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    words = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return words.splitlines()[0][:200]

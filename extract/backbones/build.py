@@ -199,7 +199,7 @@ def _load(
 ) -> tuple[Any, Preprocessing, Match | None]:
     """The headless module in evaluation mode, its weights loaded, its preprocessing, and what of a file matched."""
     if config.is_audio:
-        raise ValueError(f"{where}: {config.model} embeds sound, not faces; name a model of faces")
+        raise ValueError(f"{where}: a model of sound; name one of faces")
     if config.is_imported:
         raise ValueError(f"{where}: {config.model} was imported and cannot be run; `mtl cache import` fills its stream")
     if config.is_onnx:

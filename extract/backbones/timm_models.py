@@ -68,7 +68,7 @@ def _timm_model(config: BackboneConfig, options: Mapping[str, Any], where: str) 
     """
     pretrained = config.weights == "pretrained"
     try:
-        with _quiet_hub(), seeded(config.seed):
+        with quiet_hub(), seeded(config.seed):
             return timm.create_model(config.model, pretrained=pretrained, **options)
     except TypeError:
         raise
@@ -94,9 +94,9 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet_hub() -> Iterator[None]:
-    """Keeps retries and hints of timm and the hub's client off the terminal; what matters becomes an error here."""
-    loggers = [logging.getLogger(name) for name in ("timm", "huggingface_hub")]
+def quiet_hub() -> Iterator[None]:
+    """Keeps retries and hints of libraries and the hub's client off the terminal; what matters becomes an error."""
+    loggers = [logging.getLogger(name) for name in ("timm", "huggingface_hub", "transformers")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)

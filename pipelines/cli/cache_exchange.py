@@ -233,6 +233,6 @@ def _show(report: "ImportReport") -> None:
     for reason, count in report.failed.items():
         say(f"{count:,} frames are missing steps: {reason}", err=True)
     if report.num_uncovered:
-        say(f"{report.num_uncovered:,} frames are covered by no row", err=True)
+        say(f"frames that no row covers: {report.num_uncovered:,}", err=True)
     if report.num_extra:
         say(f"{report.num_extra:,} vectors belong to no frame, such as {report.example_extra}", err=True)

@@ -1,6 +1,7 @@
 """`mtl extract`: runs backbones over the faces, once, into the cache."""
 
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -9,7 +10,7 @@ from pipelines.cli.options import CONFIG, ConfigOption, JsonOption, OrientationO
 from pipelines.terminal import say, say_json
 
 if TYPE_CHECKING:
-    from extract.report import Report
+    from extract.report import Failure, Report
     from pipelines.config import Config
 
 LISTED = 20
@@ -144,10 +145,11 @@ def show(names: list[str], report: "Report") -> None:
     if not report.failed:
         return
     say(f"{len(report.failed):,} {unit} failed:", err=True)
-    for failure in report.failed[:LISTED]:
-        say(f"  {failure.path} (video {failure.video}, frame {failure.frame}): {failure.reason}", err=True)
-    if len(report.failed) > LISTED:
-        say(f"  and {len(report.failed) - LISTED:,} more; --json lists all", err=True)
+    lines = _by_video(report) if report.of_sound else [_of_face(failure) for failure in report.failed]
+    for line in lines[:LISTED]:
+        say(line, err=True)
+    if len(lines) > LISTED:
+        say(f"  and {len(lines) - LISTED:,} more; --json lists all", err=True)
     if report.is_backbones_fault:
         say(f"The {unit} are right, the embeddings are not: fix the backbone as described above.", err=True)
         return
@@ -156,3 +158,13 @@ def show(names: list[str], report: "Report") -> None:
         "them as missing steps, and --allow-failed makes the exit code 0.",
         err=True,
     )
+
+
+def _of_face(failure: "Failure") -> str:
+    return f"  {failure.path} (video {failure.video}, frame {failure.frame}): {failure.reason}"
+
+
+def _by_video(report: "Report") -> list[str]:
+    """A sound track fails for all frames of its video."""
+    counts = Counter((failure.video, failure.reason) for failure in report.failed)
+    return [f"  {video} ({count:,} frames): {reason}" for (video, reason), count in counts.items()]

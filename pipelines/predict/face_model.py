@@ -18,7 +18,7 @@ from cache.frames import conform, frames_digest
 from cache.identity import SOUND, StreamIdentity
 from cache.labels import Schema, schema_of
 from extract.backbones.build import Backbone, load_backbone
-from extract.config import FOLLOWED, ORIENTATION, SCORES_SUFFIX
+from extract.config import FOLLOWED, ORIENTATION, SCORES_SUFFIX, BackboneConfig
 from extract.crops import CropEmbedder, StreamKey
 from extract.jobs import identity_of
 from pipelines.config import Config
@@ -98,6 +98,8 @@ class TrainedFaceModel:
             for one in predictor.runs
             for name, identity in one.run.identities.items()
         }
+        for (name, _), (run, identity) in trained.items():  # before any weights are loaded
+            section_of_faces(run, name, identity, config)
         self.follow_orientation = follows_orientation(predictor)
         loaded: dict[tuple[str, str], Backbone] = {}
         backbones = {
@@ -248,6 +250,33 @@ def common_alignment(predictor: Predictor) -> Mapping[str, Any] | None:
     return found[0] if all(each == found[0] for each in found) else None
 
 
+def section_of_faces(run: Run, name: str, trained: StreamIdentity, config: Config) -> BackboneConfig:
+    """The section of mtl.toml that makes the run's stream `name` from faces.
+
+    Raises:
+        ValueError: there is none, or the stream was not made from faces.
+    """
+    section = config.backbone_of(name)
+    if section is None:
+        title = name.removesuffix(SCORES_SUFFIX)
+        needed = f"[backbones.{title}]" + (' with "scores" among its outputs' if title != name else "")
+        raise ValueError(
+            f"{run.folder}: reads the stream {name}, but {config.folder / 'mtl.toml'} has no {needed}; add the section "
+            "that it was extracted with"
+        )
+    if section.is_audio or trained.pooling == SOUND:
+        raise ValueError(
+            f"{run.folder}: its stream {name} was made from sound tracks, and only faces are read here; predict frames "
+            "of the cache (--split, --list)"
+        )
+    if section.is_imported or trained.is_imported:
+        raise ValueError(
+            f"{run.folder}: its stream {name} was imported, so its backbone cannot be run on faces; predict frames of "
+            "the cache (--split, --list), or train on an extracted stream"
+        )
+    return section
+
+
 def trained_backbone(
     run: Run,
     key: StreamKey,
@@ -259,24 +288,7 @@ def trained_backbone(
     """The backbone of the stream `key`, which must be the one that the run's stream was made with; in `loaded` are
     those that were loaded before, by section and dtype."""
     name, view = key
-    section = config.backbone_of(name)
-    if section is None:
-        title = name.removesuffix(SCORES_SUFFIX)
-        needed = f"[backbones.{title}]" + (' with "scores" among its outputs' if title != name else "")
-        raise ValueError(
-            f"{run.folder}: reads the stream {name}, but {config.folder / 'mtl.toml'} has no {needed}; add the section "
-            "that it was extracted with"
-        )
-    if section.is_audio or trained.pooling == SOUND:
-        raise ValueError(
-            f"{run.folder}: its stream {name} is of sound, and faces have none; predict frames of the cache (--split, "
-            "--list)"
-        )
-    if section.is_imported or trained.is_imported:
-        raise ValueError(
-            f"{run.folder}: its stream {name} was imported, so its backbone cannot be run on faces; predict frames of "
-            "the cache (--split, --list), or train on an extracted stream"
-        )
+    section = section_of_faces(run, name, trained, config)
     title = config.streams[name]
     loaded = {} if loaded is None else loaded
     if (title, trained.dtype) not in loaded:

@@ -1,44 +1,31 @@
 """Sound tracks as streams: what a row says, times, other rates, and every way in which sound can be lacking."""
 
-import dataclasses
 import itertools
+import sys
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 
-from cache.frames import conform
 from cache.identity import NO_ROW
 from cache.store import Cache
 from cache.verify import verify
 from extract.audio import log_mel
 from extract.audio.backbones import AudioBackbone, in_pieces, load_audio
-from extract.audio.engine import SoundSettings, extract_sound
 from extract.audio.log_mel import BANDS, log_mel_features
 from extract.audio.sound import Sound, read_sound, sound_files
 from extract.config import BackboneConfig, section_problem
-from extract.report import Hooks, Report
+from helpers import killed_sound
+from helpers.killed_sound import FPS, frames_of, run
+from helpers.made_stream import files_of
+from helpers.processes import program
 from helpers.sound_files import steps_of, write_silent, write_sound
 
-FPS = 10.0
 TIMES = np.array([0.5, 1.5, 2.5])
 
 
 def backbone(model: str = "audio:log-mel", folder: Path = Path()) -> AudioBackbone:
     return load_audio("sound", BackboneConfig(model=model), folder, lambda: "cpu")
-
-
-def frames_of(**videos: int) -> pl.DataFrame:
-    rows = [(video, number) for video, count in sorted(videos.items()) for number in range(count)]
-    table = pl.DataFrame(rows, {"video": pl.String, "frame": pl.Int64}, orient="row")
-    return conform(table.with_columns(path=pl.format("{}/{}.jpg", "video", "frame")), "made")
-
-
-def run(folder: Path, frames: pl.DataFrame, hooks: Hooks = Hooks(), **options: object) -> Report:
-    settings = SoundSettings(videos=folder / "videos", fps=FPS, shard_rows=16, dtype="float16")
-    cache = Cache.open(folder / "cache.zarr", create=True)
-    return extract_sound(frames, cache, backbone(), dataclasses.replace(settings, **options), hooks)
 
 
 def stream_of(folder: Path, view: str = "base") -> np.ndarray:
@@ -119,9 +106,8 @@ def test_rows_ages_and_failures(tmp_path: Path) -> None:
     (videos / "torn.mp4").write_bytes(whole.read_bytes()[:2000])
     (videos / "notes.txt").write_text("no video")
     frames = frames_of(whole=30, **{"deep/short": 15}, silent=5, torn=4, gone=3, whole_left=30)
-    told: list[int] = []
-    report = run(tmp_path, frames, Hooks(begin=told.append, advance=told.append))
-    assert (told[0], sum(told[1:])) == (87, 87)
+    report = run(tmp_path, frames)
+    assert (report.num_done, report.num_skipped, report.num_elsewhere) == (87, 0, 0)
     stored, valid = stream_of(tmp_path), Cache.open(tmp_path / "cache.zarr").stream("sound").valid()
     age = {video: stored[frames["video"] == video, -1].tolist() for video in frames["video"].unique()}
     assert age["deep/short"] == [0] * 10 + [NO_ROW] * 5
@@ -133,8 +119,8 @@ def test_rows_ages_and_failures(tmp_path: Path) -> None:
     assert reasons["gone"] == "no file of its name in the folder of videos"
     assert reasons["torn"].startswith("its sound cannot be read (")
     assert report.notes == (
-        "sound: 1 videos without a sound track, their frames have no row there: silent",
-        "sound: 1 videos whose sound does not cover all frames, their frames have no row there: deep/short",
+        "sound: 1 video with no sound track; frames without sound have no row: silent",
+        "sound: 1 video with a sound track shorter than its frames; frames without sound have no row: deep/short",
     )
     assert run(tmp_path, frames).num_done == 0
     write_sound(videos / "torn.mp4", steps_of(300), 1)
@@ -167,6 +153,16 @@ def test_shards_parts_and_views_are_the_same_bytes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(whole, stream_of(tmp_path / "third"))
     with pytest.raises(ValueError, match=r"differs in: preprocessing fps \(cached 10.0, wanted 25.0\)"):
         run(tmp_path / "one", frames, fps=25.0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork, no SIGKILL")
+def test_a_killed_extraction_leaves_the_bytes_of_an_undisturbed_one(tmp_path: Path) -> None:
+    for name in ("killed", "undisturbed"):
+        for video in ("a", "b"):
+            write_sound(tmp_path / name / "videos" / f"{video}.wav", steps_of(300, 900, 4000, 0), 4)
+    run(tmp_path / "undisturbed", frames_of(a=40, b=25))
+    assert int(program(killed_sound.main, tmp_path / "killed", 2, 9, 21, 35, 50, 65, 80)) >= 5
+    assert files_of(tmp_path / "killed" / "cache.zarr") == files_of(tmp_path / "undisturbed" / "cache.zarr")
 
 
 def test_folders_that_are_not_those_of_the_videos(tmp_path: Path) -> None:
