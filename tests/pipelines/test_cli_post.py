@@ -239,7 +239,9 @@ def test_candidates_come_from_several_studies(project: Path) -> None:
         errors = record["diversity"][task]["errors"]
         others = [value for value in errors[0][1:] if value is not None]
         assert members[0]["correlation"] == pytest.approx(sum(others) / len(others)) if others else not errors[0][1:]
-    assert " t/run0" in mtl("ensemble", "s", "t", "--name", "both")
+    said = mtl("ensemble", "s", "t", "--name", "both")
+    assert f"VA   x{first['count']:<3} {first['score']:.3f}" in said
+    assert " t/run0" in said
 
 
 @pytest.mark.parametrize(

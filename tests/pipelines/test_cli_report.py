@@ -105,6 +105,9 @@ def test_a_study_and_an_ensemble() -> None:
     assert "correlation-va" not in names  # one member has it
     members = pl.read_csv("ensembles/both/tables/members.csv")
     assert members["weight.au"].sum() == pytest.approx(1)
+    diversity = pl.read_csv("ensembles/both/tables/diversity.csv").filter(pl.col("task") == "AU")
+    assert diversity["correlation"].n_unique() == 1  # of two members' errors there is one
+    assert -1 <= diversity["correlation"][0] <= 1
 
 
 @pytest.mark.usefixtures("project", "figures")

@@ -58,9 +58,7 @@ def _row(record: Mapping[str, Any], key: str, kind: str, tasks: Sequence[Task]) 
 def _print_members(record: Mapping[str, Any], console: Console) -> None:
     """One line per member: its count, its score alone, how alike its errors are, its strategy in words, its run."""
     width = max(4, *map(len, map(task_label, record["members"])))
-    console.print(
-        f"{'':<{width}} draws  alone  errors  (selection: score alone, correlation of errors with the others)"
-    )
+    console.print("members: draws, selection score alone, correlation of errors with the others")
     for task, members in record["members"].items():
         lines = [
             f"x{one['count']:<3} {one['score']:.3f} {_correlation(one['correlation'])}  {_member_words(one)}"
