@@ -97,9 +97,11 @@ class OutputConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictConfig:
     """How finished runs predict: the mean over `views` of the cache, where none are named over the view that a run was
-    trained with. Post-processing and ensembles keep the views that they were fitted with."""
+    trained with. `outside` is the stream of a classifier's scores, whose class post-processing may take where it is
+    surer than a threshold. Post-processing and ensembles keep what they were fitted with."""
 
     views: tuple[Name, ...] = ()
+    outside: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

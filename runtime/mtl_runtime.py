@@ -9,7 +9,7 @@ or `python mtl_runtime.py BUNDLE FACES --out predictions.csv`.
 
 The ONNX files hold the backbones, with resizing and normalisation, and the heads. What lies around them is here, as
 `mtl` does it: windows over real frame numbers, averages where windows overlap, means of videos, frames without a face,
-weights of an ensemble, smoothing, the affine match of values, offsets and thresholds.
+weights of an ensemble, and post-processing: smoothing, the affine match, outside classifiers, offsets, thresholds.
 Letters: N frames, W windows, T steps, D width, S side of a face in pixels, K outputs of a task, C outputs of all tasks.
 """
 
@@ -151,7 +151,8 @@ class Bundle:
             given[name + AGE], given[name] = given[name][:, -1:], given[name][:, :-1]
         total, valid, known = self._totals(rows, given, has)
         back = np.argsort(rows.order)
-        return self._finished(rows, total[back], valid[back], known[back], post)
+        said = {task["name"]: outside_of(task, embeddings, asked) for task in self.tasks if post and task["outside"]}
+        return self._finished(rows, total[back], valid[back], known[back], said, post)
 
     def _embedded(self, stream: Mapping[str, Any], faces: np.ndarray, batch_size: int, rounded: bool) -> np.ndarray:
         """[N, D]: the faces through the graphs of a stream."""
@@ -229,9 +230,16 @@ class Bundle:
         return total / np.maximum(count, 1).astype(np.float32)
 
     def _finished(
-        self, rows: "_Rows", total: np.ndarray, valid: np.ndarray, known: np.ndarray, post: bool
+        self,
+        rows: "_Rows",
+        total: np.ndarray,
+        valid: np.ndarray,
+        known: np.ndarray,
+        outside: Mapping[str, np.ndarray],
+        post: bool,
     ) -> Predictions:
-        """The tasks of `total` [N, C], in the caller's order of rows: processed and decided."""
+        """The tasks of `total` [N, C], in the caller's order of rows: processed and decided. `outside` [N, K] is what
+        outside classifiers say."""
         plain = {"smoothing": None, "affine": None, "cuts": None}
         tasks = self.tasks if post else tuple({**task, **plain} for task in self.tasks)
         raw, processed, first = {}, {}, 0
@@ -239,6 +247,9 @@ class Bundle:
             raw[task["name"]] = total[:, first : first + len(task["outputs"])]
             smooth = smooth_task(task, raw[task["name"]], rows.codes, rows.numbers)
             processed[task["name"]] = match_task(task, smooth)
+            if task["name"] in outside:
+                said = smooth_task(task, outside[task["name"]], rows.codes, rows.numbers)
+                processed[task["name"]] = take_surer(task, smooth, said)
             first += len(task["outputs"])
         return Predictions(tasks, raw, processed, decide(tasks, processed), valid, known)
 
@@ -388,6 +399,28 @@ def match_task(task: Mapping[str, Any], values: np.ndarray) -> np.ndarray:
     if not len(affine) or (affine == (1.0, 0.0)).all():
         return values
     return np.asarray((values * affine[:, 0] + affine[:, 1]).clip(*task["range"]))
+
+
+def outside_of(task: Mapping[str, Any], embeddings: Mapping[str, np.ndarray], valid: np.ndarray) -> np.ndarray:
+    """[N, K] float64: what an outside classifier says by the classes of the task, zeros where not `valid`."""
+    one = task["outside"]
+    scores = np.asarray(embeddings[one["stream"]], dtype=np.float32)
+    has = valid & np.isfinite(scores).all(axis=1)
+    logits = np.where(has[:, None], scores[:, : one["num_classes"]], 0).astype(np.float64)
+    found = np.exp(logits - logits.max(axis=1, keepdims=True))
+    found /= found.sum(axis=1, keepdims=True)
+    found = np.append(found, np.zeros((len(found), 1)), axis=1)[:, one["columns"]]
+    return np.where(has[:, None], found, 0.0)
+
+
+def take_surer(task: Mapping[str, Any], values: np.ndarray, outside: np.ndarray) -> np.ndarray:
+    """Probabilities `values` [N, K], and where those of an `outside` classifier reach its threshold these, so that its
+    class is the most probable after the task's offsets."""
+    surer = outside.max(axis=1, initial=0.0) >= task["outside"]["threshold"]
+    taken = outside[surer] * np.exp(-np.array(task["cuts"]))
+    result = values.astype(np.float64)
+    result[surer] = taken / taken.sum(axis=1, keepdims=True)
+    return result
 
 
 def _gaussian(traces: np.ndarray, line: np.ndarray, sigma: float) -> np.ndarray:

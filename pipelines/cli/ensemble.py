@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption, ViewsOption, with_views
+from pipelines.cli.options import (
+    CONFIG,
+    ConfigOption,
+    DeviceOption,
+    JsonOption,
+    OutsideOption,
+    SetOption,
+    ViewsOption,
+    with_views,
+)
 from pipelines.terminal import say, say_json
 
 
@@ -19,6 +28,7 @@ def ensemble(
     name: Annotated[str, typer.Option(help="Name of the ensemble's folder.")] = "best",
     force: Annotated[bool, typer.Option("--force", help="Make it again although it is there.")] = False,
     views: ViewsOption = "",
+    outside: OutsideOption = "",
     config: ConfigOption = CONFIG,
     set_: SetOption = None,
     device: DeviceOption = "auto",
@@ -43,7 +53,7 @@ def ensemble(
     from pipelines.ensemble.build import ensemble_runs
     from pipelines.report.command import write_model_files
 
-    settings = read_config(config, with_views(set_, views))
+    settings = read_config(config, with_views(set_, views, outside))
     folder, record, there = ensemble_runs(settings, runs, size=size, name=name, force=force, device=device)
     if not there:
         write_model_files(settings, folder, "ensemble")

@@ -30,6 +30,12 @@ PostOption = Annotated[
     bool, typer.Option("--post/--no-post", help="With the stored post-processing, where there is one.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+OutsideOption = Annotated[
+    str,
+    typer.Option(
+        "--outside", metavar="STREAM", help="A classifier's scores, whose class may be taken where it is surer."
+    ),
+]
 ViewsOption = Annotated[
     str, typer.Option("--views", metavar="VIEW,..", help="Predict the mean over these views: base,hflip,crop0.9.")
 ]
@@ -54,11 +60,12 @@ OnConflictOption = Annotated[
 CONFIG = Path("mtl.toml")
 
 
-def with_views(overrides: list[str] | None, views: str) -> list[str]:
-    """The overrides of `--set`, with what `--views` stands for."""
+def with_views(overrides: list[str] | None, views: str, outside: str = "") -> list[str]:
+    """The overrides of `--set`, with what `--views` and `--outside` stand for."""
     from extract.view_names import parse_views
 
-    return [*(overrides or ()), *([f"predict.views={json.dumps(parse_views(views))}"] if views else [])]
+    chosen = {"views": parse_views(views) if views else None, "outside": outside or None}
+    return [*(overrides or ()), *(f"predict.{key}={json.dumps(each)}" for key, each in chosen.items() if each)]
 
 
 def with_orientation(overrides: list[str] | None, ignore_orientation: bool) -> list[str]:

@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption, ViewsOption, with_views
+from pipelines.cli.options import (
+    CONFIG,
+    ConfigOption,
+    DeviceOption,
+    JsonOption,
+    OutsideOption,
+    SetOption,
+    ViewsOption,
+    with_views,
+)
 from pipelines.terminal import say, say_json
 
 
@@ -18,6 +27,7 @@ def postprocess(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or their names in the folder of runs.")],
     force: Annotated[bool, typer.Option("--force", help="Fit again although it was fitted before.")] = False,
     views: ViewsOption = "",
+    outside: OutsideOption = "",
     config: ConfigOption = CONFIG,
     set_: SetOption = None,
     device: DeviceOption = "auto",
@@ -42,7 +52,7 @@ def postprocess(
     from pipelines.postprocess.run_folders import postprocess_run, read_truth
     from pipelines.run_files import find_folder
 
-    settings = read_config(config, with_views(set_, views))
+    settings = read_config(config, with_views(set_, views, outside))
     truth, console, found = read_truth(settings), page_console(), []
     for folder in [find_folder(run, settings.at(settings.output.runs)) for run in runs]:
         predicted = None

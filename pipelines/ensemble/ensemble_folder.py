@@ -88,7 +88,7 @@ def write_ensemble(
         assert outcome.fitted is not None
         table, fitted_on = read_parquet(predictions), "out-of-fold predictions"
         views = config.predict.views
-        write_postprocess(made, outcome.fitted, name=folder.name, fitted_on=fitted_on, views=views, table=table)
+        write_postprocess(made, outcome.fitted, truth, name=folder.name, fitted_on=fitted_on, views=views, table=table)
         (made / CARD).write_bytes(card)
         (made / RECORD).write_bytes(sealed_json(record))
 

@@ -197,11 +197,12 @@ def _report_parts(library: Library, mixes: Mapping[str, Mix]) -> dict[str, Part]
 
 
 def with_predictions(part: Part, predicted: Probabilities) -> Part:
-    """The rows and labels of `part` with `predicted` in place of its predictions."""
+    """The rows, labels and outside classifier of `part` with `predicted` in place of its predictions."""
+    predicted = dataclasses.replace(predicted, outside=part.predicted.outside)
     columns = prediction_columns(predicted, predicted.decide())
     keys = part.table.select("video", "frame", "part")
     table = keys.with_columns(pl.Series(name, values) for name, values in columns.items())
-    return Part(table=table, frames=part.frames, predicted=predicted, labels=part.labels)
+    return dataclasses.replace(part, table=table, predicted=predicted)
 
 
 def _outcome(library: Library, mix: Mix, inside: Probabilities, outside: Probabilities | None, report: Part) -> Outcome:

@@ -17,7 +17,7 @@ from cache.identity import NO_ROW
 from extract.backbones.build import Backbone
 from extract.crops import CropEmbedder
 from extract.view_names import BASE
-from pipelines.export.streams import StreamKey, stream_name, streams_of
+from pipelines.export.streams import StreamKey, stream_name
 from pipelines.metrics.predictions import Probabilities
 from pipelines.predict.predictor import FramePredictions, Predictor, predict_frames
 from pipelines.training.dataset import make_dataset
@@ -74,7 +74,7 @@ def made_rows(predictor: Predictor, seed: int = 0) -> MadeRows:
         )
     without = np.concatenate(missing)
     values, valid = {}, {}
-    for key, (_, identity) in streams_of(predictor).items():
+    for key, (_, identity) in predictor.identities.items():
         values[key] = rng.normal(size=(len(without), identity.width)).astype(identity.dtype)
         if identity.has_age:
             values[key][:, -1] = rng.integers(int(NO_ROW), LONGEST, len(without))
@@ -93,7 +93,7 @@ def torch_predictions(predictor: Predictor, rows: MadeRows) -> FramePredictions:
         valid=rows.valid,
         identities={
             key: dataclasses.replace(identity, frames=digest, num_frames=len(table))
-            for key, (_, identity) in streams_of(predictor).items()
+            for key, (_, identity) in predictor.identities.items()
         },
         device=device,
     )

@@ -7,13 +7,15 @@ from typing import Any
 
 from torch import nn
 
-from cache.labels import Task
+from cache.labels import Group, Task
+from extract.view_names import BASE
 from heads.config import AGE
 from pipelines.config import Config
 from pipelines.export.heads import widths_of
 from pipelines.export.streams import BundleStream, StreamKey, stream_name
 from pipelines.fitting.runs import Spec, commit, versions
 from pipelines.postprocess.apply import Parameters, default_cuts
+from pipelines.postprocess.outside import class_columns
 from pipelines.postprocess.smoothing import Smoothing
 from pipelines.predict.face_model import common_alignment, follows_orientation
 from pipelines.predict.predictor import Predictor, WeightedRun
@@ -125,5 +127,17 @@ def _task_json(task: Task, parameters: Parameters) -> dict[str, Any]:
         "range": [group.low, group.high] if group.kind == "continuous" else None,
         "smoothing": {"kernel": smoothing.kernel, "width": smoothing.width},
         "affine": [list(affine[index]) for index in task.indices] if affine else None,
+        "outside": _outside_json(parameters, group),
         "cuts": list(cuts.get(group.name, default_cuts(group))),
     }
+
+
+def _outside_json(parameters: Parameters, group: Group) -> dict[str, Any] | None:
+    """The outside classifier of a group of classes: for each class its column in the stream, -1 for none, and how many
+    of the first columns are of classes."""
+    one = parameters.outside.get(group.name)
+    if one is None:
+        return None
+    columns = class_columns(one.classes, group)
+    stream, threshold = stream_name(one.stream, BASE), one.threshold
+    return {"stream": stream, "columns": columns, "num_classes": len(one.classes), "threshold": threshold}

@@ -19,7 +19,6 @@ from extract.view_names import BASE
 from pipelines.config import Config
 from pipelines.predict.face_model import common_alignment, trained_backbone
 from pipelines.predict.predictor import Predictor
-from pipelines.training.run import Run
 
 StreamKey = tuple[str, str]  # name and view
 
@@ -55,15 +54,6 @@ def stream_name(name: str, view: str) -> str:
     return name if view == BASE else f"{name}/{view}"
 
 
-def streams_of(predictor: Predictor) -> dict[StreamKey, tuple[Run, StreamIdentity]]:
-    """Every stream that a run of the predictor reads, and the first run that does."""
-    found: dict[StreamKey, tuple[Run, StreamIdentity]] = {}
-    for one in predictor.runs:
-        for name, identity in one.run.identities.items():
-            found.setdefault((name, one.run.strategy.train.view), (one.run, identity))
-    return found
-
-
 def bundle_streams(
     predictor: Predictor, config: Config, face_px: int, *, heads_only: bool
 ) -> dict[StreamKey, BundleStream]:
@@ -75,7 +65,7 @@ def bundle_streams(
         ValueError: a backbone is gone or another than the stream's, or cannot be written as ONNX.
     """
     found = {}
-    for key, (run, identity) in streams_of(predictor).items():
+    for key, (run, identity) in predictor.identities.items():
         backbone, graphs = None, list[Graph]()
         if not heads_only and not takes_embeddings(predictor):
             upright = identity.preprocessing.get(ORIENTATION) == FOLLOWED
@@ -94,7 +84,7 @@ def bundle_streams(
 
 def takes_embeddings(predictor: Predictor) -> bool:
     """Whether a stream was not made from faces, so that no backbone of it can be exported."""
-    return any(not identity.sees_faces for _, identity in streams_of(predictor).values())
+    return any(not identity.sees_faces for _, identity in predictor.identities.values())
 
 
 def find_face_px(predictor: Predictor, config: Config) -> int:

@@ -35,10 +35,12 @@ class Decisions:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probabilities:
     """A model's outputs of N frames, [N, K] each: values of a continuous task, else probabilities, those of classes
-    summing to 1."""
+    summing to 1. `outside` [N, K] by group is what a classifier from elsewhere says of the same frames, for
+    post-processing; zeros where it says nothing."""
 
     parts: Mapping[str, np.ndarray] = field(default_factory=dict)
     schema: Schema = ABAW
+    outside: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -55,7 +57,8 @@ class Probabilities:
 
     def rows(self, rows: np.ndarray) -> "Probabilities":
         """Those of `rows`: row numbers or a mask [N]."""
-        return Probabilities(parts={name: part[rows] for name, part in self.parts.items()}, schema=self.schema)
+        parts, outside = ({name: part[rows] for name, part in all.items()} for all in (self.parts, self.outside))
+        return Probabilities(parts=parts, schema=self.schema, outside=outside)
 
     def decide(
         self,

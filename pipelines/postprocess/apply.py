@@ -4,6 +4,7 @@ thresholds of binary columns. R rows.
 `pipelines.postprocess.fit` chooses them; here they are applied, written and read.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ import polars as pl
 from cache.labels import ABAW, Group, Schema, Task
 from pipelines.metrics.predictions import TINY, Decisions, Probabilities, prediction_columns
 from pipelines.postprocess.affine import IDENTITY, match
+from pipelines.postprocess.outside import Outside, take_surer
 from pipelines.postprocess.smoothing import Smoothing, smooth
 
 
@@ -24,12 +26,13 @@ def default_cuts(group: Group) -> tuple[float, ...]:
 
 
 def components(value: Mapping[str, Any]) -> list[str]:
-    """Which of smoothing, affine match, offsets and thresholds change a prediction, of parameters as JSON values."""
+    """Which parts of post-processing change a prediction, of parameters as JSON values."""
     changed = {
         "smoothing": any(one["kernel"] != "none" for one in value["smoothing"].values()),
         "affine": any((one["scale"], one["shift"]) != IDENTITY for one in value["affine"].values()),
         "offsets": any(offset != 0 for offset in value["offsets"].values()),
         "thresholds": any(threshold != 0.5 for threshold in value["thresholds"].values()),
+        "outside classifier": bool(value["outside"]),
     }
     return [name for name, is_changed in changed.items() if is_changed]
 
@@ -38,12 +41,14 @@ def components(value: Mapping[str, Any]) -> list[str]:
 class Parameters:
     """`smoothing` by label group (one that is not named is not smoothed), `affine` (scale, shift) of each column of a
     continuous group, `thresholds` [K] of the probabilities of each binary group, and `offsets` [K] of the log
-    probabilities of each group of classes; none where not named."""
+    probabilities of each group of classes; none where not named. `outside` are classifiers by group of classes, whose
+    class is taken where they are surer than a threshold."""
 
     smoothing: Mapping[str, Smoothing] = field(default_factory=dict)
     affine: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
     thresholds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     offsets: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    outside: Mapping[str, Outside] = field(default_factory=dict)
     schema: Schema = ABAW
 
     def decide(self, predicted: Probabilities) -> Decisions:
@@ -67,6 +72,7 @@ class Parameters:
             },
             "thresholds": named_cuts(self.thresholds, self.schema, "binary"),
             "offsets": named_cuts(self.offsets, self.schema, "classes"),
+            "outside": {name: one.to_json() for name, one in self.outside.items()},
         }
 
     @classmethod
@@ -81,6 +87,7 @@ class Parameters:
                 name: Smoothing(value["smoothing"][name]["kernel"], float(value["smoothing"][name]["width"]))
                 for name in schema.names
             }
+            outside = {schema.group(name).name: Outside.from_json(one) for name, one in value["outside"].items()}
             affine = {
                 group.name: tuple(
                     (float(value["affine"][name]["scale"]), float(value["affine"][name]["shift"]))
@@ -106,7 +113,7 @@ class Parameters:
             raise ValueError(f"{where}: not parameters of post-processing (an offset is not a finite number)")
         if not all(np.isfinite(found).all() and min(found)[0] > 0 for found in affine.values()):
             raise ValueError(f"{where}: not parameters of post-processing (a scale is not above 0, or infinite)")
-        return cls(smoothing=smoothing, affine=affine, **cuts, schema=schema)
+        return cls(smoothing=smoothing, affine=affine, **cuts, outside=outside, schema=schema)
 
 
 def named_cuts(cuts: Mapping[str, Sequence[float]], schema: Schema, kind: str) -> dict[str, float]:
@@ -119,7 +126,7 @@ def named_cuts(cuts: Mapping[str, Sequence[float]], schema: Schema, kind: str) -
     }
 
 
-def apply(parameters: Parameters, table: pl.DataFrame) -> pl.DataFrame:
+def apply(parameters: Parameters, table: pl.DataFrame, outside: Mapping[str, np.ndarray] | None = None) -> pl.DataFrame:
     """`table` with processed values and probabilities, and the classes and binary columns decided from them.
 
     Args:
@@ -130,13 +137,15 @@ def apply(parameters: Parameters, table: pl.DataFrame) -> pl.DataFrame:
     Returns:
         The same columns and rows in the same order; what is no prediction stays as it was.
     """
-    predicted = processed(parameters, table, probabilities_of(table, parameters.schema))
+    plain = dataclasses.replace(probabilities_of(table, parameters.schema), outside=outside or {})
+    predicted = processed(parameters, table, plain)
     columns = prediction_columns(predicted, parameters.decide(predicted))
     return table.with_columns(pl.Series(name, values) for name, values in columns.items())
 
 
 def processed(parameters: Parameters, table: pl.DataFrame, predicted: Probabilities) -> Probabilities:
-    """`predicted` of the rows of `table`, each task smoothed in its own way, continuous columns scaled and shifted."""
+    """`predicted` of the rows of `table`, each task smoothed in its own way, continuous columns scaled and shifted, and
+    classes where an outside classifier is surer with its probabilities, smoothed in the same way."""
     videos, frames = video_numbers(table), table["frame"].to_numpy()
     parts = {}
     for task in predicted.tasks:
@@ -145,6 +154,11 @@ def processed(parameters: Parameters, table: pl.DataFrame, predicted: Probabilit
         if task.group.kind == "continuous":
             affine = np.array(parameters.affine_of(task.group))[list(task.indices)]
             parts[task.name] = match(parts[task.name], affine, task.group)
+        if task.group.name in parameters.outside:
+            threshold = parameters.outside[task.group.name].threshold
+            said = smooth_task(task, predicted.outside[task.group.name], videos, frames, how)
+            offsets = np.array(parameters.offsets.get(task.group.name, default_cuts(task.group)))
+            parts[task.name] = take_surer(parts[task.name], said, threshold, offsets)
     return Probabilities(parts=parts, schema=predicted.schema)
 
 

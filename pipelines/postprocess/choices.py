@@ -5,6 +5,7 @@ choice of folds costs an addition. Offsets and priors alone are fitted on rows: 
 of them. R rows, K outputs, F folds, C candidate kernels.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -16,12 +17,14 @@ from pipelines.metrics.sums import row_sums, task_score
 from pipelines.postprocess.affine import IDENTITY, best_affine, match, matched_sums
 from pipelines.postprocess.apply import default_cuts, smooth_task, video_numbers
 from pipelines.postprocess.offsets import best_offsets
+from pipelines.postprocess.outside import THRESHOLDS, take_surer
 from pipelines.postprocess.parts import Part, decide, fold_sums
 from pipelines.postprocess.prior import best_prior
 from pipelines.postprocess.smoothing import Smoothing
 from pipelines.postprocess.thresholds import best_thresholds, f1_of, threshold_candidates, threshold_curves
 
 NOTHING = np.zeros(0)
+OUTSIDE = "outside"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,18 +43,22 @@ class FoldedRows:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """`kernel` is its number among the candidates. `affine` [K, 2] scale and shift of continuous columns, `cuts` [K]
-    offsets of classes or thresholds of binary columns, each empty for other kinds; `tau` of a prior that made them."""
+    offsets of classes or thresholds of binary columns, each empty for other kinds. `tau` is that of a prior that made
+    the offsets, `outside` the threshold of an outside classifier; None for none."""
 
     kernel: int = 0
     affine: np.ndarray = field(default_factory=lambda: NOTHING)
     cuts: np.ndarray = field(default_factory=lambda: NOTHING)
     tau: float | None = None
+    outside: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Material:
     """A task on the select rows: `traces` C x [R, K] of the kernels of `grid`, and their `sums` C x [F, K, M] with
     nothing else changed.
+
+    `outside` C x [R, K] is what an outside classifier says of classes, smoothed alike; none where there is none.
 
     For binary columns: `candidates` C x [K, T] thresholds and their `curves` C x [F, K, T, 3]. `shown` [F, K] are the
     videos of each fold that show a class or a positive of a column, or have a label of a continuous column.
@@ -61,6 +68,7 @@ class Material:
     rows: FoldedRows
     grid: Sequence[Smoothing]
     traces: list[np.ndarray]
+    outside: list[np.ndarray]
     sums: list[np.ndarray]
     candidates: list[np.ndarray]
     curves: list[np.ndarray]
@@ -73,13 +81,12 @@ class Material:
 
     def decided(self, choice: Choice, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """The decisions of `rows` with `choice`, as in `Decisions`."""
-        return decided(self.task, self.traces[choice.kernel][rows], choice)
-
-
-def decided(task: Task, smooth: np.ndarray, choice: Choice) -> np.ndarray:
-    """The decisions from the smoothed values [R, K] of a task."""
-    values = match(smooth, choice.affine, task.group) if len(choice.affine) else smooth
-    return decide(task, values, choice.cuts)
+        values = self.traces[choice.kernel][rows]
+        if len(choice.affine):
+            values = match(values, choice.affine, self.task.group)
+        if choice.outside is not None:
+            values = take_surer(values, self.outside[choice.kernel][rows], choice.outside, choice.cuts)
+        return decide(self.task, values, choice.cuts)
 
 
 def labels_of_task(task: Task, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
@@ -94,12 +101,14 @@ def material_of(task: Task, rows: FoldedRows, grid: Sequence[Smoothing]) -> Mate
     videos, frames = video_numbers(table), table["frame"].to_numpy()
     traces = [smooth_task(task, rows.part.predicted.parts[task.name], videos, frames, how) for how in grid]
     predicted = [decide(task, trace, np.array(default_cuts(task.group))) for trace in traces]
+    said = rows.part.predicted.outside.get(task.group.name)
     candidates = [threshold_candidates(trace) for trace in traces] if task.group.kind == "binary" else []
     return Material(
         task=task,
         rows=rows,
         grid=grid,
         traces=traces,
+        outside=[] if said is None else [smooth_task(task, said, videos, frames, how) for how in grid],
         sums=[fold_sums(row_sums(task, one, labels), rows.fold, rows.num) for one in predicted],
         candidates=candidates,
         curves=[
@@ -126,6 +135,9 @@ def _videos_that_show(rows: FoldedRows, task: Task) -> np.ndarray:
 def choose(material: Material, components: tuple[str, ...], folds: np.ndarray) -> Choice:
     """What is best on `folds` [F] bool, of equals the first kernel. Thresholds and affine match are fitted with the
     kernel, offsets and priors to the one that is best without them."""
+    if OUTSIDE in components:
+        without = choose(material, tuple(each for each in components if each != OUTSIDE), folds)
+        return _outside(material, without, folds)
     task, num = material.task, len(material.grid) if "smoothing" in components else 1
     (other,) = [each for each in components if each != "smoothing"] or [""]
     if other in FITTED:
@@ -135,13 +147,14 @@ def choose(material: Material, components: tuple[str, ...], folds: np.ndarray) -
     return Choice(kernel=kernel, affine=affine, cuts=np.array(default_cuts(task.group)))
 
 
-def _best_kernel(material: Material, sums: Sequence[np.ndarray]) -> int:
+def _first_best(material: Material, sums: Sequence[np.ndarray]) -> int:
+    """The place of the sums [K, M] of the highest score."""
     return int(np.argmax([float(task_score(material.task, each)) for each in sums]))
 
 
 def _plain_kernel(material: Material, folds: np.ndarray, num: int) -> int:
     """The kernel that is best with nothing else changed."""
-    return _best_kernel(material, [sums[folds].sum(axis=0) for sums in material.sums[:num]])
+    return _first_best(material, [sums[folds].sum(axis=0) for sums in material.sums[:num]])
 
 
 def _thresholds(material: Material, folds: np.ndarray, num: int) -> Choice:
@@ -154,7 +167,7 @@ def _thresholds(material: Material, folds: np.ndarray, num: int) -> Choice:
 def _affine(material: Material, folds: np.ndarray, num: int) -> Choice:
     sums = [each[folds].sum(axis=0) for each in material.sums[:num]]
     found = [best_affine(each, material.shown[folds].sum(axis=0)) for each in sums]
-    kernel = _best_kernel(material, [matched_sums(*each) for each in zip(sums, found, strict=True)])
+    kernel = _first_best(material, [matched_sums(*each) for each in zip(sums, found, strict=True)])
     return Choice(kernel=kernel, affine=found[kernel])
 
 
@@ -168,6 +181,15 @@ def _prior(material: Material, folds: np.ndarray, num: int) -> Choice:
     kernel = _plain_kernel(material, folds, num)
     tau, cuts = best_prior(*_labelled(material, kernel, folds))
     return Choice(kernel=kernel, cuts=cuts, tau=tau)
+
+
+def _outside(material: Material, choice: Choice, folds: np.ndarray) -> Choice:
+    """`choice` with the threshold of the outside classifier that is best with it, of equals the highest."""
+    rows = folds[material.rows.fold]
+    labels = material.rows.part.labels.take(rows)
+    tried = [dataclasses.replace(choice, outside=threshold) for threshold in sorted(THRESHOLDS, reverse=True)]
+    sums = [row_sums(material.task, material.decided(each, rows), labels).sum(axis=0) for each in tried]
+    return tried[_first_best(material, sums)]
 
 
 def _labelled(material: Material, kernel: int, folds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

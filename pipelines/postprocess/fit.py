@@ -18,7 +18,8 @@ from pipelines.metrics.predictions import TINY, Decisions
 from pipelines.metrics.sums import row_sums, task_score
 from pipelines.postprocess.affine import IDENTITY
 from pipelines.postprocess.apply import Parameters, processed
-from pipelines.postprocess.choices import Choice, FoldedRows, Material, choose, material_of
+from pipelines.postprocess.choices import OUTSIDE, Choice, FoldedRows, Material, choose, material_of
+from pipelines.postprocess.outside import Outside, OutsideScores
 from pipelines.postprocess.parts import Part, difference, folds_of, gain_error, replaced, score_part
 from pipelines.postprocess.smoothing import GRID, Smoothing
 
@@ -31,7 +32,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
 # Standard errors that a gain must exceed. Of 1, 0.75, 0.5, 0.25 and 0 this gained held out in each task of 90 runs on
 # three made data sets: 0.028 in VA (mostly heads trained by MSE), 0.003 in EXPR, 0.000 in AU against 1 without `EXTRA`.
 LEAST_GAIN = 0.5
-EXTRA = ("affine", "offsets")  # what must gain so much over the best without them too
+EXTRA = ("affine", "offsets", OUTSIDE)  # what must gain so much over the best without them too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,12 +80,18 @@ def fit(select: Part, report: Part, grid: Sequence[Smoothing] = GRID) -> Fitted:
     parameters, outside = Parameters(schema=select.schema), select.predicted.decide()
     for task in map(select.task, select.tasks):
         material = material_of(task, rows, grid)
-        tried = [_try(material, components, report) for components in OPTIONS[task.group.kind]]
+        tried = [_try(material, components, report) for components in options_of(material)]
         best = _best(tried, select)
         steps += [dataclasses.replace(step, kept=place == best) for place, (step, _) in enumerate(tried)]
-        parameters = _with(parameters, tried[best][0])
+        parameters = _with(parameters, tried[best][0], select.outside)
         outside = replaced(outside, task, tried[best][1])
     return _measured(parameters, tuple(steps), outside if num > 1 else None, rows, report)
+
+
+def options_of(material: Material) -> tuple[tuple[str, ...], ...]:
+    """The choices of components for a task; where there is an outside classifier each with it too."""
+    found = OPTIONS[material.task.group.kind]
+    return (*found, *((*each, OUTSIDE) for each in found)) if material.outside else found
 
 
 def _try(material: Material, components: tuple[str, ...], report: Part) -> tuple[Step, np.ndarray]:
@@ -107,7 +114,7 @@ def _try(material: Material, components: tuple[str, ...], report: Part) -> tuple
     )
     if task.name not in report.tasks:
         return step, outside
-    alone = _with(Parameters(schema=report.schema), step)
+    alone = _with(Parameters(schema=report.schema), step, rows.part.outside)
     later = alone.decide(processed(alone, report.table, report.predicted)).parts[task.name]
     return dataclasses.replace(step, report=_score(task, later, report)), outside
 
@@ -140,8 +147,8 @@ def _best(tried: Sequence[tuple[Step, np.ndarray]], select: Part) -> int:
     return best
 
 
-def _with(parameters: Parameters, step: Step) -> Parameters:
-    """`parameters` with what `step` fitted for its task."""
+def _with(parameters: Parameters, step: Step, scores: OutsideScores | None) -> Parameters:
+    """`parameters` with what `step` fitted for its task, the outside classifier being that of `scores`."""
     group, cuts = step.task.group, tuple(map(float, step.choice.cuts))
     affine = [IDENTITY] * len(group.columns)
     for index, (scale, shift) in zip(step.task.indices, step.choice.affine, strict=False):
@@ -151,7 +158,10 @@ def _with(parameters: Parameters, step: Step) -> Parameters:
         matched = {**parameters.affine, group.name: tuple(affine)}
         return dataclasses.replace(parameters, smoothing=smoothing, affine=matched)
     if group.kind == "classes":
-        return dataclasses.replace(parameters, smoothing=smoothing, offsets={**parameters.offsets, group.name: cuts})
+        offsets, outside = {**parameters.offsets, group.name: cuts}, dict(parameters.outside)
+        if scores is not None and (threshold := step.choice.outside) is not None:
+            outside[group.name] = Outside(stream=scores.stream, threshold=threshold, identity=scores.identity)
+        return dataclasses.replace(parameters, smoothing=smoothing, offsets=offsets, outside=outside)
     return dataclasses.replace(parameters, smoothing=smoothing, thresholds={**parameters.thresholds, group.name: cuts})
 
 

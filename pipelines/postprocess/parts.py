@@ -27,6 +27,7 @@ from pipelines.metrics.intervals import (
 from pipelines.metrics.predictions import Decisions, Probabilities
 from pipelines.metrics.sums import row_sums, scores, task_score
 from pipelines.postprocess.apply import probabilities_of
+from pipelines.postprocess.outside import OutsideScores, outside_rows
 from pipelines.splits import assign_groups, groups_of
 
 NUM_FOLDS = 5
@@ -36,12 +37,16 @@ NUM_DRAWN = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """Predictions of the select or the report rows, and row for row the frames table's labels and subjects."""
+    """Predictions of the select or the report rows, and row for row the frames table's labels and subjects.
+
+    `outside` is the classifier whose probabilities the predictions hold beside their own, if any.
+    """
 
     table: pl.DataFrame
     frames: pl.DataFrame
     predicted: Probabilities
     labels: Labels
+    outside: OutsideScores | None = None
 
     @property
     def schema(self) -> Schema:
@@ -58,8 +63,11 @@ class Part:
         return task
 
 
-def make_part(table: pl.DataFrame, frames: pl.DataFrame, schema: Schema = ABAW) -> Part:
-    """`table` of predictions beside its rows of the frames table `frames`.
+def make_part(
+    table: pl.DataFrame, frames: pl.DataFrame, schema: Schema = ABAW, outside: OutsideScores | None = None
+) -> Part:
+    """`table` of predictions beside its rows of the frames table `frames`, and what an `outside` classifier says of
+    them.
 
     Raises:
         ValueError: a predicted row is not in the frames table.
@@ -69,7 +77,10 @@ def make_part(table: pl.DataFrame, frames: pl.DataFrame, schema: Schema = ABAW) 
     if beside["path"].null_count():
         video, frame = beside.filter(pl.col("path").is_null()).row(0)[:2]
         raise ValueError(f"predictions: {video} frame {frame} is not in the frames table")
-    return Part(table=table, frames=beside, predicted=probabilities_of(table, schema), labels=labels_of(beside, schema))
+    predicted = probabilities_of(table, schema)
+    if outside is not None:
+        predicted = dataclasses.replace(predicted, outside=outside_rows(outside, table, frames))
+    return Part(table=table, frames=beside, predicted=predicted, labels=labels_of(beside, schema), outside=outside)
 
 
 def folds_of(part: Part) -> tuple[np.ndarray, int]:

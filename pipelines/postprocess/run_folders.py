@@ -24,6 +24,9 @@ from pipelines.postprocess.affine import LEAST_SCALE, MOST_SCALE
 from pipelines.postprocess.apply import Parameters, apply
 from pipelines.postprocess.fit import Fitted, Step, fit
 from pipelines.postprocess.offsets import CANDIDATES
+from pipelines.postprocess.outside import THRESHOLDS as OUTSIDE_THRESHOLDS
+from pipelines.postprocess.outside import OutsideScores, outside_rows
+from pipelines.postprocess.outside_stream import read_outside
 from pipelines.postprocess.parts import FOLD_SEED, NUM_FOLDS, Part, make_part
 from pipelines.postprocess.prior import TAUS
 from pipelines.postprocess.smoothing import GRID
@@ -37,31 +40,34 @@ PROCESSED = "predictions.post.parquet"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Truth:
-    """The frames table of mtl.toml with its digests: where labels, subjects and videos come from."""
+    """The frames table of mtl.toml with its digests: where labels, subjects and videos come from. `outside` is the
+    classifier that post-processing may be fitted with."""
 
     frames: pl.DataFrame
     path: Path
     frames_digest: str
     labels_digest: str
     schema: Schema = ABAW
+    outside: OutsideScores | None = None
 
 
 def read_truth(config: Config) -> Truth:
-    """The frames table that `config` names.
+    """The frames table that `config` names, and the outside classifier.
 
     Raises:
-        ValueError: it is not there.
+        ValueError: one is not there; or as `read_outside`.
     """
     path = config.at(config.data.frames)
     if not path.is_file():
         raise ValueError(f"{path}: no frames table here; `mtl prepare` makes it")
-    frames, schema = read_frames(path, config.schema), config.schema
+    frames, schema, stream = read_frames(path, config.schema), config.schema, config.predict.outside
     return Truth(
         frames=frames,
         path=path,
         frames_digest=frames_digest(frames),
         labels_digest=labels_digest(frames, schema),
         schema=schema,
+        outside=read_outside(config.at(config.cache.path), stream, frames, schema) if stream else None,
     )
 
 
@@ -106,7 +112,7 @@ def read_parts(folder: Path, truth: Truth) -> tuple[Part, Part]:
 
 def part_of(table: pl.DataFrame, part: str, truth: Truth) -> Part:
     """The rows of `part` among a run's predictions, beside their labels."""
-    return make_part(table.filter(pl.col("part") == part), truth.frames, truth.schema)
+    return make_part(table.filter(pl.col("part") == part), truth.frames, truth.schema, truth.outside)
 
 
 def postprocess_run(
@@ -128,22 +134,26 @@ def postprocess_run(
     if not force and (folder / RECORD).exists() and (folder / PROCESSED).exists():
         record = read_postprocess(folder)
         check_views(folder, record["views"], views)
+        if truth.outside is not None and record["outside"] != truth.outside.stream:
+            raise ValueError(f"{folder}: fitted without the classifier {truth.outside.stream}; --force fits it again")
         return record, True
     table = read_predictions(folder) if predicted is None else predicted()
     fitted = fit(part_of(table, "select", truth), part_of(table, "report", truth))
     name, fitted_on = manifest["name"], "predictions"
-    return write_postprocess(folder, fitted, name=name, fitted_on=fitted_on, views=views, table=table), False
+    return write_postprocess(folder, fitted, truth, name=name, fitted_on=fitted_on, views=views, table=table), False
 
 
 def write_postprocess(
-    folder: Path, fitted: Fitted, *, name: str, fitted_on: str, views: Sequence[str], table: pl.DataFrame
+    folder: Path, fitted: Fitted, truth: Truth, *, name: str, fitted_on: str, views: Sequence[str], table: pl.DataFrame
 ) -> dict[str, Any]:
     """Applies what was fitted to the predictions `table`, beside predictions.parquet in `folder`, then writes
     postprocess.json; returns that."""
-    processed = parquet_bytes(apply(fitted.parameters, table))
+    outside = None if truth.outside is None else outside_rows(truth.outside, table, truth.frames)
+    processed = parquet_bytes(apply(fitted.parameters, table, outside))
     write_durably(folder / PROCESSED, processed)
     stored = (folder / PREDICTIONS).read_bytes()
     record = record_of(fitted, name=name, fitted_on=fitted_on, predictions=digest_of(stored)) | {"views": list(views)}
+    record["outside"] = None if truth.outside is None else truth.outside.stream
     record |= {"processed": digest_of(processed)}
     write_durably(folder / RECORD, sealed_json(record))
     return record
@@ -230,6 +240,7 @@ def record_of(fitted: Fitted, *, name: str, fitted_on: str, predictions: str) ->
             "affine": {"least_scale": LEAST_SCALE, "most_scale": MOST_SCALE},
             "taus": {"least": float(TAUS[0]), "most": float(TAUS[-1]), "num": len(TAUS)},
             "offsets": {"least": float(CANDIDATES[0]), "most": float(CANDIDATES[-1]), "num": len(CANDIDATES)},
+            "outside": list(OUTSIDE_THRESHOLDS),
             "shrink_videos": SHRINK_VIDEOS,
         },
         "steps": [_step_json(step) for step in fitted.steps],
@@ -269,6 +280,7 @@ def _step_json(step: Step) -> dict[str, Any]:
         "thresholds": cuts if group.kind == "binary" else None,
         "offsets": cuts if group.kind == "classes" else None,
         "tau": step.choice.tau,
+        "outside": step.choice.outside,
         "in_fold": step.in_fold,
         "out_of_fold": step.out_of_fold,
         "report": step.report,
@@ -281,6 +293,6 @@ def _minus(after: float | None, before: float | None) -> float | None:
 
 
 RECORD_KEYS = (
-    *("name", "predictions", "processed", "views", "schema", "parameters"),
+    *("name", "predictions", "processed", "views", "outside", "schema", "parameters"),
     *("steps", "plain", "post", "gain", "optimism"),
 )

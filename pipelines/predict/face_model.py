@@ -25,6 +25,7 @@ from pipelines.config import Config
 from pipelines.metrics.predictions import prediction_columns
 from pipelines.postprocess.affine import IDENTITY
 from pipelines.postprocess.apply import Parameters, components
+from pipelines.postprocess.outside import Outside
 from pipelines.postprocess.smoothing import Smoothing
 from pipelines.predict.predictor import Predictor, find_predictor, load_predictor, predict_frames
 from pipelines.training.dataset import make_dataset
@@ -93,11 +94,7 @@ class TrainedFaceModel:
         self.window = max(one.run.window for one in predictor.runs)
         is_causal = all(one.run.is_causal for one in predictor.runs)
         self.lookahead = _lookahead(self.window, is_causal, predictor.parameters)
-        trained = {
-            (name, one.run.strategy.train.view): (one.run, identity)
-            for one in predictor.runs
-            for name, identity in one.run.identities.items()
-        }
+        trained = predictor.identities
         for (name, _), (run, identity) in trained.items():  # before any weights are loaded
             section_of_faces(run, name, identity, config)
         self.follow_orientation = follows_orientation(predictor)
@@ -200,7 +197,18 @@ def _parameters(bundle: Bundle, schema: Schema) -> Parameters:
     for task in (each for each in bundle.tasks if each["affine"]):
         found = dict(zip(task["columns"], map(tuple, task["affine"]), strict=True))
         affine[task["group"]] = tuple(found.get(name, IDENTITY) for name in schema.group(task["group"]).columns)
+    identities = {name: each["identity"] for name, each in bundle.record["streams"].items()}
+    outside = {
+        task["group"]: Outside(
+            stream=task["outside"]["stream"],
+            threshold=task["outside"]["threshold"],
+            identity=StreamIdentity.from_json(identities[task["outside"]["stream"]]),
+        )
+        for task in bundle.tasks
+        if task["outside"]
+    }
     return Parameters(
+        outside=outside,
         smoothing={task["group"]: Smoothing(**task["smoothing"]) for task in bundle.tasks},
         affine=affine,
         thresholds=cuts("binary"),
@@ -234,7 +242,7 @@ def follows_orientation(predictor: Predictor) -> bool:
     Raises:
         ValueError: those of some streams were, and of others not.
     """
-    identities = [identity for one in predictor.runs for identity in one.run.identities.values()]
+    identities = [identity for _, identity in predictor.identities.values()]
     found = {identity.preprocessing.get(ORIENTATION) for identity in identities if identity.sees_faces}
     if len(found) > 1:
         raise ValueError(

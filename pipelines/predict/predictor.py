@@ -1,5 +1,6 @@
 """A run, or an ensemble of runs, as one thing that predicts frames from the cache. N frames, R rows, K outputs."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,10 @@ import numpy as np
 import polars as pl
 import torch
 
+from cache.identity import StreamIdentity
 from cache.labels import ABAW, Schema
 from cache.seals import digest_of
+from extract.view_names import BASE
 from pipelines.config import Config
 from pipelines.ensemble.ensemble_folder import RECORD as ENSEMBLE
 from pipelines.ensemble.ensemble_folder import read_ensemble
@@ -20,7 +23,7 @@ from pipelines.postprocess.over_views import in_views
 from pipelines.postprocess.run_folders import RECORD as POSTPROCESS
 from pipelines.postprocess.run_folders import read_post
 from pipelines.refit.record import read_refit
-from pipelines.results.evaluate import num_seen
+from pipelines.results.evaluate import num_seen, outside_of
 from pipelines.run_files import CARD, MANIFEST, PREDICTIONS, REFIT, find_folder, read_manifest, run_bytes
 from pipelines.training.dataset import Dataset
 from pipelines.training.run import Run, load_run, predict_run
@@ -61,9 +64,19 @@ class Predictor:
 
     @property
     def streams(self) -> list[tuple[str, str]]:
-        """(name, view) of every stream that a model reads."""
-        wanted = [(name, one.run.strategy.train.view) for one in self.runs for name in one.run.streams]
-        return list(dict.fromkeys(wanted))
+        """(name, view) of every stream that a model or the post-processing reads."""
+        return list(self.identities)
+
+    @property
+    def identities(self) -> dict[tuple[str, str], tuple[Run, StreamIdentity]]:
+        """What each of the `streams` is, and the first run that reads it; of an outside classifier the first of all."""
+        found: dict[tuple[str, str], tuple[Run, StreamIdentity]] = {}
+        for one in self.runs:
+            for name, identity in one.run.identities.items():
+                found.setdefault((name, one.run.strategy.train.view), (one.run, identity))
+        for outside in self.parameters.outside.values() if self.parameters else ():
+            found.setdefault((outside.stream, BASE), (self.runs[0].run, outside.identity))
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +206,9 @@ def predict_frames(predictor: Predictor, dataset: Dataset, part: np.ndarray) -> 
         known &= np.isin(dataset.videos, dataset.videos[context & has_embedding])
     frames = dataset.frames.select("video", "frame", "path").filter(part)
     _check_finite(predictor, frames, totals)
-    parameters, raw = predictor.parameters or Parameters(schema=predictor.schema), joined(totals, predictor.schema)
+    parameters = predictor.parameters or Parameters(schema=predictor.schema)
+    outside = outside_of(parameters, dataset, part, str(predictor.folder))
+    raw = dataclasses.replace(joined(totals, predictor.schema), outside=outside)
     return FramePredictions(
         frames=frames,
         probabilities=processed(parameters, frames, raw),

@@ -1,5 +1,6 @@
 """Scores a finished run again, from its weights and the cache. N frames."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ import torch
 
 from cache.labels import ABAW, Schema
 from cache.names import SPLITS
+from extract.view_names import BASE
 from pipelines.config import Config
 from pipelines.metrics.challenge import main_key, score_predictions
 from pipelines.metrics.predictions import Predictions
 from pipelines.postprocess.apply import Parameters, processed
+from pipelines.postprocess.outside import class_probabilities
 from pipelines.postprocess.over_views import in_views, predict_views, split_of
 from pipelines.postprocess.parts import score_part
 from pipelines.postprocess.run_folders import read_post
@@ -44,6 +47,7 @@ def evaluate_run(
     stored = read_post(folder, config.predict.views) if post else None
     run, *others = in_views(load_run(folder, device), stored.views if stored else config.predict.views)
     wanted = [(name, each.strategy.train.view) for each in (run, *others) for name in run.streams]
+    wanted += [] if stored is None else outside_streams(stored.parameters)
     dataset = load_dataset(config, wanted, device)
     rows = rows_of(run, dataset, split)
     predictions = predict_views([run, *others], dataset, rows)
@@ -56,7 +60,36 @@ def evaluate_run(
     found = {"run": str(folder), "split": split, **metrics, "views": views, "num_seen": seen, "warnings": warnings}
     if stored is None:
         return found
+    outside = outside_of(stored.parameters, dataset, rows, str(folder))
+    probabilities = dataclasses.replace(predictions.probabilities, outside=outside)
+    predictions = dataclasses.replace(predictions, probabilities=probabilities)
     return found | {"post": score_processed(stored.parameters, predictions, dataset, metrics)}
+
+
+def outside_streams(parameters: Parameters) -> list[tuple[str, str]]:
+    """(name, view) of the streams that the post-processing reads."""
+    return [(one.stream, BASE) for one in parameters.outside.values()]
+
+
+def outside_of(parameters: Parameters, dataset: Dataset, rows: np.ndarray, where: str) -> dict[str, np.ndarray]:
+    """By label group what its outside classifier says of the rows `rows` [N] bool.
+
+    Raises:
+        ValueError: the stream is another classifier's than that of `parameters`; says `where`.
+    """
+    found = {}
+    for group, one in parameters.outside.items():
+        key, resident = (one.stream, BASE), dataset.resident
+        identity = resident.identities[key].as_made_by(one.identity)
+        if differences := identity.differences(one.identity):
+            raise ValueError(
+                f"{where}: stream {one.stream} is not the classifier that its post-processing was fitted with: "
+                f"{'; '.join(differences)}"
+            )
+        scores = resident.streams[key].float().cpu().numpy()[rows]
+        valid = resident.valid[key][rows]
+        found[group] = class_probabilities(scores, valid, one.classes, dataset.schema.group(group))
+    return found
 
 
 def score_processed(

@@ -89,7 +89,7 @@ def test_the_processed_table_earns_the_held_out_score(processed: Path) -> None:
 def test_json_has_the_stable_keys() -> None:
     one, two = json.loads(mtl("postprocess", RUN, "studies/s/runs/run1", "--json"))
     assert set(one) == set(two)
-    assert set(one["parameters"]) == {"smoothing", "affine", "thresholds", "offsets"}
+    assert set(one["parameters"]) == {"smoothing", "affine", "thresholds", "offsets", "outside"}
     assert set(one["post"]) == {"in_fold", "out_of_fold", "report"}
     assert one["optimism"] == pytest.approx(one["post"]["in_fold"]["P"] - one["post"]["out_of_fold"]["P"])
     assert one["gain"]["interval"]["unit"] == "video"

@@ -24,6 +24,7 @@ from pipelines.export.streams import stream_name
 from pipelines.export.write import ExportRequest, write_bundle
 from pipelines.json_files import read_json
 from pipelines.postprocess.apply import Parameters
+from pipelines.postprocess.outside import Outside
 from pipelines.postprocess.smoothing import Smoothing
 from pipelines.predict.face_model import follows_orientation
 from pipelines.predict.predictor import Predictor, WeightedRun, load_predictor
@@ -60,11 +61,23 @@ WEIGHTS = {
     "ssm": {"arousal": 0.5},
     "none": {"arousal": 0.25},
 }
+JUDGE = StreamIdentity(
+    backbone="judge",
+    weights="w",
+    preprocessing={"classes": ["surprise", "Contempt", "Anger", "Neutral"]},
+    pooling="logits",
+    dtype="float16",
+    view="base",
+    frames="",
+    num_frames=0,
+    width=6,
+)
 STRONG = Parameters(
     smoothing={"va": Smoothing("box", 5.0), "expr": Smoothing("median", 9), "au": Smoothing("gaussian", 4.0)},
     affine={"va": ((1.4, 0.1), (0.8, -0.2))},
     offsets={"expr": (0.0, 1.0, 0.0, -0.5, 0.0, 0.3, 0.0, -0.5)},
     thresholds={"au": (0.3, 0.7, *[0.45] * 10)},
+    outside={"expr": Outside(stream="judge", threshold=0.3, identity=JUDGE)},
 )
 
 

@@ -29,6 +29,7 @@ SECTION_CLASSES = {**SECTIONS, "backbones.face": BackboneConfig}
 OTHER_CLASSES = {"[[finetune.data]]": FaceSetConfig, "[study]": StudyConfig, "preprocessing": Preprocessing}
 CONFIG = Config(backbones={"face": BackboneConfig(model="m", tasks=("va", "expr", "au"))})
 FREE_TEXTS = {
+    "outside",
     "class_embeddings",
     "attributes",
     "licence",

@@ -17,6 +17,7 @@ from pipelines.nearest import NO_ROW
 from pipelines.nearest import nearest_rows as nearest_of_mtl
 from pipelines.postprocess.affine import match
 from pipelines.postprocess.apply import Parameters, smooth_task
+from pipelines.postprocess.outside import class_columns, class_probabilities, take_surer
 from pipelines.postprocess.smoothing import KERNELS, Smoothing
 from pipelines.training.inputs import StreamInput, running_means, video_means
 from pipelines.training.windows import PADDING
@@ -97,6 +98,19 @@ def test_affine_match(affine: tuple[tuple[float, float], ...]) -> None:
     task = {"affine": affine, "range": [-1, 1]}
     assert np.array_equal(runner.match_task(task, values), theirs)
     assert runner.match_task({"affine": None, "range": None}, values) is values
+
+
+def test_outside_classifiers() -> None:
+    rng, names, group = np.random.default_rng(0), ["fear", "Contempt", "Anger"], ABAW.group("expr")
+    scores, valid = rng.normal(scale=3, size=(200, 5)).astype(np.float32), rng.random(200) < 0.8
+    scores[~valid] = np.nan
+    offsets = rng.normal(size=8)
+    words = {"stream": "s", "columns": class_columns(names, group), "num_classes": 3, "threshold": 0.6}
+    task = {"outside": words, "cuts": offsets.tolist()}
+    said = runner.outside_of(task, {"s": scores}, np.ones(200, bool))
+    assert np.array_equal(said, class_probabilities(scores, valid, names, group))
+    own = rng.dirichlet(np.ones(8), 200)
+    assert np.array_equal(runner.take_surer(task, own, said), take_surer(own, said, 0.6, offsets))
 
 
 def test_decisions() -> None:

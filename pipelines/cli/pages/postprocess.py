@@ -73,6 +73,7 @@ def _step_words(step: Mapping[str, Any]) -> str:
         "thresholds": "thresholds",
         "prior": f"prior (tau {tau})",
         "offsets": "class offsets",
+        "outside": f"outside from {step['outside']:g}" if step["outside"] else "",
     }
     return f"{task} " + (" + ".join(words[name] for name in step["components"]) or "plain")
 
@@ -84,6 +85,8 @@ def _print_fitted(parameters: Mapping[str, Any], console: Console) -> None:
         words = [f"{name} x {each['scale']:.2f} {each['shift']:+.2f}" for name, each in affine.items()]
         console.print("affine match  " + "  ".join(words))
     offsets, thresholds = parameters["offsets"], parameters["thresholds"]
+    for name, one in parameters["outside"].items():
+        console.print(f"outside classifier  {name} of {one['stream']} from {one['threshold']:g} on", soft_wrap=True)
     if any(offsets.values()):
         console.print("offsets  " + "  ".join(f"{name} {value:+.2f}" for name, value in offsets.items()))
     if any(value != 0.5 for value in thresholds.values()):
