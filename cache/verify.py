@@ -11,6 +11,7 @@ import polars as pl
 
 from cache import shards
 from cache.frames import frames_digest
+from cache.identity import SOUND
 from cache.store import Cache
 from cache.stream import Stream
 
@@ -38,7 +39,13 @@ class Damage:
 
 
 def verify_named(
-    cache: Cache, name: str, view: str, frames: pl.DataFrame | None, faces: FaceDigests | None, advance: Advance
+    cache: Cache,
+    name: str,
+    view: str,
+    frames: pl.DataFrame | None,
+    faces: FaceDigests | None,
+    advance: Advance,
+    sounds: FaceDigests | None = None,
 ) -> list[Damage]:
     """`verify` of one stream of `cache`; metadata too damaged for it to open are a damage of their own."""
     try:
@@ -46,16 +53,23 @@ def verify_named(
     except ValueError as error:
         what, remedy = _what_and_remedy(error)
         return [Damage(stream=name, view=view, kind="metadata", what=what, remedy=remedy)]
-    return verify(stream, frames, faces, advance)
+    return verify(stream, frames, faces, advance, sounds)
 
 
-def verify(stream: Stream, frames: pl.DataFrame | None, faces: FaceDigests | None, advance: Advance) -> list[Damage]:
+def verify(
+    stream: Stream,
+    frames: pl.DataFrame | None,
+    faces: FaceDigests | None,
+    advance: Advance,
+    sounds: FaceDigests | None = None,
+) -> list[Damage]:
     """All damage of `stream`.
 
     Args:
         stream: read, never changed.
         frames: [N rows] the frames table, or None to leave it unchecked.
         faces: asked for the digests of a shard's faces at a time, None to leave the faces unchecked; needs `frames`.
+        sounds: as `faces`, of a stream of sound, asked for videos instead of paths.
         advance: called with numbers of rows: N for the shards and, where they are checked, N for the faces.
     """
     found = _check_shards(stream, advance)
@@ -64,10 +78,13 @@ def verify(stream: Stream, frames: pl.DataFrame | None, faces: FaceDigests | Non
     if frames_digest(frames) != stream.identity.frames:
         what = f"made for another frame list ({stream.num_rows} frames, the table has {len(frames)})"
         return [*found, _damage(stream, "frames", what, stream.remake_hint)]
-    if faces is not None and not stream.identity.sees_faces:
-        advance(stream.num_rows)
+    what, digests = "face", faces if stream.identity.sees_faces else None
+    if stream.identity.pooling == SOUND:
+        what, digests = "video", sounds
+    if digests is None:
+        advance(0 if faces is None else stream.num_rows)
         return found
-    return found if faces is None else found + _check_faces(stream, frames, faces, advance)
+    return found + _check_files(stream, frames["path" if what == "face" else "video"], what, digests, advance)
 
 
 def repair(stream: Stream, damages: Iterable[Damage]) -> list[int]:
@@ -120,22 +137,22 @@ def _check_shard(stream: Stream, shard: int) -> list[Damage]:
     ]
 
 
-def _check_faces(stream: Stream, frames: pl.DataFrame, faces: FaceDigests, advance: Advance) -> list[Damage]:
-    """Faces of the shards that are done."""
-    found = []
-    paths = frames["path"]
+def _check_files(stream: Stream, paths: pl.Series, what: str, digests: FaceDigests, advance: Advance) -> list[Damage]:
+    """The files `paths` [N] that the rows of the shards that are done were made of, each of a shard once."""
+    found: dict[tuple[int, str], Damage] = {}
     for shard in stream.done_shards():
         start, stop = stream.rows(shard)
         try:
             kept = stream.shard_face_digests(shard)
         except ValueError:  # `_check_shards` has said so
             continue
-        for row, digest in enumerate(faces(paths[start:stop].to_list()), start):
-            fault = _face_fault(kept[row - start].tobytes(), _as_kept(digest))
+        for row, digest in enumerate(digests(paths[start:stop].to_list()), start):
+            fault = _file_fault(kept[row - start].tobytes(), _as_kept(digest))
             if fault:
-                found.append(_damage(stream, "face", f"face {paths[row]} {fault}", stream.repair_hint, shard, row))
+                words = f"{what} {paths[row]} {fault}"
+                found.setdefault((shard, paths[row]), _damage(stream, "face", words, stream.repair_hint, shard, row))
         advance(stop - start)
-    return found
+    return list(found.values())
 
 
 def _as_kept(digest: bytes | None) -> bytes:
@@ -143,7 +160,7 @@ def _as_kept(digest: bytes | None) -> bytes:
     return NO_FACE if digest is None else digest[: shards.KEPT_DIGEST_BYTES]
 
 
-def _face_fault(kept: bytes, now: bytes) -> str | None:
+def _file_fault(kept: bytes, now: bytes) -> str | None:
     if kept == now:
         return None
     if now == NO_FACE:

@@ -6,9 +6,7 @@ the rows failed. What stands in a row follows from the file and the time alone. 
 """
 
 import contextlib
-import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -22,8 +20,7 @@ from cache.locks import WHOLE, Part, part_of
 from cache.store import Cache
 from cache.stream import Stream, is_finite
 from extract.audio.backbones import AudioBackbone
-from extract.audio.sound import Sound, read_sound, sound_files
-from extract.backbones.origin import file_digest
+from extract.audio.sound import Sound, SoundFiles, read_sound
 from extract.faces.decoder import pyav
 from extract.report import NO_EMBEDDING, Hooks, Report, failures_of
 from extract.upkeep import damaged_shards, repaired_shards
@@ -31,7 +28,6 @@ from extract.view_names import BASE
 
 NOT_FINITE = NO_EMBEDDING + "{name} is not a number, or too large for {dtype}; the model, not the sound"
 SHOWN = 3  # videos named in a note
-PERSON = re.compile(r"_(left|right|\d+)$")  # behind a video's name where several people's faces were cut from it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +56,8 @@ def extract_sound(
     """
     start = time.monotonic()
     pyav()
-    tracks = Tracks(sound_files(settings.videos), backbone, settings.fps)
-    _require_some(frames, tracks, settings.videos)
+    tracks = Tracks(SoundFiles(settings.videos), backbone, settings.fps)
+    _require_some(frames, tracks.files, settings.videos)
     digest = frames_digest(frames)
     provenance = {"model": backbone.config.model, "versions": {name: version(name) for name in backbone.packages}}
     streams = [
@@ -108,25 +104,13 @@ def extract_sound(
 class Tracks:
     """The sound tracks `files` by video, read when asked for; that of the last video is kept."""
 
-    files: Mapping[str, Path]
+    files: SoundFiles
     backbone: AudioBackbone
     fps: float
     silent: dict[str, None] = field(default_factory=dict)
     short: dict[str, None] = field(default_factory=dict)
     _read: Path | None = None
     _sound: Sound | None = None
-    _digests: dict[str, bytes] = field(default_factory=dict)
-
-    def file(self, video: str) -> Path | None:
-        """The file of a video, or of the one that its faces were cut from; None where there is none."""
-        return self.files.get(video) or self.files.get(PERSON.sub("", video))
-
-    def digest(self, video: str) -> bytes | None:
-        """[16] of the video's file; None where there is none."""
-        path = self.file(video)
-        if path is not None and video not in self._digests:
-            self._digests[video] = bytes.fromhex(file_digest(path))
-        return self._digests.get(video)
 
     def rows(self, video: str, numbers: np.ndarray) -> np.ndarray:
         """[R, D + 1] float32 of frames by their numbers, the age last.
@@ -134,7 +118,7 @@ class Tracks:
         Raises:
             ValueError: there is no file, or it cannot be read; why.
         """
-        path = self.file(video)
+        path = self.files.file(video)
         if path is None:
             raise ValueError("no file of its name in the folder of videos")
         if self._read != path:
@@ -175,7 +159,7 @@ def _shard(
     for (video,), part in frames.group_by("video", maintain_order=True):
         place = range(first, first + len(part))
         first += len(part)
-        digests[place] = np.frombuffer(tracks.digest(str(video)) or bytes(FACE_DIGEST_BYTES), np.uint8)
+        digests[place] = np.frombuffer(tracks.files.digest(str(video)) or bytes(FACE_DIGEST_BYTES), np.uint8)
         try:
             found = tracks.rows(str(video), part["frame"].to_numpy())
         except ValueError as error:
@@ -192,15 +176,15 @@ def _forget_bad(stream: Stream, frames: pl.DataFrame, tracks: Tracks, part: Part
     damaged = damaged_shards(stream, part)
     for shard in damaged:
         stream.forget(shard)
-    for shard in repaired_shards(stream, part, frames["video"], tracks):
+    for shard in repaired_shards(stream, part, frames["video"], tracks.files):
         stream.forget(shard)
     return len(damaged)
 
 
-def _require_some(frames: pl.DataFrame, tracks: Tracks, folder: Path) -> None:
+def _require_some(frames: pl.DataFrame, files: SoundFiles, folder: Path) -> None:
     """Raises ValueError where not one video of the table has a file: it is another folder."""
-    if len(frames) and not any(tracks.file(video) for video in frames["video"].unique()):
-        there = f"it has {min(tracks.files)}" if tracks.files else "it has no videos"
+    if len(frames) and not any(files.file(video) for video in frames["video"].unique()):
+        there = f"it has {min(files.found)}" if files.found else "it has no videos"
         raise ValueError(
             f"{folder}: no video of the frames table is there ({there}, the table {frames['video'][0]}); set videos "
             "under [data] in mtl.toml"

@@ -6,19 +6,21 @@ Letters: L samples.
 """
 
 import os
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from extract.backbones.origin import file_digest
 from extract.faces.decoder import make_strict, open_container, pyav
 from extract.faces.decoding import is_machines
 from extract.video.frames import FORMATS
 
 ENDINGS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".wav", ".flac", ".mp3", ".m4a", ".ogg")
 MAX_HOURS = 24.0
+PERSON = re.compile(r"_(left|right|\d+)$")  # behind a video's name where several people's faces were cut from it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -39,23 +41,38 @@ class Sound:
         return inside
 
 
-def sound_files(folder: Path) -> Mapping[str, Path]:
-    """The videos and sound files below `folder`, by their path in it without the ending: what a video is called.
+class SoundFiles:
+    """The videos and sound files below a folder, by their path in it without the ending: what a video is called."""
 
-    Raises:
-        ValueError: no such folder, or two files of one name.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder of videos; set videos under [data] in mtl.toml")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in ENDINGS or path.name.startswith("."):
-            continue
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in found:
-            raise ValueError(f"{found[name]} and {path} are both called {name}; rename one of them")
-        found[name] = path
-    return found
+    def __init__(self, folder: Path) -> None:
+        """
+        Raises:
+            ValueError: no such folder, or two files of one name.
+        """
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder of videos; set videos under [data] in mtl.toml")
+        self.found: dict[str, Path] = {}
+        self._digests: dict[Path, bytes] = {}
+        for path in sorted(folder.rglob("*")):
+            if path.suffix.lower() not in ENDINGS or path.name.startswith("."):
+                continue
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            if name in self.found:
+                raise ValueError(f"{self.found[name]} and {path} are both called {name}; rename one of them")
+            self.found[name] = path
+
+    def file(self, video: str) -> Path | None:
+        """That of a video, or of the one that a person's faces were cut from; None where there is none."""
+        return self.found.get(video) or self.found.get(PERSON.sub("", video))
+
+    def digest(self, video: str) -> bytes | None:
+        """[16] of the file's bytes; None where there is none."""
+        path = self.file(video)
+        if path is None:
+            return None
+        if path not in self._digests:
+            self._digests[path] = bytes.fromhex(file_digest(path))
+        return self._digests[path]
 
 
 def read_sound(path: Path, rate_hz: int) -> Sound | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from cache.store import Cache
     from cache.stream import Stream
-    from cache.verify import Damage
+    from cache.verify import Damage, FaceDigests
     from pipelines.config import Config
 
 app = typer.Typer(
@@ -88,7 +88,7 @@ def verify(
     name: Annotated[str | None, typer.Argument(help="A stream; default: all.")] = None,
     view: ViewOption = None,
     faces: Annotated[
-        bool | None, typer.Option(help="Compare face files too; default: where the faces folder is there.")
+        bool | None, typer.Option(help="Compare faces and videos too; default: where the faces folder is there.")
     ] = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Unmark damaged shards, so that `mtl extract` redoes just these.")
@@ -97,7 +97,7 @@ def verify(
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare every byte of the cache, and every face, with the digests taken at extraction.
+    """Compare every byte of the cache, every face and every video of sound, with the digests taken at extraction.
 
     Exit code 1 where anything is damaged or incomplete; without --repair nothing is changed.
 
@@ -198,13 +198,25 @@ def _verify(settings: "Config", cache: "Cache", keys: list[tuple[str, str]], fac
     if not with_faces and faces is None:
         say("faces are not checked: no frames table or no faces folder", err=True)
     found: list[Damage] = []
+    sounds = _digests_of_sound(settings) if with_faces else None
     with closing(FaceSource(folder)) as source:
         digests = source.digests if with_faces else None
         for name, view in keys:
             total = num_rows_to_check(cache, name, view, with_faces)
             with progress(f"Verifying {name}", total, "rows") as advance:
-                found += verify_named(cache, name, view, frames, digests, advance)
+                found += verify_named(cache, name, view, frames, digests, advance, sounds)
     return found
+
+
+def _digests_of_sound(settings: "Config") -> "FaceDigests | None":
+    """Of the videos by their names; None where the folder of videos is not there."""
+    from extract.audio.sound import SoundFiles
+
+    folder = settings.at(settings.data.videos)
+    if not folder.is_dir():
+        return None
+    files = SoundFiles(folder)
+    return lambda videos: map(files.digest, videos)
 
 
 def _repair(cache: "Cache", keys: list[tuple[str, str]], damages: "list[Damage]") -> int:

@@ -1,19 +1,20 @@
 """Sound tracks as streams: what a row says, times, other rates, and every way in which sound can be lacking."""
 
-import itertools
 import sys
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from cache.identity import NO_ROW
 from cache.store import Cache
-from cache.verify import verify
+from cache.stream import Stream
+from cache.verify import Damage, verify
 from extract.audio import log_mel
 from extract.audio.backbones import AudioBackbone, in_pieces, load_audio
 from extract.audio.log_mel import BANDS, log_mel_features
-from extract.audio.sound import Sound, read_sound, sound_files
+from extract.audio.sound import Sound, SoundFiles, read_sound
 from extract.config import BackboneConfig, section_problem
 from helpers import killed_sound
 from helpers.killed_sound import FPS, frames_of, run
@@ -129,7 +130,21 @@ def test_rows_ages_and_failures(tmp_path: Path) -> None:
     stream = Cache.open(tmp_path / "cache.zarr").stream("sound")
     assert stream.valid().sum() == 84
     assert stream.identity.has_age
-    assert verify(stream, frames, lambda paths: itertools.repeat(b""), lambda count: None) == []
+    faces = dict.fromkeys(frames["path"], b"")  # are not looked at
+    assert check(stream, frames, faces, tmp_path) == []
+    write_sound(videos / "whole.mp4", steps_of(900), 3)
+    changed = [damage.what for damage in check(stream, frames, faces, tmp_path)]
+    wanted = [f"video {video} has changed since extraction" for video in ("whole", "whole_left")]
+    assert list(dict.fromkeys(changed)) == wanted
+
+
+def check(stream: Stream, frames: pl.DataFrame, faces: dict[str, bytes], folder: Path) -> list[Damage]:
+    files, counts = SoundFiles(folder / "videos"), list[int]()
+    found = verify(
+        stream, frames, lambda paths: map(faces.get, paths), counts.append, lambda names: map(files.digest, names)
+    )
+    assert sum(counts) == 2 * len(frames)
+    return found
 
 
 def test_shards_parts_and_views_are_the_same_bytes(tmp_path: Path) -> None:
@@ -174,7 +189,7 @@ def test_folders_that_are_not_those_of_the_videos(tmp_path: Path) -> None:
         run(tmp_path, frames)
     write_silent(tmp_path / "videos" / "b.mp4")
     with pytest.raises(ValueError, match=r"b.mp4 and .*b.wav are both called b; rename one"):
-        sound_files(tmp_path / "videos")
+        SoundFiles(tmp_path / "videos")
 
 
 def test_models_that_cannot_be(tmp_path: Path) -> None:
