@@ -65,7 +65,7 @@ def check_file(config: BackboneConfig, folder: Path, where: str) -> None:
         return
     if not (folder / config.weights).exists():
         origin = origin_of_file(config.weights)
-        todo = f"get {origin}" if origin else "put it back, or name it under weights"
+        todo = f"get {origin}" if origin else "train it with `mtl finetune`, put it back, or name it under weights"
         raise ValueError(f"{where}: {folder / config.weights}: no such weights file; {todo}")
     if config.file_digest and file_digest(folder / config.weights) != config.file_digest:
         raise ValueError(
