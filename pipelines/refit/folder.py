@@ -44,7 +44,7 @@ def write_refit(
     dataset: Dataset,
 ) -> dict[str, Any]:
     """Puts the refit at `sources.place` in one step, replacing an older one; returns refit.json."""
-    record = _record(sources, trained, fitted, truth)
+    record = _record(sources, trained, fitted, truth, config)
     about = {key: record[key] for key in ("of", "num_steps")}
     manifests = {}
     for one in trained:
@@ -75,7 +75,9 @@ def write_refit(
     return read_refit(sources.place)
 
 
-def _record(sources: Sources, trained: Sequence[Trained], fitted: Fitted, truth: Truth) -> dict[str, Any]:
+def _record(
+    sources: Sources, trained: Sequence[Trained], fitted: Fitted, truth: Truth, config: Config
+) -> dict[str, Any]:
     """refit.json, but for digests of files; the keys are stable."""
     strategy = sources.strategy
     return {
@@ -90,6 +92,7 @@ def _record(sources: Sources, trained: Sequence[Trained], fitted: Fitted, truth:
         "strategy": strategy.flat(),
         "num_steps": sources.num_steps,
         "seeds": [one.strategy.train.seed for one in trained],
+        "finetuned": [name for name in trained[0].streams if (made := config.backbone_of(name)) and made.score],
         "trained_on": dict(trained[0].split.description),
         "frames": truth.frames_digest,
         "labels": truth.labels_digest,

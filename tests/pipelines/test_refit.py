@@ -168,6 +168,11 @@ def test_it_is_said_what_it_is_of_and_that_it_has_no_score(project: Path) -> Non
 def test_it_is_made_once(project: Path) -> None:
     before = Path("refits/one-refit/refit.json").read_bytes()
     assert json.loads(call("refit", "one", "--json"))["seeds"] == [0, 1, 2]
+    assert "warning" not in call("refit", "one")
+    said = call(
+        "refit", "one", "--seeds", "1", "--name", "tuned", "--set", "backbones.va.score=va 0.4 on the selection"
+    )
+    assert "warning: va: fine-tuned on train alone" in said
     assert Path("refits/one-refit/refit.json").read_bytes() == before
     assert "other runs or seeds" in refused("refit", "one", "--seeds", "2")
     assert not list(Path("refits").glob(".unfinished*"))

@@ -21,6 +21,13 @@ def print_refit(folder: Path, record: Mapping[str, Any], *, as_json: bool) -> No
     console = make_console()
     console.print(refit_words(record))
     console.print(_table(record))
+    if record["finetuned"]:
+        console.print(
+            f"warning: {', '.join(record['finetuned'])}: fine-tuned on train alone, so embeddings of train and val are "
+            "not alike; on made data such refits scored below their runs (docs/results.md)",
+            style="yellow",
+            soft_wrap=True,
+        )
     console.print(f"refit: {folder} ({counted(len(record['seeds']), 'seed')})", soft_wrap=True)
 
 
