@@ -289,6 +289,7 @@ def test_a_reader_gives_each_row_in_its_view(made) -> None:
     for name in made.streams:
         dataset.resident.streams[name, "other"] = dataset.resident.streams[name, "base"] + 100
         dataset.resident.valid[name, "other"] = np.arange(len(made.frames)) != 3
+        dataset.resident.identities[name, "other"] = made.identity(name)
     reader = dataset.reader(["va", "au"], ["va", "au"], HeadConfig(), ["base", "other"])
     size = len(made.frames) + 1
     rows = torch.tensor([[[2, 3, size - 1], [size + 2, size + 3, 2 * size - 1]]])
