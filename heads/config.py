@@ -19,8 +19,8 @@ Temporal = Literal["none", "gru", "lstm", "ssm", "tcn", "tcn-multi", "transforme
 Name = Annotated[str, MinLen(1)]
 Weight = Annotated[float, Interval(ge=0, le=1e6)]
 WEIGHTS = split_annotation(Weight)[1]
-# Blocks of each encoder where `depth` is 0. A TCN of 5 with kernel 3 sees 31 steps to either side, the branches of a
-# multi-scale one of 3 see 7, 28 and 112.
+# Blocks of each encoder where `depth` is 0; those of tcn-transformer are of its TCN. A TCN of 5 with kernel 3 sees 31
+# steps to either side, the branches of a multi-scale one of 3 see 7, 28 and 112.
 DEPTHS: dict[Temporal, int] = {
     "none": 2,
     "gru": 2,
@@ -29,7 +29,7 @@ DEPTHS: dict[Temporal, int] = {
     "tcn": 5,
     "tcn-multi": 3,
     "transformer": 2,
-    "tcn-transformer": 2,
+    "tcn-transformer": 5,
 }
 CONVOLUTIONAL: tuple[Temporal, ...] = ("tcn", "tcn-multi", "tcn-transformer")
 ATTENTIVE: tuple[Temporal, ...] = ("transformer", "tcn-transformer")

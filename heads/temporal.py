@@ -78,10 +78,9 @@ def transformer(config: HeadConfig, rng: DropoutRng) -> TemporalEncoder:
 
 
 def tcn_transformer(config: HeadConfig, rng: DropoutRng) -> TemporalEncoder:
-    """Convolutions for what is near, then attention over the window (Zhou et al., arXiv 2303.08356)."""
-    near = [ConvolutionBlock(2**layer, config, rng) for layer in range(config.num_blocks)]
-    far = [block(config, rng) for _ in range(config.num_blocks) for block in (AttentionBlock, StepBlock)]
-    return TemporalEncoder([*near, *far], config, rng)
+    """A TCN, then one attention over the window (Zhou et al., arXiv 2303.08356)."""
+    blocks = (ConvolutionBlock(2**layer, config, rng) for layer in range(config.num_blocks))
+    return TemporalEncoder([*blocks, AttentionBlock(config, rng), StepBlock(config, rng)], config, rng)
 
 
 def build_temporal(name: str, config: HeadConfig, rng: DropoutRng) -> TemporalEncoder:

@@ -32,7 +32,7 @@ SHARE_OF_MEMORY = 0.5
 # Numbers kept for the backward pass per step and unit of width, per block and in all: 1.5 times what was counted on
 # the encoders, of which most keep 6 to 16 per block.
 KEPT_A_BLOCK, KEPT_BESIDES, BYTES = 24, 32, 4
-KEPT_BY = {"ssm": 40, "tcn-transformer": 36}
+KEPT_BY = {"ssm": 40}
 KEPT_OF_LATENT = 10  # per unit of its width
 
 
