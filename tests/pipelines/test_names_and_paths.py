@@ -32,6 +32,12 @@ COMMANDS: dict[str, Callable[[str], list[str]]] = {
     "pretrain": lambda name: ["pretrain", "--model", "test_vit2", f"--name={name}"],
     "pretrain --restart": lambda name: ["pretrain", "--model", "test_vit2", "--restart", f"--name={name}"],
     "pretrain --dry-run": lambda name: ["pretrain", "--model", "test_vit2", "--dry-run", f"--name={name}"],
+    "refit": lambda name: ["refit", "runs/r1", f"--name={name}"],
+    "refit --force": lambda name: ["refit", "runs/r1", "--force", f"--name={name}"],
+    "backbones add": lambda name: ["backbones", "add", "dinov2-b", f"--name={name}"],
+    "backbones add --force": lambda name: ["backbones", "add", "dinov2-b", "--force", f"--name={name}"],
+    "backbones show": lambda name: ["backbones", "show", "--", name],
+    "init --recipe": lambda name: ["init", "--force", f"--recipe={name}"],
     "cache import": lambda name: ["cache", "import", "--", name, "e.npy"],
     "cache import --view": lambda name: ["cache", "import", "x", "e.npy", f"--view={name}"],
     "cache rm": lambda name: ["cache", "rm", "--yes", "--", name],
@@ -111,8 +117,9 @@ def test_every_option_that_takes_a_name_is_among_them() -> None:
     group = get_command(app)
     found = set()
     for name, command in [(n, c) for n, c in group.commands.items()] + [  # type: ignore[attr-defined]
-        (f"cache {n}", c)
-        for n, c in group.commands["cache"].commands.items()  # type: ignore[attr-defined]
+        (f"{outer} {n}", c)
+        for outer in ("backbones", "cache")
+        for n, c in group.commands[outer].commands.items()  # type: ignore[attr-defined]
     ]:
         if {parameter.name for parameter in getattr(command, "params", ())} & {"name", "names"}:
             found.add(name)
