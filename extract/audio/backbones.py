@@ -21,13 +21,13 @@ PIECE_S, MARGIN_S = 20.0, 1.0
 PACKAGES = ("numpy", "av")
 LOG_MEL, TORCHAUDIO, HUB = "log-mel", "torchaudio:", "hf:"
 KNOWN = f"{AUDIO_MODEL}{LOG_MEL}, {AUDIO_MODEL}{TORCHAUDIO}NAME and {AUDIO_MODEL}{HUB}OWNER/NAME or a folder"
-Features = Callable[[Sound, np.ndarray], np.ndarray]
+Features = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AudioBackbone:
-    """One section `[backbones.NAME]` of sound, ready to run: `features` maps a sound at `rate_hz`, and times [F] in it,
-    to [F, D] float32. `packages` are those that the numbers depend on."""
+    """One section `[backbones.NAME]` of sound, ready to run: `features` of a sound at `rate_hz` map times [F] in it to
+    [F, D] float32. `packages` are those that the numbers depend on."""
 
     name: str
     config: BackboneConfig
@@ -36,7 +36,7 @@ class AudioBackbone:
     weights_digest: str
     recipe: dict[str, Any]
     packages: tuple[str, ...]
-    features: Features
+    features: Callable[[Sound], Features]
 
     def identity(self, frames: str, num_frames: int, view: str, dtype: str, fps: float) -> StreamIdentity:
         """Of its stream over a frame list; the last column is the age, 0 where there is sound."""
@@ -72,14 +72,14 @@ def load_audio(name: str, config: BackboneConfig, folder: Path, device: Callable
             packages=PACKAGES,
             features=log_mel.log_mel_features,
         )
-    from extract.audio import pretrained
+    if not model.startswith((TORCHAUDIO, HUB)):
+        raise ValueError(f"{where}: model {config.model!r} is unknown; known: {KNOWN}")
+    from extract.audio import pretrained  # needs torch
 
     if model.startswith(TORCHAUDIO):
         loaded = pretrained.load_torchaudio(model.removeprefix(TORCHAUDIO), device(), where)
-    elif model.startswith(HUB):
-        loaded = pretrained.load_hub(model.removeprefix(HUB), folder, device(), where)
     else:
-        raise ValueError(f"{where}: model {config.model!r} is unknown; known: {KNOWN}")
+        loaded = pretrained.load_hub(model.removeprefix(HUB), folder, device(), where)
     return AudioBackbone(
         name=name,
         config=config,
@@ -92,24 +92,31 @@ def load_audio(name: str, config: BackboneConfig, folder: Path, device: Callable
     )
 
 
-def in_pieces(run: Callable[[np.ndarray], np.ndarray]) -> Features:
+def in_pieces(run: Callable[[np.ndarray], np.ndarray]) -> Callable[[Sound], Features]:
     """Features of a model `run` that maps samples [L] to steps [H, D] spread evenly over them: of each time the step
     that it lies in."""
 
-    def features(sound: Sound, times_s: np.ndarray) -> np.ndarray:
-        since = times_s - sound.start_s
-        pieces, found = np.floor(since / PIECE_S).astype(int), list[np.ndarray]()
-        for piece in np.unique(pieces):
-            first = max(0, round((piece * PIECE_S - MARGIN_S) * sound.rate_hz))
-            samples = sound.samples[first : round(((piece + 1) * PIECE_S + MARGIN_S) * sound.rate_hz)]
-            if len(samples) < sound.rate_hz:  # too short for some models
-                samples = np.pad(samples, (0, sound.rate_hz - len(samples)))
-            steps = run(samples)
-            place = (since[pieces == piece] * sound.rate_hz - first) * len(steps) / len(samples)
-            found.append(steps[np.clip(place.astype(int), 0, len(steps) - 1)])
-        out = np.empty((len(times_s), found[0].shape[1]), np.float32)
-        for piece, rows in zip(np.unique(pieces), found, strict=True):
-            out[pieces == piece] = rows
-        return out
+    def of_piece(sound: Sound, piece: int, since_s: np.ndarray) -> np.ndarray:
+        first = max(0, round((piece * PIECE_S - MARGIN_S) * sound.rate_hz))
+        samples = sound.samples[first : round(((piece + 1) * PIECE_S + MARGIN_S) * sound.rate_hz)]
+        if len(samples) < sound.rate_hz:  # too short for some models
+            samples = np.pad(samples, (0, sound.rate_hz - len(samples)))
+        steps = run(samples)
+        places = (since_s * sound.rate_hz - first) * len(steps) / len(samples)
+        found: np.ndarray = steps[np.clip(places.astype(int), 0, len(steps) - 1)]
+        return found
 
-    return features
+    def features_of(sound: Sound) -> Features:
+        def features(times_s: np.ndarray) -> np.ndarray:
+            since_s = times_s - sound.start_s
+            pieces = np.floor(since_s / PIECE_S).astype(int)
+            numbers, of_time = np.unique(pieces, return_inverse=True)
+            parts = [of_piece(sound, int(each), since_s[pieces == each]) for each in numbers]
+            out = np.empty((len(times_s), parts[0].shape[1]), np.float32)
+            for number, rows in enumerate(parts):
+                out[of_time == number] = rows
+            return out
+
+        return features
+
+    return features_of

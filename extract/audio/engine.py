@@ -19,7 +19,7 @@ from cache.identity import FACE_DIGEST_BYTES, NO_ROW
 from cache.locks import WHOLE, Part, part_of
 from cache.store import Cache
 from cache.stream import Stream, is_finite
-from extract.audio.backbones import AudioBackbone
+from extract.audio.backbones import AudioBackbone, Features
 from extract.audio.sound import Sound, SoundFiles, read_sound
 from extract.faces.decoder import pyav
 from extract.report import NO_EMBEDDING, Hooks, Report, failures_of
@@ -111,6 +111,7 @@ class Tracks:
     short: dict[str, None] = field(default_factory=dict)
     _read: Path | None = None
     _sound: Sound | None = None
+    _features: Features | None = None
 
     def rows(self, video: str, numbers: np.ndarray) -> np.ndarray:
         """[R, D + 1] float32 of frames by their numbers, the age last.
@@ -122,11 +123,13 @@ class Tracks:
         if path is None:
             raise ValueError("no file of its name in the folder of videos")
         if self._read != path:
-            self._read, self._sound = None, None
-            self._sound, self._read = read_sound(path, self.backbone.rate_hz), path
+            self._read, self._sound, self._features = None, None, None
+            self._sound = read_sound(path, self.backbone.rate_hz)
+            self._features = None if self._sound is None else self.backbone.features(self._sound)
+            self._read = path
         found = np.zeros((len(numbers), self.backbone.width + 1), np.float32)
         found[:, -1] = NO_ROW
-        if self._sound is None:
+        if self._sound is None or self._features is None:
             self.silent[video] = None
             return found
         times_s = numbers / self.fps
@@ -134,7 +137,7 @@ class Tracks:
         if not inside.all():
             self.short[video] = None
         if inside.any():
-            found[inside, :-1], found[inside, -1] = self.backbone.features(self._sound, times_s[inside]), 0
+            found[inside, :-1], found[inside, -1] = self._features(times_s[inside]), 0
         return found
 
     def notes(self) -> list[str]:

@@ -6,6 +6,7 @@ Letters: L samples, H steps of the spectrogram, M bands, F times, D = 3 M.
 """
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -20,25 +21,27 @@ WIDTH = 3 * BANDS
 RECIPE = 1
 
 
-def log_mel_features(sound: Sound, times_s: np.ndarray) -> np.ndarray:
-    """[F, D] float32: for each time the mean of each band within `NEAR_S`, then its mean and its deviation within
-    `FAR_S`. The steps of the spectrogram are those of the whole sound, whatever times are asked for."""
+def log_mel_features(sound: Sound) -> Callable[[np.ndarray], np.ndarray]:
+    """Of times [F] in the sound [F, D] float32: the mean of each band within `NEAR_S`, then its mean and its deviation
+    within `FAR_S`. The spectrogram is made once, of the whole sound."""
     spectrogram = log_mel(sound.samples).astype(np.float64)
-    centres = (times_s - sound.start_s) * RATE_HZ / HOP
-    sums, squares = (
-        np.concatenate([np.zeros((1, BANDS)), np.cumsum(x, axis=0)]) for x in (spectrogram, spectrogram**2)
-    )
+    sums, squares = (np.cumsum(np.pad(x, ((1, 0), (0, 0))), axis=0) for x in (spectrogram, spectrogram**2))
+    last = len(spectrogram)
 
-    def means(of: np.ndarray, reach_s: float) -> np.ndarray:
-        reach, last = reach_s * RATE_HZ / HOP, len(spectrogram)
+    def means(of: np.ndarray, centres: np.ndarray, reach_s: float) -> np.ndarray:
+        reach = reach_s * RATE_HZ / HOP
         first = np.clip(np.ceil(centres - reach), 0, last - 1).astype(int)
         stop = np.clip(np.floor(centres + reach) + 1, first + 1, last).astype(int)
         found: np.ndarray = (of[stop] - of[first]) / (stop - first)[:, None]
         return found
 
-    mean = means(sums, FAR_S)
-    deviation = np.sqrt(np.maximum(means(squares, FAR_S) - mean**2, 0))
-    return np.concatenate([means(sums, NEAR_S), mean, deviation], axis=1).astype(np.float32)
+    def features(times_s: np.ndarray) -> np.ndarray:
+        centres = (times_s - sound.start_s) * RATE_HZ / HOP
+        mean = means(sums, centres, FAR_S)
+        deviation = np.sqrt(np.maximum(means(squares, centres, FAR_S) - mean**2, 0))
+        return np.concatenate([means(sums, centres, NEAR_S), mean, deviation], axis=1).astype(np.float32)
+
+    return features
 
 
 def log_mel(samples: np.ndarray) -> np.ndarray:

@@ -38,13 +38,13 @@ def test_bands_follow_the_pitch(tmp_path: Path) -> None:
     sound = read_sound(write_sound(tmp_path / "a.wav", steps_of(300, 3000, 0), 3), log_mel.RATE_HZ)
     assert sound is not None
     assert (sound.start_s, sound.end_s) == (0, 3)
-    near, mean, deviation = np.split(log_mel_features(sound, TIMES), 3, axis=1)
+    near, mean, deviation = np.split(log_mel_features(sound)(TIMES), 3, axis=1)
     low, high = near[0].argmax(), near[1].argmax()
     assert 0 < low < high < BANDS
     np.testing.assert_allclose(near[2], np.log(0.01), atol=1e-3)
     np.testing.assert_allclose(near, mean, atol=0.3)  # nothing changes within a quarter of a second
     assert deviation.max() < 0.3
-    assert log_mel_features(sound, np.array([1.0]))[0, 2 * BANDS :].max() > 1  # but where one tone follows the other
+    assert log_mel_features(sound)(np.array([1.0]))[0, 2 * BANDS :].max() > 1  # but where one tone follows the other
 
 
 def test_a_row_does_not_depend_on_the_others() -> None:
@@ -52,9 +52,9 @@ def test_a_row_does_not_depend_on_the_others() -> None:
     sound = Sound(samples=rng.normal(0, 0.1, 40_000).astype(np.float32), rate_hz=log_mel.RATE_HZ, start_s=0.3)
     times_s = np.arange(3, 28) / FPS
     assert sound.covers(times_s).tolist() == [True] * 25
-    whole = log_mel_features(sound, times_s)
+    whole = log_mel_features(sound)(times_s)
     for place in (0, 7, 24):
-        np.testing.assert_array_equal(log_mel_features(sound, times_s[place : place + 1])[0], whole[place])
+        np.testing.assert_array_equal(log_mel_features(sound)(times_s[place : place + 1])[0], whole[place])
     assert sound.covers(np.array([0.2, 0.3, 2.79, 2.81])).tolist() == [False, True, True, False]
 
 
@@ -70,7 +70,7 @@ def test_other_rates_layouts_and_codecs_are_the_same_sound(
     assert exact is not None
     assert other is not None
     assert abs(other.end_s - 3) < 0.1
-    ours, theirs = (log_mel_features(each, TIMES[:2])[:, BANDS : 2 * BANDS] for each in (exact, other))
+    ours, theirs = (log_mel_features(each)(TIMES[:2])[:, BANDS : 2 * BANDS] for each in (exact, other))
     np.testing.assert_array_equal(ours.argmax(axis=1), theirs.argmax(axis=1))
     np.testing.assert_allclose(ours.max(axis=1), theirs.max(axis=1), atol=0.2)
 
@@ -86,15 +86,15 @@ def test_pieces_of_a_pretrained_model_are_on_a_grid() -> None:
         seen.append(len(piece))
         return piece[: len(piece) // 10 * 10].reshape(-1, 10).mean(axis=1, keepdims=True)
 
-    features, sound = in_pieces(model), Sound(samples=samples, rate_hz=rate_hz, start_s=5.0)
+    features_of, sound = in_pieces(model), Sound(samples=samples, rate_hz=rate_hz, start_s=5.0)
     times_s = np.array([5.0, 24.995, 25.0, 49.985])
-    found = features(sound, times_s)[:, 0]
+    found = features_of(sound)(times_s)[:, 0]
     np.testing.assert_allclose(found, [4.5, 19994.5, 20004.5, 44984.5])
     assert seen == [21_000, 22_000, 6_000]
     for time_s, value in zip(times_s, found, strict=True):
-        assert features(sound, np.array([time_s]))[0, 0] == value
+        assert features_of(sound)(np.array([time_s]))[0, 0] == value
     short = Sound(samples=samples[:50], rate_hz=rate_hz)
-    assert features(short, np.array([0.0]))[0, 0] == 4.5
+    assert features_of(short)(np.array([0.0]))[0, 0] == 4.5
 
 
 def test_rows_ages_and_failures(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_model_of_transformers(tmp_path: Path) -> None:
     assert (loaded.rate_hz, loaded.width) == (16_000, 16)
     sound = read_sound(write_sound(tmp_path / "a.wav", steps_of(300, 3000, 500), 3), loaded.rate_hz)
     assert sound is not None
-    found = loaded.features(sound, TIMES)
+    found = loaded.features(sound)(TIMES)
     assert found.shape == (3, 16)
     assert np.isfinite(found).all()
     assert not np.allclose(found[0], found[1], atol=1e-3)
