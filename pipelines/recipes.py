@@ -61,7 +61,7 @@ class Recipe:
         """The `mtl` lines of its page's code blocks, in order; a line that ends in a backslash goes on."""
         blocks = re.findall(r"^```\n(.*?)^```$", self.page, flags=re.DOTALL | re.MULTILINE)
         lines = "".join(blocks).replace("\\\n", " ").splitlines()
-        return [" ".join(line.split()) for line in lines if line.startswith(("mtl ", "cd ", "mkdir "))]
+        return [" ".join(line.split()) for line in lines if line.startswith("mtl ")]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -113,14 +113,11 @@ def write_recipe(folder: Path, recipe: Recipe, faces: str, *, force: bool = Fals
     Raises:
         ValueError: one of the files is there already, and not `force`.
     """
-    config = recipe.config.replace(FACES, f"faces  = {toml_text(faces)}")
-    texts = {
-        folder / "mtl.toml": config,
-        folder / PAGE: recipe.page,
-        **{folder / path.name: path.read_text(encoding="utf-8") for path in recipe.further},
-        **{folder / "grids" / path.name: path.read_text(encoding="utf-8") for path in recipe.grids},
-    }
-    there = [path for path in texts if path.exists()]
+    files = [*recipe.further, *recipe.grids]
+    texts = {folder / path.relative_to(recipe.folder): path.read_text(encoding="utf-8") for path in files}
+    texts[folder / PAGE] = recipe.page
+    texts[folder / "mtl.toml"] = recipe.config.replace(FACES, f"faces  = {toml_text(faces)}")  # last: all is there
+    there = [path for path in reversed(texts) if path.exists()]
     if there and not force:
         raise ValueError(f"{there[0]} is there already; --force writes over it")
     (folder / "grids").mkdir(parents=True, exist_ok=True)

@@ -193,13 +193,13 @@ def run(line: str, folder: Path) -> None:
 
 
 def write_table(folder: Path) -> None:
-    """The annotation files of made data as one table, as the pages ask for."""
+    """The annotation files of made data as one table, as the pages ask for: missing labels are empty cells."""
     parts = [pl.read_csv(folder / f"{split}_set.txt").with_columns(split=pl.lit(split)) for split in ("train", "val")]
-    names = {"image": "image", "split": "split", **{name: name for name in LABEL_COLUMNS}}
     table = pl.concat(parts)
-    table.rename(dict(zip(table.columns[1:-1], LABEL_COLUMNS, strict=True))).select(*names).with_columns(
-        [pl.when(pl.col(name) >= (-1 if name in VA_COLUMNS else 0)).then(pl.col(name)) for name in LABEL_COLUMNS]
-    ).write_csv(folder / "labels.csv")
+    table = table.rename(dict(zip(table.columns[1:-1], LABEL_COLUMNS, strict=True)))
+    lowest = {name: -1 if name in VA_COLUMNS else 0 for name in LABEL_COLUMNS}
+    labels = [pl.when(pl.col(name) >= least).then(pl.col(name)) for name, least in lowest.items()]
+    table.select("image", "split", *labels).write_csv(folder / "labels.csv")
 
 
 def shrink(folder: Path) -> None:
