@@ -136,18 +136,21 @@ class Bundle:
         Args:
             videos: [N] the video of each row, any name; rows may come in any order.
             frames: [N] real frame numbers, whole, each once in its video.
-            embeddings: {stream: [N, D]} of all `streams`; what stands at rows without a face never matters. Of a stream
-                of rows with times the last column is the age of the row, in frames; -1 where no row covers the frame.
+            embeddings: {stream: [N, D]} of all `streams`, without `post` of all but outside classifiers; what stands at
+                rows without a face never matters. Of a stream of rows with times the last column is the age of the
+                row, in frames; -1 where no row covers the frame.
             valid: [N] bool, False where there is no face. Neither is there one where an embedding is not finite.
-            post: with the bundle's post-processing: smoothing, affine match, offsets and thresholds.
+            post: with the bundle's post-processing.
         """
         rows = _Rows.of(videos, frames)
         asked = np.ones(len(rows), dtype=bool) if valid is None else np.asarray(valid, dtype=bool)
         if asked.shape != (len(rows),):
             raise ValueError(f"valid: {list(asked.shape)}, wanted [{len(rows)}] bool")
-        given = {name: self._checked_embeddings(name, embeddings, len(rows))[rows.order] for name in self.streams}
+        read = {name for model in self.record["models"] for name in model["needs"]}  # others are outside classifiers'
+        needed = [name for name in self.streams if post or name in read]
+        given = {name: self._checked_embeddings(name, embeddings, len(rows))[rows.order] for name in needed}
         has = {name: asked[rows.order] & np.isfinite(each).all(axis=1) for name, each in given.items()}
-        for name in [name for name in self.streams if self.record["streams"][name]["has_age"]]:
+        for name in [name for name in needed if self.record["streams"][name]["has_age"]]:
             given[name + AGE], given[name] = given[name][:, -1:], given[name][:, :-1]
         total, valid, known = self._totals(rows, given, has)
         back = np.argsort(rows.order)

@@ -102,8 +102,8 @@ def outside_groups(stream: str, identity: StreamIdentity, schema: Schema) -> tup
     names = tuple(identity.preprocessing.get(CLASSES, ()))
     if not names:
         raise ValueError(
-            f"stream {stream}: its columns have no names of classes; set classes = [..] in its section of mtl.toml, "
-            "and extract it again"
+            f"stream {stream}: its columns have no names of classes; name the scores of a backbone (NAME-scores) whose "
+            "section of mtl.toml has classes = [..]"
         )
     groups = [
         group for group in schema if group.kind == "classes" and any(at >= 0 for at in class_columns(names, group))

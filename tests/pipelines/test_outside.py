@@ -194,7 +194,10 @@ def test_another_classifier_under_its_name_is_refused() -> None:
 @pytest.mark.parametrize(
     ("stream", "error"),
     [
-        ("nameless", "stream nameless: its columns have no names of classes; set classes = [..] in its section"),
+        (
+            "nameless",
+            "stream nameless: its columns have no names of classes; name the scores of a backbone (NAME-scores)",
+        ),
         ("dogs", "stream dogs: none of its classes (beagle, poodle) is one of the labels (Neutral, Anger"),
         ("jugde", "jugde"),
     ],
