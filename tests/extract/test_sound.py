@@ -170,6 +170,7 @@ def test_shards_parts_and_views_are_the_same_bytes(tmp_path: Path) -> None:
         run(tmp_path / "one", frames, fps=25.0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork, no SIGKILL")
 def test_a_killed_extraction_leaves_the_bytes_of_an_undisturbed_one(tmp_path: Path) -> None:
     for name in ("killed", "undisturbed"):
