@@ -8,7 +8,7 @@ from cache.names import TASKS
 
 Values = Mapping[str, Any]
 # Of every strategy: half the default width and budget, so that many are trained.
-SMALL: Values = {"width": 64, "steps": 400}
+SMALL: Values = {"width": 64, "steps": 400, "temporal": "tcn"}
 UNITS_FILE = "units.npy"
 # The action units of each expression (Ekman and Friesen, EMFACS), those of `cache.names`: embeddings of classes.
 CLASS_UNITS: Mapping[str, Sequence[int]] = {

@@ -71,7 +71,7 @@ class HeadConfig:
     targets: tuple[Name, ...] = ()
     streams: Literal["all", "own"] | tuple[Name, ...] = "all"
     fusion: Fusion = "concat"
-    temporal: Temporal = "tcn"
+    temporal: Temporal = "ssm"
     causal: bool = False
     inputs: Literal["embedding", "deviation", "both"] = "embedding"
     mean_frames: Annotated[int, Interval(ge=0, le=10**9)] = 0

@@ -36,7 +36,7 @@ report = "auto"                  # scored once: test where it has labels, else h
 tasks    = {tasks}
 streams  = "all"                 # "all", "own" (backbones made for the task) or a list of names
 fusion   = "concat"              # concat, sum, gated, attention, cross-attention
-temporal = "tcn"                 # none, gru, lstm, ssm, tcn, tcn-multi, transformer, tcn-transformer
+temporal = "ssm"                 # none, gru, lstm, ssm, tcn, tcn-multi, transformer, tcn-transformer
 
 [train]
 method = "joint"                 # separate, joint, progressive

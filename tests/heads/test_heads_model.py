@@ -210,7 +210,7 @@ def test_tasks_of_another_schema(config_of, widths, windows):
         "pain": Task(group="pain", kind="continuous", num_outputs=1, low=0.0, high=10.0),
         "state": Task(group="state", kind="classes", num_outputs=3),
     }
-    head = build_head(config_of(tasks=tuple(tasks)), widths, tasks=tasks)
+    head = build_head(config_of(tasks=tuple(tasks), temporal="tcn"), widths, tasks=tasks)
     for parameter in head.outputs.parameters():
         parameter.data.mul_(100)
     outputs = head(*windows())

@@ -234,7 +234,7 @@ def test_the_grids_that_ship_are_right_and_found_by_name() -> None:
 
 def test_joint_toml_counts_what_the_design_says() -> None:
     (path,) = (path for path in packaged_grids() if path.name == "joint.toml")
-    assert len(expand(read_grid(path), strategy_of(CONFIG))) == 3 * 2 * 2 * (3 + 2) * 2 * 3 * 3
+    assert len(expand(read_grid(path), strategy_of(CONFIG))) == 3 * 2 * 2 * (4 + 2) * 2 * 3 * 3
 
 
 def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
