@@ -52,7 +52,8 @@ def _settings(base: Values, pieces: Mapping[str, Values]) -> list[Piece]:
 
 def _auxiliary(target: str, others: Sequence[str], weight: float = 1.0) -> Piece:
     """A task with others trained beside it against the task alone."""
-    values = {"tasks": [target, *others], "targets": [target], "task_weights": {target: weight}}
+    tasks = [each for each in ("valence", "expr", "au") if each in (target, *others)]
+    values = {"tasks": tasks, "targets": [target], "task_weights": {target: weight}}
     return Piece(
         name=f"{target} beside {', '.join(others)}",
         side=Side(values=values),
