@@ -31,7 +31,7 @@ def entry_of(made: Made, side: Side, tasks: Sequence[str] = TASKS) -> Entry:
     held, num = {}, 0
     for run in sorted((study / "runs").iterdir()):
         seed = json.loads((run / "run.json").read_text())["seed"]
-        held[seed] = held_out_table(pl.read_parquet(predictions(made, run, side)), made.held, tasks)
+        held[seed] = held_out_table(predictions(made, run, side), made.held, tasks)
         num = num_parameters(run)
     assert len(held) == NUM_SEEDS, f"{study}: {len(held)} of {NUM_SEEDS} runs"
     return Entry(name=study.name, inputs="default", held=held, num_parameters=num, seconds=[seconds])
@@ -53,14 +53,24 @@ def trained(made: Made, values: Values, first_seed: int = 0) -> tuple[Path, floa
     return study, float(json.loads(record.read_text()))
 
 
-def predictions(made: Made, run: Path, side: Side) -> Path:
-    """The file of the run's predictions, post-processed if the side asks for it."""
-    if not side.post:
-        return run / "predictions.parquet"
-    with contextlib.chdir(made.project), only(side.post):
-        run_command(["postprocess", str(run), "--force", "--json"])
+def predictions(made: Made, run: Path, side: Side) -> pl.DataFrame:
+    """The run's predictions of the held-out rows, over views or post-processed where the side asks for it."""
+    with contextlib.chdir(made.project):
+        if side.views:
+            return over_views(run, side.views)
+        if side.post:
+            with only(side.post):
+                run_command(["postprocess", str(run), "--force", "--json"])
     processed = run / "predictions.post.parquet"
-    return processed if processed.exists() else run / "predictions.parquet"
+    return pl.read_parquet(processed if side.post and processed.exists() else run / "predictions.parquet")
+
+
+def over_views(run: Path, views: Sequence[str]) -> pl.DataFrame:
+    """The mean over `views` of the test rows: those that are held out in the made data."""
+    words, table = ",".join(views), run / "views.parquet"
+    run_command(["extract", "--views", words, "--device", "cpu"])
+    run_command(["predict", str(run), "--split", "test", "--no-post", "--views", words, "--out", str(table)])
+    return pl.read_parquet(table).with_columns(part=pl.lit("report"))
 
 
 @contextlib.contextmanager

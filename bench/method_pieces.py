@@ -26,10 +26,12 @@ SMOOTHED = ("smoothing", "thresholds")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """A strategy: what differs from the defaults and `SMALL`, and the components that its post-processing may have."""
+    """A strategy: what differs from the defaults and `SMALL`; the components that its post-processing may have; the
+    views whose mean it predicts."""
 
     values: Values = field(default_factory=dict)
     post: Sequence[str] = ()
+    views: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +134,10 @@ GROUPS: Mapping[str, Sequence[Piece]] = {
             "gru of va": {"task.va.temporal": "gru"},
         },
     ),
+    "views predicted, base alone without": [
+        Piece(name="base, hflip", side=Side(views=("base", "hflip"))),
+        Piece(name="base, hflip, crop0.9", side=Side(views=("base", "hflip", "crop0.9"))),
+    ],
     "post-processing": [
         Piece(name="smoothing and thresholds", side=Side(post=SMOOTHED)),
         _post("class offsets", "offsets"),
