@@ -70,6 +70,10 @@ def _post(name: str, more: str, without: Sequence[str] = SMOOTHED, values: Value
     return Piece(name=name, side=Side(values=values, post=[*without, more]), base=Side(values=values, post=without))
 
 
+def _balanced(sigma: float) -> Values:
+    return {"continuous_loss": "balanced_mse", "balanced_sigma": sigma}
+
+
 ENCODERS = ("gru", "lstm", "ssm", "tcn-multi", "transformer", "tcn-transformer")
 FUSIONS = ("sum", "gated", "attention", "cross-attention")
 FRAME_WISE: Values = {"temporal": "none"}
@@ -113,7 +117,8 @@ GROUPS: Mapping[str, Sequence[Piece]] = {
     "loss": _settings(
         {},
         {
-            "balanced MSE": {"continuous_loss": "balanced_mse"},
+            "balanced MSE of sigma 1": _balanced(1.0),
+            "balanced MSE of sigma 0.3": _balanced(0.3),
             "LDAM": {"class_loss": "ldam"},
             "logit adjustment": {"class_loss": "logit_adjusted"},
             "subject-adversarial 0.1": {"subject_adversarial": 0.1},
@@ -121,7 +126,7 @@ GROUPS: Mapping[str, Sequence[Piece]] = {
             "class embeddings": {"class_embeddings": UNITS_FILE},
         },
     )
-    + _settings(MSE, {"balanced MSE, MSE without": {"continuous_loss": "balanced_mse"}}),
+    + _settings(MSE, {f"balanced MSE of sigma {each}, MSE without": _balanced(each) for each in (1.0, 0.3)}),
     "auxiliary tasks, the task alone without": [
         _auxiliary("expr", ["au", "valence"], 0.25),
         _auxiliary("au", ["valence"]),
