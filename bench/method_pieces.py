@@ -110,7 +110,6 @@ GROUPS: Mapping[str, Sequence[Piece]] = {
         {},
         {
             "gated coupling": {"coupling": "gated"},
-            "classes from outputs": {"classes_from": "outputs"},
             "classes from both": {"classes_from": "both"},
         },
     ),

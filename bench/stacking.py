@@ -29,7 +29,7 @@ CASES: Mapping[str, Mapping[str, Any]] = {
     **{f"{name} fusion": {"fusion": name} for name in FUSIONS},
     "latent": {"latent": 16, "latent_va": "beside", "latent_smoothness": 0.1, "latent_warmup_steps": 20},
     "gated coupling": {"coupling": "gated"},
-    "classes from outputs": {"classes_from": "both"},
+    "classes from both": {"classes_from": "both"},
     "balanced MSE": {"continuous_loss": "balanced_mse"},
     "LDAM": {"class_loss": "ldam"},
     "logit adjustment": {"class_loss": "logit_adjusted"},

@@ -60,9 +60,9 @@ class HeadConfig:
     of the so many real frames up to the step, as a live camera would have them.
     `causal` heads see no later step, for use while frames come; so they take no mean over the whole video.
     `latent` above 0 is the width of a stochastic latent between the encoder and the outputs (`heads.latent`), read by
-    all tasks, or with `latent_va` "beside" by all but continuous ones. `coupling` "gated" exchanges
-    features between tasks. `classes_from` "outputs" decodes classes from the other tasks' predictions, "both" from
-    those and the features; for heads of several tasks in one trunk, as `coupling` is.
+    all tasks, or with `latent_va` "beside" by all but continuous ones. `coupling` "gated" exchanges features between
+    tasks. `classes_from` "both" decodes classes from features and from the other tasks' predictions; for heads of
+    several tasks in one trunk, as `coupling` is.
     `depth` 0 is the encoder's own number of blocks (`DEPTHS`). `kernel` concerns the encoders with convolutions,
     `num_heads` those and the fusions with attention.
     """
@@ -83,7 +83,7 @@ class HeadConfig:
     latent: Annotated[int, Interval(ge=0, le=8192)] = 0
     latent_va: Literal["inside", "beside"] = "inside"
     coupling: Literal["none", "gated"] = "none"
-    classes_from: Literal["features", "outputs", "both"] = "features"
+    classes_from: Literal["features", "both"] = "features"
 
     @property
     def predicted(self) -> tuple[str, ...]:
@@ -114,7 +114,8 @@ class LossConfig:
 
     `task_weights` holds the factor of each task's loss, 1 where it names none. `weighting` "learned" adds one
     log-variance per task (Kendall, Gal and Cipolla, CVPR 2018) on top of it. `balanced_sigma` is in halves of a task's
-    range; `class_weights` does not concern "logit_adjusted". `latent_kl` weighs the divergence of the latent from a
+    range, and best near the error of the predictions: far above the spread of the labels it drives predictions to the
+    ends. `class_weights` does not concern "logit_adjusted". `latent_kl` weighs the divergence of the latent from a
     standard normal, after rising from 0 over `latent_warmup_steps`, and `latent_smoothness` its change over time.
     `subject_adversarial` above 0 is how strongly subjects are unlearned; `class_embeddings` names a file of one row per
     class, with which features are aligned (`heads.penalties`).
@@ -131,7 +132,7 @@ class LossConfig:
     subject_adversarial: Annotated[float, Interval(ge=0, le=1e6)] = 0.0
     class_embeddings: str = ""
     class_embeddings_weight: Annotated[float, Interval(ge=0, le=1e6)] = 0.5
-    balanced_sigma: Annotated[float, Interval(ge=0.05, le=100)] = 1.0
+    balanced_sigma: Annotated[float, Interval(ge=0.05, le=100)] = 0.3
     label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     ldam_margin: Annotated[float, Interval(ge=0, le=100)] = 0.5
     logit_tau: Annotated[float, Interval(ge=0, le=100)] = 1.0
@@ -180,8 +181,6 @@ def head_problem(config: HeadConfig) -> str | None:
         return problem
     if config.coupling != "none" and len(config.tasks) < 2:
         return f"coupling = {config.coupling!r}: a head of the task {config.tasks[0]} alone has none to couple it with"
-    if config.coupling != "none" and config.classes_from == "outputs":
-        return f"coupling = {config.coupling!r}: classes_from = 'outputs' reads no features; use 'both' or 'features'"
     if config.fusion == "attention" and width % num_heads:
         return f"attention fusion: width = {width} is not a multiple of num_heads = {num_heads}"
     if config.fusion == "cross-attention" and width % (2 * num_heads):

@@ -29,7 +29,6 @@ VARIANTS = {
     "latent": {"latent": 4},
     "beside": {"latent": 4, "latent_va": "beside"},
     "coupling": {"coupling": "gated"},
-    "outputs": {"classes_from": "outputs"},
     "both": {"classes_from": "both"},
     "all": {"latent": 4, "latent_va": "beside", "coupling": "gated", "classes_from": "both"},
 }
@@ -287,23 +286,20 @@ def test_a_coupled_head_starts_as_the_uncoupled_one(config_of, widths, windows):
     assert torch.equal(moved["au"], outputs["au"])
 
 
-@pytest.mark.parametrize("source", ["outputs", "both"])
-def test_classes_follow_the_other_tasks_predictions(source, config_of, widths, windows):
-    model = build_head(config_of(classes_from=source), widths)
+def test_classes_follow_the_other_tasks_predictions(config_of, widths, windows):
+    model = build_head(config_of(classes_from="both"), widths)
     before = model(*windows())
     with torch.no_grad():
         model.outputs.linear["va"].linear.bias += 0.5
     after = model(*windows())
     assert not torch.equal(before["expr"], after["expr"])
     assert torch.equal(before["au"], after["au"])
-    assert ("expr" in model.outputs.linear) is (source == "both")
 
 
 @pytest.mark.parametrize("tasks", [("expr",), ("va", "au")])
 def test_heads_without_what_to_read_are_refused(tasks, config_of, widths):
-    config = config_of(tasks=tasks, classes_from="outputs")
-    with pytest.raises(ValueError, match="classes_from = 'outputs': a task of classes and one that is none"):
-        build_head(config, widths)
+    with pytest.raises(ValueError, match="classes_from = 'both': a task of classes and one that is none"):
+        build_head(config_of(tasks=tasks, classes_from="both"), widths)
     kinds = {name: task.kind for name, task in ALL.items()}
     assert classes_problem(HeadConfig(tasks=tasks), kinds) is None
     assert classes_problem(HeadConfig(classes_from="both"), kinds) is None
@@ -311,12 +307,6 @@ def test_heads_without_what_to_read_are_refused(tasks, config_of, widths):
 
 def test_coupling_needs_features_of_more_than_one_task():
     assert "a head of the task va alone" in (head_problem(HeadConfig(tasks=("va",), coupling="gated")) or "")
-    assert "reads no features" in (head_problem(HeadConfig(classes_from="outputs", coupling="gated")) or "")
-
-
-def test_a_latent_that_nothing_reads_is_not_there(config_of, widths):
-    config = config_of(tasks=("va", "expr"), latent=4, latent_va="beside", classes_from="outputs")
-    assert build_head(config, widths).outputs.latent is None
 
 
 # Subjects.

@@ -168,7 +168,7 @@ def test_a_file_that_cannot_be_is_one_line(small, tmp_path: Path, name, content,
     [
         ({"tasks": ["va"], "class_embeddings": "NAMES"}, "no task of classes among va"),
         ({"tasks": ["va"], "coupling": "gated"}, "a head of the task va alone has none to couple it with"),
-        ({"tasks": ["va", "au"], "classes_from": "outputs"}, "a task of classes and one that is none are needed"),
+        ({"tasks": ["va", "au"], "classes_from": "both"}, "a task of classes and one that is none are needed"),
         ({"method": "separate", "coupling": "gated"}, "its models have a task each, so coupling = 'gated'"),
         ({"method": "progressive", "classes_from": "both"}, "its models have a task each, so classes_from = 'both'"),
     ],
