@@ -1,5 +1,6 @@
 """`mtl init`: writes mtl.toml and the grids into the working folder."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -15,9 +16,7 @@ def register(app: typer.Typer) -> None:
 
 def init(
     folder: Annotated[Path, typer.Argument(help="The working folder.")] = Path(),
-    faces: Annotated[str, typer.Option(help="The folder of face crops, seen from the working folder.")] = (
-        "cropped_aligned"
-    ),
+    faces: Annotated[str, typer.Option(help="The folder of face crops.")] = "cropped_aligned",
     labels: LabelsOption = "abaw",
     recipe: Annotated[str, typer.Option(metavar="NAME", help="A published method of `mtl recipes`.")] = "",
     force: Annotated[bool, typer.Option(help="Write over an mtl.toml that is there.")] = False,
@@ -46,6 +45,7 @@ def init(
     from pipelines.project import write_project
 
     schema = read_schema(labels, "--labels")
+    faces = _seen_from(folder, faces)
     if recipe:
         if schema.digest != ABAW.digest:
             raise ValueError(f"--labels {labels}: recipes are for the labels of abaw; leave --labels or --recipe out")
@@ -53,8 +53,17 @@ def init(
         return
     write_project(folder, faces, schema, force=force)
     say(f"wrote {folder / 'mtl.toml'} and {folder / 'grids'}")
-    given = "--train train_set.txt --val val_set.txt" if schema.digest == ABAW.digest else "--table labels.csv"
-    say(f"next: mtl prepare {given}   (mtl prepare --help for other annotations)")
+    given = "--train TRAIN.txt --val VAL.txt" if schema.digest == ABAW.digest else "--table LABELS.csv"
+    into = "" if folder == Path() else f"cd {folder} && "
+    say(f"next: {into}mtl prepare {given}   (mtl prepare --help for other annotations)")
+
+
+def _seen_from(folder: Path, faces: str) -> str:
+    """`faces` as mtl.toml in `folder` names it: a folder that is only there as seen from here is named from there."""
+    path = Path(faces).expanduser()
+    if path.is_absolute() or (folder / path).exists() or not path.exists():
+        return faces
+    return os.path.relpath(path, folder)
 
 
 def _write_recipe(folder: Path, name: str, faces: str, *, force: bool) -> None:

@@ -29,7 +29,7 @@ def read_refit(folder: Path) -> dict[str, Any]:
 def refit_notes(home: Path) -> list[str]:
     """What leaderboards say of the refits beside the runs in `home`: a line each, with the score of the runs."""
     notes = []
-    for path in sorted(home.glob(f"refits/[!.]*/{REFIT}")):
+    for path in sorted(home.glob("refits/[!.]*/refit.json")):
         name = path.parent.relative_to(home)
         try:
             record = read_refit(path.parent)

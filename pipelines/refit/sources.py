@@ -81,7 +81,7 @@ def find_sources(config: Config, given: Path, truth: Truth, name: str = "") -> S
 
 def best_steps(folder: Path, manifest: Mapping[str, Any]) -> dict[str, int]:
     """By model the step of its best evaluation; in the method "progressive" also those of the tasks' own models."""
-    history = pl.read_csv(run_bytes(folder, manifest, "history.csv")).filter(pl.col("best"))
+    history = pl.read_csv(run_bytes(folder, manifest, "history.csv"), glob=False).filter(pl.col("best"))
     return dict(history.group_by("model", maintain_order=True).agg(pl.col("step").last()).rows())
 
 

@@ -98,6 +98,7 @@ def submit(config: Config, request: SubmissionRequest, device: str) -> dict[str,
     return {
         **_counts(request, predictor, names, listed, answer),
         "num_seen": num_trained_on(predictor, dataset, listed.rows),
+        "box": request.box if track.name == "ce" else None,
         "crops_looked_for": faces.is_dir() and not request.fill_unprepared,
     }
 

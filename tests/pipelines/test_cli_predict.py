@@ -260,7 +260,7 @@ def test_a_name_of_a_run_and_an_ensemble_and_a_study_are_told_apart(project: Pat
     (project / "ensembles" / "va").mkdir()
     (project / "ensembles" / "va" / "ensemble.json").write_text("{}")
     with pytest.raises(
-        ValueError, match="several runs and ensembles have this name; give a path: runs/va or ensembles/va"
+        ValueError, match="several runs, ensembles and refits have this name; give a path: runs/va or ensembles/va"
     ):
         call("predict", "va")
     (project / "studies" / "s").mkdir(parents=True)

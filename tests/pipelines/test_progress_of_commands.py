@@ -73,7 +73,7 @@ def test_an_ensemble_shows_progress_and_calls_its_members_by_words(
     (line,) = [line for line in said.stdout.splitlines() if line.startswith("VA   x")][:1]
     digest = line.rsplit("(", 1)[1].rstrip(")")
     assert (Path("studies/e/runs") / digest / "run.json").is_file()
-    assert line.split(None, 2)[2].startswith("fusion ")
+    assert line.split(None, 4)[4].startswith("fusion ")
     assert ", seed " in line
 
 

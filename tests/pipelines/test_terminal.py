@@ -141,8 +141,10 @@ def test_quiet_silences_progress_and_nothing_else(capsys: pytest.CaptureFixture[
 def commands() -> dict[str, object]:
     root = get_command(cli.app)
     found = dict(root.commands)  # type: ignore[attr-defined]
-    nested = found.pop("cache")
-    return found | {f"cache {name}": each for name, each in nested.commands.items()}
+    for group in ("cache", "backbones"):
+        nested = found.pop(group)
+        found |= {f"{group} {name}": each for name, each in nested.commands.items()}
+    return found
 
 
 @pytest.mark.parametrize("name", sorted(commands()))

@@ -24,7 +24,7 @@ def _source_lines(done: Mapping[str, Any]) -> Iterator[str]:
         yield "post-processing: none in this bundle"
     else:
         yield post_line(folder, done["post"], asked=asked)
-    yield from _compound_line(done)
+    yield from compound_line(done["box"])
     if not done["num_faces"]:
         yield "no face found: every row is empty"
     if done["num_resumed"]:
@@ -43,10 +43,11 @@ def _source_lines(done: Mapping[str, Any]) -> Iterator[str]:
             yield str(done[key])
 
 
-def _compound_line(done: Mapping[str, Any]) -> Iterator[str]:
-    if done["box"] is not None:
-        over = f", averaged over {counted(done['box'], 'frame')} on each side" if done["box"] else ""
-        yield f"compound expressions: the probabilities of their two expressions together{over}"
+def compound_line(box: int | None) -> Iterator[str]:
+    """How compound expressions were made, averaged over `box` frames on each side; nothing for None."""
+    if box is not None:
+        over = f", averaged over {counted(box, 'frame')} on each side" if box else ""
+        yield f"compound expressions: the probabilities of their two expressions together, no class offsets{over}"
 
 
 def model_in(done: Mapping[str, Any]) -> str:
@@ -63,7 +64,7 @@ def _frames_lines(done: Mapping[str, Any]) -> Iterator[str]:
         of = f"list {done['list']}" if "list" in done else f"split {done['split']}"
     yield f"{folder}: {tasks} of {counted(done['num_frames'], 'frame')} of {counted(done['num_videos'], 'video')}, {of}"
     yield post_line(folder, done["post"], asked=done.get("asked_post", True))
-    yield from _compound_line(done)
+    yield from compound_line(done["box"])
     if done["num_nearest"]:
         yield (
             f"{counted(done['num_nearest'], 'frame')} without an embedding: predicted as the nearest frame of the "

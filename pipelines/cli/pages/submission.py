@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipelines.cli.pages.predict import model_in, post_line
+from pipelines.cli.pages.predict import compound_line, model_in, post_line
 from pipelines.submission.filling import FILLS, linear
 from pipelines.submission.formats import CELLS, TRACKS
 from pipelines.words import counted
@@ -18,7 +18,10 @@ def submit_lines(done: Mapping[str, Any], *, asked_post: bool) -> Iterator[str]:
     rows, repeated = counted(done["num_rows"], "row"), done["num_rows"] - done["num_frames"]
     again = f", {repeated:,} of them repeated" if repeated else ""
     yield f"{folder} on {done['list']}, track {done['track']}: {rows} of {counted(done['num_videos'], 'video')}{again}"
-    yield post_line(folder, done["post"], asked=asked_post)
+    if done["track"] == "ce":
+        yield from compound_line(done["box"])
+    else:
+        yield post_line(folder, done["post"], asked=asked_post)
     if done["num_filled"]:
         how = fill_words(done["fill"], TRACKS[done["track"]].tasks)
         yield f"{counted(done['num_filled'], 'frame')} filled ({_why(done)}): {how}"

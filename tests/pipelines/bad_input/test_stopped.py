@@ -23,7 +23,7 @@ from helpers.cli import typed
         ([*FINETUNE, "va"], "cache.frames.read_frames"),
         (EXTRACT, "pipelines.extraction.run.read_frames"),
         (["train-head", "--seed", "1"], "pipelines.training.run.train_strategy"),
-        (["evaluate", "one"], "pipelines.results.evaluate.predict_run"),
+        (["evaluate", "one"], "pipelines.results.evaluate.predict_views"),
         (["cache", "verify"], "cache.verify.verify_named"),
         (["score", "data/val_set.txt", "data/val_set.txt"], "pipelines.results.score.score_tables"),
         (["demo-data", "more"], "extract.made.dataset.make_data"),
