@@ -165,7 +165,8 @@ def read_postprocess(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: none there, damaged, of another format, or fitted on other predictions.
     """
-    path, redo = folder / RECORD, "`mtl postprocess --force` fits it again"
+    path = folder / RECORD
+    redo = f"`{_fitted_by(folder)} --force` fits it again"
     if not path.is_file():
         raise ValueError(f"{path}: no such file; `mtl postprocess {folder}` fits it")
     record = read_sealed_json(path, redo)
@@ -208,15 +209,20 @@ def read_post(folder: Path, views: Sequence[str]) -> Post:
 def check_views(folder: Path, fitted: Sequence[str], asked: Sequence[str]) -> None:
     """Raises ValueError where the views `asked` for, if any, are not those that the post-processing was `fitted` on."""
     if asked and set(asked) != set(fitted):
-        own = ", ".join(fitted) or "the run's own"
-        command = "mtl ensemble" if (folder / "ensemble.json").is_file() else f"mtl postprocess {folder}"
-        hint = f"`{command} --views {','.join(asked)} --force` fits it on these, and --no-post leaves it out"
+        own = f"the views {', '.join(fitted)}" if fitted else "the run's own view"
+        hint = f"`{_fitted_by(folder)} --views {','.join(asked)} --force` fits it on these, and --no-post leaves it out"
         if (folder / REFIT).is_file():
             hint = "leave out --views; or --no-post leaves the post-processing out"
         raise ValueError(
-            f"{folder}: its post-processing was fitted on predictions of the views {own}, not of {', '.join(asked)}; "
-            f"{hint}"
+            f"{folder}: its post-processing was fitted on predictions of {own}, not of {', '.join(asked)}; {hint}"
         )
+
+
+def _fitted_by(folder: Path) -> str:
+    """The command that fits the post-processing in `folder`."""
+    if (folder / REFIT).is_file():
+        return "mtl refit"
+    return "mtl ensemble" if (folder / "ensemble.json").is_file() else f"mtl postprocess {folder}"
 
 
 def _parameters_in(record: Mapping[str, Any], path: Path) -> Parameters:

@@ -162,9 +162,17 @@ def expand(grid: Grid, base: Strategy, inner_folds: int = 1) -> tuple[Strategy, 
         for combination in itertools.product(*choices.values()):
             values = dict(zip(choices, combination, strict=True))
             for complete in _apply_conditions(values, grid.conditions, base):
-                for strategy in _inner(base.changed(complete), inner_folds):
+                for strategy in _inner(_changed(base, complete), inner_folds):
                     found.setdefault(strategy.essential, strategy)
     return tuple(found.values())
+
+
+def _changed(base: Strategy, values: Mapping[str, Any]) -> Strategy:
+    """`base` with `values`; of its values of tasks' own, only those for which the strategy trains such a model."""
+    strategy = base.changed(values)
+    given = {split_field(name)[0] for name in values}
+    task = {name: own for name, own in strategy.task.items() if name in given or name in strategy.models}
+    return strategy if len(task) == len(strategy.task) else dataclasses.replace(strategy, task=task)
 
 
 def _inner(strategy: Strategy, inner_folds: int) -> Iterator[Strategy]:

@@ -8,7 +8,15 @@ from typing import Any
 from pipelines.config import Config
 from pipelines.folds import NO_FOLD
 from pipelines.search.estimate import Estimate, encoders, from_results, measure
-from pipelines.search.search_plan import SearchPlan, make_grouping, make_plan, make_trainer, read_strategies, to_run
+from pipelines.search.search_plan import (
+    SearchPlan,
+    make_grouping,
+    make_plan,
+    make_trainer,
+    read_strategies,
+    study_name,
+    to_run,
+)
 from pipelines.search.study import Study, Trial, read_study
 from pipelines.training.budget import budget_of, shortfall
 
@@ -36,6 +44,8 @@ def preview_search(
         ValueError: a key, value or combination of the grid that cannot be trained.
     """
     config, grid, strategies = read_strategies(config, grid_path)
+    if folder is None:
+        study_name(grid)
     folds = {one.train.fold for one in strategies} - {NO_FOLD}
     found: dict[str, Any] = {
         "grid": str(grid.path),

@@ -112,7 +112,7 @@ def make_plan(config: Config, grid: Grid, strategies: Sequence[Strategy], study:
     return SearchPlan(
         config=config,
         grid=grid,
-        folder=study or config.at(config.output.studies) / _study_name(grid),
+        folder=study or config.at(config.output.studies) / study_name(grid),
         frames=frames,
         inputs=inputs,
         trials=make_trials(strategies, config, inputs),
@@ -120,7 +120,7 @@ def make_plan(config: Config, grid: Grid, strategies: Sequence[Strategy], study:
     )
 
 
-def _study_name(grid: Grid) -> str:
+def study_name(grid: Grid) -> str:
     """The name of the grid's study: [study] name, else that of the grid's file, which must be able to be one."""
     if problem := problem_of_name(grid.name):
         raise ValueError(f"{grid.path}: its study would be called {grid.name!r}, but {problem}; --study names a folder")

@@ -61,9 +61,9 @@ def test_a_model_has_its_own_values_and_the_joint_one_those_of_all() -> None:
     }
     assert shapes == {
         "va": (("va",), "lstm", 7),
-        "expr": (("expr",), "tcn", 64),
-        "au": (("au",), "tcn", 64),
-        "joint": (("va", "expr", "au"), "tcn", 64),
+        "expr": (("expr",), "ssm", 64),
+        "au": (("au",), "ssm", 64),
+        "joint": (("va", "expr", "au"), "ssm", 64),
     }
     assert strategy.model("va").model("va") == strategy.model("va")
     assert streams_of(changed(streams="own"), CONFIG) == {"va": ("va",), "expr": tuple(WIDTHS), "au": tuple(WIDTHS)}
@@ -151,10 +151,23 @@ def test_conditions_and_rows_name_them_too() -> None:
     """
     found = expand(grid_of(text), strategy_of(CONFIG))
     shapes = [(one.train.method, one.model("va").head.temporal, one.model("va").head.depth) for one in found]
-    assert shapes == [("joint", "tcn", 0), ("separate", "gru", 1), ("separate", "gru", 2), ("separate", "tcn", 0)]
+    assert shapes == [("joint", "ssm", 0), ("separate", "gru", 1), ("separate", "gru", 2), ("separate", "tcn", 0)]
     check(found, CONFIG, "g.toml")
     rows = '[set]\nmethod = "separate"\n[[list]]\ntask.va.window = 64\n[[list]]\ntask.va.window = 8'
     assert [one.model("va").train.window for one in expand(grid_of(rows), changed(window=3))] == [64, 8]
+
+
+def test_a_grid_leaves_sections_of_mtl_toml_to_the_strategies_that_have_such_a_model() -> None:
+    base = changed(window=8)
+    found = expand(grid_of('[product]\nmethod = ["joint", "separate"]\ntasks = [["va", "expr"], ["expr"]]'), base)
+    assert [(one.train.method, one.head.tasks, dict(one.task)) for one in found] == [
+        ("joint", ("va", "expr"), {}),
+        ("joint", ("expr",), {}),
+        ("separate", ("va", "expr"), {"va": {"window": 8}}),
+        ("separate", ("expr",), {}),
+    ]
+    (own,) = expand(grid_of('[set]\nmethod = "joint"\ntask.va.window = 16'), base)
+    assert "leave it out" in (problem_of(own, CONFIG) or "")
 
 
 @pytest.mark.parametrize(

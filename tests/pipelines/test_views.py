@@ -103,7 +103,7 @@ def test_post_processing_keeps_the_views_it_was_fitted_on() -> None:
     assert "fitted on predictions of the views" in refused("postprocess", "r1", "--views", "hflip")
     call("postprocess", "r1", "--force")
     assert read_postprocess(Path("runs/r1"))["views"] == []
-    assert "fitted on predictions of the views the run's own" in refused("predict", "r1", "--views", BOTH)
+    assert "fitted on predictions of the run's own view" in refused("predict", "r1", "--views", BOTH)
 
 
 def test_an_ensemble_selects_and_predicts_over_views() -> None:
