@@ -134,8 +134,8 @@ def public_backbone(name: str) -> PublicBackbone:
     """
     known = catalogue()
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]}?" if close else "`mtl backbones` lists them"
+        close = [each for each in known if each.startswith(f"{name}-")] or difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {' or '.join(close)}?" if close else "`mtl backbones` lists them"
         raise ValueError(f"{name}: no public backbone of that name; {hint}")
     return known[name]
 

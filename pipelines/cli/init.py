@@ -67,6 +67,7 @@ def _seen_from(folder: Path, faces: str) -> str:
 
 
 def _write_recipe(folder: Path, name: str, faces: str, *, force: bool) -> None:
+    from pipelines.cli.pages.recipes import print_downloads
     from pipelines.recipes import PAGE, find_recipe, write_recipe
 
     recipe = find_recipe(name)
@@ -74,8 +75,7 @@ def _write_recipe(folder: Path, name: str, faces: str, *, force: bool) -> None:
     files = ["mtl.toml", *(path.name for path in recipe.further), "grids", PAGE]
     say(f"wrote {', '.join(files)} in {folder}: {recipe.title}")
     say("to download, as files are yours to get:")
-    for what, source, licence in recipe.downloads():
-        say(f"  {what}\n    from {source}; licence: {licence}")
+    print_downloads(recipe)
     for entry in recipe.weights():
         if entry.target and (folder / entry.target).is_file():
             say(f"  {entry.target} is there already")

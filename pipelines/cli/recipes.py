@@ -21,15 +21,12 @@ def recipes(json_output: JsonOption = False) -> None:
       mtl recipes
       mtl recipes --json
     """
+    from pipelines.cli.pages.recipes import print_recipes
     from pipelines.recipes import packaged_recipes
 
     found = packaged_recipes().values()
     if json_output:
         say_json([each.to_json() for each in found])
         return
-    for each in found:
-        weights = ", ".join(entry.name for entry in each.weights()) or "none"
-        say(f"{each.name:<15} {each.title}")
-        say(f"{'':<15} {each.source}")
-        say(f"{'':<15} weights: {weights}")
+    print_recipes(found)
     say("`mtl init --recipe NAME` writes one into the working folder")

@@ -274,13 +274,13 @@ def section_of_faces(run: Run, name: str, trained: StreamIdentity, config: Confi
         )
     if section.is_audio or trained.pooling == SOUND:
         raise ValueError(
-            f"{run.folder}: its stream {name} was made from sound tracks, and only faces are read here; predict frames "
-            "of the cache (--split, --list)"
+            f"{run.folder}: its stream {name} was made from sound tracks, and only faces are read here; `mtl predict` "
+            "with --split or --list predicts frames of the cache"
         )
     if section.is_imported or trained.is_imported:
         raise ValueError(
-            f"{run.folder}: its stream {name} was imported, so its backbone cannot be run on faces; predict frames of "
-            "the cache (--split, --list), or train on an extracted stream"
+            f"{run.folder}: its stream {name} was imported, so its backbone cannot be run on faces; `mtl predict` "
+            "with --split or --list predicts frames of the cache; or train on an extracted stream"
         )
     return section
 

@@ -91,6 +91,8 @@ def test_weights_that_are_not_there_are_said_to_be_had_from_where(tmp_path: Path
 def test_an_unknown_name_gives_the_nearest() -> None:
     with pytest.raises(ValueError, match="no public backbone of that name; did you mean dinov2-b"):
         public_backbone("dino2-b")
+    with pytest.raises(ValueError, match=r"did you mean fsfm-b or fsfm-l\?"):
+        public_backbone("fsfm")
     with pytest.raises(ValueError, match="`mtl backbones` lists them"):
         public_backbone("?")
 

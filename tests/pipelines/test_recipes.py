@@ -116,17 +116,22 @@ def pairs_of(line: str) -> list[str]:
     return [word for at, word in enumerate(words) if word.startswith("--") or words[at - 1].startswith("--")]
 
 
+def flat(text: str) -> str:
+    """`text` in one line, as if the terminal were wide enough."""
+    return " ".join(text.split())
+
+
 def test_the_list() -> None:
-    shown = call("recipes")
+    shown = flat(call("recipes"))
     for recipe in RECIPES:
-        assert f"{recipe.name:<15} {recipe.title}" in shown
+        assert f"{recipe.name} {recipe.title}" in shown
         assert "](" not in shown
     assert [each["name"] for each in json.loads(call("recipes", "--json"))] == WINNERS
 
 
 @each_recipe
 def test_init_writes_a_recipe_and_says_what_to_get(recipe: Recipe, tmp_path: Path) -> None:
-    shown = call("init", tmp_path / "work", "--recipe", recipe.name, "--faces", "my faces")
+    shown = flat(call("init", tmp_path / "work", "--recipe", recipe.name, "--faces", "my faces"))
     config = read_config(tmp_path / "work" / "mtl.toml")
     assert config.data.faces == Path("my faces")
     assert (tmp_path / "work" / PAGE).read_text("utf-8") == recipe.page
