@@ -57,7 +57,7 @@ def refit(
     """
     truth = read_truth(config)
     sources = find_sources(config, request.model, truth, request.name)
-    place = sources.place
+    config, place = _without_later_backbones(config, sources), sources.place
     with writing(place):
         recover_folder(place)
         if place.exists() and not request.force:
@@ -81,6 +81,13 @@ def refit(
         for checkpoint in checkpoints:
             checkpoint.remove()
     return RefitResult(folder=place, record=record, found=False)
+
+
+def _without_later_backbones(config: Config, sources: Sources) -> Config:
+    """`config` without backbones of which the runs read no stream, so that streams = "all" means those of then."""
+    streams = sources.manifests[0]["streams"]
+    kept = {name: one for name, one in config.backbones.items() if not streams.keys().isdisjoint(one.streams(name))}
+    return dataclasses.replace(config, backbones=kept)
 
 
 def _dataset(config: Config, sources: Sources, device: str) -> Dataset:

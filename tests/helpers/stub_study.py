@@ -25,7 +25,7 @@ from pipelines.search.study import StudyInputs, make_trials, open_study
 from pipelines.splits import resolve_split
 from pipelines.strategy import Strategy, strategy_of
 
-QUALITY = {"none": 0.9, "gru": 0.6, "lstm": 0.6, "tcn": 0.5, "transformer": 0.55}
+QUALITY = {"none": 0.9, "gru": 0.6, "lstm": 0.6, "ssm": 0.5, "tcn": 0.5, "transformer": 0.55}
 
 
 def make_config(**changes: Any) -> Config:

@@ -118,7 +118,7 @@ def test_conditions_apply_where_they_hold_and_nowhere_else() -> None:
 
 
 def test_a_condition_may_ask_for_the_default_of_a_field_the_grid_does_not_name() -> None:
-    assert chosen("[when.temporal.tcn]\nkernel = [3, 7]", "kernel") == [(3,), (7,)]
+    assert chosen("[when.temporal.ssm]\ndepth = [1, 3]", "depth") == [(1,), (3,)]
     assert chosen("[when.class_weights.true]\nlr = 0.5", "lr") == [(0.5,)]
     assert chosen('[when.tasks."expr,va,au"]\nlr = 0.5', "lr") == [(0.5,)]
 
@@ -170,7 +170,7 @@ def test_equal_strategies_are_kept_once() -> None:
         ("[when.temporal.gru]\ndept = [1]", ["[when.temporal.gru]", "'dept'", "'depth'"]),
         ("[when.temporal.gru]\ntemporal = ['tcn']", ["[when.temporal.gru]", "depend"]),
         ("[when.seed.0]\nfold = [0]\n[when.fold.0]\nseed = [0]", ["[when.seed.0]", "[when.fold.0]", "depend"]),
-        ("[when.temporal.tcn]\nlr = [1]\n[when.fusion.concat]\nlr = [2]", ["lr", "another [when]"]),
+        ("[when.temporal.ssm]\nlr = [1]\n[when.fusion.concat]\nlr = [2]", ["lr", "another [when]"]),
     ],
 )
 def test_a_mistake_is_answered_in_one_line_with_what_was_meant(text: str, words: list[str]) -> None:

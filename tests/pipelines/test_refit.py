@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import tomlkit
 import torch
 
 from helpers.cli import call, refused
@@ -196,6 +197,12 @@ def test_what_cannot_be_refitted_is_refused(project: Path) -> None:
     assert "part of a refit" in refused("ensemble", "refits/one-refit/runs/s0", "one")
 
 
+def test_a_backbone_that_came_after_the_run_is_none_of_its_streams(project: Path) -> None:
+    call("refit", "one", "--name", "later", "--set", "backbones.later.model=m")
+    refit, run = (read_manifest(Path(folder)) for folder in ("refits/later/runs/s0", "runs/one"))
+    assert refit["streams"].keys() == run["streams"].keys()
+
+
 def test_data_that_have_changed_are_refused(project: Path) -> None:
     frames = Path("frames.parquet").read_bytes()
     pl.read_parquet("frames.parquet").with_columns(valence=-pl.col("valence")).write_parquet("frames.parquet")
@@ -203,9 +210,14 @@ def test_data_that_have_changed_are_refused(project: Path) -> None:
         assert "labels, splits or subjects" in refused("refit", "one", "--name", "again")
     finally:
         Path("frames.parquet").write_bytes(frames)
-    assert "by mtl.toml its strategy now reads" in refused(
-        "refit", "one", "--name", "again", "--set", "backbones.x.model=m"
-    )
+    settings = Path("mtl.toml").read_text()
+    document = tomlkit.parse(settings)
+    document["backbones"].popitem()
+    Path("mtl.toml").write_text(tomlkit.dumps(document))
+    try:
+        assert "by mtl.toml its strategy now reads" in refused("refit", "one", "--name", "again")
+    finally:
+        Path("mtl.toml").write_text(settings)
     Path("cache.zarr").rename("old.zarr")
     make(8, splits=SPLITS).write(project, weights="others")
     assert "is not the one this run was trained on" in refused("refit", "one", "--name", "again")

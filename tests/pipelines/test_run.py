@@ -160,11 +160,11 @@ def test_names_tell_strategies_apart(small, made):
     dataset = made.dataset()
     base = strategy(small)
     digest = digest_on(dataset, small, base)
-    assert run_name(base, digest) == f"concat-tcn-joint-s0-{digest[:8]}"
+    assert run_name(base, digest) == f"concat-ssm-joint-s0-{digest[:8]}"
     others = [strategy(small, lr=0.5), strategy(small, seed=1), strategy(small, streams=["va"])]
     assert len({digest_on(dataset, small, other) for other in [base, *others]}) == 4
     part = strategy(small, tasks=["va", "au"], fold=2)
-    assert run_name(part, digest) == f"concat-tcn-joint-va-au-s0-f2-{digest[:8]}"
+    assert run_name(part, digest) == f"concat-ssm-joint-va-au-s0-f2-{digest[:8]}"
     relabelled = dataclasses.replace(made, frames=made.frames.with_columns(valence=pl.lit(0, pl.Float32)))
     assert digest_on(relabelled.dataset(), small, base) != digest
 

@@ -44,7 +44,7 @@ def test_the_papers_combination_is_one_line_of_a_grid(small) -> None:
     assert strategy.head.predicted == ("expr",)
     assert strategy.head.auxiliary == ("valence", "au")
     assert strategy.loss.task_weights == {"expr": 0.25}
-    assert run_name(strategy, "0" * 16).startswith("concat-tcn-joint-expr-with-valence-au-s0-")
+    assert run_name(strategy, "0" * 16).startswith("concat-ssm-joint-expr-with-valence-au-s0-")
 
 
 def test_targets_that_are_all_tasks_are_the_strategy_without_targets(small) -> None:

@@ -83,7 +83,7 @@ def test_init_keeps_a_configuration(refused: Refused) -> None:
         (["finetune", "--task", "va", "--model", "test_vitt"], "timm has no model 'test_vitt'; did you mean"),
         (["finetune", "--task", "emotion", "--model", "test_vit"], "unknown task 'emotion'; the schema abaw has va"),
         (["train-head", "--streams", "exprr"], "exprr"),
-        (["train-head", "--fusion", "summ"], "expected one of 'concat', 'sum', 'gated', 'attention', found 'summ'"),
+        (["train-head", "--fusion", "summ"], "'attention', 'cross-attention', found 'summ'"),
         (["train-head", "--tasks", "va,emotion"], "emotion"),
         (["evaluate", "two"], "runs/two: no finished run here (no run.json); `mtl train-head` makes one"),
         (["evaluate", "one", "--split", "vall"], "--split vall: unknown split; known: train, val, test"),
