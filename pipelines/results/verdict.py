@@ -60,7 +60,8 @@ def significance_words(ranking: Ranking) -> str:
         differs = "does not differ" if alike else "differs"
         words = f"The other strategy{more} {differs} significantly from #1"
     elif alike:
-        words = f"{alike} of {others} other strategies{more} do not differ significantly from #1"
+        do = "does" if alike == 1 else "do"
+        words = f"{alike} of {others} other strategies{more} {do} not differ significantly from #1"
     else:
         both = "Both" if others == 2 else f"All {others}"
         words = f"{both} other strategies{more} differ significantly from #1"
