@@ -54,7 +54,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Material:
+class FitInputs:
     """A task on the select rows: `traces` C x [R, K] of the kernels of `grid`, and their `sums` C x [F, K, M] with
     nothing else changed.
 
@@ -95,7 +95,7 @@ def labels_of_task(task: Task, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
     return (values, mask) if task.is_whole else (values[:, task.indices], mask[:, task.indices])
 
 
-def material_of(task: Task, rows: FoldedRows, grid: Sequence[Smoothing]) -> Material:
+def fit_inputs(task: Task, rows: FoldedRows, grid: Sequence[Smoothing]) -> FitInputs:
     """What fits `task` on any choice of the folds of `rows`."""
     table, labels = rows.part.table, rows.part.labels
     videos, frames = video_numbers(table), table["frame"].to_numpy()
@@ -103,7 +103,7 @@ def material_of(task: Task, rows: FoldedRows, grid: Sequence[Smoothing]) -> Mate
     predicted = [decide(task, trace, np.array(default_cuts(task.group))) for trace in traces]
     said = rows.part.predicted.outside.get(task.group.name)
     candidates = [threshold_candidates(trace) for trace in traces] if task.group.kind == "binary" else []
-    return Material(
+    return FitInputs(
         task=task,
         rows=rows,
         grid=grid,
@@ -132,74 +132,74 @@ def _videos_that_show(rows: FoldedRows, task: Task) -> np.ndarray:
     return fold_sums(in_video[:, :, None], rows.fold[first], rows.num)[..., 0]
 
 
-def choose(material: Material, components: tuple[str, ...], folds: np.ndarray) -> Choice:
+def choose(inputs: FitInputs, components: tuple[str, ...], folds: np.ndarray) -> Choice:
     """What is best on `folds` [F] bool, of equals the first kernel. Thresholds and affine match are fitted with the
     kernel, offsets and priors to the one that is best without them."""
     if OUTSIDE in components:
-        without = choose(material, tuple(each for each in components if each != OUTSIDE), folds)
-        return _outside(material, without, folds)
-    task, num = material.task, len(material.grid) if "smoothing" in components else 1
+        without = choose(inputs, tuple(each for each in components if each != OUTSIDE), folds)
+        return _outside(inputs, without, folds)
+    task, num = inputs.task, len(inputs.grid) if "smoothing" in components else 1
     (other,) = [each for each in components if each != "smoothing"] or [""]
     if other in FITTED:
-        return FITTED[other](material, folds, num)
-    kernel = _plain_kernel(material, folds, num)
+        return FITTED[other](inputs, folds, num)
+    kernel = _plain_kernel(inputs, folds, num)
     affine = np.array([IDENTITY] * task.num_outputs) if task.group.kind == "continuous" else NOTHING
     return Choice(kernel=kernel, affine=affine, cuts=np.array(default_cuts(task.group)))
 
 
-def _first_best(material: Material, sums: Sequence[np.ndarray]) -> int:
+def _first_best(inputs: FitInputs, sums: Sequence[np.ndarray]) -> int:
     """The place of the sums [K, M] of the highest score."""
-    return int(np.argmax([float(task_score(material.task, each)) for each in sums]))
+    return int(np.argmax([float(task_score(inputs.task, each)) for each in sums]))
 
 
-def _plain_kernel(material: Material, folds: np.ndarray, num: int) -> int:
+def _plain_kernel(inputs: FitInputs, folds: np.ndarray, num: int) -> int:
     """The kernel that is best with nothing else changed."""
-    return _first_best(material, [sums[folds].sum(axis=0) for sums in material.sums[:num]])
+    return _first_best(inputs, [sums[folds].sum(axis=0) for sums in inputs.sums[:num]])
 
 
-def _thresholds(material: Material, folds: np.ndarray, num: int) -> Choice:
-    curves = [material.curves[kernel][folds].sum(axis=0) for kernel in range(num)]
+def _thresholds(inputs: FitInputs, folds: np.ndarray, num: int) -> Choice:
+    curves = [inputs.curves[kernel][folds].sum(axis=0) for kernel in range(num)]
     kernel = int(np.argmax([float(f1_of(each).max(axis=1).mean()) for each in curves]))
-    cuts = best_thresholds(material.candidates[kernel], curves[kernel], material.shown[folds].sum(axis=0))
+    cuts = best_thresholds(inputs.candidates[kernel], curves[kernel], inputs.shown[folds].sum(axis=0))
     return Choice(kernel=kernel, cuts=cuts)
 
 
-def _affine(material: Material, folds: np.ndarray, num: int) -> Choice:
-    sums = [each[folds].sum(axis=0) for each in material.sums[:num]]
-    found = [best_affine(each, material.shown[folds].sum(axis=0)) for each in sums]
-    kernel = _first_best(material, [matched_sums(*each) for each in zip(sums, found, strict=True)])
+def _affine(inputs: FitInputs, folds: np.ndarray, num: int) -> Choice:
+    sums = [each[folds].sum(axis=0) for each in inputs.sums[:num]]
+    found = [best_affine(each, inputs.shown[folds].sum(axis=0)) for each in sums]
+    kernel = _first_best(inputs, [matched_sums(*each) for each in zip(sums, found, strict=True)])
     return Choice(kernel=kernel, affine=found[kernel])
 
 
-def _offsets(material: Material, folds: np.ndarray, num: int) -> Choice:
-    kernel = _plain_kernel(material, folds, num)
-    cuts = best_offsets(*_labelled(material, kernel, folds), material.shown[folds].sum(axis=0))
+def _offsets(inputs: FitInputs, folds: np.ndarray, num: int) -> Choice:
+    kernel = _plain_kernel(inputs, folds, num)
+    cuts = best_offsets(*_labelled(inputs, kernel, folds), inputs.shown[folds].sum(axis=0))
     return Choice(kernel=kernel, cuts=cuts)
 
 
-def _prior(material: Material, folds: np.ndarray, num: int) -> Choice:
-    kernel = _plain_kernel(material, folds, num)
-    tau, cuts = best_prior(*_labelled(material, kernel, folds))
+def _prior(inputs: FitInputs, folds: np.ndarray, num: int) -> Choice:
+    kernel = _plain_kernel(inputs, folds, num)
+    tau, cuts = best_prior(*_labelled(inputs, kernel, folds))
     return Choice(kernel=kernel, cuts=cuts, tau=tau)
 
 
-def _outside(material: Material, choice: Choice, folds: np.ndarray) -> Choice:
+def _outside(inputs: FitInputs, choice: Choice, folds: np.ndarray) -> Choice:
     """`choice` with the threshold of the outside classifier that is best with it, of equals the highest."""
-    rows = folds[material.rows.fold]
-    labels = material.rows.part.labels.take(rows)
+    rows = folds[inputs.rows.fold]
+    labels = inputs.rows.part.labels.take(rows)
     tried = [dataclasses.replace(choice, outside=threshold) for threshold in sorted(THRESHOLDS, reverse=True)]
-    sums = [row_sums(material.task, material.decided(each, rows), labels).sum(axis=0) for each in tried]
-    return tried[_first_best(material, sums)]
+    sums = [row_sums(inputs.task, inputs.decided(each, rows), labels).sum(axis=0) for each in tried]
+    return tried[_first_best(inputs, sums)]
 
 
-def _labelled(material: Material, kernel: int, folds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _labelled(inputs: FitInputs, kernel: int, folds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities [R, K] and classes [R] of the labelled rows of `folds`."""
-    values, mask = material.labels
-    rows = mask[:, 0] & folds[material.rows.fold]
-    return material.traces[kernel][rows], values[rows, 0]
+    values, mask = inputs.labels
+    rows = mask[:, 0] & folds[inputs.rows.fold]
+    return inputs.traces[kernel][rows], values[rows, 0]
 
 
-FITTED: dict[str, Callable[[Material, np.ndarray, int], Choice]] = {
+FITTED: dict[str, Callable[[FitInputs, np.ndarray, int], Choice]] = {
     "thresholds": _thresholds,
     "affine": _affine,
     "offsets": _offsets,

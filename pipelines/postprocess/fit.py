@@ -18,7 +18,7 @@ from pipelines.metrics.predictions import TINY, Decisions
 from pipelines.metrics.sums import row_sums, task_score
 from pipelines.postprocess.affine import IDENTITY
 from pipelines.postprocess.apply import Parameters, processed
-from pipelines.postprocess.choices import OUTSIDE, Choice, FoldedRows, Material, choose, material_of
+from pipelines.postprocess.choices import OUTSIDE, Choice, FitInputs, FoldedRows, choose, fit_inputs
 from pipelines.postprocess.outside import Outside, OutsideScores
 from pipelines.postprocess.parts import Part, difference, folds_of, gain_error, replaced, score_part
 from pipelines.postprocess.smoothing import GRID, Smoothing
@@ -79,8 +79,8 @@ def fit(select: Part, report: Part, grid: Sequence[Smoothing] = GRID) -> Fitted:
     steps: list[Step] = []
     parameters, outside = Parameters(schema=select.schema), select.predicted.decide()
     for task in map(select.task, select.tasks):
-        material = material_of(task, rows, grid)
-        tried = [_try(material, components, report) for components in options_of(material)]
+        inputs = fit_inputs(task, rows, grid)
+        tried = [_try(inputs, components, report) for components in options_of(inputs)]
         best = _best(tried, select)
         steps += [dataclasses.replace(step, kept=place == best) for place, (step, _) in enumerate(tried)]
         parameters = _with(parameters, tried[best][0], select.outside)
@@ -88,25 +88,25 @@ def fit(select: Part, report: Part, grid: Sequence[Smoothing] = GRID) -> Fitted:
     return _measured(parameters, tuple(steps), outside if num > 1 else None, rows, report)
 
 
-def options_of(material: Material) -> tuple[tuple[str, ...], ...]:
+def options_of(inputs: FitInputs) -> tuple[tuple[str, ...], ...]:
     """The choices of components for a task; where there is an outside classifier each with it too."""
-    found = OPTIONS[material.task.group.kind]
-    return (*found, *((*each, OUTSIDE) for each in found)) if material.outside else found
+    found = OPTIONS[inputs.task.group.kind]
+    return (*found, *((*each, OUTSIDE) for each in found)) if inputs.outside else found
 
 
-def _try(material: Material, components: tuple[str, ...], report: Part) -> tuple[Step, np.ndarray]:
+def _try(inputs: FitInputs, components: tuple[str, ...], report: Part) -> tuple[Step, np.ndarray]:
     """A step with its scores, and its predictions of the select rows out of fold."""
-    task, rows = material.task, material.rows
-    choice = choose(material, components, rows.all)
-    inside = material.decided(choice)
+    task, rows = inputs.task, inputs.rows
+    choice = choose(inputs, components, rows.all)
+    inside = inputs.decided(choice)
     outside = inside.copy()
     for fold in range(rows.num) if rows.num > 1 else ():
         out = rows.fold == fold
-        outside[out] = material.decided(choose(material, components, np.arange(rows.num) != fold), out)
+        outside[out] = inputs.decided(choose(inputs, components, np.arange(rows.num) != fold), out)
     step = Step(
         task=task,
         components=components,
-        smoothing=material.grid[choice.kernel],
+        smoothing=inputs.grid[choice.kernel],
         choice=choice,
         in_fold=_score(task, inside, rows.part),
         out_of_fold=_score(task, outside, rows.part) if rows.num > 1 else None,
