@@ -64,7 +64,7 @@ class HeadConfig:
     tasks. `classes_from` "both" decodes classes from features and from the other tasks' predictions; for heads of
     several tasks in one trunk, as `coupling` is.
     `depth` 0 is the encoder's own number of blocks (`DEPTHS`). `kernel` concerns the encoders with convolutions,
-    `num_heads` those and the fusions with attention.
+    `num_heads` the encoders and fusions with attention.
     """
 
     tasks: tuple[Name, ...] = ("va", "expr", "au")
