@@ -39,6 +39,11 @@ def parse_views(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def stream_title(name: str, view: str) -> str:
+    """What a stream is called for short: `va`, or `va/hflip`."""
+    return name if view == BASE else f"{name}/{view}"
+
+
 def recipe(view: str) -> dict[str, Any]:
     """What a view does to faces, as JSON values: part of a stream's identity; empty for `base`, `hflip` and crops,
     whose names and preprocessing say it all.

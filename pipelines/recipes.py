@@ -108,14 +108,16 @@ def find_recipe(name: str) -> Recipe:
 
 
 def write_recipe(folder: Path, recipe: Recipe, faces: str, *, force: bool = False) -> None:
-    """The files of a recipe in `folder`, its page as RECIPE.md; without `force` nothing is written over.
+    """The files of a recipe in `folder`, its page as RECIPE.md, where this step is marked as done; without
+    `force` nothing is written over.
 
     Raises:
         ValueError: one of the files is there already, and not `force`.
     """
     files = [*recipe.further, *recipe.grids]
     texts = {folder / path.relative_to(recipe.folder): path.read_text(encoding="utf-8") for path in files}
-    texts[folder / PAGE] = recipe.page
+    done = f"# done: mtl init --recipe {recipe.name}"
+    texts[folder / PAGE] = re.sub(r"^mtl init .*$", done, recipe.page, flags=re.MULTILINE)
     texts[folder / "mtl.toml"] = recipe.config.replace(FACES, f"faces  = {toml_text(faces)}")  # last: all is there
     there = [path for path in reversed(texts) if path.exists()]
     if there and not force:

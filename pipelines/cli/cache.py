@@ -189,6 +189,7 @@ def _chosen(cache: "Cache", name: str | None, view: str | None) -> list[tuple[st
 def _verify(settings: "Config", cache: "Cache", keys: list[tuple[str, str]], faces: bool | None) -> "list[Damage]":
     from cache.verify import num_rows_to_check, verify_named
     from extract.faces.source import FaceSource
+    from extract.view_names import stream_title
     from pipelines.progress import progress
 
     frames, folder = _frames(settings), settings.at(settings.data.faces)
@@ -203,7 +204,7 @@ def _verify(settings: "Config", cache: "Cache", keys: list[tuple[str, str]], fac
         digests = source.digests if with_faces else None
         for name, view in keys:
             total = num_rows_to_check(cache, name, view, with_faces)
-            with progress(f"Verifying {name}", total, "rows") as advance:
+            with progress(f"Verifying {stream_title(name, view)}", total, "rows") as advance:
                 found += verify_named(cache, name, view, frames, digests, advance, sounds)
     return found
 

@@ -23,7 +23,7 @@ from pipelines.cards.records import ensemble_card
 from pipelines.config import Config
 from pipelines.ensemble.candidates import Candidate, Found
 from pipelines.ensemble.diversity import Diversity, diversity_of
-from pipelines.ensemble.members import NUM_TOP, Ensemble, Mix, Outcome
+from pipelines.ensemble.members import Ensemble, Mix, Outcome
 from pipelines.postprocess.run_folders import PREDICTIONS, Truth, interval_json, write_postprocess
 from pipelines.run_files import CARD
 from pipelines.strategy import Strategy, field_names
@@ -115,7 +115,6 @@ def record_of(folder: Path, ensemble: Ensemble, found: Found, size: int, truth: 
         "labels": truth.labels_digest,
         "split": dict(found.candidates[0].manifest["split"]),
         "folds": {"num": ensemble.num_folds, "unit": "subject, else video"},
-        "num_top": NUM_TOP,
         "members": _members(mix, diversity, names, words_of(found.candidates)),
         "diversity": {task: {"errors": _numbers(one.errors)} for task, one in diversity.items()},
         "trained": {

@@ -16,8 +16,8 @@ from cache.frames import conform, frames_digest
 from cache.identity import NO_ROW
 from extract.backbones.build import Backbone
 from extract.crops import CropEmbedder
-from extract.view_names import BASE
-from pipelines.export.streams import StreamKey, stream_name
+from extract.view_names import BASE, stream_title
+from pipelines.export.streams import StreamKey
 from pipelines.metrics.predictions import Probabilities
 from pipelines.predict.predictor import FramePredictions, Predictor, predict_frames
 from pipelines.training.dataset import make_dataset
@@ -105,7 +105,7 @@ def check_bundle(bundle: Bundle, predictor: Predictor, backbones: Mapping[Stream
     """The largest differences between the bundle and torch."""
     rows = made_rows(predictor)
     wanted = torch_predictions(predictor, rows)
-    embeddings = {stream_name(*key): values for key, values in rows.values.items()}
+    embeddings = {stream_title(*key): values for key, values in rows.values.items()}
     found = bundle.predict(rows.frames["video"].to_list(), rows.frames["frame"].to_numpy(), embeddings)
     pairs = [(found.raw, wanted.raw), (found.processed, wanted.probabilities)]
     return Differences(
@@ -161,7 +161,7 @@ def _of_embeddings(bundle: Bundle, backbones: Mapping[StreamKey, Backbone]) -> d
     differences = {}
     for key, values in embedder(list(faces), [BASE] * len(faces)).items():
         scale = max(float(np.abs(values).max()), 1e-12)
-        differences[stream_name(*key)] = float(np.abs(found[stream_name(*key)] - values).max()) / scale
+        differences[stream_title(*key)] = float(np.abs(found[stream_title(*key)] - values).max()) / scale
     return differences
 
 

@@ -8,11 +8,11 @@ from typing import Any
 from torch import nn
 
 from cache.labels import Group, Task
-from extract.view_names import BASE
+from extract.view_names import BASE, stream_title
 from heads.config import AGE
 from pipelines.config import Config
 from pipelines.export.heads import widths_of
-from pipelines.export.streams import BundleStream, StreamKey, stream_name
+from pipelines.export.streams import BundleStream, StreamKey
 from pipelines.fitting.runs import Spec, commit, versions
 from pipelines.postprocess.apply import Parameters, default_cuts
 from pipelines.postprocess.outside import class_columns
@@ -39,7 +39,7 @@ class BundleModel:
             "run": self.one.run.folder.name,
             "file": self.file,
             "streams": {f"stream_{name}": _embeddings(name, train.view) for name in widths_of(self.spec)},
-            "needs": [stream_name(name, train.view) for name in self.one.run.streams],
+            "needs": [stream_title(name, train.view) for name in self.one.run.streams],
             "inputs": head.inputs,
             "mean_frames": head.mean_frames,
             "causal": self.one.run.is_causal,
@@ -66,7 +66,7 @@ class BundleModel:
 def _embeddings(name: str, view: str) -> str:
     """What the runner calls the values of an input of a head: a stream's, or the ages of its rows."""
     stream = name.removesuffix(AGE)
-    return stream_name(stream, view) + name[len(stream) :]
+    return stream_title(stream, view) + name[len(stream) :]
 
 
 def bundle_models(predictor: Predictor) -> list[BundleModel]:
@@ -103,7 +103,7 @@ def bundle_record(
         "alignment": common_alignment(predictor),
         "fps": config.data.fps,
         "follow_orientation": follows_orientation(predictor),
-        "streams": {stream_name(*key): stream.to_json() for key, stream in streams.items()},
+        "streams": {stream_title(*key): stream.to_json() for key, stream in streams.items()},
         "models": [model.to_json() for model in models],
         "commit": commit(),
         "versions": versions(),
@@ -139,5 +139,5 @@ def _outside_json(parameters: Parameters, group: Group) -> dict[str, Any] | None
     if one is None:
         return None
     columns = class_columns(one.classes, group)
-    stream, threshold = stream_name(one.stream, BASE), one.threshold
+    stream, threshold = stream_title(one.stream, BASE), one.threshold
     return {"stream": stream, "columns": columns, "num_classes": len(one.classes), "threshold": threshold}

@@ -15,7 +15,6 @@ from extract.backbones.portable import Graph, backbone_graphs
 from extract.config import FOLLOWED, ORIENTATION
 from extract.faces.source import FaceSource
 from extract.jobs import native_size, sample_of
-from extract.view_names import BASE
 from pipelines.config import Config
 from pipelines.predict.face_model import common_alignment, trained_backbone
 from pipelines.predict.predictor import Predictor
@@ -47,11 +46,6 @@ class BundleStream:
             "identity": self.identity.to_json(),
             "licence": self.licence,
         }
-
-
-def stream_name(name: str, view: str) -> str:
-    """What the stream is called in a bundle."""
-    return name if view == BASE else f"{name}/{view}"
 
 
 def bundle_streams(

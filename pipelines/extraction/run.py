@@ -18,12 +18,13 @@ from extract.config import FOLLOWED, ORIENTATION
 from extract.faces.source import FaceSource
 from extract.report import Report, failures_of
 from extract.upkeep import is_settled
-from extract.view_names import BASE, recipe
+from extract.view_names import recipe, stream_title
 from pipelines.config import Config
 from pipelines.extraction.one import Choices, ExtractionBar, extract_on
 from pipelines.extraction.several import extract_on_each
 
 NEED_NO_CHECK = ("auto", "cpu")
+LONGEST_TITLE = 16  # characters
 
 
 Done = tuple[list[str], Report]
@@ -50,7 +51,13 @@ def run_extraction(config: Config, names: Sequence[str] = (), choices: Choices =
 
 def _titles(config: Config, names: Sequence[str], choices: Choices) -> list[str]:
     streams = [stream for name in names for stream in config.backbones[name].streams(name)]
-    return [name if view == BASE else f"{name}/{view}" for name in streams for view in choices.views]
+    return [stream_title(name, view) for name in streams for view in choices.views]
+
+
+def _short(titles: Sequence[str]) -> str:
+    """The names of few streams, the number of many, so that rate and time left have room beside them."""
+    names = ", ".join(titles)
+    return names if len(titles) == 1 or len(names) <= LONGEST_TITLE else f"{len(titles)} streams"
 
 
 def _extract_sound(config: Config, name: str, frames: pl.DataFrame, choices: Choices) -> Done:
@@ -68,7 +75,7 @@ def _extract_sound(config: Config, name: str, frames: pl.DataFrame, choices: Cho
         views=choices.views,
         part=choices.part,
     )
-    with ExtractionBar(f"extract {', '.join(titles)}", "frames") as bar:
+    with ExtractionBar(f"extract {_short(titles)}", "frames") as bar:
         backbone = load_audio(name, config.backbones[name], config.folder, lambda: _resolved(choices.devices)[0])
         cache = Cache.open(config.at(config.cache.path), create=True)
         return titles, extract_sound(frames, cache, backbone, settings, bar.hooks())
@@ -83,7 +90,7 @@ def _extract_faces(config: Config, chosen: Sequence[str], frames: pl.DataFrame, 
     if not faces.is_dir():  # the engine would say so too, but after minutes of fetching weights
         raise ValueError(f"{faces}: no such folder of faces; set faces under [data] in mtl.toml")
     devices = _resolved(choices.devices)
-    with ExtractionBar(f"extract {', '.join(titles)}") as bar:
+    with ExtractionBar(f"extract {_short(titles)}") as bar:
         if len(devices) == 1:
             report = extract_on(config, chosen, frames, choices, devices[0], bar.hooks())
         else:

@@ -26,7 +26,8 @@ FORGET_S = 2.0  # after which a face that is gone is forgotten
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveFace:
     """A face of the newest frame: its number, box and score; `prompt` are the columns of predictions for this frame,
-    `final` those for the step `final_s` seconds into the video, None before `delay` steps were seen."""
+    `final` those for the step `final_s` seconds into the video, None before `delay` steps were seen. Of a face that is
+    gone, `prompt`, box and score are of the frame in which it was last seen."""
 
     face: int
     box: tuple[float, float, float, float]
@@ -38,11 +39,12 @@ class LiveFace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveUpdate:
-    """What is known when a frame was worked on: `latency_s` since the frame came."""
+    """What is known when a frame was worked on: `latency_s` since the frame came; None for what was held back of a face
+    that is gone, or when the frames end."""
 
     frame: int
     time_s: float
-    latency_s: float
+    latency_s: float | None
     faces: tuple[LiveFace, ...]
 
 
@@ -52,7 +54,11 @@ class _History:
 
     steps: deque[int]
     embeddings: deque[dict[str, np.ndarray]]
+    frame: int = 0  # in which it was last seen
     seen_s: float = 0.0
+    box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    score: float = 0.0
+    final: int = -1  # the newest step whose final prediction is out
 
 
 @dataclass(slots=True)
@@ -95,34 +101,40 @@ class LivePredictor:
         }
 
     def updates(self, frames: Iterable[LiveFrame]) -> Iterator[LiveUpdate]:
-        """An update for every frame after which the heads were run: the first, and then every `EVERY_S`."""
+        """An update for every frame after which the heads were run: the first, and then every `EVERY_S`; and one for
+        each step of a face whose final prediction was not out when the face was gone, or the frames ended."""
         for each in frames:
+            yield from self._forgotten(each.frame.time_s - FORGET_S)
             found = self._seen(each)
             self.num_frames += 1
             if each.came_s - self._ran_s < EVERY_S:
                 continue
             self._ran_s = each.came_s
-            faces = tuple(self._predicted(*one) for one in found)
+            faces = tuple(map(self._predicted, found))
             latency_s = time.monotonic() - each.came_s
             self.latencies_s.append(latency_s)
             yield LiveUpdate(frame=each.frame.number, time_s=each.frame.time_s, latency_s=latency_s, faces=faces)
+        yield from self._forgotten(np.inf)
 
-    def _seen(self, each: LiveFrame) -> list[tuple[int, np.ndarray, float]]:
-        """Detects, tracks and embeds the faces of a frame; their numbers, boxes and scores."""
+    def _seen(self, each: LiveFrame) -> list[int]:
+        """Detects, tracks and embeds the faces of a frame; their numbers."""
         pixels, time_s = each.frame.pixels, each.frame.time_s
         small = self.finder.reduced(pixels)
         now = thumbnail(small)
         found = self.finder.find(pixels, small)
         ids = self._tracker.update(found.boxes, is_cut(self._before, now))
         self._before = now
-        self._faces = {face: kept for face, kept in self._faces.items() if time_s - kept.seen_s < FORGET_S}
         for start in range(0, len(ids), self.model.batch_size):
             part = slice(start, start + self.model.batch_size)
             crops = [self.finder.crop(pixels, points) for points in found.points[part]]
             embedded = self.model.embed(crops, ["live"] * len(crops))
             for place, face in enumerate(ids[part]):
                 self._keep(face, time_s, {name: values[place] for name, values in embedded.items()})
-        return list(zip(ids, found.boxes, map(float, found.scores), strict=True))
+        for face, box, score in zip(ids, found.boxes, found.scores, strict=True):
+            kept = self._faces[face]
+            x0, y0, x1, y1 = (float(value) for value in box)
+            kept.frame, kept.box, kept.score = each.frame.number, (x0, y0, x1, y1), float(score)
+        return list(ids)
 
     def _keep(self, face: int, time_s: float, embedding: dict[str, np.ndarray]) -> None:
         size = self.window + self.delay
@@ -132,20 +144,41 @@ class LivePredictor:
             kept.steps.append(step)
             kept.embeddings.append(embedding)
 
-    def _predicted(self, face: int, box: np.ndarray, score: float) -> LiveFace:
+    def _forgotten(self, before_s: float) -> Iterator[LiveUpdate]:
+        """Forgets the faces last seen before then; an update for each step whose final prediction was held back."""
+        for face in [face for face, kept in self._faces.items() if kept.seen_s <= before_s]:
+            kept = self._faces[face]
+            columns, newest = self._columns(kept), len(kept.steps) - 1
+            for row, step in enumerate(kept.steps):
+                if step > kept.final:
+                    one = self._live_face(face, columns, newest, row)
+                    yield LiveUpdate(frame=kept.frame, time_s=kept.seen_s, latency_s=None, faces=(one,))
+            del self._faces[face]
+
+    def _predicted(self, face: int) -> LiveFace:
         kept = self._faces[face]
+        last = int(np.searchsorted(kept.steps, kept.steps[-1] - self.delay, side="right")) - 1
+        if last >= 0:
+            kept.final = kept.steps[last]
+        return self._live_face(face, self._columns(kept), len(kept.steps) - 1, last)
+
+    def _columns(self, kept: _History) -> Mapping[str, np.ndarray]:
+        """The predictions of its steps."""
         steps = np.array(kept.steps, np.int64)
         embeddings = {name: np.stack([each[name] for each in kept.embeddings]) for name in kept.embeddings[0]}
         found = self.model.predict(np.zeros(len(steps), np.int64), steps, embeddings, np.ones(len(steps), dtype=bool))
-        last = int(np.searchsorted(steps, steps[-1] - self.delay, side="right")) - 1
-        x0, y0, x1, y1 = (float(value) for value in box)
+        return found.columns
+
+    def _live_face(self, face: int, columns: Mapping[str, np.ndarray], prompt: int, final: int) -> LiveFace:
+        """Of the rows `prompt` and `final` of its predictions; no final one below 0."""
+        kept = self._faces[face]
         return LiveFace(
             face=face,
-            box=(x0, y0, x1, y1),
-            score=score,
-            prompt=_at(found.columns, len(steps) - 1),
-            final=_at(found.columns, last) if last >= 0 else None,
-            final_s=float(steps[last] / self.fps) if last >= 0 else None,
+            box=kept.box,
+            score=kept.score,
+            prompt=_at(columns, prompt),
+            final=_at(columns, final) if final >= 0 else None,
+            final_s=float(kept.steps[final] / self.fps) if final >= 0 else None,
         )
 
 

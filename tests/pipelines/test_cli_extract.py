@@ -21,7 +21,7 @@ from helpers import watched
 from helpers.cli import Ended, typed
 from helpers.processes import python, server, start
 from pipelines.device import resolve_device
-from pipelines.extraction import several
+from pipelines.extraction import run, several
 
 NUM_FACES = 30
 TOML = """
@@ -267,6 +267,20 @@ def test_views(project: Path) -> None:
     cache = Cache.open(project / "cache.zarr")
     assert [view for _, view in cache.streams()] == ["aug1", "aug2", "base", "hflip"]
     assert mtl("--backbone", "expr", "--views", "aug1")[1] == "30 faces were in 1 stream (expr/aug1) already\n"
+
+
+def test_the_bar_is_called_after_few_streams_and_counts_many(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    titles: list[str] = []
+
+    class Titled(run.ExtractionBar):
+        def __init__(self, title: str, unit: str = "faces") -> None:
+            titles.append(title)
+            super().__init__(title, unit)
+
+    monkeypatch.setattr(run, "ExtractionBar", Titled)
+    assert mtl()[0] == 0
+    assert mtl("--views", "base,hflip,crop0.9")[0] == 0
+    assert titles == ["extract expr, va", "extract 6 streams"]
 
 
 def test_shards(project: Path) -> None:

@@ -15,12 +15,12 @@ from cache.identity import IMPORTED, SOUND, StreamIdentity
 from cache.labels import schema_of
 from cache.seals import sealed_json
 from extract.config import FOLLOWED, ORIENTATION
+from extract.view_names import stream_title
 from helpers.cli import call, refused
 from pipelines.config import Config, read_config
 from pipelines.export import checking, write
 from pipelines.export.checking import LARGEST, made_rows, torch_predictions
 from pipelines.export.heads import head_graph
-from pipelines.export.streams import stream_name
 from pipelines.export.write import ExportRequest, write_bundle
 from pipelines.json_files import read_json
 from pipelines.postprocess.apply import Parameters
@@ -141,7 +141,7 @@ def predicted(bundle: Bundle, rows: checking.MadeRows, order: np.ndarray | None 
     return bundle.predict(
         rows.frames["video"].to_numpy()[order],
         rows.frames["frame"].to_numpy()[order],
-        {stream_name(*key): values[order] for key, values in rows.values.items()},
+        {stream_title(*key): values[order] for key, values in rows.values.items()},
         **options,
     )
 

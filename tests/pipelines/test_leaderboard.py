@@ -287,6 +287,22 @@ def with_subjects(frames: pl.DataFrame, a_subject: int = 2, known: int = 10**6) 
     return frames.with_columns(subject=pl.when(number < known).then(name))
 
 
+def test_the_method_is_a_column_also_where_it_follows_from_another_field() -> None:
+    pairs = (("none", "separate"), ("gru", "joint"), ("tcn", "progressive"))
+    results = [
+        result(1.0, 1.0, temporal=temporal, method=method, inputs=inputs, lr=lr)
+        for temporal, method in pairs
+        for inputs in ("embedding", "both")
+        for lr in (1e-3, 3e-4)
+    ]
+    board = make_leaderboard(results)
+    assert "method" in board.varied
+    narrow = shown(board, 70)
+    assert all(word in narrow for word in ("method", "separate", "joint", "progressive"))
+    assert "temporal" not in narrow
+    assert "temporal" in shown(board, 200)
+
+
 def test_subjects_are_resampled_where_they_are_known(tmp_path: Path) -> None:
     """The interval is that of the same rows with each subject's videos called one video."""
     frames, results = finished_pair(tmp_path, num_videos=36)

@@ -20,6 +20,8 @@ from PIL import Image
 
 from extract.video import detectors
 from extract.video.alignment import Alignment, Template
+from extract.video.frames import VideoFrame
+from extract.video.live import LiveFrame
 from helpers import face_videos
 from helpers.cli import call, invoke, refused, typed
 from helpers.face_project import make_face_project
@@ -30,6 +32,7 @@ from pipelines.postprocess.apply import Parameters
 from pipelines.postprocess.smoothing import Smoothing
 from pipelines.predict.alignments import alignment_notes
 from pipelines.predict.face_model import TrainedFaceModel
+from pipelines.predict.live import LivePredictor
 from pipelines.predict.predictor import Predictor, load_predictor
 
 FACES = '\n[faces]\ndetector = "squares"\nsize_px = 32\n'
@@ -346,6 +349,8 @@ def test_a_playing_video_is_predicted_live(project: Path, tmp_path: Path) -> Non
     assert time.monotonic() - began_s > 1.4
     assert (summary["delay_steps"], summary["delay_s"]) == (6, pytest.approx(0.2))
     assert summary["num_frames"] + summary["num_dropped"] in (44, 45)  # the last one may come as it ends
+    held_back = [update for update in updates if update["latency_s"] is None]
+    updates = updates[: -len(held_back)]
     assert len(updates) == summary["num_updates"] >= 2
     assert 0 < summary["latency_s"]["median"] < 5
     _, whole = predicted("none", tmp_path / "clip.mkv")
@@ -356,10 +361,53 @@ def test_a_playing_video_is_predicted_live(project: Path, tmp_path: Path) -> Non
         assert (face["final"] is None) == (update["time_s"] < 0.19) or face["final_s"] <= update["time_s"] - 0.19
     last = updates[-1]["faces"][0]
     assert last["final"]["valence"] == pytest.approx(whole["valence"][round(last["final_s"] * 30)], abs=1e-2)
+    finals_s = [update["faces"][0]["final_s"] for update in held_back]
+    assert finals_s == sorted(set(finals_s))
+    assert last["final_s"] < finals_s[0]
+    assert finals_s[-1] == pytest.approx(held_back[-1]["time_s"], abs=1e-2)
     lines = call("live", "gru", tmp_path / "clip.mkv").splitlines()
     assert "face 1: valence " in lines[0]
     assert "a prediction is final after 0.5 s" in lines[-1]
     assert re.search(r", median latency \d+ ms \(95th percentile \d+ ms\); ", lines[-1])
+
+
+def test_a_clip_shorter_than_the_delay_ends_with_a_final_prediction_per_frame(project: Path, tmp_path: Path) -> None:
+    make_face_video(tmp_path / "clip.mkv", 20)
+    *updates, summary = map(
+        json.loads, call("live", "gru", tmp_path / "clip.mkv", "--delay", 60, "--json").splitlines()
+    )
+    _, whole = predicted("gru", tmp_path / "clip.mkv")
+    assert all(face["final"] is None for each in updates if each["latency_s"] is not None for face in each["faces"])
+    finals = [face for each in updates if each["latency_s"] is None for face in each["faces"]]
+    assert len(finals) == summary["num_frames"]
+    if not summary["num_dropped"]:  # else the head saw other steps
+        values = [face["final"]["valence"] for face in finals]
+        assert values == pytest.approx(whole["valence"].to_list()[: len(values)], abs=1e-2)
+
+
+def test_what_was_held_back_of_a_face_that_is_gone_comes_when_it_is_forgotten() -> None:
+    """One face in 10 frames, then 3 s without any; the predictions are the numbers of the steps."""
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    here = SimpleNamespace(boxes=np.array([[0, 0, 4, 4]]), scores=np.array([0.9]), points=np.zeros((1, 5, 2)))
+    nobody = SimpleNamespace(boxes=np.zeros((0, 4)), scores=np.zeros(0), points=np.zeros((0, 5, 2)))
+    found = iter([here] * 10 + [nobody] * 30)
+    finder: Any = SimpleNamespace(
+        reduced=lambda pixels: pixels, find=lambda pixels, small: next(found), crop=lambda pixels, points: pixels
+    )
+    model: Any = SimpleNamespace(
+        batch_size=8,
+        embed=lambda crops, videos: {"s": np.zeros((len(crops), 2))},
+        predict=lambda tracks, steps, embeddings, valid: SimpleNamespace(columns={"valence": steps.astype(float)}),
+    )
+    predictor = LivePredictor(model=model, finder=finder, fps=10.0, window=4, delay=16)
+    frames = [LiveFrame(VideoFrame(number, (number - 1) / 10, pixels), number / 10) for number in range(1, 41)]
+    updates = list(predictor.updates(frames))
+    held_back = [update for update in updates if update.latency_s is None]
+    assert [update.faces[0].final for update in held_back] == [{"valence": float(step)} for step in range(10)]
+    assert [update.faces[0].prompt for update in held_back] == [{"valence": 9.0}] * 10
+    assert {(update.frame, update.time_s) for update in held_back} == {(10, 0.9)}
+    assert updates.index(held_back[-1]) < len(updates) - 1  # before the frames end
+    assert updates[-1].faces == ()
 
 
 def test_what_a_live_prediction_waits_for(project: Path) -> None:

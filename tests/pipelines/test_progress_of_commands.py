@@ -71,10 +71,10 @@ def test_an_ensemble_shows_progress_and_calls_its_members_by_words(
     assert "reading predictions: 4 of 4 runs (100 %)" in said.stderr
     assert "choosing members: 3 of 3 choices (100 %)" in said.stderr  # two videos, so two folds
     (line,) = [line for line in said.stdout.splitlines() if line.startswith("VA   x")][:1]
-    digest = line.rsplit("(", 1)[1].rstrip(")")
+    digest, words = line.split(None, 4)[4].split(": ")
     assert (Path("studies/e/runs") / digest / "run.json").is_file()
-    assert line.split(None, 4)[4].startswith("fusion ")
-    assert ", seed " in line
+    assert words.startswith("fusion ")
+    assert ", seed " in words
 
 
 def candidate(name: str, **strategy: Any) -> Candidate:

@@ -134,7 +134,10 @@ def test_init_writes_a_recipe_and_says_what_to_get(recipe: Recipe, tmp_path: Pat
     shown = flat(call("init", tmp_path / "work", "--recipe", recipe.name, "--faces", "my faces"))
     config = read_config(tmp_path / "work" / "mtl.toml")
     assert config.data.faces == Path("my faces")
-    assert (tmp_path / "work" / PAGE).read_text("utf-8") == recipe.page
+    page = (tmp_path / "work" / PAGE).read_text("utf-8")
+    begun = f"mtl init --recipe {recipe.name} --faces FOLDER\n"
+    assert page == recipe.page.replace(begun, f"# done: mtl init --recipe {recipe.name}\n") != recipe.page
+    assert "\nmtl init" not in page
     assert sorted(path.name for path in (tmp_path / "work" / "grids").iterdir()) == [path.name for path in recipe.grids]
     assert len(recipe.downloads()) >= 2
     for entry in recipe.weights():

@@ -2,12 +2,14 @@
 
 import io
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from typer.main import get_command
@@ -16,7 +18,7 @@ from typer.testing import CliRunner
 from helpers.processes import environment, python
 from pipelines import cli, terminal
 from pipelines.config import Config
-from pipelines.progress import Lines, progress, total_of
+from pipelines.progress import Bar, Lines, progress, total_of
 from pipelines.terminal import CONTROLS, make_console, say, say_progress, set_quiet, visible
 
 PACKAGE = Path(cli.__file__).parents[1]
@@ -117,6 +119,27 @@ def test_a_line_has_rate_and_time_left() -> None:
     assert lines.line(10.0) == "x: 40 of 100 rows (40 %), 2.0 rows/s, 30 s left, best P 1.234"
     lines._done = 100
     assert lines.line(40.0) == "x: 100 of 100 rows (100 %), 2.0 rows/s, 40 s, best P 1.234"
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Console:
+    """A terminal of 80 columns, on which bars are drawn."""
+    console = Console(width=80, height=24, force_terminal=True, color_system=None, file=io.StringIO(), _environ={})
+    monkeypatch.setattr("pipelines.progress.make_console", lambda **options: console)
+    return console
+
+
+@pytest.mark.parametrize("title", ["extract 12 streams", "Verifying hsemotion-b0-scores/crop0.9"])
+def test_a_bar_in_80_columns_has_rate_and_time_left(screen: Console, title: str) -> None:
+    with progress(title, 1_000_000, "faces") as advance:
+        for _ in range(3):
+            advance(10_000)
+            time.sleep(0.01)
+        assert isinstance(advance, Bar)
+        screen.file = io.StringIO()
+        advance._bar.refresh()
+        drawn = screen.file.getvalue()
+    assert re.search(rf"{re.escape(title)} .*30000/1000000 [\d,.]+ faces/s \d:\d\d:\d\d", drawn), drawn
 
 
 @pytest.mark.parametrize("total", [None, 30])

@@ -32,10 +32,11 @@ def print_ensemble(record: Mapping[str, Any], console: Console) -> None:
             if record["scores"][key][kind]:
                 table.add_row(*_row(record, key, kind, schema.scored(tasks)), style="bold" if key == "ensemble" else "")
     console.print(table)
-    for key, words in (("single", "the best single run"), ("top", f"the mean of the best {record['num_top']}")):
+    for key in ("single", "top"):
         if record["differences"].get(key, {}).get("report") is not None:
             found = record["differences"][key]
-            console.print(f"against {words}, held out: {found['report']:+.4f}{interval_words(found['interval'])}")
+            words = f"{found['report']:+.4f}{interval_words(found['interval'])}"
+            console.print(f"against the {_procedure(record, key)}, held out: {words}")
     _print_members(record, console)
     for one in record["skipped"][:SHOWN_SKIPPED]:
         console.print(f"left out: {one['run']}: {one['reason']}")
@@ -43,8 +44,14 @@ def print_ensemble(record: Mapping[str, Any], console: Console) -> None:
         console.print(f"left out: {len(record['skipped']) - SHOWN_SKIPPED} more")
 
 
+def _procedure(record: Mapping[str, Any], key: str) -> str:
+    if key == "top":
+        return f"mean of the best {len(record['compared']['top'])}"
+    return {"single": "best single run", "ensemble": "ensemble"}[key]
+
+
 def _row(record: Mapping[str, Any], key: str, kind: str, tasks: Sequence[Task]) -> list[str]:
-    words = {"single": "best single run", "top": f"mean of the best {record['num_top']}", "ensemble": "ensemble"}[key]
+    words = _procedure(record, key)
     metrics = record["scores"][key][kind]
     values = [number(metrics[part]["P"] if metrics[part] else None) for part in ("in_fold", "out_of_fold", "report")]
     parts = [metrics["report"].get(main_key(task.group)) for task in tasks]
@@ -56,23 +63,26 @@ def _row(record: Mapping[str, Any], key: str, kind: str, tasks: Sequence[Task]) 
 
 
 def _print_members(record: Mapping[str, Any], console: Console) -> None:
-    """One line per member: its count, its score alone, how alike its errors are, its strategy in words, its run."""
-    width = max(4, *map(len, map(task_label, record["members"])))
+    """Of each member its count, its score alone, how alike its errors are, its run and its strategy in words."""
     console.print("members: draws, selection score alone, correlation of errors with the others")
+    table = Table.grid(padding=(0, 1, 0, 0))
+    for justify in ("left", "left", "right", "right"):
+        table.add_column(justify=justify, no_wrap=True)
+    table.add_column(overflow="fold")
     for task, members in record["members"].items():
-        lines = [
-            f"x{one['count']:<3} {one['score']:.3f} {_correlation(one['correlation'])}  {_member_words(one)}"
-            for one in members[:SHOWN_MEMBERS]
-        ]
-        lines += [f"and {len(members) - SHOWN_MEMBERS} more"] if len(members) > SHOWN_MEMBERS else []
-        for index, line in enumerate(lines):
-            console.print(f"{task_label(task) if index == 0 else '':<{width}} {line}", soft_wrap=True)
+        for index, one in enumerate(members[:SHOWN_MEMBERS]):
+            label = task_label(task) if index == 0 else ""
+            numbers = f"x{one['count']}", f"{one['score']:.3f}", _correlation(one["correlation"])
+            table.add_row(label, *numbers, _member_words(one))
+        if len(members) > SHOWN_MEMBERS:
+            table.add_row("", "", "", "", f"and {len(members) - SHOWN_MEMBERS} more")
+    console.print(table)
 
 
 def _correlation(value: float | None) -> str:
-    return f"{'–' if value is None else f'{value:.2f}':>5}"
+    return "–" if value is None else f"{value:.2f}"
 
 
 def _member_words(member: Mapping[str, Any]) -> str:
     name, words = member_name(member["run"]), member["strategy"]
-    return f"{words} ({name})" if words else name
+    return f"{name}: {words}" if words else name

@@ -52,10 +52,10 @@ def _fitting(ranking: Ranking, varied: Sequence[str], top: int, most: int, width
 
 
 def _independent(ranking: Ranking, varied: Sequence[str]) -> list[str]:
-    """Of the fields `varied` those whose value does not follow from that of one that stays."""
+    """Of the fields `varied` those whose value does not follow from that of one that stays; the method stays."""
     columns = {name: [value_in(name, row.values) for row in ranking.rows] for name in varied}
     kept = list(varied)
-    for name in reversed(varied):
+    for name in reversed([name for name in varied if name != "method"]):
         others = (columns[other] for other in kept if other != name)
         if any(len(set(zip(other, columns[name], strict=True))) == len(set(other)) for other in others):
             kept.remove(name)

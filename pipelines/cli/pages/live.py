@@ -14,7 +14,7 @@ from pipelines.terminal import make_console, say
 from pipelines.words import counted, task_label
 
 if TYPE_CHECKING:
-    from pipelines.predict.live import LivePredictor, LiveUpdate
+    from pipelines.predict.live import LiveFace, LivePredictor, LiveUpdate
 
 LINE_S = 1.0  # between two lines off a terminal
 
@@ -29,9 +29,17 @@ def show_lines(updates: Iterable["LiveUpdate"], predictor: "LivePredictor", sche
     """A table on a terminal, elsewhere a line per face and second."""
     console = make_console()
     if console.is_terminal and not console.is_dumb_terminal:
+        faces: dict[int, LiveFace] = {}
         with Live(console=console, auto_refresh=False) as screen:
             for update in updates:
-                screen.update(_table(update, predictor, schema), refresh=True)
+                found = {face.face: face for face in update.faces}
+                if update.latency_s is not None:
+                    faces = found
+                elif found.keys() <= faces.keys():  # what was held back of faces that are still shown
+                    faces = faces | found
+                else:
+                    continue
+                screen.update(_table(update, faces.values(), predictor, schema), refresh=True)
         return
     last_s = -LINE_S
     for update in updates:
@@ -80,13 +88,14 @@ def prediction_words(columns: Mapping[str, float] | None, schema: Schema) -> str
     return "  ".join(words)
 
 
-def _table(update: "LiveUpdate", predictor: "LivePredictor", schema: Schema) -> Table:
-    table = Table(title=f"{update.time_s:.1f} s, latency {1000 * update.latency_s:.0f} ms", min_width=60)
+def _table(update: "LiveUpdate", faces: Iterable["LiveFace"], predictor: "LivePredictor", schema: Schema) -> Table:
+    latency = "" if update.latency_s is None else f", latency {1000 * update.latency_s:.0f} ms"
+    table = Table(title=f"{update.time_s:.1f} s{latency}", min_width=60)
     table.add_column("face")
     table.add_column("now")
     if predictor.delay:
         table.add_column(f"{predictor.delay_s:.1f} s ago, final")
-    for face in update.faces:
+    for face in faces:
         known = [face.prompt, face.final] if predictor.delay else [face.prompt]
         # As text, since rich takes brackets in the names of labels for styles.
         table.add_row(str(face.face), *(Text(prediction_words(each, schema)) for each in known))
