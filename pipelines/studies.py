@@ -16,7 +16,7 @@ from pipelines.results.backbone_rows import with_backbones
 from pipelines.results.evidence import Reader, with_intervals
 from pipelines.results.leaderboard import Leaderboard, make_leaderboard
 from pipelines.results.leaderboard_files import to_json, write_leaderboard
-from pipelines.search.loop import SearchSummary, Trainer, one_by_one, run_trials
+from pipelines.search.loop import SearchSummary, Trainer, one_at_a_time, one_by_one, run_trials
 from pipelines.search.search_plan import (
     SearchPlan,
     make_chooser,
@@ -149,7 +149,7 @@ def _run(
         return run_trials(
             study,
             search.trials,
-            trainer,
+            one_at_a_time(study, trainer),
             Record(study, search.grid.fields, search.grid.study.storage),
             retry_failed=retry_failed,
             limit=limit,

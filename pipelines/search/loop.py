@@ -1,14 +1,14 @@
-"""The search: every trial of a grid in one process, over streams that are read once; a kill costs a minute.
+"""The search: every trial of a grid, over streams that are read once; a kill costs a minute.
 
-What trains is a `Trainer`, handed in: it trains trials of one shape at once, and writes for each a run folder whose
-manifest, run.json, comes last.
+What trains is a `Trainer`: it trains trials of one shape at once, and writes for each a run folder whose manifest,
+run.json, comes last. An `Engine`, handed in, brings the stacks to one: to its own, or to those of other processes.
 """
 
 import errno
 import math
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGINT
@@ -33,10 +33,32 @@ class Trainer(Protocol):
     def __call__(self, stack: Sequence[tuple[Strategy, Path]], advance: Advance) -> Sequence[Exception | None]: ...
 
 
-Grouping = Callable[[Sequence["Trial"]], list[list["Trial"]]]
+Stack = list[Trial]
+Errors = Sequence[Exception | None]
+Grouping = Callable[[Sequence[Trial]], list[Stack]]
 
 
-def one_by_one(trials: Sequence["Trial"]) -> list[list["Trial"]]:
+class Engine(Protocol):
+    """Trains stacks, which it takes one by one as it has room, calling `advance` where it may be stopped.
+
+    Yields each when it is finished, in any order, with what went wrong with each of its trials. Stopped, it raises
+    KeyboardInterrupt after those that are finished.
+    """
+
+    def __call__(self, stacks: Iterator[Stack], advance: Advance) -> Iterator[tuple[Stack, Errors]]: ...
+
+
+def one_at_a_time(study: Study, trainer: Trainer) -> Engine:
+    """The engine that trains with `trainer`, here, one stack after the other."""
+
+    def train(stacks: Iterator[Stack], advance: Advance) -> Iterator[tuple[Stack, Errors]]:
+        for stack in stacks:
+            yield stack, train_stack([(trial.strategy, study.run_folder(trial)) for trial in stack], trainer, advance)
+
+    return train
+
+
+def one_by_one(trials: Sequence[Trial]) -> list[Stack]:
     """Every trial a stack of its own."""
     return [[trial] for trial in trials]
 
@@ -52,7 +74,7 @@ class SearchSummary:
     stopped: str = ""
 
 
-Chooser = Callable[[Sequence["Trial"]], list["Trial"]]
+Chooser = Callable[[Sequence[Trial]], list[Trial]]
 
 
 def pending(study: Study, trials: Sequence[Trial], *, retry_failed: bool, halted: bool = False) -> list[Trial]:
@@ -68,7 +90,7 @@ def pending(study: Study, trials: Sequence[Trial], *, retry_failed: bool, halted
 def run_trials(
     study: Study,
     trials: Sequence[Trial],
-    trainer: Trainer,
+    engine: Engine,
     record: "Record",
     *,
     retry_failed: bool = False,
@@ -95,10 +117,12 @@ def run_trials(
         OSError: the disk is full; nothing finished is lost.
     """
     record.catch_up()
+    study.remove_ended()
     num_before = len(trials) - len(pending(study, trials, retry_failed=True, halted=halted))
     most = max((len(trial.strategy.head.predicted) for trial in trials), default=0)
     best = best_of(study, trials, most)
-    began, num_done, stopped, tried = time.monotonic(), 0, "", set[str]()
+    deadline_s = time.monotonic() + (time_limit_s or math.inf)
+    num_done, stopped, tried = 0, "", set[str]()
     with Interrupts(SIGINT) as interrupts:
         while not stopped:
             left = pending(study, trials, retry_failed=retry_failed, halted=halted)
@@ -106,36 +130,54 @@ def run_trials(
             batch = batch if limit is None else batch[: limit - len(tried)]
             if not batch:
                 break
-            for stack in _begun_first(study, batch, grouping):
-                if time_limit_s and time.monotonic() - began > time_limit_s:
-                    stopped = f"the time limit of {time_limit_s:g} s"
-                    break
-                num_written = sum(study.is_finished(trial) for trial in stack)  # by a search that was killed meanwhile
-                try:
-                    num_done += _run(study, stack, trainer, record, interrupts) - num_written
-                except KeyboardInterrupt:
-                    stopped = "Ctrl-C"
-                    break
-                tried.update(trial.digest for trial in stack)
-                advance(len(stack) - num_written)
-                best = max(best, best_of(study, stack, most))
-                note(f"best P {best:.3f}" if best > -math.inf else "")
+            stacks, num_written = _begun_first(study, batch, grouping), dict[str, int]()
+            starting = _starting(study, stacks, num_written, deadline_s, interrupts)
+            try:
+                for stack, errors in engine(starting, lambda count: interrupts.check()):
+                    before = num_written[stack[0].digest]
+                    num_ended = [_record(study, *one, record) for one in zip(stack, errors, strict=True)]
+                    num_done += sum(num_ended) - before
+                    tried.update(trial.digest for trial in stack)
+                    advance(len(stack) - before)
+                    best = max(best, best_of(study, stack, most))
+                    note(f"best P {best:.3f}" if best > -math.inf else "")
+            except KeyboardInterrupt:
+                stopped = "Ctrl-C"
+            if len(num_written) < len(stacks):
+                stopped = stopped or f"the time limit of {time_limit_s:g} s"
     failures = study.failures()
     failed = tuple((trial, failures[trial.digest]["reason"]) for trial in trials if trial.digest in failures)
     num_left = len(choose(pending(study, trials, retry_failed=False, halted=halted)))
     return SearchSummary(num_done=num_done, num_before=num_before, failed=failed, num_left=num_left, stopped=stopped)
 
 
-def _begun_first(study: Study, batch: Sequence[Trial], grouping: Grouping) -> list[list[Trial]]:
-    """The stacks of `batch`; that in which an earlier search was stopped is first, and made of the same trials, those
+def _starting(
+    study: Study, stacks: Sequence[Stack], num_written: dict[str, int], deadline_s: float, interrupts: Interrupts
+) -> Iterator[Stack]:
+    """The stacks, until the deadline, each cleared of what an earlier try left when it is taken; notes by its first
+    trial how many of its runs a search that was killed had written."""
+    for stack in stacks:
+        if time.monotonic() > deadline_s:
+            return
+        interrupts.check()
+        num_written[stack[0].digest] = sum(study.is_finished(trial) for trial in stack)
+        for trial in stack:
+            if not study.is_finished(trial):
+                study.clear(trial)
+        yield stack
+
+
+def _begun_first(study: Study, batch: Sequence[Trial], grouping: Grouping) -> list[Stack]:
+    """The stacks of `batch`; those in which an earlier search was stopped are first, and made of the same trials, those
     whose runs it had written already among them."""
-    begun, wanted = study.begun(), {trial.digest for trial in batch}
-    known = [study.trials[digest] for digest in begun if digest in study.trials]
-    fits = all(trial.digest in wanted or study.is_finished(trial) for trial in known)
-    if len(known) < len(begun) or not fits or not wanted & set(begun):
-        return grouping(batch)
-    rest = [trial for trial in batch if trial.digest not in begun]
-    return [known, *(grouping(rest) if rest else [])]
+    rest, first = {trial.digest: trial for trial in batch}, list[Stack]()
+    for digests in study.begun():
+        stack = [study.trials[digest] for digest in digests if digest in study.trials]
+        fits = all(trial.digest in rest or study.is_finished(trial) for trial in stack)
+        if len(stack) == len(digests) and fits and rest.keys() & set(digests):
+            first.append(stack)
+            rest = {digest: trial for digest, trial in rest.items() if digest not in digests}
+    return [*first, *(grouping(list(rest.values())) if rest else [])]
 
 
 def best_of(study: Study, trials: Sequence[Trial], num_tasks: int) -> float:
@@ -144,19 +186,7 @@ def best_of(study: Study, trials: Sequence[Trial], num_tasks: int) -> float:
     return max((study.result(trial).metrics["select"]["P"] for trial in chosen), default=-math.inf)
 
 
-def _run(study: Study, stack: Sequence[Trial], trainer: Trainer, record: "Record", interrupts: Interrupts) -> int:
-    """Trains the trials of a stack; the number of those that did not fail."""
-    interrupts.check()
-    for trial in stack:
-        if not study.is_finished(trial):
-            study.clear(trial)
-    errors = _train(
-        [(trial.strategy, study.run_folder(trial)) for trial in stack], trainer, lambda count: interrupts.check()
-    )
-    return sum(_record(study, trial, error, record) for trial, error in zip(stack, errors, strict=True))
-
-
-def _train(stack: Sequence[tuple[Strategy, Path]], trainer: Trainer, check: Advance) -> list[Exception | None]:
+def train_stack(stack: Sequence[tuple[Strategy, Path]], trainer: Trainer, check: Advance) -> list[Exception | None]:
     """What went wrong with each. Where a whole stack fails, for memory or through one of its trials, its halves are
     tried."""
     try:
@@ -167,7 +197,7 @@ def _train(stack: Sequence[tuple[Strategy, Path]], trainer: Trainer, check: Adva
         if len(stack) == 1:
             return [error]
     middle = len(stack) // 2
-    return _train(stack[:middle], trainer, check) + _train(stack[middle:], trainer, check)
+    return train_stack(stack[:middle], trainer, check) + train_stack(stack[middle:], trainer, check)
 
 
 def _is_disk_full(error: Exception) -> bool:

@@ -24,7 +24,7 @@ from pipelines.json_files import write_text
 from pipelines.run_files import damage, read_manifest, read_metrics
 from pipelines.search.grid import Grid
 from pipelines.strategy import Strategy, class_embeddings_of, run_digest, streams_of
-from pipelines.training.stack_checkpoint import FOLDER, runs_of
+from pipelines.training.stack_checkpoint import begun_stacks, folder_of
 
 FORMAT = 1
 # Of trials.json: run folders are found again by the digests of their strategies.
@@ -96,9 +96,15 @@ class Study:
         except ValueError:
             return False  # `damaged` names it
 
-    def begun(self) -> tuple[str, ...]:
-        """Digests of the trials, in order, of the stack in which a search was stopped."""
-        return runs_of(self.path / "runs" / FOLDER)
+    def begun(self) -> list[tuple[str, ...]]:
+        """Digests of the trials, in order, of every stack in which a search was stopped."""
+        return begun_stacks(self.path / "runs")
+
+    def remove_ended(self) -> None:
+        """Removes what is kept of stacks whose runs are all there: a search was killed just before it did."""
+        for digests in self.begun():
+            if all((self.path / "runs" / digest / "run.json").is_file() for digest in digests):
+                shutil.rmtree(folder_of(self.path / "runs" / digests[0]), ignore_errors=True)
 
     def damaged(self) -> list[tuple[Trial, str]]:
         """The finished trials that cannot be used, each with what is wrong, left out from here on; every file of every
@@ -121,6 +127,7 @@ class Study:
     def record_failure(self, trial: Trial, reason: str, details: str) -> None:
         """Keeps the reason; what the try left behind goes."""
         self.clear(trial)
+        shutil.rmtree(folder_of(self.run_folder(trial)), ignore_errors=True)
         entry = {"reason": reason, "when": _now(), "details": details, **trial.to_json()}
         self._write_failures(self.failures() | {trial.digest: entry})
 

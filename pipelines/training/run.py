@@ -52,7 +52,7 @@ from pipelines.training.dataset import Dataset, load_dataset
 from pipelines.training.fit import Halving
 from pipelines.training.manifest import digest_on, manifest_of, run_name
 from pipelines.training.methods import build_model
-from pipelines.training.stack_checkpoint import FOLDER, StackCheckpoint
+from pipelines.training.stack_checkpoint import StackCheckpoint, folder_of
 from pipelines.training.train import Trained, TrainRequest, predict_models, train_strategies, train_strategy
 
 
@@ -115,7 +115,7 @@ def train_run(
     Where `poll`, which is called between two steps, raises KeyboardInterrupt, the training is saved beside the folder,
     and the next call resumes it; it is also saved once per minute, in case of a kill.
     """
-    checkpoint = StackCheckpoint(folder.parent / f"{FOLDER}-{folder.name}", poll=poll)
+    checkpoint = StackCheckpoint(folder_of(folder), poll=poll)
     checkpoint.open([folder.name], [digest_on(dataset, config, strategy)])
     trained = train_strategy(config, dataset, strategy, on_evaluation=on_evaluation, checkpoint=checkpoint)
     write_run(folder, trained, config, dataset, force=force)
@@ -134,13 +134,13 @@ def train_runs(
 ) -> list[Exception | None]:
     """Trains strategies of one shape at once and writes each one's run folder, replacing what is there.
 
-    `poll` and an interrupted training are as in `train_run`; the stack is kept in `FOLDER` beside the first run.
+    `poll` and an interrupted training are as in `train_run`; the stack is kept beside its first run.
 
     Returns:
         For each why there is no run, or None.
     """
     requests = [TrainRequest(strategy=strategy, on_evaluation=on_evaluation) for strategy, _ in stack]
-    checkpoint = StackCheckpoint(stack[0][1].parent / FOLDER, poll=poll)
+    checkpoint = StackCheckpoint(folder_of(stack[0][1]), poll=poll)
     checkpoint.open([folder.name for _, folder in stack], _made_from(config, dataset, stack, halving))
     outcomes = train_strategies(config, dataset, requests, halving, checkpoint)
     if len(stack) > 1:

@@ -1,6 +1,7 @@
 """The checkpoint of a stack in training: a kill costs a minute, not the stack; Ctrl-C costs nothing. M stacked heads.
 
-torch is imported where it is used: which stack a study was stopped in is asked without it.
+It lies beside the run folders, in `.unfinished-` and the name of the stack's first run. torch is imported where it
+is used: which stacks a study was stopped in is asked without it.
 
 about.json          which runs the stack trains, and what they are made from
 MODEL.safetensors   the checkpoint of one of its models (`joint`, or one per task): weights, best ones, optimiser,
@@ -115,9 +116,15 @@ class StackCheckpoint:
         return self.folder / f"{model}.safetensors"
 
 
-def runs_of(folder: Path) -> tuple[str, ...]:
-    """Names of the runs whose stack is kept in `folder`; none where there is none."""
-    return tuple(_read_about(folder).get("runs", ()))
+def folder_of(first_run: Path) -> Path:
+    """Where the stack that begins with the run `first_run` is kept: beside it."""
+    return first_run.with_name(f"{FOLDER}-{first_run.name}")
+
+
+def begun_stacks(runs: Path) -> list[tuple[str, ...]]:
+    """Names of the runs of every stack that is kept in the folder `runs`."""
+    folders = sorted(path for path in runs.iterdir() if path.name.startswith(f"{FOLDER}-")) if runs.is_dir() else []
+    return [found for folder in folders if (found := tuple(_read_about(folder).get("runs", ())))]
 
 
 def _read_about(folder: Path) -> dict[str, Any]:

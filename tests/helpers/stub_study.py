@@ -142,7 +142,7 @@ def as_table(rows: pl.DataFrame, said: Decisions, part: str, tasks: tuple[str, .
 
 def main() -> None:
     """`stub_study FOLDER NUM` searches 12 trials in FOLDER; SIGKILL when the NUM-th that it runs has begun."""
-    from pipelines.search.loop import run_trials
+    from pipelines.search.loop import one_at_a_time, run_trials
     from pipelines.search.record import Record
 
     folder, num = Path(sys.argv[1]), int(sys.argv[2])
@@ -158,4 +158,5 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     with open_study(folder, grid, inputs, trials) as study:
-        run_trials(study, trials, make_trainer(frames, config, before), Record(study, grid.fields))
+        engine = one_at_a_time(study, make_trainer(frames, config, before))
+        run_trials(study, trials, engine, Record(study, grid.fields))

@@ -13,7 +13,7 @@ from helpers import stub_study as stub
 from helpers.cli import Ended, typed
 from helpers.made_project import make
 from pipelines.search.grid import expand
-from pipelines.search.loop import run_trials
+from pipelines.search.loop import one_at_a_time, run_trials
 from pipelines.search.record import Record
 from pipelines.search.study import Study, make_trials, open_study, read_study
 from pipelines.strategy import strategy_of
@@ -34,7 +34,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     grid, inputs = stub.make_grid(GRID), stub.make_inputs(frames, config)
     trials = make_trials(expand(grid, strategy_of(config)), config, inputs)
     with open_study(folder / "studies" / "s", grid, inputs, trials) as study:
-        run_trials(study, trials, stub.make_trainer(frames, config), Record(study, grid.fields))
+        engine = one_at_a_time(study, stub.make_trainer(frames, config))
+        run_trials(study, trials, engine, Record(study, grid.fields))
     return folder
 
 

@@ -243,12 +243,12 @@ window = 32
 
 def searched(folder: Path) -> Leaderboard:
     """The leaderboard of the grid in `folder`, trained."""
-    from pipelines.search.loop import run_trials
+    from pipelines.search.loop import one_at_a_time, run_trials
     from pipelines.search.record import Record
 
     config, grid, chosen = read_strategies(read_config(folder / "mtl.toml"), folder / "useless.toml")
     plan: Any = make_plan(config, grid, chosen)
     with open_study(plan.folder, grid, plan.inputs, plan.trials) as study:
-        run_trials(study, plan.trials, make_trainer(plan, "cpu"), Record(study, grid.fields))
+        run_trials(study, plan.trials, one_at_a_time(study, make_trainer(plan, "cpu")), Record(study, grid.fields))
         assert json.loads((plan.folder / "study.json").read_text())["splits"]
         return with_intervals(make_leaderboard(study.results()), plan.frames)

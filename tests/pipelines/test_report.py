@@ -26,7 +26,7 @@ from pipelines.results.effects import effects_of
 from pipelines.results.evidence import Reader, with_intervals
 from pipelines.results.leaderboard import Leaderboard, make_leaderboard
 from pipelines.search.grid import expand
-from pipelines.search.loop import run_trials
+from pipelines.search.loop import one_at_a_time, run_trials
 from pipelines.search.record import Record
 from pipelines.search.study import Study, make_trials, open_study
 from pipelines.strategy import strategy_of
@@ -62,7 +62,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
     folder = tmp_path_factory.mktemp("study") / "first study"
     with open_study(folder, grid, inputs, trials) as study:
-        run_trials(study, trials, stub.make_trainer(frames, config, fail), Record(study, grid.fields))
+        engine = one_at_a_time(study, stub.make_trainer(frames, config, fail))
+        run_trials(study, trials, engine, Record(study, grid.fields))
         board = with_intervals(make_leaderboard(study.results()), frames)
         page = make_page(study, board, frames, drawn=True)
     own = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
@@ -177,7 +178,8 @@ def test_a_study_of_one_run_has_a_report_too(tmp_path: Path) -> None:
     inputs = stub.make_inputs(frames, config)
     trials = make_trials(expand(grid, strategy_of(config)), config, inputs)
     with open_study(tmp_path / "s", grid, inputs, trials) as study:
-        run_trials(study, trials, stub.make_trainer(frames, config), Record(study, grid.fields))
+        engine = one_at_a_time(study, stub.make_trainer(frames, config))
+        run_trials(study, trials, engine, Record(study, grid.fields))
         page = make_page(study, with_intervals(make_leaderboard(study.results()), frames), frames)
     assert 'id="f1-au"' in page
     assert 'id="density-va"' not in page
@@ -190,7 +192,8 @@ def test_a_study_of_folds_shows_what_choosing_earns_first(tmp_path: Path) -> Non
     inputs = stub.make_inputs(frames, config, folds=tuple(map(Fold, range(5))))
     trials = make_trials(expand(grid, strategy_of(config)), config, inputs)
     with open_study(tmp_path / "s", grid, inputs, trials) as study:
-        run_trials(study, trials, stub.make_trainer(frames, config), Record(study, grid.fields))
+        engine = one_at_a_time(study, stub.make_trainer(frames, config))
+        run_trials(study, trials, engine, Record(study, grid.fields))
         board = with_intervals(make_leaderboard(study.results()), frames)
         text = re.sub(r"<[^>]+>", " ", make_page(study, board, frames))
     nested = board.rankings[0].nested
@@ -212,7 +215,8 @@ def reported(
     grid, inputs = stub.make_grid(document), stub.make_inputs(frames, config, folds=folds)
     trials = make_trials(expand(grid, strategy_of(config), inner), config, inputs)
     with open_study(folder, grid, inputs, trials) as study:
-        run_trials(study, trials, stub.make_trainer(frames, config), Record(study, grid.fields))
+        engine = one_at_a_time(study, stub.make_trainer(frames, config))
+        run_trials(study, trials, engine, Record(study, grid.fields))
         board = with_intervals(make_leaderboard(study.results()), frames)
         return " ".join(re.sub(r"<[^>]+>", " ", make_page(study, board, frames)).split())
 

@@ -7,7 +7,7 @@ import pytest
 
 from helpers import stub_study as stub
 from pipelines.search.grid import expand
-from pipelines.search.loop import run_trials
+from pipelines.search.loop import one_at_a_time, run_trials
 from pipelines.search.samplers import next_trials
 from pipelines.search.study import Result, Trial, make_trials, open_study
 from pipelines.strategy import strategy_of
@@ -122,8 +122,10 @@ def test_a_search_continues_until_the_sampler_has_no_more(tmp_path: Path) -> Non
         def choose(left: Sequence[Trial]) -> list[Trial]:
             return next_trials(grid.study, trials, left, study.results)
 
-        first = run_trials(study, trials, trainer, Record(study, grid.fields), choose=choose, limit=11)
+        first = run_trials(
+            study, trials, one_at_a_time(study, trainer), Record(study, grid.fields), choose=choose, limit=11
+        )
         assert (first.num_done, first.num_before) == (11, 0)
-        second = run_trials(study, trials, trainer, Record(study, grid.fields), choose=choose)
+        second = run_trials(study, trials, one_at_a_time(study, trainer), Record(study, grid.fields), choose=choose)
         assert (second.num_done, second.num_before, second.num_left) == (19, 11, 0)
         assert len(study.results()) == 30

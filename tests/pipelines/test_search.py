@@ -17,7 +17,7 @@ from helpers.processes import start
 from pipelines.folds import NO_FOLD
 from pipelines.search.estimate import from_results, measure, work
 from pipelines.search.grid import expand
-from pipelines.search.loop import SearchSummary, pending, run_trials
+from pipelines.search.loop import SearchSummary, one_at_a_time, pending, run_trials
 from pipelines.search.record import Record
 from pipelines.search.study import Study, StudyInputs, make_trials, open_study, read_study
 from pipelines.strategy import Strategy, strategy_of
@@ -45,7 +45,7 @@ def search(folder: Path, calls, document=GRID, inputs: StudyInputs = INPUTS, **o
     trials = make_trials(expand(grid, strategy_of(CONFIG)), CONFIG, inputs)
     trainer = stub.make_trainer(FRAMES, CONFIG, calls)
     with open_study(folder, grid, inputs, trials) as study:
-        return study, run_trials(study, trials, trainer, Record(study, grid.fields), **options)
+        return study, run_trials(study, trials, one_at_a_time(study, trainer), Record(study, grid.fields), **options)
 
 
 def recorded(folder: Path) -> list[optuna.trial.FrozenTrial]:
@@ -196,7 +196,8 @@ def test_after_sigkill_only_the_trial_in_flight_is_done_again(
     with open_study(folder, grid, INPUTS, trials) as study:
         finished = [trial for trial in trials if study.is_finished(trial)]
         calls = Calls()
-        run_trials(study, trials, stub.make_trainer(FRAMES, CONFIG, calls), Record(study, grid.fields))
+        engine = one_at_a_time(study, stub.make_trainer(FRAMES, CONFIG, calls))
+        run_trials(study, trials, engine, Record(study, grid.fields))
     assert len(finished) == 2 * kills
     assert len(calls) == 12 - len(finished)
     digests = [one.user_attrs["digest"] for one in recorded(folder)]
@@ -306,10 +307,11 @@ def test_the_record_can_be_a_database(tmp_path: Path) -> None:
     trials = make_trials(expand(grid, strategy_of(CONFIG)), CONFIG, INPUTS)
     url = f"sqlite:///{tmp_path / 'record.db'}"
     with open_study(tmp_path / "s", grid, INPUTS, trials) as study:
-        run_trials(study, trials, stub.make_trainer(FRAMES, CONFIG), Record(study, grid.fields, url))
+        engine = one_at_a_time(study, stub.make_trainer(FRAMES, CONFIG))
+        run_trials(study, trials, engine, Record(study, grid.fields, url))
         again = Record(study, grid.fields, url)
         assert len(again.known) == len(trials)
-        run_trials(study, trials, stub.make_trainer(FRAMES, CONFIG), again)
+        run_trials(study, trials, one_at_a_time(study, stub.make_trainer(FRAMES, CONFIG)), again)
     found = optuna.load_study(study_name="s", storage=url)
     assert len(found.get_trials(deepcopy=False)) == len(trials)
     assert not (tmp_path / "s" / "study.journal").exists()

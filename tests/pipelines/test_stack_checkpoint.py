@@ -13,7 +13,7 @@ import torch
 from pipelines.cli import app
 from pipelines.config import Config, SplitConfig, read_config
 from pipelines.json_files import read_json
-from pipelines.search.loop import run_trials
+from pipelines.search.loop import one_at_a_time, run_trials
 from pipelines.search.record import Record
 from pipelines.search.search_plan import make_grouping, make_plan, make_trainer, read_strategies
 from pipelines.search.study import open_study
@@ -162,9 +162,8 @@ def search(folder: Path, stop: Callable[[], None]) -> tuple[str, list[str]]:
         return trainer(stack, poll)
 
     with open_study(plan.folder, grid, plan.inputs, plan.trials) as study:
-        outcome = run_trials(
-            study, plan.trials, stopping, Record(study, grid.fields), grouping=make_grouping(plan, "cpu")
-        )
+        engine, grouping = one_at_a_time(study, stopping), make_grouping(plan, "cpu")
+        outcome = run_trials(study, plan.trials, engine, Record(study, grid.fields), grouping=grouping)
     return outcome.stopped, sorted(path.parent.name for path in (folder / "study" / "runs").glob("*/run.json"))
 
 
@@ -187,6 +186,26 @@ def test_a_search_resumes_the_stack_it_was_stopped_in(made, tmp_path: Path) -> N
             for name in ("whole", "stopped")
         ]
         assert tables[0].equals(tables[1])
+
+
+def test_what_is_kept_of_a_stack_goes_when_its_runs_are_there(
+    made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.write(tmp_path)
+    (tmp_path / "grid.toml").write_text(GRID)
+
+    def killed(checkpoint: StackCheckpoint) -> None:
+        if (checkpoint.folder / "about.json").exists():
+            raise SystemExit(137)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StackCheckpoint, "remove", killed)
+        with pytest.raises(SystemExit):
+            search(tmp_path, Stop(0))
+    runs = tmp_path / "study" / "runs"
+    assert any(path.name.startswith(FOLDER) for path in runs.iterdir())
+    assert search(tmp_path, Stop(0))[0] == ""
+    assert not any(path.name.startswith(FOLDER) for path in runs.iterdir())
 
 
 def test_a_kill_while_run_folders_are_written_costs_no_training(
