@@ -1,12 +1,20 @@
 """`mtl extract`: runs backbones over the faces, once, into the cache."""
 
-import re
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pipelines.cli.options import CONFIG, ConfigOption, JsonOption, OrientationOption, SetOption, with_orientation
+from pipelines.cli.options import (
+    CONFIG,
+    ConfigOption,
+    JsonOption,
+    OrientationOption,
+    SetOption,
+    ShardOption,
+    with_orientation,
+)
+from pipelines.cli.shards import parse_shard
 from pipelines.terminal import say, say_json
 
 if TYPE_CHECKING:
@@ -29,9 +37,7 @@ def extract(
         str, typer.Option(metavar="VIEWS", help="base, hflip, crop0.9, aug:N (N augmentations), by commas.")
     ] = "base",
     audio: Annotated[bool, typer.Option("--audio", help="Only the backbones of sound.")] = False,
-    shard: Annotated[
-        str, typer.Option("--shard", metavar="I/N", help="Do the I-th of N parts; other processes do the others.")
-    ] = "1/1",
+    shard: ShardOption = "1/1",
     batch_size: Annotated[int, typer.Option(min=0, help="Faces per batch; 0: 256 on a GPU, 64 on the CPU.")] = 0,
     threads: Annotated[int, typer.Option(min=0, help="Decoding threads; 0: one per processor core.")] = 0,
     precision: Annotated[
@@ -80,7 +86,7 @@ def extract(
         runtime=runtime,
         exact=exact,
         views=parse_views(views),
-        part=parse_part(shard),
+        part=parse_shard(shard),
     )
     if audio and names:
         raise ValueError("--audio and --backbone both say what to extract; give one")
@@ -100,14 +106,6 @@ def _of_sound(settings: "Config") -> list[str]:
     if not found:
         raise ValueError('--audio: mtl.toml has no backbone of sound, such as one with model = "audio:log-mel"')
     return found
-
-
-def parse_part(text: str) -> tuple[int, int]:
-    """`2/8` as (2, 8). Raises ValueError where that is no part."""
-    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
-    if found is None or not 1 <= int(found[1]) <= int(found[2]):
-        raise ValueError(f"--shard {text}: expected I/N with 1 <= I <= N, as in --shard 2/8")
-    return int(found[1]), int(found[2])
 
 
 def to_json(done: list[tuple[list[str], "Report"]]) -> dict[str, Any]:

@@ -30,6 +30,12 @@ PostOption = Annotated[
     bool, typer.Option("--post/--no-post", help="With the stored post-processing, where there is one.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+ShardOption = Annotated[
+    str,
+    typer.Option(
+        "--shard", metavar="I/N", help="Do the I-th of N parts; slurm: the part of this task of an array job."
+    ),
+]
 OutsideOption = Annotated[
     str,
     typer.Option(
