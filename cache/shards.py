@@ -157,12 +157,12 @@ def copy_rows(folder: Path, layout: Layout, shard: int, out: np.ndarray) -> bool
     try:
         # Read, not mapped: threads that map wait for one another, and a file cut short meanwhile would end the process.
         with open(folder / shard_file(EMBEDDING, shard), "rb", buffering=0) as file:
-            return _is_in_line(file, layout, len(out)) and _read_into(file, out)
+            return is_in_line(file, layout, len(out)) and _read_into(file, out)
     except FileNotFoundError:
         return False
 
 
-def _is_in_line(file: FileIO, layout: Layout, num_rows: int) -> bool:
+def is_in_line(file: FileIO, layout: Layout, num_rows: int) -> bool:
     """Whether the shard's own index says that its first `num_rows` rows lie one after the other from its start."""
     assert layout.inner_rows is not None
     chunk_bytes = layout.inner_rows * layout.width * np.dtype(layout.dtype).itemsize

@@ -4,7 +4,7 @@ Every field of `[head]`, `[loss]` and `[train]` has a name of its own across the
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -162,6 +162,19 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSection(TrainConfig):
+    """The section [train]: what a strategy trains by, and `memory_gb`, which changes no number. Streams that together
+    take more than that are read by windows from the cache, not held in memory; 0 is most of what is free."""
+
+    memory_gb: Annotated[float, Interval(ge=0, le=10**6)] = 0.0
+
+    @property
+    def strategy_part(self) -> TrainConfig:
+        """All but `memory_gb`."""
+        return TrainConfig(**{f.name: getattr(self, f.name) for f in fields(TrainConfig)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FaceSetConfig:
     """A further set of labelled faces, an entry `[[finetune.data]]`: its `faces` folder and `frames` table.
 
@@ -284,7 +297,7 @@ class PretrainConfig:
 class Config:
     """All of mtl.toml. `folder` is the folder it was read from; relative paths in it start there. `schema` is that of
     the labels, from the section [labels]. `task` has the sections [task.NAME]: `TASK_FIELDS` that differ for the model
-    of that task."""
+    of that task. `memory_gb` is that of [train] (`TrainSection`)."""
 
     folder: Path = Path()
     schema: Schema = ABAW
@@ -296,6 +309,7 @@ class Config:
     head: HeadConfig = HeadConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
+    memory_gb: float = 0.0
     predict: PredictConfig = PredictConfig()
     task: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     finetune: FinetuneConfig = FinetuneConfig()
@@ -330,7 +344,7 @@ SECTIONS: dict[str, type] = {
     "split": SplitConfig,
     "head": HeadConfig,
     "loss": LossConfig,
-    "train": TrainConfig,
+    "train": TrainSection,
     "predict": PredictConfig,
     "finetune": FinetuneConfig,
     "pretrain": PretrainConfig,
@@ -381,7 +395,16 @@ def parse_config(document: Mapping[str, Any], folder: Path, where: str) -> Confi
         name: task_values(_table(table, f"{where}: [task.{name}]"), f"{where}: [task.{name}]")
         for name, table in _table(document.get("task", {}), f"{where}: [task]").items()
     }
-    config = Config(folder=folder, schema=schema, backbones=backbones, task=task, **sections)
+    train = sections.pop("train")
+    config = Config(
+        folder=folder,
+        schema=schema,
+        backbones=backbones,
+        task=task,
+        train=train.strategy_part,
+        memory_gb=train.memory_gb,
+        **sections,
+    )
     _check_tasks(config, where)
     _check_outputs(config, where)
     _check_views(config, where)

@@ -1,8 +1,13 @@
 """Which device a command runs on."""
 
+import os
 import re
+from pathlib import Path
 
 import torch
+
+MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")  # version 2: of the container that this process is in
 
 
 def resolve_devices(names: str) -> list[str]:
@@ -39,3 +44,22 @@ def resolve_device(name: str) -> torch.device:
     if index >= count:
         raise ValueError(f"--device {name}: there are {count} GPUs here, cuda:0 to cuda:{count - 1}")
     return torch.device("cuda", index)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on `device`: of a CPU what the system can give without swapping, within the limit of the
+    container that this process is in."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        found = dict(line.split(":") for line in MEMINFO.read_text().splitlines())
+        free = int(found["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):  # not Linux
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if hasattr(os, "sysconf") else 2 * 2**30
+    try:
+        limit = int((CGROUP / "memory.max").read_text())
+        stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        used = int((CGROUP / "memory.current").read_text()) - int(stat["inactive_file"])
+    except (OSError, KeyError, ValueError):  # no container, or one without a limit ("max")
+        return free
+    return max(0, min(free, limit - used))

@@ -22,6 +22,7 @@ from pipelines.postprocess.run_folders import read_post
 from pipelines.run_files import read_manifest
 from pipelines.training.budget import context_of, context_warnings
 from pipelines.training.dataset import Dataset, load_dataset
+from pipelines.training.inputs import taken
 from pipelines.training.run import Run, load_run
 
 PARTS = ("select", "report")
@@ -86,7 +87,8 @@ def outside_of(parameters: Parameters, dataset: Dataset, rows: np.ndarray, where
                 f"{where}: stream {one.stream} is not the classifier that its post-processing was fitted with: "
                 f"{'; '.join(differences)}"
             )
-        scores = resident.streams[key].float().cpu().numpy()[rows]
+        asked = torch.from_numpy(np.flatnonzero(rows)).to(resident.device)
+        scores = taken(resident.streams[key], asked).float().cpu().numpy()
         valid = resident.valid[key][rows]
         found[group] = class_probabilities(scores, valid, one.classes, dataset.schema.group(group))
     return found

@@ -23,6 +23,7 @@ from pipelines.labels import as_tensors, labelled, labels_of
 from pipelines.nearest import NO_ROW, nearest_rows, video_codes
 from pipelines.splits import Split, groups_of, resolve_split
 from pipelines.training.inputs import (
+    Rows,
     StreamInput,
     running_means,
     seen_rows,
@@ -30,6 +31,7 @@ from pipelines.training.inputs import (
     without_ages,
 )
 from pipelines.training.resident import Resident, load_resident
+from pipelines.training.stored import StoredRows
 from pipelines.training.windows import PADDING, context_rows, make_windows, overlaps
 
 
@@ -68,6 +70,17 @@ class WindowReader:
     def in_table(self, rows: Tensor) -> Tensor:
         """Rows of the frames table, whichever view they are of."""
         return rows % len(self.valid) if self.others else rows
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether a stream stays in the cache."""
+        return any(stream.is_stored for stream in self.inputs.values())
+
+    def prefetch(self, rows: Tensor) -> None:
+        """Begins to read the inputs of `rows` [..., T], of the first view, of streams that stay in the cache."""
+        inside = self.in_table(rows).flatten().clamp(max=len(self.valid) - 2)
+        for stream in self.inputs.values():
+            stream.prefetch(inside)
 
     @property
     def widths(self) -> dict[str, int]:
@@ -181,16 +194,20 @@ class Dataset:
         embeddings = self._input(name, head, view, stream[:, :-1], seen_rows(stream, valid))
         return {name: embeddings, age_of(name): StreamInput(stream=stream[:, -1:])}
 
-    def _input(self, name: str, head: HeadConfig, view: str, stream: Tensor, valid: np.ndarray) -> StreamInput:
+    def _input(self, name: str, head: HeadConfig, view: str, stream: Rows, valid: np.ndarray) -> StreamInput:
         if head.inputs == "embedding":
             return StreamInput(stream=stream)
         key = ("means", name, view, head.mean_frames)
         if key not in self._kept:
-            self._kept[key] = (
-                running_means(stream, valid, self.videos, self.times, head.mean_frames)
-                if head.mean_frames
-                else video_means(stream, valid, self.videos)
-            )
+            if not head.mean_frames:
+                self._kept[key] = video_means(stream, valid, self.videos)
+            elif isinstance(stream, StoredRows):
+                raise ValueError(
+                    f"stream {name}: larger than [train] memory_gb, and inputs = {head.inputs!r} with mean_frames = "
+                    f"{head.mean_frames} needs a mean per frame in memory; set mean_frames = 0, or memory_gb higher"
+                )
+            else:
+                self._kept[key] = running_means(stream, valid, self.videos, self.times, head.mean_frames)
         return StreamInput(stream=stream, choice=head.inputs, means=self._kept[key])
 
     def windows(self, keep: np.ndarray, train: TrainConfig, offset: int = 0) -> np.ndarray:
@@ -269,7 +286,7 @@ def load_dataset(
     if frames is None and not path.is_file():
         raise ValueError(f"{path}: no frames table here; `mtl prepare` makes it")
     frames = read_frames(path, config.schema) if frames is None else frames
-    resident = load_resident(config.at(config.cache.path), frames, wanted, device)
+    resident = load_resident(config.at(config.cache.path), frames, wanted, device, config.memory_gb)
     return make_dataset(frames, resident, config.schema)
 
 

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from cache.identity import NO_ROW
 from heads.config import AGE
+from pipelines.training.stored import StoredRows
 
+Rows = Tensor | StoredRows  # a stream [N, D], in memory or in the cache
 InputChoice = Literal["embedding", "deviation", "both"]
 BLOCK = 65536  # rows at once: a float32 copy of a whole stream would take twice its memory
 
@@ -31,7 +33,7 @@ class Means:
 class StreamInput:
     """One stream as a head reads it: its embeddings [N, D], and the `means` of its rows where `choice` needs them."""
 
-    stream: Tensor
+    stream: Rows
     choice: InputChoice = "embedding"
     means: Means | None = None
     _memory: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
@@ -57,7 +59,10 @@ class StreamInput:
         if self.stream.device.type != "cpu":
             return self._fresh(rows)
         size = len(rows), self.stream.shape[1]
-        stored = torch.index_select(self.stream, 0, rows, out=self._of("stored", *size, self.stream.dtype))
+        if isinstance(self.stream, StoredRows):
+            stored = self.stream.take(rows)
+        else:
+            stored = torch.index_select(self.stream, 0, rows, out=self._of("stored", *size, self.stream.dtype))
         inputs = self._of("inputs", len(rows), self.width, torch.float32)
         if self.means is None:
             return inputs.copy_(stored)
@@ -68,8 +73,18 @@ class StreamInput:
         torch.sub(stored, means, out=inputs[:, -size[1] :])
         return inputs
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether the stream stays in the cache."""
+        return isinstance(self.stream, StoredRows)
+
+    def prefetch(self, rows: Tensor) -> None:
+        """Begins to read `rows` [R] where the stream stays in the cache; a later `rows` finds them read."""
+        if isinstance(self.stream, StoredRows):
+            self.stream.prefetch(rows)
+
     def _fresh(self, rows: Tensor) -> Tensor:
-        embeddings = self.stream.index_select(0, rows).float()
+        embeddings = taken(self.stream, rows).float()
         if self.means is None:
             return embeddings
         means = self.means.table.index_select(0, self.means.which.index_select(0, rows))
@@ -79,7 +94,7 @@ class StreamInput:
     def _of(self, name: str, num_rows: int, width: int, dtype: torch.dtype) -> Tensor:
         """Memory [num_rows, width], that of the call before where it is large enough."""
         if name not in self._memory or len(self._memory[name]) < num_rows:
-            self._memory[name] = self.stream.new_empty(num_rows, width, dtype=dtype)
+            self._memory[name] = torch.empty(num_rows, width, dtype=dtype, device=self.stream.device)
         return self._memory[name][:num_rows]
 
 
@@ -88,17 +103,22 @@ def input_width(width: int, choice: InputChoice) -> int:
     return 2 * width if choice == "both" else width
 
 
+def taken(stream: Rows, rows: Tensor) -> Tensor:
+    """The embeddings [R, D] of `rows` [R], as stored."""
+    return stream.take(rows) if isinstance(stream, StoredRows) else stream.index_select(0, rows)
+
+
 def without_ages(names: Iterable[str]) -> list[str]:
     """Of the inputs of a head those that are streams."""
     return [name for name in names if not name.endswith(AGE)]
 
 
-def seen_rows(stream: Tensor, valid: np.ndarray) -> np.ndarray:
+def seen_rows(stream: Rows, valid: np.ndarray) -> np.ndarray:
     """[N] bool: where a stream [N, D + 1] with ages is valid and a row of it is seen."""
     return valid & (stream[:, -1] != NO_ROW).cpu().numpy()
 
 
-def video_means(stream: Tensor, valid: np.ndarray, videos: np.ndarray) -> Means:
+def video_means(stream: Rows, valid: np.ndarray, videos: np.ndarray) -> Means:
     """The mean of each video's valid embeddings; 0 where it has none.
 
     Args:
@@ -109,7 +129,8 @@ def video_means(stream: Tensor, valid: np.ndarray, videos: np.ndarray) -> Means:
     _, codes = np.unique(videos, return_inverse=True)
     which = torch.from_numpy(codes.astype(np.int64)).to(stream.device)
     mask = torch.from_numpy(valid).to(stream.device)
-    table = stream.new_zeros(int(which.max()) + 1 if len(which) else 1, stream.shape[1], dtype=torch.float64)
+    num_videos = int(which.max()) + 1 if len(which) else 1
+    table = torch.zeros(num_videos, stream.shape[1], dtype=torch.float64, device=stream.device)
     for start in range(0, len(stream), BLOCK):
         part = slice(start, start + BLOCK)
         table.index_add_(0, which[part], _masked(stream[part], mask[part]).double())

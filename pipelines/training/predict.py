@@ -4,6 +4,8 @@ What is averaged are the values of continuous tasks and the probabilities of the
 Letters: M stacked heads, W windows, T steps, R rows, K outputs.
 """
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -37,7 +39,7 @@ def predict_heads(
     num_steps = plan.rows.shape[1] * len(next(model.parameters(), torch.zeros(1)))
     step = max(1, STEPS_AT_ONCE[plan.rows.device.type] // max(num_steps, 1))
     known = {name: task for name, task in tasks_of(reader.schema).items() if name in tasks}
-    flat = [_outputs(model(*reader(rows.unsqueeze(0))), known) for rows in plan.rows.split(step)]
+    flat = [_outputs(model(*inputs), known) for inputs in _inputs(reader, plan.rows.split(step))]
     values = torch.cat(flat, dim=1)
     values = torch.cat([values, torch.zeros_like(values[:, :1])], dim=1)  # a free place predicts 0
     total = torch.zeros(len(values), len(plan.places), values.shape[2], device=values.device)
@@ -53,6 +55,15 @@ def predict_heads(
         )
         for head in range(len(values))
     ]
+
+
+def _inputs(reader: WindowReader, batches: Sequence[Tensor]) -> Iterator[tuple[dict[str, Tensor], Tensor, Tensor]]:
+    """What `reader` gives of each batch of windows; where streams stay in the cache, the next one is read meanwhile."""
+    for rows, following in zip(batches, [*batches[1:], None], strict=True):
+        inputs = reader(rows.unsqueeze(0))
+        if following is not None:
+            reader.prefetch(following.unsqueeze(0))
+        yield inputs
 
 
 def _zeros(tasks: tuple[str, ...], schema: Schema, rows: np.ndarray) -> Predictions:

@@ -1,6 +1,7 @@
-"""Whole streams of the cache as tensors on the device. N frames, D width.
+"""Whole streams of the cache as tensors on the device, as far as they fit into memory. N frames, D width.
 
-They are read once and shared by everything that trains or predicts: no DataLoader, a batch is an index.
+They are read once and shared by everything that trains or predicts: no DataLoader, a batch is an index. A stream that
+does not fit stays in the cache, and a batch is read from there.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,16 +15,24 @@ from torch import Tensor
 
 from cache.frames import frames_digest
 from cache.identity import StreamIdentity
+from cache.ranges import RowReader, check_shards
 from cache.store import Cache
+from cache.stream import Stream
+from pipelines.device import free_bytes
+from pipelines.training.inputs import Rows
+from pipelines.training.stored import StoredRows
 
 StreamKey = tuple[str, str]
+SHARE_OF_FREE = 0.6  # for streams, where [train] memory_gb does not say how much
+GB = 10**9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resident:
-    """Streams by (name, view): `streams` [N, D] as stored, on `device`, `valid` [N] bool, and what each stream is."""
+    """Streams by (name, view): `streams` [N, D] as stored, on `device` or left in the cache, `valid` [N] bool, and what
+    each stream is."""
 
-    streams: Mapping[StreamKey, Tensor]
+    streams: Mapping[StreamKey, Rows]
     valid: Mapping[StreamKey, np.ndarray]
     identities: Mapping[StreamKey, StreamIdentity]
     device: torch.device
@@ -49,15 +58,20 @@ class Resident:
         return name, view
 
 
-def load_resident(path: Path, frames: pl.DataFrame, wanted: Iterable[StreamKey], device: torch.device) -> Resident:
-    """Reads the streams `wanted`, (name, view) each, of the cache at `path`.
+def load_resident(
+    path: Path, frames: pl.DataFrame, wanted: Iterable[StreamKey], device: torch.device, memory_gb: float = 0.0
+) -> Resident:
+    """The streams `wanted`, (name, view) each, of the cache at `path`: read while all of them take `memory_gb` at most,
+    0 for `SHARE_OF_FREE` of what is free; the others stay in the cache.
 
     Raises:
-        ValueError: no cache, a stream that is missing, incomplete, or made for another frames table; says which, and
-            what to type.
+        ValueError: no cache, a stream that is missing, incomplete or damaged, or made for another frames table; says
+            which, and what to type.
     """
     cache, digest = Cache.open(path, read_only=True), frames_digest(frames)
-    streams, valid, identities = {}, {}, {}
+    left = memory_gb * GB if memory_gb else SHARE_OF_FREE * free_bytes(device)
+    streams: dict[StreamKey, Rows] = {}
+    valid, identities = {}, {}
     for name, view in dict.fromkeys(wanted):
         stream = cache.stream(name, view)
         if stream.identity.frames != digest:
@@ -65,9 +79,19 @@ def load_resident(path: Path, frames: pl.DataFrame, wanted: Iterable[StreamKey],
                 f"stream {name} was extracted for another frame list (cached {stream.identity.num_frames} frames, "
                 f"wanted {len(frames)}); type {stream.remake_hint}"
             )
-        host = torch.empty(stream.num_rows, stream.width, dtype=getattr(torch, stream.dtype.name))
-        stream.read(out=host.numpy())
-        streams[name, view] = host.to(device)
+        num_bytes = stream.num_rows * stream.width * stream.dtype.itemsize
+        if num_bytes <= left:
+            left -= num_bytes
+            streams[name, view] = _read(stream, device)
+        else:
+            check_shards(stream)
+            streams[name, view] = StoredRows(RowReader(stream), device)
         valid[name, view] = stream.valid()
         identities[name, view] = stream.identity
     return Resident(streams=streams, valid=valid, identities=identities, device=device)
+
+
+def _read(stream: Stream, device: torch.device) -> Tensor:
+    host = torch.empty(stream.num_rows, stream.width, dtype=getattr(torch, stream.dtype.name))
+    stream.read(out=host.numpy())
+    return host.to(device)

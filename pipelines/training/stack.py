@@ -53,7 +53,10 @@ class Stack:
         for index in range(self.num_steps, step):
             batches = {key: sampler.batch() for key, sampler in self._samplers.items()}
             rates = [lr_at(source.config, index + 0.5) for source in self.sources]
-            self._sums += self.step(self._rows([batches[_order_of(source)] for source in self.sources]), active, rates)
+            rows = self._rows([batches[_order_of(source)] for source in self.sources])
+            if self.step.reader.is_stored:
+                self._prefetch(rows)
+            self._sums += self.step(rows, active, rates)
             self.num_steps, self._summed = index + 1, self._summed + 1
             if save is not None:
                 save(self._state)
@@ -98,6 +101,14 @@ class Stack:
             self._samplers[_order_of(source)].load((tensors[f"orders.{place}"], used))
         self.num_steps, self._summed = about["num_steps"], about["summed"]
         self._sums = tensors["sums"].to(self.sources[0].hidden.device)
+
+    def _prefetch(self, rows: Tensor) -> None:
+        """Lets the inputs of `rows` and of the step behind it be read while this one computes."""
+        self.step.reader.prefetch(rows)
+        batches = {key: sampler.next_batch() for key, sampler in self._samplers.items()}
+        following = [batch for source in self.sources if (batch := batches[_order_of(source)]) is not None]
+        if len(following) == len(self.sources):
+            self.step.reader.prefetch(self._rows(following))
 
     def _state(self) -> Resumed:
         """What `load` takes."""

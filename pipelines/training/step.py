@@ -44,7 +44,8 @@ class TrainStep:
             self._subjects = torch.from_numpy(sources[0].dataset.subjects).to(self.device)
         self._limits = limits_of([source.config.grad_clip for source in sources], self.device)
         self._in_bfloat16 = sources[0].config.precision == "bfloat16"
-        self.graphs = Graphs(self) if self.device.type == "cuda" else None
+        # A graph cannot read files.
+        self.graphs = Graphs(self) if self.device.type == "cuda" and not self.reader.is_stored else None
 
     def __call__(self, rows: Tensor, active: Sequence[bool], rates: Sequence[float]) -> Tensor:
         """[1 + K, M]: the loss of each head and of each of its tasks, before the step.

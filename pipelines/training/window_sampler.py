@@ -71,6 +71,11 @@ class WindowSampler:
             parts.append(self._take(missing))
         return parts[0] if len(parts) == 1 else torch.cat([part for part in parts if len(part)])
 
+    def next_batch(self) -> Tensor | None:
+        """What `batch` will give, where this pass fills it."""
+        after = self._windows[self._used : self._used + self._source.batch_windows]
+        return after if len(after) == self._source.batch_windows else None
+
     def state(self) -> tuple[Tensor, int]:
         """The generator as the current pass began, and how many of its windows are gone."""
         return self._begun, self._used

@@ -111,7 +111,7 @@ def test_the_first_faulty_shard_is_named(cache: Cache, monkeypatch: pytest.Monke
 def test_a_file_that_gives_less_than_its_size(complete: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut short between looking and reading: refused, where a mapped file would have ended the process."""
     found = Cache.open(complete).stream("expr")
-    monkeypatch.setattr(shards, "_is_in_line", lambda file, layout, num_rows: not file.seek(0, os.SEEK_END) or True)
+    monkeypatch.setattr(shards, "is_in_line", lambda file, layout, num_rows: not file.seek(0, os.SEEK_END) or True)
     monkeypatch.setattr(shards, "read_through_zarr", lambda *given: made.embeddings_of(given[2], given[3]))
     with pytest.raises(ValueError, match="has changed since extraction"):
         found.read()  # rows 41 and 149 were stored as zeros
