@@ -20,7 +20,7 @@ from bench.measure import ROUNDS, Row, Target, cpus, interleave, ratios, walls
 from bench.rivals import usual_loop, usual_model
 from cache.store import Cache
 from extract.backbones.build import Backbone, load_backbone
-from extract.backbones.runtime import Runtime, embedder, one_pass
+from extract.backbones.runtime import Runtime, embedder, release, steady
 from extract.config import BackboneConfig
 from extract.engine import NUM_SLOTS, Hooks, default_batch_size, default_num_threads, extract
 from extract.faces.decoding import decode, read_face_bytes
@@ -183,11 +183,12 @@ def _bare_backbone(chosen: Backbone, num_faces: int, device: torch.device) -> No
     """As many forward passes as the faces need, always of the same batch, which is on the device."""
     size = default_batch_size(device)
     faces = torch.zeros(size, SIZE_PX, SIZE_PX, 3, dtype=torch.uint8, device=device).random_(0, 256)
-    with one_pass(device):
+    with steady(device):
         embed = embedder(chosen, RUNTIME, device, size)
         for _ in range(num_faces // size):
             last = embed(faces)
         last.cpu()
+    release(device)
 
 
 def _bare_decode(frames: pl.DataFrame, num_threads: int) -> None:

@@ -6,6 +6,7 @@ Letters: B faces, D width, N frames, R rows of a shard.
 """
 
 import contextlib
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from cache.stream import Stream
 from extract import jobs as planning
 from extract.backbones.build import Backbone
 from extract.backbones.resize import MAX_PIXELS, Resizer, batch_resizer
-from extract.backbones.runtime import Embedder, Ticket, embedder, one_pass
+from extract.backbones.runtime import Embedder, Ticket, embedder, release, steady
 from extract.config import Preprocessing
 from extract.faces.source import FaceSource
 from extract.inputs import Inputs
@@ -54,39 +55,69 @@ def extract(
         OSError: the disk; whole shards stay, the same command resumes behind them.
     """
     start = time.monotonic()
-    if not len(frames):
-        raise ValueError("the frames table has no rows; `mtl prepare` fills it")
-    there = set(cache.streams())
-    names = [name for each in backbones for name in each.streams]
-    if any((name, view) not in there for name in names for view in settings.views):
-        planning.require_folder(faces)
-    opened = [planning.open_streams(cache, each, frames, settings) for each in backbones]
-    streams = [(each, stream) for each, (found, _) in zip(backbones, opened, strict=True) for stream in found]
-    hooks.opened()
-    with contextlib.ExitStack() as stack:
-        source = stack.enter_context(
-            contextlib.closing(FaceSource(faces, follow_orientation=settings.follow_orientation))
+    with contextlib.closing(Extraction(frames, faces, cache, backbones, settings)) as extraction:
+        hooks.opened()
+        report = extraction.run(settings.part, hooks)
+        failed = failures_of(extraction.streams, frames)
+    return dataclasses.replace(report, failed=failed, seconds=time.monotonic() - start)
+
+
+class Extraction:
+    """The streams of `backbones` over `frames`, opened or made, to be filled part after part.
+
+    Runtimes are settled, and what was compiled or recorded for them is kept until `close`.
+    """
+
+    def __init__(
+        self, frames: pl.DataFrame, faces: Path, cache: Cache, backbones: Sequence[Backbone], settings: Settings
+    ) -> None:
+        """Raises as `extract`, but for what writing raises."""
+        if not len(frames):
+            raise ValueError("the frames table has no rows; `mtl prepare` fills it")
+        there = set(cache.streams())
+        names = [name for each in backbones for name in each.streams]
+        if any((name, view) not in there for name in names for view in settings.views):
+            planning.require_folder(faces)
+        self._frames, self._faces, self._settings = frames, faces, settings
+        opened = [planning.open_streams(cache, each, frames, settings) for each in backbones]
+        self._streams = [(each, stream) for each, (found, _) in zip(backbones, opened, strict=True) for stream in found]
+        self._notes = tuple(note for _, about in opened for note in about)  # for the first part that is run
+        self._source = FaceSource(faces, follow_orientation=settings.follow_orientation)
+
+    @property
+    def streams(self) -> list[Stream]:
+        return [stream for _, stream in self._streams]
+
+    def run(self, part: Part, hooks: Hooks = Hooks()) -> Report:
+        """Fills what is missing of `part`; the report names no failed faces. Raises as `extract`."""
+        start, frames, source = time.monotonic(), self._frames, self._source
+        settings = dataclasses.replace(self._settings, part=part)
+        with contextlib.ExitStack() as stack:
+            for stream in self.streams:
+                stack.enter_context(stream.writer_lock(part))
+            num_redone = sum(_forget_bad(stream, frames, self._faces, source, part) for stream in self.streams)
+            jobs = [planning.job_of(each, stream, settings) for each, stream in self._streams]
+            todo = planning.todo_of(jobs, len(frames), part)
+            found = planning.sample_of(todo.missing, frames, self._faces, source)
+            hooks.begin(todo.num_missing)
+            size = planning.native_size(found, source)
+            source.orientations.num_turned = 0  # the sample is decoded again
+            notes = (*self._notes, *_run_all(jobs, frames, source, size, settings, hooks.advance))
+            self._notes = ()
+        return Report(
+            num_done=todo.num_missing,
+            num_skipped=len(frames) - todo.num_missing - todo.num_elsewhere,
+            failed=[],
+            seconds=time.monotonic() - start,
+            num_elsewhere=todo.num_elsewhere,
+            num_redone=num_redone,
+            num_turned=source.orientations.num_turned,
+            notes=notes,
         )
-        for _, stream in streams:
-            stack.enter_context(stream.writer_lock(settings.part))
-        num_redone = sum(_forget_bad(stream, frames, faces, source, settings.part) for _, stream in streams)
-        jobs = [planning.job_of(each, stream, settings) for each, stream in streams]
-        todo = planning.todo_of(jobs, len(frames), settings.part)
-        found = planning.sample_of(todo.missing, frames, faces, source)
-        hooks.begin(todo.num_missing)
-        size = planning.native_size(found, source)
-        source.orientations.num_turned = 0  # the sample is decoded again
-        notes = _run_all(jobs, frames, source, size, settings, hooks.advance)
-        notes += _about_turned(source.orientations.num_turned)
-    return Report(
-        num_done=todo.num_missing,
-        num_skipped=len(frames) - todo.num_missing - todo.num_elsewhere,
-        failed=failures_of([stream for _, stream in streams], frames),
-        seconds=time.monotonic() - start,
-        num_elsewhere=todo.num_elsewhere,
-        num_redone=num_redone,
-        notes=(*(note for _, about in opened for note in about), *notes),
-    )
+
+    def close(self) -> None:
+        self._source.close()
+        release(self._settings.device)
 
 
 def default_batch_size(device: torch.device) -> int:
@@ -97,12 +128,6 @@ def default_batch_size(device: torch.device) -> int:
 def default_num_threads() -> int:
     """Decoding threads by default: the processor cores this process may use, at most 16."""
     return min(16, num_cores())
-
-
-def _about_turned(num_turned: int) -> list[str]:
-    if not num_turned:
-        return []
-    return [f"{num_turned:,} faces turned as their EXIF orientation or rotation says; --ignore-orientation: as stored"]
 
 
 def _forget_bad(stream: Stream, frames: pl.DataFrame, faces: Path, source: FaceSource, part: Part) -> int:
@@ -130,7 +155,7 @@ def _run_all(
         if job.missing:
             groups.setdefault((job.stream.shard_rows, job.transform), []).append(job)
     notes: dict[str, None] = {}
-    with one_pass(settings.device):
+    with steady(settings.device):
         for _, group in sorted(groups.items()):
             notes |= dict.fromkeys(Pass(group, frames, source, size, settings).run(advance))
     return list(notes)

@@ -25,7 +25,8 @@ class Report:
     """What an extraction did.
 
     `num_done` faces went through it; `num_skipped` every stream had already; `num_elsewhere` are left to other parts.
-    `num_redone` shards had lost files and were made again; `notes` are lines for the user (a smaller batch, say).
+    `num_redone` shards had lost files and were made again; `num_turned` faces were turned as their orientation says;
+    `notes` are lines for the user (a smaller batch, say).
     Where it is `of_sound`, what is counted are frames.
     """
 
@@ -35,8 +36,17 @@ class Report:
     seconds: float
     num_elsewhere: int = 0
     num_redone: int = 0
+    num_turned: int = 0
     notes: tuple[str, ...] = ()
     of_sound: bool = False
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The notes, and a line on faces that were turned."""
+        if not self.num_turned:
+            return self.notes
+        how = "as their EXIF orientation or rotation says; --ignore-orientation: as stored"
+        return *self.notes, f"{self.num_turned:,} faces turned {how}"
 
     @property
     def is_backbones_fault(self) -> bool:

@@ -137,19 +137,9 @@ def release(device: torch.device) -> None:
 
 
 @contextlib.contextmanager
-def one_pass(device: torch.device) -> Iterator[None]:
-    """Around all forward passes of an extraction; what was compiled or recorded for it is released behind it."""
-    try:
-        with steady(device):
-            yield
-    finally:
-        release(device)
-
-
-@contextlib.contextmanager
 def steady(device: torch.device) -> Iterator[None]:
-    """Weights are cast once and not each batch; on CUDA the kernels are the same every time, and there is no TF32
-    behind the name float32."""
+    """Around all forward passes of a part: weights are cast once and not each batch; on CUDA the kernels are the same
+    every time, and there is no TF32 behind the name float32."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.autocast(device.type, enabled=False))  # autocast forgets its casts at the outermost
         if device.type == "cuda":

@@ -120,7 +120,7 @@ def to_json(done: list[tuple[list[str], "Report"]]) -> dict[str, Any]:
         "num_shards_redone": sum(each.num_redone for each in reports),
         "seconds": round(seconds, 3),
         "faces_per_s": round(num_done / max(seconds, 1e-9), 1),
-        "notes": [note for each in reports for note in each.notes],
+        "notes": [note for each in reports for note in each.lines],
         "failed": [failure._asdict() for each in reports for failure in each.failed],
     }
 
@@ -132,7 +132,7 @@ def show(names: list[str], report: "Report") -> None:
     if report.num_done:
         rate = report.num_done / report.seconds
         say(f"{report.num_done:,} {unit} into {streams} in {report.seconds:,.1f} s, {rate:,.0f} {unit}/s")
-    for note in report.notes:
+    for note in report.lines:
         say(note)
     if report.num_redone:
         say(f"{report.num_redone:,} damaged shards were made again")

@@ -156,5 +156,6 @@ def _together(
         seconds=0.0,
         num_elsewhere=num_elsewhere,
         num_redone=sum(each.num_redone for each in reports),
+        num_turned=sum(each.num_turned for each in reports),
         notes=tuple(dict.fromkeys(note for each in reports for note in each.notes)),
     )

@@ -1,15 +1,18 @@
 """Several processes at one stream: parts, their locks, and shards that are made again by themselves."""
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from cache.locks import part_of
 from cache.store import Cache
 from cache.stream import Stream
-from extract.jobs import todo_of
+from extract.engine import Extraction
+from extract.jobs import Settings, todo_of
 from helpers import made_extraction as made
 
 
@@ -52,6 +55,20 @@ def test_parts_make_the_whole(tmp_path: Path, frames: pl.DataFrame) -> None:
     assert files_of(tmp_path) == files_of(tmp_path / "whole")
     again = made.run(frames, tmp_path, made.tiny(dying=True), part=(2, 3))
     assert (again.num_done, again.num_skipped, again.num_elsewhere) == (0, len(frames), 0)
+
+
+def test_parts_of_one_extraction(tmp_path: Path, frames: pl.DataFrame) -> None:
+    """Opened once and filled part after part, one of them twice: the bytes of a whole one."""
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "faces").symlink_to(tmp_path / "faces")
+    made.run(frames, tmp_path / "whole", made.tiny())
+    cache = Cache.open(tmp_path / "cache.zarr", create=True)
+    settings = Settings(device=torch.device("cpu"), batch_size=5, num_threads=2, shard_rows=made.SHARD_ROWS)
+    with closing(Extraction(frames, tmp_path / "faces", cache, [made.tiny()], settings)) as extraction:
+        reports = [extraction.run((number, 3)) for number in (2, 3, 1, 1)]
+        assert extraction.streams[0].is_complete
+    assert [report.num_done for report in reports] == [32, 22, 16, 0]
+    assert files_of(tmp_path) == files_of(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch._inductor.runtime import cache_dir_utils
 from extract.backbones import calibration, compiling, runtime
 from extract.backbones.build import Backbone
 from extract.backbones.calibration import CANDIDATE_MODES, choose_runtime
-from extract.backbones.runtime import MODES, Runtime, embedder, one_pass, release
+from extract.backbones.runtime import MODES, Runtime, embedder, release, steady
 from extract.backbones.transforms import normalise
 from extract.config import BackboneConfig
 from helpers import compiled_pass
@@ -111,7 +111,7 @@ def test_compiled_is_eager(precision: str, capfd: pytest.CaptureFixture[str], ke
     backbone, faces = tiny(), some_faces(8)
     embed = embedder(backbone, Runtime(precision=precision, mode="compiled"), CPU, 8)
     expected = plainly(backbone, precision, CPU)(faces).float()
-    with one_pass(CPU):
+    with steady(CPU):
         for count in (8, 1, 5, 8):
             torch.testing.assert_close(embed(faces[:count]).float(), expected[:count], rtol=2e-2, atol=5e-3)
         with torch.inference_mode():
@@ -144,8 +144,9 @@ def test_what_was_compiled_is_kept_until_the_end() -> None:
     embed = embedder(backbone, COMPILED, CPU, 4)
     assert embedder(backbone, COMPILED, CPU, 4) is embed
     assert embedder(tiny(), COMPILED, CPU, 4) is not embed
-    with one_pass(CPU):
+    with steady(CPU):
         assert embedder(backbone, COMPILED, CPU, 4) is embed
+    release(CPU)
     assert not runtime._KEPT
 
 
@@ -207,7 +208,7 @@ def test_graph_is_eager(precision: str) -> None:
     """Bit for bit, over full and short batches, and after the memory around the graph was used for other things."""
     device = torch.device("cuda", torch.cuda.current_device())
     backbone, faces = tiny(), some_faces(32).to(device)
-    with one_pass(device):
+    with steady(device):
         expected = plainly(backbone, precision, device)(faces)
         embed = embedder(backbone, Runtime(precision=precision, mode="graph"), device, 32)
         for count in (32, 1, 9, 32):

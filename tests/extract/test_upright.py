@@ -152,10 +152,10 @@ def test_the_orientation_is_part_of_the_identity(tmp_path: Path) -> None:
     def run(name: str, **options: bool) -> Report:
         return made.run(frames, tmp_path, made.tiny(name), **options)
 
-    assert any("1 faces turned as their EXIF" in note for note in run("a").notes)
+    assert any("1 faces turned as their EXIF" in note for note in run("a").lines)
     with pytest.raises(ValueError, match=r"orientation .cached followed, wanted nothing"):
         run("a", follow_orientation=False)
-    assert not any("turned" in note for note in run("b", follow_orientation=False).notes)
+    assert not any("turned" in note for note in run("b", follow_orientation=False).lines)
     with pytest.raises(ValueError, match=r"orientation .cached nothing, wanted followed; --ignore-orientation takes"):
         run("b")
     assert not run("b", follow_orientation=False).num_done
