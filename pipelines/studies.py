@@ -16,7 +16,7 @@ from pipelines.results.backbone_rows import with_backbones
 from pipelines.results.evidence import Reader, with_intervals
 from pipelines.results.leaderboard import Leaderboard, make_leaderboard
 from pipelines.results.leaderboard_files import to_json, write_leaderboard
-from pipelines.search.loop import SearchSummary, Trainer, one_at_a_time, one_by_one, run_trials
+from pipelines.search.loop import SearchSummary, Trainer, one_at_a_time, run_trials
 from pipelines.search.search_plan import (
     SearchPlan,
     make_chooser,
@@ -26,6 +26,7 @@ from pipelines.search.search_plan import (
     read_strategies,
     to_run,
 )
+from pipelines.search.stack_queue import one_by_one
 from pipelines.search.study import Study, open_study, read_study
 from pipelines.splits import assignment, resolve_split
 from pipelines.strategy import Strategy

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.search.loop import Grouping, Trainer, one_by_one
+from pipelines.search.loop import Trainer
+from pipelines.search.stack_queue import Grouping, one_by_one
 from pipelines.search.study import Result, Trial
 from pipelines.strategy import Strategy
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pipelines.fitting.interrupts import Interrupts
 from pipelines.progress import Advance
+from pipelines.search.stack_queue import Chooser, ClaimLost, Grouping, OwnStacks, Stack, StackQueue, one_by_one, pending
 from pipelines.search.study import Study, Trial
 from pipelines.strategy import Strategy
 
@@ -33,9 +34,7 @@ class Trainer(Protocol):
     def __call__(self, stack: Sequence[tuple[Strategy, Path]], advance: Advance) -> Sequence[Exception | None]: ...
 
 
-Stack = list[Trial]
 Errors = Sequence[Exception | None]
-Grouping = Callable[[Sequence[Trial]], list[Stack]]
 
 
 class Engine(Protocol):
@@ -58,33 +57,17 @@ def one_at_a_time(study: Study, trainer: Trainer) -> Engine:
     return train
 
 
-def one_by_one(trials: Sequence[Trial]) -> list[Stack]:
-    """Every trial a stack of its own."""
-    return [[trial] for trial in trials]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSummary:
-    """What one search did: trials finished now and before, failures (trial, reason), trials left, and why it ended."""
+    """What one search did: trials finished now and before, failures (trial, reason), trials left, and why it ended;
+    `num_elsewhere` trials were finished by other processes into folders of their own."""
 
     num_done: int
     num_before: int
     failed: tuple[tuple[Trial, str], ...]
     num_left: int
+    num_elsewhere: int = 0
     stopped: str = ""
-
-
-Chooser = Callable[[Sequence[Trial]], list[Trial]]
-
-
-def pending(study: Study, trials: Sequence[Trial], *, retry_failed: bool, halted: bool = False) -> list[Trial]:
-    """The trials still to run: not finished, and not failed unless failures are to be tried again.
-
-    With `halted`, also those that an earlier search ended before their time.
-    """
-    failures = {} if retry_failed else study.failures()
-    left = [trial for trial in trials if trial.digest not in failures]
-    return [trial for trial in left if not study.is_finished(trial) or (halted and study.is_halted(trial))]
 
 
 def run_trials(
@@ -101,6 +84,7 @@ def run_trials(
     choose: Chooser = list,
     halted: bool = False,
     note: Callable[[str], None] = lambda text: None,
+    queue: StackQueue | None = None,
 ) -> SearchSummary:
     """Runs what is still to run, stack after stack; a failed trial is recorded and the next ones begin.
 
@@ -112,6 +96,7 @@ def run_trials(
         choose: which of the trials that are left to run now; asked again until it names none.
         halted: trains trials that an earlier search halted to their end.
         note: is told the best selection score so far, in words.
+        queue: gives the stacks; by default all that `choose` names, in `grouping`.
 
     Raises:
         OSError: the disk is full; nothing finished is lost.
@@ -122,18 +107,22 @@ def run_trials(
     most = max((len(trial.strategy.head.predicted) for trial in trials), default=0)
     best = best_of(study, trials, most)
     deadline_s = time.monotonic() + (time_limit_s or math.inf)
+    own = OwnStacks(study, trials, grouping, choose, retry_failed=retry_failed, halted=halted)
+    stacks_of: StackQueue = queue or own
     num_done, stopped, tried = 0, "", set[str]()
     with Interrupts(SIGINT) as interrupts:
+
+        def check(count: int) -> None:
+            interrupts.check()
+            stacks_of.check()
+
         while not stopped:
-            left = pending(study, trials, retry_failed=retry_failed, halted=halted)
-            batch = choose([trial for trial in left if trial.digest not in tried])
-            batch = batch if limit is None else batch[: limit - len(tried)]
-            if not batch:
-                break
-            stacks, num_written = _begun_first(study, batch, grouping), dict[str, int]()
-            starting = _starting(study, stacks, num_written, deadline_s, interrupts)
+            num_written = dict[str, int]()
             try:
-                for stack, errors in engine(starting, lambda count: interrupts.check()):
+                stacks = stacks_of.take(tried, None if limit is None else limit - len(tried), interrupts.check)
+                if not stacks:
+                    break
+                for stack, errors in engine(_starting(study, stacks, num_written, deadline_s, interrupts), check):
                     before = num_written[stack[0].digest]
                     num_ended = [_record(study, *one, record) for one in zip(stack, errors, strict=True)]
                     num_done += sum(num_ended) - before
@@ -141,14 +130,25 @@ def run_trials(
                     advance(len(stack) - before)
                     best = max(best, best_of(study, stack, most))
                     note(f"best P {best:.3f}" if best > -math.inf else "")
+                if len(num_written) == len(stacks):
+                    stacks_of.done()
+                else:
+                    stopped = f"the time limit of {time_limit_s:g} s"
+            except ClaimLost:
+                pass
             except KeyboardInterrupt:
                 stopped = "Ctrl-C"
-            if len(num_written) < len(stacks):
-                stopped = stopped or f"the time limit of {time_limit_s:g} s"
+            stacks_of.release()
     failures = study.failures()
     failed = tuple((trial, failures[trial.digest]["reason"]) for trial in trials if trial.digest in failures)
-    num_left = len(choose(pending(study, trials, retry_failed=False, halted=halted)))
-    return SearchSummary(num_done=num_done, num_before=num_before, failed=failed, num_left=num_left, stopped=stopped)
+    return SearchSummary(
+        num_done=num_done,
+        num_before=num_before,
+        failed=failed,
+        num_left=stacks_of.num_left(),
+        num_elsewhere=stacks_of.num_elsewhere,
+        stopped=stopped,
+    )
 
 
 def _starting(
@@ -167,19 +167,6 @@ def _starting(
         yield stack
 
 
-def _begun_first(study: Study, batch: Sequence[Trial], grouping: Grouping) -> list[Stack]:
-    """The stacks of `batch`; those in which an earlier search was stopped are first, and made of the same trials, those
-    whose runs it had written already among them."""
-    rest, first = {trial.digest: trial for trial in batch}, list[Stack]()
-    for digests in study.begun():
-        stack = [study.trials[digest] for digest in digests if digest in study.trials]
-        fits = all(trial.digest in rest or study.is_finished(trial) for trial in stack)
-        if len(stack) == len(digests) and fits and rest.keys() & set(digests):
-            first.append(stack)
-            rest = {digest: trial for digest, trial in rest.items() if digest not in digests}
-    return [*first, *(grouping(list(rest.values())) if rest else [])]
-
-
 def best_of(study: Study, trials: Sequence[Trial], num_tasks: int) -> float:
     """The best selection score among the finished ones of `trials` with so many tasks; P of fewer does not compare."""
     chosen = [trial for trial in trials if len(trial.strategy.head.predicted) == num_tasks and study.is_finished(trial)]
@@ -192,7 +179,7 @@ def train_stack(stack: Sequence[tuple[Strategy, Path]], trainer: Trainer, check:
     try:
         return list(trainer(stack, check))
     except Exception as error:
-        if _is_disk_full(error):
+        if _is_disk_full(error) or isinstance(error, ClaimLost):
             raise
         if len(stack) == 1:
             return [error]

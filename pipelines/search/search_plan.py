@@ -17,8 +17,9 @@ from pipelines.config import Config, SplitConfig
 from pipelines.labels import labels_of
 from pipelines.progress import Advance
 from pipelines.search.grid import Grid, check, expand, read_grid
-from pipelines.search.loop import Chooser, Grouping, Trainer, pending
+from pipelines.search.loop import Trainer
 from pipelines.search.samplers import next_trials
+from pipelines.search.stack_queue import Chooser, Grouping, pending
 from pipelines.search.study import Result, Study, StudyInputs, Trial, make_trials, stream_label
 from pipelines.splits import resolve_split
 from pipelines.strategy import Strategy, strategy_of, streams_of, tasks_with_labels

@@ -17,8 +17,9 @@ from helpers.processes import start
 from pipelines.folds import NO_FOLD
 from pipelines.search.estimate import from_results, measure, work
 from pipelines.search.grid import expand
-from pipelines.search.loop import SearchSummary, one_at_a_time, pending, run_trials
+from pipelines.search.loop import SearchSummary, one_at_a_time, run_trials
 from pipelines.search.record import Record
+from pipelines.search.stack_queue import pending
 from pipelines.search.study import Study, StudyInputs, make_trials, open_study, read_study
 from pipelines.strategy import Strategy, strategy_of
 

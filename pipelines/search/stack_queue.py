@@ -1,0 +1,103 @@
+"""Where a search gets its stacks from: a study that it alone works on, or one that it shares with other processes."""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
+
+from pipelines.search.study import Study, Trial
+
+Stack = list[Trial]
+Grouping = Callable[[Sequence[Trial]], list[Stack]]
+Chooser = Callable[[Sequence[Trial]], list[Trial]]
+
+
+class ClaimLost(Exception):
+    """The stack in training was given to another process, as this one gave no sign of life for too long."""
+
+
+class StackQueue(Protocol):
+    """Where a search gets its stacks from: its own study, or one that it shares with other processes."""
+
+    num_elsewhere: int
+
+    def take(self, tried: Collection[str], most: int | None, poll: Callable[[], None]) -> list[Stack]:
+        """Stacks to train now, of at most `most` trials and none of the digests `tried`; none when all is done.
+
+        It may wait for other processes, calling `poll`.
+        """
+
+    def check(self) -> None:
+        """Raises `ClaimLost` where what was taken is no longer this process's."""
+
+    def done(self) -> None:
+        """What was taken is recorded."""
+
+    def release(self) -> None:
+        """Gives back what was taken and not recorded."""
+
+    def num_left(self) -> int:
+        """The trials that are still to run, failures aside."""
+
+
+def one_by_one(trials: Sequence[Trial]) -> list[Stack]:
+    """Every trial a stack of its own."""
+    return [[trial] for trial in trials]
+
+
+def pending(study: Study, trials: Sequence[Trial], *, retry_failed: bool, halted: bool = False) -> list[Trial]:
+    """The trials still to run: not finished, and not failed unless failures are to be tried again.
+
+    With `halted`, also those that an earlier search ended before their time.
+    """
+    failures = {} if retry_failed else study.failures()
+    left = [trial for trial in trials if trial.digest not in failures]
+    return [trial for trial in left if not study.is_finished(trial) or (halted and study.is_halted(trial))]
+
+
+class OwnStacks:
+    """The stacks of a study that this process alone works on, or of a part of it that is this process's."""
+
+    num_elsewhere = 0
+
+    def __init__(
+        self,
+        study: Study,
+        trials: Sequence[Trial],
+        grouping: Grouping,
+        choose: Chooser,
+        *,
+        retry_failed: bool,
+        halted: bool,
+    ) -> None:
+        self._study, self._trials, self._grouping, self._choose = study, trials, grouping, choose
+        self._retry_failed, self._halted = retry_failed, halted
+
+    def take(self, tried: Collection[str], most: int | None, poll: Callable[[], None]) -> list[Stack]:
+        """All that `choose` names."""
+        left = pending(self._study, self._trials, retry_failed=self._retry_failed, halted=self._halted)
+        batch = self._choose([trial for trial in left if trial.digest not in tried])[:most]
+        return begun_first(self._study, batch, self._grouping) if batch else []
+
+    def check(self) -> None:
+        """Nobody takes them away."""
+
+    def done(self) -> None:
+        """The run folders say so."""
+
+    def release(self) -> None:
+        """Nobody else waits for them."""
+
+    def num_left(self) -> int:
+        return len(self._choose(pending(self._study, self._trials, retry_failed=False, halted=self._halted)))
+
+
+def begun_first(study: Study, batch: Sequence[Trial], grouping: Grouping) -> list[Stack]:
+    """The stacks of `batch`; those in which an earlier search was stopped are first, and made of the same trials, those
+    whose runs it had written already among them."""
+    rest, first = {trial.digest: trial for trial in batch}, list[Stack]()
+    for digests in study.begun():
+        stack = [study.trials[digest] for digest in digests if digest in study.trials]
+        fits = all(trial.digest in rest or study.is_finished(trial) for trial in stack)
+        if len(stack) == len(digests) and fits and rest.keys() & set(digests):
+            first.append(stack)
+            rest = {digest: trial for digest, trial in rest.items() if digest not in digests}
+    return [*first, *(grouping(list(rest.values())) if rest else [])]
