@@ -24,12 +24,16 @@ PART_FILE = re.compile(r"writer-(\d+)-of-(\d+)\.lock")
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}  # file systems that keep none
 
 
+class BeingWritten(ValueError):
+    """Another process writes the same."""
+
+
 @contextlib.contextmanager
 def writing(folder: Path, what: str, part: Part = WHOLE) -> Iterator[None]:
     """Holds the locks in `folder` that writing `part` needs.
 
     Raises:
-        ValueError: another process writes the same; says `what` it is busy with and the process.
+        BeingWritten: another process writes the same; says `what` it is busy with and the process.
     """
     number, count = part
     assert 1 <= number <= count, part
@@ -42,7 +46,7 @@ def writing(folder: Path, what: str, part: Part = WHOLE) -> Iterator[None]:
         for path in sorted(folder.iterdir()):
             found = PART_FILE.fullmatch(path.name)
             other = (int(found[1]), int(found[2])) if found else part
-            if other != part and _overlap(part, other):
+            if other != part and overlap(part, other):
                 with locked(path, f"{what}, part {other[0]}/{other[1]},"):
                     pass
         yield
@@ -54,7 +58,7 @@ def part_of(part: Part, num_items: int) -> range:
     return range(num_items * (number - 1) // count, num_items * number // count)
 
 
-def _overlap(one: Part, other: Part) -> bool:
+def overlap(one: Part, other: Part) -> bool:
     """Whether two parts, possibly of different n, can have an item in common."""
     return (one[0] - 1) * other[1] < other[0] * one[1] and (other[0] - 1) * one[1] < one[0] * other[1]
 
@@ -64,7 +68,7 @@ def locked(path: Path, what: str, shared: bool = False) -> Iterator[int]:
     """Holds the lock file `path`, alone or with others who share it; yields its file descriptor.
 
     Raises:
-        ValueError: another process holds it; says `what` it is busy with and the process.
+        BeingWritten: another process holds it; says `what` it is busy with and the process.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -86,7 +90,7 @@ def alone(path: Path, what: str) -> Iterator[None]:
     """Holds the lock file `path` for work after which it is gone.
 
     Raises:
-        ValueError: another process holds it; says `what` it is busy with and the process.
+        BeingWritten: another process holds it; says `what` it is busy with and the process.
     """
     while True:
         with locked(path, what) as descriptor:
@@ -124,7 +128,7 @@ def _flock(descriptor: int, what: str, shared: bool) -> None:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         pid = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
-        raise ValueError(f"{what} is being written by process {pid}; wait until it ends or stop it") from None
+        raise BeingWritten(f"{what} is being written by process {pid}; wait until it ends or stop it") from None
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise

@@ -6,15 +6,16 @@ come upon files it cannot name.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cache.durable import sync, write_durably
+from cache.storage.base import Storage, digest_of
 
 EMBEDDING = "embedding"
+MARKS = f"{EMBEDDING}/marks"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,24 +26,29 @@ class FileRecord:
     blake2b: str
 
     @classmethod
-    def of(cls, path: Path) -> "FileRecord":
-        """Reads the file."""
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
-            return cls(num_bytes=file.tell(), blake2b=digest.hexdigest())
+    def of(cls, data: bytes) -> "FileRecord":
+        return cls(num_bytes=len(data), blake2b=digest_of(data))
 
-    def size_fault(self, path: Path) -> str | None:
-        """ "is missing" or "is 5 bytes long, not 9"; None where `path` is a file of the recorded size."""
-        try:
-            size = path.stat().st_size
-        except FileNotFoundError:
+    @classmethod
+    def read(cls, files: Storage, key: str) -> "FileRecord":
+        """Of what is there; raises FileNotFoundError where there is nothing."""
+        num_bytes, digest = files.digest(key)
+        return cls(num_bytes=num_bytes, blake2b=digest)
+
+    def size_fault(self, size: int | None) -> str | None:
+        """ "is missing" or "is 5 bytes long, not 9"; None where `size` is the recorded one."""
+        if size is None:
             return "is missing"
         return None if size == self.num_bytes else f"is {size} bytes long, not {self.num_bytes}"
 
-    def fault(self, path: Path) -> str | None:
+    def fault(self, files: Storage, key: str) -> str | None:
         """As `size_fault`, or "has changed since extraction"; reads the file."""
-        fault = self.size_fault(path)
-        return fault or (None if FileRecord.of(path) == self else "has changed since extraction")
+        if fault := self.size_fault(files.size(key)):
+            return fault
+        try:
+            return None if FileRecord.read(files, key) == self else "has changed since extraction"
+        except FileNotFoundError:
+            return "is missing"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,44 +101,45 @@ def _dump(document: dict[str, Any]) -> bytes:
     return (json.dumps(document, indent=1) + "\n").encode()
 
 
-def marks_folder(stream: Path) -> Path:
-    """Where the marks of the stream in the folder `stream` are."""
-    return stream / EMBEDDING / "marks"
+def mark_key(shard: int) -> str:
+    """The key of a shard's mark below its stream."""
+    return f"{MARKS}/{shard:08d}.json"
 
 
-def mark_path(folder: Path, shard: int) -> Path:
-    return folder / f"{shard:08d}.json"
+def write_mark(files: Storage, shard: int, mark: Mark) -> None:
+    """Marks a shard of the stream in `files`; durable on return."""
+    files.put(mark_key(shard), mark.to_bytes())
 
 
-def write_mark(folder: Path, shard: int, mark: Mark) -> None:
-    """Durable on return."""
-    write_durably(mark_path(folder, shard), mark.to_bytes())
-
-
-def read_mark(folder: Path, shard: int) -> Mark:
+def read_mark(files: Storage, shard: int) -> Mark:
     """Raises ValueError where the mark is missing or damaged; says which."""
-    path = mark_path(folder, shard)
     try:
-        return Mark.from_bytes(path.read_bytes())
+        data = files.get(mark_key(shard))
     except FileNotFoundError:
-        raise ValueError(f"{path}: the shard has no mark") from None
+        data = None
+    return parse_mark(files, shard, data)
+
+
+def parse_mark(files: Storage, shard: int, data: bytes | None) -> Mark:
+    """The mark `data` of a shard, None where there is none; raises as `read_mark`."""
+    where = files.name(mark_key(shard))
+    if data is None:
+        raise ValueError(f"{where}: the shard has no mark")
+    try:
+        return Mark.from_bytes(data)
     except ValueError:
-        raise ValueError(f"{path}: the shard's mark is damaged") from None
+        raise ValueError(f"{where}: the shard's mark is damaged") from None
 
 
-def remove_mark(folder: Path, shard: int) -> None:
-    """From here on the shard counts as not done, also after a crash."""
-    path = mark_path(folder, shard)
-    if path.exists():
-        path.unlink()
-        sync(folder)
+def remove_marks(files: Storage, shards: Sequence[int]) -> None:
+    """From here on the shards count as not done, also after a crash."""
+    files.delete([mark_key(shard) for shard in shards])
 
 
-def marked_shards(folder: Path) -> set[int]:
-    """Shards with a mark, by the names in `folder` alone."""
-    if not folder.is_dir():
-        return set()
-    return {int(path.stem) for path in folder.glob("*.json") if path.stem.isdecimal()}
+def marked_shards(files: Storage) -> set[int]:
+    """Shards with a mark, by the names of the marks alone."""
+    names = (key.rpartition("/")[2] for key in files.keys(MARKS))
+    return {int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdecimal()}
 
 
 def checksum(values: np.ndarray) -> int:

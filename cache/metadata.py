@@ -5,11 +5,11 @@ Letters: N frames, D width.
 
 import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from cache import shards
 from cache.identity import StreamIdentity
+from cache.storage.base import Storage
 
 SCHEMA = 1
 BASE_VIEW = "base"
@@ -22,16 +22,16 @@ def title(name: str, view: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wording:
-    """What errors say of the stream in `folder`: where it is, and what to type to fill, remake or repair it."""
+    """What errors say of a stream of the cache `cache`: where it is, and what to type to fill, remake or repair it."""
 
-    folder: Path
+    cache: str
     name: str
     view: str
     imported: bool = False
 
     @property
     def where(self) -> str:
-        return f"{self.folder.parent.parent}: stream {title(self.name, self.view)}"
+        return f"{self.cache}: stream {title(self.name, self.view)}"
 
     @property
     def extract(self) -> str:
@@ -63,33 +63,33 @@ class Metadata:
     layout: shards.Layout
 
 
-def read_metadata(folder: Path, name: str, view: str) -> Metadata:
-    """The metadata of the stream in `folder`.
+def read_metadata(cache: Storage, name: str, view: str) -> Metadata:
+    """The metadata of a stream of the cache in `cache`.
 
     Raises:
         ValueError: they are damaged, or of another version of the format; says what to type.
     """
-    wording = Wording(folder=folder, name=name, view=view)
-    attributes = _read_attributes(wording)
+    wording, files = Wording(cache=cache.name(), name=name, view=view), cache.below(f"{name}/{view}")
+    attributes = _read_attributes(files, wording)
     _check_schema(attributes.get("schema"), wording)
     try:
         identity = StreamIdentity.from_json(attributes["identity"])
         wording = replace(wording, imported=identity.is_imported)
-        provenance, layout = dict(attributes["provenance"]), shards.read_layout(folder)
+        provenance, layout = dict(attributes["provenance"]), shards.read_layout(files)
         if (layout.num_rows, layout.width) != (identity.num_frames, identity.width):
             raise ValueError("the embedding array has another shape than its identity")
         if layout.dtype != identity.dtype:
             raise ValueError("the embedding array has another dtype than its identity")
-        shards.check_small_arrays(folder, layout)
+        shards.check_small_arrays(files, layout)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{wording.where}: damaged metadata: {error}; type {wording.remake}") from None
     return Metadata(wording=wording, identity=identity, provenance=provenance, layout=layout)
 
 
-def _read_attributes(wording: Wording) -> dict[str, Any]:
+def _read_attributes(files: Storage, wording: Wording) -> dict[str, Any]:
     """The attributes of the stream's Zarr group."""
     try:
-        attributes = json.loads((wording.folder / "zarr.json").read_bytes())["attributes"]
+        attributes = json.loads(files.get("zarr.json"))["attributes"]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         attributes = None
     if not isinstance(attributes, dict):

@@ -65,7 +65,7 @@ class RowReader:
         """The rows from `first` on that fill `out`, all of one shard."""
         descriptor = self._file(shard)
         if descriptor is None:
-            self._read_slowly(first, out)
+            self._read_slowly(shard, first, out)
             return
         offset, done = (first - shard * self.stream.shard_rows) * self._row_bytes, 0
         while done < len(out):
@@ -74,9 +74,9 @@ class RowReader:
                 raise ValueError(f"{self._path(shard)}: the shard ends too soon; type {self.stream.repair_hint}")
             done += count
 
-    def _read_slowly(self, first: int, out: memoryview) -> None:
+    def _read_slowly(self, shard: int, first: int, out: memoryview) -> None:
         num_rows = len(out) // self._row_bytes
-        found = shards.read_through_zarr(self.stream.folder, shards.EMBEDDING, first, first + num_rows)
+        found = shards.read_through_zarr(self.stream.files, shards.EMBEDDING, shard, first, first + num_rows)
         out[:] = np.ascontiguousarray(found).reshape(-1).view(np.uint8).data
 
     def _file(self, shard: int) -> int | None:
@@ -102,7 +102,7 @@ class RowReader:
             raise ValueError(f"{path}: the shard is missing; type {self.stream.repair_hint}") from None
 
     def _path(self, shard: int) -> Path:
-        return self.stream.folder / shards.shard_file(shards.EMBEDDING, shard)
+        return self.stream.embedding_file(shard)
 
 
 def check_shards(stream: Stream) -> None:

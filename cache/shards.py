@@ -17,11 +17,15 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.storage import LocalStore
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import LocalStore, MemoryStore
 
 from cache.marks import EMBEDDING
+from cache.storage.base import Storage, StorageError
+from cache.storage.folder import FolderStorage
 
 FACE_DIGEST, STATE = "face_digest", "state"
+ARRAYS = (EMBEDDING, FACE_DIGEST, STATE)
 CHUNKS = "c"
 # Half of `bytes_digest`: 64 bits miss a changed face once in 1.8e19, and all 16 bytes would be 1.04 % of a 768-wide
 # float16 row, where a whole stream may take 1 % more than its embeddings.
@@ -46,13 +50,19 @@ class Layout:
 
 def create_arrays(folder: Path, num_rows: int, width: int, shard_rows: int, dtype: str = DTYPES[0]) -> None:
     """Makes the three arrays, without rows, in the group at `folder`."""
-    _create(folder / EMBEDDING, (num_rows, width), dtype, shard_rows, INNER_ROWS)
-    _create(folder / FACE_DIGEST, (num_rows, KEPT_DIGEST_BYTES), "uint8", shard_rows, SMALL_INNER_ROWS)
-    _create(folder / STATE, (num_rows,), "uint8", shard_rows, SMALL_INNER_ROWS)
+    _create(folder / EMBEDDING, (num_rows, width), dtype, shard_rows)
+    _create(folder / FACE_DIGEST, (num_rows, KEPT_DIGEST_BYTES), "uint8", shard_rows)
+    _create(folder / STATE, (num_rows,), "uint8", shard_rows)
 
 
-def _create(path: Path, shape: tuple[int, ...], dtype: str, shard_rows: int, max_inner_rows: int) -> None:
-    inner_rows = max(rows for rows in range(1, min(max_inner_rows, shard_rows) + 1) if shard_rows % rows == 0)
+def inner_rows_of(name: str, shard_rows: int) -> int:
+    """Rows of an inner chunk of the array `name`."""
+    most = INNER_ROWS if name == EMBEDDING else SMALL_INNER_ROWS
+    return max(rows for rows in range(1, min(most, shard_rows) + 1) if shard_rows % rows == 0)
+
+
+def _create(path: Path, shape: tuple[int, ...], dtype: str, shard_rows: int) -> None:
+    inner_rows = inner_rows_of(path.name, shard_rows)
     zarr.create_array(
         LocalStore(path),
         shape=shape,
@@ -82,42 +92,49 @@ def shard_file(name: str, shard: int) -> str:
 
 def shard_files(shard: int) -> tuple[str, ...]:
     """Paths of all that a shard consists of, its mark aside."""
-    return tuple(shard_file(name, shard) for name in (EMBEDDING, FACE_DIGEST, STATE))
+    return tuple(shard_file(name, shard) for name in ARRAYS)
 
 
-def read_layout(folder: Path) -> Layout:
+def read_layout(files: Storage) -> Layout:
     """The layout of the embedding array, from its zarr.json.
 
     Raises:
         ValueError: the metadata cannot be read, or is not that of [N, D] of `DTYPES` in shards of whole rows.
     """
-    path = folder / EMBEDDING / "zarr.json"
     try:
-        metadata, (num_rows, width), (shard_rows, shard_width) = _read_array(path)
+        metadata, (num_rows, width), (shard_rows, shard_width) = _read_array(files, EMBEDDING)
         if metadata["data_type"] not in DTYPES or shard_width != width or shard_rows < 1:
             raise ValueError(f"not [N, D] of {' or '.join(DTYPES)} in shards of whole rows")
         inner_rows = _inner_rows(metadata, shard_rows, width)
+    except StorageError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: the array's metadata cannot be read ({error})") from None
+        raise ValueError(f"{_metadata_of(files, EMBEDDING)}: the array's metadata cannot be read ({error})") from None
     return Layout(num_rows, width, shard_rows, inner_rows, metadata["data_type"])
 
 
-def check_small_arrays(folder: Path, layout: Layout) -> None:
+def check_small_arrays(files: Storage, layout: Layout) -> None:
     """Raises ValueError where face_digest or state does not lie in the shards of the embeddings."""
     for name, inner_shape in ((FACE_DIGEST, [KEPT_DIGEST_BYTES]), (STATE, [])):
-        path = folder / name / "zarr.json"
+        path = _metadata_of(files, name)
         try:
-            metadata, shape, shard_shape = _read_array(path)
+            metadata, shape, shard_shape = _read_array(files, name)
             found = (metadata["data_type"], shape, shard_shape)
+        except StorageError:
+            raise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: the array's metadata cannot be read ({error})") from None
         if found != ("uint8", [layout.num_rows, *inner_shape], [layout.shard_rows, *inner_shape]):
             raise ValueError(f"{path}: the array has other shards than the embeddings")
 
 
-def _read_array(path: Path) -> tuple[dict[str, Any], list[int], list[int]]:
+def _metadata_of(files: Storage, name: str) -> str:
+    return files.name(f"{name}/zarr.json")
+
+
+def _read_array(files: Storage, name: str) -> tuple[dict[str, Any], list[int], list[int]]:
     """An array's metadata, its shape, and that of a shard."""
-    metadata = json.loads(path.read_bytes())
+    metadata = json.loads(files.get(f"{name}/zarr.json"))
     return metadata, metadata["shape"], metadata["chunk_grid"]["configuration"]["chunk_shape"]
 
 
@@ -145,9 +162,9 @@ def _names(codecs: Sequence[dict[str, Any]]) -> list[str]:
     return [codec["name"] for codec in codecs]
 
 
-def copy_rows(folder: Path, layout: Layout, shard: int, out: np.ndarray) -> bool:
-    """Copies the rows of one embedding shard into `out` [R, D] (the layout's dtype), if they lie in line in a whole
-    file.
+def copy_rows(path: Path, layout: Layout, out: np.ndarray) -> bool:
+    """Copies the rows of the embedding shard in the file `path` into `out` [R, D] (the layout's dtype), if they lie in
+    line in a whole file.
 
     False where the file is not there or short, or the rows lie otherwise: only zarr can tell, and `out` holds
     anything.
@@ -156,7 +173,7 @@ def copy_rows(folder: Path, layout: Layout, shard: int, out: np.ndarray) -> bool
         return False
     try:
         # Read, not mapped: threads that map wait for one another, and a file cut short meanwhile would end the process.
-        with open(folder / shard_file(EMBEDDING, shard), "rb", buffering=0) as file:
+        with open(path, "rb", buffering=0) as file:
             return is_in_line(file, layout, len(out)) and _read_into(file, out)
     except FileNotFoundError:
         return False
@@ -165,7 +182,7 @@ def copy_rows(folder: Path, layout: Layout, shard: int, out: np.ndarray) -> bool
 def is_in_line(file: FileIO, layout: Layout, num_rows: int) -> bool:
     """Whether the shard's own index says that its first `num_rows` rows lie one after the other from its start."""
     assert layout.inner_rows is not None
-    chunk_bytes = layout.inner_rows * layout.width * np.dtype(layout.dtype).itemsize
+    chunk_bytes = _chunk_bytes(layout)
     num_chunks, num_used = layout.shard_rows // layout.inner_rows, -(-num_rows // layout.inner_rows)
     index_start = os.fstat(file.fileno()).st_size - num_chunks * INDEX_ENTRY_BYTES - INDEX_CHECKSUM_BYTES
     if index_start < num_used * chunk_bytes:
@@ -188,16 +205,47 @@ def _read_into(file: FileIO, values: np.ndarray) -> bool:
     return True
 
 
-def read_through_zarr(folder: Path, name: str, start: int, stop: int) -> np.ndarray:
-    """Rows [start, stop) of the array `name`.
+def copy_values(data: bytes, layout: Layout, out: np.ndarray) -> bool:
+    """As `copy_rows`, from the bytes of the shard."""
+    if layout.inner_rows is None:
+        return False
+    chunk_bytes, num_used = _chunk_bytes(layout), -(-len(out) // layout.inner_rows)
+    index_start = len(data) - layout.shard_rows // layout.inner_rows * INDEX_ENTRY_BYTES - INDEX_CHECKSUM_BYTES
+    if index_start < num_used * chunk_bytes:
+        return False
+    index = np.frombuffer(data, "<u8", 2 * num_used, index_start)
+    if not np.array_equal(index, _index_in_line(num_used, chunk_bytes)):
+        return False
+    out.reshape(-1).view(np.uint8)[:] = np.frombuffer(data, np.uint8, out.nbytes)
+    return True
+
+
+def read_through_zarr(files: Storage, name: str, shard: int, start: int, stop: int) -> np.ndarray:
+    """Rows [start, stop), of the `shard`, of the array `name`.
 
     Raises:
         ValueError: zarr cannot read them.
     """
     try:
-        return np.asarray(zarr.open_array(LocalStore(folder / name, read_only=True), mode="r")[start:stop])
+        return np.asarray(zarr.open_array(_zarr_store(files, name, shard), mode="r")[start:stop])
+    except StorageError:
+        raise
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ValueError(f"{folder / name}: zarr cannot read rows {start} to {stop - 1} ({error})") from None
+        raise ValueError(f"{files.name(name)}: zarr cannot read rows {start} to {stop - 1} ({error})") from None
+
+
+def _zarr_store(files: Storage, name: str, shard: int) -> LocalStore | MemoryStore:
+    """Where zarr finds a shard of an array: the folder, or what is there of it in memory."""
+    if isinstance(files, FolderStorage):
+        return LocalStore(files.path / name, read_only=True)
+    keys = ("zarr.json", shard_file(name, shard).partition("/")[2])
+    values = {key: default_buffer_prototype().buffer.from_bytes(files.get(f"{name}/{key}")) for key in keys}
+    return MemoryStore(values, read_only=True)
+
+
+def _chunk_bytes(layout: Layout) -> int:
+    assert layout.inner_rows is not None
+    return layout.inner_rows * layout.width * np.dtype(layout.dtype).itemsize
 
 
 @lru_cache(maxsize=4)

@@ -1,11 +1,9 @@
 """The cache: a Zarr v3 group with one group a stream and, in it, one a view: `<cache>/<name>/<view>/embedding`.
 
-A stream appears in one step: it is made whole under a temporary name and then renamed.
+It lies in a folder or in an object store (`cache.in_folder`, `cache.in_store`).
 """
 
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +12,17 @@ import zarr
 from zarr.storage import LocalStore
 
 from cache import shards
-from cache.durable import TEMPORARY, remove_leftovers, sync, sync_tree, temporary_beside, write_durably
 from cache.identity import StreamIdentity
-from cache.marks import EMBEDDING
+from cache.in_folder import FolderStreams
+from cache.in_store import StoreStreams
 from cache.metadata import BASE_VIEW, SCHEMA, Wording, title
+from cache.storage.base import Storage
+from cache.storage.folder import FolderStorage
+from cache.storage.local_copy import LocalCopy
+from cache.storage.location import Location, StoreLocation, parse_location
+from cache.storage.objects import ObjectStorage
 from cache.stream import Stream
 from cache.valid_names import check_name
-from cache.writer import ShardWriter
 
 KIND = "mtl embedding cache"
 GROUP = {"zarr_format": 3, "node_type": "group", "attributes": {"kind": KIND}}
@@ -28,36 +30,71 @@ STREAM_GROUP = {"attributes": {}, "zarr_format": 3, "node_type": "group"}
 
 
 class Cache:
-    """The cache at `path`; use `Cache.open`."""
+    """The cache at `location`; use `Cache.open`. `notes` are lines for the user on what the place cannot do."""
 
-    def __init__(self, path: Path, read_only: bool = False) -> None:
-        self.path, self.read_only = path, read_only
+    def __init__(self, location: Location, read_only: bool = False) -> None:
+        self.location, self.read_only = location, read_only
+        self._streams: FolderStreams | StoreStreams
+        self._local: LocalCopy | None = None
+        if isinstance(location, StoreLocation):
+            self._streams = StoreStreams(ObjectStorage(location.url), _dump(GROUP), read_only)
+            if location.local is not None:
+                self._local = LocalCopy(location.local, int(location.local_gb * 1e9))
+        else:
+            self._streams = FolderStreams(FolderStorage(location))
 
     @classmethod
-    def open(cls, path: Path, create: bool = False, read_only: bool = False) -> "Cache":
-        """Opens the cache at `path`; with `create`, makes an empty one where there is none, and lost files of groups.
+    def open(cls, location: str | Location, create: bool = False, read_only: bool = False) -> "Cache":
+        """Opens the cache at `location`, a folder or a URL; with `create`, makes an empty one where there is none, and
+        lost files of groups.
 
         Raises:
             ValueError: there is no cache, or something else is there, or a group's file is lost.
+            StorageError: the object store cannot be reached, or does not allow it.
         """
-        path = Path(path)
-        if _is_vacant(path):
+        cache = cls(parse_location(location) if isinstance(location, str) else location, read_only)
+        cache._check(create)
+        return cache
+
+    def _check(self, create: bool) -> None:
+        streams, where = self._streams, self.where
+        if streams.is_vacant():
             if not create:
-                raise ValueError(f"{path}: there is no cache here; `mtl extract` makes one")
-            path.mkdir(parents=True, exist_ok=True)
-            write_durably(path / "zarr.json", json.dumps(GROUP, indent=2).encode())
-            sync(path.parent)
-        for file, group in _lost_groups(path):
+                raise ValueError(f"{where}: there is no cache here; `mtl extract` makes one")
+            streams.found(_dump(GROUP))
+        for key, group in self._lost_groups():
             if not create:
+                file = self.files.name(key)
                 raise ValueError(f"{file}: is missing or damaged, the streams below it are there; type `mtl extract`")
-            write_durably(file, json.dumps(group, indent=2).encode())
-        if (_read_group(path / "zarr.json") or {}).get("kind") != KIND:
-            raise ValueError(f"{path}: this is not an embedding cache; name another path in mtl.toml under [cache]")
-        return cls(path, read_only)
+            self.files.put(key, _dump(group))
+        if (_read_group(self.files, "zarr.json") or {}).get("kind") != KIND:
+            raise ValueError(f"{where}: this is not an embedding cache; name another path in mtl.toml under [cache]")
+        if isinstance(streams, StoreStreams):
+            streams.probe()
+
+    @property
+    def files(self) -> Storage:
+        """All that is in it."""
+        return self._streams.files
+
+    @property
+    def where(self) -> str:
+        """The place in words."""
+        return self.files.name()
+
+    @property
+    def path(self) -> Path:
+        """The folder of a cache in a folder."""
+        assert isinstance(self.location, Path), self.location
+        return self.location
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._streams.notes
 
     def streams(self) -> list[tuple[str, str]]:
         """(name, view) of every stream, sorted; also of those whose metadata is damaged."""
-        return [(name.name, view.name) for name in _folders(self.path) for view in _folders(name)]
+        return self._streams.streams()
 
     def stream(self, name: str, view: str = BASE_VIEW, expected: StreamIdentity | None = None) -> Stream:
         """Opens a stream.
@@ -69,9 +106,9 @@ class Cache:
         stream_names = self.streams()
         if (name, view) not in stream_names:
             known = ", ".join(title(*key) for key in stream_names) or "none"
-            wording = Wording(folder=self.path / name / view, name=name, view=view)
-            raise ValueError(f"{self.path}: no stream {title(name, view)} (there: {known}); type {wording.extract}")
-        stream = Stream(self.path / name / view, name, view, self.read_only)
+            wording = Wording(cache=self.where, name=name, view=view)
+            raise ValueError(f"{self.where}: no stream {title(name, view)} (there: {known}); type {wording.extract}")
+        stream = Stream(self.files, name, view, self.read_only, self._local)
         if expected is not None and stream.identity.digest != expected.digest:
             differences = "; ".join(stream.identity.differences(expected))
             raise ValueError(
@@ -89,38 +126,23 @@ class Cache:
             ValueError: a stream of that name has another identity, or the name cannot be a folder's.
         """
         if self.read_only:
-            raise ValueError(f"{self.path}: opened for reading only")
+            raise ValueError(f"{self.where}: opened for reading only")
         for what, text in (("stream", name), ("view", identity.view)):
             check_name(text, what)
         assert identity.dtype in shards.DTYPES, identity.dtype
         assert shard_rows > 0, shard_rows
         if (name, identity.view) not in self.streams():
-            remove_leftovers(self.path)
             self._make(name, identity, shard_rows, provenance)
         return self.stream(name, identity.view, expected=identity)
 
     def _make(self, name: str, identity: StreamIdentity, shard_rows: int, provenance: Mapping[str, Any]) -> None:
-        """Makes the stream's folder under a temporary name, then renames it. Where another process was quicker, its
-        stream stays."""
-        temporary = temporary_beside(self.path / name)
-        try:
-            temporary.mkdir()
-            (temporary / "zarr.json").write_text(json.dumps(STREAM_GROUP, indent=2))
+        def fill(folder: Path) -> None:
             attributes = {"schema": SCHEMA, "identity": identity.to_json(), "provenance": dict(provenance)}
-            zarr.create_group(LocalStore(temporary / identity.view), zarr_format=3, attributes=attributes)
-            shards.create_arrays(
-                temporary / identity.view, identity.num_frames, identity.width, shard_rows, identity.dtype
-            )
-            sync_tree(temporary)
-            target = self.path / name
-            _rename_if_absent(temporary, target)
-            _rename_if_absent(temporary / identity.view, target / identity.view)
-            if temporary.exists():  # beside what a killed removal left of the folder
-                _rename_if_absent(temporary / "zarr.json", target / "zarr.json")
-            sync(target)
-            sync(self.path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            zarr.create_group(LocalStore(folder), zarr_format=3, attributes=attributes)
+            shards.create_arrays(folder, identity.num_frames, identity.width, shard_rows, identity.dtype)
+
+        where = f"{self.where}: stream {title(name, identity.view)}"
+        self._streams.make(name, identity.view, where, _dump(STREAM_GROUP), fill)
 
     def remove(self, name: str, view: str | None = None) -> None:
         """Removes one view of a stream, or all of them.
@@ -129,64 +151,31 @@ class Cache:
             ValueError: there is no such stream, or a process is writing it.
         """
         if self.read_only:
-            raise ValueError(f"{self.path}: opened for reading only")
+            raise ValueError(f"{self.where}: opened for reading only")
         views = [(each, found) for each, found in self.streams() if each == name and view in (None, found)]
         if not views:
             known = ", ".join(title(*key) for key in self.streams()) or "none"
-            raise ValueError(f"{self.path}: no stream {title(name, view or BASE_VIEW)} (there: {known})")
+            raise ValueError(f"{self.where}: no stream {title(name, view or BASE_VIEW)} (there: {known})")
         for _, found in views:
-            self._remove_view(name, found)
-        if not _folders(self.path / name):
-            shutil.rmtree(self.path / name, ignore_errors=True)
+            self._streams.remove(name, found, f"{self.where}: stream {title(name, found)}")
 
-    def _remove_view(self, name: str, view: str) -> None:
-        """In one step: renamed to a temporary name, then deleted."""
-        folder = self.path / name / view
-        with ShardWriter(folder, f"{self.path}: stream {title(name, view)}").lock():
-            temporary = temporary_beside(self.path / f"{name}-{view}")
-            os.rename(folder, temporary)
-        sync(folder.parent)
-        shutil.rmtree(temporary)
+    def _lost_groups(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Keys of groups above a stream that are missing or no group's, and what belongs there."""
+        names = self._streams.names_with_arrays()
+        groups = {f"{name}/zarr.json": STREAM_GROUP for name in names} | ({"zarr.json": GROUP} if names else {})
+        for key, group in groups.items():
+            if _read_group(self.files, key) is None:
+                yield key, group
 
 
-def _rename_if_absent(source: Path, target: Path) -> None:
-    """Renames a folder; does nothing where `target` is there already or `source` has gone with its parent."""
-    if target.exists():
-        return
+def _dump(group: Mapping[str, Any]) -> bytes:
+    return json.dumps(group, indent=2).encode()
+
+
+def _read_group(files: Storage, key: str) -> dict[str, Any] | None:
+    """The attributes of a Zarr group; None where `key` is not there or not a group's."""
     try:
-        os.rename(source, target)
-    except OSError:
-        if not target.exists():
-            raise
-
-
-def _lost_groups(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Files of groups above a stream that are missing or no group's, and what belongs there."""
-    names = {file.parents[2] for file in path.glob(f"*/*/{EMBEDDING}/zarr.json") if not file.parts[-4].startswith(".")}
-    groups = dict.fromkeys(sorted(names), STREAM_GROUP) | ({path: GROUP} if names else {})
-    for folder, group in groups.items():
-        if _read_group(folder / "zarr.json") is None:
-            yield folder / "zarr.json", group
-
-
-def _read_group(file: Path) -> dict[str, Any] | None:
-    """The attributes of a Zarr group; None where `file` is not there or not a group's."""
-    try:
-        document = json.loads(file.read_bytes())
+        document = json.loads(files.get(key))
         return dict(document["attributes"]) if document["node_type"] == "group" else None
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
-
-
-def _folders(path: Path) -> list[Path]:
-    """Visible folders in `path`, sorted by name."""
-    if not path.is_dir():
-        return []
-    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _is_vacant(path: Path) -> bool:
-    """Nothing there, or only what a process killed while making a cache may have left."""
-    if not path.exists():
-        return True
-    return path.is_dir() and all(entry.name.startswith(TEMPORARY) for entry in path.iterdir())

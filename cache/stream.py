@@ -4,10 +4,10 @@ Letters: N frames, D width, R rows of a shard.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,28 +18,44 @@ from cache.locks import WHOLE, Part
 from cache.metadata import BASE_VIEW as BASE_VIEW
 from cache.metadata import SCHEMA as SCHEMA
 from cache.metadata import read_metadata
+from cache.storage.base import Storage
+from cache.storage.folder import FolderStorage
+from cache.storage.local_copy import LocalCopy
+from cache.storage.objects import ObjectStorage
+from cache.store_writer import StoreWriter
 from cache.writer import ShardWriter
 
+T = TypeVar("T")
 MAX_READERS = 4  # more threads than that wait for memory
+MAX_FETCHES = 8  # shards of an object store under way at once: each is held whole
 
 
 class Stream:
-    """The stream in `folder`; opened by `Cache.stream` and `Cache.create`."""
+    """A stream of the cache in `cache`; opened by `Cache.stream` and `Cache.create`."""
 
-    def __init__(self, folder: Path, name: str, view: str, read_only: bool = False) -> None:
-        """Reads the metadata, no rows.
+    def __init__(
+        self, cache: Storage, name: str, view: str, read_only: bool = False, local: LocalCopy | None = None
+    ) -> None:
+        """Reads the metadata, no rows. Shards that are read from an object store are kept in `local`.
 
         Raises:
             ValueError: the metadata is damaged, or of another version of the format; says what to type.
         """
-        self.folder, self.name, self.view, self.read_only = folder, name, view, read_only
-        found = read_metadata(folder, name, view)
+        self.files, self.name, self.view, self.read_only = cache.below(f"{name}/{view}"), name, view, read_only
+        found = read_metadata(cache, name, view)
         self.identity, self.provenance, self.layout = found.identity, found.provenance, found.layout
         # Cache and stream, for errors; and what to type to fill the stream, to make it anew, and to redo damaged
         # shards and nothing else.
         self.where, self.extract_hint = found.wording.where, found.wording.extract
         self.remake_hint, self.repair_hint = found.wording.remake, found.wording.repair
-        self._writer = ShardWriter(folder, self.where)
+        self._writer = _writer_of(self.files, self.where, self.layout)
+        self._local = local
+
+    @property
+    def folder(self) -> Path:
+        """The folder of a stream in a folder."""
+        assert isinstance(self.files, FolderStorage), self.files
+        return self.files.path
 
     @property
     def num_rows(self) -> int:
@@ -69,7 +85,7 @@ class Stream:
 
     def done_shards(self) -> list[int]:
         """Shards with a mark, in order."""
-        return sorted(marks.marked_shards(marks.marks_folder(self.folder)) & set(range(self.num_shards)))
+        return sorted(marks.marked_shards(self.files) & set(range(self.num_shards)))
 
     def missing_shards(self) -> list[int]:
         """Shards without a mark, in order."""
@@ -81,14 +97,21 @@ class Stream:
 
     def mark(self, shard: int) -> marks.Mark:
         """Raises ValueError where the shard's mark is missing or damaged; says what to type."""
-        folder = marks.marks_folder(self.folder)
         try:
-            mark = marks.read_mark(folder, shard)
-            if mark.rows != self.rows(shard) or set(mark.files) != set(shards.shard_files(shard)):
-                raise ValueError(f"{marks.mark_path(folder, shard)}: the mark is of another shard")
+            return self._checked(shard, marks.read_mark(self.files, shard))
         except ValueError as error:
             raise ValueError(f"{error}; type {self.repair_hint}") from None
+
+    def _checked(self, shard: int, mark: marks.Mark) -> marks.Mark:
+        if mark.rows != self.rows(shard) or set(mark.files) != set(shards.shard_files(shard)):
+            raise ValueError(f"{self.files.name(marks.mark_key(shard))}: the mark is of another shard")
         return mark
+
+    @property
+    def _num_readers(self) -> int:
+        """Threads that copy shards: the processor cores this process may use, a few at most; of an object store more,
+        which wait for it."""
+        return min(MAX_READERS, num_cores()) if isinstance(self.files, FolderStorage) else MAX_FETCHES
 
     @contextlib.contextmanager
     def writer_lock(self, part: Part = WHOLE) -> Iterator[None]:
@@ -154,13 +177,13 @@ class Stream:
         assert out.shape == (self.num_rows, self.width), out.shape
         assert out.dtype == self.dtype, out.dtype
         assert out.flags.c_contiguous
-        checksums = [self._whole(shard).checksum if check else None for shard in range(self.num_shards)]
+        found = list(self._whole_shards())
 
         def read(shard: int) -> None:
-            self._read_shard(shard, out[slice(*self.rows(shard))], checksums[shard])
+            self._read_shard(shard, out[slice(*self.rows(shard))], found[shard], check)
 
         # Reading and summing let go of Python's lock. An error is that of the first faulty shard, as one thread's.
-        with ThreadPoolExecutor(_num_readers(), thread_name_prefix="readers") as pool:
+        with ThreadPoolExecutor(self._num_readers, thread_name_prefix="readers") as pool:
             for _ in pool.map(read, range(self.num_shards)):
                 pass
         return out
@@ -169,30 +192,83 @@ class Stream:
         """[R, D] of one shard, checked; raises as `read`."""
         start, stop = self.rows(shard)
         out = np.empty((stop - start, self.width), self.dtype)
-        self._read_shard(shard, out, self._whole(shard).checksum)
+        self._read_shard(shard, out, self._whole(shard))
         return out
 
-    def _read_shard(self, shard: int, out: np.ndarray, checksum: int | None = None) -> None:
-        """A shard's rows into `out` [R, D], compared with `checksum` where given."""
-        if not shards.copy_rows(self.folder, self.layout, shard, out):
+    def embedding_file(self, shard: int) -> Path:
+        """A file of this machine with the embeddings of a shard that is done, whole; of an object store, the one in the
+        local copy, fetched where it is not there. Raises ValueError as `read`, or where there is no local copy."""
+        key = shards.shard_file(shards.EMBEDDING, shard)
+        if isinstance(self.files, FolderStorage):
+            return self.files.path / key
+        if self._local is None:
+            raise ValueError(
+                f"{self.where}: is read by ranges here, from a local copy; set local under [cache] in mtl.toml"
+            )
+        return self._fetched(shard, self.mark(shard), self._local)
+
+    def _read_shard(self, shard: int, out: np.ndarray, mark: marks.Mark, check: bool = True) -> None:
+        """A shard's rows into `out` [R, D], compared with the checksum in `mark`."""
+        if not self._copy(shard, out, mark):
             self._read_slowly(shard, out)
-        if checksum is not None and marks.checksum(out) != checksum:
-            path = self.folder / shards.shard_file(shards.EMBEDDING, shard)
-            raise ValueError(f"{path}: the shard has changed since extraction; type {self.repair_hint}")
+        if not check or marks.checksum(out) == mark.checksum:
+            return
+        key = shards.shard_file(shards.EMBEDDING, shard)
+        if self._local is not None and self._local.drop(mark.files[key].blake2b):  # the copy was damaged
+            self._read_shard(shard, out, mark)
+            return
+        raise ValueError(f"{self.files.name(key)}: the shard has changed since extraction; type {self.repair_hint}")
+
+    def _copy(self, shard: int, out: np.ndarray, mark: marks.Mark) -> bool:
+        """Whether `out` has the shard's rows now; False where they do not lie in line."""
+        key = shards.shard_file(shards.EMBEDDING, shard)
+        if isinstance(self.files, FolderStorage):
+            return shards.copy_rows(self.files.path / key, self.layout, out)
+        if self._local is not None:
+            return shards.copy_rows(self._fetched(shard, mark, self._local), self.layout, out)
+        return shards.copy_values(self._fetch(key, mark), self.layout, out)
+
+    def _fetched(self, shard: int, mark: marks.Mark, local: LocalCopy) -> Path:
+        key = shards.shard_file(shards.EMBEDDING, shard)
+        record = mark.files[key]
+        try:
+            return local.path(record.blake2b, record.num_bytes, lambda: self._fetch(key, mark))
+        except ValueError as error:
+            raise ValueError(f"{self.files.name(key)}: the shard {error}; type {self.repair_hint}") from None
+
+    def _fetch(self, key: str, mark: marks.Mark) -> bytes:
+        """The bytes of one of the files in `mark`, of their recorded number."""
+        try:
+            data: bytes | None = self.files.get(key)
+        except FileNotFoundError:
+            data = None
+        fault = mark.files[key].size_fault(None if data is None else len(data))
+        if data is None or fault:
+            raise ValueError(f"{self.files.name(key)}: the shard {fault}; type {self.repair_hint}")
+        return data
 
     def _read_slowly(self, shard: int, out: np.ndarray) -> None:
         self._whole(shard)  # zarr gives zeros for a file that is not there
         try:
-            out[:] = shards.read_through_zarr(self.folder, shards.EMBEDDING, *self.rows(shard))
+            out[:] = shards.read_through_zarr(self.files, shards.EMBEDDING, shard, *self.rows(shard))
         except ValueError as error:
             raise ValueError(f"{error}; type {self.repair_hint}") from None
 
     def _whole(self, shard: int) -> marks.Mark:
         """The shard's mark. Raises ValueError where the embeddings' file is not there or not of its recorded size."""
-        mark, name = self.mark(shard), shards.shard_file(shards.EMBEDDING, shard)
-        fault = mark.files[name].size_fault(self.folder / name)
+        return self._require_whole(shard, self.mark(shard), self.files.size)
+
+    def _whole_shards(self) -> Iterator[marks.Mark]:
+        """`_whole` of every shard, in order."""
+        size = self.files.sizes([f"{shards.EMBEDDING}/{shards.CHUNKS}"])
+        for shard, mark in enumerate(self.read_marks(range(self.num_shards))):
+            yield self._require_whole(shard, mark, size)
+
+    def _require_whole(self, shard: int, mark: marks.Mark, size: Callable[[str], int | None]) -> marks.Mark:
+        key = shards.shard_file(shards.EMBEDDING, shard)
+        fault = mark.files[key].size_fault(size(key))
         if fault:
-            raise ValueError(f"{self.folder / name}: the shard {fault}; type {self.repair_hint}")
+            raise ValueError(f"{self.files.name(key)}: the shard {fault}; type {self.repair_hint}")
         return mark
 
     def require_complete(self) -> None:
@@ -218,7 +294,40 @@ class Stream:
 
     def done_marks(self) -> Iterator[marks.Mark]:
         """Marks of the shards done so far, in order. Raises ValueError where one is damaged; says what to type."""
-        return map(self.mark, self.done_shards())
+        return self.read_marks(self.done_shards())
+
+    def read_marks(self, shard_numbers: Sequence[int]) -> Iterator[marks.Mark]:
+        """`mark` of each of them, in order; of an object store, several are read at once."""
+        data = self.files.get_many([marks.mark_key(shard) for shard in shard_numbers])
+        for shard, found in zip(shard_numbers, data, strict=True):
+            try:
+                yield self._checked(shard, marks.parse_mark(self.files, shard, found))
+            except ValueError as error:
+                raise ValueError(f"{error}; type {self.repair_hint}") from None
+
+    def damaged_by_size(self, shard_numbers: Sequence[int]) -> list[int]:
+        """Those of some shards that are done whose mark is damaged, or whose files are missing or of another size than
+        it says."""
+        size = self.files.sizes(f"{name}/{shards.CHUNKS}" for name in shards.ARRAYS)
+        data = self.files.get_many([marks.mark_key(shard) for shard in shard_numbers])
+        found = []
+        for shard, mark in zip(shard_numbers, data, strict=True):
+            try:
+                files = self._checked(shard, marks.parse_mark(self.files, shard, mark)).files
+            except ValueError:
+                found.append(shard)
+                continue
+            if any(record.size_fault(size(key)) for key, record in files.items()):
+                found.append(shard)
+        return found
+
+    def in_parallel(self, task: Callable[[int], T], shard_numbers: Sequence[int]) -> Iterator[T]:
+        """`task` of each of some shards, in order; of an object store, several wait for it at once."""
+        if isinstance(self.files, FolderStorage):
+            yield from map(task, shard_numbers)
+            return
+        with ThreadPoolExecutor(MAX_FETCHES, thread_name_prefix="readers") as pool:
+            yield from pool.map(task, shard_numbers)
 
     def face_digests(self) -> np.ndarray:
         """[N, 8] uint8: the first half of each face's `bytes_digest`; zeros where there was no file or no row yet."""
@@ -230,10 +339,10 @@ class Stream:
 
     def shard_face_digests(self, shard: int) -> np.ndarray:
         """[R, 8] uint8, as `face_digests`, of one shard that is done."""
-        path = self.folder / shards.shard_file(shards.FACE_DIGEST, shard)
-        if not path.is_file():  # zarr would give zeros
-            raise ValueError(f"{path}: the shard is missing; type {self.repair_hint}")
-        return shards.read_through_zarr(self.folder, shards.FACE_DIGEST, *self.rows(shard))
+        key = shards.shard_file(shards.FACE_DIGEST, shard)
+        if self.files.size(key) is None:  # zarr would give zeros
+            raise ValueError(f"{self.files.name(key)}: the shard is missing; type {self.repair_hint}")
+        return shards.read_through_zarr(self.files, shards.FACE_DIGEST, shard, *self.rows(shard))
 
     def _check_writable(self) -> None:
         if self.read_only:
@@ -256,6 +365,8 @@ def is_finite(embeddings: np.ndarray) -> np.ndarray:
     return found
 
 
-def _num_readers() -> int:
-    """Threads that copy shards: the processor cores this process may use, a few at most."""
-    return min(MAX_READERS, num_cores())
+def _writer_of(files: Storage, where: str, layout: shards.Layout) -> ShardWriter | StoreWriter:
+    if isinstance(files, FolderStorage):
+        return ShardWriter(files, where)
+    assert isinstance(files, ObjectStorage), files
+    return StoreWriter(files, where, layout)

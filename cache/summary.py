@@ -1,9 +1,6 @@
 """What a cache holds, stream by stream, without reading rows: for `mtl cache ls` and `mtl cache info`."""
 
-import contextlib
-import stat
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,23 +53,13 @@ def describe(stream: Stream) -> dict[str, Any]:
         "shard_rows": stream.shard_rows,
         "num_shards": stream.num_shards,
         "missing_shards": missing,
-        "num_bytes": folder_bytes(stream.folder),
+        "num_bytes": stream.files.total_bytes(),
         "failed": {str(row): reason for row, reason in stream.failed().items()},
     }
 
 
-def folder_bytes(folder: Path) -> int:
-    """Sum of the sizes of all files below `folder`; those that vanish meanwhile are a writer's temporaries."""
-    total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):
-            status = path.stat()
-            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
-    return total
-
-
 def _summary(cache: Cache, name: str, view: str, frames: pl.DataFrame | None, digest: str | None) -> StreamSummary:
-    num_bytes = folder_bytes(cache.path / name / view)
+    num_bytes = cache.files.total_bytes(f"{name}/{view}")
     try:
         stream = cache.stream(name, view)
         marks = list(stream.done_marks())

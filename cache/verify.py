@@ -113,13 +113,17 @@ def num_rows_to_check(cache: Cache, name: str, view: str, with_faces: bool) -> i
 def _check_shards(stream: Stream, advance: Advance) -> list[Damage]:
     found = []
     done = set(stream.done_shards())
-    for shard in range(stream.num_shards):
-        start, stop = stream.rows(shard)
+
+    def check(shard: int) -> list[Damage]:
         if shard in done:
-            found += _check_shard(stream, shard)
-        else:
-            what = f"rows {start} to {stop - 1} are not extracted yet"
-            found.append(_damage(stream, "incomplete", what, stream.extract_hint, shard))
+            return _check_shard(stream, shard)
+        start, stop = stream.rows(shard)
+        what = f"rows {start} to {stop - 1} are not extracted yet"
+        return [_damage(stream, "incomplete", what, stream.extract_hint, shard)]
+
+    for shard, damages in enumerate(stream.in_parallel(check, range(stream.num_shards))):
+        found += damages
+        start, stop = stream.rows(shard)
         advance(stop - start)
     return found
 
@@ -129,9 +133,9 @@ def _check_shard(stream: Stream, shard: int) -> list[Damage]:
         mark = stream.mark(shard)
     except ValueError as error:
         return [_damage(stream, "mark", *_what_and_remedy(error), shard)]
-    faults = {name: record.fault(stream.folder / name) for name, record in mark.files.items()}
+    faults = {name: record.fault(stream.files, name) for name, record in mark.files.items()}
     return [
-        _damage(stream, "shard", f"{stream.folder / name} {fault}", stream.repair_hint, shard)
+        _damage(stream, "shard", f"{stream.files.name(name)} {fault}", stream.repair_hint, shard)
         for name, fault in faults.items()
         if fault
     ]

@@ -14,14 +14,15 @@ import numpy as np
 from cache import marks, shards
 from cache.durable import naming, remove_leftovers, sync
 from cache.locks import WHOLE, Part, writing
+from cache.storage.folder import FolderStorage
 
 
 class ShardWriter:
-    """Writes shards of the stream in `folder`, which `where` names in errors."""
+    """Writes shards of the stream in the folder of `files`, which `where` names in errors."""
 
-    def __init__(self, folder: Path, where: str) -> None:
-        self.folder, self.where = folder, where
-        self.marks_folder = marks.marks_folder(folder)
+    def __init__(self, files: FolderStorage, where: str) -> None:
+        self.files, self.folder, self.where = files, files.path, where
+        self.marks_folder = files.path / marks.MARKS
         self._depth = 0
         self._arrays: dict[str, Any] = {}
         self._half_written: set[int] = set()
@@ -55,17 +56,17 @@ class ShardWriter:
             OSError: the disk; the shard is not marked, its files are removed, and other shards stay as they were.
         """
         with self.lock():
-            marks.remove_mark(self.marks_folder, shard)
+            marks.remove_marks(self.files, [shard])
             try:
                 with naming(self.folder):
                     self._write_arrays(shard, rows, arrays)
-                files = {name: marks.FileRecord.of(self.folder / name) for name in shards.shard_files(shard)}
+                files = {name: marks.FileRecord.read(self.files, name) for name in shards.shard_files(shard)}
                 checksum = marks.checksum(arrays[shards.EMBEDDING])
                 mark = marks.Mark(rows=rows, checksum=checksum, files=files, failed=failed)
-                marks.write_mark(self.marks_folder, shard, mark)
+                marks.write_mark(self.files, shard, mark)
             except BaseException:
                 with contextlib.suppress(OSError):  # written already, where only its folder's sync failed
-                    marks.remove_mark(self.marks_folder, shard)
+                    marks.remove_marks(self.files, [shard])
                 with contextlib.suppress(OSError):
                     self._half_written |= {shard}
                     self._remove_files(shard)
@@ -74,7 +75,7 @@ class ShardWriter:
     def forget(self, shard: int) -> None:
         """Removes a shard's mark, so that the next extraction redoes the shard."""
         with self.lock():
-            marks.remove_mark(self.marks_folder, shard)
+            marks.remove_marks(self.files, [shard])
 
     def _write_arrays(self, shard: int, rows: tuple[int, int], arrays: Mapping[str, np.ndarray]) -> None:
         self._remove_files(shard)  # zarr would merge a part-filled last shard into what it finds, whole or not

@@ -3,13 +3,13 @@
 Needs no torch. What only a look at every byte shows, `mtl cache verify` finds.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
 import polars as pl
 
 from cache.locks import Part, part_of
+from cache.marks import Mark
 from cache.stream import Stream
 from extract.faces.source import FaceSource
 
@@ -23,13 +23,15 @@ class Digests(Protocol):
 
 def damaged_shards(stream: Stream, part: Part) -> list[int]:
     """Shards of `part` whose files are missing or of another size than their mark says, or whose mark is damaged."""
-    return [shard for shard in _done(stream, part) if _is_damaged(stream, shard)]
+    return stream.damaged_by_size(_done(stream, part))
 
 
 def repaired_shards(stream: Stream, part: Part, paths: pl.Series, source: Digests) -> list[int]:
     """Shards of `part`, none damaged, with a failed row whose file, of those in `paths` [N], has changed since: it is
     like any other now."""
-    return [shard for shard in _done(stream, part) if _is_repaired(stream, shard, paths, source)]
+    done = _done(stream, part)
+    found = zip(done, stream.read_marks(done), strict=True)
+    return [shard for shard, mark in found if _is_repaired(stream, shard, mark, paths, source)]
 
 
 def is_settled(stream: Stream, part: Part, frames: pl.DataFrame, faces: Path, source: FaceSource) -> bool:
@@ -39,21 +41,13 @@ def is_settled(stream: Stream, part: Part, frames: pl.DataFrame, faces: Path, so
     return not faces.is_dir() or not repaired_shards(stream, part, frames["path"], source)
 
 
-def _done(stream: Stream, part: Part) -> Iterable[int]:
+def _done(stream: Stream, part: Part) -> list[int]:
     own = part_of(part, stream.num_shards)
     return [shard for shard in stream.done_shards() if shard in own]
 
 
-def _is_damaged(stream: Stream, shard: int) -> bool:
-    try:
-        files = stream.mark(shard).files
-    except ValueError:
-        return True
-    return any(record.size_fault(stream.folder / name) for name, record in files.items())
-
-
-def _is_repaired(stream: Stream, shard: int, paths: pl.Series, source: Digests) -> bool:
-    failed, start = stream.mark(shard).failed, stream.rows(shard)[0]
+def _is_repaired(stream: Stream, shard: int, mark: Mark, paths: pl.Series, source: Digests) -> bool:
+    failed, start = mark.failed, mark.rows[0]
     if not failed:
         return False
     kept = stream.shard_face_digests(shard)

@@ -13,6 +13,7 @@ from annotated_types import Interval, MinLen, MultipleOf
 from cache.labels import ABAW, SCHEMAS, Schema, chosen_schema, nearest, schema_of, shipped
 from cache.parsing import parse_toml
 from cache.regular import CONFIG_BYTES, read_text
+from cache.storage.location import Location, parse_location
 from cache.valid_names import check_name
 from extract.config import BackboneConfig, CropShare, section_problem
 from extract.view_names import recipe
@@ -63,9 +64,14 @@ class DataConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheConfig:
     """Where embeddings are kept; `shard_rows` rows are written, marked and resumed as one. `dtype` "float32" is for
-    embeddings whose values float16 cannot hold (above 65,504, or most of them below 6e-5), at twice the size."""
+    embeddings whose values float16 cannot hold (above 65,504, or most of them below 6e-5), at twice the size.
 
-    path: Path = Path("cache.zarr")
+    `path` is a folder, or a URL such as "s3://bucket/prefix"; then shards that are read are kept in the folder `local`,
+    of which those not used for longest go where they would be more than `local_gb` (10^9 bytes)."""
+
+    path: Name = "cache.zarr"
+    local: Path | None = None
+    local_gb: Annotated[float, Interval(gt=0, le=1_000_000)] = 100.0
     shard_rows: Annotated[int, Interval(ge=1, le=2**20)] = 4096
     dtype: Literal["float16", "float32"] = "float16"
 
@@ -320,6 +326,12 @@ class Config:
         """`path` seen from the folder of mtl.toml; `~` is the home folder."""
         return self.folder / Path(path).expanduser()
 
+    def cache_location(self) -> Location:
+        """Where the cache is: a folder, or a prefix of an object store. Raises ValueError where [cache] path is
+        neither."""
+        local = None if self.cache.local is None else self.at(self.cache.local)
+        return parse_location(self.cache.path, self.folder, local, self.cache.local_gb)
+
     @property
     def streams(self) -> dict[str, str]:
         """Every stream of the backbones, in the order of mtl.toml, and the name of its section."""
@@ -405,6 +417,7 @@ def parse_config(document: Mapping[str, Any], folder: Path, where: str) -> Confi
         memory_gb=train.memory_gb,
         **sections,
     )
+    _check_cache(config, where)
     _check_tasks(config, where)
     _check_outputs(config, where)
     _check_views(config, where)
@@ -420,6 +433,14 @@ def task_values(values: Mapping[str, Any], where: str) -> dict[str, Any]:
             known = ", ".join(TASK_FIELDS)
             raise ValueError(f"{where}: unknown key {key!r}{nearest(key, TASK_FIELDS)}; known: {known}")
     return {key: convert(value, hints[key], f"{where} {key}") for key, value in values.items()}
+
+
+def _check_cache(config: Config, where: str) -> None:
+    """Raises ValueError where the cache's path is neither a folder nor a URL that can be one's."""
+    try:
+        config.cache_location()
+    except ValueError as error:
+        raise ValueError(f"{where}: [cache] path: {error}") from None
 
 
 def _check_tasks(config: Config, where: str) -> None:

@@ -146,7 +146,7 @@ def _check_views(cache: Cache, name: str, identity: StreamIdentity, path: Path) 
             continue
         other = cache.stream(name, view).identity
         if not other.is_imported:
-            raise ValueError(f"{cache.path}: stream {name} (view {view}) was extracted; import under another name")
+            raise ValueError(f"{cache.where}: stream {name} (view {view}) was extracted; import under another name")
         if other.width != identity.width:
             raise ValueError(
                 f"{path}: its vectors are {identity.width} wide, those of {name} (view {view}) {other.width}; "

@@ -52,7 +52,7 @@ def list_streams(config: ConfigOption = CONFIG, overrides: SetOption = None, as_
     elif streams:
         print_streams(streams, make_console())
     else:
-        say(f"{cache.path}: no streams yet; `mtl extract` makes them")
+        say(f"{cache.where}: no streams yet; `mtl extract` makes them")
 
 
 @app.command()
@@ -123,7 +123,7 @@ def verify(
         if repair:
             say(f"{repaired} shards unmarked; `mtl extract` redoes them")
     else:
-        say(f"{cache.path}: {len(keys)} streams, all whole")
+        say(f"{cache.where}: {len(keys)} streams, all whole")
     if damages:
         raise typer.Exit(1)
 
@@ -153,7 +153,7 @@ def rm(
         typer.confirm(visible(f"Remove {', '.join(f'{each} (view {found})' for each, found in keys)}?"), abort=True)
     for name in names:
         cache.remove(name, view)
-        say(f"{cache.path}: removed {name}" + (f" (view {view})" if view else ""))
+        say(f"{cache.where}: removed {name}" + (f" (view {view})" if view else ""))
 
 
 def _is_terminal() -> bool:
@@ -165,7 +165,7 @@ def _open(config: Path, overrides: list[str] | None, *, read_only: bool) -> "tup
     from pipelines.config import read_config
 
     settings = read_config(config, overrides or ())
-    return settings, Cache.open(settings.at(settings.cache.path), read_only=read_only)
+    return settings, Cache.open(settings.cache_location(), read_only=read_only)
 
 
 def _frames(settings: "Config") -> "pl.DataFrame | None":
@@ -182,7 +182,7 @@ def _chosen(cache: "Cache", name: str | None, view: str | None) -> list[tuple[st
     keys = [key for key in streams if name in (None, key[0]) and view in (None, key[1])]
     if not keys and name is not None:
         known = ", ".join(f"{each} (view {found})" for each, found in streams) or "none"
-        raise ValueError(f"{cache.path}: no stream {name}{f' (view {view})' if view else ''}; there: {known}")
+        raise ValueError(f"{cache.where}: no stream {name}{f' (view {view})' if view else ''}; there: {known}")
     return keys
 
 

@@ -103,7 +103,7 @@ def import_(
         allow_outside=allow_outside,
     )
     maker = _maker(settings, made_by, backbone)
-    cache = Cache.open(settings.at(settings.cache.path), create=True)
+    cache = Cache.open(settings.cache_location(), create=True)
     with progress(f"import {name}", len(frames), "rows") as advance:
         report = import_stream(
             cache,
@@ -152,7 +152,7 @@ def export(
     from pipelines.progress import progress
 
     settings = read_config(config, set_ or ())
-    stream = Cache.open(settings.at(settings.cache.path), read_only=True).stream(name, view)
+    stream = Cache.open(settings.cache_location(), read_only=True).stream(name, view)
     frames = read_frames(settings.at(settings.data.frames), settings.schema)
     with progress(f"export {name}", stream.num_rows, "rows") as advance:
         files = export_stream(stream, frames, to, per_video=per_video, force=force, advance=advance)

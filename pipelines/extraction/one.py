@@ -58,7 +58,7 @@ def extract_on(
         folder=config.folder,
         follow_orientation=not config.data.ignore_orientation,
     )
-    cache = Cache.open(config.at(config.cache.path), create=True)
+    cache = Cache.open(config.cache_location(), create=True)
     return extract(frames, config.at(config.data.faces), cache, backbones, settings, hooks)
 
 

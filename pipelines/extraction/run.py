@@ -77,7 +77,7 @@ def _extract_sound(config: Config, name: str, frames: pl.DataFrame, choices: Cho
     )
     with ExtractionBar(f"extract {_short(titles)}", "frames") as bar:
         backbone = load_audio(name, config.backbones[name], config.folder, lambda: _resolved(choices.devices)[0])
-        cache = Cache.open(config.at(config.cache.path), create=True)
+        cache = Cache.open(config.cache_location(), create=True)
         return titles, extract_sound(frames, cache, backbone, settings, bar.hooks())
 
 
@@ -107,11 +107,10 @@ def _resolved(devices: str) -> list[str]:
 def _settled(config: Config, names: Sequence[str], frames: pl.DataFrame, choices: Choices) -> Report | None:
     """A report of nothing done, where that can be told from mtl.toml, files and cache alone; else None."""
     start = time.monotonic()
-    path = config.at(config.cache.path)
-    if not path.is_dir() or not len(frames):
+    if not len(frames):
         return None
     try:
-        cache = Cache.open(path, read_only=True)
+        cache = Cache.open(config.cache_location(), read_only=True)
     except ValueError:  # none yet, or a group's file is lost: the extraction makes it, or says what is wrong
         return None
     digest = frames_digest(frames)

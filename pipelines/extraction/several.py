@@ -141,7 +141,7 @@ def _together(
     reports: Sequence[Report], config: Config, names: Sequence[str], frames: pl.DataFrame, views: Sequence[str]
 ) -> Report:
     """One report of all processes; what is left and what failed as the cache has it now."""
-    cache = Cache.open(config.at(config.cache.path), read_only=True)
+    cache = Cache.open(config.cache_location(), read_only=True)
     titles = [stream for name in names for stream in config.backbones[name].streams(name)]
     streams = [cache.stream(title, view) for title in titles for view in views]
     left = np.zeros(len(frames), bool)

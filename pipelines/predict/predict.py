@@ -61,7 +61,7 @@ def predict_to_file(config: Config, request: FrameRequest, device: str) -> dict[
     check_place(out, force=request.force, is_ours=replaceable_table)
     predictor = load_predictor(folder, resolve_device(device), post=request.post, views=config.predict.views)
     if request.cache is not None:
-        config = replace(config, cache=replace(config.cache, path=request.cache.absolute()))
+        config = replace(config, cache=replace(config.cache, path=str(request.cache.absolute())))
     basic = None
     if request.box is not None:
         basic = basic_group(predictor.schema, predictor.tasks, str(predictor.folder))

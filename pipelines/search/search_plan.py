@@ -208,7 +208,7 @@ def _inputs(
         frames=digest,
         labels=labels_digest(frames, config.schema),
         num_rows=len(frames),
-        streams=_streams(Cache.open(config.at(config.cache.path), read_only=True), keys, digest, len(frames)),
+        streams=_streams(Cache.open(config.cache_location(), read_only=True), keys, digest, len(frames)),
         splits=splits,
         schema=config.schema,
     )

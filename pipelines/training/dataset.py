@@ -286,7 +286,7 @@ def load_dataset(
     if frames is None and not path.is_file():
         raise ValueError(f"{path}: no frames table here; `mtl prepare` makes it")
     frames = read_frames(path, config.schema) if frames is None else frames
-    resident = load_resident(config.at(config.cache.path), frames, wanted, device, config.memory_gb)
+    resident = load_resident(config.cache_location(), frames, wanted, device, config.memory_gb)
     return make_dataset(frames, resident, config.schema)
 
 

@@ -1,0 +1,85 @@
+"""Objects kept in a folder of this machine, by the digest of their bytes: what was fetched once is not fetched again.
+
+A file is there whole or not at all, and one whose object has changed since is another file. Where they would be more
+than the limit, those that were not used for longest go. Several processes may share the folder.
+"""
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from cache.durable import TEMPORARY, remove_leftovers, temporary_beside
+from cache.storage.base import digest_of
+
+
+class LocalCopy:
+    """The files in `folder`, at most `max_bytes` of them."""
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self._folder, self._max_bytes = folder, max_bytes
+        self._lock = threading.Lock()
+
+    def path(self, digest: str, num_bytes: int, fetch: Callable[[], bytes]) -> Path:
+        """The file of `num_bytes` with that digest, hexadecimal; fetched where it is not there yet.
+
+        Raises:
+            ValueError: what was fetched has another digest, or `num_bytes` alone are more than the limit.
+        """
+        path = self._folder / digest[:2] / digest
+        if self._is_there(path, num_bytes):
+            return path
+        if num_bytes > self._max_bytes:
+            raise ValueError(
+                f"{self._folder}: holds {self._max_bytes:,} bytes, one shard has {num_bytes:,}; raise local_gb"
+            )
+        data = fetch()
+        if digest_of(data) != digest:
+            raise ValueError("has changed since extraction")
+        with self._lock:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._make_room(len(data))
+            temporary = temporary_beside(path)
+            try:
+                temporary.write_bytes(data)
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        return path
+
+    def drop(self, digest: str) -> bool:
+        """Removes a file that was found damaged; whether it was there."""
+        path = self._folder / digest[:2] / digest
+        found = path.exists()
+        path.unlink(missing_ok=True)
+        return found
+
+    def _is_there(self, path: Path, num_bytes: int) -> bool:
+        """Also notes that it is in use."""
+        try:
+            if path.stat().st_size != num_bytes:
+                return False
+            with contextlib.suppress(PermissionError):  # another user's
+                os.utime(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _make_room(self, num_bytes: int) -> None:
+        """Removes files until `num_bytes` more are within the limit."""
+        found = []
+        for folder in self._folder.iterdir():
+            if folder.is_dir():
+                remove_leftovers(folder)
+                for path in folder.iterdir():
+                    with contextlib.suppress(FileNotFoundError):
+                        status = path.stat()
+                        found.append((path.name.startswith(TEMPORARY), status.st_mtime_ns, status.st_size, path))
+        total = num_bytes + sum(size for _, _, size, _ in found)
+        for is_temporary, _, size, path in sorted(found):
+            if total <= self._max_bytes:
+                return
+            if not is_temporary:
+                path.unlink(missing_ok=True)
+                total -= size
