@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cache.claims import CLAIMS, claimed
 from cache.locks import BeingWritten
 from cache.marks import MARKS
+from cache.storage.claims import CLAIMS, claimed
 from cache.storage.objects import ObjectStorage
 
 GROUP_KEY = "zarr.json"

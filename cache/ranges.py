@@ -13,7 +13,8 @@ import numpy as np
 
 from cache import shards
 from cache.cores import num_cores
-from cache.stream import MAX_READERS, Stream
+from cache.shard_reader import MAX_READERS
+from cache.stream import Stream
 
 MAX_OPEN = 256  # files at a time; most systems allow 1,024 per process
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from cache import marks, shards
-from cache.claims import Claim, claimed
-from cache.encoding import encode_shard
 from cache.locks import WHOLE, Part
+from cache.storage.claims import Claim, claimed
+from cache.storage.encoding import encode_shard
 from cache.storage.objects import ObjectStorage
 
 

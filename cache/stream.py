@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cache import marks, shards
-from cache.cores import num_cores
 from cache.identity import FACE_DIGEST_BYTES
 from cache.locks import WHOLE, Part
 from cache.metadata import BASE_VIEW as BASE_VIEW
 from cache.metadata import SCHEMA as SCHEMA
 from cache.metadata import read_metadata
+from cache.shard_reader import ShardReader
 from cache.storage.base import Storage
 from cache.storage.folder import FolderStorage
 from cache.storage.local_copy import LocalCopy
@@ -26,8 +26,6 @@ from cache.store_writer import StoreWriter
 from cache.writer import ShardWriter
 
 T = TypeVar("T")
-MAX_READERS = 4  # more threads than that wait for memory
-MAX_FETCHES = 8  # shards of an object store under way at once: each is held whole
 
 
 class Stream:
@@ -49,7 +47,7 @@ class Stream:
         self.where, self.extract_hint = found.wording.where, found.wording.extract
         self.remake_hint, self.repair_hint = found.wording.remake, found.wording.repair
         self._writer = _writer_of(self.files, self.where, self.layout)
-        self._local = local
+        self._reader = ShardReader(self.files, self.layout, local, self.where, self.repair_hint)
 
     @property
     def folder(self) -> Path:
@@ -106,12 +104,6 @@ class Stream:
         if mark.rows != self.rows(shard) or set(mark.files) != set(shards.shard_files(shard)):
             raise ValueError(f"{self.files.name(marks.mark_key(shard))}: the mark is of another shard")
         return mark
-
-    @property
-    def _num_readers(self) -> int:
-        """Threads that copy shards: the processor cores this process may use, a few at most; of an object store more,
-        which wait for it."""
-        return min(MAX_READERS, num_cores()) if isinstance(self.files, FolderStorage) else MAX_FETCHES
 
     @contextlib.contextmanager
     def writer_lock(self, part: Part = WHOLE) -> Iterator[None]:
@@ -180,10 +172,10 @@ class Stream:
         found = list(self._whole_shards())
 
         def read(shard: int) -> None:
-            self._read_shard(shard, out[slice(*self.rows(shard))], found[shard], check)
+            self._reader.read(shard, out[slice(*self.rows(shard))], found[shard], check)
 
         # Reading and summing let go of Python's lock. An error is that of the first faulty shard, as one thread's.
-        with ThreadPoolExecutor(self._num_readers, thread_name_prefix="readers") as pool:
+        with ThreadPoolExecutor(self._reader.num_threads, thread_name_prefix="readers") as pool:
             for _ in pool.map(read, range(self.num_shards)):
                 pass
         return out
@@ -192,67 +184,21 @@ class Stream:
         """[R, D] of one shard, checked; raises as `read`."""
         start, stop = self.rows(shard)
         out = np.empty((stop - start, self.width), self.dtype)
-        self._read_shard(shard, out, self._whole(shard))
+        self._reader.read(shard, out, self._whole(shard))
         return out
 
     def embedding_file(self, shard: int) -> Path:
         """A file of this machine with the embeddings of a shard that is done, whole; of an object store, the one in the
         local copy, fetched where it is not there. Raises ValueError as `read`, or where there is no local copy."""
-        key = shards.shard_file(shards.EMBEDDING, shard)
+        return self._reader.file(shard, self.mark)
+
+    def in_parallel(self, task: Callable[[int], T], shard_numbers: Sequence[int]) -> Iterator[T]:
+        """`task` of each of some shards, in order; of an object store, several wait for it at once."""
         if isinstance(self.files, FolderStorage):
-            return self.files.path / key
-        if self._local is None:
-            raise ValueError(
-                f"{self.where}: is read by ranges here, from a local copy; set local under [cache] in mtl.toml"
-            )
-        return self._fetched(shard, self.mark(shard), self._local)
-
-    def _read_shard(self, shard: int, out: np.ndarray, mark: marks.Mark, check: bool = True) -> None:
-        """A shard's rows into `out` [R, D], compared with the checksum in `mark`."""
-        if not self._copy(shard, out, mark):
-            self._read_slowly(shard, out)
-        if not check or marks.checksum(out) == mark.checksum:
+            yield from map(task, shard_numbers)
             return
-        key = shards.shard_file(shards.EMBEDDING, shard)
-        if self._local is not None and self._local.drop(mark.files[key].blake2b):  # the copy was damaged
-            self._read_shard(shard, out, mark)
-            return
-        raise ValueError(f"{self.files.name(key)}: the shard has changed since extraction; type {self.repair_hint}")
-
-    def _copy(self, shard: int, out: np.ndarray, mark: marks.Mark) -> bool:
-        """Whether `out` has the shard's rows now; False where they do not lie in line."""
-        key = shards.shard_file(shards.EMBEDDING, shard)
-        if isinstance(self.files, FolderStorage):
-            return shards.copy_rows(self.files.path / key, self.layout, out)
-        if self._local is not None:
-            return shards.copy_rows(self._fetched(shard, mark, self._local), self.layout, out)
-        return shards.copy_values(self._fetch(key, mark), self.layout, out)
-
-    def _fetched(self, shard: int, mark: marks.Mark, local: LocalCopy) -> Path:
-        key = shards.shard_file(shards.EMBEDDING, shard)
-        record = mark.files[key]
-        try:
-            return local.path(record.blake2b, record.num_bytes, lambda: self._fetch(key, mark))
-        except ValueError as error:
-            raise ValueError(f"{self.files.name(key)}: the shard {error}; type {self.repair_hint}") from None
-
-    def _fetch(self, key: str, mark: marks.Mark) -> bytes:
-        """The bytes of one of the files in `mark`, of their recorded number."""
-        try:
-            data: bytes | None = self.files.get(key)
-        except FileNotFoundError:
-            data = None
-        fault = mark.files[key].size_fault(None if data is None else len(data))
-        if data is None or fault:
-            raise ValueError(f"{self.files.name(key)}: the shard {fault}; type {self.repair_hint}")
-        return data
-
-    def _read_slowly(self, shard: int, out: np.ndarray) -> None:
-        self._whole(shard)  # zarr gives zeros for a file that is not there
-        try:
-            out[:] = shards.read_through_zarr(self.files, shards.EMBEDDING, shard, *self.rows(shard))
-        except ValueError as error:
-            raise ValueError(f"{error}; type {self.repair_hint}") from None
+        with ThreadPoolExecutor(self._reader.num_threads, thread_name_prefix="readers") as pool:
+            yield from pool.map(task, shard_numbers)
 
     def _whole(self, shard: int) -> marks.Mark:
         """The shard's mark. Raises ValueError where the embeddings' file is not there or not of its recorded size."""
@@ -320,14 +266,6 @@ class Stream:
             if any(record.size_fault(size(key)) for key, record in files.items()):
                 found.append(shard)
         return found
-
-    def in_parallel(self, task: Callable[[int], T], shard_numbers: Sequence[int]) -> Iterator[T]:
-        """`task` of each of some shards, in order; of an object store, several wait for it at once."""
-        if isinstance(self.files, FolderStorage):
-            yield from map(task, shard_numbers)
-            return
-        with ThreadPoolExecutor(MAX_FETCHES, thread_name_prefix="readers") as pool:
-            yield from pool.map(task, shard_numbers)
 
     def face_digests(self) -> np.ndarray:
         """[N, 8] uint8: the first half of each face's `bytes_digest`; zeros where there was no file or no row yet."""

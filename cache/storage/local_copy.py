@@ -21,11 +21,12 @@ class LocalCopy:
         self._folder, self._max_bytes = folder, max_bytes
         self._lock = threading.Lock()
 
-    def path(self, digest: str, num_bytes: int, fetch: Callable[[], bytes]) -> Path:
-        """The file of `num_bytes` with that digest, hexadecimal; fetched where it is not there yet.
+    def path(self, digest: str, num_bytes: int, fetch: Callable[[], bytes]) -> Path | None:
+        """The file of `num_bytes` with that digest, hexadecimal; fetched where it is not there yet. None where what was
+        fetched has another digest.
 
         Raises:
-            ValueError: what was fetched has another digest, or `num_bytes` alone are more than the limit.
+            ValueError: `num_bytes` alone are more than the limit.
         """
         path = self._folder / digest[:2] / digest
         if self._is_there(path, num_bytes):
@@ -36,7 +37,7 @@ class LocalCopy:
             )
         data = fetch()
         if digest_of(data) != digest:
-            raise ValueError("has changed since extraction")
+            return None
         with self._lock:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._make_room(len(data))

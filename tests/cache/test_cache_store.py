@@ -16,6 +16,7 @@ import zarr
 
 from cache import durable, locks, marks, shards, store, writer
 from cache.identity import StreamIdentity
+from cache.storage.folder import FolderStorage
 from cache.store import Cache
 from cache.stream import SCHEMA, Stream
 from helpers import killed_writer
@@ -87,9 +88,7 @@ def test_every_length_of_the_last_shard(cache: Cache, num_rows: int, shard_rows:
     for shard in (stream.num_shards - 1, *range(stream.num_shards - 1))[:3]:
         start, stop = stream.rows(shard)
         stream.write_shard(shard, made.embeddings_of(start, stop, 3), made.digests_of(start, stop), {})
-        out = np.empty((stop - start, 3), np.float16)
-        stream._read_shard(shard, out)
-        assert np.array_equal(out, made.embeddings_of(start, stop, 3))
+        assert np.array_equal(stream.read_shard(shard), made.embeddings_of(start, stop, 3))
 
 
 def test_the_fast_path_is_taken(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +207,7 @@ def test_killed_before_each_change_in_turn(tmp_path: Path, first: int) -> None:
 
 
 def test_a_shard_without_a_mark_does_not_count(stream: Stream, reopen: Reopen) -> None:
-    marks.remove_mark(marks.marks_folder(stream.folder), 2)
+    marks.remove_marks(stream.files, [2])
     again = reopen()
     assert again.missing_shards() == [2]
     assert again.valid().sum() == made.NUM_ROWS - 40 - len(made.FAILED)
@@ -480,15 +479,14 @@ def test_swapped_shards_are_found(stream: Stream) -> None:
     "content", [b"", b"{}", b"[]", b'{"rows": [0, 40], "checksum": "x", "files": {}, "failed": {}}']
 )
 def test_damaged_marks(stream: Stream, content: bytes) -> None:
-    marks.mark_path(marks.marks_folder(stream.folder), 1).write_bytes(content)
+    (stream.folder / marks.mark_key(1)).write_bytes(content)
     for reading in (stream.read, stream.valid, stream.failed):
         with pytest.raises(ValueError, match=r"00000001\.json: .*mark.*; type `mtl cache verify expr --repair`"):
             reading()
 
 
 def test_a_mark_of_another_shard(stream: Stream) -> None:
-    folder = marks.marks_folder(stream.folder)
-    shutil.copy(marks.mark_path(folder, 0), marks.mark_path(folder, 1))
+    shutil.copy(stream.folder / marks.mark_key(0), stream.folder / marks.mark_key(1))
     with pytest.raises(ValueError, match="the mark is of another shard"):
         stream.read()
 
@@ -498,13 +496,11 @@ def test_a_mark_of_another_shard(stream: Stream) -> None:
 
 def replace_array(stream: Stream, **options: object) -> Stream:
     """The stream with its embedding array made anew, otherwise than the store makes it, and refilled."""
-    marks_folder = marks.marks_folder(stream.folder)
-    for shard in range(stream.num_shards):
-        marks.remove_mark(marks_folder, shard)
+    marks.remove_marks(stream.files, range(stream.num_shards))
     path = stream.folder / "embedding"
     shutil.rmtree(path)
     zarr.create_array(path, shape=(stream.num_rows, stream.width), dtype="float16", fill_value=0, **options)
-    return Stream(stream.folder, "expr", "base")
+    return Stream(FolderStorage(stream.folder.parent.parent), "expr", "base")
 
 
 @pytest.mark.parametrize(

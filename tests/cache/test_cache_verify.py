@@ -80,8 +80,8 @@ def test_every_bit_of_a_shard_counts(stream: Stream) -> None:
 
 
 def test_shards_not_done_and_damaged_marks(stream: Stream) -> None:
-    marks.remove_mark(marks.marks_folder(stream.folder), 0)
-    marks.mark_path(marks.marks_folder(stream.folder), 3).write_bytes(b"{")
+    marks.remove_marks(stream.files, [0])
+    (stream.folder / marks.mark_key(3)).write_bytes(b"{")
     incomplete, mark = verify(stream, None, None, ignore)
     assert (incomplete.kind, incomplete.shard) == ("incomplete", 0)
     assert incomplete.what == "rows 0 to 39 are not extracted yet"
@@ -172,7 +172,7 @@ def test_repair_redoes_just_the_damaged_shards(stream: Stream) -> None:
 
 
 def test_summary(stream: Stream, cache: Cache, frames: pl.DataFrame) -> None:
-    marks.remove_mark(marks.marks_folder(stream.folder), 0)
+    marks.remove_marks(stream.files, [0])
     (whole,) = summarise(cache, frames)
     assert (whole.num_rows, whole.num_done, whole.num_failed, whole.width) == (150, 110, 2, made.WIDTH)
     assert whole.coverage == {"train": (59, 100), "val": (49, 50)}

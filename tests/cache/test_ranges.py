@@ -81,6 +81,6 @@ def test_the_check_finds_a_changed_a_missing_and_an_unfinished_shard(cache: Cach
     path.unlink()
     with pytest.raises(ValueError, match=r"embedding/c/2/0: the shard is missing"):
         check_shards(stream)
-    marks.remove_mark(marks.marks_folder(stream.folder), 2)
+    marks.remove_marks(stream.files, [2])
     with pytest.raises(ValueError, match="are not extracted yet"):
         check_shards(stream)

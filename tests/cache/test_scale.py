@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cache import marks, shards, stream
+from cache import marks, shard_reader, shards
 from cache.store import Cache
 from cache.stream import Stream
-from cache.summary import folder_bytes, summarise
+from cache.summary import summarise
 from cache.verify import verify
 from helpers import made_stream as made
 from helpers import scaled_stream
@@ -57,7 +57,7 @@ def fill(many: Stream) -> None:
 
 def test_writing_a_shard_lists_no_folder_of_all_shards(many: Stream, events: list[tuple[str, str]]) -> None:
     fill(many)
-    shared = (str(many.folder / "state" / shards.CHUNKS), str(marks.marks_folder(many.folder)))
+    shared = (str(many.folder / "state" / shards.CHUNKS), str(many.folder / marks.MARKS))
     assert sum(event != "open" and path in shared for event, path in events) <= 4
 
 
@@ -82,7 +82,7 @@ def test_sizes_while_files_come_and_go(many: Stream, monkeypatch: pytest.MonkeyP
     ghost = many.folder / ".tmp-gone"
     real = Path.rglob
     monkeypatch.setattr(Path, "rglob", lambda path, pattern: [*real(path, pattern), ghost])
-    assert folder_bytes(many.folder) > 0
+    assert many.files.total_bytes() > 0
 
 
 # Reading by threads
@@ -90,7 +90,7 @@ def test_sizes_while_files_come_and_go(many: Stream, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("num_readers", [1, 2, 7])
 def test_readers_give_the_same(complete: Path, monkeypatch: pytest.MonkeyPatch, num_readers: int) -> None:
-    monkeypatch.setattr(stream, "_num_readers", lambda: num_readers)
+    monkeypatch.setattr(shard_reader.ShardReader, "num_threads", num_readers)
     found = Cache.open(complete).stream("expr")
     assert np.array_equal(found.read(), made.expected_rows())
     assert np.array_equal(found.read(check=False), made.expected_rows())
@@ -98,7 +98,7 @@ def test_readers_give_the_same(complete: Path, monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.mark.parametrize("num_readers", [1, 7])
 def test_the_first_faulty_shard_is_named(cache: Cache, monkeypatch: pytest.MonkeyPatch, num_readers: int) -> None:
-    monkeypatch.setattr(stream, "_num_readers", lambda: num_readers)
+    monkeypatch.setattr(shard_reader.ShardReader, "num_threads", num_readers)
     made.extract_into(cache.path)
     found = cache.stream("expr")
     for shard in (3, 1, 2):
@@ -112,7 +112,7 @@ def test_a_file_that_gives_less_than_its_size(complete: Path, monkeypatch: pytes
     """Cut short between looking and reading: refused, where a mapped file would have ended the process."""
     found = Cache.open(complete).stream("expr")
     monkeypatch.setattr(shards, "is_in_line", lambda file, layout, num_rows: not file.seek(0, os.SEEK_END) or True)
-    monkeypatch.setattr(shards, "read_through_zarr", lambda *given: made.embeddings_of(given[2], given[3]))
+    monkeypatch.setattr(shards, "read_through_zarr", lambda *given: made.embeddings_of(given[3], given[4]))
     with pytest.raises(ValueError, match="has changed since extraction"):
         found.read()  # rows 41 and 149 were stored as zeros
 
@@ -123,7 +123,7 @@ def test_a_file_that_gives_less_than_its_size(complete: Path, monkeypatch: pytes
 def test_every_bit_of_a_mark_counts(cache: Cache) -> None:
     made.extract_into(cache.path)
     found = cache.stream("expr")
-    path = marks.mark_path(marks.marks_folder(found.folder), 1)
+    path = found.folder / marks.mark_key(1)
     data = path.read_bytes()
     for position in range(len(data)):
         changed = bytearray(data)

@@ -15,11 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cache.locks import WHOLE, BeingWritten, Part, overlap
-from cache.marks import EMBEDDING
-from cache.owner import Owner
 from cache.storage.objects import ObjectStorage
+from cache.storage.owner import Owner
 
-CLAIMS = f"{EMBEDDING}/claims"
+CLAIMS = "embedding/claims"  # where a listing of the Zarr group does not come upon them
 NAME = re.compile(r"(\d+)-of-(\d+)\.(\d+)\.json")
 HEARTBEAT_S, EXPIRY_S = 10.0, 60.0
 POLL_S = 1.0  # between two looks at a claim that may be dead
