@@ -7,13 +7,16 @@ the metadata of the Parquet file.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import mmap
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import polars as pl
 from polars.exceptions import PolarsError
 
 from cache.durable import write_durably
+from cache.frames_file import Frames as Frames
+from cache.frames_file import FramesColumn, FramesFile
 from cache.labels import ABAW, Group, Schema, nearest, schema_of
 from cache.names import SPLITS
 from cache.parquet import panics_as_errors, parquet_bytes, parquet_metadata, read_parquet
@@ -28,6 +31,7 @@ MISSING_HINT = "; leave a missing label empty"
 # Backslash, control sign, drive letter, empty part, "." or "..": no such path is portable and inside the faces folder.
 OUTSIDE = r"[\\\x00-\x1f\x7f-\x9f]|^[A-Za-z]:|(?:^|/)\.{0,2}(?:/|$)"
 HASH_ROWS = 65536
+LARGE_ROWS = 5_000_000  # from here on a table, of about 100 bytes per row in memory, is read by ranges where that helps
 
 
 def dtypes_of(schema: Schema) -> dict[str, pl.DataType]:
@@ -92,6 +96,20 @@ def read_frames(path: Path, schema: Schema | None = None) -> pl.DataFrame:
         return conform(table, str(path), stored or schema or ABAW)
 
 
+def open_frames(path: Path, schema: Schema | None = None) -> Frames:
+    """As `read_frames`, for those who ask for ranges of rows: a table of `LARGE_ROWS` rows or more, which was checked
+    when `write_frames` sealed it, stays in its file."""
+    try:
+        found = FramesFile(path)
+        stored = _schema_in(path, path)
+    except (OSError, PolarsError, ValueError):
+        return read_frames(path, schema)  # which says what is wrong
+    known = stored is not None and (schema is None or stored.digest == schema.digest)
+    if len(found) < LARGE_ROWS or not known or not _is_sealed(path):
+        return read_frames(path, schema)
+    return found
+
+
 def stored_schema(path: Path) -> Schema | None:
     """The schema of the labels in the frames table at `path`; None for a table of your own making.
 
@@ -108,15 +126,13 @@ def write_frames(table: pl.DataFrame, path: Path, schema: Schema = ABAW) -> None
     write_durably(path, sealed(parquet_bytes(conform(table, str(path), schema), metadata)))
 
 
-def frames_digest(table: pl.DataFrame) -> str:
+def frames_digest(table: Frames) -> str:
     """Hexadecimal digest of (video, frame, path) in the rows' order; labels, split and subject are not in it."""
     return _digest(table, KEYS)
 
 
-def labels_digest(table: pl.DataFrame, schema: Schema = ABAW) -> str:
+def labels_digest(table: Frames, schema: Schema = ABAW) -> str:
     """Hexadecimal digest of labels, split and subject in the rows' order, and of a schema other than `ABAW`."""
-    if "subject" not in table.columns:
-        table = table.with_columns(pl.lit(None, pl.String()).alias("subject"))
     words = "" if schema.digest == ABAW.digest else f"schema {schema.digest};"
     return _digest(table, (*schema.columns, "split", "subject"), words)
 
@@ -130,9 +146,15 @@ def _whole_bytes(path: Path) -> bytes:
     return data
 
 
-def _schema_in(data: bytes, path: Path) -> Schema | None:
+def _is_sealed(path: Path) -> bool:
+    """Whether the file has a seal and is what was sealed; it is not held in memory."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return has_seal(data) and is_whole(data)
+
+
+def _schema_in(source: bytes | Path, path: Path) -> Schema | None:
     try:
-        words = parquet_metadata(data).get(SCHEMA_KEY)
+        words = parquet_metadata(source).get(SCHEMA_KEY)
     except PolarsError as error:
         raise _no_parquet(path, error) from None
     if words is None:
@@ -149,21 +171,34 @@ def _no_parquet(path: Path, error: PolarsError) -> ValueError:
     return ValueError(f"{path}: not a Parquet file ({_first_line(error)}); `mtl prepare` writes one")
 
 
-def _digest(table: pl.DataFrame, columns: Iterable[str], words: str = "") -> str:
+def _digest(table: Frames, columns: Iterable[str], words: str = "") -> str:
     """Column after column: nulls, then numbers, or text lengths and texts; no two tables give the same bytes."""
     digest = hashlib.blake2b(f"{len(table)} rows;{words}".encode(), digest_size=16)
     for name in columns:
-        column = table[name]
         digest.update(f"{name};".encode())
-        digest.update(column.is_null().to_numpy().tobytes())
-        filled = column.fill_null("" if column.dtype == pl.String else 0)
-        for start in range(0, len(filled), HASH_ROWS):
-            block = filled[start : start + HASH_ROWS]
+        for block in _blocks(table, name):
+            digest.update(block.is_null().to_numpy().tobytes())
+        for block in _blocks(table, name):
+            block = block.fill_null("" if block.dtype == pl.String else 0)
             values = block.str.len_bytes().cast(pl.UInt32) if block.dtype == pl.String else block
             digest.update(values.to_numpy().tobytes())
             if block.dtype == pl.String:
                 digest.update(block.str.join().item().encode())
     return digest.hexdigest()
+
+
+def _blocks(table: Frames, name: str) -> Iterator[pl.Series]:
+    """A column, `HASH_ROWS` rows at a time; nulls where an optional one is not there."""
+    if name not in table.columns:
+        for start in range(0, len(table), HASH_ROWS):
+            yield pl.Series(name, [None], pl.String()).new_from_index(0, min(HASH_ROWS, len(table) - start))
+        return
+    column = table[name]
+    if isinstance(column, FramesColumn):
+        yield from column.blocks(HASH_ROWS)
+        return
+    for start in range(0, len(column), HASH_ROWS):
+        yield column[start : start + HASH_ROWS]
 
 
 def _cast(table: pl.DataFrame, dtypes: Mapping[str, pl.DataType], where: str) -> pl.DataFrame:

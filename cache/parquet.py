@@ -54,7 +54,7 @@ def parquet_bytes(table: pl.DataFrame, metadata: Mapping[str, str] | None = None
     return buffer.getvalue()
 
 
-def parquet_metadata(data: bytes) -> dict[str, str]:
-    """Texts by key in a file's metadata; raises PolarsError where `data` is no Parquet file."""
+def parquet_metadata(source: bytes | Path) -> dict[str, str]:
+    """Texts by key in a file's metadata; raises PolarsError where `source` is no Parquet file."""
     with panics_as_errors():
-        return pl.read_parquet_metadata(io.BytesIO(data))
+        return pl.read_parquet_metadata(io.BytesIO(source) if isinstance(source, bytes) else source)

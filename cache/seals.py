@@ -11,6 +11,7 @@ table of 2.6 million rows (8 MB) the check took 0.012 s of the 0.47 s of CPU tim
 import hashlib
 import json
 from collections.abc import Mapping
+from mmap import mmap
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,12 @@ def sealed(data: bytes) -> bytes:
     return data[:start] + digest_of(data).encode() + data[start + NUM_DIGITS :]
 
 
-def has_seal(data: bytes) -> bool:
+def has_seal(data: bytes | mmap) -> bool:
     """Whether there is a seal in it, right or wrong."""
-    return MARK in data
+    return data.find(MARK) >= 0
 
 
-def is_whole(data: bytes) -> bool:
+def is_whole(data: bytes | mmap) -> bool:
     """Whether `data` has a seal and is what was sealed."""
     place = data.rfind(MARK)
     start = place + len(MARK)

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import polars as pl
-
 from cache import shards
-from cache.frames import frames_digest
+from cache.frames import Frames, frames_digest
+from cache.frames_file import Column
 from cache.identity import SOUND
 from cache.store import Cache
 from cache.stream import Stream
@@ -42,7 +41,7 @@ def verify_named(
     cache: Cache,
     name: str,
     view: str,
-    frames: pl.DataFrame | None,
+    frames: Frames | None,
     faces: FaceDigests | None,
     advance: Advance,
     sounds: FaceDigests | None = None,
@@ -58,7 +57,7 @@ def verify_named(
 
 def verify(
     stream: Stream,
-    frames: pl.DataFrame | None,
+    frames: Frames | None,
     faces: FaceDigests | None,
     advance: Advance,
     sounds: FaceDigests | None = None,
@@ -141,7 +140,7 @@ def _check_shard(stream: Stream, shard: int) -> list[Damage]:
     ]
 
 
-def _check_files(stream: Stream, paths: pl.Series, what: str, digests: FaceDigests, advance: Advance) -> list[Damage]:
+def _check_files(stream: Stream, paths: Column, what: str, digests: FaceDigests, advance: Advance) -> list[Damage]:
     """The files `paths` [N] that the rows of the shards that are done were made of, each of a shard once."""
     found: dict[tuple[int, str], Damage] = {}
     for shard in stream.done_shards():

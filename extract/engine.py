@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import torch
 from torch import Tensor
 
 from cache.cores import num_cores
+from cache.frames_file import Frames
 from cache.locks import Part
 from cache.store import Cache
 from cache.stream import Stream
@@ -39,7 +39,7 @@ BATCH_SIZES = {"cuda": 256, "cpu": 64}
 
 
 def extract(
-    frames: pl.DataFrame,
+    frames: Frames,
     faces: Path,
     cache: Cache,
     backbones: Sequence[Backbone],
@@ -69,7 +69,7 @@ class Extraction:
     """
 
     def __init__(
-        self, frames: pl.DataFrame, faces: Path, cache: Cache, backbones: Sequence[Backbone], settings: Settings
+        self, frames: Frames, faces: Path, cache: Cache, backbones: Sequence[Backbone], settings: Settings
     ) -> None:
         """Raises as `extract`, but for what writing raises."""
         if not len(frames):
@@ -130,7 +130,7 @@ def default_num_threads() -> int:
     return min(16, num_cores())
 
 
-def _forget_bad(stream: Stream, frames: pl.DataFrame, faces: Path, source: FaceSource, part: Part) -> int:
+def _forget_bad(stream: Stream, frames: Frames, faces: Path, source: FaceSource, part: Part) -> int:
     """Unmarks, within `part`, shards that lost a file or hold a failed face put right; the number of the former."""
     damaged = damaged_shards(stream, part)
     for shard in damaged:
@@ -143,7 +143,7 @@ def _forget_bad(stream: Stream, frames: pl.DataFrame, faces: Path, source: FaceS
 
 def _run_all(
     jobs: Sequence[Job],
-    frames: pl.DataFrame,
+    frames: Frames,
     source: FaceSource,
     size: tuple[int, int] | None,
     settings: Settings,
@@ -167,7 +167,7 @@ class Pass:
     def __init__(
         self,
         jobs: Sequence[Job],
-        frames: pl.DataFrame,
+        frames: Frames,
         source: FaceSource,
         size: tuple[int, int] | None,
         settings: Settings,

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import polars as pl
 import torch
 
 from cache.frames import frames_digest
+from cache.frames_file import Frames
 from cache.identity import StreamIdentity
 from cache.locks import WHOLE, Part, part_of
 from cache.store import Cache
@@ -103,7 +103,7 @@ def identity_of(
 
 
 def open_streams(
-    cache: Cache, backbone: Backbone, frames: pl.DataFrame, settings: Settings
+    cache: Cache, backbone: Backbone, frames: Frames, settings: Settings
 ) -> tuple[list[Stream], list[str]]:
     """The backbone's streams, one an output and view; those that are not there are made, with the runtime settled for
     good.
@@ -237,7 +237,7 @@ def todo_of(jobs: Sequence[Job], num_frames: int, part: Part) -> Todo:
     return Todo(missing, elsewhere & ~missing)
 
 
-def sample_of(missing: np.ndarray, frames: pl.DataFrame, faces: Path, source: FaceSource) -> list[str]:
+def sample_of(missing: np.ndarray, frames: Frames, faces: Path, source: FaceSource) -> list[str]:
     """Paths of some of the `missing` rows whose faces are there, from all over the table.
 
     Raises:

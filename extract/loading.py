@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import numpy as np
-import polars as pl
 import torch
 from torch import Tensor
 
+from cache.frames_file import Column
 from cache.identity import FACE_DIGEST_BYTES
 from extract.backbones.resize import MAX_PIXELS
 from extract.backbones.transforms import face_transform
@@ -45,7 +45,7 @@ class Asked(Protocol):
 
     def __len__(self) -> int: ...
 
-    def paths(self, table: pl.Series) -> list[str]: ...
+    def paths(self, table: Column) -> list[str]: ...
 
 
 A = TypeVar("A", bound=Asked)
@@ -67,7 +67,7 @@ class Batch:
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def paths(self, table: pl.Series) -> list[str]:
+    def paths(self, table: Column) -> list[str]:
         found: list[str] = table.slice(self.start, len(self)).to_list()
         return found
 
@@ -83,7 +83,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def paths(self, table: pl.Series) -> list[str]:
+    def paths(self, table: Column) -> list[str]:
         found: list[str] = table.gather(self.rows).to_list()
         return found
 
@@ -119,7 +119,7 @@ class FaceLoader:
     def __init__(
         self,
         source: FaceProvider,
-        paths: pl.Series,
+        paths: Column,
         on_host: Collection[Preprocessing],
         on_device: Collection[Preprocessing] = (),
         *,

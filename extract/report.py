@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import polars as pl
-
+from cache.frames_file import Frames
 from cache.stream import Stream
 
 NO_EMBEDDING = "its embedding by "  # how the reasons begin that are no face's fault
@@ -67,7 +66,7 @@ class Hooks:
     advance: Callable[[int], None] = lambda count: None
 
 
-def failures_of(streams: Sequence[Stream], frames: pl.DataFrame) -> list[Failure]:
+def failures_of(streams: Sequence[Stream], frames: Frames) -> list[Failure]:
     """Every failed face of the streams, in the frames table's order; one entry a reason."""
     reasons = sorted({(row, reason) for stream in streams for row, reason in stream.failed().items()})
     rows = frames[[row for row, _ in reasons]].select("video", "frame", "path").rows() if reasons else []

@@ -6,8 +6,7 @@ Needs no torch. What only a look at every byte shows, `mtl cache verify` finds.
 from pathlib import Path
 from typing import Protocol
 
-import polars as pl
-
+from cache.frames_file import Column, Frames
 from cache.locks import Part, part_of
 from cache.marks import Mark
 from cache.stream import Stream
@@ -26,7 +25,7 @@ def damaged_shards(stream: Stream, part: Part) -> list[int]:
     return stream.damaged_by_size(_done(stream, part))
 
 
-def repaired_shards(stream: Stream, part: Part, paths: pl.Series, source: Digests) -> list[int]:
+def repaired_shards(stream: Stream, part: Part, paths: Column, source: Digests) -> list[int]:
     """Shards of `part`, none damaged, with a failed row whose file, of those in `paths` [N], has changed since: it is
     like any other now."""
     done = _done(stream, part)
@@ -34,7 +33,7 @@ def repaired_shards(stream: Stream, part: Part, paths: pl.Series, source: Digest
     return [shard for shard, mark in found if _is_repaired(stream, shard, mark, paths, source)]
 
 
-def is_settled(stream: Stream, part: Part, frames: pl.DataFrame, faces: Path, source: FaceSource) -> bool:
+def is_settled(stream: Stream, part: Part, frames: Frames, faces: Path, source: FaceSource) -> bool:
     """Whether an extraction of `part` would find nothing to do."""
     if set(part_of(part, stream.num_shards)).intersection(stream.missing_shards()) or damaged_shards(stream, part):
         return False
@@ -46,7 +45,7 @@ def _done(stream: Stream, part: Part) -> list[int]:
     return [shard for shard in stream.done_shards() if shard in own]
 
 
-def _is_repaired(stream: Stream, shard: int, mark: Mark, paths: pl.Series, source: Digests) -> bool:
+def _is_repaired(stream: Stream, shard: int, mark: Mark, paths: Column, source: Digests) -> bool:
     failed, start = mark.failed, mark.rows[0]
     if not failed:
         return False

@@ -187,12 +187,14 @@ def _chosen(cache: "Cache", name: str | None, view: str | None) -> list[tuple[st
 
 
 def _verify(settings: "Config", cache: "Cache", keys: list[tuple[str, str]], faces: bool | None) -> "list[Damage]":
+    from cache.frames import open_frames
     from cache.verify import num_rows_to_check, verify_named
     from extract.faces.source import FaceSource
     from extract.view_names import stream_title
     from pipelines.progress import progress
 
-    frames, folder = _frames(settings), settings.at(settings.data.faces)
+    path, folder = settings.at(settings.data.frames), settings.at(settings.data.faces)
+    frames = open_frames(path, settings.schema) if path.exists() else None
     if faces and (frames is None or not folder.is_dir()):
         raise ValueError(f"{folder if frames is not None else settings.data.frames}: not there; leave out --faces")
     with_faces = frames is not None and folder.is_dir() if faces is None else faces

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import polars as pl
-
+from cache.frames_file import Frames
 from cache.locks import WHOLE, Part
 from cache.store import Cache
 from extract.report import Hooks, Report
@@ -31,7 +30,7 @@ class Choices:
 
 
 def extract_on(
-    config: Config, names: Sequence[str], frames: pl.DataFrame, choices: Choices, device: str, hooks: Hooks
+    config: Config, names: Sequence[str], frames: Frames, choices: Choices, device: str, hooks: Hooks
 ) -> Report:
     """Extracts on one device, in this process. Raises as `run_extraction`."""
     import torch

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from cache.frames import frames_digest, read_frames
+from cache.frames import Frames, frames_digest, open_frames, read_frames
 from cache.labels import nearest
 from cache.store import Cache
 from cache.stream import Stream
@@ -42,10 +42,13 @@ def run_extraction(config: Config, names: Sequence[str] = (), choices: Choices =
     chosen = choose(config, names)
     if choices.devices not in NEED_NO_CHECK:
         _resolved(choices.devices)
-    frames = read_frames(config.at(config.data.frames), config.schema)
+    path = config.at(config.data.frames)
     of_sound = [name for name in chosen if config.backbones[name].is_audio]
     of_faces = [name for name in chosen if name not in of_sound]
-    found = [_extract_faces(config, of_faces, frames, choices)] if of_faces else []
+    found = [_extract_faces(config, of_faces, open_frames(path, config.schema), choices)] if of_faces else []
+    if not of_sound:
+        return found
+    frames = read_frames(path, config.schema)
     return found + [_extract_sound(config, name, frames, choices) for name in of_sound]
 
 
@@ -81,7 +84,7 @@ def _extract_sound(config: Config, name: str, frames: pl.DataFrame, choices: Cho
         return titles, extract_sound(frames, cache, backbone, settings, bar.hooks())
 
 
-def _extract_faces(config: Config, chosen: Sequence[str], frames: pl.DataFrame, choices: Choices) -> Done:
+def _extract_faces(config: Config, chosen: Sequence[str], frames: Frames, choices: Choices) -> Done:
     settled = _settled(config, chosen, frames, choices)
     titles = _titles(config, chosen, choices)
     if settled is not None:
@@ -104,7 +107,7 @@ def _resolved(devices: str) -> list[str]:
     return resolve_devices(devices)
 
 
-def _settled(config: Config, names: Sequence[str], frames: pl.DataFrame, choices: Choices) -> Report | None:
+def _settled(config: Config, names: Sequence[str], frames: Frames, choices: Choices) -> Report | None:
     """A report of nothing done, where that can be told from mtl.toml, files and cache alone; else None."""
     start = time.monotonic()
     if not len(frames):

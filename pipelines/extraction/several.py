@@ -14,10 +14,9 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 
 from cache.cores import num_cores
-from cache.frames import read_frames
+from cache.frames import Frames, open_frames
 from cache.store import Cache
 from extract.report import Hooks, Report, failures_of
 from pipelines.config import Config
@@ -39,7 +38,7 @@ class Begun:
 def extract_on_each(
     config: Config,
     names: Sequence[str],
-    frames: pl.DataFrame,
+    frames: Frames,
     choices: Choices,
     devices: Sequence[str],
     bar: ExtractionBar,
@@ -94,7 +93,7 @@ def _work(config: Config, names: list[str], choices: Choices, index: int, messag
                 os._exit(1)
     hooks = Hooks(opened=opened.set, begin=lambda count: messages.put(Begun(count)), advance=advance)
     try:
-        frames = read_frames(config.at(config.data.frames), config.schema)
+        frames = open_frames(config.at(config.data.frames), config.schema)
         messages.put((index, extract_on(config, names, frames, choices, choices.devices, hooks)))
     except (ValueError, OSError) as error:
         messages.put((index, error))
@@ -138,7 +137,7 @@ def _require_alive(
 
 
 def _together(
-    reports: Sequence[Report], config: Config, names: Sequence[str], frames: pl.DataFrame, views: Sequence[str]
+    reports: Sequence[Report], config: Config, names: Sequence[str], frames: Frames, views: Sequence[str]
 ) -> Report:
     """One report of all processes; what is left and what failed as the cache has it now."""
     cache = Cache.open(config.cache_location(), read_only=True)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import io
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,9 @@ import torch
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 
-from cache.frames import conform
+from cache import frames as frames_module
+from cache import frames_file
+from cache.frames import conform, open_frames, write_frames
 from cache.store import Cache
 from cache.stream import Stream
 from extract import jobs
@@ -125,6 +128,21 @@ def test_bfloat16_is_near(tmp_path: Path, frames: pl.DataFrame, size_px: int) ->
 
 
 # The same bytes
+
+
+def test_a_table_that_stays_in_its_file(tmp_path: Path, frames: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(tmp_path / "faces", frames)
+    report = made.run(frames, tmp_path, made.tiny())
+    expected = files_of(tmp_path)
+    shutil.rmtree(tmp_path / "cache.zarr")
+    write_frames(frames, tmp_path / "frames.parquet")
+    monkeypatch.setattr(frames_module, "LARGE_ROWS", 1)
+    monkeypatch.setattr(frames_file, "BLOCK_ROWS", 9)
+    opened = open_frames(tmp_path / "frames.parquet")
+    assert isinstance(opened, frames_file.FramesFile)
+    found = made.run(opened, tmp_path, made.tiny())
+    assert (files_of(tmp_path), found.failed) == (expected, report.failed)
+    assert made.run(opened, tmp_path, made.tiny(dying=True)).num_done == 0
 
 
 def test_threads_do_not_matter(tmp_path: Path, frames: pl.DataFrame) -> None:

@@ -1,0 +1,106 @@
+"""A frames table that is too large for memory: columns are read by ranges of rows from its Parquet file.
+
+It answers what extraction and verification ask of a table: its length, its columns by name, some of its rows. N frames.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from cache.parquet import parquet_schema, scan_parquet
+
+BLOCK_ROWS = 65536  # of a read; Polars makes row groups of 262,144
+MAX_BLOCKS = 4  # of a column in memory
+
+
+class FramesColumn:
+    """One column [N] of the table at `path`; what a `pl.Series` answers, as far as it is asked here."""
+
+    def __init__(self, path: Path, name: str, num_rows: int) -> None:
+        self._path, self._name, self._num_rows = path, name, num_rows
+        self._blocks: OrderedDict[int, pl.Series] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self._num_rows
+
+    def __getitem__(self, rows: Any) -> Any:
+        """The value of one row, or the series of a slice or of row numbers."""
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(self._num_rows)
+            assert step == 1, step
+            return self.slice(start, stop - start)
+        if isinstance(rows, np.ndarray):
+            return self.gather(rows)
+        return self._block(int(rows) // BLOCK_ROWS)[int(rows) % BLOCK_ROWS]
+
+    def slice(self, offset: int, length: int) -> pl.Series:
+        """Rows [offset, offset + length)."""
+        stop, parts = min(offset + length, self._num_rows), []
+        for number in range(offset // BLOCK_ROWS, -(-stop // BLOCK_ROWS)):
+            start = number * BLOCK_ROWS
+            first = max(offset - start, 0)
+            parts.append(self._block(number).slice(first, min(stop - start, BLOCK_ROWS) - first))
+        return pl.concat(parts) if parts else self._block(0).clear()
+
+    def gather(self, rows: np.ndarray) -> pl.Series:
+        """Of the rows with these numbers, in their order."""
+        numbers, order = rows // BLOCK_ROWS, np.argsort(rows // BLOCK_ROWS, kind="stable")
+        parts = [
+            self._block(int(number)).gather(rows[order[numbers[order] == number]] % BLOCK_ROWS)
+            for number in np.unique(numbers)
+        ]
+        return pl.concat(parts).gather(np.argsort(order)) if parts else self._block(0).clear()
+
+    def blocks(self, num_rows: int) -> Iterator[pl.Series]:
+        """All of it, `num_rows` rows at a time; none is kept."""
+        for start in range(0, self._num_rows, num_rows):
+            yield self._read(start, num_rows)
+
+    def _block(self, number: int) -> pl.Series:
+        if number not in self._blocks:
+            if len(self._blocks) >= MAX_BLOCKS:
+                self._blocks.popitem(last=False)
+            self._blocks[number] = self._read(number * BLOCK_ROWS, BLOCK_ROWS)
+        self._blocks.move_to_end(number)
+        return self._blocks[number]
+
+    def _read(self, start: int, num_rows: int) -> pl.Series:
+        return scan_parquet(self._path).select(self._name).slice(start, num_rows).collect().to_series()
+
+
+class FramesFile:
+    """The frames table at `path`, sorted and checked when it was written, with `num_rows` rows."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.columns = path, parquet_schema(path).names()
+        self._num_rows = int(scan_parquet(path).select(pl.len()).collect().item())
+        self._known: dict[str, FramesColumn] = {}
+
+    def __len__(self) -> int:
+        return self._num_rows
+
+    def __getitem__(self, key: Any) -> Any:
+        """The column of a name, or the table of row numbers."""
+        if isinstance(key, str):
+            if key not in self.columns:
+                raise KeyError(key)
+            if key not in self._known:
+                self._known[key] = FramesColumn(self.path, key, self._num_rows)
+            return self._known[key]
+        rows = np.asarray(key, np.int64)
+        return pl.DataFrame([self[name].gather(rows).alias(name) for name in self.columns])
+
+    def compact(self, splits: Sequence[str]) -> pl.DataFrame:
+        """The table without its paths, as training needs it: videos as categories and `splits` as an enumeration."""
+        columns = [name for name in self.columns if name != "path"]
+        types = {"video": pl.Categorical(), "split": pl.Enum(splits), "subject": pl.Categorical()}
+        scan = scan_parquet(self.path).select(columns)
+        return scan.cast({name: types[name] for name in columns if name in types}).collect(engine="streaming").rechunk()
+
+
+Frames = pl.DataFrame | FramesFile
+Column = pl.Series | FramesColumn
