@@ -29,6 +29,14 @@ GROUP = {"zarr_format": 3, "node_type": "group", "attributes": {"kind": KIND}}
 STREAM_GROUP = {"attributes": {}, "zarr_format": 3, "node_type": "group"}
 
 
+class NoCacheError(ValueError):
+    """There is no cache at `where`."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"{where}: there is no cache here; `mtl extract` makes one")
+        self.where = where
+
+
 class Cache:
     """The cache at `location`; use `Cache.open`. `notes` are lines for the user on what the place cannot do."""
 
@@ -49,7 +57,8 @@ class Cache:
         lost files of groups.
 
         Raises:
-            ValueError: there is no cache, or something else is there, or a group's file is lost.
+            NoCacheError: there is none.
+            ValueError: something else is there, or a group's file is lost.
             StorageError: the object store cannot be reached, or does not allow it.
         """
         cache = cls(parse_location(location) if isinstance(location, str) else location, read_only)
@@ -60,7 +69,7 @@ class Cache:
         streams, where = self._streams, self.where
         if streams.is_vacant():
             if not create:
-                raise ValueError(f"{where}: there is no cache here; `mtl extract` makes one")
+                raise NoCacheError(where)
             streams.found(_dump(GROUP))
         for key, group in self._lost_groups():
             if not create:

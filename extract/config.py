@@ -73,7 +73,7 @@ class BackboneConfig:
     `audio:log-mel`, `audio:torchaudio:NAME` and `audio:hf:OWNER/NAME` embed the sound tracks of `[data] videos`
     (`extract.audio`); of the other keys only `tasks` and `licence` go with them.
     `weights` is a file (`.safetensors`, or `.pt`/`.pth` read with weights_only), `"pretrained"` (timm or the hub
-    fetches them) or `"random"` (untrained, from `seed`; a baseline).
+    fetches them), `"random"` (untrained, from `seed`; a baseline) or `"none"` (of an imported stream).
     `tasks` names what the backbone was trained for: the streams called "own". Empty means: the task of the same name
     as the section, if there is one.
     `outputs` are what is kept of a face: "embedding", the stream NAME, and "scores", the stream NAME-scores with the

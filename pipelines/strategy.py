@@ -17,6 +17,7 @@ from heads.config import HeadConfig, LossConfig, classes_problem, head_problem, 
 from heads.ranges import hints_of, range_problem
 from pipelines.class_embeddings import ClassEmbeddings, read_class_embeddings
 from pipelines.config import Config, TrainConfig
+from pipelines.needed_streams import no_backbone
 from pipelines.splits import fold_problem
 from pipelines.task_fields import TASK_FIELDS, flat_name, split_field
 from pipelines.typed import convert, to_mapping
@@ -265,7 +266,7 @@ def _hashed(values: Any) -> str:
 def _choose(choice: str | tuple[str, ...], tasks: tuple[str, ...], config: Config) -> tuple[str, ...]:
     known = tuple(config.streams)
     if not known:
-        raise ValueError("mtl.toml names no backbone; add a section [backbones.NAME] or run `mtl finetune`")
+        raise ValueError(no_backbone(config))
     if choice == "all":
         return known
     chosen = config.own_streams(tasks) if choice == "own" else tuple(choice)

@@ -140,10 +140,14 @@ def public_backbone(name: str) -> PublicBackbone:
     return known[name]
 
 
+def entry_of_file(path: PurePath | str) -> PublicBackbone | None:
+    """The entry whose weights file is called so; None where it is not a public one."""
+    name = PurePath(path).name
+    found = (each for each in catalogue().values() if each.target and name == PurePath(each.target).name)
+    return next(found, None)
+
+
 def origin_of_file(path: PurePath | str) -> str:
     """Where a weights file that is not there may be had, by its name; empty where it is not a public one."""
-    name = PurePath(path).name
-    for each in catalogue().values():
-        if each.target and name == PurePath(each.target).name:
-            return each.origin()
-    return ""
+    entry = entry_of_file(path)
+    return entry.origin() if entry else ""

@@ -74,6 +74,14 @@ def check_file(config: BackboneConfig, folder: Path, where: str) -> None:
         )
 
 
+def missing_file(config: BackboneConfig, folder: Path) -> str:
+    """The weights file of the section, as it names it, where it is not there; else empty."""
+    if config.is_imported or config.is_audio:
+        return ""
+    file = config.model.removeprefix(ONNX) if config.is_onnx else config.weights
+    return "" if file in FETCHED or (folder / file).exists() else file
+
+
 def file_digest(path: Path) -> str:
     """32 hex digits over the file's bytes."""
     with open(open_regular(path), "rb") as file:

@@ -14,6 +14,7 @@ import timm
 import torch
 
 import extract.backbones.iresnet  # noqa: F401  registers its models with timm
+from extract.backbones.catalogue import PublicBackbone
 from extract.config import BackboneConfig
 
 HUB = "hf-hub:"
@@ -57,6 +58,18 @@ def _check_name(config: BackboneConfig, where: str) -> int | None:
     if config.weights == "pretrained" and not (defaults and defaults.has_weights):
         raise ValueError(f'{where}: timm has no weights for {config.model}; set weights to a file or to "random"')
     return defaults.input_size[-1] if defaults else None
+
+
+def known_preprocessing(entry: PublicBackbone) -> dict[str, Any]:
+    """Side in pixels, mean, standard deviation and interpolation of the input, as JSON values: those of the entry, else
+    those that timm keeps for the model; what is not known is left out."""
+    declared = timm.get_pretrained_cfg(entry.model) if timm.is_model(plain_name(entry.model)) else None
+    values = {key: getattr(entry, key) for key in ("size_px", "mean", "std", "interpolation")}
+    if declared is not None:
+        defaults = {"size_px": declared.input_size[-1], "mean": declared.mean, "std": declared.std}
+        defaults["interpolation"] = declared.interpolation
+        values = {key: defaults[key] if value is None else value for key, value in values.items()}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items() if value}
 
 
 def _timm_model(config: BackboneConfig, options: Mapping[str, Any], where: str) -> Any:

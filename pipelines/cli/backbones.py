@@ -30,7 +30,7 @@ def backbones(context: typer.Context, json_output: JsonOption = False) -> None:
 
 @app.command()
 def show(name: NameArgument, json_output: JsonOption = False) -> None:
-    """Show where public weights come from, their licence, and how they get into the working folder.
+    """Show where public weights come from, what input they take, their licence, and how to get and enter them.
 
     \b
     Examples:
@@ -38,13 +38,15 @@ def show(name: NameArgument, json_output: JsonOption = False) -> None:
       mtl backbones show hsemotion-b0-mtl --json
     """
     from extract.backbones.catalogue import public_backbone
+    from extract.backbones.timm_models import known_preprocessing
     from pipelines.cli.pages.backbones import print_backbone
 
     entry = public_backbone(name)
+    known = known_preprocessing(entry)
     if json_output:
-        say_json({**entry.to_json(), "steps": entry.steps(), "section": entry.section()})
+        say_json({**entry.to_json(), "preprocessing": known, "steps": entry.steps(), "section": entry.section()})
     else:
-        print_backbone(entry)
+        print_backbone(entry, known)
 
 
 @app.command()

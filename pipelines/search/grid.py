@@ -29,6 +29,7 @@ from cache.regular import CONFIG_BYTES, read_text
 from cache.valid_names import check_name
 from pipelines.config import Config, Seed, SplitConfig
 from pipelines.folds import NO_FOLD, Fold
+from pipelines.needed_streams import no_backbone
 from pipelines.project import packaged_grids
 from pipelines.search.grid_values import condition_value_of, value_of
 from pipelines.strategy import Strategy, field_of, problem_of
@@ -189,8 +190,10 @@ def check(strategies: Sequence[Strategy], config: Config, where: str) -> None:
     """Refuses strategies that cannot be trained, all at once and before anything runs.
 
     Raises:
-        ValueError: says how many, and what is wrong with the first of each kind.
+        ValueError: mtl.toml names no backbone; else says how many, and what is wrong with the first of each kind.
     """
+    if not config.streams:
+        raise ValueError(no_backbone(config))
     problems: dict[str, int] = {}
     for strategy in strategies:
         if problem := problem_of(strategy, config):

@@ -15,6 +15,7 @@ from cache.store import Cache
 from cache.valid_names import problem_of_name
 from pipelines.config import Config, SplitConfig
 from pipelines.labels import labels_of
+from pipelines.needed_streams import open_cache
 from pipelines.progress import Advance
 from pipelines.search.grid import Grid, check, expand, read_grid
 from pipelines.search.loop import Trainer
@@ -208,7 +209,7 @@ def _inputs(
         frames=digest,
         labels=labels_digest(frames, config.schema),
         num_rows=len(frames),
-        streams=_streams(Cache.open(config.cache_location(), read_only=True), keys, digest, len(frames)),
+        streams=_streams(open_cache(config, keys), keys, digest, len(frames)),
         splits=splits,
         schema=config.schema,
     )

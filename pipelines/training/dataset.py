@@ -21,6 +21,7 @@ from pipelines.config import Config, SplitConfig, TrainConfig
 from pipelines.folds import Fold
 from pipelines.labels import as_tensors, labelled, labels_of
 from pipelines.nearest import NO_ROW, nearest_rows, video_codes
+from pipelines.needed_streams import open_cache
 from pipelines.splits import Split, groups_of, resolve_split
 from pipelines.training.inputs import (
     Rows,
@@ -286,7 +287,8 @@ def load_dataset(
     if frames is None and not path.is_file():
         raise ValueError(f"{path}: no frames table here; `mtl prepare` makes it")
     frames = read_frames(path, config.schema) if frames is None else frames
-    resident = load_resident(config.cache_location(), frames, wanted, device, config.memory_gb)
+    keys = list(wanted)
+    resident = load_resident(open_cache(config, keys), frames, keys, device, config.memory_gb)
     return make_dataset(frames, resident, config.schema)
 
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from cache.frames import frames_digest
 from cache.identity import StreamIdentity
 from cache.ranges import RowReader, check_shards
-from cache.storage.location import Location
 from cache.store import Cache
 from cache.stream import Stream
 from pipelines.device import free_bytes
@@ -59,16 +58,16 @@ class Resident:
 
 
 def load_resident(
-    location: Location, frames: pl.DataFrame, wanted: Iterable[StreamKey], device: torch.device, memory_gb: float = 0.0
+    cache: Cache, frames: pl.DataFrame, wanted: Iterable[StreamKey], device: torch.device, memory_gb: float = 0.0
 ) -> Resident:
-    """The streams `wanted`, (name, view) each, of the cache at `location`: read while all of them take `memory_gb` at
-    most, 0 for `SHARE_OF_FREE` of what is free; the others stay in the cache.
+    """The streams `wanted`, (name, view) each, of the cache: read while all of them take `memory_gb` at most,
+    0 for `SHARE_OF_FREE` of what is free; the others stay in the cache.
 
     Raises:
-        ValueError: no cache, a stream that is missing, incomplete or damaged, or made for another frames table; says
+        ValueError: a stream that is missing, incomplete or damaged, or made for another frames table; says
             which, and what to type.
     """
-    cache, digest = Cache.open(location, read_only=True), frames_digest(frames)
+    digest = frames_digest(frames)
     left = memory_gb * GB if memory_gb else SHARE_OF_FREE * free_bytes(device)
     streams: dict[StreamKey, Rows] = {}
     valid, identities = {}, {}

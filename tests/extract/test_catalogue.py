@@ -1,5 +1,6 @@
 """The catalogue of public weights: its facts agree with timm and the documentation, its steps do what they say."""
 
+import dataclasses
 import shlex
 from pathlib import Path
 from typing import Any, get_args
@@ -10,10 +11,11 @@ import timm
 import torch
 
 import extract.backbones.iresnet  # noqa: F401  registers its models with timm
-from extract.backbones.build import load_backbone
+from extract.backbones.build import _preprocessing, load_backbone
 from extract.backbones.catalogue import PublicBackbone, catalogue, public_backbone
 from extract.backbones.onnx_model import load_onnx
 from extract.backbones.rename import PRESETS
+from extract.backbones.timm_models import create, known_preprocessing
 from extract.config import BackboneConfig, RenamePreset
 from pipelines.typed import from_mapping
 
@@ -72,6 +74,23 @@ def test_models_are_timms_and_as_wide_as_stated(entry: PublicBackbone) -> None:
     if not name.startswith(FACE_NETS):
         with torch.device("meta"):
             assert timm.create_model(name, num_classes=0).num_features == entry.width
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_the_input_that_is_shown_is_that_of_the_model(entry: PublicBackbone) -> None:
+    known = known_preprocessing(entry)
+    assert set(known) == {"size_px", "mean", "std", "interpolation"}
+    section = config_of(entry)
+    if entry in OF_TIMM and not entry.model.startswith(FACE_NETS):
+        small = dataclasses.replace(section, weights="random", rename=None, outputs=("embedding",), classes=())
+        with torch.device("meta"):
+            module = create(small, small.size_px, 0.0, "here")
+        made = _preprocessing(module, small, {}, "here")
+        assert known == {key: as_json(getattr(made, key)) for key in known}
+
+
+def as_json(value: Any) -> Any:
+    return [*value] if isinstance(value, tuple) else value
 
 
 def test_a_target_is_one_entrys() -> None:

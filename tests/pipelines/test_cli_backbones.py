@@ -34,7 +34,21 @@ def test_what_show_says_is_what_to_do() -> None:
     entry = catalogue()["mae-face-b"]
     for text in (entry.source, entry.file, entry.target, "MIT", "no: the file could not be had"):
         assert text in out
-    assert json.loads(call("backbones", "show", "mae-face-b", "--json"))["section"] == entry.section()
+    shown = json.loads(call("backbones", "show", "mae-face-b", "--json"))
+    assert shown["section"] == entry.section()
+    assert shown["preprocessing"]["size_px"] == 224
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("hsemotion-mbf-mtl", ["input    112 px", "mean     0.5 0.5 0.5", "std      0.5 0.5 0.5", "resize   bilinear"]),
+        ("mae-face-b", ["input    224 px", "mean     0.485 0.456 0.406", "std      0.229 0.224 0.225"]),
+        ("clip-l14", ["input    224 px", "mean     0.4815 0.4578 0.4082", "resize   bicubic"]),
+    ],
+)
+def test_show_has_the_input_of_the_entry_or_of_timm(name: str, lines: list[str]) -> None:
+    assert set(lines) <= set(call("backbones", "show", name).splitlines())
 
 
 @pytest.mark.parametrize("name", [*catalogue()])

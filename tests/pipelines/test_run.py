@@ -237,7 +237,7 @@ def test_a_missing_stream_says_what_to_type(project, made, tmp_path):
 def test_streams_of_another_frames_table_are_refused(made, tmp_path):
     made.write(tmp_path)
     with pytest.raises(ValueError, match=r"another frame list \(cached 360 frames, wanted 240\)"):
-        load_resident(tmp_path / "cache.zarr", make(6, 40).frames, [("va", "base")], CPU)
+        load_resident(Cache.open(tmp_path / "cache.zarr"), make(6, 40).frames, [("va", "base")], CPU)
 
 
 def test_no_frames_table(project, tmp_path):
