@@ -1,19 +1,16 @@
 """An ensemble of runs, made unless it is there."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from cache.durable import recover_folder
 from pipelines.config import Config
-from pipelines.device import resolve_device
 from pipelines.ensemble.candidates import find_runs, read_library
 from pipelines.ensemble.ensemble_folder import place_of, read_ensemble, write_ensemble
 from pipelines.ensemble.members import make_ensemble, num_choices
-from pipelines.postprocess.over_views import view_table
-from pipelines.postprocess.run_folders import read_predictions, read_truth
+from pipelines.postprocess.over_views import predictions_reader
+from pipelines.postprocess.run_folders import read_truth
 from pipelines.progress import progress
 
 
@@ -40,15 +37,7 @@ def ensemble_runs(
             )
         return folder, record, True
     with progress("reading predictions", len(found.candidates), "runs") as advance:
-        library, used = read_library(found, truth, advance, _reader(config, device))
+        library, used = read_library(found, truth, advance, predictions_reader(config, device))
     with progress("choosing members", num_choices(library), "choices") as advance:
         made = make_ensemble(library, size, advance)
     return folder, write_ensemble(folder, made, used, size, found.digests, truth, config), False
-
-
-def _reader(config: Config, device: str) -> Callable[[Path], pl.DataFrame]:
-    """What reads the predictions of a run: those it wrote, or the mean over `[predict] views`."""
-    if not config.predict.views:
-        return read_predictions
-    torch_device = resolve_device(device)
-    return lambda folder: view_table(folder, config, torch_device)

@@ -104,12 +104,6 @@ def read_predictions(folder: Path) -> pl.DataFrame:
     return run_files.read_predictions(folder, read_manifest(folder))
 
 
-def read_parts(folder: Path, truth: Truth) -> tuple[Part, Part]:
-    """The select and the report rows of a run."""
-    table = read_predictions(folder)
-    return part_of(table, "select", truth), part_of(table, "report", truth)
-
-
 def part_of(table: pl.DataFrame, part: str, truth: Truth) -> Part:
     """The rows of `part` among a run's predictions, beside their labels."""
     return make_part(table.filter(pl.col("part") == part), truth.frames, truth.schema, truth.outside)

@@ -64,10 +64,9 @@ def write_refit(
             _write_run(made / name, one, manifest, card, config, dataset)
             digests[name] = digest_of((made / name / "run.json").read_bytes())
         (made / PREDICTIONS).write_bytes(predictions)
-        name, fitted_on = sources.place.name, "the runs' predictions"
-        write_postprocess(
-            made, fitted, truth, name=name, fitted_on=fitted_on, views=(), table=read_parquet(predictions)
-        )
+        name, fitted_on, views = sources.place.name, "the runs' predictions", config.predict.views
+        table = read_parquet(predictions)
+        write_postprocess(made, fitted, truth, name=name, fitted_on=fitted_on, views=views, table=table)
         (made / CARD).write_text(card, encoding="utf-8")
         (made / REFIT).write_bytes(sealed_json({**record, "runs": digests}))
 

@@ -11,7 +11,8 @@ from pipelines.config import Config, read_config
 from pipelines.device import resolve_device
 from pipelines.fitting.epochs import Evaluation
 from pipelines.postprocess.fit import fit
-from pipelines.postprocess.run_folders import read_truth
+from pipelines.postprocess.over_views import predictions_reader
+from pipelines.postprocess.run_folders import read_postprocess, read_truth
 from pipelines.refit.folder import digests_of, write_refit
 from pipelines.refit.record import read_refit
 from pipelines.refit.sources import Sources, find_sources
@@ -55,18 +56,24 @@ def refit(
     Raises:
         ValueError: as `find_sources`; or the data have changed since the runs, or a refit of this name is another's.
     """
-    truth = read_truth(config)
-    sources = find_sources(config, request.model, truth, request.name)
-    config, place = _without_later_backbones(config, sources), sources.place
+    sources = find_sources(config, request.model, read_truth(config), request.name)
+    config = _with_stored_post(_without_later_backbones(config, sources), sources)
+    truth, place = read_truth(config), sources.place
     with writing(place):
         recover_folder(place)
         if place.exists() and not request.force:
             record = read_refit(place)
             if record["made_from"] != digests_of(sources) or len(record["seeds"]) != request.seeds:
                 raise ValueError(f"{place}: made from other runs or seeds; --force makes it again, --name another")
+            post, wanted = read_postprocess(place), config.predict
+            if set(post["views"]) != set(wanted.views) or (post["outside"] or "") != wanted.outside:
+                raise ValueError(
+                    f"{place}: its post-processing has other views or another outside classifier; --force makes it "
+                    "again, --name another"
+                )
             return RefitResult(folder=place, record=record, found=True)
         check_replaceable(place, REFIT)
-        parts = sources.parts(truth)
+        parts = sources.parts(truth, predictions_reader(config, device))
         dataset = _dataset(config, sources, device)
         trained, checkpoints = train_refit(
             config,
@@ -88,6 +95,14 @@ def _without_later_backbones(config: Config, sources: Sources) -> Config:
     streams = sources.manifests[0]["streams"]
     kept = {name: one for name, one in config.backbones.items() if not streams.keys().isdisjoint(one.streams(name))}
     return dataclasses.replace(config, backbones=kept)
+
+
+def _with_stored_post(config: Config, sources: Sources) -> Config:
+    """`config` with the views and the outside classifier of the runs' post-processing, where it names none itself."""
+    views, outside = sources.post
+    predict = config.predict
+    chosen = dataclasses.replace(predict, views=predict.views or views, outside=predict.outside or outside)
+    return dataclasses.replace(config, predict=chosen)
 
 
 def _dataset(config: Config, sources: Sources, device: str) -> Dataset:

@@ -1,6 +1,6 @@
 """What is refitted: the run, or the runs of a study's first strategy, and what they chose. N runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from pipelines.ensemble.members import with_predictions
 from pipelines.folds import NO_FOLD
 from pipelines.metrics.predictions import Probabilities
 from pipelines.postprocess.parts import Part
-from pipelines.postprocess.run_folders import Truth, read_parts, read_run_manifest
+from pipelines.postprocess.run_folders import RECORD as POSTPROCESS
+from pipelines.postprocess.run_folders import Truth, part_of, read_postprocess, read_predictions, read_run_manifest
 from pipelines.results.leaderboard import make_leaderboard
 from pipelines.run_files import REFIT, find_folder, run_bytes
 from pipelines.search.study import read_study
@@ -46,10 +47,32 @@ class Sources:
                 found.setdefault(model, []).append(step)
         return {model: sorted(steps)[(len(steps) - 1) // 2] for model, steps in found.items()}
 
-    def parts(self, truth: Truth) -> tuple[Part, Part]:
-        """The mean of the runs' predictions of the select and the report rows."""
-        select, report = zip(*(read_parts(folder, truth) for folder in self.folders), strict=True)
+    def parts(self, truth: Truth, predicted: Callable[[Path], pl.DataFrame] = read_predictions) -> tuple[Part, Part]:
+        """The mean of the runs' predictions of the select and the report rows; `predicted` has those of a run."""
+        tables = [predicted(folder) for folder in self.folders]
+        select, report = ([part_of(table, part, truth) for table in tables] for part in ("select", "report"))
         return _mean(select), _mean(report)
+
+    @property
+    def post(self) -> tuple[tuple[str, ...], str]:
+        """The views whose mean the runs' stored post-processing was fitted on, and the stream of its outside
+        classifier; both empty where there is none.
+
+        Raises:
+            ValueError: they differ between the runs, or one is damaged.
+        """
+        records = {one: read_postprocess(one) for one in self.folders if (one / POSTPROCESS).is_file()}
+        found = {one: (tuple(sorted(each["views"])), each["outside"] or "") for one, each in records.items()}
+        if len(set(found.values())) > 1:
+            said = "; ".join(
+                f"{one}: {', '.join(views) or 'its own view'}, {outside or 'no classifier'}"
+                for one, (views, outside) in found.items()
+            )
+            raise ValueError(
+                f"the stored post-processing of the runs has other views or outside classifiers ({said}); fit them "
+                f"alike: `mtl postprocess {' '.join(map(str, found))} --force`, with --views and --outside"
+            )
+        return next(iter(found.values()), ((), ""))
 
 
 def find_sources(config: Config, given: Path, truth: Truth, name: str = "") -> Sources:

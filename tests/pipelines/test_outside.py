@@ -175,6 +175,20 @@ def test_an_ensemble_takes_it_from_the_configuration() -> None:
 
 
 @pytest.mark.usefixtures("trained")
+def test_a_refit_takes_it_over_from_the_post_processing_of_its_runs() -> None:
+    call("postprocess", "r1", "--outside", "judge", "--force")
+    call("refit", "r1", "--seeds", "1", "--name", "judged", "--force")
+    record = read_postprocess(Path("refits/judged"))
+    assert record["outside"] == "judge"
+    assert record["parameters"]["outside"]["expr"]["stream"] == "judge"
+    call("predict", "refits/judged", "--split", "test", "--out", "refit.parquet", "--force")
+    frames = read_frames(Path("frames.parquet"))
+    table = pl.read_parquet("refit.parquet").join(frames, on=["video", "frame"], suffix="_true")
+    labelled = table.filter(pl.col("expression_true").is_not_null())
+    assert (labelled["expression"] == labelled["expression_true"]).all()
+
+
+@pytest.mark.usefixtures("trained")
 def test_another_classifier_under_its_name_is_refused() -> None:
     call("postprocess", "r2", "--outside", "changed")
     cache = Cache.open(Path("cache.zarr"))

@@ -134,6 +134,32 @@ def test_a_bundle_holds_each_head_once_and_shares_its_weight_between_the_views()
     assert set(one["weights"].values()) == set(two["weights"].values()) == {0.5}
 
 
+def test_a_refit_takes_over_the_views_of_its_runs_post_processing() -> None:
+    call("postprocess", "r1", "--views", BOTH)
+    call("refit", "r1", "--seeds", "1", "--name", "over", "--force")
+    record = read_postprocess(Path("refits/over"))
+    assert set(record["views"]) == {"base", "hflip"}
+    part = (read_frames(Path("frames.parquet"))["split"] == "test").to_numpy()
+    stored = pl.read_parquet("refits/over/predictions.parquet").filter(pl.col("part") == "report")
+    np.testing.assert_allclose(
+        stored.select("valence", "arousal").to_numpy(), mean_of_views("r1", part)["va"], atol=1e-6
+    )
+    predictor = load_predictor(Path("refits/over"), CPU)
+    assert set(predictor.views) == {"base", "hflip"}
+    dataset = load_dataset(read_config(Path("mtl.toml")), predictor.streams, CPU)
+    (name,) = (path.name for path in Path("refits/over/runs").iterdir())
+    one = load_run(Path("refits/over/runs") / name, CPU)
+    wanted = [predict_run(one.in_view(view), dataset, part).probabilities.parts["va"] for view in ("base", "hflip")]
+    found = predict_frames(predictor, dataset, part).raw.parts["va"]
+    np.testing.assert_allclose(found, (wanted[0] + wanted[1]) / 2, atol=1e-6)
+    done = json.loads(call("predict", "refits/over", "--split", "test", "--out", "r.parquet", "--force", "--json"))
+    assert set(done["views"]) == {"base", "hflip"}
+    call("postprocess", "r1", "--force")
+    assert "other views or another outside classifier" in refused("refit", "r1", "--seeds", "1", "--name", "over")
+    call("refit", "r1", "--seeds", "1", "--name", "own", "--force")
+    assert read_postprocess(Path("refits/own"))["views"] == []
+
+
 @pytest.mark.parametrize(
     ("words", "error"),
     [
