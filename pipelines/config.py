@@ -20,7 +20,7 @@ from extract.view_names import recipe
 from heads.config import HeadConfig, LossConfig
 from heads.ranges import hints_of
 from pipelines.folds import NO_FOLD, Fold
-from pipelines.task_fields import TASK_FIELDS
+from pipelines.task_fields import TASK_FIELDS, refusal
 from pipelines.typed import convert, from_mapping
 
 # The range of every number stands beside it and is checked wherever the value is read: mtl.toml, --set, grids, runs.
@@ -431,7 +431,8 @@ def task_values(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     for key in values:
         if key not in TASK_FIELDS:
             known = ", ".join(TASK_FIELDS)
-            raise ValueError(f"{where}: unknown key {key!r}{nearest(key, TASK_FIELDS)}; known: {known}")
+            what = refusal(key, hints | hints_of(LossConfig)) or f"unknown key {key!r}{nearest(key, TASK_FIELDS)}"
+            raise ValueError(f"{where}: {what}; known: {known}")
     return {key: convert(value, hints[key], f"{where} {key}") for key, value in values.items()}
 
 

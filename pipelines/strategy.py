@@ -19,7 +19,7 @@ from pipelines.class_embeddings import ClassEmbeddings, read_class_embeddings
 from pipelines.config import Config, TrainConfig
 from pipelines.needed_streams import no_backbone
 from pipelines.splits import fold_problem
-from pipelines.task_fields import TASK_FIELDS, flat_name, split_field
+from pipelines.task_fields import TASK_FIELDS, flat_name, refusal, split_field
 from pipelines.typed import convert, to_mapping
 
 REPEATS = ("seed", "fold")
@@ -150,7 +150,8 @@ def field_of(name: str, where: str) -> tuple[str, Any]:
     fields, (task, key) = flat_fields(), split_field(name)
     if task and key not in TASK_FIELDS:
         known = f"known after task.{task}: {', '.join(TASK_FIELDS)}"
-        raise ValueError(f"{where}: unknown key {name!r}{nearest(key, TASK_FIELDS)}; {known}")
+        what = refusal(key, fields) or f"unknown key {name!r}{nearest(key, TASK_FIELDS)}"
+        raise ValueError(f"{where}: {what}; {known}")
     if key not in fields:
         known = f"{', '.join(fields)}, and task.NAME.FIELD"
         raise ValueError(f"{where}: unknown key {name!r}{nearest(name, fields)}; known: {known}")

@@ -3,26 +3,37 @@
 By its flat name the window of the model for "va" is "task.va.window".
 """
 
+from collections.abc import Container
+
 TASK_FIELDS = (
     "streams",
     "fusion",
     "temporal",
+    "causal",
     "width",
     "depth",
     "num_heads",
     "kernel",
+    "dropout",
     "latent",
     "window",
     "stride",
     "steps",
     "eval_steps",
     "patience",
+    "lr",
 )
 
 
 def flat_name(task: str, key: str) -> str:
     """ "task.va.window"."""
     return f"task.{task}.{key}"
+
+
+def refusal(key: str, fields: Container[str]) -> str:
+    """Why the model of a task has no `key` of its own, for a `key` that is among the `fields` of a strategy; else
+    empty."""
+    return f"{key} is the same for the models of all tasks; leave it out here" if key in fields else ""
 
 
 def split_field(name: str) -> tuple[str, str]:

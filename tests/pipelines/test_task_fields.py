@@ -70,7 +70,7 @@ def test_a_model_has_its_own_values_and_the_joint_one_those_of_all() -> None:
 
 
 def test_every_field_is_one_of_a_strategy_and_counts_for_its_digest() -> None:
-    other = {"streams": ["au"], "fusion": "sum", "temporal": "gru"}
+    other = {"streams": ["au"], "fusion": "sum", "temporal": "gru", "causal": True, "dropout": 0.1, "lr": 0.01}
     for key in TASK_FIELDS:
         strategy = changed(**{key: other.get(key, 6)})
         assert strategy.digest != SEPARATE.digest, key
@@ -91,7 +91,9 @@ def test_a_value_that_is_that_of_all_changes_nothing() -> None:
     [
         ("[task.vaa]\nwindow = 4", r"\[task.NAME\].*'vaa'.*va"),
         ("[task.va]\nwindw = 4", r"\[task.va\]: unknown key 'windw'.*'window'"),
-        ("[task.va]\nlr = 0.1", r"\[task.va\]: unknown key 'lr'; known: streams, fusion"),
+        ("[task.va]\nseed = 1", r"\[task.va\]: seed is the same for the models of all tasks; .*known: streams, fusion"),
+        ("[task.va]\ninputs = 'both'", r"\[task.va\]: inputs is the same for the models of all tasks"),
+        ("[task.va]\nfocal_gamma = 1.0", r"\[task.va\]: focal_gamma is the same for the models of all tasks"),
         ("[task.va]\nwindow = 0", r"\[task.va\] window: expected a whole number from 1 to"),
         ("[task]\nva = 3", r"\[task.va\]: expected a section, found 3"),
     ],
@@ -174,6 +176,7 @@ def test_a_grid_leaves_sections_of_mtl_toml_to_the_strategies_that_have_such_a_m
     ("text", "message"),
     [
         ("task.va.windw = [3]", "unknown key 'task.va.windw'.*'window'"),
+        ('task.va.inputs = ["both"]', "inputs is the same for the models of all tasks; leave it out here; known after"),
         ("task.vaa.window = [3]", "'vaa'.*'va'"),
         ("task.va.window = [0]", "task.va.window: expected a whole number from 1 to"),
         ('task.va.temporal = ["grru"]', "'gru'"),
@@ -217,7 +220,8 @@ def test_words_and_columns_of_a_leaderboard() -> None:
 
 
 OWN = {"task.va.window": 5, "task.va.stride": 3, "task.va.streams": ["au", "va"], "task.va.steps": 18}
-OWN |= {"task.expr.temporal": "gru", "task.expr.width": 8, "task.au.latent": 4}
+OWN |= {"task.expr.temporal": "gru", "task.expr.width": 8, "task.expr.dropout": 0.1, "task.expr.causal": True}
+OWN |= {"task.au.latent": 4, "task.au.lr": 0.01}
 
 
 def test_a_model_trains_as_it_would_alone(small, made):
@@ -226,8 +230,8 @@ def test_a_model_trains_as_it_would_alone(small, made):
     whole = trained(small, dataset, method="separate", own=OWN)
     alone = {
         "va": {"window": 5, "stride": 3, "streams": ["au", "va"], "steps": 18},
-        "expr": {"temporal": "gru", "width": 8},
-        "au": {"latent": 4},
+        "expr": {"temporal": "gru", "width": 8, "dropout": 0.1, "causal": True},
+        "au": {"latent": 4, "lr": 0.01},
     }
     for model in whole.models:
         (same,) = trained(small, dataset, tasks=[model.spec.name], **alone[model.spec.name]).models
