@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cache.locks import WHOLE, Part
 from pipelines.config import Config
 from pipelines.json_files import write_text
 from pipelines.labels import labels_of
@@ -16,7 +17,7 @@ from pipelines.results.backbone_rows import with_backbones
 from pipelines.results.evidence import Reader, with_intervals
 from pipelines.results.leaderboard import Leaderboard, make_leaderboard
 from pipelines.results.leaderboard_files import to_json, write_leaderboard
-from pipelines.search.loop import SearchSummary, Trainer, one_at_a_time, run_trials
+from pipelines.search.loop import NoRecord, SearchSummary, Trainer, one_at_a_time, run_trials
 from pipelines.search.search_plan import (
     SearchPlan,
     make_chooser,
@@ -57,11 +58,12 @@ class StudyListener(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Searched:
-    """A search that has ended, and the leaderboard of its study."""
+    """A search that has ended, and the leaderboard of its study; one of a `part` of it makes none."""
 
     search: SearchPlan
-    board: Leaderboard
+    board: Leaderboard | None
     outcome: SearchSummary
+    part: Part = WHOLE
 
     def to_json(self) -> dict[str, Any]:
         """leaderboard.json with what this search did; the keys are stable."""
@@ -69,6 +71,8 @@ class Searched:
         failed = [{"run": f"runs/{trial.digest}", "reason": reason} for trial, reason in outcome.failed]
         counts = {"num_done": outcome.num_done, "num_before": outcome.num_before, "num_left": outcome.num_left}
         did = {**counts, "failed": failed, "stopped": outcome.stopped}
+        if self.board is None:
+            return {**_head(self.search), "shard": f"{self.part[0]}/{self.part[1]}", **did}
         return to_json(self.board, {**_head(self.search), **did})
 
 
@@ -82,8 +86,10 @@ def run_search(
     retry_failed: bool = False,
     limit: int | None = None,
     track: str = "",
+    part: Part = WHOLE,
 ) -> Searched:
-    """Runs what is left of the search of a grid, at most `limit` trials, and writes the results.
+    """Runs what is left of the search of a grid, or of a part of it, at most `limit` trials, and writes the results;
+    those of parts are left to a search of the whole.
 
     Runs are tracked by the tracker `track` when their stack is finished.
 
@@ -92,11 +98,11 @@ def run_search(
     """
     config, grid, strategies = read_strategies(config, grid_path)
     search = make_plan(config, grid, strategies, folder)
-    _check_device(search, device, retry_failed=retry_failed)
-    with open_study(search.folder, grid, search.inputs, search.trials) as study:
-        outcome = _run(search, study, device, listener, retry_failed=retry_failed, limit=limit, track=track)
-        board = write_results(search, study)
-    return Searched(search=search, board=board, outcome=outcome)
+    _check_device(search, device, retry_failed=retry_failed, part=part)
+    with open_study(search.folder, grid, search.inputs, search.trials, part=part) as study:
+        outcome = _run(search, study, device, listener, retry_failed=retry_failed, limit=limit, track=track, part=part)
+        board = write_results(search, study) if part == WHOLE else None
+    return Searched(search=search, board=board, outcome=outcome, part=part)
 
 
 def write_results(search: SearchPlan, study: Study) -> Leaderboard:
@@ -133,32 +139,35 @@ def _run(
     retry_failed: bool,
     limit: int | None,
     track: str,
+    part: Part,
 ) -> SearchSummary:
     """The trials that are left; with none left no stream is read."""
     from pipelines.search.record import Record
 
-    of_grid = {trial.digest for trial in search.trials}
-    for trial, reason in study.damaged():
+    choose = make_chooser(search, study, part)
+    trials = search.trials if part == WHOLE else tuple(choose(search.trials))
+    of_grid = {trial.digest for trial in trials}
+    for trial, reason in study.damaged(None if part == WHOLE else trials):
         listener.on_damaged(reason, retrained=trial.digest in of_grid)
         if trial.digest in of_grid:
             study.clear(trial)
-    todo = to_run(search, study, retry_failed=retry_failed)[:limit]
-    before = sum(study.is_finished(trial) for trial in search.trials)
-    listener.on_start(len(search.trials), before, len(todo))
+    todo = to_run(search, study, retry_failed=retry_failed, part=part)[:limit]
+    before = sum(study.is_finished(trial) for trial in trials)
+    listener.on_start(len(trials), before, len(todo))
     trainer: Trainer = make_trainer(search, device, listener.on_evaluation) if todo else _no_trainer
     with listener.training(len(todo)) if todo else nullcontext(_no_advance) as advance:
         return run_trials(
             study,
-            search.trials,
+            trials,
             one_at_a_time(study, trainer),
-            Record(study, search.grid.fields, search.grid.study.storage),
+            NoRecord() if part != WHOLE else Record(study, search.grid.fields, search.grid.study.storage),
             retry_failed=retry_failed,
             limit=limit,
             time_limit_s=search.grid.study.time_limit_s,
             advance=_tracking(study, track, search.config.at(Path()), advance),
             note=listener.on_best,
             grouping=make_grouping(search, device) if todo else one_by_one,
-            choose=make_chooser(search, study),
+            choose=choose,
             halted=search.halving is None,
         )
 
@@ -179,10 +188,10 @@ def _tracking(study: Study, track: str, home: Path, advance: Advance) -> Advance
     return advanced
 
 
-def _check_device(search: SearchPlan, device: str, *, retry_failed: bool) -> None:
+def _check_device(search: SearchPlan, device: str, *, retry_failed: bool, part: Part) -> None:
     """Raises `ValueError` for a device that is not there, before the study's folder is made; with nothing to run, any
     device will do."""
-    if to_run(search, read_study(search.folder), retry_failed=retry_failed):
+    if to_run(search, read_study(search.folder), retry_failed=retry_failed, part=part):
         from pipelines.device import resolve_device
 
         resolve_device(device)

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption, TrackOption
+from cache.locks import WHOLE
+from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption, ShardOption, TrackOption
+from pipelines.cli.shards import parse_shard
 from pipelines.terminal import say, say_json
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ def search(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show trials, time and memory; run nothing.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed trials again.")] = False,
     limit: Annotated[int | None, typer.Option(min=0, help="Run at most so many trials now.")] = None,
+    shard: ShardOption = "1/1",
     config: ConfigOption = CONFIG,
     set_: SetOption = None,
     device: DeviceOption = "auto",
@@ -41,6 +44,7 @@ def search(
       mtl search --grid grids/joint.toml --dry-run
       mtl search --grid grids/joint.toml
       mtl search --grid grids/temporal.toml --study studies/windows
+      mtl search --grid grids/joint.toml --shard 2/8 # the second of eight jobs
     """
     from pipelines.cli.pages.consoles import wide_console
     from pipelines.cli.pages.search import SearchPage, print_failures, print_results
@@ -48,14 +52,25 @@ def search(
     from pipelines.studies import run_search
     from pipelines.trackers import check_tracker
 
+    part = parse_shard(shard)
     settings = read_config(config, set_ or ())
     check_tracker(track)
     if dry_run:
+        if part != WHOLE:
+            raise ValueError("--dry-run is of the whole grid; leave out --shard")
         _preview(settings, grid, study, device, retry_failed=retry_failed, limit=limit, as_json=json_output)
         return
     console = wide_console(stderr=json_output)
     found = run_search(
-        settings, grid, study, device, SearchPage(console), retry_failed=retry_failed, limit=limit, track=track
+        settings,
+        grid,
+        study,
+        device,
+        SearchPage(console),
+        retry_failed=retry_failed,
+        limit=limit,
+        track=track,
+        part=part,
     )
     if json_output:
         say_json(found.to_json())

@@ -12,16 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGINT
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from pipelines.fitting.interrupts import Interrupts
 from pipelines.progress import Advance
 from pipelines.search.stack_queue import Chooser, ClaimLost, Grouping, OwnStacks, Stack, StackQueue, one_by_one, pending
-from pipelines.search.study import Study, Trial
+from pipelines.search.study import Result, Study, Trial
 from pipelines.strategy import Strategy
-
-if TYPE_CHECKING:
-    from pipelines.search.record import Record
 
 
 class Trainer(Protocol):
@@ -32,6 +29,27 @@ class Trainer(Protocol):
     """
 
     def __call__(self, stack: Sequence[tuple[Strategy, Path]], advance: Advance) -> Sequence[Exception | None]: ...
+
+
+class Recorder(Protocol):
+    """Keeps a list of how trials ended, beside their run folders."""
+
+    def catch_up(self) -> None:
+        """Adds what the run folders have and the list lacks."""
+
+    def add_finished(self, result: Result) -> None: ...
+
+    def add_failed(self, trial: Trial, reason: str) -> None: ...
+
+
+class NoRecord:
+    """Leaves that to the search that catches up: for one of several that work in a study at once."""
+
+    def catch_up(self) -> None: ...
+
+    def add_finished(self, result: Result) -> None: ...
+
+    def add_failed(self, trial: Trial, reason: str) -> None: ...
 
 
 Errors = Sequence[Exception | None]
@@ -74,7 +92,7 @@ def run_trials(
     study: Study,
     trials: Sequence[Trial],
     engine: Engine,
-    record: "Record",
+    record: Recorder,
     *,
     retry_failed: bool = False,
     limit: int | None = None,
@@ -191,7 +209,7 @@ def _is_disk_full(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def _record(study: Study, trial: Trial, error: Exception | None, record: "Record") -> bool:
+def _record(study: Study, trial: Trial, error: Exception | None, record: Recorder) -> bool:
     """Writes down how a trial ended; False where it failed."""
     try:
         if error is not None:

@@ -1,6 +1,7 @@
 """From mtl.toml and a grid to trials that can run: everything that can be wrong is found here, before any training."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import polars as pl
 
 from cache.frames import frames_digest, labels_digest, read_frames
 from cache.labels import Schema
+from cache.locks import WHOLE, Part, part_of
 from cache.store import Cache
 from cache.valid_names import problem_of_name
 from pipelines.config import Config, SplitConfig
@@ -129,8 +131,15 @@ def study_name(grid: Grid) -> str:
     return grid.name
 
 
-def make_chooser(search: SearchPlan, study: Study) -> Chooser:
-    """What to run next, by the sampler of the grid."""
+def make_chooser(search: SearchPlan, study: Study, part: Part = WHOLE) -> Chooser:
+    """What to run next, by the sampler of the grid; of that a part.
+
+    Raises:
+        ValueError: a sampler that goes by results has no parts.
+    """
+    if part != WHOLE:
+        own = _of_part(search, part)
+        return lambda left: [trial for trial in left if trial.digest in own]
 
     def finished() -> list[Result]:
         found = []
@@ -142,12 +151,29 @@ def make_chooser(search: SearchPlan, study: Study) -> Chooser:
     return lambda left: next_trials(search.grid.study, search.trials, left, finished)
 
 
-def to_run(search: SearchPlan, study: Study, *, retry_failed: bool) -> list[Trial]:
+def _of_part(search: SearchPlan, part: Part) -> frozenset[str]:
+    """The trials of one part, whatever is finished and on whatever device: a run of all that the sampler names, those
+    that can train as one stack side by side."""
+    from pipelines.training.packing import stack_key
+
+    if search.grid.study.sampler == "tpe":
+        raise ValueError(
+            f"{search.grid.path}: [study] sampler = 'tpe' goes by the results of all trials, so it has no parts; use "
+            "sampler = 'random', or share the study by storage = 'postgresql://...' without --shard"
+        )
+    groups: dict[str, list[str]] = {}
+    for trial in next_trials(search.grid.study, search.trials, search.trials, list):
+        groups.setdefault(stack_key(trial.strategy, search.config), []).append(trial.digest)
+    digests = list(itertools.chain(*groups.values()))
+    return frozenset(digests[index] for index in part_of(part, len(digests)))
+
+
+def to_run(search: SearchPlan, study: Study, *, retry_failed: bool, part: Part = WHOLE) -> list[Trial]:
     """The trials that a search would run now; with TPE, which chooses as it goes, as many as it would run."""
     left = pending(study, search.trials, retry_failed=retry_failed, halted=search.halving is None)
-    if search.grid.study.sampler == "tpe":
+    if search.grid.study.sampler == "tpe" and part == WHOLE:
         return left[: max(0, search.num_wanted - (len(search.trials) - len(left)))]
-    return make_chooser(search, study)(left)
+    return make_chooser(search, study, part)(left)
 
 
 def make_grouping(search: SearchPlan, device: str) -> Grouping:

@@ -6,9 +6,10 @@ runs/DIGEST/  one run folder per finished trial (run.json last)   study.journal 
 leaderboard.csv, leaderboard.json, report.html                   the results, rewritten by every search
 """
 
+import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 from cache.durable import TEMPORARY, write_durably
 from cache.labels import ABAW, Schema, schema_of
-from cache.locks import locked
+from cache.locks import WHOLE, Part, in_turn_by, locked, writing
 from cache.seals import read_sealed_json, sealed_json
 from pipelines.config import Config
 from pipelines.folds import NO_FOLD, Fold
@@ -27,6 +28,7 @@ from pipelines.strategy import Strategy, class_embeddings_of, run_digest, stream
 from pipelines.training.stack_checkpoint import begun_stacks, folder_of
 
 FORMAT = 1
+LOCK, TURN, SHARDS = ".lock", ".turn", ".shards"
 # Of trials.json: run folders are found again by the digests of their strategies.
 REMEDY = "move it away and type the same search again, which finds the runs of its grid"
 FieldValue = None | bool | int | float | str
@@ -106,10 +108,13 @@ class Study:
             if all((self.path / "runs" / digest / "run.json").is_file() for digest in digests):
                 shutil.rmtree(folder_of(self.path / "runs" / digests[0]), ignore_errors=True)
 
-    def damaged(self) -> list[tuple[Trial, str]]:
-        """The finished trials that cannot be used, each with what is wrong, left out from here on; every file of every
-        run is read."""
-        finished = [trial for trial in self.trials.values() if self.is_finished(trial)]
+    def damaged(self, trials: Iterable[Trial] | None = None) -> list[tuple[Trial, str]]:
+        """The finished ones of `trials` (all) that cannot be used, each with what is wrong, left out from here on.
+
+        Every file of every run is read.
+        """
+        among = self.trials.values() if trials is None else trials
+        finished = [trial for trial in among if self.is_finished(trial)]
         found = [(trial, reason) for trial in finished if (reason := damage(self.run_folder(trial)))]
         self.left_out.update(trial.digest for trial, _ in found)
         return found
@@ -129,13 +134,21 @@ class Study:
         self.clear(trial)
         shutil.rmtree(folder_of(self.run_folder(trial)), ignore_errors=True)
         entry = {"reason": reason, "when": _now(), "details": details, **trial.to_json()}
-        self._write_failures(self.failures() | {trial.digest: entry})
+        with self.turn():
+            self._write_failures(self.failures() | {trial.digest: entry})
 
     def forget_failure(self, trial: Trial) -> None:
         """A trial that was tried again and finished is no failure."""
-        failures = self.failures()
-        if failures.pop(trial.digest, None) is not None:
+        if trial.digest not in self.failures():
+            return
+        with self.turn():
+            failures = self.failures()
+            failures.pop(trial.digest, None)
             self._write_failures(failures)
+
+    def turn(self) -> AbstractContextManager[None]:
+        """One process at a time, for what several rewrite that work in the study."""
+        return in_turn_by(self.path / TURN)
 
     def _write_failures(self, failures: Mapping[str, Any]) -> None:
         write_durably(self.path / "failed.json", sealed_json(failures))
@@ -169,8 +182,17 @@ def choice_of(value: Any) -> FieldValue:
 
 
 @contextmanager
-def open_study(path: Path, grid: Grid, inputs: StudyInputs, trials: Sequence[Trial]) -> Iterator[Study]:
-    """The study at `path`, made if it is not there, held by this process alone.
+def open_study(
+    path: Path,
+    grid: Grid,
+    inputs: StudyInputs,
+    trials: Sequence[Trial],
+    *,
+    part: Part = WHOLE,
+    is_shared: bool = False,
+) -> Iterator[Study]:
+    """The study at `path`, made if it is not there, held by this process alone; or by several, each for another `part`
+    of its trials, or for what it claims elsewhere (`is_shared`).
 
     Raises:
         ValueError: another process holds it, the folder is something else, or it was made from other data.
@@ -178,8 +200,15 @@ def open_study(path: Path, grid: Grid, inputs: StudyInputs, trials: Sequence[Tri
     if path.exists() and any(path.iterdir()) and not (path / "study.json").exists() and not _only_begun(path):
         raise ValueError(f"{path}: not a study, and not empty; name another folder with --study")
     path.mkdir(parents=True, exist_ok=True)
-    with locked(path / ".lock", f"{path}: this study"):
-        yield _bind(path, grid, inputs, trials)
+    what = f"{path}: this study"
+    with ExitStack() as held:
+        held.enter_context(locked(path / LOCK, what, shared=is_shared or part != WHOLE))
+        if part != WHOLE:
+            (path / SHARDS).mkdir(exist_ok=True)
+            held.enter_context(writing(path / SHARDS, what, part))
+        with in_turn_by(path / TURN):
+            study = _bind(path, grid, inputs, trials)
+        yield study
 
 
 def read_about(path: Path) -> dict[str, Any]:
@@ -193,9 +222,9 @@ def read_about(path: Path) -> dict[str, Any]:
 
 def _only_begun(path: Path) -> bool:
     """Whether all that is there is of a search that was stopped before its study.json: nothing of a user's."""
-    own = {".lock", "trials.json", "grid.toml", "runs"}
+    own = {LOCK, TURN, SHARDS, "trials.json", "grid.toml", "runs"}
     names = {one.name for one in path.iterdir() if not one.name.startswith(TEMPORARY)}
-    return ".lock" in names and names <= own and not any((path / "runs").glob("*"))
+    return LOCK in names and names <= own and not any((path / "runs").glob("*"))
 
 
 def read_study(path: Path) -> Study:
@@ -233,6 +262,7 @@ def _describe(path: Path, grid: Grid, inputs: StudyInputs, old: Mapping[str, Any
     return {
         "format": FORMAT,
         "name": path.name,
+        "id": old.get("id", secrets.token_hex(8)),
         "grid": str(grid.path),
         "fields": list(dict.fromkeys([*old.get("fields", []), *grid.fields])),
         "created": old.get("created", _now()),

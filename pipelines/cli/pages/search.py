@@ -64,6 +64,9 @@ class SearchPage:
 def print_results(found: Searched, console: Console) -> None:
     """The leaderboard, why the search ended, and which files were written."""
     search, outcome, board = found.search, found.outcome, found.board
+    if board is None:
+        _print_shard(found, console)
+        return
     splits = [search.inputs.splits[fold] for fold in sorted(search.inputs.splits)]
     console.print(leaderboard_tables(board, console.width, splits=splits))
     halted = sum(bool(result.metrics.get("halted")) for row in board.rows for result in row.results)
@@ -80,6 +83,14 @@ def print_results(found: Searched, console: Console) -> None:
     for name in ("leaderboard.csv", "leaderboard.json", "report.html"):
         if (search.folder / name).exists():
             console.print(str(search.folder / name), soft_wrap=True)
+
+
+def _print_shard(found: Searched, console: Console) -> None:
+    (number, count), outcome = found.part, found.outcome
+    ended = f"shard {number}/{count}: {counted(outcome.num_done, 'trial')} finished, {outcome.num_left} left"
+    console.print(f"{ended}, stopped by {outcome.stopped}" if outcome.stopped else ended)
+    line = f"when all shards are done, `mtl search --grid {found.search.grid.path}` makes the leaderboard"
+    console.print(line, soft_wrap=True, markup=False)
 
 
 def print_failures(found: Searched) -> None:
