@@ -1,5 +1,7 @@
-"""Fixtures of every room: where real faces and weights are, for tests marked `real`; calls that may hang; no fsync."""
+"""Fixtures of every room: where real faces and weights are, for tests marked `real`; calls that may hang; no fsync; an
+object store."""
 
+import itertools
 import os
 import signal
 import threading
@@ -62,3 +64,28 @@ def in_time() -> Callable[[Callable[[], Any]], Any]:
         return found
 
     return run
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The endpoint of an S3 server of this machine, which has the bucket "bucket"."""
+    pytest.importorskip("obstore", reason="needs obstore: pip install 'mtl-affect[cloud]'")
+    pytest.importorskip("moto.server", reason="needs moto: pip install 'moto[server]'")
+    from helpers import object_store
+
+    with object_store.moto() as endpoint:
+        object_store.make_bucket(endpoint, "bucket")
+        yield endpoint
+
+
+PREFIXES = itertools.count()
+
+
+@pytest.fixture
+def s3_url(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A prefix of the bucket that nobody has used; the environment leads to its server."""
+    from helpers import object_store
+
+    for name, value in object_store.environment(s3_server).items():
+        monkeypatch.setenv(name, value)
+    return f"s3://bucket/{next(PREFIXES)}/cache.zarr"

@@ -73,7 +73,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in sorted(found.items()) if not name.endswith("writer.lock")}
 
 
-def extract_into(path: Path) -> Stream:
+def extract_into(path: Path | str) -> Stream:
     """What `mtl extract` does: makes the stream or resumes it."""
     stream = Cache.open(path, create=True).create("expr", make_identity(make_frames()), SHARD_ROWS, PROVENANCE)
     fill(stream)
