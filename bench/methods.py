@@ -11,6 +11,7 @@ from bench.measure import Row
 from bench.method_entries import compared, entry_of
 from bench.method_pieces import GROUPS, Piece
 from bench.method_refit import refit
+from bench.method_unlabelled import self_training
 from bench.quality import Made, data_sets, shown
 
 
@@ -19,7 +20,7 @@ def methods(device: torch.device) -> list[Row]:
     rows = []
     for made in data_sets():
         rows += [shown(of_piece(made, name, piece)) for name, pieces in GROUPS.items() for piece in pieces]
-        rows.append(shown(refit(made)))
+        rows += [shown(refit(made)), shown(self_training(made))]
     return rows
 
 

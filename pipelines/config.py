@@ -135,13 +135,16 @@ class TrainConfig:
     4 to 32 by the size of the data (`pipelines.training.budget`).
 
     `window` and `stride` count steps of time; `max_gap` counts real frames: a window never spans a longer gap.
-    `frozen_steps` concerns the method "progressive": steps of its joint part with the trunks frozen.
+    `frozen_steps` concerns the method "progressive": steps of its joint part with the trunks frozen. The others of
+    "self-training" are those of its teachers: how many, the probability from which they name a class, that from which
+    they say whether a binary column is there, and the share of the values of continuous columns that they give, those
+    on which they agree most.
     `fold` "none" means the splits of the frames table; "2.1" is fold 2 with the second of its inner parts to choose on.
     `augment` names further views (`mtl extract --views`) from which training draws windows beside `view`; predictions
     and scores are always of `view`. `precision` is that of the products of a training step; weights, losses and
     predictions are float32."""
 
-    method: Literal["separate", "joint", "progressive"] = "joint"
+    method: Literal["separate", "joint", "progressive", "self-training"] = "joint"
     window: Annotated[int, Interval(ge=1, le=10**6)] = 64
     stride: Annotated[int, Interval(ge=1, le=10**6)] = 32
     max_gap: Annotated[int, Interval(ge=1, le=10**9)] = 300
@@ -150,6 +153,10 @@ class TrainConfig:
     eval_steps: Annotated[int, Interval(ge=1, le=10**9)] = 40
     patience: Annotated[int, Interval(ge=1, le=10**9)] = 400
     frozen_steps: Annotated[int, Interval(ge=0, le=10**9)] = 120
+    teachers: Annotated[int, Interval(ge=1, le=100)] = 3
+    class_confidence: Probability = 0.7
+    binary_confidence: Annotated[float, Interval(ge=0.5, le=1)] = 0.8
+    agreed_share: Probability = 0.75
     lr: Rate = 1e-3
     weight_decay: Decay = 1e-2
     warmup_steps: Annotated[int, Interval(ge=0, le=10**9)] = 40

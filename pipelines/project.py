@@ -39,7 +39,7 @@ fusion   = "concat"              # concat, sum, gated, attention, cross-attentio
 temporal = "ssm"                 # none, gru, lstm, ssm, tcn, tcn-multi, transformer, tcn-transformer
 
 [train]
-method = "joint"                 # separate, joint, progressive
+method = "joint"                 # separate, joint, progressive, self-training
 window = 64                      # steps
 stride = 32
 steps  = 800                     # optimiser steps

@@ -25,6 +25,7 @@ from pipelines.typed import convert, to_mapping
 REPEATS = ("seed", "fold")
 PARTS: dict[str, type] = {"head": HeadConfig, "loss": LossConfig, "train": TrainConfig}
 JOINT = "joint"  # the name of a model of all tasks
+SELF_TRAINING = "self-training"  # a joint model, and the teachers before it
 METHODS_BY_TASK = ("separate", "progressive")  # a model per task; progressive joins them afterwards
 
 
@@ -48,6 +49,11 @@ class Strategy:
         if self.train.method not in METHODS_BY_TASK:
             return (JOINT,)
         return self.head.tasks if self.train.method == "separate" else (*self.head.tasks, JOINT)
+
+    @property
+    def num_teachers(self) -> int:
+        """Models that are trained for nothing but the labels they give."""
+        return self.train.teachers if self.train.method == SELF_TRAINING else 0
 
     def model(self, name: str) -> "Strategy":
         """The strategy that the model `name` is trained by: for that of a task, with the task's own values."""
@@ -223,7 +229,7 @@ def problem_of(strategy: Strategy, config: Config) -> str | None:
             "the targets alone as tasks, or take method = 'joint' or 'progressive'"
         )
     for name, default in (("coupling", "none"), ("classes_from", "features")):
-        if train.method != "joint" and (value := getattr(strategy.head, name)) != default:
+        if train.method in METHODS_BY_TASK and (value := getattr(strategy.head, name)) != default:
             return f"method = {train.method!r}: its models have a task each, so {name} = {value!r} has none to read"
     try:
         config.schema.ordered(strategy.head.tasks, "tasks")

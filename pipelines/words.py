@@ -54,12 +54,17 @@ VALUE_WORDS = {
     "cross_entropy": "cross-entropy",
 }
 # Fields that matter only with certain values of others: shown as "–" elsewhere.
+TAUGHT = (("method", ("self-training",)),)
 LATENT = (("latent", range(1, 10**9)),)
 CONCERNS: dict[str, tuple[tuple[str, Container[Any]], ...]] = {
     "num_heads": (("temporal", ATTENTIVE), ("fusion", ("attention", "cross-attention"))),
     "kernel": (("temporal", CONVOLUTIONAL),),
     "mean_frames": (("inputs", ("deviation", "both")),),
     "frozen_steps": (("method", ("progressive",)),),
+    "teachers": TAUGHT,
+    "class_confidence": TAUGHT,
+    "binary_confidence": TAUGHT,
+    "agreed_share": TAUGHT,
     "latent_va": LATENT,
     "latent_kl": LATENT,
     "latent_warmup_steps": LATENT,

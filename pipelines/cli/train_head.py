@@ -26,7 +26,7 @@ def train_head(
         str, typer.Option(help="Tasks of the schema, such as va, valence, arousal, expr, au; several with commas.")
     ] = "",
     streams: Annotated[str, typer.Option(help="all, own (backbones made for the task), or names.")] = "",
-    method: Annotated[str, typer.Option(help="separate, joint or progressive.")] = "",
+    method: Annotated[str, typer.Option(help="separate, joint, progressive or self-training.")] = "",
     seed: Annotated[int | None, typer.Option(help="Seed of weights, data order and dropout.")] = None,
     fold: Annotated[str, typer.Option(help="Train and val pooled, cut by subject; scored here: 2, or 2.1.")] = "",
     name: Annotated[str, typer.Option(help="Name of the run folder; default: from the strategy.")] = "",

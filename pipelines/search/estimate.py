@@ -67,7 +67,8 @@ def measure(
 def work(strategy: Strategy, evaluations: int | None = None) -> int:
     """Steps of all its models, up to so many evaluations."""
     trains = [strategy.model(name).train for name in strategy.models]
-    return sum(train.steps if evaluations is None else evaluations * train.eval_steps for train in trains)
+    steps = sum(train.steps if evaluations is None else evaluations * train.eval_steps for train in trains)
+    return steps * (1 + strategy.num_teachers)
 
 
 def encoders(strategy: Strategy) -> str:

@@ -269,7 +269,7 @@ def make_dataset(frames: pl.DataFrame, resident: Resident, schema: Schema = ABAW
         labels=labels,
         videos=video_codes(frames),
         times=times,
-        targets=as_tensors(labels).map(lambda values: _with_padding(values).to(device)),
+        targets=padded_targets(labels, device),
         device_times=_with_padding(torch.from_numpy(times)).to(device),
     )
 
@@ -296,6 +296,19 @@ def take(targets: Labels, rows: Tensor) -> Labels:
     """The targets of `rows` [B, T], as [B, T, K]."""
     flat = rows.flatten()
     return targets.map(lambda values: values.index_select(0, flat).unflatten(0, rows.shape))
+
+
+def below_each_other(tables: Sequence[Labels]) -> Labels:
+    """The targets of several tables as one."""
+    return Labels(
+        {name: torch.cat([table.values[name] for table in tables]) for name in tables[0].values},
+        {name: torch.cat([table.masks[name] for table in tables]) for name in tables[0].masks},
+    )
+
+
+def padded_targets(labels: Labels, device: torch.device) -> Labels:
+    """`labels` [N, K] on the device, with a row of padding that has none."""
+    return as_tensors(labels).map(lambda values: _with_padding(values).to(device))
 
 
 def _with_padding(values: Tensor) -> Tensor:

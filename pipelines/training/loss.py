@@ -20,13 +20,13 @@ def make_loss(setups: Sequence[Setup], tasks: tuple[str, ...], model: nn.Module)
     dataset = setups[0].dataset
     known = tasks_of(dataset.schema)
     named = {name: known[name] for name in tasks}
-    counted: dict[int, tuple[dict[str, Tensor], dict[str, Tensor]]] = {}
+    counted: dict[tuple[int, int], tuple[dict[str, Tensor], dict[str, Tensor]]] = {}
     for setup in setups:
-        if id(setup.split) not in counted:
-            labels = as_tensors(dataset.labels.take(setup.split.train))
-            counted[id(setup.split)] = label_weights(named, labels), label_frequencies(named, labels)
+        if setup.rows_and_labels not in counted:
+            labels = as_tensors(setup.labels.take(setup.split.train))
+            counted[setup.rows_and_labels] = label_weights(named, labels), label_frequencies(named, labels)
     weights, frequencies = (
-        _stacked(each) for each in zip(*(counted[id(setup.split)] for setup in setups), strict=True)
+        _stacked(each) for each in zip(*(counted[setup.rows_and_labels] for setup in setups), strict=True)
     )
     configs = [setup.strategy.loss for setup in setups]
     embeddings = setups[0].class_embeddings

@@ -1,4 +1,5 @@
-"""The methods of training strategies: separate, joint, progressive. M strategies at once, N frames, D width.
+"""The methods of training strategies: separate, joint, progressive; `pipelines.training.teaching` has self-training.
+M strategies at once, N frames, D width.
 
 A method turns each of M `Setup`s of one shape (`pipelines.training.packing`) into trained models: one per task, or one
 for all tasks. A strategy that fails is a `ValueError` in its place, and does not affect the others.
@@ -41,12 +42,12 @@ ModelsOrError = list[TrainedModel] | ValueError
 
 def train_joint(setups: Sequence[Setup]) -> list[ModelsOrError]:
     """One trunk with an output for every task."""
-    return [_listed(one) for one in _train_heads(setups, JOINT)]
+    return [_listed(one) for one in train_heads(setups, JOINT)]
 
 
 def train_separate(setups: Sequence[Setup]) -> list[ModelsOrError]:
     """One model per task, each with its own best weights by its own task's score."""
-    by_task = [_train_heads(setups, task) for task in setups[0].strategy.head.tasks]
+    by_task = [train_heads(setups, task) for task in setups[0].strategy.head.tasks]
     return [_joined(models) for models in zip(*by_task, strict=True)]
 
 
@@ -109,13 +110,13 @@ def _joined(models: Sequence[TrainedModel | ValueError]) -> ModelsOrError:
     return whole if len(whole) == len(models) else next(model for model in models if isinstance(model, ValueError))
 
 
-def _train_heads(setups: Sequence[Setup], name: str) -> list[TrainedModel | ValueError]:
-    """The model `name` of each strategy."""
+def train_heads(setups: Sequence[Setup], name: str, title: str = "") -> list[TrainedModel | ValueError]:
+    """The model `name` of each strategy, under the name `title` where one is given."""
     setups = [dataclasses.replace(setup, strategy=setup.strategy.model(name)) for setup in setups]
     first, head, views = setups[0], setups[0].strategy.head, setups[0].strategy.train.views[:1]
     reader = first.dataset.reader(first.streams[name], first.used, head, views)
     spec = Spec(
-        name=name,
+        name=title or name,
         kind="head",
         tasks=head.tasks,
         parts={JOINT: reader.widths},
@@ -147,19 +148,19 @@ def _train(
 
 
 def _members(setups: Sequence[Setup], spec: Spec) -> list[StackMember]:
-    """Setups with the same split share their source's masks and their plan."""
-    sources: dict[int, WindowSource] = {}
+    """Setups with the same split and labels share their source's masks and their plan."""
+    sources: dict[tuple[int, int], WindowSource] = {}
     members = []
     for setup in setups:
         config, dataset = setup.strategy.train, setup.dataset
-        if id(setup.split) not in sources:
+        if setup.rows_and_labels not in sources:
             reader = dataset.reader(spec.streams, setup.used, setup.strategy.head, config.views)
-            sources[id(setup.split)] = make_window_source(
-                dataset, reader, setup.split.train, spec.tasks, config, spec.predicted
+            sources[setup.rows_and_labels] = make_window_source(
+                dataset, reader, setup.split.train, spec.tasks, config, spec.predicted, setup.taught
             )
         members.append(
             StackMember(
-                source=dataclasses.replace(sources[id(setup.split)], config=config),
+                source=dataclasses.replace(sources[setup.rows_and_labels], config=config),
                 plan=dataset.plan(setup.split.select, config, setup.used),
                 name=spec.name,
                 best=BestEpoch(Evaluation, dataset.schema, takes_last=setup.num_steps is not None),

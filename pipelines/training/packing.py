@@ -22,7 +22,8 @@ Item = TypeVar("Item")
 
 # Fields that a stack's heads need not share.
 FREE_HEAD = ("dropout", "streams")  # streams count by what they resolve to
-FREE_TRAIN = ("seed", "fold", "lr", "weight_decay", "warmup_steps", "schedule", "grad_clip", "patience")
+TAUGHT = ("class_confidence", "binary_confidence", "agreed_share")
+FREE_TRAIN = ("seed", "fold", "lr", "weight_decay", "warmup_steps", "schedule", "grad_clip", "patience", *TAUGHT)
 # All of the losses that is not in `losses.kinds_of`.
 FREE_LOSS = (*losses.NUMBERS, *penalties.NUMBERS, "class_weights", "positive_weights", "task_weights")
 # On a CPU stacks of 8 gave most, 1.0 to 1.15 times the heads a second of one in CPU time; larger ones leave its caches.

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from heads.labels import Labels
 from pipelines.class_embeddings import ClassEmbeddings
 from pipelines.fitting.epochs import Evaluation, ShouldStop
 from pipelines.splits import Split
@@ -15,7 +16,8 @@ from pipelines.training.stack_checkpoint import StackCheckpoint
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
     """What a method needs. `streams` names the streams of each model, as `strategy.streams_of` gives them; `num_steps`
-    how long each model trains where nothing chooses: its last weights are taken."""
+    how long each model trains where nothing chooses: its last weights are taken. `taught` are the labels that training
+    sees where these are not the data set's own."""
 
     dataset: Dataset
     strategy: Strategy
@@ -27,6 +29,17 @@ class Setup:
     halving: Halving | None = None
     checkpoint: StackCheckpoint | None = None
     num_steps: Mapping[str, int] | None = None
+    taught: Labels | None = None
+
+    @property
+    def labels(self) -> Labels:
+        """The labels that training sees, of all rows of the frames table."""
+        return self.dataset.labels if self.taught is None else self.taught
+
+    @property
+    def rows_and_labels(self) -> tuple[int, int]:
+        """Equal for setups of one stack that learn from the same labels of the same rows."""
+        return id(self.split), id(self.labels)
 
     @property
     def used(self) -> tuple[str, ...]:

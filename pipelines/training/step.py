@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from heads.labels import Labels
 from heads.model import Head, ProgressiveHead, dropout_rngs
 from heads.penalties import HeadLoss
-from pipelines.training.dataset import take
+from pipelines.training.dataset import below_each_other, take
 from pipelines.training.optimise import StackedAdamW, limits_of
 from pipelines.training.window_sampler import WindowSource
 
@@ -38,7 +38,11 @@ class TrainStep:
         places = {key: place for place, key in enumerate(by_key)}
         self._hidden = torch.stack([source.hidden for source in by_key.values()])
         self._source_of = torch.tensor([places[source.key] for source in sources], device=self.device)
-        self._targets = sources[0].dataset.targets
+        # One table below the other: those of different heads may differ.
+        tables = list({id(source.targets): source.targets for source in sources}.values())
+        starts = {id(table): len(self._hidden[0]) * number for number, table in enumerate(tables)}
+        self._targets = tables[0] if len(tables) == 1 else below_each_other(tables)
+        self._starts = torch.tensor([starts[id(source.targets)] for source in sources], device=self.device)
         self._subjects: Tensor | None = None
         if loss.adversary is not None:
             self._subjects = torch.from_numpy(sources[0].dataset.subjects).to(self.device)
@@ -91,7 +95,8 @@ class TrainStep:
     def targets(self, rows: Tensor) -> Labels:
         """Labels of `rows` [M or 1, B, T], each head's hidden ones masked."""
         places = self.reader.in_table(rows)
-        return take(self._targets, places).hide(self._is_hidden(places))
+        starts = self._starts if len(self._hidden) > 1 else self._starts[:1]
+        return take(self._targets, places + starts[:, None, None]).hide(self._is_hidden(places))
 
     def subjects(self, rows: Tensor) -> Tensor | None:
         """The numbers of the subjects of `rows` [M or 1, B, T], -1 for each head's hidden ones; None where the losses

@@ -17,13 +17,16 @@ from pipelines.fitting.runs import Spec
 from pipelines.metrics.challenge import score_predictions
 from pipelines.metrics.predictions import Predictions, merge
 from pipelines.splits import Split
-from pipelines.strategy import Strategy, class_embeddings_of, problem_of, streams_of, tasks_with_labels
+from pipelines.strategy import SELF_TRAINING, Strategy, class_embeddings_of, problem_of, streams_of, tasks_with_labels
 from pipelines.training.dataset import Dataset
 from pipelines.training.fit import Halving
 from pipelines.training.methods import METHODS, TrainedModel
 from pipelines.training.predict import predict
 from pipelines.training.setup import Setup
 from pipelines.training.stack_checkpoint import StackCheckpoint
+from pipelines.training.teaching import train_self
+
+ALL_METHODS = {**METHODS, SELF_TRAINING: train_self}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +117,7 @@ def train_strategies(
             found[place] = error
     if setups:
         method = next(iter(setups.values())).strategy.train.method
-        outcomes = METHODS[method](list(setups.values()))
+        outcomes = ALL_METHODS[method](list(setups.values()))
         for (place, setup), models in zip(setups.items(), outcomes, strict=True):
             share = (time.perf_counter() - begin) / len(setups)
             found[place] = models if isinstance(models, ValueError) else _scored(setup, models, share)

@@ -3,15 +3,19 @@
 Letters: M stacked heads, N frames, B windows, T steps.
 """
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cache.labels import Schema
+from heads.labels import Labels
 from pipelines.config import TrainConfig
+from pipelines.labels import labelled
 from pipelines.training.budget import batch_windows
-from pipelines.training.dataset import Dataset, WindowReader
+from pipelines.training.dataset import Dataset, WindowReader, padded_targets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +24,7 @@ class WindowSource:
 
     `predicted` are those of `tasks` that choose its weights. `learnable` [N + 1] is True at the rows with an embedding
     and a label to learn from; the last is padding. `hidden` [N + 1] is True, on the device, at the rows whose labels
-    are not to be seen. `key` tells sources apart.
+    are not to be seen. `targets` are the labels [N + 1, K] on the device. `key` tells sources apart.
     """
 
     dataset: Dataset
@@ -31,6 +35,7 @@ class WindowSource:
     train: np.ndarray
     learnable: np.ndarray
     hidden: Tensor
+    targets: Labels
     key: bytes
 
     @property
@@ -103,13 +108,15 @@ def make_window_source(
     tasks: tuple[str, ...],
     config: TrainConfig,
     predicted: tuple[str, ...] = (),
+    taught: Labels | None = None,
 ) -> WindowSource:
     """Batches for `tasks` from the rows `train`; labels of other rows, and of rows without an embedding, are hidden.
 
-    `predicted` are the tasks that choose weights, all where it names none.
+    `predicted` are the tasks that choose weights, all where it names none. `taught` are the labels to learn from, by
+    default the data set's own.
     """
     real = train & reader.valid[:-1].cpu().numpy()
-    labelled = dataset.labelled(tasks)
+    device = reader.valid.device
     return WindowSource(
         dataset=dataset,
         reader=reader,
@@ -117,7 +124,23 @@ def make_window_source(
         predicted=predicted or tasks,
         config=config,
         train=train,
-        learnable=np.append(real & labelled, False),
-        hidden=torch.from_numpy(~np.append(real, False)).to(reader.valid.device),
-        key=train.tobytes(),
+        learnable=np.append(
+            real & _labelled(dataset.labels if taught is None else taught, tasks, dataset.schema), False
+        ),
+        hidden=torch.from_numpy(~np.append(real, False)).to(device),
+        targets=dataset.targets if taught is None else padded_targets(taught, device),
+        key=train.tobytes() + (b"" if taught is None else _digest(taught)),
     )
+
+
+def _labelled(labels: Labels, tasks: tuple[str, ...], schema: Schema) -> np.ndarray:
+    """[N] bool: rows with a label of any of `tasks`."""
+    return np.asarray(np.any([labelled(labels, schema.tasks[name]) for name in tasks], axis=0))
+
+
+def _digest(labels: Labels) -> bytes:
+    found = hashlib.blake2b(digest_size=16)
+    for name, mask in labels.masks.items():
+        found.update(mask.tobytes())
+        found.update(np.where(mask, labels.values[name], 0).tobytes())
+    return found.digest()

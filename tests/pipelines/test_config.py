@@ -59,7 +59,7 @@ def test_values_and_overrides(tmp_path: Path) -> None:
         ("[head]\nfusoin = 'sum'", r"\[head\]: unknown key 'fusoin' \(did you mean 'fusion'\?\)"),
         ("[train]\nsteps = 'ten'", r"\[train\] steps: expected a whole number, found 'ten'"),
         ("[train]\nsteps = true", "expected a whole number, found True"),
-        ("[train]\nmethod = 'both'", "expected one of 'separate', 'joint', 'progressive'"),
+        ("[train]\nmethod = 'both'", "expected one of 'separate', 'joint', 'progressive', 'self-training'"),
         ("[backbones.a]\nweights = 'x'", r"\[backbones.a\]: missing key 'model'"),
         ("[backbones.a]\nmodel = 'x'\nmean = [0, 1]", "mean: expected"),
         ("head = 3", r"\[head\]: expected a section"),

@@ -25,10 +25,9 @@ from pipelines.strategy import strategy_of
 from pipelines.training import run as run_module
 from pipelines.training.dataset import load_dataset
 from pipelines.training.manifest import digest_on, run_name
-from pipelines.training.methods import METHODS
 from pipelines.training.resident import load_resident
 from pipelines.training.run import load_run, predict_run, train_or_find, train_run, write_run
-from pipelines.training.train import train_strategy
+from pipelines.training.train import ALL_METHODS, train_strategy
 
 CPU = torch.device("cpu")
 
@@ -45,7 +44,7 @@ def project(shared):
     return config
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL_METHODS)
 def test_the_saved_weights_give_the_saved_score(small, made, tmp_path, method):
     """The code released with the paper saved the weights of one epoch later."""
     dataset = made.dataset(failed=(0, 70))

@@ -29,6 +29,7 @@ METHODS = {
     "joint": {"temporal": "gru"},
     "separate": {"method": "separate", "streams": "own", "temporal": "tcn"},
     "progressive": {"method": "progressive", "streams": "own", "frozen_steps": 6},
+    "self-training": {"method": "self-training", "temporal": "none", "teachers": 2},
     "learned weights": {"weighting": "learned", "temporal": "none"},
 }
 # Of other data orders, folds and ends: the stack shrinks on its way.

@@ -76,7 +76,7 @@ def test_a_stack_trains_each_as_alone(folded: Config, made, temporal: str) -> No
         as_alone(one, train_strategy(folded, dataset, strategy))
 
 
-@pytest.mark.parametrize("method", ["separate", "progressive"])
+@pytest.mark.parametrize("method", ["separate", "progressive", "self-training"])
 def test_every_method_stacks(folded: Config, made, method: str) -> None:
     dataset = made.dataset()
     strategies = members(folded, {"temporal": "tcn", "method": method, "streams": "own", "frozen_steps": 6})

@@ -110,6 +110,7 @@ def on_meta(stack: Stack) -> TrainStep:
             dataset=dataclasses.replace(source.dataset, targets=targets),
             reader=reader,
             hidden=source.hidden.to(meta),
+            targets=targets,
             key=bytes([number]),
         )
         for number, source in enumerate(stack.sources)

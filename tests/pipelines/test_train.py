@@ -22,10 +22,9 @@ from pipelines.training import fit as fit_module
 from pipelines.training import methods
 from pipelines.training import stack as stack_module
 from pipelines.training import train as train_module
-from pipelines.training.methods import METHODS
 from pipelines.training.optimise import lr_at
 from pipelines.training.predict import predict
-from pipelines.training.train import train_strategy
+from pipelines.training.train import ALL_METHODS, train_strategy
 from pipelines.training.window_sampler import make_window_source
 
 
@@ -52,7 +51,7 @@ def test_every_fusion_and_encoder_trains(small, made, fusion, temporal):
     assert len(result.history) == 1
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ALL_METHODS)
 def test_every_method_repeats_itself_and_leaves_the_global_generator_alone(small, made, method):
     torch.manual_seed(5)
     first = trained(small, made.dataset(), method=method, seed=1)
