@@ -5,6 +5,7 @@ HSEmotion's entries take the class of a network trained on other data where its 
 gains. Its scores are a stream of the cache (`outputs = ["embedding", "scores"]`). R rows, D width, K classes.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -97,7 +98,7 @@ def outside_groups(stream: str, identity: StreamIdentity, schema: Schema) -> tup
     """The names of the stream's classes, and the label groups that have one of them.
 
     Raises:
-        ValueError: it has no names, or no group has one of them.
+        ValueError: it has no names, no group has one of them, or several are that of one label.
     """
     names = tuple(identity.preprocessing.get(CLASSES, ()))
     if not names:
@@ -108,6 +109,12 @@ def outside_groups(stream: str, identity: StreamIdentity, schema: Schema) -> tup
     groups = [
         group for group in schema if group.kind == "classes" and any(at >= 0 for at in class_columns(names, group))
     ]
+    counts = Counter(name.casefold() for name in names)
+    if twice := [name for group in groups for name in group.classes if counts[name.casefold()] > 1]:
+        raise ValueError(
+            f"stream {stream}: several of its classes are called {twice[0]!r}, whatever the case; rename all but one "
+            "in classes, in its backbone's section of mtl.toml, and extract it again"
+        )
     if not groups:
         known = ", ".join(name for group in schema for name in group.classes) or "none"
         raise ValueError(f"stream {stream}: none of its classes ({', '.join(names)}) is one of the labels ({known})")

@@ -125,7 +125,9 @@ def trained(made: Made, shared: Path) -> Path:
     logits = np.zeros((len(frames), 10), np.float32)
     logits[:, :8] = 8.0 * np.eye(8)[classes]
     dogs = ("beagle", "poodle")
-    for name, names in (("judge", EXPRESSIONS), ("nameless", ()), ("dogs", dogs), ("changed", EXPRESSIONS)):
+    twins = ("Neutral", "beagle", "beagle", "neutral")
+    named = {"judge": EXPRESSIONS, "nameless": (), "dogs": dogs, "twins": twins, "changed": EXPRESSIONS}
+    for name, names in named.items():
         stream = cache.create(name, identity_of(frames, names), shard_rows=len(frames), provenance={})
         stream.write_shard(0, logits, np.zeros((len(frames), 16), np.uint8), {})
     with pytest.MonkeyPatch.context() as patch:
@@ -213,6 +215,7 @@ def test_another_classifier_under_its_name_is_refused() -> None:
             "stream nameless: its columns have no names of classes; name the scores of a backbone (NAME-scores)",
         ),
         ("dogs", "stream dogs: none of its classes (beagle, poodle) is one of the labels (Neutral, Anger"),
+        ("twins", "stream twins: several of its classes are called 'Neutral', whatever the case; rename all but one"),
         ("jugde", "jugde"),
     ],
 )
