@@ -90,6 +90,9 @@ def mtl(
 
 
 STOPPED = "mtl: stopped; finished work is kept, the same command resumes from here\n"
+OUT_OF_MEMORY = (
+    "out of memory; end other programs, or take less at once, of heads a smaller batch_windows, window, width or depth"
+)
 
 
 def program() -> None:
@@ -132,7 +135,12 @@ def main() -> None:
             say(f"mtl: error: {one_line(error)}", err=True)
             sys.exit(2)
         except BaseException as error:
-            if not _of_polars(error) or os.environ.get("MTL_DEBUG"):
+            if os.environ.get("MTL_DEBUG"):
+                raise
+            if _of_memory(error):
+                say(f"mtl: error: {OUT_OF_MEMORY}: {_first_words(error)}; MTL_DEBUG=1 says where", err=True)
+                sys.exit(2)
+            if not _of_polars(error):
                 raise
             say(
                 f"mtl: error: a table cannot be read or written: {_first_words(error)}; MTL_DEBUG=1 says where",
@@ -168,6 +176,12 @@ def _of_polars(error: BaseException) -> bool:
     """Whether Polars raised it: its errors, and its panics, which are no `Exception`. Polars need not be loaded."""
     kind = type(error)
     return kind.__name__ == "PanicException" or kind.__module__.partition(".")[0] == "polars"
+
+
+def _of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Python's, NumPy's and torch's errors; of the CPU torch says so in words only."""
+    is_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and is_torch)
 
 
 def _first_words(error: BaseException) -> str:

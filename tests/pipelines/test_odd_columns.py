@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from polars.exceptions import ComputeError, PanicException
 
 from cache.exchange.arrays import open_parquet, read_keys
@@ -22,7 +23,7 @@ from cache.frames import read_frames
 from cache.names import ACTION_UNITS
 from cache.parquet import panics_as_errors
 from extract.annotations.readers import read_annotations, read_labels, read_subjects, read_table
-from pipelines.cli import main
+from pipelines.cli import OUT_OF_MEMORY, main
 
 NUM = 3
 GOOD: dict[str, list[Any]] = {
@@ -143,9 +144,19 @@ def test_a_panic_is_an_error_inside() -> None:
         raise PanicException("index out of bounds\nnote: run with RUST_BACKTRACE=1")
 
 
-@pytest.mark.parametrize("error", [PanicException("index out\nof bounds"), ComputeError("no such\ncolumn")])
-def test_what_polars_raises_elsewhere_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException
+A_TABLE, MEMORY = "a table cannot be read or written", OUT_OF_MEMORY
+RAISED_ELSEWHERE = [
+    (PanicException("index out\nof bounds"), A_TABLE),
+    (ComputeError("no such\ncolumn"), A_TABLE),
+    (MemoryError("Unable to allocate 1 TiB"), MEMORY),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried\nto allocate"), MEMORY),
+    (torch.OutOfMemoryError("CUDA out of memory.\nTried"), MEMORY),
+]
+
+
+@pytest.mark.parametrize(("error", "what"), RAISED_ELSEWHERE)
+def test_what_libraries_raise_elsewhere_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, what: str
 ) -> None:
     def fail(*arguments: object, **options: object) -> None:
         raise error
@@ -157,6 +168,4 @@ def test_what_polars_raises_elsewhere_is_one_line(
         main()
     said = capsys.readouterr().err
     assert stop.value.code == 2
-    assert (
-        said == f"mtl: error: a table cannot be read or written: {str(error).splitlines()[0]}; MTL_DEBUG=1 says where\n"
-    )
+    assert said == f"mtl: error: {what}: {str(error).splitlines()[0]}; MTL_DEBUG=1 says where\n"
