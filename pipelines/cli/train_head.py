@@ -107,7 +107,7 @@ def train_head(
     if not run.found:
         write_model_files(settings, run.folder, "run")
     if refit:
-        refit_model(run.folder, settings, device, json_output=json_output)
+        refit_model(run.folder, settings, device, force=force, json_output=json_output)
 
 
 def words(text: str) -> list[str] | None:

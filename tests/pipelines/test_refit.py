@@ -17,6 +17,7 @@ from pipelines.postprocess.fit import fit
 from pipelines.postprocess.run_folders import read_parameters, read_truth
 from pipelines.predict.predictor import load_predictor, predict_frames
 from pipelines.refit import training
+from pipelines.refit.record import read_refit
 from pipelines.refit.sources import best_steps, find_sources
 from pipelines.refit.training import train_refit
 from pipelines.report.command import make_report
@@ -177,6 +178,14 @@ def test_it_is_made_once(project: Path) -> None:
     assert Path("refits/one-refit/refit.json").read_bytes() == before
     assert "other runs or seeds" in refused("refit", "one", "--seeds", "2")
     assert not list(Path("refits").glob(".unfinished*"))
+
+
+def test_a_run_trained_again_by_force_takes_its_refit_along(project: Path) -> None:
+    call("train-head", "--name", "twice", "--refit")
+    before = read_refit(Path("refits/twice-refit"))
+    call("train-head", "--name", "twice", "--refit", "--seed", "7", "--force")
+    after = read_refit(Path("refits/twice-refit"))
+    assert (before["seeds"], after["seeds"]) == ([0, 1, 2], [7, 8, 9])
 
 
 def test_what_cannot_be_refitted_is_refused(project: Path) -> None:
