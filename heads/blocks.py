@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from heads.config import HeadConfig
+from heads.config import SCALES, HeadConfig
 from heads.layers import DropoutRng, Linear, Norm, Perceptron, by_head, linear, mask_steps
 from heads.recurrent import Recurrence, gru_states, lstm_states
 from heads.steps import Steps, attention_mask, rotate
@@ -123,7 +123,7 @@ class MultiScaleBlock(nn.Module):
     def __init__(self, dilation: int, config: HeadConfig, rng: DropoutRng) -> None:
         super().__init__()
         hidden = (config.width + 1) // 2
-        self.reaches = [Reach(config.kernel, times * dilation, config.causal) for times in (1, 4, 16)]
+        self.reaches = [Reach(config.kernel, times * dilation, config.causal) for times in SCALES["tcn-multi"]]
         self.norm = Norm(rng.num_heads, config.width)
         self.taps = nn.ModuleList(
             Linear(rng.num_heads, config.kernel * config.width, hidden, bias=False) for _ in self.reaches

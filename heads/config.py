@@ -33,6 +33,8 @@ DEPTHS: dict[Temporal, int] = {
 }
 CONVOLUTIONAL: tuple[Temporal, ...] = ("tcn", "tcn-multi", "tcn-transformer")
 ATTENTIVE: tuple[Temporal, ...] = ("transformer", "tcn-transformer")
+SCALES: dict[Temporal, tuple[int, ...]] = {"tcn-multi": (1, 4, 16)}  # dilations side by side, times a block's own
+MOST_REACH = 10**6  # steps that a convolution spans: no window is longer
 
 
 AGE = ":age"
@@ -144,6 +146,11 @@ class LossConfig:
     task_weights: Mapping[Name, Weight] = field(default_factory=dict, hash=False)
 
 
+def reach_of(config: HeadConfig) -> int:
+    """Steps between the first and the last that the widest convolution of `config` sees."""
+    return int((config.kernel - 1) * 2 ** (config.num_blocks - 1) * max(SCALES.get(config.temporal, (1,))))
+
+
 def loss_problem(config: LossConfig) -> str | None:
     """The first number of `config` outside its range, in one line; None when none is."""
     for name, weight in config.task_weights.items():
@@ -189,6 +196,11 @@ def head_problem(config: HeadConfig) -> str | None:
         return f"{config.temporal}: width = {width} is not a multiple of 2 x num_heads = {2 * num_heads}"
     if config.temporal in CONVOLUTIONAL and config.kernel % 2 == 0:
         return f"{config.temporal}: kernel = {config.kernel} must be odd, for as many steps before as after"
+    if config.temporal in CONVOLUTIONAL and reach_of(config) > MOST_REACH:
+        return (
+            f"{config.temporal}: of depth = {config.num_blocks} and kernel = {config.kernel} the last block spans "
+            f"{reach_of(config):,} steps, more than {MOST_REACH:,}; each block doubles that, so take fewer"
+        )
     if config.causal and config.inputs != "embedding" and not config.mean_frames:
         return (
             f"causal: inputs = {config.inputs!r} takes the mean over the whole video, later frames too; set "

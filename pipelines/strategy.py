@@ -238,6 +238,8 @@ def problem_of(strategy: Strategy, config: Config) -> str | None:
             return problem
         for name in strategy.loss.task_weights:
             config.schema.task(name, "task_weights")
+        if not any(strategy.loss.task_weights.get(name, 1.0) for name in strategy.head.tasks):
+            return f"task_weights: all of tasks = {list(strategy.head.tasks)} have 0, so nothing would be learned"
     except ValueError as error:
         return str(error)
     if problem := fold_problem(train.fold, config.split):
@@ -280,6 +282,10 @@ def _choose(choice: str | tuple[str, ...], tasks: tuple[str, ...], config: Confi
     unknown = [name for name in chosen if name not in known]
     if unknown:
         raise ValueError(f"streams: unknown stream {unknown[0]!r}; mtl.toml has {', '.join(known)}")
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f"streams = {list(chosen)}: name each stream once")
+    if not chosen and choice != "own":
+        raise ValueError('streams = []: name at least one stream, or write "all" or "own"')
     if not chosen:
         raise ValueError(
             f"streams = {choice!r}: no backbone is made for {', '.join(tasks)}; write tasks = [...] in its section"

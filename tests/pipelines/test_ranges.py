@@ -208,6 +208,7 @@ HEADS = st.fixed_dictionaries(
 @given(HEADS)
 @example({"temporal": "tcn", "kernel": 4})
 @example({"temporal": "transformer", "width": 4, "num_heads": 4, "fusion": "sum"})
+@example({"temporal": "tcn", "depth": 64})
 def test_a_grid_refuses_exactly_the_heads_that_cannot_be_built(values: dict[str, Any]) -> None:
     config = dataclasses.replace(HeadConfig(width=16, num_heads=2), **values)
     problem = head_problem(config)
@@ -218,6 +219,27 @@ def test_a_grid_refuses_exactly_the_heads_that_cannot_be_built(values: dict[str,
     with pytest.raises(ValueError, match="head: ") as caught:
         build_head(config, {"face": 3})
     assert str(caught.value) == f"head: {problem}"
+
+
+@pytest.mark.parametrize(("temporal", "most"), [("tcn", 19), ("tcn-multi", 15), ("tcn-transformer", 19)])
+def test_no_convolution_spans_more_steps_than_a_window_may_have(temporal: Temporal, most: int) -> None:
+    assert head_problem(HeadConfig(temporal=temporal, depth=most)) is None
+    assert "so take fewer" in (head_problem(HeadConfig(temporal=temporal, depth=most + 1)) or "")
+    assert head_problem(HeadConfig(temporal=temporal, depth=64, kernel=1)) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"streams": []}, "streams = []: name at least one stream"),
+        ({"streams": ["face", "face"]}, "streams = ['face', 'face']: name each stream once"),
+        ({"tasks": ["va", "au"], "task_weights": {"va": 0, "au": 0.0}}, "all of tasks = ['va', 'au'] have 0"),
+        ({"tasks": ["va", "au"], "task_weights": {"va": 0}}, ""),
+    ],
+)
+def test_what_leaves_nothing_to_read_or_to_learn_is_refused(values: dict[str, Any], message: str) -> None:
+    problem = problem_of(Strategy().replace(values, "test"), CONFIG)
+    assert message in problem if message and problem else problem is None and not message
 
 
 def test_a_grid_says_so_before_anything_is_trained() -> None:
