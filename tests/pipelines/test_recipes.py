@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import safetensors.torch
@@ -43,16 +44,26 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
+def test_what_gained_nothing_on_made_data_is_in_a_recipe() -> None:
+    """Pieces that are kept because a source uses them (bench/RESULTS.md)."""
+    grids = "\n".join(path.read_text("utf-8") for recipe in RECIPES for path in recipe.grids)
+    for piece in (
+        *('class_loss = "ldam"', 'classes_from = "both"', "latent_smoothness = 0.1", '"balanced_mse"'),
+        *("subject_adversarial = 1.0", "class_embeddings        = ", 'coupling = "gated"'),
+    ):
+        assert piece in grids, piece
+
+
 def test_the_winners_are_there() -> None:
     assert [recipe.name for recipe in RECIPES] == WINNERS
 
 
 @each_recipe
-def test_a_recipe_is_read_as_it_is_written(recipe: Recipe) -> None:
-    """mtl.toml, grids and page agree with the program."""
+def test_a_recipe_is_read_as_it_is_written(recipe: Recipe, tmp_path: Path) -> None:
+    """mtl.toml, grids and page agree with the program; a file of class embeddings is the user's."""
     document = read_toml(recipe)
     document["backbones"] = trained(recipe.commands()) | document.get("backbones", {})
-    config = parse_config(document, Path(), recipe.name)
+    config = parse_config(document, tmp_path, recipe.name)
     for path in recipe.further:
         parse_config(tomllib.loads(path.read_text("utf-8")), Path(), path.name)
     assert FACES in recipe.config
@@ -61,6 +72,14 @@ def test_a_recipe_is_read_as_it_is_written(recipe: Recipe) -> None:
     for path in recipe.grids:
         strategies = expand(read_grid(path), strategy_of(config))
         assert strategies
+        files = {one.loss.class_embeddings for one in strategies} - {""}
+        if files:
+            with pytest.raises(ValueError, match="no such file; name one with a row per class"):
+                check(strategies, config, path.name)
+        for file in files:
+            assert file in recipe.page
+            (tmp_path / file).parent.mkdir(exist_ok=True)
+            np.save(tmp_path / file, np.eye(8, 12, dtype=np.float32))
         check(strategies, config, path.name)
     assert re.findall(r"^## (.*)$", recipe.page, flags=re.MULTILINE) == HEADINGS
     assert max(map(len, (line for line in recipe.page.splitlines() if not line.startswith("| ")))) <= 120
