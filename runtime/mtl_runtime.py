@@ -119,8 +119,13 @@ class Bundle:
             raise ValueError(
                 f"{self.path}: takes faces [N, {side}, {side}, 3] of uint8, found {list(faces.shape)} of {faces.dtype}"
             )
-        streams = self.record["streams"].items()
-        return {name: self._embedded(each, faces, batch_size, rounded) for name, each in streams}
+        chains: dict[tuple[str, ...], list[str]] = {}
+        for name, stream in self.record["streams"].items():
+            chains.setdefault(tuple(graph["file"] for graph in stream["graphs"]), []).append(name)
+        found: dict[str, np.ndarray] = {}
+        for names in chains.values():
+            found |= self._embedded(names, faces, batch_size, rounded)
+        return {name: found[name] for name in self.record["streams"]}
 
     def predict(
         self,
@@ -157,18 +162,34 @@ class Bundle:
         said = {task["name"]: outside_of(task, embeddings, asked) for task in self.tasks if post and task["outside"]}
         return self._finished(rows, total[back], valid[back], known[back], said, post)
 
-    def _embedded(self, stream: Mapping[str, Any], faces: np.ndarray, batch_size: int, rounded: bool) -> np.ndarray:
-        """[N, D]: the faces through the graphs of a stream."""
-        found = np.empty((len(faces), stream["width"]), np.float32)
-        size = next((graph["batch"] for graph in stream["graphs"] if graph["batch"]), batch_size)
+    def _embedded(
+        self, names: Sequence[str], faces: np.ndarray, batch_size: int, rounded: bool
+    ) -> dict[str, np.ndarray]:
+        """[N, D] by stream: the faces through the graphs of the streams `names`, which share their files."""
+        streams = [self.record["streams"][name] for name in names]
+        found = [np.empty((len(faces), stream["width"]), np.float32) for stream in streams]
+        *before, last = streams[0]["graphs"]
+        outputs = list(dict.fromkeys(stream["graphs"][-1]["output"] for stream in streams))
+        size = next((graph["batch"] for graph in (*before, last) if graph["batch"]), batch_size)
         for start in range(0, len(faces), size):
             x = part = faces[start : start + size]
-            for graph in stream["graphs"]:
-                if graph["batch"] and len(x) < graph["batch"]:
-                    x = np.concatenate([x, np.zeros((graph["batch"] - len(x), *x.shape[1:]), x.dtype)])
-                (x,) = self._sessions[graph["file"]].run([graph["output"]], {graph["input"]: x})
-            found[start : start + size] = x.reshape(len(x), -1)[: len(part)]
-        return found.astype(stream["dtype"]).astype(np.float32) if rounded else found
+            for graph in before:
+                (x,) = self._run(graph, [graph["output"]], x)
+            values = dict(zip(outputs, self._run(last, outputs, x), strict=True))
+            for each, stream in zip(found, streams, strict=True):
+                vectors = values[stream["graphs"][-1]["output"]]
+                each[start : start + size] = vectors.reshape(len(vectors), -1)[: len(part)]
+        return {
+            name: each.astype(stream["dtype"]).astype(np.float32) if rounded else each
+            for name, stream, each in zip(names, streams, found, strict=True)
+        }
+
+    def _run(self, graph: Mapping[str, Any], outputs: list[str], x: np.ndarray) -> list[np.ndarray]:
+        """The `outputs` of a graph; a batch that is fixed is filled up."""
+        if graph["batch"] and len(x) < graph["batch"]:
+            x = np.concatenate([x, np.zeros((graph["batch"] - len(x), *x.shape[1:]), x.dtype)])
+        found: list[np.ndarray] = self._sessions[graph["file"]].run(outputs, {graph["input"]: x})
+        return found
 
     def _checked_embeddings(self, name: str, embeddings: Mapping[str, np.ndarray], num_rows: int) -> np.ndarray:
         if name not in embeddings:

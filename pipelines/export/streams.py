@@ -1,6 +1,7 @@
 """The embeddings that a bundle's heads read, and the ONNX files that make them of aligned faces. D width."""
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from cache.frames import read_frames
 from cache.identity import StreamIdentity
+from cache.seals import digest_of
 from extract.backbones.build import Backbone
 from extract.backbones.portable import Graph, backbone_graphs
 from extract.config import FOLLOWED, ORIENTATION
@@ -51,20 +53,22 @@ class BundleStream:
 def bundle_streams(
     predictor: Predictor, config: Config, face_px: int, *, heads_only: bool
 ) -> dict[StreamKey, BundleStream]:
-    """The streams of the predictor with their backbones for faces of `face_px`, as ONNX.
+    """The streams of the predictor with their backbones for faces of `face_px`, as ONNX; streams share files.
 
     A stream that was imported has no backbone: the bundle then takes embeddings, as with `heads_only`.
 
     Raises:
         ValueError: a backbone is gone or another than the stream's, or cannot be written as ONNX.
     """
-    found = {}
+    found, loaded, made = {}, dict[tuple[str, str], Backbone](), dict[str, bytes]()
+    files: dict[str, str] = {}  # by content: sections may name one ONNX file
     for key, (run, identity) in predictor.identities.items():
         backbone, graphs = None, list[Graph]()
         if not heads_only and not takes_embeddings(predictor):
             upright = identity.preprocessing.get(ORIENTATION) == FOLLOWED
-            backbone = trained_backbone(run, key, identity, config, upright)
-            graphs = backbone_graphs(backbone, face_px, *key)
+            backbone = trained_backbone(run, key, identity, config, upright, loaded)
+            for each in backbone_graphs(backbone, face_px, *key, made):
+                graphs.append(dataclasses.replace(each, file=files.setdefault(digest_of(each.data), each.file)))
         section = config.backbone_of(key[0])
         found[key] = BundleStream(
             key=key,

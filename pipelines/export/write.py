@@ -119,9 +119,8 @@ def _fill(
     Raises:
         ValueError: the bundle does not predict what torch does.
     """
-    for stream in streams.values():
-        for graph in stream.graphs:
-            (made / graph.file).write_bytes(graph.data)
+    for graph in {graph.file: graph for stream in streams.values() for graph in stream.graphs}.values():
+        (made / graph.file).write_bytes(graph.data)
     for model in {each.file: each for each in models}.values():
         what = f"{model.one.run.folder.name}: {model.spec.name}"
         (made / model.file).write_bytes(head_graph(model.spec, model.module, what))

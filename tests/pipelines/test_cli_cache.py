@@ -1,7 +1,10 @@
 """`mtl cache`: what it prints, its exit codes, and that it works without torch."""
 
+import dataclasses
 import json
 import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -215,3 +218,18 @@ def test_no_torch_is_imported(project: Path) -> None:
 @pytest.mark.parametrize("command", ["ls", "info", "verify", "rm"])
 def test_help_has_examples(command: str) -> None:
     assert f"mtl cache {command}" in CliRunner().invoke(app, [command, "--help"]).stdout
+
+
+def test_verification_names_the_view(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache.open(project / "cache.zarr")
+    identity = dataclasses.replace(cache.stream("expr").identity, view="hflip")
+    cache.create("expr", identity, 10, {})
+    titles: list[str] = []
+
+    def progress(title: str, *rest: object) -> nullcontext[Callable[[int], None]]:
+        titles.append(title)
+        return nullcontext(lambda count: None)
+
+    monkeypatch.setattr("pipelines.progress.progress", progress)
+    mtl_cache(project, "verify")
+    assert titles == ["Verifying expr", "Verifying expr/hflip"]

@@ -99,11 +99,49 @@ def test_what_is_in_the_bundle(project: Path) -> None:
     assert (bundle.face_px, bundle.alignment, bundle.fps, bundle.follow_orientation) == (112, None, 30.0, True)
     assert bundle.streams["conv"] == WIDTH
     assert {path.name for path in Path("out").glob("*.onnx")} == {
-        *("backbone-conv.onnx", "input-conv.onnx", "backbone-expr.onnx", "head-1.onnx")
+        *("backbone-conv.onnx", "input-conv.onnx", "backbone-expr.onnx", "input-expr.onnx", "head-1.onnx")
     }
     assert (Path("out") / "backbone-conv.onnx").read_bytes() == Path("conv.onnx").read_bytes()
     assert bundle.record["streams"]["conv"]["licence"] == "mine alone"
     assert (Path("out") / "mtl_runtime.py").read_bytes() == Path(mtl_runtime.__file__).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def shared_files(folder: Path) -> Path:
+    """The bundle `views` of a run that reads embedding and scores of one section and two outputs of one ONNX file, in
+    two views."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        model = onnx.load("conv.onnx")
+        model.graph.node.append(helper.make_node("Neg", ["embedding"], ["opposite"]))
+        model.graph.output.append(helper.make_tensor_value_info("opposite", TensorProto.FLOAT, [BATCH, WIDTH]))
+        onnx.save(model, "two.onnx")
+        text = TOML.replace("[backbones.expr]\n", '[backbones.expr]\noutputs = ["embedding", "scores"]\n')
+        assert text != TOML
+        section = SECTION.replace("conv.onnx", "two.onnx")
+        both = "".join(section.replace("conv]", f'{name}]\noutput = "{name}"') for name in ("embedding", "opposite"))
+        Path("shared.toml").write_text(text.replace('"cache.zarr"', '"shared.zarr"') + both)
+        config = ("--config", "shared.toml", "--set", "cache.path=shared.zarr")
+        call("extract", "--views", "base,hflip", "--threads", "1", *config)
+        call("train-head", "--name", "shared", *config)
+        call("export", "shared", "--onnx", "views", "--set", 'predict.views=["base","hflip"]', *config)
+    return folder / "views"
+
+
+def test_a_file_is_written_once_for_all_views_and_streams(shared_files: Path) -> None:
+    """What such a bundle computes was compared with torch before it got its name."""
+    bundle = Bundle(shared_files)
+    assert len(bundle.streams) == 8
+    files = {path.name: path.read_bytes() for path in shared_files.glob("backbone-*.onnx")}
+    assert set(files) == {"backbone-expr.onnx", "backbone-embedding.onnx"}
+    assert files["backbone-embedding.onnx"] == (shared_files.parent / "two.onnx").read_bytes()
+    inputs = {path.name for path in shared_files.glob("input-*.onnx")}
+    assert {"input-expr.onnx", "input-expr.hflip.onnx", "input-embedding.onnx", "input-embedding.hflip.onnx"} <= inputs
+    faces = np.random.default_rng(1).integers(0, 256, (5, 112, 112, 3), dtype=np.uint8)
+    found = bundle.embed(faces, rounded=False)
+    assert np.array_equal(found["opposite"], -found["embedding"])
+    for name in ("expr", "expr-scores", "embedding", "opposite"):
+        assert not np.allclose(found[f"{name}/hflip"], found[name], atol=1e-4)
 
 
 def test_faces_in_any_number_and_only_of_its_size(project: Path) -> None:

@@ -11,9 +11,11 @@ from helpers.cli import invoke
 from pipelines import progress as progress_module
 from pipelines import terminal
 from pipelines.cli import demo as demo_module
+from pipelines.cli.pages.ensemble import print_ensemble
 from pipelines.cli.pages.search import SearchPage
 from pipelines.ensemble.candidates import Candidate
 from pipelines.ensemble.ensemble_folder import words_of
+from pipelines.json_files import read_json
 from pipelines.terminal import set_quiet
 
 
@@ -75,6 +77,18 @@ def test_an_ensemble_shows_progress_and_calls_its_members_by_words(
     assert (Path("studies/e/runs") / digest / "run.json").is_file()
     assert words.startswith("fusion ")
     assert ", seed " in words
+    record = read_json(Path("studies/e/ensembles/best/ensemble.json"))
+    long = "streams own, fusion cross-attention, temporal TCN + transformer, depth 5, inputs both, learning rate 0.0003"
+    for members in record["members"].values():
+        members[0]["strategy"] = long
+    console = terminal.make_console(width=80)
+    with console.capture() as shown:
+        print_ensemble(record, console)
+    lines = shown.get().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert " ".join(shown.get().split()).count("learning rate 0.0003") == len(record["members"])
+    at = next(index for index, line in enumerate(lines) if line.startswith("VA   x"))
+    assert lines[at + 1].index("temporal") == lines[at].index(digest[:4])  # below the first word, not below "VA"
 
 
 def candidate(name: str, **strategy: Any) -> Candidate:
