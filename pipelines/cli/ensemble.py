@@ -36,9 +36,9 @@ def ensemble(
 ) -> None:
     """Combine finished runs: members and weights per task, selected greedily on the selection rows of the runs.
 
-    Nothing is trained. The selection is scored out of fold, next to the best single run and the mean of the best, at most five;
-    then the held-out rows are scored once. Of each member: its score alone, and how far its errors are correlated with
-    those of the others. Written to ensembles/NAME in the (first) study or beside the folder of the runs: ensemble.json,
+    Nothing is trained. The selection is scored out of fold, next to the best single run and the mean of the best, at
+    most five; then the held-out rows are scored once. Of each member: its score alone, and how far its errors are
+    correlated with those of the others. Written to ensembles/NAME in the (first) study or beside the folder of the runs: ensemble.json,
     predictions.parquet, and its post-processing.
 
     \b
