@@ -38,8 +38,8 @@ def ensemble(
 
     Nothing is trained. The selection is scored out of fold, next to the best single run and the mean of the best, at
     most five; then the held-out rows are scored once. Of each member: its score alone, and how far its errors are
-    correlated with those of the others. Written to ensembles/NAME in the (first) study or beside the folder of the runs: ensemble.json,
-    predictions.parquet, and its post-processing.
+    correlated with those of the others. Written to ensembles/NAME in the (first) study or beside the folder of the
+    runs: ensemble.json, predictions.parquet, and its post-processing.
 
     \b
     Examples:
