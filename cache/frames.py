@@ -16,7 +16,8 @@ from polars.exceptions import PolarsError
 
 from cache.durable import write_durably
 from cache.frames_file import Frames as Frames
-from cache.frames_file import FramesColumn, FramesFile
+from cache.frames_file import FramesColumn
+from cache.frames_file import FramesFile as FramesFile
 from cache.labels import ABAW, Group, Schema, nearest, schema_of
 from cache.names import SPLITS
 from cache.parquet import panics_as_errors, parquet_bytes, parquet_metadata, read_parquet

@@ -19,7 +19,7 @@ def labels_of(frames: pl.DataFrame, schema: Schema = ABAW) -> Labels:
     values, masks = {}, {}
     for group in schema:
         table = frames.select(group.columns)
-        values[group.name] = table.fill_null(0).to_numpy().astype(DTYPES[group.kind])
+        values[group.name] = table.fill_null(0).to_numpy(writable=True).astype(DTYPES[group.kind], copy=False)
         masks[group.name] = table.select(pl.all().is_not_null()).to_numpy()
     return Labels(values, masks)
 

@@ -8,7 +8,9 @@ NO_ROW = -1
 
 def video_codes(frames: pl.DataFrame) -> np.ndarray:
     """[N] int64: one number per video. Ids are compared whole: 10 and 100 are two videos."""
-    return frames.select(pl.col("video").rank("dense").cast(pl.Int64)).to_series().to_numpy()
+    runs = frames["video"].rle().struct.unnest()
+    codes = runs["value"].cast(pl.String).rank("dense").cast(pl.Int64).to_numpy()
+    return np.repeat(codes, runs["len"].to_numpy())
 
 
 def nearest_rows(videos: np.ndarray, times: np.ndarray, good: np.ndarray, asked: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from pipelines.labels import labelled_any, labels_of
 from pipelines.words import OTHER_HALF
 
 MOST_EVENED = 1000
+BLOCK = 1 << 20  # rows at once
 SUBJECT = "subject "
 POOLED = ("train", "val")  # what is cut into folds, and what a refit trains on
 
@@ -64,8 +65,7 @@ def resolve_split(
     labels = labels_of(frames, schema) if labels is None else labels
     if fold != NO_FOLD:
         return _folds(frames, config, fold, schema, labels)
-    split = frames["split"].to_numpy()
-    train, select = split == "train", split == config.select
+    train, select = _rows_of(frames, "train"), _rows_of(frames, config.select)
     if not select.any():
         raise ValueError(f"no frame of the frames table is in split {config.select}, where choices are made")
     if config.report == config.select:
@@ -74,8 +74,9 @@ def resolve_split(
             'write report = "auto" to score one half of the videos and choose on the other'
         )
     if config.report != "auto":
-        return _described(frames, train, select, split == config.report, config.select, config.report, labels)
-    test = split == "test"
+        report = _rows_of(frames, config.report)
+        return _described(frames, train, select, report, config.select, config.report, labels)
+    test = _rows_of(frames, "test")
     if config.select != "test" and labelled_any(labels.take(test)).any():
         return _described(frames, train, select, test, config.select, "test", labels)
     halves = assign_groups(frames.filter(select), labels.take(select), 2, config.fold_seed, schema)
@@ -200,14 +201,39 @@ def _label_counts(labels: Labels, schema: Schema) -> np.ndarray:
     return np.concatenate(parts, axis=1).astype(np.float64)
 
 
-def _num_labelled(labels: Labels) -> dict[str, int]:
-    """By group the frames with a label of it."""
-    return {name: int(labels.labelled(name).sum()) for name in labels.masks}
+def _rows_of(frames: pl.DataFrame, split: str) -> np.ndarray:
+    """[N] bool"""
+    return (frames["split"] == split).to_numpy(writable=True)
 
 
-def _num_subjects(frames: pl.DataFrame) -> int | None:
-    """None where no subject is known."""
-    return (frames["subject"].drop_nulls().n_unique() or None) if "subject" in frames.columns else None
+def _num_labelled(labels: Labels, rows: np.ndarray) -> dict[str, int]:
+    """By group the frames of `rows` [N] with a label of it."""
+    return {name: int((labels.labelled(name) & rows).sum()) for name in labels.masks}
+
+
+def _num_subjects(frames: pl.DataFrame, rows: np.ndarray) -> int | None:
+    """Of `rows` [N]; None where no subject is known."""
+    if "subject" not in frames.columns:
+        return None
+    return frames["subject"].filter(pl.Series(rows)).drop_nulls().n_unique() or None
+
+
+def _assignment_digest(frames: pl.DataFrame, part: np.ndarray) -> str:
+    """Over the JSON of [video, frame, part] of the rows that are of a part [N], in blocks: one row as Python's own
+    objects takes hundreds of bytes."""
+    digest, separator = hashlib.blake2b(b"[", digest_size=8), ""
+    for start in range(0, len(frames), BLOCK):
+        block = frames[start : start + BLOCK].select(pl.col("video").cast(pl.String), "frame")
+        block = block.with_columns(part=part[start : start + BLOCK]).filter(pl.col("part") > 0)
+        if not len(block):
+            continue
+        names = block["video"].unique()
+        quoted = pl.Series([json.dumps(name) for name in names], dtype=pl.String)
+        row = pl.format("[{}, {}, {}]", pl.col("video").replace_strict(names, quoted), "frame", "part")
+        digest.update((separator + block.select(row).to_series().str.join(", ").item()).encode())
+        separator = ", "
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def _described(
@@ -223,17 +249,16 @@ def _described(
     assert not (train & select).any()
     assert not (train & report).any()
     assert not (select & report).any()
-    part = np.where(train, 1, 0) + np.where(select, 2, 0) + np.where(report, 3, 0)
-    keys = frames.select("video", "frame").with_columns(part=part.astype(np.int8)).filter(pl.col("part") > 0)
-    digest = hashlib.blake2b(json.dumps(keys.rows()).encode(), digest_size=8).hexdigest()
+    part = train.astype(np.int8) + 2 * select.astype(np.int8) + 3 * report.astype(np.int8)
+    digest = _assignment_digest(frames, part)
     rows = {"train": train, "select": select, "report": report}
     description: dict[str, Any] = {
         name: {
             "of": {"train": trained, "select": chooser, "report": scored}[name],
-            "videos": frames.filter(mask)["video"].n_unique(),
-            "subjects": _num_subjects(frames.filter(mask)),
+            "videos": frames["video"].filter(pl.Series(mask)).n_unique(),
+            "subjects": _num_subjects(frames, mask),
             "frames": int(mask.sum()),
-            "labelled": _num_labelled(labels.take(mask)),
+            "labelled": _num_labelled(labels, mask),
         }
         for name, mask in rows.items()
     }

@@ -13,7 +13,6 @@ import polars as pl
 from heads.config import DEPTHS
 from pipelines.config import TrainConfig
 from pipelines.strategy import Strategy
-from pipelines.training.windows import PADDING
 
 if TYPE_CHECKING:
     from pipelines.training.dataset import Dataset
@@ -83,13 +82,13 @@ def context_of(dataset: "Dataset", rows: np.ndarray, strategy: Strategy, used: S
     of windows, and of windows of a single step, those of the model with the longest."""
     labelled = dataset.labelled(strategy.head.tasks) & rows
     longest = max((strategy.model(name).train for name in strategy.models), key=lambda train: train.window)
-    windows = dataset.windows(rows, longest)
+    windows = dataset.place_windows(rows, longest)
     valid = dataset.resident.all_valid(used, strategy.train.view)
     return {
         "num_labelled": int(labelled.sum()),
         "num_without_embedding": int((labelled & ~valid).sum()),
         "num_windows": len(windows),
-        "num_single_step": int(((windows != PADDING).sum(axis=1) == 1).sum()),
+        "num_single_step": int((windows.length == 1).sum()),
     }
 
 

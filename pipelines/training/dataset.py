@@ -4,6 +4,7 @@ N frames, B windows, T steps, D width, R rows, C windows per row. Row number N s
 label, not valid.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,8 +14,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from cache.frames import frames_digest, labels_digest, read_frames
+from cache.frames import Frames, FramesFile, frames_digest, labels_digest, open_frames, read_frames
 from cache.labels import ABAW, Schema
+from cache.names import SPLITS
 from heads.config import HeadConfig, age_of
 from heads.labels import Labels
 from pipelines.config import Config, SplitConfig, TrainConfig
@@ -33,7 +35,7 @@ from pipelines.training.inputs import (
 )
 from pipelines.training.resident import Resident, load_resident
 from pipelines.training.stored import StoredRows
-from pipelines.training.windows import PADDING, context_rows, make_windows, overlaps
+from pipelines.training.windows import PADDING, Windows, context_rows, make_segments, overlaps, place_windows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,22 +215,19 @@ class Dataset:
 
     def windows(self, keep: np.ndarray, train: TrainConfig, offset: int = 0) -> np.ndarray:
         """[W, T] int64 over the rows `keep` and their unlabelled neighbours; padding is -1."""
-        return make_windows(
-            self.videos,
-            self.times,
-            self._context(keep),
-            window=train.window,
-            stride=train.stride,
-            max_gap=train.max_gap,
-            offset=offset,
-        )
+        return self.place_windows(keep, train, offset).rows()
 
-    def _context(self, part: np.ndarray) -> np.ndarray:
-        key = ("context", part.tobytes())
+    def place_windows(self, keep: np.ndarray, train: TrainConfig, offset: int = 0) -> Windows:
+        """`windows`, where not all are wanted at once."""
+        key = ("segments", mask_key(keep), train.max_gap)
         if key not in self._kept:
-            self._kept[key] = context_rows(self.frames, self.videos, part)
-        context: np.ndarray = self._kept[key]
-        return context
+            context = context_rows(self.frames, self.videos, keep)
+            self._kept[key] = make_segments(self.videos, self.times, context, train.max_gap)
+        return place_windows(self._kept[key], train.window, train.stride, offset)
+
+    def rows(self, rows: np.ndarray) -> pl.DataFrame:
+        """`rows` of the frames table, names as text."""
+        return self.frames[rows].with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
 
     def plan(self, part: np.ndarray, train: TrainConfig, used: Sequence[str]) -> PredictionPlan:
         """The windows to predict the rows of `part` from.
@@ -237,7 +236,7 @@ class Dataset:
         always one over all labelled rows; where its video has none, everything predicted of it is 0.
         """
         valid = self.resident.all_valid(used, train.view)
-        key = ("plan", part.tobytes(), valid.tobytes(), train.window, train.stride, train.max_gap)
+        key = ("plan", mask_key(part), mask_key(valid), train.window, train.stride, train.max_gap)
         if key not in self._kept:
             rows = self.windows(part, train)
             covered, places = overlaps(rows)
@@ -259,26 +258,32 @@ class Dataset:
 
 
 def make_dataset(frames: pl.DataFrame, resident: Resident, schema: Schema = ABAW) -> Dataset:
-    """Frames and streams, row for row, ready to train on."""
-    labels, times = labels_of(frames, schema), frames["frame"].to_numpy().astype(np.int64)
+    """Frames and streams, row for row, ready to train on. On a CPU labels and targets are one memory."""
+    targets = as_tensors(labels_of(frames, schema)).map(_with_padding)
+    times = _with_padding(torch.from_numpy(frames["frame"].cast(pl.Int64).to_numpy(writable=True)))
     device = resident.device
     return Dataset(
         frames=frames,
         schema=schema,
         resident=resident,
-        labels=labels,
+        labels=targets.map(lambda values: values[:-1].numpy()),
         videos=video_codes(frames),
-        times=times,
-        targets=padded_targets(labels, device),
-        device_times=_with_padding(torch.from_numpy(times)).to(device),
+        times=times[:-1].numpy(),
+        targets=targets.map(lambda values: values.to(device)),
+        device_times=times.to(device),
     )
 
 
 def load_dataset(
-    config: Config, wanted: Iterable[tuple[str, str]], device: torch.device, frames: pl.DataFrame | None = None
+    config: Config,
+    wanted: Iterable[tuple[str, str]],
+    device: torch.device,
+    frames: pl.DataFrame | None = None,
+    *,
+    trains: bool = False,
 ) -> Dataset:
     """The frames table of mtl.toml, or `frames` where it has been read, and the streams `wanted`, (name, view) each, of
-    its cache.
+    its cache. What only `trains` needs no paths: a large table is read without them, videos and splits as categories.
 
     Raises:
         ValueError: the table or a stream is not there or does not fit; says what to type.
@@ -286,10 +291,23 @@ def load_dataset(
     path = config.at(config.data.frames)
     if frames is None and not path.is_file():
         raise ValueError(f"{path}: no frames table here; `mtl prepare` makes it")
-    frames = read_frames(path, config.schema) if frames is None else frames
+    table: Frames | None = frames
+    if table is None:
+        table = open_frames(path, config.schema) if trains else read_frames(path, config.schema)
     keys = list(wanted)
-    resident = load_resident(open_cache(config, keys), frames, keys, device, config.memory_gb)
-    return make_dataset(frames, resident, config.schema)
+    resident = load_resident(open_cache(config, keys), table, keys, device, config.memory_gb)
+    if not isinstance(table, FramesFile):
+        return make_dataset(table, resident, config.schema)
+    dataset = make_dataset(table.compact(SPLITS), resident, config.schema)
+    identities = list(resident.identities.values())
+    dataset._kept["frames"] = identities[0].frames if identities else frames_digest(table)
+    dataset._kept["labels"] = labels_digest(table, config.schema)
+    return dataset
+
+
+def mask_key(mask: np.ndarray) -> bytes:
+    """Equal for equal masks [N]; masks themselves as keys would be kept."""
+    return hashlib.blake2b(np.ascontiguousarray(mask).data, digest_size=16).digest()
 
 
 def take(targets: Labels, rows: Tensor) -> Labels:

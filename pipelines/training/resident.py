@@ -8,11 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 import torch
 from torch import Tensor
 
-from cache.frames import frames_digest
+from cache.frames import Frames, frames_digest
 from cache.identity import StreamIdentity
 from cache.ranges import RowReader, check_shards
 from cache.store import Cache
@@ -58,7 +57,7 @@ class Resident:
 
 
 def load_resident(
-    cache: Cache, frames: pl.DataFrame, wanted: Iterable[StreamKey], device: torch.device, memory_gb: float = 0.0
+    cache: Cache, frames: Frames, wanted: Iterable[StreamKey], device: torch.device, memory_gb: float = 0.0
 ) -> Resident:
     """The streams `wanted`, (name, view) each, of the cache: read while all of them take `memory_gb` at most,
     0 for `SHARE_OF_FREE` of what is free; the others stay in the cache.

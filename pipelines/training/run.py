@@ -202,7 +202,7 @@ def train_or_find(
         check_name(name, "--name")
     used = [stream for names in streams_of(strategy, config).values() for stream in names]
     wanted = [(stream, view) for stream in used for view in strategy.train.views]
-    dataset = load_dataset(config, wanted, resolve_device(device))
+    dataset = load_dataset(config, wanted, resolve_device(device), trains=True)
     digest = digest_on(dataset, config, strategy)
     path = (folder or config.at(config.output.runs)) / (name or run_name(strategy, digest, config.schema))
     found = path.exists() and not force  # then nothing is written, and the folder may be read-only
@@ -324,7 +324,7 @@ def _fill(made: Path, name: str, trained: Trained, config: Config, dataset: Data
         predictions=list(tables.values()),
         metrics=trained.metrics,
         card=run_card(
-            manifest, trained.metrics, config, tables["report"], dataset.frames[report], dataset.labels.take(report)
+            manifest, trained.metrics, config, tables["report"], dataset.rows(report), dataset.labels.take(report)
         ),
         manifest=manifest,
     )

@@ -15,7 +15,10 @@ from heads.labels import Labels
 from pipelines.config import TrainConfig
 from pipelines.labels import labelled
 from pipelines.training.budget import batch_windows
-from pipelines.training.dataset import Dataset, WindowReader, padded_targets
+from pipelines.training.dataset import Dataset, WindowReader, mask_key, padded_targets
+from pipelines.training.windows import Windows
+
+MAX_STEPS = 1 << 23  # of a pass, up to which its row numbers are made at once: 64 MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,17 +46,37 @@ class WindowSource:
         """B: as the configuration says, or by the number of rows that train in the frames table, whichever the fold."""
         return batch_windows(self.config, self.dataset.frames)
 
-    def one_pass(self, generator: torch.Generator) -> Tensor:
-        """Row numbers [W, T] of all windows with labels, moved by a drawn offset and in drawn order."""
+    def one_pass(self, generator: torch.Generator) -> "Tensor | PassRows":
+        """Row numbers [W, T] of all windows with labels, moved by a drawn offset and in drawn order; of very many they
+        are made as they are taken."""
         offset = int(torch.randint(self.config.stride, (), generator=generator))
-        windows = self.dataset.windows(self.train, self.config, offset)
-        windows = windows[self.learnable[windows].any(axis=1)]
-        order = torch.randperm(len(windows), generator=generator).numpy()
-        rows = self.dataset.on_device(windows[order])
+        windows = self.dataset.place_windows(self.train, self.config, offset)
+        windows = windows.take(windows.any(self.learnable[:-1]))
+        windows = windows.take(torch.randperm(len(windows), generator=generator).numpy())
+        views = None
         if self.reader.others:  # each window from a drawn view
-            views = torch.randint(1 + len(self.reader.others), (len(rows), 1), generator=generator).to(rows.device)
-            rows = rows + views * len(self.hidden)
-        return rows
+            views = torch.randint(1 + len(self.reader.others), (len(windows), 1), generator=generator)
+        rows = PassRows(self.dataset, windows, views)
+        return rows if len(windows) * windows.steps > MAX_STEPS else rows[:]
+
+
+@dataclass(frozen=True, slots=True)
+class PassRows:
+    """Row numbers [W, T] of a pass on the device, made where they are asked for; `views` [W, 1] say of which view each
+    window is."""
+
+    dataset: Dataset
+    windows: Windows
+    views: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, chosen: slice) -> Tensor:
+        rows = self.dataset.on_device(self.windows.rows(chosen))
+        if self.views is None:
+            return rows
+        return rows + self.views[chosen].to(rows.device) * (len(self.dataset.times) + 1)
 
 
 class WindowSampler:
@@ -129,7 +152,7 @@ def make_window_source(
         ),
         hidden=torch.from_numpy(~np.append(real, False)).to(device),
         targets=dataset.targets if taught is None else padded_targets(taught, device),
-        key=train.tobytes() + (b"" if taught is None else _digest(taught)),
+        key=mask_key(train) + (b"" if taught is None else _digest(taught)),
     )
 
 

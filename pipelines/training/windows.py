@@ -5,10 +5,55 @@ never leaves a row out: the last window of a segment ends where the segment ends
 Rows that are not kept (another split's, say) are never in a window, not even as context.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import polars as pl
 
 PADDING = -1
+BLOCK = 1 << 22  # rows whose neighbours are compared at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segments:
+    """Stretches of the rows `kept` [K], ascending, that no window leaves: each begins at `first` in them and has
+    `length` rows."""
+
+    kept: np.ndarray
+    first: np.ndarray
+    length: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Windows:
+    """W windows of T `steps` at most over the rows `kept` [K]: each begins at `start` [W] in them and has `length` [W]
+    rows. All of them as row numbers would take 8 T bytes each."""
+
+    kept: np.ndarray
+    start: np.ndarray
+    length: np.ndarray
+    steps: int
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def take(self, chosen: np.ndarray) -> "Windows":
+        """Those of the numbers or under the mask `chosen`."""
+        return Windows(kept=self.kept, start=self.start[chosen], length=self.length[chosen], steps=self.steps)
+
+    def any(self, mask: np.ndarray) -> np.ndarray:
+        """[W] bool: windows with a row that is True in `mask` [N]."""
+        counts = np.concatenate([[0], np.cumsum(mask[self.kept], dtype=np.int32 if len(mask) < 2**31 else np.int64)])
+        return np.asarray(counts[self.start + self.length] > counts[self.start])
+
+    def rows(self, chosen: slice = slice(None)) -> np.ndarray:
+        """[W, T] int64: the rows of each window, padded at the end with -1."""
+        start, length = self.start[chosen, None], self.length[chosen, None]
+        steps = np.arange(self.steps)
+        if not len(self.kept):
+            return np.full((len(start), self.steps), PADDING, dtype=np.int64)
+        rows = self.kept[np.minimum(start + steps, len(self.kept) - 1)].astype(np.int64, copy=False)
+        return np.where(steps < length, rows, PADDING)
 
 
 def make_windows(
@@ -35,32 +80,42 @@ def make_windows(
     Returns:
         [W, T] int64; T is `window`, or the longest segment where that is shorter (at least 1).
     """
+    return place_windows(make_segments(videos, times, keep, max_gap), window, stride, offset).rows()
+
+
+def place_windows(segments: Segments, window: int, stride: int, offset: int = 0) -> Windows:
+    """The windows of `make_windows`, over segments."""
     if window < 1 or stride < 1:
         raise ValueError(f"[train] window {window} and stride {stride}: each must be at least 1")
     stride = min(stride, window)
     offset %= stride
-    kept = np.flatnonzero(keep)
-    first, length = segments(videos[kept], times[kept], max_gap)
+    length = segments.length
     room = np.maximum(length - window, 0)
     num = np.where(room > 0, -(-(room + offset) // stride) + 1, 1)
-    segment = np.repeat(np.arange(len(first)), num)
+    segment = np.repeat(np.arange(len(length)), num)
     nth = np.arange(len(segment)) - np.repeat(np.cumsum(num) - num, num)
     start = np.clip(nth * stride - offset, 0, room[segment])
-    steps = np.arange(min(window, max(int(length.max(initial=1)), 1)))
-    position = start[:, None] + steps
-    inside = position < length[segment][:, None]
-    rows = np.full(position.shape, PADDING, dtype=np.int64)
-    rows[inside] = kept[(first[segment][:, None] + position)[inside]]
-    return rows
+    steps = min(window, max(int(length.max(initial=1)), 1))
+    return Windows(
+        kept=segments.kept,
+        start=segments.first[segment] + start,
+        length=np.minimum(length[segment] - start, steps),
+        steps=steps,
+    )
 
 
-def segments(videos: np.ndarray, times: np.ndarray, max_gap: int) -> tuple[np.ndarray, np.ndarray]:
-    """First index and length of each stretch within one video without a gap longer than `max_gap`."""
-    if len(videos) == 0:
-        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    cut = (np.diff(videos) != 0) | (np.diff(times) > max_gap)
-    first = np.concatenate([[0], np.flatnonzero(cut) + 1])
-    return first, np.diff(first, append=len(videos))
+def make_segments(videos: np.ndarray, times: np.ndarray, keep: np.ndarray, max_gap: int) -> Segments:
+    """The stretches of kept rows within one video without a gap longer than `max_gap`; arguments as `make_windows`."""
+    kept = np.flatnonzero(keep)
+    if len(keep) < 2**31:
+        kept = kept.astype(np.int32)
+    cuts = [np.zeros(min(len(kept), 1), np.int64)]
+    for begin in range(0, len(kept) - 1, BLOCK):
+        rows = kept[begin : begin + BLOCK + 1]
+        cut = (np.diff(videos[rows]) != 0) | (np.diff(times[rows]) > max_gap)
+        cuts.append(begin + np.flatnonzero(cut) + 1)
+    first = np.concatenate(cuts)
+    return Segments(kept=kept, first=first, length=np.diff(first, append=len(kept)))
 
 
 def context_rows(frames: pl.DataFrame, videos: np.ndarray, part: np.ndarray) -> np.ndarray:

@@ -1,12 +1,15 @@
 """Streams that stay in the cache: the same batches, losses, predictions and scores as of streams in memory."""
 
+import dataclasses
 import threading
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
+from cache import frames as frames_module
 from cache.ranges import RowReader
 from cache.shards import EMBEDDING, shard_file
 from cache.store import Cache
@@ -16,7 +19,9 @@ from pipelines.config import Config, parse_config, read_config
 from pipelines.fitting.runs import config_toml
 from pipelines.strategy import Strategy, strategy_of
 from pipelines.training import resident as residence
+from pipelines.training import window_sampler
 from pipelines.training.dataset import Dataset, load_dataset
+from pipelines.training.run import train_or_find
 from pipelines.training.stored import StoredRows
 from pipelines.training.train import Trained, TrainRequest, train_strategies
 
@@ -80,6 +85,49 @@ def test_the_same_numbers(folder: Path, values: dict) -> None:
         for part in ("select", "report"):
             for group, expected in one.predictions[part].probabilities.parts.items():
                 assert np.array_equal(expected, other.predictions[part].probabilities.parts[group])
+
+
+def test_row_numbers_made_as_they_are_taken(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a pass of very many windows; also where each is of a view of its own."""
+    cache = Cache.open(folder / "cache.zarr")
+    if ("va", "hflip") not in cache.streams():
+        stream, rows = cache.stream("va"), cache.stream("va").read()
+        identity = dataclasses.replace(stream.identity, view="hflip")
+        other = cache.create("va", identity, SHARD_ROWS, {})
+        for shard in range(other.num_shards):
+            digests = np.zeros((len(rows[slice(*other.rows(shard))]), 16), np.uint8)
+            other.write_shard(shard, rows[slice(*other.rows(shard))] * 2, digests, {})
+    config = read_config(folder / "mtl.toml")
+    dataset = load_dataset(config, [("va", "base"), ("va", "hflip")], CPU)
+    strategy = strategy_of(config).replace({"streams": ["va"], "augment": ["hflip"], "temporal": "none"}, "test")
+    found = []
+    for most in (window_sampler.MAX_STEPS, 0):
+        monkeypatch.setattr(window_sampler, "MAX_STEPS", most)
+        (one,) = train_strategies(config, dataset, [TrainRequest(strategy=strategy)])
+        assert isinstance(one, Trained)
+        found.append([(note.losses, note.scores) for note in one.history])
+    assert found[0] == found[1]
+
+
+def test_a_run_from_a_table_read_by_ranges_is_the_same(made: Made, tmp_path: Path) -> None:
+    """Predictions, scores and records, but for times; its table has no paths, its names are categories."""
+    made.write(tmp_path)
+    config = read_config(tmp_path / "mtl.toml", ["train.memory_gb=1e-9"])
+    strategy = strategy_of(config)
+    whole = train_or_find(config, strategy, "cpu", name="whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frames_module, "LARGE_ROWS", 1)
+        by_ranges = train_or_find(config, strategy, "cpu", name="ranges")
+        dataset = load_dataset(config, [("va", "base")], CPU, trains=True)
+    assert "path" not in dataset.frames.columns
+    assert dataset.frames["video"].dtype == pl.Categorical
+    assert [by_ranges.metrics[key] for key in ("select", "report")] == [
+        whole.metrics[key] for key in ("select", "report")
+    ]
+    for file in ("predictions.parquet", "weights/joint.safetensors"):
+        assert (by_ranges.folder / file).read_bytes() == (whole.folder / file).read_bytes()
+    differing = {key for key, value in whole.manifest.items() if by_ranges.manifest[key] != value}
+    assert differing <= {"name", "created", "seconds", "files"}
 
 
 def test_the_next_batch_is_read_ahead(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.nearest import nearest_rows, video_codes
-from pipelines.training.windows import context_rows, make_windows, overlaps
+from pipelines.training import windows as windows_module
+from pipelines.training.windows import context_rows, make_segments, make_windows, overlaps, place_windows
 
 STEPS = st.lists(st.tuples(st.booleans(), st.integers(1, 40), st.booleans()), min_size=1, max_size=60)
 
@@ -49,6 +50,24 @@ def test_only_short_segments_are_padded(steps, window, stride):
     for row in windows:
         steps_in = row[row >= 0]
         assert len(steps_in) == min(window, lengths[videos[steps_in[0]]])
+
+
+@settings(max_examples=100)
+@given(STEPS, st.integers(1, 9), st.integers(1, 12), st.integers(1, 40), st.integers(0, 30), st.integers(1, 9))
+def test_windows_that_are_placed_only(steps, window, stride, max_gap, offset, block):
+    """As starts and lengths, found in blocks of rows: the same windows, some of them, and which hold a row."""
+    videos, times, keep = rows_of(steps)
+    rows = make_windows(videos, times, keep, window=window, stride=stride, max_gap=max_gap, offset=offset)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(windows_module, "BLOCK", block)
+        placed = place_windows(make_segments(videos, times, keep, max_gap), window, stride, offset)
+    assert np.array_equal(placed.rows(), rows)
+    assert (len(placed), placed.length.tolist()) == (len(rows), (rows >= 0).sum(axis=1).tolist())
+    assert np.array_equal(placed.rows(slice(1, 4)), rows[1:4])
+    mask = np.arange(len(keep)) % 3 == 1
+    held = np.append(mask, False)[rows].any(axis=1)
+    assert np.array_equal(placed.any(mask), held)
+    assert np.array_equal(placed.take(held).rows(), rows[held])
 
 
 def test_starts_are_a_stride_apart_and_the_last_window_ends_with_the_segment():
@@ -105,3 +124,12 @@ def test_nearest_rows_stay_in_the_video():
     asked = np.arange(7)
     assert nearest_rows(videos, times, np.array([0, 3, 4]), asked).tolist() == [0, 0, 0, 3, 4, 4, -1]
     assert nearest_rows(videos, times, np.array([], dtype=np.int64), asked).tolist() == [-1] * 7
+
+
+def test_codes_of_videos_are_dense_ranks_of_names_in_any_order():
+    names = ["b", "b", "10", "é", "100", "10", "a", "B"]
+    expected = pl.Series(names).rank("dense").to_list()
+    for dtype in (pl.String, pl.Categorical):
+        codes = video_codes(pl.DataFrame({"video": pl.Series(names).cast(dtype)}))
+        assert (codes.dtype, codes.tolist()) == (np.int64, expected)
+    assert video_codes(pl.DataFrame({"video": pl.Series([], dtype=pl.String)})).tolist() == []
