@@ -154,10 +154,11 @@ def _binary(shown: Predicted, task: Task, compared: Mapping[str, float], words: 
     found = column_intervals(shown.sums, task)
     curves = _curves(shown, task)
     parts: list[Part] = [_unit_table(shown, task, found, curves)]
-    caption = f"{shown.rows_words(mask.any(axis=1))} F1 of each column{_interval_words(shown, found)}."
-    caption += _marked_words(compared, words)
-    panel = _estimates(found, compared, words)
-    parts.append(Figure(Chart(name=f"f1-{task.group.name}", panels=(panel,)), caption))
+    if found:  # without a positive in labels and predictions no column has an F1
+        caption = f"{shown.rows_words(mask.any(axis=1))} F1 of each column{_interval_words(shown, found)}."
+        caption += _marked_words(compared, words)
+        panel = _estimates(found, compared, words)
+        parts.append(Figure(Chart(name=f"f1-{task.group.name}", panels=(panel,)), caption))
     if curves:
         caption = (
             f"{shown.rows_words(mask.any(axis=1))} Precision over recall as the threshold falls, with the average "

@@ -69,6 +69,16 @@ def test_one_class_no_positive_and_constant_predictions() -> None:
     assert {"confusion-expr", "precision-recall-au"} <= set(names)
 
 
+def test_without_any_positive_there_is_no_figure_of_f1() -> None:
+    units = [name for name in ABAW.columns if name.startswith("AU")]
+    frames = stub.make_frames(2, 4).with_columns(pl.lit(0, pl.Int8).alias(name) for name in units)
+    table = stub.predict(frames, 0.0, 0)
+    table = table.with_columns(pl.lit(0.0, table[f"p_{name}"].dtype).alias(f"p_{name}") for name in units)
+    text, names = drawn(shown(frames, table))
+    assert not [name for name in names if name in ("f1-au", "precision-recall-au")]
+    assert "AU26 4 0" in text
+
+
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_every_schema_that_ships_has_its_figures(name: str) -> None:
     schema = SCHEMAS[name]
