@@ -62,7 +62,7 @@ def fresh_project(data: Path, folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     with contextlib.chdir(folder):
-        run_command(["init"])
+        run_command(["init", "--faces", "data/cropped_aligned"])
     for each in data.iterdir():
         if each.is_dir() or each.name.startswith("frames"):
             target = folder / each.name
