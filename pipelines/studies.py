@@ -1,12 +1,13 @@
 """One study: what is left of its trials is run, then leaderboard and report are written. Nothing is printed here."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cache.locks import WHOLE, Part
+from pipelines.cluster.connection import ClusterChoices
 from pipelines.config import Config
 from pipelines.json_files import write_text
 from pipelines.labels import labels_of
@@ -17,7 +18,7 @@ from pipelines.results.backbone_rows import with_backbones
 from pipelines.results.evidence import Reader, with_intervals
 from pipelines.results.leaderboard import Leaderboard, make_leaderboard
 from pipelines.results.leaderboard_files import to_json, write_leaderboard
-from pipelines.search.loop import NoRecord, SearchSummary, Trainer, one_at_a_time, run_trials
+from pipelines.search.loop import Engine, NoRecord, SearchSummary, one_at_a_time, run_trials
 from pipelines.search.search_plan import (
     SearchPlan,
     make_chooser,
@@ -27,7 +28,7 @@ from pipelines.search.search_plan import (
     read_strategies,
     to_run,
 )
-from pipelines.search.stack_queue import one_by_one
+from pipelines.search.stack_queue import Grouping, one_by_one
 from pipelines.search.study import Study, open_study, read_study
 from pipelines.splits import assignment, resolve_split
 from pipelines.strategy import Strategy
@@ -87,20 +88,33 @@ def run_search(
     limit: int | None = None,
     track: str = "",
     part: Part = WHOLE,
+    cluster: ClusterChoices | None = None,
 ) -> Searched:
     """Runs what is left of the search of a grid, or of a part of it, at most `limit` trials, and writes the results;
-    those of parts are left to a search of the whole.
+    those of parts are left to a search of the whole. Stacks are trained here, or by the workers of a `cluster`.
 
     Runs are tracked by the tracker `track` when their stack is finished.
 
     Raises:
-        ValueError: a grid, table, stream or device is not as it must be, or another process holds the study.
+        ValueError: a grid, table, stream or device is not as it must be, another process holds the study, or there is
+            no such cluster.
     """
     config, grid, strategies = read_strategies(config, grid_path)
     search = make_plan(config, grid, strategies, folder)
-    _check_device(search, device, retry_failed=retry_failed, part=part)
+    if cluster is None:
+        _check_device(search, device, retry_failed=retry_failed, part=part)
     with open_study(search.folder, grid, search.inputs, search.trials, part=part) as study:
-        outcome = _run(search, study, device, listener, retry_failed=retry_failed, limit=limit, track=track, part=part)
+        outcome = _run(
+            search,
+            study,
+            device,
+            listener,
+            retry_failed=retry_failed,
+            limit=limit,
+            track=track,
+            part=part,
+            cluster=cluster,
+        )
         board = write_results(search, study) if part == WHOLE else None
     return Searched(search=search, board=board, outcome=outcome, part=part)
 
@@ -140,6 +154,7 @@ def _run(
     limit: int | None,
     track: str,
     part: Part,
+    cluster: ClusterChoices | None,
 ) -> SearchSummary:
     """The trials that are left; with none left no stream is read."""
     from pipelines.search.record import Record
@@ -154,19 +169,30 @@ def _run(
     todo = to_run(search, study, retry_failed=retry_failed, part=part)[:limit]
     before = sum(study.is_finished(trial) for trial in trials)
     listener.on_start(len(trials), before, len(todo))
-    trainer: Trainer = make_trainer(search, device, listener.on_evaluation) if todo else _no_trainer
-    with listener.training(len(todo)) if todo else nullcontext(_no_advance) as advance:
+    with ExitStack() as stack:
+        engine: Engine = one_at_a_time(study, _no_trainer)
+        grouping: Grouping = one_by_one
+        if todo and cluster is None:
+            engine = one_at_a_time(study, make_trainer(search, device, listener.on_evaluation))
+            grouping = make_grouping(search, device)
+        elif todo and cluster is not None:
+            from pipelines.search.on_ray import stacks_on_ray
+
+            engine, grouping = stack.enter_context(
+                stacks_on_ray(search, study, device, cluster, listener.on_evaluation)
+            )
+        advance = stack.enter_context(listener.training(len(todo))) if todo else _no_advance
         return run_trials(
             study,
             trials,
-            one_at_a_time(study, trainer),
+            engine,
             NoRecord() if part != WHOLE else Record(study, search.grid.fields, search.grid.study.storage),
             retry_failed=retry_failed,
             limit=limit,
             time_limit_s=search.grid.study.time_limit_s,
             advance=_tracking(study, track, search.config.at(Path()), advance),
             note=listener.on_best,
-            grouping=make_grouping(search, device) if todo else one_by_one,
+            grouping=grouping,
             choose=choose,
             halted=search.halving is None,
         )

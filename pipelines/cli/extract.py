@@ -7,11 +7,16 @@ import typer
 
 from pipelines.cli.options import (
     CONFIG,
+    AddressOption,
     ConfigOption,
+    CpusOption,
+    EngineOption,
+    GpusOption,
     JsonOption,
     OrientationOption,
     SetOption,
     ShardOption,
+    cluster_of,
     with_orientation,
 )
 from pipelines.cli.shards import parse_shard
@@ -54,6 +59,10 @@ def extract(
         str, typer.Option("--device", help="auto, cpu, cuda, cuda:N, all GPUs, or several by commas.")
     ] = "auto",
     ignore_orientation: OrientationOption = False,
+    engine: EngineOption = "local",
+    address: AddressOption = "",
+    gpus_per_worker: GpusOption = 1.0,
+    cpus_per_worker: CpusOption = 0,
     config: ConfigOption = CONFIG,
     set_: SetOption = None,
     json_output: JsonOption = False,
@@ -71,6 +80,7 @@ def extract(
       mtl extract --backbone expr,va,au --device all --allow-failed
       mtl extract --audio
       mtl extract --shard 2/8 # the second of eight jobs of a cluster
+      mtl extract --engine ray --address 10.0.0.1:6379
     """
     from extract.view_names import parse_views
     from pipelines.config import read_config
@@ -87,6 +97,7 @@ def extract(
         exact=exact,
         views=parse_views(views),
         part=parse_shard(shard),
+        cluster=cluster_of(engine, address, gpus_per_worker, cpus_per_worker),
     )
     if audio and names:
         raise ValueError("--audio and --backbone both say what to extract; give one")

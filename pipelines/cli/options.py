@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from cache.labels import SCHEMAS
+
+if TYPE_CHECKING:
+    from pipelines.cluster.connection import ClusterChoices
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="The configuration; `mtl init` writes one.")]
 SetOption = Annotated[
@@ -63,6 +66,20 @@ OnConflictOption = Annotated[
     ),
 ]
 
+EngineOption = Annotated[
+    Literal["local", "ray"], typer.Option("--engine", help="Where the work is done: here, or by a Ray cluster.")
+]
+AddressOption = Annotated[
+    str,
+    typer.Option("--address", metavar="HOST:PORT", help="The Ray cluster; default: $RAY_ADDRESS, or this machine's."),
+]
+GpusOption = Annotated[
+    float, typer.Option(min=0.01, max=1, help="With --engine ray: the share of a GPU that each worker takes.")
+]
+CpusOption = Annotated[
+    int, typer.Option(min=0, help="With --engine ray: cores per worker; 0: one, or a GPU's share of its node.")
+]
+
 CONFIG = Path("mtl.toml")
 
 
@@ -72,6 +89,17 @@ def with_views(overrides: list[str] | None, views: str, outside: str = "") -> li
 
     chosen = {"views": parse_views(views) if views else None, "outside": outside or None}
     return [*(overrides or ()), *(f"predict.{key}={json.dumps(each)}" for key, each in chosen.items() if each)]
+
+
+def cluster_of(engine: str, address: str, gpus: float, cpus: int) -> "ClusterChoices | None":
+    """What the options of `--engine ray` say; None for this machine."""
+    if engine == "local":
+        if address:
+            raise ValueError(f"--address {address}: goes with --engine ray only")
+        return None
+    from pipelines.cluster.connection import ClusterChoices
+
+    return ClusterChoices(address=address, gpus_per_worker=gpus, cpus_per_worker=cpus)
 
 
 def with_orientation(overrides: list[str] | None, ignore_orientation: bool) -> list[str]:

@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cache.locks import WHOLE
-from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption, ShardOption, TrackOption
+from pipelines.cli.options import (
+    CONFIG,
+    AddressOption,
+    ConfigOption,
+    CpusOption,
+    DeviceOption,
+    EngineOption,
+    GpusOption,
+    JsonOption,
+    SetOption,
+    ShardOption,
+    TrackOption,
+    cluster_of,
+)
 from pipelines.cli.shards import parse_shard
 from pipelines.terminal import say, say_json
 
@@ -31,6 +44,10 @@ def search(
     set_: SetOption = None,
     device: DeviceOption = "auto",
     track: TrackOption = "",
+    engine: EngineOption = "local",
+    address: AddressOption = "",
+    gpus_per_worker: GpusOption = 1.0,
+    cpus_per_worker: CpusOption = 0,
     json_output: JsonOption = False,
 ) -> None:
     """Train every strategy of a grid, rank them, and write a leaderboard and a report page.
@@ -45,6 +62,7 @@ def search(
       mtl search --grid grids/joint.toml
       mtl search --grid grids/temporal.toml --study studies/windows
       mtl search --grid grids/joint.toml --shard 2/8 # the second of eight jobs
+      mtl search --grid grids/joint.toml --engine ray --address 10.0.0.1:6379
     """
     from pipelines.cli.pages.consoles import wide_console
     from pipelines.cli.pages.search import SearchPage, print_failures, print_results
@@ -52,7 +70,9 @@ def search(
     from pipelines.studies import run_search
     from pipelines.trackers import check_tracker
 
-    part = parse_shard(shard)
+    part, cluster = parse_shard(shard), cluster_of(engine, address, gpus_per_worker, cpus_per_worker)
+    if cluster is not None and part != WHOLE:
+        raise ValueError(f"--shard {shard}: --engine ray shares out the whole grid itself; leave out one of the two")
     settings = read_config(config, set_ or ())
     check_tracker(track)
     if dry_run:
@@ -71,6 +91,7 @@ def search(
         limit=limit,
         track=track,
         part=part,
+        cluster=cluster,
     )
     if json_output:
         say_json(found.to_json())

@@ -22,6 +22,7 @@ from extract.view_names import recipe, stream_title
 from pipelines.config import Config
 from pipelines.extraction.one import Choices, ExtractionBar, extract_on
 from pipelines.extraction.several import extract_on_each
+from pipelines.extraction.sound import sound_extraction
 
 NEED_NO_CHECK = ("auto", "cpu")
 LONGEST_TITLE = 16  # characters
@@ -40,7 +41,7 @@ def run_extraction(config: Config, names: Sequence[str] = (), choices: Choices =
         ValueError: a name, the frames table, a folder, weights, a device or a stream is not as it must be.
     """
     chosen = choose(config, names)
-    if choices.devices not in NEED_NO_CHECK:
+    if choices.cluster is None and choices.devices not in NEED_NO_CHECK:
         _resolved(choices.devices)
     path = config.at(config.data.frames)
     of_sound = [name for name in chosen if config.backbones[name].is_audio]
@@ -64,24 +65,11 @@ def _short(titles: Sequence[str]) -> str:
 
 
 def _extract_sound(config: Config, name: str, frames: pl.DataFrame, choices: Choices) -> Done:
-    from extract.audio.backbones import load_audio
-    from extract.audio.engine import SoundSettings, extract_sound
-
-    if not len(frames):
-        raise ValueError("the frames table has no rows; `mtl prepare` fills it")
     titles = _titles(config, [name], choices)
-    settings = SoundSettings(
-        videos=config.at(config.data.videos),
-        fps=config.data.fps,
-        shard_rows=config.cache.shard_rows,
-        dtype=config.cache.dtype,
-        views=choices.views,
-        part=choices.part,
-    )
     with ExtractionBar(f"extract {_short(titles)}", "frames") as bar:
-        backbone = load_audio(name, config.backbones[name], config.folder, lambda: _resolved(choices.devices)[0])
-        cache = Cache.open(config.cache_location(), create=True)
-        return titles, extract_sound(frames, cache, backbone, settings, bar.hooks())
+        if choices.cluster is not None:
+            return titles, _on_ray(config, [name], frames, choices, bar)
+        return titles, sound_extraction(config, name, frames, choices, choices.devices)(choices.part, bar.hooks())
 
 
 def _extract_faces(config: Config, chosen: Sequence[str], frames: Frames, choices: Choices) -> Done:
@@ -92,13 +80,21 @@ def _extract_faces(config: Config, chosen: Sequence[str], frames: Frames, choice
     faces = config.at(config.data.faces)
     if not faces.is_dir():  # the engine would say so too, but after minutes of fetching weights
         raise ValueError(f"{faces}: no such folder of faces; set faces under [data] in mtl.toml")
-    devices = _resolved(choices.devices)
     with ExtractionBar(f"extract {_short(titles)}") as bar:
+        if choices.cluster is not None:
+            return titles, _on_ray(config, chosen, frames, choices, bar)
+        devices = _resolved(choices.devices)
         if len(devices) == 1:
             report = extract_on(config, chosen, frames, choices, devices[0], bar.hooks())
         else:
             report = extract_on_each(config, chosen, frames, choices, devices, bar)
     return titles, report
+
+
+def _on_ray(config: Config, names: Sequence[str], frames: Frames, choices: Choices, bar: ExtractionBar) -> Report:
+    from pipelines.extraction.on_ray import extract_on_ray
+
+    return extract_on_ray(config, names, frames, choices, bar)
 
 
 def _resolved(devices: str) -> list[str]:

@@ -55,7 +55,7 @@ def extract_on_each(
     threads = choices.num_threads or max(1, num_cores() // len(devices))
     workers: list[BaseProcess] = []
     for index, device in enumerate(devices):
-        part = _part_of_part(choices.part, index, len(devices))
+        part = part_of_part(choices.part, index, len(devices))
         own = replace(choices, devices=device, part=part, num_threads=threads)
         workers.append(context.Process(target=_work, args=(config, list(names), own, index, messages, opened)))
     try:
@@ -67,11 +67,11 @@ def extract_on_each(
             worker.terminate()
         for worker in workers:
             worker.join()
-    together = _together(reports, config, names, frames, choices.views)
-    return replace(together, seconds=time.monotonic() - start)
+    report = together(reports, config, names, frames, choices.views)
+    return replace(report, seconds=time.monotonic() - start)
 
 
-def _part_of_part(part: tuple[int, int], index: int, count: int) -> tuple[int, int]:
+def part_of_part(part: tuple[int, int], index: int, count: int) -> tuple[int, int]:
     """The `index`-th (from 0) of `count` equal pieces of a part."""
     return (part[0] - 1) * count + index + 1, part[1] * count
 
@@ -136,7 +136,7 @@ def _require_alive(
             )
 
 
-def _together(
+def together(
     reports: Sequence[Report], config: Config, names: Sequence[str], frames: Frames, views: Sequence[str]
 ) -> Report:
     """One report of all processes; what is left and what failed as the cache has it now."""

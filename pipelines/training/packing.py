@@ -52,7 +52,12 @@ def _shape(strategy: Strategy) -> dict[str, Any]:
 
 
 def in_stacks(
-    items: Sequence[tuple[Strategy, Item]], config: Config, widths: dict[str, int], device: torch.device
+    items: Sequence[tuple[Strategy, Item]],
+    config: Config,
+    widths: dict[str, int],
+    device: torch.device,
+    *,
+    share: float = 1.0,
 ) -> list[list[tuple[Strategy, Item]]]:
     """`items` in stacks, in the order in which the first of each comes; heads that share data stand together.
 
@@ -61,6 +66,7 @@ def in_stacks(
         config: names the backbones.
         widths: of every stream, D.
         device: what they train on.
+        share: of the device's memory that is this process's.
     """
     groups: dict[str, list[tuple[Strategy, Item]]] = {}
     for item in items:
@@ -68,7 +74,7 @@ def in_stacks(
     stacks = []
     for members in groups.values():
         members.sort(key=lambda item: (item[0].train.fold, item[0].train.seed))
-        size = stack_size(members[0][0], config, widths, device)
+        size = stack_size(members[0][0], config, widths, device, share)
         # Of even size: a last stack of one or two would gain nothing.
         num = -(-len(members) // size)
         bounds = [len(members) * index // num for index in range(num + 1)]
@@ -76,11 +82,13 @@ def in_stacks(
     return stacks
 
 
-def stack_size(strategy: Strategy, config: Config, widths: dict[str, int], device: torch.device) -> int:
+def stack_size(
+    strategy: Strategy, config: Config, widths: dict[str, int], device: torch.device, share: float = 1.0
+) -> int:
     """Most heads of this shape at once: what fits in the memory at hand, at least 1."""
     free = CPU_BYTES
     if device.type == "cuda":
-        free = int(SHARE_OF_MEMORY * torch.cuda.mem_get_info(device)[0])
+        free = int(share * SHARE_OF_MEMORY * torch.cuda.mem_get_info(device)[0])
     return max(1, min(MOST.get(device.type, MOST["cpu"]), free // head_bytes(strategy, config, widths)))
 
 

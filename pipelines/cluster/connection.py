@@ -1,0 +1,150 @@
+"""The connection to a Ray cluster: where it is, whether it answers, and how many workers it has room for."""
+
+import math
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.cluster.worker import Place
+
+TCP_S = 5.0
+ANSWER_S = 60.0
+START = "`ray start --head` starts one, --address HOST:PORT names another"
+# ray.init takes minutes to give up on a port where something else answers, and ends the process then.
+PROBE = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='CRITICAL')"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterChoices:
+    """`address` is HOST:PORT, or "" for $RAY_ADDRESS or the cluster that this machine belongs to. A worker has so many
+    GPUs, a share of one included, and so many cores; 0 cores: one, or an equal share of a node's beside GPUs."""
+
+    address: str = ""
+    gpus_per_worker: float = 1.0
+    cpus_per_worker: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """A cluster that is connected. A worker takes `gpus` and `cpus` of a node."""
+
+    address: str
+    gpus: float
+    cpus: int
+
+    @property
+    def place(self) -> Place:
+        return Place(device="cuda" if self.gpus else "cpu", gpu_share=self.gpus or 1.0, num_cores=self.cpus)
+
+    def capacity(self) -> int:
+        """Workers that its nodes have room for now."""
+        return sum(_room(node, self.gpus, self.cpus) for node in _nodes())
+
+    def require_room(self) -> None:
+        """Raises ValueError where there is none for a single worker."""
+        if not self.capacity():
+            nodes = _nodes()
+            num_cpus, num_gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
+            raise ValueError(
+                f"--engine ray: no node at {self.address} has room for a worker of {self.cpus} CPUs and {self.gpus:g} "
+                f"GPUs ({len(nodes)} nodes have {num_cpus:g} CPUs and {num_gpus:g} GPUs together); lower "
+                "--cpus-per-worker or --gpus-per-worker, or add nodes"
+            )
+
+
+@contextmanager
+def connected(choices: ClusterChoices, device: str) -> Iterator[Cluster]:
+    """The cluster of `choices`, until the end of the work; workers on GPUs where it has any, unless `device` is cpu.
+
+    Raises:
+        ValueError: Ray is not installed, there is no cluster, it has another version of Ray or Python, or no room.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"--device {device}: with --engine ray the cluster places the workers; use auto, cpu or cuda")
+    ray = _ray()
+    address = _found(choices.address)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ValueError(f"--engine ray: no connection to {address}: {first_line(error)}") from None
+    try:
+        if before is not None:  # Ray takes SIGTERM for itself
+            signal.signal(signal.SIGTERM, before)
+        cluster = _cluster(address, choices, device)
+        cluster.require_room()
+        yield cluster
+    finally:
+        ray.shutdown()
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of Ray's says first; some go on for pages."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise ValueError("--engine ray needs Ray; type `pip install 'mtl-affect[ray]'`") from None
+    return ray
+
+
+def _found(address: str) -> str:
+    """The address, after something answered there as a cluster of this version does."""
+    if address.startswith("ray://"):
+        raise ValueError(f"--address {address}: run the command on a machine of the cluster, with --address HOST:PORT")
+    if address:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ValueError(f"--address {address}: expected HOST:PORT, as in --address 10.0.0.1:6379")
+        try:
+            socket.create_connection((host, int(port)), TCP_S).close()
+        except OSError as error:
+            raise ValueError(
+                f"--address {address}: no Ray cluster there ({error.strerror or error}); {START}"
+            ) from None
+    where = f"--address {address}" if address else "--engine ray"
+    try:
+        probe = subprocess.run(
+            [sys.executable, "-c", PROBE, address or "auto"], timeout=ANSWER_S, capture_output=True, text=True
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"{where}: no Ray cluster answered in {ANSWER_S:g} s; {START}") from None
+    if probe.returncode:
+        lines = [line.strip() for line in probe.stderr.splitlines() if line.strip()]
+        reasons = [line for line in lines if "Error" in line] or lines or ["no reason given"]
+        raise ValueError(f"{where}: no Ray cluster there ({reasons[-1][:300]}); {START}")
+    return address or "auto"
+
+
+def _cluster(address: str, choices: ClusterChoices, device: str) -> Cluster:
+    nodes = [node for node in _nodes() if node.get("GPU", 0.0) > 0]
+    if device == "cuda" and not nodes:
+        raise ValueError(f"--device cuda: the Ray cluster at {address} has no GPU; use --device cpu")
+    if device == "cpu" or not nodes:
+        return Cluster(address=address, gpus=0.0, cpus=choices.cpus_per_worker or 1)
+    shares = [node.get("CPU", 1.0) * choices.gpus_per_worker / node["GPU"] for node in nodes]
+    cpus = choices.cpus_per_worker or max(1, math.floor(min(shares)))
+    return Cluster(address=address, gpus=choices.gpus_per_worker, cpus=cpus)
+
+
+def _nodes() -> list[Mapping[str, float]]:
+    """What each living node has, by kind."""
+    return [node["Resources"] for node in _ray().nodes() if node["Alive"]]
+
+
+def _room(node: Mapping[str, float], gpus: float, cpus: int) -> int:
+    by_cpu = math.floor(node.get("CPU", 0.0) / cpus)
+    if not gpus:
+        return by_cpu
+    # A share of a GPU is a share of one: 0.4 leaves room for two on each.
+    num_gpus = math.floor(node.get("GPU", 0.0))
+    return min(by_cpu, num_gpus * math.floor(1 / gpus + 1e-9) if gpus <= 1 else math.floor(num_gpus / gpus))
