@@ -20,9 +20,10 @@ from rich.table import Table
 if TYPE_CHECKING:
     from bench.measure import Row
 
-EXTRACTING, READING = ("A1", "A2", "A3", "A4", "A6", "A7", "A8"), ("C1", "C2", "C3", "C6", "R1", "R2")
+EXTRACTING, READING = ("A1", "A2", "A3", "A4", "A6", "A7", "A8"), ("C1", "C2", "C3", "C4", "C6", "R1", "R2")
 FINETUNING, QUALITY, VIDEO = ("F1", "R3"), ("Q1", "Q2", "M"), ("V1", "V2", "V3")
-IDS = (*EXTRACTING, *READING, *FINETUNING, *QUALITY, *VIDEO, "B1", "B2", "B3", "B4", "S1", "S2", "S3", "S4", "S6", "S8")
+TRAINING, SEARCHING = ("B1", "B2", "B3", "B4", "B5"), ("S1", "S2", "S3", "S4", "S6", "S8")
+IDS = (*EXTRACTING, *READING, *FINETUNING, *QUALITY, *VIDEO, *TRAINING, *SEARCHING)
 APART = ("R1", "R2", "R3", "F1", "B4", *QUALITY)  # only by --only: all others together take ten minutes
 LATEST = Path(__file__).parent / "latest.json"
 VERSIONS = ("torch", "timm", "zarr", "numpy", "h5py", "simplejpeg", "pillow")
@@ -53,6 +54,7 @@ def measure(wanted: Iterable[str], console: Console) -> list["Row"]:
     import torch
 
     from bench import (
+        beyond_memory,
         cache_reading,
         extraction,
         finetuning,
@@ -67,7 +69,7 @@ def measure(wanted: Iterable[str], console: Console) -> list["Row"]:
     )
 
     heads = (training, stacking, searching, quality, methods)
-    parts = (extraction, runtimes, cache_reading, finetuning, predicting, video_faces, *heads)
+    parts = (extraction, runtimes, cache_reading, beyond_memory, finetuning, predicting, video_faces, *heads)
     functions = {each: function for part in parts for each, function in part.ROWS.items()}
     on_cuda = {each for part in parts for each in part.ON_CUDA}
     todo = [(functions[each], torch.device("cpu")) for each in IDS if each in wanted]

@@ -48,7 +48,7 @@ def windows_of_stream(device: torch.device) -> list[Row]:
     """C2: gathering rows of random windows from the resident stream, into memory that is there as `pipelines` does,
     against a copy of as many bytes."""
     stream = torch.from_numpy(made_stream().read()).to(device)
-    rows = torch.from_numpy(_window_rows()).to(device)
+    rows = torch.from_numpy(window_rows()).to(device)
     source = stream[: rows.numel()].clone()
     out = torch.empty_like(source)
     flat, count = rows.flatten(), 10
@@ -82,7 +82,7 @@ def windows_of_stream(device: torch.device) -> list[Row]:
 def windows_by_zarr(device: torch.device) -> list[Row]:
     """C3: the gather of C2 against zarr, a slice a window, from the same store."""
     stream = made_stream()
-    resident, rows = torch.from_numpy(stream.read()), torch.from_numpy(_window_rows())
+    resident, rows = torch.from_numpy(stream.read()), torch.from_numpy(window_rows())
     array = zarr.open_array(str(stream.folder / "embedding"), mode="r")
     flat, gathered, count = rows.flatten(), torch.empty(rows.numel(), WIDTH, dtype=torch.float16), 10
     found: dict[str, np.ndarray] = {}
@@ -145,7 +145,7 @@ def made_stream(folder: Path = WORK / "reading.zarr") -> Stream:
     return stream
 
 
-def _window_rows() -> np.ndarray:
+def window_rows() -> np.ndarray:
     """[W, T] int64: windows of neighbouring rows, from anywhere in the stream."""
     starts = np.random.default_rng(0).integers(0, NUM_ROWS - STEPS, NUM_WINDOWS)
     return starts[:, None] + np.arange(STEPS)
