@@ -81,7 +81,7 @@ class Extraction:
         self._frames, self._faces, self._settings = frames, faces, settings
         opened = [planning.open_streams(cache, each, frames, settings) for each in backbones]
         self._streams = [(each, stream) for each, (found, _) in zip(backbones, opened, strict=True) for stream in found]
-        self._notes = tuple(note for _, about in opened for note in about)  # for the first part that is run
+        self._notes = (*cache.notes, *(note for _, about in opened for note in about))  # for the first part that is run
         self._source = FaceSource(faces, follow_orientation=settings.follow_orientation)
 
     @property

@@ -95,7 +95,7 @@ def extract_sound(
         seconds=time.monotonic() - start,
         num_elsewhere=num_elsewhere,
         num_redone=num_redone,
-        notes=tuple(tracks.notes()),
+        notes=(*cache.notes, *tracks.notes()),
         of_sound=True,
     )
 

@@ -165,7 +165,10 @@ def _open(config: Path, overrides: list[str] | None, *, read_only: bool) -> "tup
     from pipelines.config import read_config
 
     settings = read_config(config, overrides or ())
-    return settings, Cache.open(settings.cache_location(), read_only=read_only)
+    cache = Cache.open(settings.cache_location(), read_only=read_only)
+    for note in cache.notes:
+        say(note, err=True)
+    return settings, cache
 
 
 def _frames(settings: "Config") -> "pl.DataFrame | None":

@@ -104,6 +104,8 @@ def import_(
     )
     maker = _maker(settings, made_by, backbone)
     cache = Cache.open(settings.cache_location(), create=True)
+    for note in cache.notes:
+        say(note, err=True)
     with progress(f"import {name}", len(frames), "rows") as advance:
         report = import_stream(
             cache,

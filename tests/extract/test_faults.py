@@ -37,6 +37,22 @@ def test_killed_at_many_moments(tmp_path: Path, num_streams: int, num_kills: int
     assert found["phases"]["between shards"] >= num_kills // 5, found["phases"]
 
 
+@NEEDS_FORK
+def test_killed_at_moments_of_an_extraction_into_an_object_store(tmp_path: Path, s3_url: str) -> None:
+    assert found_by(killed_extraction.main, "kill", tmp_path, 3, 19, 1, s3_url)["kills"] >= 3
+
+
+@pytest.mark.slow
+@NEEDS_FORK
+@pytest.mark.parametrize(("num_streams", "num_kills"), [(1, 20), (2, 30)])
+def test_killed_at_many_moments_into_an_object_store(
+    tmp_path: Path, s3_url: str, num_streams: int, num_kills: int
+) -> None:
+    found = found_by(killed_extraction.main, "kill", tmp_path, num_kills, 23, num_streams, s3_url)
+    assert found["kills"] >= num_kills
+    assert found["phases"]["between shards"] >= num_kills // 5, found["phases"]
+
+
 # Started twice
 
 
@@ -46,6 +62,13 @@ def test_two_at_once(tmp_path: Path) -> None:
     found = found_by(killed_extraction.main, "twice", tmp_path, 6, 17, 2)
     assert found["refused"] + found["both"] == 6
     assert found["refused"] > 0
+    assert all("is being written by process" in line for line in found["said"])
+
+
+@NEEDS_FORK
+def test_two_at_once_into_an_object_store(tmp_path: Path, s3_url: str) -> None:
+    found = found_by(killed_extraction.main, "twice", tmp_path, 4, 29, 1, s3_url)
+    assert found["refused"] + found["both"] == 4
     assert all("is being written by process" in line for line in found["said"])
 
 

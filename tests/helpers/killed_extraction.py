@@ -6,11 +6,14 @@ the next child begins with none, until MIN_KILLS have hit an extraction that was
 
 `killed_extraction twice FOLDER ROUNDS SEED STREAMS`: in each round two children extract into one
 cache, the second starting a random moment after the first.
+
+With a URL behind them, the caches lie below it in an object store.
 """
 
 import json
 import mmap
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -19,13 +22,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from cache.frames import read_frames, write_frames
+from cache.storage.objects import ObjectStorage
 from helpers import made_extraction as made
+from helpers.object_store import objects_of
 
+T = TypeVar("T")
 BATCH_SIZE = 5
 # A forward pass as long as writing a part of a shard: kills fall into both.
 FORWARD_S = 0.01
@@ -48,10 +55,11 @@ class Slow(made.Tiny):
 
 @dataclass
 class Harness:
-    """Caches in `folder`; `counter` is shared with the children."""
+    """Caches in `folder`, or below `url` in an object store; `counter` is shared with the children."""
 
     folder: Path
     num_streams: int
+    url: str = ""
     counter: mmap.mmap = field(default_factory=lambda: mmap.mmap(-1, 8))
 
     def extract(self, cache: str) -> None:
@@ -62,7 +70,9 @@ class Harness:
         (self.folder / cache).mkdir(exist_ok=True)
         if not (self.folder / cache / "faces").exists():
             (self.folder / cache / "faces").symlink_to(self.folder / "faces")
-        made.run(read_frames(self.folder / "frames.parquet"), self.folder / cache, *backbones, batch_size=BATCH_SIZE)
+        place = f"{self.url}/{cache}" if self.url else ""
+        frames = read_frames(self.folder / "frames.parquet")
+        made.run(frames, self.folder / cache, *backbones, batch_size=BATCH_SIZE, place=place)
 
     def extract_or_say(self, cache: str, errors: Path) -> None:
         """Adds the line to `errors` where the extraction is refused."""
@@ -95,26 +105,61 @@ class Harness:
     def forwards(self) -> int:
         return int.from_bytes(self.counter[:8], "little")
 
-    def marks(self, cache: str) -> dict[Path, tuple[int, int]]:
+    def ask(self, what: Callable[[], T]) -> T:
+        """What a child finds: in this process obstore's threads would start, which do not outlive a fork."""
+        here, there = os.pipe()
+
+        def answer() -> None:
+            with open(there, "wb") as pipe:
+                pickle.dump(what(), pipe)
+
+        child = self.start(answer)
+        os.close(there)
+        with open(here, "rb") as pipe:
+            data = pipe.read()
+        assert os.waitpid(child, 0)[1] == 0
+        return pickle.loads(data)
+
+    def clear(self, cache: str) -> None:
+        shutil.rmtree(self.folder / cache, ignore_errors=True)
+        if self.url:
+            self.ask(lambda: self._delete(ObjectStorage(f"{self.url}/{cache}")))
+
+    @staticmethod
+    def _delete(storage: ObjectStorage) -> None:
+        storage.delete(list(storage.keys("")))
+
+    def phase(self, cache: str) -> str:
+        """Where a killed extraction was, by what it left."""
+        keys = self.keys(cache)
+        if "zarr.json" not in keys:
+            return "before the cache"
+        if sum(key.endswith("/base/zarr.json") for key in keys) < self.num_streams:
+            return "before the streams"
+        return "between shards" if any("/marks/" in key for key in keys) else "before a shard"
+
+    def keys(self, cache: str) -> list[str]:
+        """Of every file or object of a cache."""
+        if self.url:
+            return self.ask(lambda: list(ObjectStorage(f"{self.url}/{cache}").keys("")))
+        root = self.folder / cache / "cache.zarr"
+        return [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+
+    def marks(self, cache: str) -> dict[object, object]:
         """Which file each mark is, and since when: another one where a shard was written again."""
+        if self.url:
+            entries = self.ask(lambda: ObjectStorage(f"{self.url}/{cache}").entries(""))
+            return {each.key: each.modified_s for each in entries if "/marks/" in each.key}
         found = (self.folder / cache).glob("cache.zarr/*/base/embedding/marks/*.json")
         return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
 
     def files(self, cache: str) -> dict[str, bytes]:
         """Every file of a cache but the locks: path -> bytes."""
+        if self.url:
+            return self.ask(lambda: objects_of(f"{self.url}/{cache}"))
         root = self.folder / cache / "cache.zarr"
         paths = [path for path in sorted(root.rglob("*")) if path.is_file() and path.name != "writer.lock"]
         return {str(path.relative_to(root)): path.read_bytes() for path in paths}
-
-
-def phase(harness: Harness, cache: str) -> str:
-    """Where a killed extraction was, by what it left."""
-    root = harness.folder / cache / "cache.zarr"
-    if not (root / "zarr.json").exists():
-        return "before the cache"
-    if len(list(root.glob("*/base/zarr.json"))) < harness.num_streams:
-        return "before the streams"
-    return "before a shard" if not harness.marks(cache) else "between shards"
 
 
 def killed_after(delay_s: float, child: int, since: Path | None = None) -> int:
@@ -151,14 +196,14 @@ def kill_until(harness: Harness, min_kills: int, generator: random.Random) -> di
         return num_kills >= min_kills and (are_spread or num_kills >= 10 * min_kills)
 
     while not is_enough() or num_caches == 0:
-        shutil.rmtree(harness.folder / "killed", ignore_errors=True)
+        harness.clear("killed")
         harness.counter[:8] = bytes(8)
-        kept: dict[Path, tuple[int, int]] = {}
+        kept: dict[object, object] = {}
         kills = 0
         while True:
             # Short delays are the likelier ones: the making of cache and streams takes a tenth of the time. The first
             # child of every second cache is hit while it makes them: on a busy machine chance alone may miss that.
-            since = root / "zarr.json" if num_caches % 2 == 0 and not kills and not kept else None
+            since = root / "zarr.json" if num_caches % 2 == 0 and not kills and not kept and not harness.url else None
             delay_s = duration * generator.random() ** 2 * (1.0 if since is None else 0.05)
             if is_enough():
                 since, delay_s = None, 60.0
@@ -171,7 +216,7 @@ def kill_until(harness: Harness, min_kills: int, generator: random.Random) -> di
                 break
             if len(marks) < num_marks:
                 kills, num_kills = kills + 1, num_kills + 1
-                where = phase(harness, "killed")
+                where = harness.phase("killed")
                 phases[where] = phases.get(where, 0) + 1
         found = harness.files("killed")
         odd = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
@@ -207,8 +252,8 @@ ACTIONS = {"kill": kill_until, "twice": start_twice}
 
 
 def main() -> None:
-    action, folder, count, seed, num_streams = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:])
-    harness = Harness(folder, num_streams)
+    action, folder, count, seed, num_streams = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:6])
+    harness = Harness(folder, num_streams, url="".join(sys.argv[6:]))
     # Polars starts threads: in a child.
     harness.run(lambda: write_frames(made.make_faces(folder / "faces"), folder / "frames.parquet"))
     print(json.dumps(ACTIONS[action](harness, count, random.Random(seed))))

@@ -93,10 +93,11 @@ def run(
     folder: Path,
     *backbones: Backbone,
     advance: Callable[[int], None] = lambda count: None,
+    place: Path | str = "",
     **options: object,
 ) -> Report:
-    """Extracts from folder/faces into folder/cache.zarr."""
-    cache = Cache.open(folder / "cache.zarr", create=True)
+    """Extracts from folder/faces into folder/cache.zarr, or into the cache at `place`."""
+    cache = Cache.open(place or folder / "cache.zarr", create=True)
     defaults = {"batch_size": 5, "num_threads": 2, "shard_rows": SHARD_ROWS, "device": torch.device("cpu")}
     return extract(
         frames, folder / "faces", cache, backbones, Settings(**{**defaults, **options}), Hooks(advance=advance)
