@@ -23,7 +23,7 @@ MOST_LOST = 3  # workers lost in a row with one item, or while they load: no acc
 BUSY_S = 180.0  # so long an item may be another process's: a killed driver's workers, or a claim that must expire
 AGAIN_S = 2.0
 STOP_S = 60.0  # for a checkpoint to be written after Ctrl-C
-START_S = 900.0  # for the first worker, where others have the cluster's nodes
+START_S = 900.0  # without any worker, where others have the cluster's nodes or none is left
 
 ItemT = TypeVar("ItemT")
 
@@ -74,8 +74,7 @@ class Pool:
         self._ray, self._cluster, self._requirements, self._listener = ray, cluster, requirements, listener
         self._job, self._place = pickle.dumps(job), cluster.place
         self._members: list[Member] = []
-        self._num_lost, self._looked_s, self._began_s = 0, 0.0, time.monotonic()
-        self._is_started = False
+        self._num_lost, self._looked_s, self._alive_s = 0, 0.0, time.monotonic()
 
     def __enter__(self) -> "Pool":
         self._requirements.renew()
@@ -95,14 +94,8 @@ class Pool:
         while not any(member.kind == "idle" for member in self._members):
             if not self._members:
                 self._hire()
-            if time.monotonic() - self._began_s > START_S and all(each.kind == "check" for each in self._members):
-                raise ValueError(
-                    f"--engine ray: no worker could be started in {START_S / 60:g} minutes; others have the nodes of "
-                    f"{self._cluster.address}"
-                )
             for _ in self._turn():
                 raise AssertionError("no item is in hand yet")
-        self._is_started = True
 
     def map(self, items: Iterator[ItemT], check: Callable[[], None] = lambda: None) -> Iterator[tuple[ItemT, Any]]:
         """Yields every item with what came of it, or with `Lost`, as they are finished; takes them one by one, as
@@ -159,6 +152,13 @@ class Pool:
 
     def _turn(self) -> Iterator[tuple[Task[Any], Any]]:
         """Waits a moment; yields tasks that ended, with what came of them, None where they are to be done again."""
+        if any(member.kind != "check" for member in self._members):
+            self._alive_s = time.monotonic()
+        elif time.monotonic() - self._alive_s > START_S:
+            raise ValueError(
+                f"--engine ray: no worker could be started in {START_S / 60:g} minutes; the cluster at "
+                f"{self._cluster.address} has no nodes left, or others have them"
+            )
         for member in self._members:
             if member.kind == "do" and member.told is None and time.monotonic() - member.asked_s > TOLD_S:
                 member.told, member.asked_s = member.actor.told.remote(), time.monotonic()

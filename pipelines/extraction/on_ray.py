@@ -78,7 +78,8 @@ def extract_on_ray(
     cache = Cache.open(config.cache_location(), create=True)
     of_sound = config.backbones[names[0]].is_audio
     inputs = config.data.videos if of_sound else config.data.faces
-    needed = requirements(_files(config, names), [config.at(inputs)], cache.path)
+    shared = cache.location if isinstance(cache.location, Path) else None
+    needed = requirements(_files(config, names), [config.at(inputs)], shared)
     progress = _Progress(bar)
     with (
         connected(choices.cluster, choices.devices) as cluster,

@@ -1,0 +1,264 @@
+"""What a worker of a cluster must share with the driver, how a cluster is found, and where workers fit."""
+
+import http.server
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from helpers.processes import ROOT
+from pipelines.cli.options import cluster_of
+from pipelines.cluster import connection
+from pipelines.cluster.connection import ClusterChoices, _room, connected
+from pipelines.cluster.requirements import Requirements, code_digest, requirements, versions
+from pipelines.cluster.worker import Done, Failed, Place, Stopped, Worker
+from pipelines.extraction.on_ray import num_rows
+
+# What a worker must have
+
+
+@pytest.fixture
+def needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Requirements]:
+    monkeypatch.chdir(tmp_path)
+    for name in ("faces", "cache"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "weights").write_bytes(b"weights")
+    found = requirements([Path("weights")], [Path("faces")], Path("cache"))
+    found.renew()
+    yield found
+    found.remove()
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_worker_that_has_all_of_it(needed: Requirements, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    assert needed.problem() == ""
+    assert Path.cwd() == tmp_path  # relative paths start where the driver's do
+    assert Worker().check(needed) == ""
+
+
+def test_a_worker_without_the_weights_file(needed: Requirements) -> None:
+    Path("weights").unlink()
+    assert (
+        Worker()
+        .check(needed)
+        .endswith("has no file weights; every node needs it under the same path, on a file system that they share")
+    )
+
+
+def test_a_worker_with_other_weights(needed: Requirements) -> None:
+    Path("weights").write_bytes(b"other..")
+    assert needed.problem().startswith("has another weights than the driver, by its digest;")
+
+
+def test_a_worker_without_the_faces(needed: Requirements) -> None:
+    Path("faces").rmdir()
+    assert needed.problem().startswith("has no folder faces; every node needs it")
+
+
+def test_a_worker_with_a_cache_of_its_own(needed: Requirements) -> None:
+    needed.remove()
+    assert needed.problem().startswith("sees another cache than the driver; every node needs it")
+
+
+def test_a_worker_without_the_working_folder(needed: Requirements) -> None:
+    assert replace(needed, folder="/no/such").problem().startswith("has no folder /no/such; every node needs it")
+
+
+@pytest.mark.parametrize("name", ["mtl", "Python", "torch"])
+def test_a_worker_of_another_version(needed: Requirements, name: str) -> None:
+    found = versions()[name]
+    other = replace(needed, versions={**needed.versions, name: "2.6"})
+    assert other.problem() == f"has {name} {found}, the driver has 2.6; install the same on all nodes"
+
+
+def test_the_code_is_told_by_every_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(
+        "pipelines.cluster.requirements.import_module",
+        lambda name: SimpleNamespace(__file__=str(tmp_path / name / "__init__.py")),
+    )
+    for name in ("cache", "extract", "heads", "pipelines"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("")
+    before = code_digest()
+    (tmp_path / "heads" / "__init__.py").write_text("x")
+    assert code_digest() != before
+
+
+# Workers
+
+
+class Job:
+    """Doubles numbers."""
+
+    def prepare(self, place: Place) -> None:
+        if place.device == "none":
+            raise ValueError("no device")
+
+    def do(self, item: int, tell, check) -> int:
+        tell(item)
+        check()
+        if item < 0:
+            raise OSError("full")
+        return 2 * item
+
+
+def test_a_worker_does_what_it_is_given() -> None:
+    import pickle
+
+    worker, job = Worker(), pickle.dumps(Job())
+    failed = worker.prepare(job, Place(device="none", gpu_share=1.0, num_cores=1))
+    assert isinstance(failed, Failed)
+    assert worker.prepare(job, Place(device="cpu", gpu_share=1.0, num_cores=1)) == Done(None, [])
+    assert worker.do(2) == Done(4, [2])
+    assert isinstance(worker.do(-1), Failed)
+    assert worker.told() == [-1]
+    worker.stop()
+    assert worker.do(3) == Stopped()
+
+
+# Where a cluster is
+
+
+def test_options_go_together() -> None:
+    assert cluster_of("local", "", 1.0, 0) is None
+    assert cluster_of("ray", "a:1", 0.5, 2) == ClusterChoices(address="a:1", gpus_per_worker=0.5, cpus_per_worker=2)
+    with pytest.raises(ValueError, match="--address a:1: goes with --engine ray only"):
+        cluster_of("local", "a:1", 1.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("nowhere", "--address nowhere: expected HOST:PORT, as in --address 10.0.0.1:6379"),
+        ("here:99999", "--address here:99999: expected HOST:PORT"),
+        ("ray://here:10001", "run the command on a machine of the cluster, with --address HOST:PORT"),
+    ],
+)
+def test_an_address_that_can_be_none(address: str, says: str) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    with pytest.raises(ValueError, match=says), connected(ClusterChoices(address=address), "auto"):
+        pass
+
+
+def test_an_address_where_nothing_is() -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with (
+        pytest.raises(
+            ValueError, match=rf"--address {address}: no Ray cluster there \(Connection refused\); `ray start"
+        ),
+        connected(ClusterChoices(address=address), "auto"),
+    ):
+        pass
+
+
+def test_an_address_where_something_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    monkeypatch.setattr(connection, "ANSWER_S", 2.0)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{server.server_port}"
+        try:
+            with (
+                pytest.raises(ValueError, match=f"--address {address}: no Ray cluster answered in 2 s; `ray start"),
+                connected(ClusterChoices(address=address), "auto"),
+            ):
+                pass
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.slow
+def test_no_cluster_on_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with (
+        pytest.raises(ValueError, match=r"--engine ray: no Ray cluster there \(.*\); `ray start --head` starts one"),
+        connected(ClusterChoices(), "auto"),
+    ):
+        pass
+
+
+def test_without_ray_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with (
+        pytest.raises(ValueError, match=r"needs Ray; type `pip install 'mtl-affect\[ray\]'`"),
+        connected(ClusterChoices(), "auto"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("device", ["all", "cuda:0", "cuda:0,cuda:1"])
+def test_the_cluster_places_the_workers(device: str) -> None:
+    with pytest.raises(ValueError, match="the cluster places the workers"), connected(ClusterChoices(), device):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("node", "gpus", "cpus", "room"),
+    [
+        ({"CPU": 8}, 0, 1, 8),
+        ({"CPU": 8}, 0, 3, 2),
+        ({"CPU": 8, "GPU": 2}, 1, 2, 2),
+        ({"CPU": 8, "GPU": 2}, 0.5, 2, 4),
+        ({"CPU": 8, "GPU": 2}, 0.5, 4, 2),
+        ({"CPU": 8, "GPU": 2}, 0.4, 1, 4),
+        ({"CPU": 8, "GPU": 1}, 0.1, 1, 8),
+        ({"CPU": 80, "GPU": 1}, 0.1, 1, 10),
+        ({"CPU": 8}, 1, 1, 0),
+        ({"GPU": 8}, 1, 1, 0),
+    ],
+)
+def test_workers_on_a_node(node: dict[str, float], gpus: float, cpus: int, room: int) -> None:
+    assert _room(node, gpus, cpus) == room
+
+
+def test_rows_in_any_of_several_ranges() -> None:
+    assert num_rows([]) == 0
+    assert num_rows([(4, 8), (0, 4), (2, 6), (10, 11)]) == 9
+
+
+# The job script of the page
+
+
+def test_the_job_script_starts_a_cluster_and_works_on_it(tmp_path: Path) -> None:
+    import re
+    import subprocess
+
+    page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    (script,) = [text for text in re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL) if "mtl-ray" in text]
+    said = tmp_path / "said"
+    stands = {
+        "scontrol": "echo first; echo second; echo third",
+        "sleep": "exit 0",
+        "srun": f'echo "$@" >> {said}',
+    }
+    (tmp_path / "bin").mkdir()
+    for name, body in stands.items():
+        path = tmp_path / "bin" / name
+        path.write_text(f"#!/bin/bash\n{body}\n")
+        path.chmod(0o755)
+    (tmp_path / "job.sh").write_text(script)
+    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SLURM_NNODES": "3", "SLURM_JOB_NODELIST": "x"}
+    subprocess.run(["bash", str(tmp_path / "job.sh")], env=environment, check=True, timeout=60)
+    lines = sorted(said.read_text().splitlines())
+    assert lines == sorted(
+        [
+            "--nodes=1 --ntasks=1 --overlap -w first ray start --head --node-ip-address=first --port=6379 --block",
+            "--nodes=2 --ntasks=2 --overlap --exclude=first ray start --address=first:6379 --block",
+            "--nodes=1 --ntasks=1 --overlap -w first mtl extract --engine ray --address first:6379",
+            "--nodes=1 --ntasks=1 --overlap -w first mtl search --grid grids/joint.toml --engine ray "
+            "--address first:6379",
+        ]
+    )
