@@ -1,6 +1,7 @@
 """The connection to a Ray cluster: where it is, whether it answers, and how many workers it has room for."""
 
 import math
+import re
 import signal
 import socket
 import subprocess
@@ -12,6 +13,8 @@ from typing import Any
 
 from pipelines.cluster.worker import Place
 
+RAISED = re.compile(r"[\w.]*(Error|Exception): ")
+MOST = 300  # characters of a reason; some go on for pages
 TCP_S = 5.0
 ANSWER_S = 60.0
 START = "`ray start --head` starts one, --address HOST:PORT names another"
@@ -72,7 +75,7 @@ def connected(choices: ClusterChoices, device: str) -> Iterator[Cluster]:
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ValueError(f"--engine ray: no connection to {address}: {first_line(error)}") from None
+        raise ValueError(f"--engine ray: no connection to {address}: {reason_of(error)}") from None
     try:
         if before is not None:  # Ray takes SIGTERM for itself
             signal.signal(signal.SIGTERM, before)
@@ -83,10 +86,11 @@ def connected(choices: ClusterChoices, device: str) -> Iterator[Cluster]:
         ray.shutdown()
 
 
-def first_line(error: BaseException) -> str:
-    """What an error of Ray's says first; some go on for pages."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+def reason_of(error: BaseException) -> str:
+    """An error of Ray's in one line: what was raised last, where it quotes a traceback, else what it says first."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    raised = [line for line in lines if RAISED.match(line)]
+    return raised[-1][:MOST] if raised else lines[0][:MOST] if lines else type(error).__name__
 
 
 def _ray() -> Any:
@@ -119,10 +123,15 @@ def _found(address: str) -> str:
     except subprocess.TimeoutExpired:
         raise ValueError(f"{where}: no Ray cluster answered in {ANSWER_S:g} s; {START}") from None
     if probe.returncode:
-        lines = [line.strip() for line in probe.stderr.splitlines() if line.strip()]
-        reasons = [line for line in lines if "Error" in line] or lines or ["no reason given"]
-        raise ValueError(f"{where}: no Ray cluster there ({reasons[-1][:300]}); {START}")
+        raise ValueError(f"{where}: no connection to a Ray cluster ({_last_raised(probe.stderr)}); {START}")
     return address or "auto"
+
+
+def _last_raised(text: str) -> str:
+    """The last error in what a process printed, to its end."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    starts = [number for number, line in enumerate(lines) if RAISED.match(line)]
+    return " ".join(" ".join(lines[starts[-1] :] if starts else lines[-1:]).split())[:MOST] or "no reason given"
 
 
 def _cluster(address: str, choices: ClusterChoices, device: str) -> Cluster:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
-from pipelines.cluster.connection import Cluster, first_line
+from pipelines.cluster.connection import Cluster, reason_of
 from pipelines.cluster.requirements import Requirements
 from pipelines.cluster.worker import Done, Failed, Job, Stopped, Worker
 
@@ -194,7 +194,7 @@ class Pool:
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause if isinstance(error.cause, Exception) else error from None
         except self._ray.exceptions.RayError as error:
-            yield from self._lost(member, first_line(error))
+            yield from self._lost(member, reason_of(error))
             return
         if member.kind == "check":
             if outcome:

@@ -14,7 +14,7 @@ import pytest
 from helpers.processes import ROOT
 from pipelines.cli.options import cluster_of
 from pipelines.cluster import connection
-from pipelines.cluster.connection import ClusterChoices, _room, connected
+from pipelines.cluster.connection import ClusterChoices, _last_raised, _room, connected, reason_of
 from pipelines.cluster.requirements import Requirements, code_digest, requirements, versions
 from pipelines.cluster.worker import Done, Failed, Place, Stopped, Worker
 from pipelines.extraction.on_ray import num_rows
@@ -184,7 +184,10 @@ def test_no_cluster_on_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with (
-        pytest.raises(ValueError, match=r"--engine ray: no Ray cluster there \(.*\); `ray start --head` starts one"),
+        pytest.raises(
+            ValueError,
+            match=r"--engine ray: no connection to a Ray cluster \(ConnectionError: Could not find any running Ray",
+        ),
         connected(ClusterChoices(), "auto"),
     ):
         pass
@@ -262,3 +265,16 @@ def test_the_job_script_starts_a_cluster_and_works_on_it(tmp_path: Path) -> None
             "--address first:6379",
         ]
     )
+
+
+def test_reasons_take_one_line() -> None:
+    assert reason_of(RuntimeError("The actor died unexpectedly.\n\tclass_name: Worker\n\tpid: 3")) == (
+        "The actor died unexpectedly."
+    )
+    raised = (
+        "The actor died because of an error\nTraceback:\n  File x\nModuleNotFoundError: No module named 'pipelines'"
+    )
+    assert reason_of(RuntimeError(raised)) == "ModuleNotFoundError: No module named 'pipelines'"
+    printed = "Traceback:\nRuntimeError: Version mismatch: started with:\n    Ray: 2.9\n    Python: 3.10\n"
+    assert _last_raised(printed) == "RuntimeError: Version mismatch: started with: Ray: 2.9 Python: 3.10"
+    assert _last_raised("") == "no reason given"
