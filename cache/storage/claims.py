@@ -22,6 +22,7 @@ CLAIMS = "embedding/claims"  # where a listing of the Zarr group does not come u
 NAME = re.compile(r"(\d+)-of-(\d+)\.(\d+)\.json")
 HEARTBEAT_S, EXPIRY_S = 10.0, 60.0
 POLL_S = 1.0  # between two looks at a claim that may be dead
+END_S = 5.0  # how long the end of a command waits for a store that does not answer
 COLLISION_S = 0.5  # a claim that is withdrawn at once is gone by then
 CLOCK = getattr(time, "CLOCK_BOOTTIME", None)
 MAX_COLLISIONS = 8  # of two processes that claim overlapping parts at the same moment
@@ -65,21 +66,22 @@ class Claim:
             )
 
     def renew(self) -> None:
-        """Writes the claim again, if it is still this process's."""
-        there = {each.key for each in _rivals(self._files)}
-        if self.key not in there:
+        """Writes the claim again, if it is still this process's: the key may be that of a third by now."""
+        own, now_s = self._owner.to_bytes(), _now_s()
+        if next(self._files.get_many([self.key])) != own:
             self._is_lost = True
             return
+        there = {each.key for each in _rivals(self._files)}
         self._files.delete(sorted(there & self._dead))  # an owner taken for dead that woke up
-        self._files.put(self.key, self._owner.to_bytes())
-        self._written_s = _now_s()
+        self._files.put(self.key, own)
+        self._written_s = now_s
 
     def start(self) -> None:
         self._thread.start()
 
     def end(self) -> None:
         self._ended.set()
-        self._thread.join()
+        self._thread.join(END_S)
         if not self._is_lost:
             with contextlib.suppress(OSError):  # it expires
                 self._files.delete([self.key])

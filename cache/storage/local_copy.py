@@ -13,6 +13,8 @@ from pathlib import Path
 from cache.durable import TEMPORARY, remove_leftovers, temporary_beside
 from cache.storage.base import digest_of
 
+SLACK = 0.1
+
 
 class LocalCopy:
     """The files in `folder`, at most `max_bytes` of them."""
@@ -20,6 +22,7 @@ class LocalCopy:
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self._folder, self._max_bytes = folder, max_bytes
         self._lock = threading.Lock()
+        self._room = 0  # bytes that may be added before the folder is looked through
 
     def path(self, digest: str, num_bytes: int, fetch: Callable[[], bytes]) -> Path | None:
         """The file of `num_bytes` with that digest, hexadecimal; fetched where it is not there yet. None where what was
@@ -68,7 +71,11 @@ class LocalCopy:
         return True
 
     def _make_room(self, num_bytes: int) -> None:
-        """Removes files until `num_bytes` more are within the limit."""
+        """Removes files, if need be, so that `num_bytes` more are within the limit, and SLACK of it besides: looking
+        through the folder takes long where it has many."""
+        if num_bytes <= self._room:
+            self._room -= num_bytes
+            return
         found = []
         for folder in self._folder.iterdir():
             if folder.is_dir():
@@ -78,9 +85,11 @@ class LocalCopy:
                         status = path.stat()
                         found.append((path.name.startswith(TEMPORARY), status.st_mtime_ns, status.st_size, path))
         total = num_bytes + sum(size for _, _, size, _ in found)
-        for is_temporary, _, size, path in sorted(found):
-            if total <= self._max_bytes:
-                return
-            if not is_temporary:
-                path.unlink(missing_ok=True)
-                total -= size
+        if total > self._max_bytes:
+            for is_temporary, _, size, path in sorted(found):
+                if total <= (1 - SLACK) * self._max_bytes:
+                    break
+                if not is_temporary:
+                    path.unlink(missing_ok=True)
+                    total -= size
+        self._room = int(min(max(self._max_bytes - total, 0), SLACK * self._max_bytes))

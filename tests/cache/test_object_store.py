@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import polars as pl
 import pytest
 
 from cache import marks, shards
+from cache.ranges import RowReader
 from cache.storage import claims, objects
 from cache.storage.base import StorageError
 from cache.storage.location import StoreLocation
@@ -501,6 +503,48 @@ def test_a_writer_that_stood_still_writes_no_more(stored: Stream, s3_url: str, m
         with pytest.raises(claims.BeingWritten, match="took over while this one stood still"):
             stored.write_shard(0, *rows, {})
     assert "embedding/claims/1-of-1.000002.json" in set(stored.files.keys("embedding")), "the other's claim stays"
+
+
+def test_a_claim_of_the_same_number_is_not_taken_for_the_own(stored: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taken over, released and claimed by a third, while this process stood still."""
+    with stored.writer_lock():
+        claim = stored._writer._claim
+        claim_of_a_stranger(stored)
+        claim._written_s -= claims.EXPIRY_S
+        with pytest.raises(claims.BeingWritten, match="took over while this one stood still"):
+            stored.forget(0)
+    assert "embedding/claims/1-of-1.000001.json" in set(stored.files.keys("embedding"))
+    assert 0 in stored.done_shards()
+
+
+def test_a_claim_is_one_process_s(stored: Stream, s3_url: str) -> None:
+    """Sixteen that race for the same key, ten times."""
+    with ThreadPoolExecutor(16) as pool:
+        storage = ObjectStorage(s3_url)
+        for number in range(10):
+            made = list(pool.map(lambda token, at=f"race/{number}": storage.create(at, str(token).encode()), range(16)))
+            assert sum(made) == 1
+            assert storage.get(f"race/{number}") == str(made.index(True)).encode()
+
+
+def test_names_in_any_script(s3_url: str) -> None:
+    name = "größe+a=b_Ж-1"
+    cache = Cache.open(s3_url, create=True)
+    made.fill(cache.create(name, made.make_identity(made.make_frames()), made.SHARD_ROWS, {}))
+    assert Cache.open(s3_url).streams() == [(name, "base")]
+    assert np.array_equal(Cache.open(s3_url).stream(name).read(), made.expected_rows())
+    cache.remove(name)
+    assert cache.streams() == []
+
+
+def test_rows_by_ranges(copied: StoreLocation, s3_url: str) -> None:
+    """What training reads where a stream does not fit into memory; it needs the local copy."""
+    rows = np.array([149, 3, 4, 5, 80, 40, 39])
+    out = np.empty((len(rows), made.WIDTH), np.float16)
+    RowReader(Cache.open(copied).stream("expr")).read(rows, out)
+    assert np.array_equal(out, made.expected_rows()[rows])
+    with pytest.raises(ValueError, match="for which a store needs a local copy; set local under"):
+        RowReader(reopened(s3_url)).read(rows, out)
 
 
 def test_the_claim_is_renewed(stored: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
