@@ -119,24 +119,23 @@ def _acquire(files: ObjectStorage, what: str, part: Part) -> Claim:
         num_tries += 1
         number = 1 + max((each.number for each in rivals if each.part == part), default=0)
         claim = Claim(files, what, part, number, Owner.new(), {each.key for each in rivals})
-        if claim.create() and not _others(claim, watch, part):
+        if claim.create() and _is_alone(claim, watch, part):
             return claim
         time.sleep(random.random())
     raise BeingWritten(f"{what} is being written by another process that began at the same moment; try again")
 
 
-def _others(claim: Claim, watch: "Watch", part: Part) -> list[Rival]:
-    """The living rivals of a claim just made, which is withdrawn then; dead ones are removed where there are none."""
+def _is_alone(claim: Claim, watch: "Watch", part: Part) -> bool:
+    """Whether a claim just made has no living rival, so that it is held; else it is withdrawn."""
     rivals = {each.key: each for each in _overlapping(watch.files, part)}
     own = rivals.pop(claim.key, None)
     if own is not None:
         watch.set_clock(own.modified_s)
-    living = [each for each in rivals.values() if not watch.is_dead(each)]
-    if living or own is None:
+    if own is None or not all(watch.is_dead(each) for each in rivals.values()):
         watch.files.delete([claim.key])
-        return living
+        return False
     watch.files.delete(list(rivals))
-    return []
+    return True
 
 
 class Watch:

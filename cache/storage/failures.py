@@ -34,6 +34,12 @@ def is_passing(text: str) -> bool:
     return found is None or int(found[1]) >= 500 or int(found[1]) in (408, 429)
 
 
+def is_unknown(text: str) -> bool:
+    """Whether the store does not know this kind of request."""
+    found = STATUS.search(text)
+    return found is not None and found[1] == "501"
+
+
 def has_no_bucket(text: str) -> bool:
     return "NoSuchBucket" in text or "ContainerNotFound" in text or "The specified bucket does not exist" in text
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cache.storage.base import StorageError, digest_of
-from cache.storage.failures import has_no_bucket, is_passing, line_of
+from cache.storage.failures import has_no_bucket, is_passing, is_unknown, line_of
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -55,6 +55,7 @@ class _Stores:
 
     url: str
     patience: Patience
+    is_conditional: bool = True
     made: "dict[bool, ObjectStore]" = field(default_factory=dict)
 
     def get(self, is_long: bool) -> "ObjectStore":
@@ -131,23 +132,38 @@ class ObjectStorage:
         )
 
     def create(self, key: str, data: bytes) -> bool:
-        """Writes `data`, unlike that of any other caller, where the key is not there yet; whether this call did."""
+        """Writes `data`, unlike that of any other caller, where the key is not there yet; whether this call did. Of a
+        store without conditions the last of several wins, and all are told they did."""
+        if not self._stores.is_conditional:
+            self.put(key, data)
+            return True
         return self._create(key, data) or self._get_or_none(key) == data  # the first answer may have been lost
 
     def has_conditions(self, key: str, data: bytes) -> bool:
         """Whether the store refuses to create `key`, which is there with that very `data`, a second time. Where it does
         not, nothing has changed."""
-        return not self._create(key, data)
+        try:
+            self._stores.is_conditional = not self._create(key, data)
+        except NotImplementedError:
+            self._stores.is_conditional = False
+        return self._stores.is_conditional
 
     def _create(self, key: str, data: bytes) -> bool:
+        """Raises NotImplementedError where the store says that it knows no conditions."""
         import obstore
-        from obstore.exceptions import AlreadyExistsError, PreconditionError
+        from obstore.exceptions import AlreadyExistsError, GenericError, NotSupportedError, PreconditionError
 
         def create(store: "ObjectStore") -> bool:
             try:
                 obstore.put(store, self._prefix + key, data, mode="create", use_multipart=False)
             except (AlreadyExistsError, PreconditionError):
                 return False
+            except NotSupportedError:
+                raise NotImplementedError from None
+            except GenericError as error:
+                if is_unknown(str(error)):
+                    raise NotImplementedError from None
+                raise
             return True
 
         return self._ask(key, "written", create)
