@@ -43,12 +43,11 @@ class FileRecord:
 
     def fault(self, files: Storage, key: str) -> str | None:
         """As `size_fault`, or "has changed since extraction"; reads the file."""
-        if fault := self.size_fault(files.size(key)):
-            return fault
         try:
-            return None if FileRecord.read(files, key) == self else "has changed since extraction"
+            found = FileRecord.read(files, key)
         except FileNotFoundError:
-            return "is missing"
+            return self.size_fault(None)
+        return self.size_fault(found.num_bytes) or (None if found == self else "has changed since extraction")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
