@@ -1,6 +1,6 @@
 """One study: what is left of its trials is run, then leaderboard and report are written. Nothing is printed here."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from pipelines.results.backbone_rows import with_backbones
 from pipelines.results.evidence import Reader, with_intervals
 from pipelines.results.leaderboard import Leaderboard, make_leaderboard
 from pipelines.results.leaderboard_files import to_json, write_leaderboard
-from pipelines.search.loop import Engine, NoRecord, SearchSummary, one_at_a_time, run_trials
+from pipelines.search.loop import Engine, NoRecord, Recorder, SearchSummary, one_at_a_time, run_trials
 from pipelines.search.search_plan import (
     SearchPlan,
     make_chooser,
@@ -55,6 +55,9 @@ class StudyListener(Protocol):
 
     def on_best(self, words: str) -> None:
         """The best score of finished trials, in words; empty where there is none."""
+
+    def on_waiting(self, num_stacks: int) -> None:
+        """All that is left is in the hands of other processes: so many stacks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,9 +104,13 @@ def run_search(
     """
     config, grid, strategies = read_strategies(config, grid_path)
     search = make_plan(config, grid, strategies, folder)
+    is_shared = search.grid.study.is_shared
+    if is_shared and (part != WHOLE or cluster is not None):
+        option = "--shard" if part != WHOLE else "--engine ray"
+        raise ValueError(f"{grid.path}: [study] storage shares the trials among all searches; leave out {option}")
     if cluster is None:
         _check_device(search, device, retry_failed=retry_failed, part=part)
-    with open_study(search.folder, grid, search.inputs, search.trials, part=part) as study:
+    with open_study(search.folder, grid, search.inputs, search.trials, part=part, is_shared=is_shared) as study:
         outcome = _run(
             search,
             study,
@@ -115,7 +122,8 @@ def run_search(
             part=part,
             cluster=cluster,
         )
-        board = write_results(search, study) if part == WHOLE else None
+        with study.turn():
+            board = write_results(search, study) if part == WHOLE else None
     return Searched(search=search, board=board, outcome=outcome, part=part)
 
 
@@ -164,11 +172,12 @@ def _run(
     of_grid = {trial.digest for trial in trials}
     for trial, reason in study.damaged(None if part == WHOLE else trials):
         listener.on_damaged(reason, retrained=trial.digest in of_grid)
-        if trial.digest in of_grid:
+        if trial.digest in of_grid and not search.grid.study.is_shared:  # there whoever trains it clears it
             study.clear(trial)
     todo = to_run(search, study, retry_failed=retry_failed, part=part)[:limit]
     before = sum(study.is_finished(trial) for trial in trials)
     listener.on_start(len(trials), before, len(todo))
+    halted = search.halving is None
     with ExitStack() as stack:
         engine: Engine = one_at_a_time(study, _no_trainer)
         grouping: Grouping = one_by_one
@@ -182,24 +191,49 @@ def _run(
                 stacks_on_ray(search, study, device, cluster, listener.on_evaluation)
             )
         advance = stack.enter_context(listener.training(len(todo))) if todo else _no_advance
+        record: Recorder
+        queue, own = None, None
+        if search.grid.study.is_shared:
+            from pipelines.search.sharing import sharing
+
+            record, queue = stack.enter_context(
+                sharing(
+                    study,
+                    trials,
+                    search.grid,
+                    grouping,
+                    choose,
+                    retry_failed=retry_failed,
+                    halted=halted,
+                    advance=advance,
+                    on_waiting=listener.on_waiting,
+                )
+            )
+            own = queue.own
+        elif part == WHOLE:
+            record = Record(study, search.grid.fields, search.grid.study.storage)
+        else:
+            record = NoRecord()
         return run_trials(
             study,
             trials,
             engine,
-            NoRecord() if part != WHOLE else Record(study, search.grid.fields, search.grid.study.storage),
+            record,
             retry_failed=retry_failed,
             limit=limit,
             time_limit_s=search.grid.study.time_limit_s,
-            advance=_tracking(study, track, search.config.at(Path()), advance),
+            advance=_tracking(study, track, search.config.at(Path()), advance, own),
             note=listener.on_best,
             grouping=grouping,
             choose=choose,
-            halted=search.halving is None,
+            halted=halted,
+            queue=queue,
         )
 
 
-def _tracking(study: Study, track: str, home: Path, advance: Advance) -> Advance:
-    """`advance`, after which the runs are tracked that were finished since; those finished before are not."""
+def _tracking(study: Study, track: str, home: Path, advance: Advance, own: Collection[str] | None) -> Advance:
+    """`advance`, after which the runs are tracked that were finished since, those of the digests `own` where several
+    processes make them; those finished before are not."""
     if not track:
         return advance
     seen = {trial.digest for trial in study.trials.values() if study.is_finished(trial)}
@@ -207,7 +241,7 @@ def _tracking(study: Study, track: str, home: Path, advance: Advance) -> Advance
     def advanced(count: int) -> None:
         advance(count)
         for digest, trial in study.trials.items():
-            if digest not in seen and study.is_finished(trial):
+            if digest not in seen and (own is None or digest in own) and study.is_finished(trial):
                 seen.add(digest)
                 track_run(track, study.run_folder(trial), home, f"{study.path.name}-{digest}")
 

@@ -32,6 +32,7 @@ from pipelines.folds import NO_FOLD, Fold
 from pipelines.needed_streams import no_backbone
 from pipelines.project import packaged_grids
 from pipelines.search.grid_values import condition_value_of, value_of
+from pipelines.search.storage_url import has_password, is_shared
 from pipelines.strategy import Strategy, field_of, problem_of
 from pipelines.task_fields import flat_name, split_field
 from pipelines.typed import from_mapping
@@ -59,6 +60,11 @@ class StudyConfig:
     halving: Annotated[int, Interval(ge=0, le=1000)] = 0
     halving_first: Annotated[int, Interval(ge=1, le=10**9)] = 80
     storage: str = ""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several searches may work on the study at once, which claim their trials in a database."""
+        return is_shared(self.storage)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,6 +272,11 @@ def _study(table: Mapping[str, Any], where: str) -> StudyConfig:
         raise ValueError(f"{where} halving: 1 would end nothing; 2 or 3 halves or thirds, 0 switches it off")
     if study.name:
         check_name(study.name, f"{where} name")
+    if has_password(study.storage):
+        raise ValueError(
+            f"{where} storage: a password would be copied with the grid; leave it out, and set PGPASSWORD or write "
+            "~/.pgpass"
+        )
     return study
 
 

@@ -127,18 +127,23 @@ def run_trials(
     deadline_s = time.monotonic() + (time_limit_s or math.inf)
     own = OwnStacks(study, trials, grouping, choose, retry_failed=retry_failed, halted=halted)
     stacks_of: StackQueue = queue or own
-    num_done, stopped, tried = 0, "", set[str]()
+    num_done, stopped, tried, late = 0, "", set[str](), f"the time limit of {time_limit_s:g} s"
     with Interrupts(SIGINT) as interrupts:
 
         def check(count: int) -> None:
             interrupts.check()
             stacks_of.check()
 
+        def may_wait() -> bool:
+            interrupts.check()
+            return time.monotonic() <= deadline_s
+
         while not stopped:
             num_written = dict[str, int]()
             try:
-                stacks = stacks_of.take(tried, None if limit is None else limit - len(tried), interrupts.check)
+                stacks = stacks_of.take(tried, None if limit is None else limit - len(tried), may_wait)
                 if not stacks:
+                    stopped = late if not may_wait() and stacks_of.num_left() else ""
                     break
                 for stack, errors in engine(_starting(study, stacks, num_written, deadline_s, interrupts), check):
                     before = num_written[stack[0].digest]
@@ -151,7 +156,7 @@ def run_trials(
                 if len(num_written) == len(stacks):
                     stacks_of.done()
                 else:
-                    stopped = f"the time limit of {time_limit_s:g} s"
+                    stopped = late
             except ClaimLost:
                 pass
             except KeyboardInterrupt:

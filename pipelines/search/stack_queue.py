@@ -17,12 +17,14 @@ class ClaimLost(Exception):
 class StackQueue(Protocol):
     """Where a search gets its stacks from: its own study, or one that it shares with other processes."""
 
-    num_elsewhere: int
+    @property
+    def num_elsewhere(self) -> int:
+        """The trials that other processes finished into folders of their own."""
 
-    def take(self, tried: Collection[str], most: int | None, poll: Callable[[], None]) -> list[Stack]:
+    def take(self, tried: Collection[str], most: int | None, may_wait: Callable[[], bool]) -> list[Stack]:
         """Stacks to train now, of at most `most` trials and none of the digests `tried`; none when all is done.
 
-        It may wait for other processes, calling `poll`.
+        It waits for other processes while `may_wait` says so.
         """
 
     def check(self) -> None:
@@ -71,7 +73,7 @@ class OwnStacks:
         self._study, self._trials, self._grouping, self._choose = study, trials, grouping, choose
         self._retry_failed, self._halted = retry_failed, halted
 
-    def take(self, tried: Collection[str], most: int | None, poll: Callable[[], None]) -> list[Stack]:
+    def take(self, tried: Collection[str], most: int | None, may_wait: Callable[[], bool]) -> list[Stack]:
         """All that `choose` names."""
         left = pending(self._study, self._trials, retry_failed=self._retry_failed, halted=self._halted)
         batch = self._choose([trial for trial in left if trial.digest not in tried])[:most]

@@ -319,7 +319,7 @@ def test_the_record_can_be_a_database(tmp_path: Path) -> None:
 
 
 def test_postgresql_is_spoken_to_by_the_driver_that_the_extra_brings() -> None:
-    from pipelines.search.record import with_driver
+    from pipelines.search.storage_url import with_driver
 
     assert with_driver("postgresql://me@host/studies") == "postgresql+psycopg://me@host/studies"
     assert with_driver("postgresql+psycopg2://me@host/studies") == "postgresql+psycopg2://me@host/studies"

@@ -55,6 +55,9 @@ class SearchPage:
         self._best = words
         self._note("")
 
+    def on_waiting(self, num_stacks: int) -> None:
+        self._note(f"waiting for {counted(num_stacks, 'stack')} of other processes")
+
     def _note(self, text: str) -> None:
         if self.bar is not None:
             self.bar.note(", ".join(filter(None, (text, self._best))))
@@ -78,6 +81,13 @@ def print_results(found: Searched, console: Console) -> None:
         )
     elif outcome.num_left:
         console.print(f"{counted(outcome.num_left, 'trial')} left; the same command resumes")
+    if outcome.num_elsewhere:
+        console.print(
+            f"{counted(outcome.num_elsewhere, 'trial')} finished by processes that write to another folder, and not in "
+            f"this leaderboard: copy what is in its runs/ to {search.folder / 'runs'}, then type the same command",
+            soft_wrap=True,
+            markup=False,
+        )
     for note in refit_notes(search.folder):
         console.print(note, soft_wrap=True)
     for name in ("leaderboard.csv", "leaderboard.json", "report.html"):
