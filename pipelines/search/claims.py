@@ -25,7 +25,7 @@ from pipelines.search.database import Answer, is_gone, open_database, patiently
 from pipelines.search.stack_queue import ClaimLost
 from pipelines.search.storage_url import where
 
-HEARTBEAT_S = 15
+HEARTBEAT_S = 15.0
 GRACE_S = 90  # without a heartbeat
 TURN_S = 180  # most that one process keeps the others from giving out stacks
 OPEN = (TrialState.WAITING, TrialState.RUNNING)
@@ -70,7 +70,7 @@ class Claims:
             ValueError: the database cannot be had, or its study is of another search.
         """
         self.url, self.folder = url, folder
-        self._rdb = open_database(url, heartbeat_s=HEARTBEAT_S, grace_s=GRACE_S)
+        self._rdb = open_database(url, GRACE_S)
         self.optuna = optuna.create_study(storage=self._rdb, study_name=name, direction="maximize", load_if_exists=True)
         self._held: dict[int, _Held] = {}
         self._gone_at = -float("inf")  # when the database was last seen gone

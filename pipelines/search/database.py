@@ -36,8 +36,9 @@ SETTINGS = (
 NUM_TRIES = 5  # of making the tables, which several processes may begin at once
 
 
-def open_database(url: str, *, heartbeat_s: int | None = None, grace_s: int | None = None) -> RDBStorage:
-    """Optuna's storage at `url`, its tables made if they are not there.
+def open_database(url: str, grace_s: int | None = None) -> RDBStorage:
+    """Optuna's storage at `url`, its tables made if they are not there; trials are missed `grace_s` seconds after their
+    last heartbeat.
 
     Raises:
         ValueError: the database cannot be had; says why.
@@ -48,7 +49,7 @@ def open_database(url: str, *, heartbeat_s: int | None = None, grace_s: int | No
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # SQLAlchemy's, of its own next version; Optuna's, of heartbeats
                 storage = RDBStorage(
-                    with_driver(url), _engine_options(url), heartbeat_interval=heartbeat_s, grace_period=grace_s
+                    with_driver(url), _engine_options(url), heartbeat_interval=grace_s, grace_period=grace_s
                 )
             break
         except (IntegrityError, ProgrammingError) as error:  # another process makes the same tables
