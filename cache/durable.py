@@ -5,7 +5,6 @@ import os
 import platform
 import secrets
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -145,8 +144,9 @@ def _beside(folder: Path) -> tuple[Path, Path]:
 def remove_leftovers(folder: Path) -> None:
     """Deletes what killed processes left in `folder` under temporary names. Best effort: never raises OSError."""
     with contextlib.suppress(OSError):
+        now = folder.stat().st_mtime  # of the clock that files have: this machine's may be an hour off
         for path in folder.glob(f"{TEMPORARY}*"):
-            if time.time() - path.stat().st_mtime < LEFTOVER_AGE_S and not _is_maker_dead(path.name):
+            if now - path.stat().st_mtime < LEFTOVER_AGE_S and not _is_maker_dead(path.name):
                 continue
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)

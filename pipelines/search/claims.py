@@ -19,6 +19,7 @@ import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
 from cache.durable import HOST
 from pipelines.search.database import Answer, is_gone, open_database, patiently
@@ -76,15 +77,20 @@ class Claims:
         self._gone_at = -float("inf")  # when the database was last seen gone
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-        with self.turn():
-            self._check_search(search)
+        try:
+            self.patiently(lambda: self._check_search(search))
+        except ValueError:
+            self._rdb.engine.dispose()
+            raise
         self._thread.start()
 
     def _check_search(self, search: str) -> None:
-        found = self.optuna.user_attrs.get(SEARCH)
-        if found is None and not self.optuna.get_trials(deepcopy=False):
-            self.optuna.set_user_attr(SEARCH, search)
-        elif found != search:
+        with self.turn():
+            found = self.optuna.user_attrs.get(SEARCH)
+            if found is None and not self.optuna.get_trials(deepcopy=False):
+                self.optuna.set_user_attr(SEARCH, search)
+                found = search
+        if found != search:
             raise ValueError(
                 f"{where(self.url)}: its study {self.optuna.study_name!r} was begun with another grid, sampler or data "
                 f"(digest {found}, here {search}): in a database all searches of a study are of one; name another with "
@@ -153,6 +159,12 @@ class Claims:
         if any(held.is_lost for held in self._held.values()):
             raise ClaimLost
 
+    def confirm(self) -> None:
+        """As `check`, but asks the database; where that is gone it waits."""
+        for number, held in self._held.items():
+            held.is_lost = self.patiently(partial(self._rdb.get_trial, number)).state != TrialState.RUNNING
+        self.check()
+
     def record(self, entry: FrozenTrial) -> None:
         """Adds a trial that finished or failed; that of a leader in hand waits for `done`."""
         for held in self._held.values():
@@ -181,19 +193,18 @@ class Claims:
             self._rdb.set_trial_state_values(number, entry.state, entry.values)
 
     def release(self) -> None:
-        """Gives the stacks in hand back: whoever comes first takes them."""
-        for number in list(self._held):
-            with suppress(UpdateFinishedTrialError):
-                if not self._held[number].is_lost:
+        """Gives the stacks in hand back: whoever comes first takes them; after the grace where the database is gone."""
+        for number, held in list(self._held.items()):
+            with suppress(UpdateFinishedTrialError, StorageInternalError, SQLAlchemyError, KeyError):
+                if not held.is_lost:
                     self._rdb.set_trial_state_values(number, TrialState.WAITING)
             del self._held[number]
 
     def close(self) -> None:
-        """Gives back what is in hand, as far as the database is there to hear it."""
+        """Gives back what is in hand."""
         self._closed.set()
         self._thread.join()
-        with suppress(Exception):  # then the others wait for the grace
-            self.release()
+        self.release()
         self._rdb.remove_session()
         self._rdb.engine.dispose()
 

@@ -146,6 +146,7 @@ def run_trials(
                     stopped = late if not may_wait() and stacks_of.num_left() else ""
                     break
                 for stack, errors in engine(_starting(study, stacks, num_written, deadline_s, interrupts), check):
+                    stacks_of.confirm()
                     before = num_written[stack[0].digest]
                     num_ended = [_record(study, *one, record) for one in zip(stack, errors, strict=True)]
                     num_done += sum(num_ended) - before

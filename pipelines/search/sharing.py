@@ -11,27 +11,13 @@ from optuna.trial import TrialState
 from pipelines.progress import Advance
 from pipelines.run_files import damage
 from pipelines.search.claims import Claimed, Claims
-from pipelines.search.grid import StudyConfig
+from pipelines.search.grid import Grid, StudyConfig
 from pipelines.search.record import Entries, distributions_of
 from pipelines.search.stack_queue import Chooser, Grouping, Stack, begun_first, pending
 from pipelines.search.study import Result, Study, Trial, read_about
 
 POLL_S = 5.0  # between two looks at what other processes do
 STEP_S = 0.2  # between two looks for Ctrl-C
-
-
-@contextmanager
-def sharing(study: Study, trials: Sequence[Trial], config: StudyConfig) -> Iterator[Claims]:
-    """What this process claims of the study in the database `config.storage`, given back at the end.
-
-    Raises:
-        ValueError: the database cannot be had, or its study is of another search.
-    """
-    claims = Claims(config.storage, study.path.name, read_about(study.path)["id"], search_digest(trials, config))
-    try:
-        yield claims
-    finally:
-        claims.close()
 
 
 def search_digest(trials: Sequence[Trial], config: StudyConfig) -> str:
@@ -51,18 +37,23 @@ class SharedRecord:
     def catch_up(self) -> None:
         """Adds what the run folders and failed.json have and the database lacks, but of stacks that are to be trained
         or in hand."""
-        self._claims.patiently(self._catch_up)
 
-    def _catch_up(self) -> None:
-        with self._claims.turn():
-            found, failures = self._claims.entries(), self._study.failures()
-            for trial in self._trials:
-                if trial.digest in found.open or trial.digest in found.ended:
-                    continue
-                if self._study.is_finished(trial):
-                    self._claims.add(self.entries.finished(self._study.result(trial)))
-                elif trial.digest in failures:
-                    self._claims.add(self.entries.failed(trial, failures[trial.digest]["reason"]))
+        def ask() -> None:
+            with self._claims.turn():
+                self.add_missing(self._claims.entries())
+
+        self._claims.patiently(ask)
+
+    def add_missing(self, found: Claimed) -> None:
+        """Adds what `found`, the database, lacks; inside a turn."""
+        failures = self._study.failures()
+        for trial in self._trials:
+            if trial.digest in found.open or trial.digest in found.ended:
+                continue
+            if self._study.is_finished(trial):
+                self._claims.add(self.entries.finished(self._study.result(trial)))
+            elif trial.digest in failures:
+                self._claims.add(self.entries.failed(trial, failures[trial.digest]["reason"]))
 
     def add_finished(self, result: Result) -> None:
         self._claims.record(self.entries.finished(result))
@@ -120,6 +111,9 @@ class SharedStacks:
     def check(self) -> None:
         self._claims.check()
 
+    def confirm(self) -> None:
+        self._claims.confirm()
+
     def done(self) -> None:
         self._claims.done()
 
@@ -139,6 +133,7 @@ class SharedStacks:
             with self._claims.turn():
                 self._claims.reclaim()
                 self._look()
+                self._record.add_missing(self._found)
                 self._claims.give_out(
                     self._record.entries.waiting(stack[0], [trial.digest for trial in stack])
                     for stack in self._stacks(tried)
@@ -200,3 +195,43 @@ class SharedStacks:
         end = time.monotonic() + seconds
         while may_wait() and time.monotonic() < end:
             time.sleep(min(STEP_S, seconds))
+
+
+@contextmanager
+def sharing(
+    study: Study,
+    trials: Sequence[Trial],
+    grid: Grid,
+    grouping: Grouping,
+    choose: Chooser,
+    *,
+    retry_failed: bool = False,
+    halted: bool = False,
+    advance: Advance = lambda count: None,
+    on_waiting: Callable[[int], None] = lambda count: None,
+) -> Iterator[tuple[SharedRecord, SharedStacks]]:
+    """The record and the stacks of a study in the database that `grid` names; what is in hand is given back at the end.
+
+    Raises:
+        ValueError: the database cannot be had, or its study is of another search.
+    """
+    config = grid.study
+    claims = Claims(config.storage, study.path.name, read_about(study.path)["id"], search_digest(trials, config))
+    try:
+        record = SharedRecord(claims, study, trials, grid.fields)
+        stacks = SharedStacks(
+            claims,
+            record,
+            study,
+            trials,
+            grouping,
+            choose,
+            num_wanted=min(config.trials, len(trials)) if config.sampler == "tpe" else None,
+            retry_failed=retry_failed,
+            halted=halted,
+            advance=advance,
+            on_waiting=on_waiting,
+        )
+        yield record, stacks
+    finally:
+        claims.close()

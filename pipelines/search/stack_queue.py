@@ -30,6 +30,9 @@ class StackQueue(Protocol):
     def check(self) -> None:
         """Raises `ClaimLost` where what was taken is no longer this process's."""
 
+    def confirm(self) -> None:
+        """As `check`, but certain; before what was taken is recorded."""
+
     def done(self) -> None:
         """What was taken is recorded."""
 
@@ -80,6 +83,9 @@ class OwnStacks:
         return begun_first(self._study, batch, self._grouping) if batch else []
 
     def check(self) -> None:
+        """Nobody takes them away."""
+
+    def confirm(self) -> None:
         """Nobody takes them away."""
 
     def done(self) -> None:

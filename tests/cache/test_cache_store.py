@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -300,6 +301,18 @@ def test_leftovers_of_a_killed_creation_are_ignored_and_cleaned(cache: Cache, fr
     assert not old.exists()
     assert not dead.exists()
     assert young.exists()  # its maker is at it
+
+
+def test_a_clock_that_is_an_hour_off_removes_nothing_of_a_live_writer(
+    cache: Cache, frames: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a folder that several machines share: files have the clock of one, their reader may have another."""
+    other = cache.path / durable.temporary_beside(cache.path / "au").name.replace(durable.HOST, "elsewhere")
+    other.mkdir()
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() + 3600)
+    cache.create("expr", made.make_identity(frames), made.SHARD_ROWS, {})
+    assert other.exists()
 
 
 def test_a_killed_creation_of_the_cache_itself_is_gone_on_with(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """One of several searches of a study in a database, with a trainer that only pretends. No test, but what tests run.
 
-`shared_search FOLDER URL JSON`: in the JSON `seeds` of the grid, `delay_s` of a trial, `stack` trials per stack, `die`
-(SIGKILL in the so-manieth trial), `freeze_s` (the first trial stands still, heart and all), `skew_s` (its clock is
-off), `fail` (seeds that fail), `retry_failed`, `limit`, `grace_s`, `wait_s`. Prints what it trained.
+`shared_search FOLDER URL JSON`, where the JSON may have: `seeds` of the grid; `stack`, trials per stack; `delay_s` of a
+trial; `die`, the number of the trial in which SIGKILL comes, or "recording": when the first stack is to be recorded;
+`skew_s`, by which its clock is off; `fail`, seeds that fail; `retry_failed`, `limit`, `time_limit_s`, `wait_s`. It
+notes the seeds that it begins in FOLDER.PID.log, and prints how it ended.
 """
 
 import json
@@ -12,7 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from helpers import stub_study as stub
 from pipelines.search.grid import expand
@@ -27,7 +28,7 @@ INPUTS = stub.make_inputs(FRAMES, CONFIG)
 
 def search(folder: Path, url: str, **options: Any) -> tuple[SearchSummary, list[int]]:
     """How the search ended, and the seeds that it trained."""
-    from pipelines.search.sharing import SharedRecord, SharedStacks, sharing
+    from pipelines.search.sharing import sharing
 
     document = {"product": {"seed": list(range(options.get("seeds", 8)))}, "study": {"storage": url}}
     grid = stub.make_grid(document | options.get("grid", {}))
@@ -37,6 +38,8 @@ def search(folder: Path, url: str, **options: Any) -> tuple[SearchSummary, list[
 
     def before(strategy: Strategy) -> None:
         trained.append(strategy.train.seed)
+        with folder.with_name(f"{folder.name}.{os.getpid()}.log").open("a") as log:
+            log.write(f"{strategy.train.seed}\n")
         if len(trained) == options.get("die"):
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(options.get("delay_s", 0.0))
@@ -49,44 +52,69 @@ def search(folder: Path, url: str, **options: Any) -> tuple[SearchSummary, list[
 
     with (
         open_study(folder, grid, INPUTS, trials, is_shared=True) as study,
-        sharing(study, trials, grid.study) as claims,
+        sharing(study, trials, grid, grouping, list, retry_failed=retry_failed, halted=True) as (record, queue),
     ):
-        record = SharedRecord(claims, study, trials, grid.fields)
-        queue = SharedStacks(
-            claims,
-            record,
-            study,
-            trials,
-            grouping,
-            options.get("choose", list),
-            num_wanted=None,
-            retry_failed=retry_failed,
-            halted=True,
-            advance=lambda count: None,
-            on_waiting=lambda count: None,
-        )
         engine = one_at_a_time(study, stub.make_trainer(FRAMES, CONFIG, before))
         outcome = run_trials(
-            study, trials, engine, record, retry_failed=retry_failed, limit=limit, grouping=grouping, queue=queue
+            study,
+            trials,
+            engine,
+            record,
+            retry_failed=retry_failed,
+            limit=limit,
+            time_limit_s=options.get("time_limit_s", 0.0),
+            grouping=grouping,
+            queue=queue,
         )
     return outcome, trained
 
 
-def hurry(grace_s: int = 2, wait_s: float = 60.0) -> None:
-    """Hearts beat every second, and the dead are missed soon."""
+def hurry(wait_s: float = 60.0) -> None:
+    """Hearts beat often, and the dead are missed soon."""
     from pipelines.search import claims, database, sharing
 
-    claims.HEARTBEAT_S, claims.GRACE_S, sharing.POLL_S, database.WAIT_S = 1, grace_s, 0.3, wait_s
+    claims.HEARTBEAT_S, claims.GRACE_S, sharing.POLL_S, database.WAIT_S = 0.4, 2, 0.3, wait_s
+
+
+def skew(seconds: float) -> None:
+    """The clock of this process is off by so much, for all that asks for the time of day."""
+    import datetime as module
+
+    from optuna.storages._rdb import storage
+
+    class Skewed(module.datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> "Skewed":
+            return cast("Skewed", module.datetime.now(tz) + module.timedelta(seconds=seconds))
+
+    right = time.time
+    storage.datetime = Skewed  # type: ignore[attr-defined]
+    time.time = lambda: right() + seconds
 
 
 def main() -> None:
     folder, url, text = sys.argv[1:]
     options = json.loads(text)
-    hurry(options.get("grace_s", 2), options.get("wait_s", 60.0))
+    hurry(options.get("wait_s", 60.0))
+    if "skew_s" in options:
+        skew(options["skew_s"])
+    if options.get("die") == "recording":
+        from pipelines.search.claims import Claims
+
+        Claims.done = lambda self: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
     try:
         outcome, trained = search(Path(folder), url, **options)
     except ValueError as error:
         print(json.dumps({"error": str(error)}))
         raise SystemExit(2) from None
     found = {"trained": trained, "num_done": outcome.num_done, "num_left": outcome.num_left}
-    print(json.dumps({**found, "num_elsewhere": outcome.num_elsewhere, "failed": len(outcome.failed)}))
+    others = {"num_elsewhere": outcome.num_elsewhere, "num_failed": len(outcome.failed), "stopped": outcome.stopped}
+    print(json.dumps(found | others))
+
+
+def command() -> None:
+    """`mtl`, without the report, which takes longer than such trainings."""
+    from pipelines import cli, studies
+
+    studies.write_study_report = lambda *_: None
+    cli.main()

@@ -1,16 +1,24 @@
 """Several searches of one study through a real PostgreSQL server; skipped where none is installed."""
 
 import json
+import os
+import shutil
+import signal
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from helpers import shared_search
+from helpers.cli import refused
 from helpers.postgres import Server, running
-from helpers.processes import Running, start
+from helpers.processes import Running, environment, start
+from pipelines.json_files import read_json
+
+NUM = 8
 
 
 @pytest.fixture(scope="module")
@@ -19,21 +27,31 @@ def server() -> Iterator[Server]:
         yield found
 
 
-@pytest.fixture(autouse=True)
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("claims.HEARTBEAT_S", 1), ("claims.GRACE_S", 2), ("sharing.POLL_S", 0.3)):
-        monkeypatch.setattr(f"pipelines.search.{name}", value)
-
-
 def begin(folder: Path, url: str, env: dict[str, str] | None = None, **options: Any) -> Running:
-    return start(shared_search.main, folder, url, json.dumps(options), env=env)
+    return start(shared_search.main, folder, url, json.dumps({"seeds": NUM, **options}), env=env)
 
 
-def end(process: Running) -> dict[str, Any]:
-    code, out, err = process.end()
-    assert code == 0, (code, out, err)
-    found: dict[str, Any] = json.loads(out)
-    return found
+def end(process: Running, code: int = 0) -> dict[str, Any]:
+    found, out, err = process.end()
+    assert found == code, (found, out, err)
+    return dict(json.loads(out)) if out else {}
+
+
+def wait_for(what: Callable[[], object], limit_s: float = 60.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def begun(folder: Path, process: Running) -> list[int]:
+    """The seeds that it began to train."""
+    log = folder.with_name(f"{folder.name}.{process.process.pid}.log")
+    return [int(line) for line in log.read_text().split()] if log.exists() else []
+
+
+def finished(folder: Path) -> int:
+    return len(list((folder / "runs").glob("*/run.json")))
 
 
 def recorded(server: Server, url: str) -> list[tuple[str, str]]:
@@ -44,14 +62,188 @@ def recorded(server: Server, url: str) -> list[tuple[str, str]]:
     return [(json.loads(str(digest)), str(state)) for digest, state in rows]
 
 
+def states(server: Server, url: str) -> Counter[str]:
+    return Counter(str(state) for (state,) in server.ask(url, "SELECT state FROM trials"))
+
+
+def assert_whole(server: Server, url: str, folder: Path, num: int = NUM) -> None:
+    """Every trial is finished, and recorded once; nothing waits or is in hand."""
+    entries = recorded(server, url)
+    assert len(entries) == len(set(entries)) == num
+    assert {state for _, state in entries} == {"COMPLETE"}
+    assert not states(server, url).keys() & {"WAITING", "RUNNING"}
+    assert finished(folder) == num
+
+
 def test_several_share_the_trials_and_none_is_trained_twice(server: Server, tmp_path: Path) -> None:
+    """The tables and the study too are made by several at once."""
     url = server.url()
-    workers = [begin(tmp_path / "s", url, seeds=24, stack=2, delay_s=0.02) for _ in range(4)]
+    workers = [begin(tmp_path / "s", url, seeds=24, stack=2, delay_s=0.02) for _ in range(3)]
     found = [end(worker) for worker in workers]
     assert Counter(seed for each in found for seed in each["trained"]) == Counter(range(24))
     assert sum(each["num_done"] for each in found) == 24
     assert all(each["num_left"] == 0 for each in found)
-    entries = recorded(server, url)
-    assert len(entries) == len(set(entries)) == 24
-    assert {state for _, state in entries} == {"COMPLETE"}
-    assert len(list((tmp_path / "s" / "runs").glob("*/run.json"))) == 24
+    assert_whole(server, url, tmp_path / "s", 24)
+
+
+def test_what_a_killed_search_had_in_hand_another_takes(server: Server, tmp_path: Path) -> None:
+    """Killed in the second trial of a stack, and just before a stack that is trained is recorded."""
+    url, folder = server.url(), tmp_path / "s"
+    first = begin(folder, url, stack=2, die=2)
+    end(first, -signal.SIGKILL)
+    second = begin(folder, url, stack=2, die="recording")
+    end(second, -signal.SIGKILL)
+    third = begin(folder, url, stack=2, delay_s=0.1)
+    found = end(third)
+    assert found["num_left"] == 0
+    assert (begun(folder, first), begun(folder, second)) == ([0, 1], [2, 3])
+    assert sorted(found["trained"]) == [1, 4, 5, 6, 7], "runs that are there are recorded, not trained again"
+    assert_whole(server, url, folder)
+    assert states(server, url)["FAIL"] == 2
+
+
+def test_a_search_that_stood_still_gives_up_what_another_took(server: Server, tmp_path: Path) -> None:
+    url, folder = server.url(), tmp_path / "s"
+    frozen = begin(folder, url, seeds=2, delay_s=1.0)
+    wait_for(lambda: begun(folder, frozen))
+    os.kill(frozen.process.pid, signal.SIGSTOP)
+    try:
+        other = end(begin(folder, url, seeds=2))
+    finally:
+        os.kill(frozen.process.pid, signal.SIGCONT)
+    assert sorted(other["trained"]) == [0, 1]
+    late = end(frozen)
+    assert (len(late["trained"]), late["num_done"], late["num_left"]) == (1, 0, 0)
+    assert_whole(server, url, folder, 2)
+
+
+def test_ctrl_c_gives_back_what_was_in_hand(server: Server, tmp_path: Path) -> None:
+    url, folder = server.url(), tmp_path / "s"
+    worker = begin(folder, url, delay_s=0.5)
+    wait_for(lambda: begun(folder, worker))
+    os.kill(worker.process.pid, signal.SIGINT)
+    assert end(worker)["stopped"] == "Ctrl-C"
+    assert states(server, url).keys() <= {"WAITING", "COMPLETE"}
+    assert end(begin(folder, url, time_limit_s=60))["num_left"] == 0
+    assert_whole(server, url, folder)
+
+
+def test_a_database_that_goes_away_and_comes_back_costs_nothing(server: Server, tmp_path: Path) -> None:
+    """It stays away for longer than the grace: nobody is given up for that."""
+    url, folder = server.url(), tmp_path / "s"
+    workers = [begin(folder, url, seeds=12, delay_s=0.3) for _ in range(2)]
+    wait_for(lambda: finished(folder) >= 2)
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        server.stop(number)
+        time.sleep(3.0)
+        server.start()
+        time.sleep(1.0)
+    found = [end(worker) for worker in workers]
+    assert Counter(seed for each in found for seed in each["trained"]) == Counter(range(12))
+    assert_whole(server, url, folder, 12)
+
+
+def test_a_database_that_stays_away_is_one_line_and_costs_no_run(server: Server, tmp_path: Path) -> None:
+    url, folder = server.url(), tmp_path / "s"
+    worker = begin(folder, url, delay_s=0.3, wait_s=1.0)
+    wait_for(lambda: finished(folder))
+    server.stop()
+    try:
+        error = end(worker, 2)["error"]
+    finally:
+        server.start()
+    assert error.startswith("[study] storage postgresql:...: gone for 1 s: ")
+    assert error.endswith("finished runs are kept: put the database right and type the same command again")
+    assert "\n" not in error
+    kept = finished(folder)
+    found = end(begin(folder, url))
+    assert len(found["trained"]) == NUM - kept
+    assert_whole(server, url, folder)
+
+
+def test_clocks_that_are_off_by_an_hour_and_other_zones_change_nothing(server: Server, tmp_path: Path) -> None:
+    """Each trial takes longer than the grace, so a heartbeat that seems an hour old would be given up."""
+    url, folder = server.url(), tmp_path / "s"
+    clocks = [(3600, "Etc/GMT-1"), (-3600, "Etc/GMT+1"), (0, "UTC")]
+    workers = [
+        begin(folder, url, environment(PGTZ=zone), seeds=3, delay_s=3.0, skew_s=seconds) for seconds, zone in clocks
+    ]
+    trained = Counter(seed for worker in workers for seed in end(worker)["trained"])
+    assert trained == Counter(range(3))
+    assert not states(server, url)["FAIL"]
+    assert_whole(server, url, folder, 3)
+
+
+def test_failures_are_shared_and_tried_again_once(server: Server, tmp_path: Path) -> None:
+    url, folder = server.url(), tmp_path / "s"
+    found = [end(worker) for worker in [begin(folder, url, stack=4, fail=[1, 6]) for _ in range(2)]]
+    assert [each["num_failed"] for each in found] == [2, 2]
+    assert len(read_json(folder / "failed.json")) == 3  # and the seal
+    again = [end(worker) for worker in [begin(folder, url, retry_failed=True, fail=[1]) for _ in range(2)]]
+    assert sorted({seed for each in again for seed in each["trained"]}) == [1, 6]
+    assert [each["num_failed"] for each in again] == [1, 1]
+    assert finished(folder) == NUM - 1
+
+
+def test_searches_may_write_to_folders_of_their_own(server: Server, tmp_path: Path) -> None:
+    url = server.url()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    folders = [tmp_path / "a" / "s", tmp_path / "b" / "s"]
+    found = [end(each) for each in [begin(folder, url, delay_s=0.2) for folder in folders]]
+    counts = [finished(folder) for folder in folders]
+    assert sum(counts) == NUM
+    assert [each["num_elsewhere"] for each in found] == [NUM - count for count in counts]
+    for run in (folders[1] / "runs").iterdir():
+        shutil.copytree(run, folders[0] / "runs" / run.name)
+    together = end(begin(folders[0], url))
+    assert (together["trained"], together["num_elsewhere"], finished(folders[0])) == ([], 0, NUM)
+    shutil.rmtree(min((folders[1] / "runs").iterdir()))  # a run that is lost is made again, where it was made
+    assert len(end(begin(folders[1], url))["trained"]) == 1
+
+
+def test_another_grid_is_refused(server: Server, tmp_path: Path) -> None:
+    url = server.url()
+    assert len(end(begin(tmp_path / "s", url, limit=3, stack=2))["trained"]) == 3
+    error = end(begin(tmp_path / "s", url, seeds=NUM + 1), 2)["error"]
+    assert "its study 's' was begun with another grid, sampler or data" in error
+    assert error.endswith("name another with --study")
+    assert len(end(begin(tmp_path / "s", url))["trained"]) == NUM - 3
+    assert_whole(server, url, tmp_path / "s")
+
+
+GRID = """
+[study]
+storage = "URL"
+[product]
+temporal = ["none", "gru"]
+seed = [0, 1]
+"""
+
+
+@pytest.mark.slow
+def test_commands_that_share_end_with_the_leaderboard_of_one(server: Server, project: Path) -> None:
+    (project / "grid.toml").write_text(GRID.replace("URL", server.url()))
+    (project / "alone.toml").write_text(GRID.replace("URL", ""))
+    names = ["alone", "s", "s"]
+    words = [("--grid", f"{'alone' if name == 'alone' else 'grid'}.toml", "--study", name) for name in names]
+    for process in [start(shared_search.command, "search", *each, cwd=project) for each in words]:
+        code, out, err = process.end()
+        assert code == 0, (out, err)
+        assert "ranked by the selection score" in out
+    alone, shared = (read_json(project / name / "leaderboard.json")["rankings"][0]["rows"] for name in names[:2])
+    assert [row["runs"] for row in shared] == [row["runs"] for row in alone]
+    for mine, one in zip(shared, alone, strict=True):
+        for part in ("select", "report"):
+            assert mine[part]["P"]["mean"] == pytest.approx(one[part]["P"]["mean"], abs=1e-4)
+    assert not (project / "s" / "study.journal").exists()
+    error = refused("search", "--grid", "grid.toml", "--study", "s", "--shard", "1/2")
+    assert "shares the trials among all searches; leave out --shard" in error
+
+
+def test_a_password_does_not_belong_in_a_grid(project: Path) -> None:
+    for url in ("postgresql://me:secret@host/db", "postgresql://me@host/db?password=secret"):
+        (project / "grid.toml").write_text(GRID.replace("URL", url))
+        error = refused("search", "--grid", "grid.toml")
+        assert "set PGPASSWORD or write ~/.pgpass" in error
+        assert "secret" not in error
