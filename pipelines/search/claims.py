@@ -5,6 +5,7 @@ attribute `stack`. WAITING: anyone's; RUNNING: in hand, with a heartbeat; COMPLE
 FAIL without one: lost, and its trials are given out again. All times are the database's; no clock of a worker counts.
 """
 
+import itertools
 import os
 import threading
 import time
@@ -74,6 +75,7 @@ class Claims:
         self._rdb = open_database(url, GRACE_S)
         self.optuna = optuna.create_study(storage=self._rdb, study_name=name, direction="maximize", load_if_exists=True)
         self._held: dict[int, _Held] = {}
+        self._ended: Mapping[str, tuple[TrialState, str]] = {}  # at the last look
         self._gone_at = -float("inf")  # when the database was last seen gone
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -117,6 +119,7 @@ class Claims:
                 stacks[trial.state][trial._trial_id] = tuple(attributes[STACK])
             elif FOLDER in attributes and (trial.state == TrialState.COMPLETE or REASON in attributes):
                 ended[attributes[DIGEST]] = trial.state, attributes[FOLDER]
+        self._ended = ended
         return Claimed(stacks[TrialState.WAITING], stacks[TrialState.RUNNING], ended)
 
     def give_out(self, leaders: Iterable[FrozenTrial]) -> None:
@@ -171,12 +174,19 @@ class Claims:
             if held.stack[0] == entry.user_attrs[DIGEST]:
                 held.leader = entry
                 return
-        self.patiently(lambda: self.add(entry))
+        tries = itertools.count()
+
+        def ask() -> None:
+            if next(tries):  # the answer to an earlier one may have been lost on its way
+                self.entries()
+            self.add(entry)
+
+        self.patiently(ask)
 
     def add(self, entry: FrozenTrial) -> None:
-        """Adds it unless it is there: an answer may have been lost on its way."""
+        """Adds it unless it was there at the last look."""
         entry.user_attrs = {**entry.user_attrs, FOLDER: self.folder}
-        if self.entries().ended.get(entry.user_attrs[DIGEST]) != (entry.state, self.folder):
+        if self._ended.get(entry.user_attrs[DIGEST]) != (entry.state, self.folder):
             self.optuna.add_trial(entry)
 
     def done(self) -> None:
