@@ -19,7 +19,7 @@ from hashlib import blake2b
 import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from cache.durable import HOST
@@ -73,13 +73,14 @@ class Claims:
         """
         self.url, self.folder = url, folder
         self._rdb = open_database(url, GRACE_S)
-        self.optuna = optuna.create_study(storage=self._rdb, study_name=name, direction="maximize", load_if_exists=True)
         self._held: dict[int, _Held] = {}
         self._ended: Mapping[str, tuple[TrialState, str]] = {}  # at the last look
         self._gone_at = -float("inf")  # when the database was last seen gone
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        make = partial(optuna.create_study, storage=self._rdb, direction="maximize", load_if_exists=True)
         try:
+            self.optuna = self.patiently(lambda: make(study_name=name))
             self.patiently(lambda: self._check_search(search))
         except ValueError:
             self._rdb.engine.dispose()
@@ -100,14 +101,14 @@ class Claims:
             )
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self) -> Iterator[Connection]:
         """One process at a time gives out stacks; one that dies or stands still loses its turn."""
         key = int.from_bytes(blake2b(self.optuna.study_name.encode(), digest_size=7).digest())
         with self._rdb.engine.begin() as connection:
             connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = '{TURN_S}s'"))
             connection.execute(text(f"SET LOCAL lock_timeout = '{TURN_S}s'"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
-            yield
+            yield connection
 
     def entries(self) -> Claimed:
         """As the database has them now."""
@@ -122,9 +123,10 @@ class Claims:
         self._ended = ended
         return Claimed(stacks[TrialState.WAITING], stacks[TrialState.RUNNING], ended)
 
-    def give_out(self, leaders: Iterable[FrozenTrial]) -> None:
-        """Adds stacks for whoever comes first; inside `turn`."""
+    def give_out(self, leaders: Iterable[FrozenTrial], turn: Connection) -> None:
+        """Adds stacks for whoever comes first, while it is this process's `turn`."""
         for leader in leaders:
+            turn.execute(text("SELECT 1"))  # it still is, and for `TURN_S` from now
             self.optuna.add_trial(leader)
 
     def reclaim(self) -> None:
@@ -151,11 +153,6 @@ class Claims:
                         self._rdb.set_trial_user_attr(number, WORKER, f"{HOST}:{os.getpid()}")
                     return stack
         return ()
-
-    @property
-    def held(self) -> set[int]:
-        """The Optuna trials of the stacks in hand."""
-        return set(self._held)
 
     def check(self) -> None:
         """Raises `ClaimLost` where a stack in hand is no longer this process's."""

@@ -26,7 +26,13 @@ Answer = TypeVar("Answer")
 WAIT_S = 300.0  # for a database that is gone
 PAUSES_S = 0.5, 10.0  # between two tries: the first, and the longest
 # A worker whose machine is gone is noticed by the server, and a server that is gone by the worker, within a minute.
-LIBPQ = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+LIBPQ = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,  # ms
+}
 SETTINGS = (
     "SET TIME ZONE 'UTC'",  # Optuna stores heartbeats without their zone: a session in another would seem hours off
     "SET tcp_keepalives_idle = 30",

@@ -130,14 +130,13 @@ class SharedStacks:
         left is in other hands."""
         self._look()
         if not self._found.waiting:
-            with self._claims.turn():
+            with self._claims.turn() as turn:
                 self._claims.reclaim()
                 self._look()
                 self._record.add_missing(self._found)
-                self._claims.give_out(
-                    self._record.entries.waiting(stack[0], [trial.digest for trial in stack])
-                    for stack in self._stacks(tried)
-                )
+                stacks = self._stacks(tried)
+                waiting = self._record.entries.waiting
+                self._claims.give_out((waiting(one[0], [trial.digest for trial in one]) for one in stacks), turn)
             self._look()
         return self._claims.claim(self._found.waiting)
 

@@ -41,7 +41,8 @@ while (($#)); do
 done
 if [[ $wrap ]]; then printf '#!/bin/sh\n%s\n' "$wrap" > "$STANDIN/wrapped"; script=$STANDIN/wrapped; fi
 while read -r option; do take "$option"; done < <(sed -n 's/^#SBATCH //p' "$script")
-job=$(($(cat "$jobs" 2>/dev/null | wc -l) + 1))
+touch "$jobs"
+job=$(($(wc -l < "$jobs") + 1))
 echo "$job" >> "$jobs"
 export SLURM_JOB_ID=$job SLURM_NNODES=$nodes SLURM_JOB_NODELIST="node[1-$nodes]" SLURM_GPUS_ON_NODE=$gpus
 if [[ $array ]]; then
