@@ -393,10 +393,11 @@ def test_no_such_bucket(s3_url: str) -> None:
 def test_a_lost_answer_to_a_claim(gateway: Gateway, s3_url: str) -> None:
     """The claim is there, so the second try finds it: it is this process's own all the same."""
     made.extract_into(s3_url)
-    cuts = iter(["cut"])
-    gateway.plan = lambda request: next(cuts, None) if "claims" in request.path and request.method == "PUT" else None
+    losses = iter(["lose"])
+    gateway.plan = lambda request: next(losses, None) if "claims" in request.path and request.method == "PUT" else None
     with reopened(s3_url).writer_lock():
-        pass
+        assert next(losses, None) is None
+        assert list(reopened(s3_url).files.keys(claims.CLAIMS)) == ["embedding/claims/1-of-1.000001.json"]
 
 
 @pytest.mark.parametrize("action", ["unconditional", 501])
@@ -486,7 +487,13 @@ def claim_of_a_stranger(stream: Stream, part: str = "1-of-1", number: int = 1) -
     return key
 
 
-def test_a_claim_that_is_not_renewed_expires(stored: Stream, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("has_clock", [True, False])
+def test_a_claim_that_is_not_renewed_expires(
+    stored: Stream, s3_url: str, monkeypatch: pytest.MonkeyPatch, has_clock: bool
+) -> None:
+    """By the store's clock, or where that is not known by how long it stands still."""
+    if not has_clock:
+        monkeypatch.setattr(claims.Watch, "set_clock", lambda self, store_s: None)
     monkeypatch.setattr(claims, "EXPIRY_S", 2.0)
     monkeypatch.setattr(claims, "POLL_S", 0.1)
     key = claim_of_a_stranger(stored)
@@ -496,6 +503,17 @@ def test_a_claim_that_is_not_renewed_expires(stored: Stream, s3_url: str, monkey
         found = [entry.key for entry in stored.files.entries(claims.CLAIMS)]
         assert found == ["embedding/claims/1-of-1.000002.json"], "the next number"
     assert key not in list(stored.files.keys("embedding"))
+
+
+def test_a_claim_that_expired_is_taken_at_once(stored: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the store's clock nobody has to wait for what nobody has written for long."""
+    monkeypatch.setattr(claims, "EXPIRY_S", 2.0)
+    claim_of_a_stranger(stored)
+    time.sleep(3.1)
+    waited: list[float] = []
+    monkeypatch.setattr(claims.time, "sleep", waited.append)
+    with stored.writer_lock():
+        assert waited == []
 
 
 def test_a_claim_that_is_renewed_lives(stored: Stream, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,8 @@ class Request:
 
 
 # What becomes of a request: None lets it through, a number is the status of the answer, "cut" ends the connection in
-# the middle of the body, "hang" never answers, "unconditional" takes the condition away.
+# the middle of the answer's body, "lose" before the answer, "hang" never answers, "unconditional" takes the condition
+# away.
 Plan = Callable[[Request], int | str | None]
 
 
@@ -127,6 +128,10 @@ def _handler(gateway: Gateway) -> type[BaseHTTPRequestHandler]:
             upstream.request(self.command, self.path, body, headers)
             answer = upstream.getresponse()
             data = answer.read()
+            if action == "lose":
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
             kept = {key: value for key, value in answer.getheaders() if key.lower() not in LEFT_OUT}
             self.answer(answer.status, data, kept, is_cut=action == "cut")
             upstream.close()
