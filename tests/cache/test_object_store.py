@@ -98,7 +98,7 @@ def check_killed(url: str, numbers: Iterable[int], whole: dict[str, bytes]) -> N
 
 @NEEDS_FORK
 def test_killed_before_some_requests(s3_url: str, complete: Path) -> None:
-    check_killed(s3_url, (17, 48), made.files_of(complete))
+    check_killed(s3_url, (17, 50), made.files_of(complete))
 
 
 @pytest.mark.slow
