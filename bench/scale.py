@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-WIDTH, SHARD_ROWS, VIDEO_FRAMES, HELD_OUT = 8, 4096, 5000, 50
+WIDTH, SHARD_ROWS, VIDEO_FRAMES, HELD_OUT = 8, 4096, 1000, 50
 PART_ROWS = 1 << 20
 WINDOW, STRIDE, BATCH_WINDOWS = 64, 64, 256
 FACE_PX = 8
@@ -39,7 +39,7 @@ shard_rows = {shard_rows}
 [head]
 width = 32
 depth = 1
-temporal = "gru"
+temporal = "none"
 [train]
 window = {window}
 stride = {stride}

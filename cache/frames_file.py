@@ -94,12 +94,20 @@ class FramesFile:
         rows = np.asarray(key, np.int64)
         return pl.DataFrame([self[name].gather(rows).alias(name) for name in self.columns])
 
-    def compact(self, splits: Sequence[str]) -> pl.DataFrame:
-        """The table without its paths, as training needs it: videos as categories and `splits` as an enumeration."""
-        columns = [name for name in self.columns if name != "path"]
-        types = {"video": pl.Categorical(), "split": pl.Enum(splits), "subject": pl.Categorical()}
+    def tables(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """Some columns of all of it, `BLOCK_ROWS` rows at a time."""
         scan = scan_parquet(self.path).select(columns)
-        return scan.cast({name: types[name] for name in columns if name in types}).collect(engine="streaming").rechunk()
+        for start in range(0, self._num_rows, BLOCK_ROWS):
+            yield scan.slice(start, BLOCK_ROWS).collect()
+
+    def compact(self, splits: Sequence[str]) -> pl.DataFrame:
+        """The table without its paths and labels, as training needs it: videos and subjects as categories and `splits`
+        as an enumeration. A column at a time, as each is copied once."""
+        types = {"video": pl.Categorical(), "frame": pl.Int64(), "split": pl.Enum(splits), "subject": pl.Categorical()}
+        known = {name: dtype for name, dtype in types.items() if name in self.columns}
+        scan = scan_parquet(self.path)
+        columns = [scan.select(pl.col(name).cast(dtype)).collect(engine="streaming") for name, dtype in known.items()]
+        return pl.DataFrame([column.to_series().rechunk() for column in columns])
 
 
 Frames = pl.DataFrame | FramesFile

@@ -3,6 +3,8 @@
 Nulls of the table become masks here; the value under a mask is 0 and means nothing.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 import polars as pl
 
@@ -21,6 +23,20 @@ def labels_of(frames: pl.DataFrame, schema: Schema = ABAW) -> Labels:
         table = frames.select(group.columns)
         values[group.name] = table.fill_null(0).to_numpy(writable=True).astype(DTYPES[group.kind], copy=False)
         masks[group.name] = table.select(pl.all().is_not_null()).to_numpy()
+    return Labels(values, masks)
+
+
+def padded_labels(tables: Iterable[pl.DataFrame], num_rows: int, schema: Schema = ABAW) -> Labels:
+    """The labels of `tables` one below the other, `num_rows` in all, and behind them a row without any."""
+    values = {group.name: np.zeros((num_rows + 1, len(group.columns)), DTYPES[group.kind]) for group in schema}
+    masks = {group.name: np.zeros((num_rows + 1, len(group.columns)), bool) for group in schema}
+    start = 0
+    for table in tables:
+        part = labels_of(table, schema)
+        for name in values:
+            values[name][start : start + len(table)] = part.values[name]
+            masks[name][start : start + len(table)] = part.masks[name]
+        start += len(table)
     return Labels(values, masks)
 
 

@@ -7,9 +7,9 @@ NO_ROW = -1
 
 
 def video_codes(frames: pl.DataFrame) -> np.ndarray:
-    """[N] int64: one number per video. Ids are compared whole: 10 and 100 are two videos."""
+    """[N] int32: one number per video. Ids are compared whole: 10 and 100 are two videos."""
     runs = frames["video"].rle().struct.unnest()
-    codes = runs["value"].cast(pl.String).rank("dense").cast(pl.Int64).to_numpy()
+    codes = runs["value"].cast(pl.String).rank("dense").cast(pl.Int32).to_numpy()
     return np.repeat(codes, runs["len"].to_numpy())
 
 

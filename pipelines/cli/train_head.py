@@ -1,5 +1,6 @@
 """`mtl train-head`: trains one strategy on cached embeddings."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from signal import SIGINT
 from typing import TYPE_CHECKING, Annotated, Any
@@ -94,6 +95,7 @@ def train_head(
                 force=force,
                 on_evaluation=on_evaluation,
                 on_start=tracker.open,
+                on_stored=say_stored,
                 poll=interrupts.check,
             )
             tracker.finish(run.metrics)
@@ -108,6 +110,11 @@ def train_head(
         write_model_files(settings, run.folder, "run")
     if refit:
         refit_model(run.folder, settings, device, force=force, json_output=json_output)
+
+
+def say_stored(names: Sequence[str]) -> None:
+    """Training is slower where the disk is."""
+    say(f"{', '.join(names)}: beyond [train] memory_gb, so read from the cache while training", err=True)
 
 
 def words(text: str) -> list[str] | None:

@@ -21,7 +21,7 @@ from heads.config import HeadConfig, age_of
 from heads.labels import Labels
 from pipelines.config import Config, SplitConfig, TrainConfig
 from pipelines.folds import Fold
-from pipelines.labels import as_tensors, labelled, labels_of
+from pipelines.labels import as_tensors, labelled, padded_labels
 from pipelines.nearest import NO_ROW, nearest_rows, video_codes
 from pipelines.needed_streams import open_cache
 from pipelines.splits import Split, groups_of, resolve_split
@@ -257,20 +257,23 @@ class Dataset:
         return torch.from_numpy(np.where(rows == PADDING, len(self.times), rows)).to(self.resident.device)
 
 
-def make_dataset(frames: pl.DataFrame, resident: Resident, schema: Schema = ABAW) -> Dataset:
-    """Frames and streams, row for row, ready to train on. On a CPU labels and targets are one memory."""
-    targets = as_tensors(labels_of(frames, schema)).map(_with_padding)
-    times = _with_padding(torch.from_numpy(frames["frame"].cast(pl.Int64).to_numpy(writable=True)))
+def make_dataset(
+    frames: pl.DataFrame, resident: Resident, schema: Schema = ABAW, padded: Labels | None = None
+) -> Dataset:
+    """Frames and streams, row for row, ready to train on. On a CPU labels and targets are one memory; `padded` are the
+    labels, where `frames` does not have them."""
+    padded = padded_labels([frames], len(frames), schema) if padded is None else padded
+    times = frames["frame"].to_numpy().astype(np.int64, copy=False)
     device = resident.device
     return Dataset(
         frames=frames,
         schema=schema,
         resident=resident,
-        labels=targets.map(lambda values: values[:-1].numpy()),
+        labels=padded.map(lambda values: values[:-1]),
         videos=video_codes(frames),
-        times=times[:-1].numpy(),
-        targets=targets.map(lambda values: values.to(device)),
-        device_times=times.to(device),
+        times=times,
+        targets=as_tensors(padded).map(lambda values: values.to(device)),
+        device_times=torch.from_numpy(np.append(times, 0)).to(device),
     )
 
 
@@ -298,7 +301,8 @@ def load_dataset(
     resident = load_resident(open_cache(config, keys), table, keys, device, config.memory_gb)
     if not isinstance(table, FramesFile):
         return make_dataset(table, resident, config.schema)
-    dataset = make_dataset(table.compact(SPLITS), resident, config.schema)
+    labels = padded_labels(table.tables(config.schema.columns), len(table), config.schema)
+    dataset = make_dataset(table.compact(SPLITS), resident, config.schema, labels)
     identities = list(resident.identities.values())
     dataset._kept["frames"] = identities[0].frames if identities else frames_digest(table)
     dataset._kept["labels"] = labels_digest(table, config.schema)

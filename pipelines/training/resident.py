@@ -40,6 +40,11 @@ class Resident:
         """The device in words."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
 
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """Names of the streams that are left in the cache."""
+        return tuple(dict.fromkeys(name for (name, _), rows in self.streams.items() if isinstance(rows, StoredRows)))
+
     def widths(self, names: Sequence[str], view: str) -> dict[str, int]:
         """Width D of each stream."""
         return {name: int(self.streams[self._known(name, view)].shape[1]) for name in names}

@@ -189,11 +189,12 @@ def train_or_find(
     force: bool = False,
     on_evaluation: Callable[[Evaluation], None] | None = None,
     on_start: Callable[[str], None] = lambda name: None,
+    on_stored: Callable[[Sequence[str]], None] = lambda names: None,
     poll: Callable[[], None] = lambda: None,
 ) -> RunResult:
     """The run of `strategy` in `folder` (default: the runs of `config`), trained unless it is there already.
 
-    `on_start` is called with its name before it is trained.
+    `on_start` is called with its name before it is trained, `on_stored` with streams that do not fit into memory.
 
     Raises:
         ValueError: the run `name` is there and was made from something else; or as `load_dataset`, `train_strategy`.
@@ -213,6 +214,8 @@ def train_or_find(
             if not found:
                 check_replaceable(path, MANIFEST)
                 on_start(path.name)
+                if dataset.resident.stored:
+                    on_stored(dataset.resident.stored)
                 train_run(config, dataset, strategy, path, on_evaluation=on_evaluation, force=force, poll=poll)
     manifest = read_manifest(path)
     if manifest["digest"] != digest:

@@ -84,9 +84,12 @@ def test_few_blocks_are_kept(both: tuple[pl.DataFrame, FramesFile]) -> None:
 def test_compact_for_training(both: tuple[pl.DataFrame, FramesFile]) -> None:
     whole, file = both
     compact = file.compact(SPLITS)
-    assert compact.columns == [name for name in whole.columns if name != "path"]
-    texts = [name for name in ("video", "split", "subject") if name in compact.columns]
-    assert compact.with_columns(pl.col(texts).cast(pl.String)).equals(whole.drop("path"))
+    texts = [name for name in ("video", "split", "subject") if name in whole.columns]
+    assert compact.columns == [name for name in ("video", "frame", "split", "subject") if name in whole.columns]
+    assert compact.with_columns(pl.col(texts).cast(pl.String)).equals(whole.select(compact.columns))
+    parts = list(file.tables(["valence", "frame"]))
+    assert [len(part) for part in parts] == [7] * 7 + [1]
+    assert pl.concat(parts).equals(whole.select("valence", "frame"))
 
 
 def test_what_is_read_whole(tmp_path: Path) -> None:

@@ -131,5 +131,5 @@ def test_codes_of_videos_are_dense_ranks_of_names_in_any_order():
     expected = pl.Series(names).rank("dense").to_list()
     for dtype in (pl.String, pl.Categorical):
         codes = video_codes(pl.DataFrame({"video": pl.Series(names).cast(dtype)}))
-        assert (codes.dtype, codes.tolist()) == (np.int64, expected)
+        assert (codes.dtype, codes.tolist()) == (np.int32, expected)
     assert video_codes(pl.DataFrame({"video": pl.Series([], dtype=pl.String)})).tolist() == []
