@@ -1,6 +1,7 @@
 """The connection to a Ray cluster: where it is, whether it answers, and how many workers it has room for."""
 
 import math
+import os
 import re
 import signal
 import socket
@@ -72,6 +73,8 @@ def connected(choices: ClusterChoices, device: str) -> Iterator[Cluster]:
     ray = _ray()
     address = _found(choices.address)
     before = signal.getsignal(signal.SIGTERM)
+    # Ray prints what it says of lost workers to standard output, --json or not; this is the switch of its own debugger.
+    ray._private.worker._worker_logs_enabled = False
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -84,6 +87,7 @@ def connected(choices: ClusterChoices, device: str) -> Iterator[Cluster]:
         yield cluster
     finally:
         ray.shutdown()
+        ray._private.worker._worker_logs_enabled = True
 
 
 def reason_of(error: BaseException) -> str:
@@ -103,19 +107,20 @@ def _ray() -> Any:
 
 def _found(address: str) -> str:
     """The address, after something answered there as a cluster of this version does."""
+    where = f"--address {address}" if address else "--engine ray"
+    variable = os.environ.get("RAY_ADDRESS", "")
+    if not address and variable not in ("", "auto", "local"):
+        address, where = variable, f"RAY_ADDRESS={variable}"
     if address.startswith("ray://"):
-        raise ValueError(f"--address {address}: run the command on a machine of the cluster, with --address HOST:PORT")
+        raise ValueError(f"{where}: run the command on a machine of the cluster, with --address HOST:PORT")
     if address:
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise ValueError(f"--address {address}: expected HOST:PORT, as in --address 10.0.0.1:6379")
+            raise ValueError(f"{where}: expected HOST:PORT, as in --address 10.0.0.1:6379")
         try:
             socket.create_connection((host, int(port)), TCP_S).close()
         except OSError as error:
-            raise ValueError(
-                f"--address {address}: no Ray cluster there ({error.strerror or error}); {START}"
-            ) from None
-    where = f"--address {address}" if address else "--engine ray"
+            raise ValueError(f"{where}: no Ray cluster there ({error.strerror or error}); {START}") from None
     try:
         probe = subprocess.run(
             [sys.executable, "-c", PROBE, address or "auto"], timeout=ANSWER_S, capture_output=True, text=True

@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from cache.durable import temporary_beside
+from cache.durable import remove_leftovers, temporary_beside
 from extract.backbones.origin import file_digest
 
 PACKAGES = ("cache", "extract", "heads", "pipelines")
@@ -67,7 +67,10 @@ class Requirements:
 
 
 def requirements(files: Iterable[Path], folders: Iterable[Path], shared: Path | None) -> Requirements:
-    """What the driver has; `shared` is the folder that the workers write to, None where it is no folder."""
+    """What the driver has; `shared` is the folder that the workers write to, None where it is no folder. The token that
+    a killed driver left there goes."""
+    if shared is not None:
+        remove_leftovers(shared)
     return Requirements(
         folder=os.getcwd(),
         versions=versions(),

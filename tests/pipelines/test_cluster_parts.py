@@ -2,22 +2,33 @@
 
 import http.server
 import os
+import pickle
+import re
 import socket
+import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from helpers import stub_study
 from helpers.processes import ROOT
 from pipelines.cli.options import cluster_of
 from pipelines.cluster import connection
-from pipelines.cluster.connection import ClusterChoices, _last_raised, _room, connected, reason_of
+from pipelines.cluster.connection import ClusterChoices, _cluster, _last_raised, _room, connected, reason_of
+from pipelines.cluster.pool import Lost
 from pipelines.cluster.requirements import Requirements, code_digest, requirements, versions
 from pipelines.cluster.worker import Done, Failed, Place, Stopped, Worker
 from pipelines.extraction.on_ray import num_rows
+from pipelines.search.grid import expand
+from pipelines.search.on_ray import _lost_errors, _portable
+from pipelines.search.study import Study, make_trials
+from pipelines.strategy import strategy_of
 
 # What a worker must have
 
@@ -78,8 +89,6 @@ def test_a_worker_of_another_version(needed: Requirements, name: str) -> None:
 
 
 def test_the_code_is_told_by_every_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from types import SimpleNamespace
-
     monkeypatch.setattr(
         "pipelines.cluster.requirements.import_module",
         lambda name: SimpleNamespace(__file__=str(tmp_path / name / "__init__.py")),
@@ -111,8 +120,6 @@ class Job:
 
 
 def test_a_worker_does_what_it_is_given() -> None:
-    import pickle
-
     worker, job = Worker(), pickle.dumps(Job())
     failed = worker.prepare(job, Place(device="none", gpu_share=1.0, num_cores=1))
     assert isinstance(failed, Failed)
@@ -178,16 +185,11 @@ def test_an_address_where_something_else_is(monkeypatch: pytest.MonkeyPatch) -> 
             server.shutdown()
 
 
-@pytest.mark.slow
-def test_no_cluster_on_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_address_may_stand_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with (
-        pytest.raises(
-            ValueError,
-            match=r"--engine ray: no connection to a Ray cluster \(ConnectionError: Could not find any running Ray",
-        ),
+        pytest.raises(ValueError, match=r"RAY_ADDRESS=127.0.0.1:1: no Ray cluster there \(Connection refused\)"),
         connected(ClusterChoices(), "auto"),
     ):
         pass
@@ -227,6 +229,32 @@ def test_workers_on_a_node(node: dict[str, float], gpus: float, cpus: int, room:
     assert _room(node, gpus, cpus) == room
 
 
+@pytest.mark.parametrize(
+    ("device", "choices", "gpus", "cpus"),
+    [
+        ("auto", ClusterChoices(), 1.0, 4),
+        ("cuda", ClusterChoices(gpus_per_worker=0.5), 0.5, 2),
+        ("auto", ClusterChoices(gpus_per_worker=0.5, cpus_per_worker=3), 0.5, 3),
+        ("cpu", ClusterChoices(), 0.0, 1),
+        ("cpu", ClusterChoices(cpus_per_worker=4), 0.0, 4),
+    ],
+)
+def test_what_a_worker_takes(
+    monkeypatch: pytest.MonkeyPatch, device: str, choices: ClusterChoices, gpus: float, cpus: int
+) -> None:
+    monkeypatch.setattr(connection, "_nodes", lambda: [{"CPU": 16}, {"CPU": 8, "GPU": 2}, {"CPU": 32, "GPU": 4}])
+    cluster = _cluster("here", choices, device)
+    assert (cluster.gpus, cluster.cpus) == (gpus, cpus)
+
+
+def test_no_gpu_and_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_nodes", lambda: [{"CPU": 1}, {"CPU": 2}])
+    with pytest.raises(ValueError, match="--device cuda: the Ray cluster at here has no GPU; use --device cpu"):
+        _cluster("here", ClusterChoices(), "cuda")
+    with pytest.raises(ValueError, match=r"a worker of 64 CPUs and 0 GPUs \(2 nodes have 3 CPUs and 0 GPUs together\)"):
+        _cluster("here", ClusterChoices(cpus_per_worker=64), "auto").require_room()
+
+
 def test_rows_in_any_of_several_ranges() -> None:
     assert num_rows([]) == 0
     assert num_rows([(4, 8), (0, 4), (2, 6), (10, 11)]) == 9
@@ -236,9 +264,6 @@ def test_rows_in_any_of_several_ranges() -> None:
 
 
 def test_the_job_script_starts_a_cluster_and_works_on_it(tmp_path: Path) -> None:
-    import re
-    import subprocess
-
     page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
     (script,) = [text for text in re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL) if "mtl-ray" in text]
     said = tmp_path / "said"
@@ -278,3 +303,37 @@ def test_reasons_take_one_line() -> None:
     printed = "Traceback:\nRuntimeError: Version mismatch: started with:\n    Ray: 2.9\n    Python: 3.10\n"
     assert _last_raised(printed) == "RuntimeError: Version mismatch: started with: Ray: 2.9 Python: 3.10"
     assert _last_raised("") == "no reason given"
+
+
+# What goes wrong in a stack
+
+
+class Odd(Exception):
+    """Cannot travel: it takes two arguments."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(one + two)
+
+
+def test_errors_of_trials_travel_with_their_traceback() -> None:
+    assert _portable(None) is None
+    try:
+        raise ValueError("the loss is not finite")
+    except ValueError as error:
+        found = pickle.loads(pickle.dumps(_portable(error)))
+    assert (type(found), str(found)) == (ValueError, "the loss is not finite")
+    assert "test_errors_of_trials_travel_with_their_traceback" in "".join(traceback.format_exception(found))
+    odd = _portable(Odd("a", "b"))
+    assert (type(odd), str(odd)) == (RuntimeError, "ab")
+
+
+def test_a_stack_that_no_worker_survives_fails_but_for_the_runs_that_are_there(tmp_path: Path) -> None:
+    frames, config = stub_study.make_frames(), stub_study.make_config()
+    inputs = stub_study.make_inputs(frames, config)
+    strategies = expand(stub_study.make_grid({"product": {"seed": [0, 1]}}), strategy_of(config))
+    trials = make_trials(strategies, config, inputs)
+    study = Study(tmp_path, {trial.digest: trial for trial in trials})
+    stub_study.write_run(study.run_folder(trials[1]), trials[1].strategy, frames, config)
+    lost, written = _lost_errors(study, list(trials), Lost("out of memory"))
+    assert "workers were lost again and again (out of memory" in str(lost)
+    assert written is None
