@@ -1,6 +1,7 @@
 """Streams that stay in the cache: the same batches, losses, predictions and scores as of streams in memory."""
 
 import dataclasses
+import shutil
 import threading
 from pathlib import Path
 
@@ -47,7 +48,9 @@ def folder(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def dataset_of(folder: Path, memory_gb: float) -> tuple[Config, Dataset]:
     config = read_config(folder / "mtl.toml", [f"train.memory_gb={memory_gb}"])
-    return config, load_dataset(config, [(name, "base") for name in config.backbones], CPU)
+    there = Cache.open(config.cache_location()).streams()
+    wanted = [(name, "base") for name in config.backbones if (name, "base") in there]
+    return config, load_dataset(config, wanted, CPU)
 
 
 def trained(folder: Path, memory_gb: float, values: dict) -> list[Trained]:
@@ -128,6 +131,25 @@ def test_a_run_from_a_table_read_by_ranges_is_the_same(made: Made, tmp_path: Pat
         assert (by_ranges.folder / file).read_bytes() == (whole.folder / file).read_bytes()
     differing = {key for key, value in whole.manifest.items() if by_ranges.manifest[key] != value}
     assert differing <= {"name", "created", "seconds", "files"}
+
+
+@pytest.mark.parametrize("local_gb", [1.0, 4e-6], ids=["all is kept", "less than a stream"])
+def test_from_an_object_store(folder: Path, s3_url: str, tmp_path: Path, local_gb: float) -> None:
+    """Windows come from the local copy, also where that holds a few shards only."""
+    values = {"temporal": "none", "streams": ["va"]}
+    cache, stream = Cache.open(s3_url, create=True), Cache.open(folder / "cache.zarr").stream("va")
+    other = cache.create("va", stream.identity, SHARD_ROWS, {})
+    for shard in range(other.num_shards):
+        failed = {row - stream.rows(shard)[0]: reason for row, reason in stream.mark(shard).failed.items()}
+        digests = np.zeros((len(stream.read_shard(shard)), 16), np.uint8)
+        other.write_shard(shard, stream.read_shard(shard), digests, failed)
+    shutil.copy(folder / "frames.parquet", tmp_path)
+    place = f'[cache]\npath = "{s3_url}"\nlocal = "local"\nlocal_gb = {local_gb}\n'
+    (tmp_path / "mtl.toml").write_text(place + (folder / "mtl.toml").read_text())
+    for one, expected in zip(trained(tmp_path, 1e-9, values), trained(folder, 1.0, values), strict=True):
+        assert [(note.losses, note.scores) for note in one.history] == [
+            (note.losses, note.scores) for note in expected.history
+        ]
 
 
 def test_the_next_batch_is_read_ahead(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
