@@ -74,7 +74,7 @@ class Searched:
         outcome = self.outcome
         failed = [{"run": f"runs/{trial.digest}", "reason": reason} for trial, reason in outcome.failed]
         counts = {"num_done": outcome.num_done, "num_before": outcome.num_before, "num_left": outcome.num_left}
-        did = {**counts, "failed": failed, "stopped": outcome.stopped}
+        did = {**counts, "num_elsewhere": outcome.num_elsewhere, "failed": failed, "stopped": outcome.stopped}
         if self.board is None:
             return {**_head(self.search), "shard": f"{self.part[0]}/{self.part[1]}", **did}
         return to_json(self.board, {**_head(self.search), **did})

@@ -1,7 +1,8 @@
 """One of several searches of a study in a database, with a trainer that only pretends. No test, but what tests run.
 
 `shared_search FOLDER URL JSON`, where the JSON may have: `seeds` of the grid; `stack`, trials per stack; `delay_s` of a
-trial; `die`, the number of the trial in which SIGKILL comes, or "recording": when the first stack is to be recorded;
+trial; `die`, the number of the trial in which SIGKILL comes, or "claiming": when the first stack is just its own, or
+"recording": when that is to be recorded;
 `skew_s`, by which its clock is off; `fail`, seeds that fail; `retry_failed`, `limit`, `time_limit_s`, `wait_s`. It
 notes the seeds that it begins in FOLDER.PID.log, and prints how it ended.
 """
@@ -98,6 +99,17 @@ def main() -> None:
     hurry(options.get("wait_s", 60.0))
     if "skew_s" in options:
         skew(options["skew_s"])
+    if options.get("die") == "claiming":
+        from optuna.storages import RDBStorage
+
+        claim = RDBStorage.set_trial_state_values
+
+        def claimed(self: Any, *words: Any, **named: Any) -> bool:
+            claim(self, *words, **named)
+            os.kill(os.getpid(), signal.SIGKILL)
+            return True
+
+        RDBStorage.set_trial_state_values = claimed  # type: ignore[method-assign]
     if options.get("die") == "recording":
         from pipelines.search.claims import Claims
 

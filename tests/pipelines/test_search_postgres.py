@@ -87,19 +87,18 @@ def test_several_share_the_trials_and_none_is_trained_twice(server: Server, tmp_
 
 
 def test_what_a_killed_search_had_in_hand_another_takes(server: Server, tmp_path: Path) -> None:
-    """Killed in the second trial of a stack, and just before a stack that is trained is recorded."""
+    """Killed as soon as a stack is claimed, in its second trial, and just before it is recorded."""
     url, folder = server.url(), tmp_path / "s"
-    first = begin(folder, url, stack=2, die=2)
-    end(first, -signal.SIGKILL)
-    second = begin(folder, url, stack=2, die="recording")
-    end(second, -signal.SIGKILL)
-    third = begin(folder, url, stack=2, delay_s=0.1)
-    found = end(third)
+    killed = list[Running]()
+    for die in ("claiming", 2, "recording"):
+        killed.append(begin(folder, url, stack=2, die=die))
+        end(killed[-1], -signal.SIGKILL)
+    found = end(begin(folder, url, stack=2, delay_s=0.1))
     assert found["num_left"] == 0
-    assert (begun(folder, first), begun(folder, second)) == ([0, 1], [2, 3])
-    assert sorted(found["trained"]) == [1, 4, 5, 6, 7], "runs that are there are recorded, not trained again"
+    assert [begun(folder, each) for each in killed] == [[], [2, 3], [4, 5]]
+    assert sorted(found["trained"]) == [0, 1, 3, 6, 7], "runs that are there are recorded, not trained again"
     assert_whole(server, url, folder)
-    assert states(server, url)["FAIL"] == 2
+    assert states(server, url)["FAIL"] == 3
 
 
 def test_a_search_that_stood_still_gives_up_what_another_took(server: Server, tmp_path: Path) -> None:
