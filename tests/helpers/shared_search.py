@@ -1,10 +1,10 @@
 """One of several searches of a study in a database, with a trainer that only pretends. No test, but what tests run.
 
-`shared_search FOLDER URL JSON`, where the JSON may have: `seeds` of the grid; `stack`, trials per stack; `delay_s` of a
-trial; `die`, the number of the trial in which SIGKILL comes, or "claiming": when the first stack is just its own, or
-"recording": when that is to be recorded;
-`skew_s`, by which its clock is off; `fail`, seeds that fail; `retry_failed`, `limit`, `time_limit_s`, `wait_s`. It
-notes the seeds that it begins in FOLDER.PID.log, and prints how it ended.
+`shared_search FOLDER URL JSON`, where the JSON may have: `seeds` or `product` of the grid, and `study`, its section;
+`stack`, trials per stack; `delay_s` of a trial; `die`, the number of the trial in which SIGKILL comes, or "claiming":
+when a stack is just its own, or "recording": when one is to be recorded; `skew_s`, by which its clock is off; `fail`,
+seeds that fail; `retry_failed`, `limit`, `time_limit_s`, `wait_s`. It notes the seeds that it begins in FOLDER.PID.log,
+and prints how it ended.
 """
 
 import json
@@ -19,8 +19,9 @@ from typing import Any, cast
 from helpers import stub_study as stub
 from pipelines.search.grid import expand
 from pipelines.search.loop import SearchSummary, one_at_a_time, run_trials
+from pipelines.search.samplers import next_trials
 from pipelines.search.stack_queue import Stack
-from pipelines.search.study import Trial, make_trials, open_study
+from pipelines.search.study import Trial, make_trials, open_study, read_study
 from pipelines.strategy import Strategy, strategy_of
 
 FRAMES, CONFIG = stub.make_frames(num_videos=3, num_frames=20), stub.make_config()
@@ -31,8 +32,8 @@ def search(folder: Path, url: str, **options: Any) -> tuple[SearchSummary, list[
     """How the search ended, and the seeds that it trained."""
     from pipelines.search.sharing import sharing
 
-    document = {"product": {"seed": list(range(options.get("seeds", 8)))}, "study": {"storage": url}}
-    grid = stub.make_grid(document | options.get("grid", {}))
+    product = options.get("product") or {"seed": list(range(options.get("seeds", 8)))}
+    grid = stub.make_grid({"product": product, "study": {"storage": url, **options.get("study", {})}})
     trials = make_trials(expand(grid, strategy_of(CONFIG)), CONFIG, INPUTS)
     trained: list[int] = []
     limit, retry_failed = options.get("limit"), options.get("retry_failed", False)
@@ -51,9 +52,15 @@ def search(folder: Path, url: str, **options: Any) -> tuple[SearchSummary, list[
         size = options.get("stack", 1)
         return [list(some[start : start + size]) for start in range(0, len(some), size)]
 
+    def choose(left: Sequence[Trial]) -> list[Trial]:
+        there = read_study(folder)
+        return next_trials(
+            grid.study, trials, left, lambda: [there.result(trial) for trial in trials if there.is_finished(trial)]
+        )
+
     with (
         open_study(folder, grid, INPUTS, trials, is_shared=True) as study,
-        sharing(study, trials, grid, grouping, list, retry_failed=retry_failed, halted=True) as (record, queue),
+        sharing(study, trials, grid, grouping, choose, retry_failed=retry_failed, halted=True) as (record, queue),
     ):
         engine = one_at_a_time(study, stub.make_trainer(FRAMES, CONFIG, before))
         outcome = run_trials(

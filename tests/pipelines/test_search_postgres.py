@@ -201,6 +201,15 @@ def test_searches_may_write_to_folders_of_their_own(server: Server, tmp_path: Pa
     assert len(end(begin(folders[1], url))["trained"]) == 1
 
 
+def test_a_sampler_that_goes_by_results_tries_no_more_than_it_should(server: Server, tmp_path: Path) -> None:
+    """It asks for more while stacks are in other hands."""
+    url, rates = server.url(), [1e-4 * n for n in range(1, 21)]
+    options = {"product": {"lr": rates}, "study": {"sampler": "tpe", "trials": 11}, "delay_s": 0.1}
+    found = [end(worker) for worker in [begin(tmp_path / "s", url, **options) for _ in range(2)]]
+    assert sum(each["num_done"] for each in found) == 11
+    assert_whole(server, url, tmp_path / "s", 11)
+
+
 def test_another_grid_is_refused(server: Server, tmp_path: Path) -> None:
     url = server.url()
     assert len(end(begin(tmp_path / "s", url, limit=3, stack=2))["trained"]) == 3
