@@ -81,7 +81,7 @@ def hurry(wait_s: float = 60.0) -> None:
     """Hearts beat often, and the dead are missed soon."""
     from pipelines.search import claims, database, sharing
 
-    claims.HEARTBEAT_S, claims.GRACE_S, sharing.POLL_S, database.WAIT_S = 0.4, 2, 0.3, wait_s
+    claims.HEARTBEAT_S, claims.GRACE_S, sharing.POLL_S, database.WAIT_S = 0.4, 3, 0.3, wait_s
 
 
 def skew(seconds: float) -> None:

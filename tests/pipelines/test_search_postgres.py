@@ -134,7 +134,7 @@ def test_a_database_that_goes_away_and_comes_back_costs_nothing(server: Server, 
     wait_for(lambda: finished(folder) >= 2)
     for number in (signal.SIGINT, signal.SIGQUIT):
         server.stop(number)
-        time.sleep(3.0)
+        time.sleep(4.0)
         server.start()
         time.sleep(1.0)
     found = [end(worker) for worker in workers]
@@ -165,7 +165,7 @@ def test_clocks_that_are_off_by_an_hour_and_other_zones_change_nothing(server: S
     url, folder = server.url(), tmp_path / "s"
     clocks = [(3600, "Etc/GMT-1"), (-3600, "Etc/GMT+1"), (0, "UTC")]
     workers = [
-        begin(folder, url, environment(PGTZ=zone), seeds=3, delay_s=3.0, skew_s=seconds) for seconds, zone in clocks
+        begin(folder, url, environment(PGTZ=zone), seeds=3, delay_s=4.0, skew_s=seconds) for seconds, zone in clocks
     ]
     trained = Counter(seed for worker in workers for seed in end(worker)["trained"])
     assert trained == Counter(range(3))
