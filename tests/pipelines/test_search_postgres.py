@@ -75,6 +75,7 @@ def assert_whole(server: Server, url: str, folder: Path, num: int = NUM) -> None
     assert finished(folder) == num
 
 
+@pytest.mark.slow
 def test_several_share_the_trials_and_none_is_trained_twice(server: Server, tmp_path: Path) -> None:
     """The tables and the study too are made by several at once."""
     url = server.url()
@@ -86,6 +87,7 @@ def test_several_share_the_trials_and_none_is_trained_twice(server: Server, tmp_
     assert_whole(server, url, tmp_path / "s", 24)
 
 
+@pytest.mark.slow
 def test_what_a_killed_search_had_in_hand_another_takes(server: Server, tmp_path: Path) -> None:
     """Killed as soon as a stack is claimed, in its second trial, and just before it is recorded."""
     url, folder = server.url(), tmp_path / "s"
@@ -127,6 +129,7 @@ def test_ctrl_c_gives_back_what_was_in_hand(server: Server, tmp_path: Path) -> N
     assert_whole(server, url, folder)
 
 
+@pytest.mark.slow
 def test_a_database_that_goes_away_and_comes_back_costs_nothing(server: Server, tmp_path: Path) -> None:
     """It stays away for longer than the grace: nobody is given up for that."""
     url, folder = server.url(), tmp_path / "s"
@@ -160,6 +163,7 @@ def test_a_database_that_stays_away_is_one_line_and_costs_no_run(server: Server,
     assert_whole(server, url, folder)
 
 
+@pytest.mark.slow
 def test_clocks_that_are_off_by_an_hour_and_other_zones_change_nothing(server: Server, tmp_path: Path) -> None:
     """Each trial takes longer than the grace, so a heartbeat that seems an hour old would be given up."""
     url, folder = server.url(), tmp_path / "s"
@@ -173,6 +177,7 @@ def test_clocks_that_are_off_by_an_hour_and_other_zones_change_nothing(server: S
     assert_whole(server, url, folder, 3)
 
 
+@pytest.mark.slow
 def test_failures_are_shared_and_tried_again_once(server: Server, tmp_path: Path) -> None:
     url, folder = server.url(), tmp_path / "s"
     found = [end(worker) for worker in [begin(folder, url, stack=4, fail=[1, 6]) for _ in range(2)]]
@@ -184,6 +189,7 @@ def test_failures_are_shared_and_tried_again_once(server: Server, tmp_path: Path
     assert finished(folder) == NUM - 1
 
 
+@pytest.mark.slow
 def test_searches_may_write_to_folders_of_their_own(server: Server, tmp_path: Path) -> None:
     url = server.url()
     (tmp_path / "a").mkdir()
@@ -201,6 +207,7 @@ def test_searches_may_write_to_folders_of_their_own(server: Server, tmp_path: Pa
     assert len(end(begin(folders[1], url))["trained"]) == 1
 
 
+@pytest.mark.slow
 def test_a_sampler_that_goes_by_results_tries_no_more_than_it_should(server: Server, tmp_path: Path) -> None:
     """It asks for more while stacks are in other hands."""
     url, rates = server.url(), [1e-4 * n for n in range(1, 21)]
