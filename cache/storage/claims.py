@@ -83,8 +83,12 @@ class Claim:
         self._ended.set()
         self._thread.join(END_S)
         if not self._is_lost:
-            with contextlib.suppress(OSError):  # it expires
-                self._files.delete([self.key])
+            self.withdraw()
+
+    def withdraw(self) -> None:
+        """Removes the claim; where the store does not answer, it expires."""
+        with contextlib.suppress(OSError):
+            self._files.delete([self.key])
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_S) and not self._is_lost:
@@ -119,8 +123,12 @@ def _acquire(files: ObjectStorage, what: str, part: Part) -> Claim:
         num_tries += 1
         number = 1 + max((each.number for each in rivals if each.part == part), default=0)
         claim = Claim(files, what, part, number, Owner.new(), {each.key for each in rivals})
-        if claim.create() and _is_alone(claim, watch, part):
-            return claim
+        try:
+            if claim.create() and _is_alone(claim, watch, part):
+                return claim
+        except OSError:
+            claim.withdraw()
+            raise
         time.sleep(random.random())
     raise BeingWritten(f"{what} is being written by another process that began at the same moment; try again")
 

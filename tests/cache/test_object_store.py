@@ -568,6 +568,25 @@ def test_a_claim_of_the_same_number_is_not_taken_for_the_own(stored: Stream, mon
     assert 0 in stored.done_shards()
 
 
+def test_a_claim_that_could_not_be_judged_is_withdrawn(stored: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store failed between the claim and the look at others: the same process may try again at once."""
+    found = claims._overlapping
+    answers = iter([found, None, found, found])
+
+    def overlapping(files: ObjectStorage, part: tuple[int, int]) -> list[claims.Rival]:
+        answer = next(answers)
+        if answer is None:
+            raise StorageError("no answer")
+        return answer(files, part)
+
+    monkeypatch.setattr(claims, "_overlapping", overlapping)
+    with pytest.raises(StorageError), stored.writer_lock():
+        pass
+    start = time.monotonic()
+    with stored.writer_lock():
+        assert time.monotonic() - start < 5
+
+
 def test_a_claim_is_one_process_s(stored: Stream, s3_url: str) -> None:
     """Sixteen that race for the same key, ten times."""
     with ThreadPoolExecutor(16) as pool:
