@@ -17,6 +17,12 @@ from helpers.cli import refused
 from helpers.postgres import Server, running
 from helpers.processes import Running, environment, start
 from pipelines.json_files import read_json
+from pipelines.search import claims
+from pipelines.search.claims import Claims
+from pipelines.search.record import Entries, distributions_of
+from pipelines.search.stack_queue import ClaimLost
+from pipelines.search.study import make_trials
+from pipelines.strategy import strategy_of
 
 NUM = 8
 
@@ -161,6 +167,41 @@ def test_a_database_that_stays_away_is_one_line_and_costs_no_run(server: Server,
     found = end(begin(folder, url))
     assert len(found["trained"]) == NUM - kept
     assert_whole(server, url, folder)
+
+
+def test_nobody_is_given_up_for_silence_that_the_database_could_not_hear(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "HEARTBEAT_S", 1e6)
+    monkeypatch.setattr(claims, "GRACE_S", 2)
+    url = server.url()
+    trial = make_trials([strategy_of(shared_search.CONFIG)], shared_search.CONFIG, shared_search.INPUTS)[0]
+    entries = Entries(tmp_path, distributions_of([trial], ["seed"]))
+
+    def in_hand(after: Callable[[Claims], object]) -> bool:
+        """Whether a stack that was silent for longer than the grace is in hand still, as another process sees it."""
+        other = Claims(url, "s", "there", "search")
+        after(other)
+        with other.turn():
+            other.reclaim()
+        found = bool(other.entries().running)
+        other.close()
+        return found
+
+    silent = Claims(url, "s", "here", "search")
+    with silent.turn() as turn:
+        silent.give_out([entries.waiting(trial, [trial.digest])], turn)
+    assert silent.claim(silent.entries().waiting) == (trial.digest,)
+    time.sleep(2.5)
+    assert in_hand(lambda other: other._note_gone()), "this process could not reach it a moment ago"
+    server.stop()
+    server.start()
+    assert in_hand(lambda other: None), "it has just been started"
+    time.sleep(2.5)
+    assert not in_hand(lambda other: None)
+    with pytest.raises(ClaimLost):
+        silent.confirm()
+    silent.close()
 
 
 @pytest.mark.slow
