@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from cache.storage.base import StorageError, digest_of
 from cache.storage.failures import has_no_bucket, is_passing, is_unknown, line_of
@@ -22,6 +23,7 @@ NUM_READERS = 16  # requests under way at once where many small objects are read
 LARGE_BYTES = 64 << 20
 CONNECT_S = 10.0
 MAX_PUT_BYTES = 5 << 30  # of S3, without multipart
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 Answer = TypeVar("Answer")
 
 
@@ -230,18 +232,37 @@ class ObjectStorage:
         raise AssertionError
 
 
+def _check_endpoints(url: str) -> None:
+    """obstore panics at the first request where an endpoint is no URL. Its value, which may hold a password, is not
+    repeated."""
+    for name in ENDPOINTS if url.startswith("s3:") else ():
+        value = os.environ.get(name, "")
+        if value and not _is_endpoint(value):
+            raise StorageError(f"{url}: {name} is no URL of a server; write http://HOST:PORT or https://HOST")
+
+
+def _is_endpoint(value: str) -> bool:
+    try:
+        parts = urlsplit(value)
+        is_server = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        return False
+    return is_server and value.isascii() and value.isprintable() and " " not in value
+
+
 def _open(url: str, limits: dict[str, str]) -> Any:
     try:
         from obstore.exceptions import BaseError
         from obstore.store import from_url
     except ImportError:
         raise ValueError(f"{url}: object stores need one more package: pip install 'mtl-affect[cloud]'") from None
-    endpoints = (os.environ.get(name, "") for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"))
+    _check_endpoints(url)
+    endpoints = (os.environ.get(name, "") for name in ENDPOINTS)
     # An endpoint that the environment gives as http:// is meant so: a gateway on the same machine or network.
     options = {
         **limits,
         "connect_timeout": f"{CONNECT_S:g}s",
-        "allow_http": any(each.startswith("http://") for each in endpoints),
+        "allow_http": any(each.lower().startswith("http://") for each in endpoints),
     }
     try:
         return from_url(url, client_options=options, retry_config={"max_retries": 0})  # type: ignore[call-overload]

@@ -138,7 +138,12 @@ def _prepare(connection: Any, _: Any) -> None:
 
 
 def _refused(url: str, error: Exception) -> ValueError:
+    if isinstance(error, ImportError):
+        do = "PostgreSQL needs `pip install 'mtl-affect[postgres]'` and a URL postgresql://USER@HOST/NAME"
+    elif isinstance(error, DBAPIError):
+        do = "check the server and the URL, and the password in PGPASSWORD or ~/.pgpass"
+    else:
+        do = "write postgresql://USER@HOST/NAME"
     return ValueError(
-        f"{where(url)}: {reason_of(error)}; PostgreSQL needs `pip install 'mtl-affect[postgres]'`; or leave storage "
-        "out for a journal in the study's folder"
+        f"{where(url)}: {reason_of(error)}; {do}; or leave storage out for a journal in the study's folder"
     )

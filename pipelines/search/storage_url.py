@@ -22,4 +22,5 @@ def with_driver(url: str) -> str:
 
 def where(url: str) -> str:
     """How errors name `url`: what stands behind the scheme may be secret."""
-    return f"[study] storage {url.partition(':')[0]}:..."
+    scheme, colon, _ = url.partition(":")
+    return f"[study] storage {scheme}:..." if colon else "[study] storage"

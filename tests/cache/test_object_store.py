@@ -382,6 +382,19 @@ def test_nobody_listens(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         Cache.open(s3_url)
 
 
+@pytest.mark.parametrize("endpoint", ["127.0.0.1:9", "http://", "http://h:x", "http://a b", "ftp://h", "http://ü"])
+def test_an_endpoint_that_is_no_url(s3_url: str, monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    """obstore would panic."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with pytest.raises(StorageError, match=r"AWS_ENDPOINT_URL is no URL of a server; write http://HOST:PORT or https"):
+        Cache.open(s3_url)
+
+
+def test_an_endpoint_in_capitals(stored: Stream, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", os.environ["AWS_ENDPOINT_URL"].replace("http", "HTTP"))
+    assert reopened(s3_url).is_complete
+
+
 def test_no_such_bucket(s3_url: str) -> None:
     for create in (False, True):
         with pytest.raises(

@@ -326,16 +326,27 @@ def test_postgresql_is_spoken_to_by_the_driver_that_the_extra_brings() -> None:
     assert with_driver("sqlite:///here.db") == "sqlite:///here.db"
 
 
-def test_a_database_that_is_not_there_is_one_line_without_the_password(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("url", "do"),
+    [
+        ("postgresql://me:secret@127.0.0.1:1/studies", "PGPASSWORD or ~/.pgpass"),
+        ("mysql://me:secret@host/studies", "pip install 'mtl-affect[postgres]'"),
+        ("secret", "write postgresql://USER@HOST/NAME"),
+    ],
+)
+def test_a_database_that_is_not_there_is_one_line_without_the_password(tmp_path: Path, url: str, do: str) -> None:
+    if url.startswith("postgresql"):
+        pytest.importorskip("psycopg")
     from pipelines.search.record import Record
 
     grid = stub.make_grid(GRID)
     trials = make_trials(expand(grid, strategy_of(CONFIG)), CONFIG, INPUTS)
     with (
         open_study(tmp_path / "s", grid, INPUTS, trials) as study,
-        pytest.raises(ValueError, match=r"storage postgresql:.*mtl-affect\[postgres\]") as refused,
+        pytest.raises(ValueError, match=r"^\[study\] storage") as refused,
     ):
-        Record(study, grid.fields, "postgresql://me:secret@127.0.0.1:1/studies")
+        Record(study, grid.fields, url)
+    assert do in str(refused.value)
     assert "secret" not in str(refused.value)
     assert "\n" not in str(refused.value)
 
