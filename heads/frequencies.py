@@ -11,6 +11,7 @@ from torch import Tensor
 from heads.labels import Labels
 from heads.tasks import Task
 
+BLOCK = 1 << 20  # rows at once
 NUM_BINS = 64  # over the range of a continuous task
 MAX_WEIGHT = 10.0  # no class and no positive counts more: a rare one would be learned by heart
 TINY = 1e-8
@@ -46,13 +47,16 @@ def class_frequency(value: Tensor, mask: Tensor, task: Task) -> Tensor:
 
 def bin_frequency(value: Tensor, mask: Tensor, task: Task) -> Tensor:
     """[K, R]: the share of the values of each column in each bin."""
-    mask = mask.reshape(-1, task.num_outputs)
-    share = (value.reshape(-1, task.num_outputs).masked_fill(~mask, 0.0) - task.low) / (task.high - task.low)
-    places = (share * NUM_BINS).long().clamp(0, NUM_BINS - 1)
-    counts = torch.stack(
-        [torch.bincount(place[seen], minlength=NUM_BINS) for place, seen in zip(places.T, mask.T, strict=True)]
-    ).float()
-    return counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
+    shape = -1, task.num_outputs
+    counts = torch.zeros(task.num_outputs, NUM_BINS, dtype=torch.long, device=value.device)
+    # In blocks: a number's place among the bins takes more memory than the number.
+    for values, known in zip(value.reshape(shape).split(BLOCK), mask.reshape(shape).split(BLOCK), strict=True):
+        share = (values.masked_fill(~known, 0.0) - task.low) / (task.high - task.low)
+        places = (share * NUM_BINS).long().clamp(0, NUM_BINS - 1)
+        counts += torch.stack(
+            [torch.bincount(place[seen], minlength=NUM_BINS) for place, seen in zip(places.T, known.T, strict=True)]
+        )
+    return counts.float() / counts.float().sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def even_frequency(task: Task) -> Tensor:

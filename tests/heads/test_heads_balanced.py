@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from heads import frequencies
 from heads.frequencies import NUM_BINS, bin_centres, bin_frequency, class_frequency, label_frequencies
 from heads.labels import Labels
 from heads.task_losses import (
@@ -183,6 +184,15 @@ def test_frequencies_by_hand():
     assert found[0].nonzero().flatten().tolist() == [0, NUM_BINS // 2]
     assert found[0, 0] == pytest.approx(2 / 3)
     assert found[1, -1] == 1
+
+
+@pytest.mark.parametrize("block", [1, 3, 100])
+def test_frequencies_are_counted_in_blocks(monkeypatch, block):
+    value, seen = torch.rand(50, 2) * 2 - 1, torch.rand(50, 2) < 0.7
+    expected = bin_frequency(value, seen, ABAW_TASKS["va"])
+    monkeypatch.setattr(frequencies, "BLOCK", block)
+    assert torch.equal(bin_frequency(value, seen, ABAW_TASKS["va"]), expected)
+    assert torch.equal(bin_frequency(value[:0], seen[:0], ABAW_TASKS["va"]), torch.zeros(2, NUM_BINS))
 
 
 def test_frequencies_are_those_of_each_tasks_labels():
