@@ -6,7 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,9 @@ def workers() -> list[psutil.Process]:
     """The processes that work now, of the clusters of this process alone."""
     found = []
     for process in psutil.Process().children(recursive=True):
-        try:
-            if process.cmdline() and process.cmdline()[0].startswith("ray::Worker"):
+        with suppress(psutil.Error):  # it ended meanwhile
+            if (process.cmdline() or [""])[0].startswith("ray::Worker"):
                 found.append(process)
-        except psutil.Error:
-            continue
     return found
 
 

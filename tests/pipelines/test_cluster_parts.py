@@ -24,7 +24,8 @@ from pipelines.cluster.connection import ClusterChoices, _cluster, _last_raised,
 from pipelines.cluster.pool import Lost
 from pipelines.cluster.requirements import Requirements, code_digest, requirements, versions
 from pipelines.cluster.worker import Done, Failed, Place, Stopped, Worker
-from pipelines.extraction.on_ray import num_rows
+from pipelines.extraction.on_ray import _Progress, _report, num_rows
+from pipelines.extraction.one import ExtractionBar
 from pipelines.search.grid import expand
 from pipelines.search.on_ray import _lost_errors, _portable
 from pipelines.search.study import Study, make_trials
@@ -325,6 +326,11 @@ def test_errors_of_trials_travel_with_their_traceback() -> None:
     assert "test_errors_of_trials_travel_with_their_traceback" in "".join(traceback.format_exception(found))
     odd = _portable(Odd("a", "b"))
     assert (type(odd), str(odd)) == (RuntimeError, "ab")
+
+
+def test_a_part_that_no_worker_survives_ends_the_extraction() -> None:
+    with pytest.raises(ValueError, match=r"part 3 of 16 of the shards: its workers were lost .* \(killed; perhaps"):
+        _report((3, 16), Lost("killed"), _Progress(ExtractionBar("extract")))
 
 
 def test_a_stack_that_no_worker_survives_fails_but_for_the_runs_that_are_there(tmp_path: Path) -> None:
