@@ -69,7 +69,7 @@ def over_views(run: Path, views: Sequence[str]) -> pl.DataFrame:
     """The mean over `views` of the test rows: those that are held out in the made data."""
     words, table = ",".join(views), run / "views.parquet"
     run_command(["extract", "--views", words, "--device", "cpu"])
-    run_command(["predict", str(run), "--split", "test", "--no-post", "--views", words, "--out", str(table)])
+    run_command(["predict", str(run), "--split", "test", "--no-post", "--views", words, "--out", str(table), "--force"])
     return pl.read_parquet(table).with_columns(part=pl.lit("report"))
 
 
