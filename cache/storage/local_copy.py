@@ -7,7 +7,7 @@ than the limit, those that were not used for longest go. Several processes may s
 import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cache.durable import TEMPORARY, remove_leftovers, temporary_beside
@@ -29,11 +29,12 @@ class LocalCopy:
         fetched has another digest.
 
         Raises:
-            ValueError: `num_bytes` alone are more than the limit.
+            ValueError: `num_bytes` alone are more than the limit, or the folder cannot be used.
         """
         path = self._folder / digest[:2] / digest
-        if self._is_there(path, num_bytes):
-            return path
+        with self._naming():
+            if self._is_there(path, num_bytes):
+                return path
         if num_bytes > self._max_bytes:
             raise ValueError(
                 f"{self._folder}: holds {self._max_bytes:,} bytes, one shard has {num_bytes:,}; raise local_gb"
@@ -41,7 +42,7 @@ class LocalCopy:
         data = fetch()
         if digest_of(data) != digest:
             return None
-        with self._lock:
+        with self._lock, self._naming():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._make_room(len(data))
             temporary = temporary_beside(path)
@@ -51,6 +52,17 @@ class LocalCopy:
             finally:
                 temporary.unlink(missing_ok=True)
         return path
+
+    @contextlib.contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Says which setting a folder comes from that cannot be made, read or written."""
+        try:
+            yield
+        except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            raise ValueError(
+                f"[cache] local = {self._folder}: {(error.strerror or str(error)).lower()}; name a folder that can be "
+                "written to"
+            ) from None
 
     def drop(self, digest: str) -> bool:
         """Removes a file that was found damaged; whether it was there."""

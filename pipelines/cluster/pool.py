@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from pipelines.cluster.connection import Cluster, reason_of
 from pipelines.cluster.requirements import Requirements
 from pipelines.cluster.worker import Done, Failed, Job, Stopped, Worker
+from pipelines.terminal import say
 
 POLL_S = 0.5
 TOLD_S = 1.0  # between two questions for progress
@@ -23,6 +24,7 @@ MOST_LOST = 3  # workers lost in a row with one item, or while they load: no acc
 BUSY_S = 180.0  # so long an item may be another process's: a killed driver's workers, or a claim that must expire
 AGAIN_S = 2.0
 STOP_S = 60.0  # for a checkpoint to be written after Ctrl-C
+NOTICE_S = 30.0  # without any worker, after which the user is told what is waited for
 START_S = 900.0  # without any worker, where others have the cluster's nodes or none is left
 
 ItemT = TypeVar("ItemT")
@@ -75,6 +77,7 @@ class Pool:
         self._job, self._place = pickle.dumps(job), cluster.place
         self._members: list[Member] = []
         self._num_lost, self._looked_s, self._alive_s = 0, 0.0, time.monotonic()
+        self._has_told = False
 
     def __enter__(self) -> "Pool":
         self._requirements.renew()
@@ -153,7 +156,10 @@ class Pool:
     def _turn(self) -> Iterator[tuple[Task[Any], Any]]:
         """Waits a moment; yields tasks that ended, with what came of them, None where they are to be done again."""
         if any(member.kind != "check" for member in self._members):
-            self._alive_s = time.monotonic()
+            self._alive_s, self._has_told = time.monotonic(), False
+        elif not self._has_told and time.monotonic() - self._alive_s > NOTICE_S:
+            self._has_told = True
+            say(f"no worker: waiting up to {START_S / 60:g} minutes for a node that has room; Ctrl-C stops", err=True)
         elif time.monotonic() - self._alive_s > START_S:
             raise ValueError(
                 f"--engine ray: no worker could be started in {START_S / 60:g} minutes; the cluster at "
