@@ -6,6 +6,7 @@ worker had in hand another does again; a worker that a node has room for, an ite
 
 import pickle
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,7 +16,6 @@ from typing import Any, Generic, Protocol, TypeVar
 from pipelines.cluster.connection import Cluster, reason_of
 from pipelines.cluster.requirements import Requirements
 from pipelines.cluster.worker import Done, Failed, Job, Stopped, Worker
-from pipelines.terminal import say
 
 POLL_S = 0.5
 TOLD_S = 1.0  # between two questions for progress
@@ -159,7 +159,8 @@ class Pool:
             self._alive_s, self._has_told = time.monotonic(), False
         elif not self._has_told and time.monotonic() - self._alive_s > NOTICE_S:
             self._has_told = True
-            say(f"no worker: waiting up to {START_S / 60:g} minutes for a node that has room; Ctrl-C stops", err=True)
+            words = f"waiting up to {START_S / 60:g} minutes for a node that has room; Ctrl-C stops"
+            warnings.warn(f"--engine ray: no worker: {words}", stacklevel=2)
         elif time.monotonic() - self._alive_s > START_S:
             raise ValueError(
                 f"--engine ray: no worker could be started in {START_S / 60:g} minutes; the cluster at "

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,9 +20,9 @@ import pytest
 from helpers import stub_study
 from helpers.processes import ROOT
 from pipelines.cli.options import cluster_of
-from pipelines.cluster import connection
+from pipelines.cluster import connection, pool
 from pipelines.cluster.connection import ClusterChoices, _cluster, _last_raised, _room, connected, reason_of
-from pipelines.cluster.pool import Lost
+from pipelines.cluster.pool import Lost, Pool
 from pipelines.cluster.requirements import Requirements, code_digest, requirements, versions
 from pipelines.cluster.worker import Done, Failed, Place, Stopped, Worker
 from pipelines.extraction.on_ray import _Progress, _report, num_rows
@@ -343,3 +344,12 @@ def test_a_stack_that_no_worker_survives_fails_but_for_the_runs_that_are_there(t
     lost, written = _lost_errors(study, list(trials), Lost("out of memory"))
     assert "workers were lost again and again (out of memory" in str(lost)
     assert written is None
+
+
+def test_a_driver_without_workers_says_what_it_waits_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = object.__new__(Pool)
+    waiting._members, waiting._alive_s, waiting._has_told = [], time.monotonic() - pool.NOTICE_S - 1, False
+    monkeypatch.setattr(pool, "POLL_S", 0.0)
+    with pytest.warns(UserWarning, match="no worker: waiting up to 15 minutes for a node"):
+        assert list(waiting._turn()) == []
+    assert list(waiting._turn()) == []  # warnings are errors here
