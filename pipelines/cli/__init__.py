@@ -8,6 +8,7 @@ import errno
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -100,6 +101,7 @@ def program() -> None:
 
     Everything is written by then; without this, callbacks at exit show a traceback each and the exit code is 0.
     """
+    warnings.showwarning = _say_warning
     try:
         main()
     finally:
@@ -108,6 +110,11 @@ def program() -> None:
                 stream.flush()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, frame: os._exit(128 + number))
+
+
+def _say_warning(message: Warning | str, *where: object, **more: object) -> None:
+    """A warning as one line, without the place in the code that Python shows."""
+    say(f"mtl: warning: {message}", err=True)
 
 
 def main() -> None:

@@ -194,3 +194,8 @@ def test_the_home_folder_in_mtl_toml_and_options(monkeypatch: pytest.MonkeyPatch
     (tmp_path / "mtl.toml").write_text('[cache]\npath = "~/c.zarr"\n')
     result = CliRunner().invoke(cli.app, ["cache", "ls", "--config", "~/mtl.toml"])
     assert str(tmp_path / "c.zarr") in str(result.exception or result.output)
+
+
+def test_a_warning_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    cli._say_warning(UserWarning("no worker: waiting"), UserWarning, "file.py", 3)
+    assert capsys.readouterr().err == "mtl: warning: no worker: waiting\n"
