@@ -15,6 +15,7 @@ from sqlalchemy.exc import (
     IntegrityError,
     InterfaceError,
     OperationalError,
+    PendingRollbackError,
     ProgrammingError,
     SQLAlchemyError,
 )
@@ -112,7 +113,8 @@ def is_gone(error: BaseException) -> bool:
         return is_gone(error.__cause__)
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
-    return isinstance(error, OperationalError | InterfaceError)
+    # Where a query failed Optuna may ask another way on the same connection, which a cut one answers with the last.
+    return isinstance(error, OperationalError | InterfaceError | PendingRollbackError)
 
 
 def reason_of(error: BaseException) -> str:

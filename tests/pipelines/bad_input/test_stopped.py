@@ -21,7 +21,7 @@ from helpers.cli import typed
         (PREPARE, "extract.annotations.gather.merge"),
         ([*FINETUNE, "va"], "pipelines.backbones.finetuning.finetune.train_backbone"),
         ([*FINETUNE, "va"], "cache.frames.read_frames"),
-        (EXTRACT, "pipelines.extraction.run.read_frames"),
+        (EXTRACT, "pipelines.extraction.run.open_frames"),
         (["train-head", "--seed", "1"], "pipelines.training.run.train_strategy"),
         (["evaluate", "one"], "pipelines.results.evaluate.predict_views"),
         (["cache", "verify"], "cache.verify.verify_named"),
