@@ -9,7 +9,7 @@ DEMO   ?= demo
 # Two processes, a file of tests at a time each, so that what a file shares is made once.
 TOGETHER = -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test quick lint check format install bench clean
+.PHONY: demo test test-long quick lint check format install bench clean
 
 install: $(VENV)/.installed
 
@@ -26,10 +26,14 @@ demo: install
 	@PATH="$(CURDIR)/$(BIN):$$PATH" mtl demo $(DEMO)
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TOGETHER) -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TOGETHER) -q -m "not long"
+
+# Two minutes more: clusters, servers and kills at every point.
+test-long: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TOGETHER) -q -m long
 
 quick: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TOGETHER) -q -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TOGETHER) -q -m "not slow and not long"
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -101,6 +101,7 @@ def test_killed_before_some_requests(s3_url: str, complete: Path) -> None:
     check_killed(s3_url, (17, 50), made.files_of(complete))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @NEEDS_FORK
 @pytest.mark.parametrize("first", range(5))

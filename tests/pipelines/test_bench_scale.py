@@ -9,6 +9,7 @@ import pytest
 from bench.scale import STEPS
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="no /proc to read memory from")
 def test_every_step_has_a_row(tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ def test_an_array_of_searches_shares_a_study(environment: dict[str, str], faces:
     assert len(list((faces / "studies" / "joint" / "runs").glob("*/run.json"))) == 3
 
 
+@pytest.mark.long
 def test_two_nodes_fine_tune_as_one(environment: dict[str, str], faces: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -94,6 +94,7 @@ def test_damage_repair_rm_import_and_export(project: Path, s3_url: str) -> None:
     assert Cache.open(s3_url).streams() == [("copy", "base")]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_processes(project: Path, s3_url: str) -> None:
     """One process per device, each with the claim of its part."""

@@ -135,6 +135,7 @@ def test_ctrl_c_gives_back_what_was_in_hand(server: Server, tmp_path: Path) -> N
     assert_whole(server, url, folder)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_database_that_goes_away_and_comes_back_costs_nothing(server: Server, tmp_path: Path) -> None:
     """It stays away for longer than the grace: nobody is given up for that."""
@@ -169,6 +170,7 @@ def test_a_database_that_stays_away_is_one_line_and_costs_no_run(server: Server,
     assert_whole(server, url, folder)
 
 
+@pytest.mark.long
 def test_nobody_is_given_up_for_silence_that_the_database_could_not_hear(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +206,7 @@ def test_nobody_is_given_up_for_silence_that_the_database_could_not_hear(
     silent.close()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_clocks_that_are_off_by_an_hour_and_other_zones_change_nothing(server: Server, tmp_path: Path) -> None:
     """Each trial takes longer than the grace, so a heartbeat that seems an hour old would be given up."""
@@ -277,6 +280,7 @@ seed = [0, 1]
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_commands_that_share_end_with_the_leaderboard_of_one(server: Server, project: Path) -> None:
     (project / "grid.toml").write_text(GRID.replace("URL", server.url()))
