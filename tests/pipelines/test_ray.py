@@ -21,7 +21,7 @@ from helpers.ray_cluster import kill_one, variables, when
 from helpers.small_faces import make_faces
 from pipelines.cli import main
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.long, pytest.mark.slow]
 
 CACHE = "[cache]\nshard_rows = 8\n"
 EXTRACT = ("extract", "--quiet", "--views", "base,hflip,aug:2")
@@ -95,7 +95,6 @@ def reported(out: str) -> dict[str, Any]:
     return {key: value for key, value in json.loads(out).items() if key not in ("seconds", "faces_per_s")}
 
 
-@pytest.mark.long
 def test_a_worker_killed_and_a_node_removed_in_an_extraction(
     extracting: Path, faces: Path, cluster: Any, on_ray: tuple[str, ...]
 ) -> None:
@@ -111,7 +110,6 @@ def test_a_worker_killed_and_a_node_removed_in_an_extraction(
     assert (again["num_done"], again["num_skipped"], again["failed"]) == (0, 384, local["failed"])
 
 
-@pytest.mark.long
 def test_drivers_stopped_in_an_extraction(extracting: Path, faces: Path, on_ray: tuple[str, ...]) -> None:
     """Each resumes what the one before it left."""
     for number, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 143)):
@@ -193,7 +191,6 @@ def test_a_worker_killed_and_a_node_removed_in_a_search(
     assert (again.code, "24 finished before, 0 to run" in again.out) == (0, True)
 
 
-@pytest.mark.long
 def test_drivers_stopped_in_a_search(searching: Path, searched: Path, on_ray: tuple[str, ...]) -> None:
     for number, code in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
         assert stopped(number, lambda: len(runs_of(searching)), 2, *SEARCH, *on_ray) == code
