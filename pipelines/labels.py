@@ -61,6 +61,11 @@ def labelled(labels: Labels, task: SchemaTask) -> np.ndarray:
     return np.asarray((mask if task.is_whole else mask[:, task.indices]).any(axis=1))
 
 
+def labelled_for(labels: Labels, tasks: Iterable[str], schema: Schema) -> np.ndarray:
+    """[N] bool: rows with a label of any of `tasks`."""
+    return np.asarray(np.logical_or.reduce([labelled(labels, schema.tasks[name]) for name in tasks]))
+
+
 def labelled_any(labels: Labels) -> np.ndarray:
     """[N] bool: rows with a label of any group."""
     return np.asarray(np.stack([labels.labelled(name) for name in labels.masks]).any(axis=0))

@@ -21,7 +21,7 @@ from heads.config import HeadConfig, age_of
 from heads.labels import Labels
 from pipelines.config import Config, SplitConfig, TrainConfig
 from pipelines.folds import Fold
-from pipelines.labels import as_tensors, labelled, padded_labels
+from pipelines.labels import as_tensors, labelled_for, padded_labels
 from pipelines.nearest import NO_ROW, nearest_rows, video_codes
 from pipelines.needed_streams import open_cache
 from pipelines.splits import Split, groups_of, resolve_split
@@ -163,7 +163,7 @@ class Dataset:
 
     def labelled(self, tasks: Sequence[str]) -> np.ndarray:
         """[N] bool: rows with a label of any of `tasks`."""
-        return np.logical_or.reduce([labelled(self.labels, self.schema.tasks[name]) for name in tasks])
+        return labelled_for(self.labels, tasks, self.schema)
 
     def split(self, config: SplitConfig, fold: Fold) -> Split:
         """`resolve_split` of these frames."""
@@ -330,9 +330,4 @@ def below_each_other(tables: Sequence[Labels]) -> Labels:
 
 def padded_targets(labels: Labels, device: torch.device) -> Labels:
     """`labels` [N, K] on the device, with a row of padding that has none."""
-    return as_tensors(labels).map(lambda values: _with_padding(values).to(device))
-
-
-def _with_padding(values: Tensor) -> Tensor:
-    """[N, ...] with a row of zeros at its end."""
-    return torch.cat([values, torch.zeros_like(values[:1])])
+    return as_tensors(labels).map(lambda values: torch.cat([values, torch.zeros_like(values[:1])]).to(device))

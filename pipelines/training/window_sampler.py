@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache.labels import Schema
 from heads.labels import Labels
 from pipelines.config import TrainConfig
-from pipelines.labels import labelled
+from pipelines.labels import labelled_for
 from pipelines.training.budget import batch_windows
 from pipelines.training.dataset import Dataset, WindowReader, mask_key, padded_targets
 from pipelines.training.windows import Windows
@@ -139,7 +138,7 @@ def make_window_source(
     default the data set's own.
     """
     real = train & reader.valid[:-1].cpu().numpy()
-    device = reader.valid.device
+    device, labels = reader.valid.device, dataset.labels if taught is None else taught
     return WindowSource(
         dataset=dataset,
         reader=reader,
@@ -147,18 +146,11 @@ def make_window_source(
         predicted=predicted or tasks,
         config=config,
         train=train,
-        learnable=np.append(
-            real & _labelled(dataset.labels if taught is None else taught, tasks, dataset.schema), False
-        ),
+        learnable=np.append(real & labelled_for(labels, tasks, dataset.schema), False),
         hidden=torch.from_numpy(~np.append(real, False)).to(device),
         targets=dataset.targets if taught is None else padded_targets(taught, device),
         key=mask_key(train) + (b"" if taught is None else _digest(taught)),
     )
-
-
-def _labelled(labels: Labels, tasks: tuple[str, ...], schema: Schema) -> np.ndarray:
-    """[N] bool: rows with a label of any of `tasks`."""
-    return np.asarray(np.any([labelled(labels, schema.tasks[name]) for name in tasks], axis=0))
 
 
 def _digest(labels: Labels) -> bytes:
