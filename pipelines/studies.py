@@ -56,6 +56,9 @@ class StudyListener(Protocol):
     def on_best(self, words: str) -> None:
         """The best score of finished trials, in words; empty where there is none."""
 
+    def on_stored(self, names: Sequence[str]) -> None:
+        """These streams do not fit into memory, and are read from the cache while it trains."""
+
     def on_waiting(self, num_stacks: int) -> None:
         """All that is left is in the hands of other processes: so many stacks."""
 
@@ -182,7 +185,7 @@ def _run(
         engine: Engine = one_at_a_time(study, _no_trainer)
         grouping: Grouping = one_by_one
         if todo and cluster is None:
-            engine = one_at_a_time(study, make_trainer(search, device, listener.on_evaluation))
+            engine = one_at_a_time(study, make_trainer(search, device, listener.on_evaluation, listener.on_stored))
             grouping = make_grouping(search, device)
         elif todo and cluster is not None:
             from pipelines.search.on_ray import stacks_on_ray

@@ -218,6 +218,11 @@ def _size(part: Mapping[str, Any]) -> str:
     return f"{counted(part['videos'], 'video')}, {counted(part['frames'], 'frame')}"
 
 
+def stored_words(names: Sequence[str]) -> str:
+    """Of streams that are left in the cache; training is slower where the disk is."""
+    return f"{', '.join(names)}: beyond [train] memory_gb, so read from the cache while training"
+
+
 def counted(number: int, thing: str) -> str:
     """ "1 trial", "1,204 trials"."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"

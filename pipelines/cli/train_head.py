@@ -1,6 +1,5 @@
 """`mtl train-head`: trains one strategy on cached embeddings."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from signal import SIGINT
 from typing import TYPE_CHECKING, Annotated, Any
@@ -60,6 +59,7 @@ def train_head(
     from pipelines.strategy import strategy_of
     from pipelines.trackers import LiveTracker, check_tracker, config_of
     from pipelines.training.run import train_or_find
+    from pipelines.words import stored_words
 
     given: dict[str, Any] = {
         "fusion": fusion or None,
@@ -95,7 +95,7 @@ def train_head(
                 force=force,
                 on_evaluation=on_evaluation,
                 on_start=tracker.open,
-                on_stored=say_stored,
+                on_stored=lambda names: say(stored_words(names), err=True),
                 poll=interrupts.check,
             )
             tracker.finish(run.metrics)
@@ -110,11 +110,6 @@ def train_head(
         write_model_files(settings, run.folder, "run")
     if refit:
         refit_model(run.folder, settings, device, force=force, json_output=json_output)
-
-
-def say_stored(names: Sequence[str]) -> None:
-    """Training is slower where the disk is."""
-    say(f"{', '.join(names)}: beyond [train] memory_gb, so read from the cache while training", err=True)
 
 
 def words(text: str) -> list[str] | None:

@@ -191,11 +191,15 @@ def make_grouping(search: SearchPlan, device: str) -> Grouping:
 
 
 def make_trainer(
-    search: SearchPlan, device: str, on_evaluation: Callable[[int, "Evaluation"], None] = lambda size, evaluation: None
+    search: SearchPlan,
+    device: str,
+    on_evaluation: Callable[[int, "Evaluation"], None] = lambda size, evaluation: None,
+    on_stored: Callable[[Sequence[str]], None] = lambda names: None,
 ) -> Trainer:
     """Reads the streams once; the trainer returned trains any number of stacks over them, and the table of the plan.
 
-    `on_evaluation` is called after every evaluation of a head, with the number of trials in its stack.
+    `on_evaluation` is called after every evaluation of a head, with the number of trials in its stack; `on_stored` with
+    the streams that do not fit into memory.
 
     Raises:
         ValueError: a stream is no longer the one that was planned with.
@@ -208,6 +212,8 @@ def make_trainer(
     for (name, view), identity in dataset.resident.identities.items():
         if identity.digest != search.inputs.streams[stream_label(name, view)]["identity"]:
             raise ValueError(f"stream {name} was extracted anew meanwhile; type the same command again")
+    if dataset.resident.stored:
+        on_stored(dataset.resident.stored)
 
     def trainer(stack: Sequence[tuple[Strategy, Path]], advance: Advance) -> Sequence[Exception | None]:
         return train_runs(

@@ -116,3 +116,9 @@ def test_the_demo_hands_quiet_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     options = ["--quiet"] if quiet else []
     invoke("demo", str(tmp_path / "demo"), *options)
     assert called == [["score", "--help", *options], ["postprocess", "--help", *options]]
+
+
+def test_a_search_says_what_it_reads_from_the_cache(capsys: pytest.CaptureFixture[str]) -> None:
+    SearchPage(terminal.make_console()).on_stored(["va", "expr"])
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "va, expr: beyond [train] memory_gb, so read from the cache while training\n")

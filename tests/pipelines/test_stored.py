@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from helpers.made_project import Made
 from pipelines import device as devices
 from pipelines.config import Config, parse_config, read_config
 from pipelines.fitting.runs import config_toml
+from pipelines.search.search_plan import make_plan, make_trainer, read_strategies
 from pipelines.strategy import Strategy, strategy_of
 from pipelines.training import resident as residence
 from pipelines.training import window_sampler
@@ -236,3 +238,13 @@ def test_what_is_free_decides_by_default(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(residence, "free_bytes", lambda device: 10)
     _, dataset = dataset_of(folder, 0)
     assert all(isinstance(rows, StoredRows) for rows in dataset.resident.streams.values())
+
+
+def test_a_search_names_what_it_reads_from_the_cache(made: Made, tmp_path: Path) -> None:
+    made.write(tmp_path)
+    (tmp_path / "grid.toml").write_text("[set]\ntemporal = 'none'\n[product]\nseed = [0]\n")
+    told: list[Sequence[str]] = []
+    for memory_gb in (1.0, 1e-9):
+        config = read_config(tmp_path / "mtl.toml", [f"train.memory_gb={memory_gb}"])
+        make_trainer(make_plan(*read_strategies(config, tmp_path / "grid.toml")), "cpu", on_stored=told.append)
+    assert told == [tuple(made.streams)]

@@ -1,6 +1,6 @@
 """What `mtl search` prints: how far it is, then the leaderboard, and on standard error what failed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,8 @@ from pipelines.progress import Advance, Bar, Lines, progress
 from pipelines.refit.record import refit_notes
 from pipelines.run_files import AGAIN
 from pipelines.studies import Searched
-from pipelines.words import counted, strategy_words
+from pipelines.terminal import say
+from pipelines.words import counted, stored_words, strategy_words
 
 if TYPE_CHECKING:
     from pipelines.fitting.epochs import Evaluation
@@ -54,6 +55,9 @@ class SearchPage:
     def on_best(self, words: str) -> None:
         self._best = words
         self._note("")
+
+    def on_stored(self, names: Sequence[str]) -> None:
+        say(stored_words(names), err=True)
 
     def on_waiting(self, num_stacks: int) -> None:
         self._note(f"waiting for {counted(num_stacks, 'stack')} of other processes")
