@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cache.durable import TEMPORARY, remove_leftovers, temporary_beside
+from cache.durable import TEMPORARY, naming, remove_leftovers, temporary_beside
 from cache.storage.base import digest_of
 
 SLACK = 0.1
@@ -47,7 +47,8 @@ class LocalCopy:
             self._make_room(len(data))
             temporary = temporary_beside(path)
             try:
-                temporary.write_bytes(data)
+                with naming(path):
+                    temporary.write_bytes(data)
                 os.replace(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)

@@ -147,12 +147,10 @@ def main() -> None:
             if _of_memory(error):
                 say(f"mtl: error: {OUT_OF_MEMORY}: {_first_words(error)}; MTL_DEBUG=1 says where", err=True)
                 sys.exit(2)
-            if not _of_polars(error):
+            if not (_of_polars(error) or _of_rust(error)):
                 raise
-            say(
-                f"mtl: error: a table cannot be read or written: {_first_words(error)}; MTL_DEBUG=1 says where",
-                err=True,
-            )
+            what = "a table cannot be read or written" if _of_polars(error) else "a library broke off"
+            say(f"mtl: error: {what}: {_first_words(error)}; MTL_DEBUG=1 says where", err=True)
             sys.exit(2)
         flush_progress()
         sys.stderr.write(STOPPED)
@@ -181,8 +179,13 @@ def _sigterm_as_ctrl_c() -> Iterator[list[int]]:
 
 def _of_polars(error: BaseException) -> bool:
     """Whether Polars raised it: its errors, and its panics, which are no `Exception`. Polars need not be loaded."""
-    kind = type(error)
-    return kind.__name__ == "PanicException" or kind.__module__.partition(".")[0] == "polars"
+    errors = sys.modules.get("polars.exceptions")
+    return errors is not None and isinstance(error, (errors.PolarsError, errors.PanicException))
+
+
+def _of_rust(error: BaseException) -> bool:
+    """Whether it is the panic of a library in Rust: each has a class of its own."""
+    return type(error).__name__ == "PanicException"
 
 
 def _of_memory(error: BaseException) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.durable import temporary_beside
+from cache.durable import naming, temporary_beside
 from cache.labels import Schema
 from extract.faces.pictures import png
 from pipelines.charts import Chart, Drawn, draw
@@ -119,7 +119,8 @@ def _replace_all(folder: Path, made: dict[str, bytes]) -> None:
     for name, data in made.items():
         path = folder / name
         temporary = temporary_beside(path)
-        temporary.write_bytes(data)
+        with naming(path):
+            temporary.write_bytes(data)
         os.replace(temporary, path)
 
 

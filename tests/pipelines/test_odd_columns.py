@@ -148,6 +148,7 @@ A_TABLE, MEMORY = "a table cannot be read or written", OUT_OF_MEMORY
 RAISED_ELSEWHERE = [
     (PanicException("index out\nof bounds"), A_TABLE),
     (ComputeError("no such\ncolumn"), A_TABLE),
+    (type("PanicException", (BaseException,), {})("called on\na None value"), "a library broke off"),
     (MemoryError("Unable to allocate 1 TiB"), MEMORY),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried\nto allocate"), MEMORY),
     (torch.OutOfMemoryError("CUDA out of memory.\nTried"), MEMORY),
