@@ -119,9 +119,12 @@ def _replace_all(folder: Path, made: dict[str, bytes]) -> None:
     for name, data in made.items():
         path = folder / name
         temporary = temporary_beside(path)
-        with naming(path):
-            temporary.write_bytes(data)
-        os.replace(temporary, path)
+        try:
+            with naming(path):
+                temporary.write_bytes(data)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 ENDINGS = {FIGURES: (".svg", ".png"), TABLES: (".md", ".tex", ".csv")}
