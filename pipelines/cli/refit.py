@@ -1,7 +1,7 @@
 """`mtl refit`: a strategy trained again on train and val together."""
 
 from pathlib import Path
-from signal import SIGINT
+from signal import SIGINT, SIGTERM
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -63,12 +63,13 @@ def refit_model(
     from pipelines.report.command import write_model_files
 
     request = RefitRequest(model=model, seeds=seeds, name=name, force=force)
+    interrupts = Interrupts(SIGINT, SIGTERM)
     try:
-        with Interrupts(SIGINT) as interrupts, training_progress(settings.schema) as show:
+        with interrupts, training_progress(settings.schema) as show:
             made = make_refit(settings, request, device, on_evaluation=show, poll=interrupts.check)
     except KeyboardInterrupt:
         say("mtl: stopped; the same command resumes", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(interrupts.exit_code) from None
     if made.found and not json_output:
         say("refitted before; --force makes it again", err=True)
     print_refit(made.folder, made.record, as_json=json_output)

@@ -26,7 +26,7 @@ from pipelines.terminal import say, say_json
 if TYPE_CHECKING:
     from pipelines.config import Config
 
-STOPPED = 130
+STOPPED = {"Ctrl-C": 130, "SIGTERM": 143}  # exit codes
 
 
 def register(app: typer.Typer) -> None:
@@ -98,8 +98,8 @@ def search(
     else:
         print_results(found, console)
     print_failures(found)
-    if found.outcome.stopped == "Ctrl-C":
-        raise typer.Exit(STOPPED)
+    if found.outcome.stopped in STOPPED:
+        raise typer.Exit(STOPPED[found.outcome.stopped])
     if found.outcome.failed:
         raise typer.Exit(1)
 

@@ -1,7 +1,7 @@
 """`mtl train-head`: trains one strategy on cached embeddings."""
 
 from pathlib import Path
-from signal import SIGINT
+from signal import SIGINT, SIGTERM
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -79,8 +79,9 @@ def train_head(
         raise ValueError("--refit trains on train and val together, and a fold holds part of them out; leave out one")
     check_tracker(track)
     live = LiveTracker(track, config_of(strategy.flat()), settings.at(Path()))
+    interrupts = Interrupts(SIGINT, SIGTERM)
     try:
-        with Interrupts(SIGINT) as interrupts, live as tracker, training_progress(settings.schema) as show:
+        with interrupts, live as tracker, training_progress(settings.schema) as show:
 
             def on_evaluation(note: "Evaluation") -> None:
                 show(note)
@@ -101,7 +102,7 @@ def train_head(
             tracker.finish(run.metrics)
     except KeyboardInterrupt:
         say("mtl: stopped; the same command resumes", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(interrupts.exit_code) from None
     if run.found and not json_output:
         say("this strategy was trained on these data before; --force trains it again", err=True)
     if not (refit and json_output):  # the refit's JSON has the scores of the run

@@ -35,6 +35,16 @@ class Interrupts:
         """Whether a signal came."""
         return self._received is not None
 
+    @property
+    def words(self) -> str:
+        """The signal that came, as users know it."""
+        return "SIGTERM" if self._received == signal.SIGTERM else "Ctrl-C"
+
+    @property
+    def exit_code(self) -> int:
+        """That of a command which the signal ended."""
+        return 128 + (self._received or signal.SIGINT)
+
     def check(self) -> None:
         """Raises KeyboardInterrupt where a signal came."""
         if self.is_asked:

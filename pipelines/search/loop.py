@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGINT
+from signal import SIGINT, SIGTERM
 from typing import Protocol
 
 from pipelines.fitting.interrupts import Interrupts
@@ -22,8 +22,8 @@ from pipelines.strategy import Strategy
 
 
 class Trainer(Protocol):
-    """Trains each strategy of a stack into its run folder, calling `advance` where it may be stopped: Ctrl-C raises
-    KeyboardInterrupt there.
+    """Trains each strategy of a stack into its run folder, calling `advance` where it may be stopped: there Ctrl-C and
+    SIGTERM raise KeyboardInterrupt.
 
     Returns for each what went wrong, or None. What it raises went wrong with all of them.
     """
@@ -128,7 +128,7 @@ def run_trials(
     own = OwnStacks(study, trials, grouping, choose, retry_failed=retry_failed, halted=halted)
     stacks_of: StackQueue = queue or own
     num_done, stopped, tried, late = 0, "", set[str](), f"the time limit of {time_limit_s:g} s"
-    with Interrupts(SIGINT) as interrupts:
+    with Interrupts(SIGINT, SIGTERM) as interrupts:
 
         def check(count: int) -> None:
             interrupts.check()
@@ -161,7 +161,7 @@ def run_trials(
             except ClaimLost:
                 pass
             except KeyboardInterrupt:
-                stopped = "Ctrl-C"
+                stopped = interrupts.words
             stacks_of.release()
     failures = study.failures()
     failed = tuple((trial, failures[trial.digest]["reason"]) for trial in trials if trial.digest in failures)

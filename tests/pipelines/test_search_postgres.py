@@ -124,12 +124,13 @@ def test_a_search_that_stood_still_gives_up_what_another_took(server: Server, tm
     assert_whole(server, url, folder, 2)
 
 
-def test_ctrl_c_gives_back_what_was_in_hand(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "words"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+def test_a_signal_gives_back_what_was_in_hand(server: Server, tmp_path: Path, number: int, words: str) -> None:
     url, folder = server.url(), tmp_path / "s"
     worker = begin(folder, url, delay_s=0.5)
     wait_for(lambda: begun(folder, worker))
-    os.kill(worker.process.pid, signal.SIGINT)
-    assert end(worker)["stopped"] == "Ctrl-C"
+    os.kill(worker.process.pid, number)
+    assert end(worker)["stopped"] == words
     assert states(server, url).keys() <= {"WAITING", "COMPLETE"}
     assert end(begin(folder, url, time_limit_s=60))["num_left"] == 0
     assert_whole(server, url, folder)

@@ -4,7 +4,9 @@ Everything goes through the entry point `mtl`. Where a command refuses, the whol
 byte with what it was: frames table, cache and marks, runs, studies, backbones and mtl.toml at once.
 """
 
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +50,26 @@ def test_a_search_stopped_by_the_user(project: Path, monkeypatch: pytest.MonkeyP
     assert "stopped by Ctrl-C: 2 trials left; the same command resumes" in out
     assert not list((project / "studies/grid/runs").glob("*/run.json"))
     assert typed(*SEARCH)[0] == 0
+
+
+@use("extracted")
+@pytest.mark.parametrize("arguments", [SEARCH, ["train-head", "--seed", "1"]])
+def test_sigterm_is_heard_between_two_steps(
+    project: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    heard = list[bool]()
+
+    def step(*arguments: Any, **named: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        heard.append(True)  # nothing is broken off
+        checkpoint = named.get("checkpoint") or arguments[-1]
+        checkpoint._poll()
+
+    monkeypatch.setattr("pipelines.training.run.train_strategies", step)
+    monkeypatch.setattr("pipelines.training.run.train_strategy", step)
+    code, out, err = typed(*arguments)
+    assert (code, heard) == (143, [True])
+    assert "stopped by SIGTERM: 2 trials left; the same command resumes" in out or err.startswith("mtl: stopped; ")
 
 
 def interrupt(*arguments: object, **named: object) -> None:
