@@ -8,7 +8,7 @@ import torch
 
 from extract.backbones.build import Backbone
 from extract.backbones.compiling import why_not_compiled
-from extract.backbones.passes import Precision, native_bfloat16
+from extract.backbones.passes import Precision, fast_precision
 from extract.backbones.runtime import Embedder, Mode, Runtime, embedder, forget, steady
 
 # Below this many faces a trial costs more than it saves.
@@ -81,11 +81,11 @@ def _precision(
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
         report["why"].append(f"CUDA capability {capability[0]}.{capability[1]}")
-        return "bfloat16" if capability >= (8, 0) else "float32"
+        return fast_precision(device)
     if num_faces < CALIBRATION_FACES:
         report["why"].append(f"{num_faces} faces are too few for a trial of bfloat16")
         return "float32"
-    if not native_bfloat16():
+    if fast_precision(device) == "float32":
         report["why"].append("this processor has no instructions for bfloat16")
         return "float32"
     full, half = Runtime(precision="float32"), Runtime(precision="bfloat16")

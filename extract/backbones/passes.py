@@ -5,6 +5,7 @@ function here has one signature: backbone, precision, device and `num_faces`, th
 Letters: B faces, D width, S side of the input in pixels.
 """
 
+import platform
 import threading
 from collections.abc import Callable
 from typing import Literal
@@ -25,8 +26,20 @@ CAPTURE = threading.Lock()  # torch allows one capture at a time in a process
 
 
 def native_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 itself; elsewhere it is imitated, at down to a twentieth of the speed."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    """Whether this CPU multiplies bfloat16 itself, and may (`ONEDNN_MAX_CPU_ISA`); elsewhere it is imitated, at down to
+    a twentieth of the speed."""
+    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return False
+    # oneDNN counts every x86 processor with AVX-512, of ARM's only those with the instructions.
+    is_arm = platform.machine() in ("aarch64", "arm64")
+    return is_arm or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def fast_precision(device: torch.device) -> Precision:
+    """The lowest precision that the device has instructions for; whether it pays depends on the model."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
+    return "bfloat16" if device.type == "cpu" and native_bfloat16() else "float32"
 
 
 def eager(backbone: Backbone, precision: Precision, device: torch.device, num_faces: int) -> ForwardPass:

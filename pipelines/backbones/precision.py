@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from extract.backbones.passes import Precision, native_bfloat16
+from extract.backbones.passes import Precision, fast_precision
 from extract.config import Preprocessing
 from pipelines.fitting.optimise import seeded
 
@@ -26,10 +26,9 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
 def choose_precision(model: nn.Module, preprocessing: Preprocessing, device: torch.device) -> Precision:
     """bfloat16 on a GPU that has it; on a CPU only where it is native and measured to be clearly faster."""
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
-    if device.type != "cpu" or not native_bfloat16():
-        return "float32"
+    fast = fast_precision(device)
+    if device.type != "cpu" or fast == "float32":
+        return fast
     side = preprocessing.size_px
     pixels = torch.zeros(MEASURED_FACES, 3, side, side)
     trial = copy.deepcopy(model).train()  # a step moves the running means of batch normalisation

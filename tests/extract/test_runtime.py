@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch._inductor.runtime import cache_dir_utils
 
-from extract.backbones import calibration, compiling, runtime
+from extract.backbones import calibration, compiling, passes, runtime
 from extract.backbones.build import Backbone
 from extract.backbones.calibration import CANDIDATE_MODES, choose_runtime
 from extract.backbones.runtime import MODES, Runtime, embedder, release, steady
@@ -63,7 +63,7 @@ def speeds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     monkeypatch.setattr(calibration, "embedder", Timed)
     monkeypatch.setattr(calibration, "_seconds", lambda embed, faces: len(faces) / embed.rate)
     monkeypatch.setattr(calibration, "why_not_compiled", lambda device: None)
-    monkeypatch.setattr(calibration, "native_bfloat16", lambda: True)
+    monkeypatch.setattr(passes, "native_bfloat16", lambda: True)
     return speeds
 
 
@@ -82,6 +82,27 @@ def test_damaged_runtime(wrong: dict) -> None:
     known = "eager, compiled, graph" if "mode" in wrong else "float32, bfloat16"
     with pytest.raises(ValueError, match=f"is unknown; known: {known}"):
         Runtime.from_json({"precision": "float32", "mode": "eager", **wrong})
+
+
+@pytest.mark.parametrize(
+    ("of_onednn", "of_processor", "machine", "precision"),
+    [
+        (True, True, "x86_64", "bfloat16"),
+        (True, False, "x86_64", "float32"),  # AVX-512 without bf16, which oneDNN counts
+        (False, True, "x86_64", "float32"),  # ONEDNN_MAX_CPU_ISA
+        (True, False, "aarch64", "bfloat16"),
+        (False, False, "arm64", "float32"),
+    ],
+)
+def test_what_the_processor_multiplies_itself(
+    monkeypatch: pytest.MonkeyPatch, of_onednn: bool, of_processor: bool, machine: str, precision: str
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: of_onednn)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: of_processor)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(passes.platform, "machine", lambda: machine)
+    assert passes.fast_precision(CPU) == precision
+    assert passes.fast_precision(torch.device("meta")) == "float32"
 
 
 # Modes
@@ -308,7 +329,7 @@ def test_precision_by_a_trial(speeds: dict[str, float], gain: float, precision: 
 def test_no_trial_of_bfloat16_without_its_instructions(
     speeds: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibration, "native_bfloat16", lambda: False)
+    monkeypatch.setattr(passes, "native_bfloat16", lambda: False)
     speeds |= {"float32 eager": 1000.0}
     chosen, report = choose_runtime(tiny(), 2000, 4, CPU)
     assert (chosen, report["faces_per_s"]) == (EAGER, speeds)

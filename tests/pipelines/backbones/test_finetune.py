@@ -16,6 +16,7 @@ from cache.labels import ABAW
 from cache.locks import alone
 from cache.names import ACTION_UNITS
 from cache.store import Cache
+from extract.backbones import passes
 from extract.backbones.build import load_backbone
 from extract.backbones.origin import file_digest, origin_of
 from extract.backbones.transforms import normalise
@@ -396,7 +397,7 @@ def test_rows_of_the_two_sides_never_meet(faces: Given, project: Config) -> None
     ("native", "slow", "wanted"), [(True, 3.0, "bfloat16"), (True, 1.2, "float32"), (False, 3.0, "float32")]
 )
 def test_bfloat16_only_where_it_pays(monkeypatch: pytest.MonkeyPatch, native: bool, slow: float, wanted: str) -> None:
-    monkeypatch.setattr(precision, "native_bfloat16", lambda: native)
+    monkeypatch.setattr(passes, "native_bfloat16", lambda: native)
     monkeypatch.setattr(precision, "_step_s", lambda model, pixels, kind: slow if kind == "float32" else 1.0)
     assert precision.choose_precision(torch.nn.Identity(), PREPROCESSING, torch.device("cpu")) == wanted
 
