@@ -48,9 +48,10 @@ def resolve_device(name: str) -> torch.device:
 
 def free_bytes(device: torch.device) -> int:
     """Memory that is free on `device`: of a CPU what the system can give without swapping, within the limit of the
-    container that this process is in."""
+    container that this process is in; of a GPU also what torch keeps for this process and has no tensor in."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     try:
         found = dict(line.split(":") for line in MEMINFO.read_text().splitlines())
         free = int(found["MemAvailable"].split()[0]) * 1024

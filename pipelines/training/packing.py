@@ -14,6 +14,7 @@ import torch
 from heads import losses, penalties
 from heads.config import HeadConfig
 from pipelines.config import Config
+from pipelines.device import free_bytes
 from pipelines.strategy import JOINT, Strategy, streams_of
 from pipelines.training.budget import MOST_BATCH
 from pipelines.training.inputs import input_width
@@ -88,7 +89,7 @@ def stack_size(
     """Most heads of this shape at once: what fits in the memory at hand, at least 1."""
     free = CPU_BYTES
     if device.type == "cuda":
-        free = int(share * SHARE_OF_MEMORY * torch.cuda.mem_get_info(device)[0])
+        free = int(share * SHARE_OF_MEMORY * free_bytes(device))
     return max(1, min(MOST.get(device.type, MOST["cpu"]), free // head_bytes(strategy, config, widths)))
 
 

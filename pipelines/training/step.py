@@ -5,7 +5,7 @@ all at once. Letters: M stacked heads, N frames, B windows, T steps.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import cast
@@ -20,6 +20,7 @@ from pipelines.training.dataset import below_each_other, take
 from pipelines.training.optimise import StackedAdamW, limits_of
 from pipelines.training.window_sampler import WindowSource
 
+Step = Callable[[Tensor, Tensor, Tensor], Tensor]  # of rows, active heads and rates
 WARM_UP = 3  # steps on a stream of their own before a capture, as torch asks for
 
 
@@ -49,7 +50,7 @@ class TrainStep:
         self._limits = limits_of([source.config.grad_clip for source in sources], self.device)
         self._in_bfloat16 = sources[0].config.precision == "bfloat16"
         # A graph cannot read files.
-        self.graphs = Graphs(self) if self.device.type == "cuda" and not self.reader.is_stored else None
+        self.graphs = Graphs() if self.device.type == "cuda" and not self.reader.is_stored else None
 
     def __call__(self, rows: Tensor, active: Sequence[bool], rates: Sequence[float]) -> Tensor:
         """[1 + K, M]: the loss of each head and of each of its tasks, before the step.
@@ -59,9 +60,10 @@ class TrainStep:
             active: heads that have a batch; the others stand still.
             rates: learning rate of each head.
         """
-        mask = torch.tensor(active, device=self.device)
+        mask = sent(active, self.device)
         if self.graphs is not None:
-            return self.graphs(rows, mask, torch.tensor(rates, device=self.device))
+            learning = tuple(p.requires_grad for p in self.optimiser.parameters)
+            return self.graphs(self.on_device, learning, rows, mask, sent(rates, self.device))
         losses = self.backward(rows, mask)
         self.optimiser.step(rates, active)
         return losses
@@ -111,6 +113,12 @@ class TrainStep:
         return self._hidden[sources[:, None, None], places]
 
 
+def sent(values: Sequence[float] | Sequence[bool], device: torch.device) -> Tensor:
+    """`values` [M] on the device; a GPU is not waited for, as it would be for memory that is not pinned."""
+    host = torch.tensor(values)
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Captured:
     """A step as a graph: it reads `rows`, `active` and `rates`, and leaves its losses in `losses`."""
@@ -123,40 +131,51 @@ class Captured:
 
 
 class Graphs:
-    """The graphs of a step, one for each shape of its rows and each set of parameters that learn."""
+    """The graphs of a step, one for each shape of its rows and each set of parameters that learn.
 
-    def __init__(self, step: TrainStep) -> None:
-        self._step = step
+    They do not hold the step: in a circle its weights, and the memory of its graphs, would outlive the stack until
+    Python looks for circles.
+    """
+
+    def __init__(self) -> None:
         self._known: dict[tuple[object, ...], Captured | None] = {}
 
-    def __call__(self, rows: Tensor, active: Tensor, rates: Tensor) -> Tensor:
-        learning = tuple(p.requires_grad for p in self._step.optimiser.parameters)
+    def __call__(self, run: Step, learning: tuple[bool, ...], rows: Tensor, active: Tensor, rates: Tensor) -> Tensor:
+        """What `run` of the three tensors returns; `learning` says which parameters it moves."""
         key = (rows.shape, learning)
         if key not in self._known:
-            self._known[key] = self._capture(rows, active, rates)
+            self._known[key] = self._capture(run, rows, active, rates)
         captured = self._known[key]
         if captured is None:
-            return self._step.on_device(rows, active, rates)
+            return run(rows, active, rates)
         captured.rows.copy_(rows)
         captured.active.copy_(active)
         captured.rates.copy_(rates)
         captured.graph.replay()
         return captured.losses.clone()
 
-    def _capture(self, rows: Tensor, active: Tensor, rates: Tensor) -> Captured | None:
-        """The step for inputs of these shapes, nothing of it carried out; None where it cannot be captured."""
-        step, device = self._step, rows.device
+    def _capture(self, run: Step, rows: Tensor, active: Tensor, rates: Tensor) -> Captured | None:
+        """The step for inputs of these shapes, nothing of it carried out; None where it cannot be captured.
+
+        Raises:
+            torch.OutOfMemoryError: without a graph the step would not fit either.
+        """
+        device = rows.device
         inputs = rows.clone(), torch.zeros_like(active), rates.clone()  # nobody is active: nothing moves
         try:
             beside = torch.cuda.Stream(device)
             beside.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(beside):
                 for _ in range(WARM_UP):
-                    step.on_device(*inputs)
+                    run(*inputs)
             torch.cuda.current_stream(device).wait_stream(beside)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                losses = step.on_device(*inputs)
+            # On a stream of this device: torch's own for captures is on the device of the first one. thread_local:
+            # other threads may use the GPU meanwhile, which "global" takes for an error of this capture.
+            with torch.cuda.graph(graph, stream=beside, capture_error_mode="thread_local"):
+                losses = run(*inputs)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             warnings.warn(f"training continues without a CUDA graph, and slower: {reason}", stacklevel=2)

@@ -1,6 +1,9 @@
 """A training step on the device alone: as the host's own, and nothing in it that a CUDA graph could not hold."""
 
 import dataclasses
+import gc
+import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from heads.losses import BINARY_LOSSES, CLASS_LOSSES, CONTINUOUS_LOSSES
 from heads.model import ProgressiveHead, dropout_rngs
 from heads.temporal import TEMPORALS
 from pipelines.config import Config
+from pipelines.device import free_bytes
 from pipelines.fitting.runs import Spec
 from pipelines.folds import NO_FOLD
 from pipelines.strategy import strategy_of, streams_of
@@ -22,7 +26,7 @@ from pipelines.training.methods import build_model
 from pipelines.training.optimise import StackedAdamW, limits_of
 from pipelines.training.setup import Setup
 from pipelines.training.stack import Stack, _order_of
-from pipelines.training.step import TrainStep
+from pipelines.training.step import Captured, Graphs, Step, TrainStep
 from pipelines.training.window_sampler import WindowSampler, WindowSource, make_window_source
 
 SEEDS = (0, 1, 2)
@@ -164,6 +168,76 @@ def test_asking_for_a_value_there_is_found(small: Config, made, monkeypatch: pyt
     rows = torch.zeros(len(SEEDS), 4, 16, dtype=torch.int64, device="meta")
     with pytest.raises(RuntimeError):
         step.on_device(rows, torch.ones(3, dtype=torch.bool, device="meta"), torch.ones(3, device="meta"))
+
+
+class Rehearsal(Graphs):
+    """Graphs of a CPU: the step is carried out at each replay."""
+
+    def _capture(self, run: Step, rows: Tensor, active: Tensor, rates: Tensor) -> Captured:
+        inputs = rows.clone(), torch.zeros_like(active), rates.clone()
+        losses = run(*inputs)
+
+        class Replay:
+            def replay(self) -> None:
+                losses.copy_(run(*inputs))
+
+        graph: Any = Replay()
+        return Captured(graph, *inputs, losses)
+
+
+def test_graphs_are_replayed_with_what_is_given(small: Config, made) -> None:
+    """The capture moves nothing, and each shape of rows has a graph of its own."""
+    dataset = made.dataset()
+    graphed, plain = (stack_of(small, dataset, {"temporal": "gru"}) for _ in range(2))
+    graphed.step.graphs = Rehearsal()
+    for number, active in enumerate(([True] * 3, [True, False, True], [True] * 3, [True] * 3)):
+        rows = first_rows(plain)
+        rows, rates = rows[:, :, :8] if number == 2 else rows, [1e-3 * (number + 1)] * 3
+        losses = graphed.step(rows, active, rates)
+        expected = plain.step.on_device(rows, torch.tensor(active), torch.tensor(rates))
+        assert torch.equal(losses, expected)
+    assert all(map(torch.equal, graphed.optimiser.parameters, plain.optimiser.parameters))
+    assert len(graphed.step.graphs._known) == 2
+
+
+def test_graphs_keep_no_step_alive(small: Config, made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory of a graph is that of a whole step, and torch does not look for circles when it captures the next."""
+    stack = stack_of(small, made.dataset(), {"temporal": "none"})
+    stack.step.graphs = Graphs()
+    monkeypatch.setattr(Graphs, "_capture", lambda *_: None)
+    stack.step(first_rows(stack), [True] * 3, [1e-3] * 3)
+    gone = weakref.ref(stack.step)
+    gc.disable()
+    try:
+        del stack
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_memory_that_runs_out_in_a_capture_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search then halves the stack; anything else costs the graph alone."""
+    inputs = torch.zeros(1, 2, 3, dtype=torch.int64), torch.ones(1, dtype=torch.bool), torch.ones(1)
+    reason: Exception = torch.OutOfMemoryError("no memory")
+
+    def refuse(*_: object) -> None:
+        raise reason
+
+    monkeypatch.setattr(torch.cuda, "Stream", refuse)
+    with pytest.raises(torch.OutOfMemoryError, match="no memory"):
+        Graphs()(lambda *_: inputs[2], (True,), *inputs)
+    reason = RuntimeError("not permitted when stream is capturing\nand more")
+    with pytest.warns(
+        UserWarning, match="continues without a CUDA graph, and slower: not permitted when .* capturing$"
+    ):
+        assert Graphs()(lambda *_: inputs[2], (True,), *inputs) is inputs[2]
+
+
+def test_what_torch_keeps_of_a_gpu_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each stack of a search would leave less room for the next one."""
+    for name, value in (("mem_get_info", (100, 1000)), ("memory_reserved", 600), ("memory_allocated", 50)):
+        monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
+    assert free_bytes(torch.device("cuda", 0)) == 650
 
 
 @pytest.mark.gpu
