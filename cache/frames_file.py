@@ -101,11 +101,13 @@ class FramesFile:
             yield scan.slice(start, BLOCK_ROWS).collect()
 
     def compact(self, splits: Sequence[str]) -> pl.DataFrame:
-        """The table without its paths and labels, as training needs it: videos and subjects as categories and `splits`
-        as an enumeration. A column at a time, as each is copied once."""
-        types = {"video": pl.Categorical(), "frame": pl.Int64(), "split": pl.Enum(splits), "subject": pl.Categorical()}
-        known = {name: dtype for name, dtype in types.items() if name in self.columns}
+        """The table without its paths and labels, as training needs it: videos and subjects as categories, `splits` as
+        an enumeration, frame numbers in 32 bits where they fit. A column at a time, as each is copied once."""
         scan = scan_parquet(self.path)
+        last = scan.select(pl.col("frame").max()).collect(engine="streaming").item()
+        frame = pl.Int32() if (last or 0) < 2**31 else pl.Int64()
+        types = {"video": pl.Categorical(), "frame": frame, "split": pl.Enum(splits), "subject": pl.Categorical()}
+        known = {name: dtype for name, dtype in types.items() if name in self.columns}
         columns = [scan.select(pl.col(name).cast(dtype)).collect(engine="streaming") for name, dtype in known.items()]
         return pl.DataFrame([column.to_series().rechunk() for column in columns])
 

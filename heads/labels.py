@@ -24,6 +24,11 @@ class Labels:
     def __len__(self) -> int:
         return len(next(iter(self.masks.values())))
 
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The names of the groups, in the schema's order."""
+        return tuple(self.masks)
+
     def map(self, change: Callable[[Array], Array]) -> "Labels":
         """`change` of every array."""
         return Labels(

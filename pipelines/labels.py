@@ -3,8 +3,6 @@
 Nulls of the table become masks here; the value under a mask is 0 and means nothing.
 """
 
-from collections.abc import Iterable
-
 import numpy as np
 import polars as pl
 
@@ -23,20 +21,6 @@ def labels_of(frames: pl.DataFrame, schema: Schema = ABAW) -> Labels:
         table = frames.select(group.columns)
         values[group.name] = table.fill_null(0).to_numpy(writable=True).astype(DTYPES[group.kind], copy=False)
         masks[group.name] = table.select(pl.all().is_not_null()).to_numpy()
-    return Labels(values, masks)
-
-
-def padded_labels(tables: Iterable[pl.DataFrame], num_rows: int, schema: Schema = ABAW) -> Labels:
-    """The labels of `tables` one below the other, `num_rows` in all, and behind them a row without any."""
-    values = {group.name: np.zeros((num_rows + 1, len(group.columns)), DTYPES[group.kind]) for group in schema}
-    masks = {group.name: np.zeros((num_rows + 1, len(group.columns)), bool) for group in schema}
-    start = 0
-    for table in tables:
-        part = labels_of(table, schema)
-        for name in values:
-            values[name][start : start + len(table)] = part.values[name]
-            masks[name][start : start + len(table)] = part.masks[name]
-        start += len(table)
     return Labels(values, masks)
 
 
@@ -59,11 +43,6 @@ def labelled(labels: Labels, task: SchemaTask) -> np.ndarray:
     """[N] bool: rows with a label of `task`."""
     mask = labels.masks[task.group.name]
     return np.asarray((mask if task.is_whole else mask[:, task.indices]).any(axis=1))
-
-
-def labelled_for(labels: Labels, tasks: Iterable[str], schema: Schema) -> np.ndarray:
-    """[N] bool: rows with a label of any of `tasks`."""
-    return np.asarray(np.logical_or.reduce([labelled(labels, schema.tasks[name]) for name in tasks]))
 
 
 def labelled_any(labels: Labels) -> np.ndarray:

@@ -16,12 +16,14 @@ from cache.labels import ABAW, Schema
 from heads.labels import Labels
 from pipelines.config import SplitConfig
 from pipelines.folds import NO_FOLD, Fold
-from pipelines.labels import labelled_any, labels_of
+from pipelines.label_table import AnyLabels
+from pipelines.labels import labels_of
 from pipelines.words import OTHER_HALF
 
 MOST_EVENED = 1000
 BLOCK = 1 << 20  # rows at once
 SUBJECT = "subject "
+PARTS = ("train", "select", "report")
 POOLED = ("train", "val")  # what is cut into folds, and what a refit trains on
 
 
@@ -53,7 +55,7 @@ def resolve_split(
     config: SplitConfig,
     fold: Fold = NO_FOLD,
     schema: Schema = ABAW,
-    labels: Labels | None = None,
+    labels: AnyLabels | None = None,
 ) -> Split:
     """The split that `config` asks for; with a `fold`, that fold over train and val pooled.
 
@@ -77,11 +79,10 @@ def resolve_split(
         report = _rows_of(frames, config.report)
         return _described(frames, train, select, report, config.select, config.report, labels)
     test = _rows_of(frames, "test")
-    if config.select != "test" and labelled_any(labels.take(test)).any():
+    if config.select != "test" and any((labels.labelled(name) & test).any() for name in labels.groups):
         return _described(frames, train, select, test, config.select, "test", labels)
-    halves = assign_groups(frames.filter(select), labels.take(select), 2, config.fold_seed, schema)
-    first, second = select.copy(), select.copy()
-    first[select], second[select] = halves == 0, halves == 1
+    half = assign_groups(frames, labels, 2, config.fold_seed, schema, select)
+    first, second = half == 0, half == 1
     if not first.any() or not second.any():
         raise ValueError(
             f"split {config.select} holds one video or subject: it cannot both select and be scored; "
@@ -91,22 +92,29 @@ def resolve_split(
     return _described(frames, train, first, second, f"half of the videos of {name}", f"{OTHER_HALF}{name}", labels)
 
 
-def pooled_split(frames: pl.DataFrame, labels: Labels) -> Split:
+def pooled_split(frames: pl.DataFrame, labels: AnyLabels) -> Split:
     """Train and val together train; nothing chooses and nothing is scored."""
     pool, nothing = frames["split"].is_in(POOLED).to_numpy(), np.zeros(len(frames), dtype=bool)
     return _described(frames, pool, nothing, nothing, "nothing", "nothing", labels, trained="train and val")
 
 
-def assign_groups(frames: pl.DataFrame, labels: Labels, num_parts: int, seed: int, schema: Schema = ABAW) -> np.ndarray:
-    """[N] int: the part of each row, groups kept whole and labels of all tasks spread evenly.
+def assign_groups(
+    frames: pl.DataFrame,
+    labels: AnyLabels,
+    num_parts: int,
+    seed: int,
+    schema: Schema = ABAW,
+    rows: np.ndarray | None = None,
+) -> np.ndarray:
+    """[N] int: the part of each row, groups kept whole and labels of all tasks spread evenly; with a mask `rows` [N] of
+    those rows alone, and -1 of the others.
 
     Greedy: the largest group first (sizes blurred by `seed`, so that seeds give different parts), each into the part
     whose label counts it leaves most even; then groups are moved and exchanged while that evens them. Deterministic.
     """
-    names, group = np.unique(groups_of(frames), return_inverse=True)
-    of_rows = _label_counts(labels, schema)
-    counts = np.zeros((len(names), of_rows.shape[1]))
-    np.add.at(counts, group, of_rows)
+    rows = np.ones(len(frames), dtype=bool) if rows is None else rows
+    names, group = group_numbers(frames, rows)
+    counts = _label_counts(labels, rows, group, len(names), schema)
     counts /= np.maximum(counts.sum(axis=0), 1)
     size = counts.sum(axis=1) * np.random.default_rng(seed).uniform(0.8, 1.2, len(names))
     totals, part_of = np.zeros((num_parts, counts.shape[1])), np.zeros(len(names), dtype=np.int64)
@@ -114,19 +122,25 @@ def assign_groups(frames: pl.DataFrame, labels: Labels, num_parts: int, seed: in
         cost = ((totals + counts[index]) ** 2).sum(axis=1) - (totals**2).sum(axis=1)
         part = int(np.lexsort((totals.sum(axis=1), np.round(cost, 12)))[0])
         part_of[index], totals[part] = part, totals[part] + counts[index]
-    return _evened(part_of, counts, num_parts)[group]
+    part_of = _evened(part_of, counts, num_parts).astype(np.int16)
+    return np.append(part_of, np.int16(-1))[group]
 
 
 def assignment(frames: pl.DataFrame, splits: Mapping[Fold, Split]) -> pl.DataFrame:
     """One row per video: its subject where known, and under each fold its part (train, select, report, or nothing)."""
     columns = ["video", *(["subject"] if "subject" in frames.columns else [])]
-    parts = {}
+    numbers = {}
     for fold, split in sorted(splits.items()):
-        part = np.full(len(frames), "", dtype="<U6")
-        for name in ("train", "select", "report"):
-            part[getattr(split, name)] = name
-        parts["part" if fold == NO_FOLD else f"fold {fold}"] = pl.Series(part)
-    return frames.select(columns).with_columns(**parts).unique(maintain_order=True)
+        number = np.zeros(len(frames), dtype=np.int8)
+        for place, name in enumerate(PARTS, start=1):
+            number[getattr(split, name)] = place
+        numbers["part" if fold == NO_FOLD else f"fold {fold}"] = pl.Series(number)
+    table = frames.select(columns).with_columns(**numbers)
+    found = table[_changes(table)].unique(maintain_order=True)
+    words = pl.Series(["", *PARTS])
+    return found.with_columns(
+        pl.col(columns).cast(pl.String), *(words.gather(found[name]).alias(name) for name in numbers)
+    )
 
 
 def groups_of(frames: pl.DataFrame) -> np.ndarray:
@@ -136,6 +150,32 @@ def groups_of(frames: pl.DataFrame) -> np.ndarray:
         return frames.select(video).to_series().to_numpy()
     subject = pl.concat_str(pl.lit(SUBJECT), pl.col("subject"))
     return frames.select(pl.coalesce(subject, video)).to_series().to_numpy()
+
+
+def group_numbers(frames: pl.DataFrame, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The names of the groups, sorted, and [N] int32 which of them each row is of; with a mask `rows` [N] the groups of
+    those rows, and -1 for the others. A table has long runs of rows of one group: names are made once per run."""
+    columns = [name for name in ("video", "subject") if name in frames.columns]
+    table = frames.select(columns)
+    starts = _changes(table)
+    lengths = np.diff(starts, append=len(frames))
+    of_runs = groups_of(table[starts])
+    if rows is None:
+        names, numbers = np.unique(of_runs, return_inverse=True)
+        return names, np.repeat(numbers.astype(np.int32), lengths)
+    used = np.add.reduceat(rows, starts, dtype=np.int64) > 0 if len(starts) else np.zeros(0, dtype=bool)
+    names, own = np.unique(of_runs[used], return_inverse=True)
+    numbers = np.full(len(starts), -1, dtype=np.int32)
+    numbers[used] = own
+    found = np.repeat(numbers, lengths)
+    found[~rows] = -1
+    return names, found
+
+
+def _changes(table: pl.DataFrame) -> np.ndarray:
+    """The rows of `table` that differ from the one before, and the first."""
+    runs = [table[name].rle().struct.field("len").to_numpy().cumsum(dtype=np.int64) for name in table.columns]
+    return np.unique(np.concatenate([np.zeros(1, np.int64), *runs]))[:-1]
 
 
 def _evened(part_of: np.ndarray, counts: np.ndarray, num_parts: int) -> np.ndarray:
@@ -167,17 +207,16 @@ def _evened(part_of: np.ndarray, counts: np.ndarray, num_parts: int) -> np.ndarr
     return part_of
 
 
-def _folds(frames: pl.DataFrame, config: SplitConfig, fold: Fold, schema: Schema, labels: Labels) -> Split:
+def _folds(frames: pl.DataFrame, config: SplitConfig, fold: Fold, schema: Schema, labels: AnyLabels) -> Split:
     num = config.num_folds
     if num < 3:
         raise ValueError(f"fold {fold} of {num}: at least 3 folds are needed")
     if problem := fold_problem(fold, config):
         raise ValueError(f"fold {fold} of {num}: {problem}")
     pool = frames["split"].is_in(POOLED).to_numpy()
-    if len(np.unique(groups_of(frames.filter(pool)))) < num:
+    if len(group_numbers(frames, pool)[0]) < num:
         raise ValueError(f"{num} folds need as many videos or subjects in train and val")
-    part = np.full(len(frames), -1)
-    part[pool] = assign_groups(frames.filter(pool), labels.take(pool), num, config.fold_seed, schema)
+    part = assign_groups(frames, labels, num, config.fold_seed, schema, pool)
     chooser = (
         fold.outer + 1 + fold.inner
     ) % num  # the inner parts in turn, each another fold than the one that is scored
@@ -187,8 +226,23 @@ def _folds(frames: pl.DataFrame, config: SplitConfig, fold: Fold, schema: Schema
     return replace(split, description=split.description | {"fold": str(fold), "num_folds": num})
 
 
-def _label_counts(labels: Labels, schema: Schema) -> np.ndarray:
-    """[N, ...]: one for the row, then per group what has to be spread: labelled rows, each class, each positive."""
+def _label_counts(
+    labels: AnyLabels, rows: np.ndarray, group: np.ndarray, num_groups: int, schema: Schema
+) -> np.ndarray:
+    """[G, ...]: of the rows `rows` [N] bool of each group, whose number is `group` [N], how many there are and what has
+    to be spread: labelled rows, each class, each positive."""
+    counts: np.ndarray | None = None
+    for start in range(0, max(len(rows), 1), BLOCK):
+        chosen = start + np.flatnonzero(rows[start : start + BLOCK])
+        of_rows = _counted(labels.take(chosen), schema)
+        counts = np.zeros((num_groups, of_rows.shape[1])) if counts is None else counts
+        np.add.at(counts, group[chosen], of_rows)
+    assert counts is not None
+    return counts
+
+
+def _counted(labels: Labels, schema: Schema) -> np.ndarray:
+    """[R, ...]: one for the row, then per group labelled rows, each class, each positive."""
     parts = [np.ones((len(labels), 1))]
     for group in schema:
         value, mask = labels.values[group.name], labels.masks[group.name]
@@ -206,9 +260,9 @@ def _rows_of(frames: pl.DataFrame, split: str) -> np.ndarray:
     return (frames["split"] == split).to_numpy(writable=True)
 
 
-def _num_labelled(labels: Labels, rows: np.ndarray) -> dict[str, int]:
+def _num_labelled(labels: AnyLabels, rows: np.ndarray) -> dict[str, int]:
     """By group the frames of `rows` [N] with a label of it."""
-    return {name: int((labels.labelled(name) & rows).sum()) for name in labels.masks}
+    return {name: int((labels.labelled(name) & rows).sum()) for name in labels.groups}
 
 
 def _num_subjects(frames: pl.DataFrame, rows: np.ndarray) -> int | None:
@@ -243,7 +297,7 @@ def _described(
     report: np.ndarray,
     chooser: str,
     scored: str,
-    labels: Labels,
+    labels: AnyLabels,
     trained: str = "train",
 ) -> Split:
     assert not (train & select).any()

@@ -15,6 +15,7 @@ import numpy as np
 
 from cache.labels import ABAW, Group, Schema, Task
 from heads.labels import Labels
+from pipelines.label_table import AnyLabels
 from pipelines.metrics.predictions import Decisions, Predictions
 
 
@@ -83,7 +84,7 @@ def score(decisions: Decisions, labels: Labels, tasks: Sequence[str] | None = No
     return {"P": total, **metrics, "undefined": undefined, "unscored": unscored}
 
 
-def score_predictions(predictions: Predictions, labels: Labels, tasks: Sequence[str]) -> dict[str, Any]:
+def score_predictions(predictions: Predictions, labels: AnyLabels, tasks: Sequence[str]) -> dict[str, Any]:
     """`score` of `predictions` against the `labels` of the whole frames table."""
     return score(predictions.decide(), labels.take(predictions.rows), tasks)
 

@@ -144,7 +144,8 @@ def is_finite(predictions: Predictions) -> bool:
 def prediction_table(predictions: Predictions, frames: pl.DataFrame, part: str) -> pl.DataFrame:
     """The rows of `frames` that are predicted, with the columns of `prediction_columns`."""
     columns = prediction_columns(predictions.probabilities, predictions.decide())
-    rows = frames.select("video", "frame")[predictions.rows].with_columns(pl.col("video").cast(pl.String))
+    rows = frames.select("video", "frame")[predictions.rows]
+    rows = rows.with_columns(pl.col("video").cast(pl.String), pl.col("frame").cast(pl.Int64))
     return rows.with_columns(pl.lit(part).alias("part"), *[pl.Series(name, v) for name, v in columns.items()])
 
 

@@ -18,13 +18,12 @@ from cache.frames import Frames, FramesFile, frames_digest, labels_digest, open_
 from cache.labels import ABAW, Schema
 from cache.names import SPLITS
 from heads.config import HeadConfig, age_of
-from heads.labels import Labels
 from pipelines.config import Config, SplitConfig, TrainConfig
 from pipelines.folds import Fold
-from pipelines.labels import as_tensors, labelled_for, padded_labels
+from pipelines.label_table import NO_LABEL, LabelTable, label_table
 from pipelines.nearest import NO_ROW, nearest_rows, video_codes
 from pipelines.needed_streams import open_cache
-from pipelines.splits import Split, groups_of, resolve_split
+from pipelines.splits import Split, group_numbers, resolve_split
 from pipelines.training.inputs import (
     Rows,
     StreamInput,
@@ -67,7 +66,7 @@ class WindowReader:
         return (
             {name: gathered.unflatten(0, rows.shape) for name, gathered in streams.items()},
             valid.view(rows.shape),
-            self.times.index_select(0, flat).view(rows.shape),
+            self.times.index_select(0, flat).view(rows.shape).long(),
         )
 
     def in_table(self, rows: Tensor) -> Tensor:
@@ -129,10 +128,10 @@ class Dataset:
     frames: pl.DataFrame
     schema: Schema
     resident: Resident
-    labels: Labels
+    labels: LabelTable
     videos: np.ndarray
     times: np.ndarray
-    targets: Labels
+    targets: LabelTable
     device_times: Tensor
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
@@ -156,14 +155,13 @@ class Dataset:
     def subjects(self) -> np.ndarray:
         """[N + 1] int64: the number of the subject of each row, else of its video; 0 for padding."""
         if "subjects" not in self._kept:
-            numbers = np.unique(groups_of(self.frames), return_inverse=True)[1]
-            self._kept["subjects"] = np.append(numbers, 0).astype(np.int64)
+            self._kept["subjects"] = np.append(group_numbers(self.frames)[1], 0).astype(np.int64)
         subjects: np.ndarray = self._kept["subjects"]
         return subjects
 
     def labelled(self, tasks: Sequence[str]) -> np.ndarray:
         """[N] bool: rows with a label of any of `tasks`."""
-        return labelled_for(self.labels, tasks, self.schema)
+        return self.labels.labelled_for(self.schema.tasks[name] for name in tasks)
 
     def split(self, config: SplitConfig, fold: Fold) -> Split:
         """`resolve_split` of these frames."""
@@ -226,8 +224,10 @@ class Dataset:
         return place_windows(self._kept[key], train.window, train.stride, offset)
 
     def rows(self, rows: np.ndarray) -> pl.DataFrame:
-        """`rows` of the frames table, names as text."""
-        return self.frames[rows].with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
+        """`rows` of the frames table, in the types of one that is read whole."""
+        return self.frames[rows].with_columns(
+            pl.col(pl.Categorical, pl.Enum).cast(pl.String), pl.col("frame").cast(pl.Int64)
+        )
 
     def plan(self, part: np.ndarray, train: TrainConfig, used: Sequence[str]) -> PredictionPlan:
         """The windows to predict the rows of `part` from.
@@ -258,22 +258,21 @@ class Dataset:
 
 
 def make_dataset(
-    frames: pl.DataFrame, resident: Resident, schema: Schema = ABAW, padded: Labels | None = None
+    frames: pl.DataFrame, resident: Resident, schema: Schema = ABAW, padded: LabelTable | None = None
 ) -> Dataset:
     """Frames and streams, row for row, ready to train on. On a CPU labels and targets are one memory; `padded` are the
     labels, where `frames` does not have them."""
-    padded = padded_labels([frames], len(frames), schema) if padded is None else padded
-    times = frames["frame"].to_numpy().astype(np.int64, copy=False)
-    device = resident.device
+    padded = label_table([frames], len(frames), schema) if padded is None else padded
+    times, device = frames["frame"].to_numpy(), resident.device
     return Dataset(
         frames=frames,
         schema=schema,
         resident=resident,
-        labels=padded.map(lambda values: values[:-1]),
+        labels=padded.map(lambda array: array[:-1]),
         videos=video_codes(frames),
         times=times,
-        targets=as_tensors(padded).map(lambda values: values.to(device)),
-        device_times=torch.from_numpy(np.append(times, 0)).to(device),
+        targets=padded.map(lambda array: torch.from_numpy(array).to(device)),
+        device_times=torch.from_numpy(np.append(times, times.dtype.type(0))).to(device),
     )
 
 
@@ -301,7 +300,7 @@ def load_dataset(
     resident = load_resident(open_cache(config, keys), table, keys, device, config.memory_gb)
     if not isinstance(table, FramesFile):
         return make_dataset(table, resident, config.schema)
-    labels = padded_labels(table.tables(config.schema.columns), len(table), config.schema)
+    labels = label_table(table.tables(config.schema.columns), len(table), config.schema)
     dataset = make_dataset(table.compact(SPLITS), resident, config.schema, labels)
     identities = list(resident.identities.values())
     dataset._kept["frames"] = identities[0].frames if identities else frames_digest(table)
@@ -314,20 +313,8 @@ def mask_key(mask: np.ndarray) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(mask).data, digest_size=16).digest()
 
 
-def take(targets: Labels, rows: Tensor) -> Labels:
-    """The targets of `rows` [B, T], as [B, T, K]."""
-    flat = rows.flatten()
-    return targets.map(lambda values: values.index_select(0, flat).unflatten(0, rows.shape))
-
-
-def below_each_other(tables: Sequence[Labels]) -> Labels:
-    """The targets of several tables as one."""
-    return Labels(
-        {name: torch.cat([table.values[name] for table in tables]) for name in tables[0].values},
-        {name: torch.cat([table.masks[name] for table in tables]) for name in tables[0].masks},
-    )
-
-
-def padded_targets(labels: Labels, device: torch.device) -> Labels:
+def padded_targets(labels: LabelTable, device: torch.device) -> LabelTable:
     """`labels` [N, K] on the device, with a row of padding that has none."""
-    return as_tensors(labels).map(lambda values: torch.cat([values, torch.zeros_like(values[:1])]).to(device))
+    none = {name: np.full((1, array.shape[1]), NO_LABEL[labels.kinds[name]]) for name, array in labels.arrays.items()}
+    arrays = {name: np.append(array, none[name].astype(array.dtype), axis=0) for name, array in labels.arrays.items()}
+    return LabelTable(arrays, labels.kinds).map(lambda array: torch.from_numpy(array).to(device))

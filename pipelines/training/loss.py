@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from heads.frequencies import label_frequencies, label_weights
+from heads.frequencies import count_labels, label_frequencies, label_weights
 from heads.losses import MultiTaskLoss
 from heads.model import Head, ProgressiveHead
 from heads.penalties import HeadLoss
@@ -23,8 +23,8 @@ def make_loss(setups: Sequence[Setup], tasks: tuple[str, ...], model: nn.Module)
     counted: dict[tuple[int, int], tuple[dict[str, Tensor], dict[str, Tensor]]] = {}
     for setup in setups:
         if setup.rows_and_labels not in counted:
-            labels = as_tensors(setup.labels.take(setup.split.train))
-            counted[setup.rows_and_labels] = label_weights(named, labels), label_frequencies(named, labels)
+            counts = count_labels(named, map(as_tensors, setup.labels.blocks(setup.split.train)))
+            counted[setup.rows_and_labels] = label_weights(named, counts), label_frequencies(named, counts)
     weights, frequencies = (
         _stacked(each) for each in zip(*(counted[setup.rows_and_labels] for setup in setups), strict=True)
     )

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from heads.labels import Labels
 from pipelines.class_embeddings import ClassEmbeddings
 from pipelines.fitting.epochs import Evaluation, ShouldStop
+from pipelines.label_table import LabelTable
 from pipelines.splits import Split
 from pipelines.strategy import Strategy
 from pipelines.training.dataset import Dataset
@@ -29,10 +29,10 @@ class Setup:
     halving: Halving | None = None
     checkpoint: StackCheckpoint | None = None
     num_steps: Mapping[str, int] | None = None
-    taught: Labels | None = None
+    taught: LabelTable | None = None
 
     @property
-    def labels(self) -> Labels:
+    def labels(self) -> LabelTable:
         """The labels that training sees, of all rows of the frames table."""
         return self.dataset.labels if self.taught is None else self.taught
 

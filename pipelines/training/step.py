@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from heads.labels import Labels
 from heads.model import Head, ProgressiveHead, dropout_rngs
 from heads.penalties import HeadLoss
-from pipelines.training.dataset import below_each_other, take
+from pipelines.label_table import below_each_other
 from pipelines.training.optimise import StackedAdamW, limits_of
 from pipelines.training.window_sampler import WindowSource
 
@@ -98,7 +98,7 @@ class TrainStep:
         """Labels of `rows` [M or 1, B, T], each head's hidden ones masked."""
         places = self.reader.in_table(rows)
         starts = self._starts if len(self._hidden) > 1 else self._starts[:1]
-        return take(self._targets, places + starts[:, None, None]).hide(self._is_hidden(places))
+        return self._targets.take(places + starts[:, None, None]).hide(self._is_hidden(places))
 
     def subjects(self, rows: Tensor) -> Tensor | None:
         """The numbers of the subjects of `rows` [M or 1, B, T], -1 for each head's hidden ones; None where the losses

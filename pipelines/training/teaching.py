@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from heads.labels import Labels
+from pipelines.label_table import LabelTable
 from pipelines.metrics.predictions import Predictions
 from pipelines.strategy import JOINT, SELF_TRAINING
 from pipelines.training.methods import ModelsOrError, TrainedModel, train_heads
@@ -59,12 +59,11 @@ def unlabelled_problem(setup: Setup) -> ValueError | None:
     )
 
 
-def taught_labels(setup: Setup, teachers: Sequence[TrainedModel]) -> Labels:
+def taught_labels(setup: Setup, teachers: Sequence[TrainedModel]) -> LabelTable:
     """The data set's labels, and what the `teachers` say with confidence where a row that trains has none."""
     schema, train = setup.dataset.schema, setup.strategy.train
     predicted = [_predict(setup, teacher) for teacher in teachers]
-    values = {name: value.copy() for name, value in setup.dataset.labels.values.items()}
-    masks = {name: mask.copy() for name, mask in setup.dataset.labels.masks.items()}
+    found = setup.dataset.labels.map(np.copy)
     rows = predicted[0].rows
     for name in setup.strategy.head.tasks:
         task = schema.tasks[name]
@@ -79,9 +78,9 @@ def taught_labels(setup: Setup, teachers: Sequence[TrainedModel]) -> Labels:
         columns = [0] if task.group.kind == "classes" else list(task.indices)
         at = rows[:, None], np.asarray(columns)
         chosen = free & sure
-        values[task.group.name][at] = np.where(chosen, new, values[task.group.name][at])
-        masks[task.group.name][at] |= chosen
-    return Labels(values, masks)
+        labels = found.arrays[task.group.name]
+        labels[at] = np.where(chosen, new, labels[at])
+    return found
 
 
 def _most_agreed(spread: np.ndarray, free: np.ndarray, share: float) -> np.ndarray:
@@ -96,7 +95,7 @@ def _most_agreed(spread: np.ndarray, free: np.ndarray, share: float) -> np.ndarr
 def _free(setup: Setup, name: str) -> np.ndarray:
     """[N, K] bool: the rows that train and have an embedding, where they have no label of the task `name`."""
     task = setup.dataset.schema.tasks[name]
-    mask = setup.dataset.labels.masks[task.group.name]
+    mask = setup.dataset.labels.mask(task.group.name)
     mask = mask if task.group.kind == "classes" else mask[:, list(task.indices)]
     valid = setup.dataset.resident.all_valid(setup.used, setup.strategy.train.view)
     return np.asarray(~mask & (setup.split.train & valid)[:, None])

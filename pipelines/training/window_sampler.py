@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heads.labels import Labels
 from pipelines.config import TrainConfig
-from pipelines.labels import labelled_for
+from pipelines.label_table import LabelTable
 from pipelines.training.budget import batch_windows
 from pipelines.training.dataset import Dataset, WindowReader, mask_key, padded_targets
 from pipelines.training.windows import Windows
@@ -26,7 +25,7 @@ class WindowSource:
 
     `predicted` are those of `tasks` that choose its weights. `learnable` [N + 1] is True at the rows with an embedding
     and a label to learn from; the last is padding. `hidden` [N + 1] is True, on the device, at the rows whose labels
-    are not to be seen. `targets` are the labels [N + 1, K] on the device. `key` tells sources apart.
+    are not to be seen. `targets` are the labels of the N + 1 rows on the device. `key` tells sources apart.
     """
 
     dataset: Dataset
@@ -37,7 +36,7 @@ class WindowSource:
     train: np.ndarray
     learnable: np.ndarray
     hidden: Tensor
-    targets: Labels
+    targets: LabelTable
     key: bytes
 
     @property
@@ -130,7 +129,7 @@ def make_window_source(
     tasks: tuple[str, ...],
     config: TrainConfig,
     predicted: tuple[str, ...] = (),
-    taught: Labels | None = None,
+    taught: LabelTable | None = None,
 ) -> WindowSource:
     """Batches for `tasks` from the rows `train`; labels of other rows, and of rows without an embedding, are hidden.
 
@@ -146,16 +145,15 @@ def make_window_source(
         predicted=predicted or tasks,
         config=config,
         train=train,
-        learnable=np.append(real & labelled_for(labels, tasks, dataset.schema), False),
+        learnable=np.append(real & labels.labelled_for(dataset.schema.tasks[name] for name in tasks), False),
         hidden=torch.from_numpy(~np.append(real, False)).to(device),
         targets=dataset.targets if taught is None else padded_targets(taught, device),
         key=mask_key(train) + (b"" if taught is None else _digest(taught)),
     )
 
 
-def _digest(labels: Labels) -> bytes:
+def _digest(taught: LabelTable) -> bytes:
     found = hashlib.blake2b(digest_size=16)
-    for name, mask in labels.masks.items():
-        found.update(mask.tobytes())
-        found.update(np.where(mask, labels.values[name], 0).tobytes())
+    for array in taught.arrays.values():
+        found.update(np.ascontiguousarray(array).data)
     return found.digest()

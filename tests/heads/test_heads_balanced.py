@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from heads import frequencies
-from heads.frequencies import NUM_BINS, bin_centres, bin_frequency, class_frequency, label_frequencies
+from heads.frequencies import COUNTERS, NUM_BINS, bin_centres, count_labels, frequency, label_frequencies
 from heads.labels import Labels
 from heads.task_losses import (
     balanced_squared_loss,
@@ -25,6 +24,10 @@ THREE = Task(group="mood", kind="classes", num_outputs=3)
 
 def ones(x):
     return torch.ones_like(x, dtype=torch.bool)
+
+
+def frequency_of(value, mask, task):
+    return frequency(COUNTERS[task.kind](value, mask, task))
 
 
 def numbers(**values):
@@ -59,7 +62,7 @@ def test_it_is_the_batch_form_of_the_source_where_the_batch_is_the_training_set(
     label, output = CENTRES[0, places], torch.rand(40, generator=generator) * 2 - 1
     logits = -(output.unsqueeze(1) - label.unsqueeze(0)).square() / (2 * sigma**2)
     theirs = functional.cross_entropy(logits, torch.arange(40)) * 2 * sigma**2
-    frequency = bin_frequency(label.unsqueeze(1), ones(label.unsqueeze(1)), VALENCE)
+    frequency = frequency_of(label.unsqueeze(1), ones(label.unsqueeze(1)), VALENCE)
     assert float(frequency.sum()) == pytest.approx(1)
     ours = balanced(output, label, frequency, sigma)
     torch.testing.assert_close(ours + 2 * sigma**2 * math.log(40), theirs)
@@ -176,23 +179,27 @@ def test_adjusted_logits_put_the_boundary_in_the_middle():
 def test_frequencies_by_hand():
     label = torch.tensor([0, 0, 0, 2, 1]).unsqueeze(1)
     mask = torch.tensor([True, True, True, True, False]).unsqueeze(1)
-    assert class_frequency(label, mask, THREE).tolist() == [0.75, 0.0, 0.25]
-    assert not class_frequency(label, ~mask & mask, THREE).any()
+    assert frequency_of(label, mask, THREE).tolist() == [0.75, 0.0, 0.25]
+    assert not frequency_of(label, ~mask & mask, THREE).any()
     value = torch.tensor([[-1.0, 1.0], [-1.0, 0.99], [0.0, float("nan")], [5.0, 0.0]])
     seen = torch.tensor([[True, True], [True, True], [True, False], [False, False]])
-    found = bin_frequency(value, seen, ABAW_TASKS["va"])
+    found = frequency_of(value, seen, ABAW_TASKS["va"])
     assert found[0].nonzero().flatten().tolist() == [0, NUM_BINS // 2]
     assert found[0, 0] == pytest.approx(2 / 3)
     assert found[1, -1] == 1
 
 
 @pytest.mark.parametrize("block", [1, 3, 100])
-def test_frequencies_are_counted_in_blocks(monkeypatch, block):
-    value, seen = torch.rand(50, 2) * 2 - 1, torch.rand(50, 2) < 0.7
-    expected = bin_frequency(value, seen, ABAW_TASKS["va"])
-    monkeypatch.setattr(frequencies, "BLOCK", block)
-    assert torch.equal(bin_frequency(value, seen, ABAW_TASKS["va"]), expected)
-    assert torch.equal(bin_frequency(value[:0], seen[:0], ABAW_TASKS["va"]), torch.zeros(2, NUM_BINS))
+def test_labels_are_counted_in_blocks(block):
+    labels = Labels(
+        {"va": torch.rand(50, 2) * 2 - 1, "expr": torch.randint(8, (50, 1)), "au": (torch.rand(50, 12) > 0.5).float()},
+        {name: torch.rand(50, width) < 0.7 for name, width in {"va": 2, "expr": 1, "au": 12}.items()},
+    )
+    whole = count_labels(ABAW_TASKS, [labels])
+    parts = count_labels(ABAW_TASKS, [labels.take(slice(start, start + block)) for start in range(0, 50, block)])
+    assert all(torch.equal(parts[name], counts) for name, counts in whole.items())
+    nothing = count_labels(ABAW_TASKS, [labels.take(slice(0))])
+    assert torch.equal(frequency(nothing["va"]), torch.zeros(2, NUM_BINS))
 
 
 def test_frequencies_are_those_of_each_tasks_labels():
@@ -200,6 +207,7 @@ def test_frequencies_are_those_of_each_tasks_labels():
         {"va": torch.zeros(3, 2), "expr": torch.tensor([[1], [1], [3]]), "au": torch.zeros(3, 12)},
         {"va": ones(torch.zeros(3, 2)), "expr": ones(torch.zeros(3, 1)), "au": ones(torch.zeros(3, 12))},
     )
-    found = label_frequencies({name: ABAW_TASKS[name] for name in ("arousal", "expr", "au")}, labels)
+    tasks = {name: ABAW_TASKS[name] for name in ("arousal", "expr", "au")}
+    found = label_frequencies(tasks, count_labels(tasks, [labels]))
     assert {name: tuple(value.shape) for name, value in found.items()} == {"arousal": (1, NUM_BINS), "expr": (8,)}
     assert found["expr"][1] == pytest.approx(2 / 3)

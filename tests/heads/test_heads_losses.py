@@ -7,7 +7,15 @@ import torch
 from torch.nn import functional
 
 from heads.config import LossConfig
-from heads.frequencies import class_weight, label_frequencies, label_weights, positive_weight
+from heads.frequencies import (
+    class_weight,
+    count_classes,
+    count_labels,
+    count_positives,
+    label_frequencies,
+    label_weights,
+    positive_weight,
+)
 from heads.labels import Labels
 from heads.losses import BINARY_LOSSES, CLASS_LOSSES, CONTINUOUS_LOSSES, MultiTaskLoss
 from heads.task_losses import (
@@ -83,7 +91,8 @@ def run(config, outputs, targets, tasks=TASKS):
     """(total, losses, gradient of each task's outputs) of fresh copies of `outputs`."""
     outputs = {task: output.detach().clone().requires_grad_() for task, output in outputs.items()}
     chosen = tasks_of(*tasks)
-    counted = label_weights(chosen, targets), label_frequencies(chosen, targets)
+    counts = count_labels(chosen, [targets])
+    counted = label_weights(chosen, counts), label_frequencies(chosen, counts)
     total, losses = measure(MultiTaskLoss(chosen, [config], *counted), outputs, targets)
     total.backward()
     return total, losses, {task: outputs[task].grad for task in tasks}
@@ -359,7 +368,7 @@ def test_asymmetric_loss_without_asymmetry_is_binary():
     numbers = {"gamma_positive": 0.0, "gamma_negative": 0.0, "clip": 0.0}
     logits, targets = make_outputs(40)["au"] * 20, make_targets(40)
     label, mask = targets.values["au"], targets.masks["au"]
-    weight = positive_weight(label, mask, 12)
+    weight = positive_weight(count_positives(label, mask, ALL["au"]))
     ours = alone(asymmetric_loss, logits, label, mask, **numbers, positive_weight=weight)
     torch.testing.assert_close(ours, alone(binary_loss, logits, label, mask, positive_weight=weight))
 
@@ -442,16 +451,16 @@ def test_class_weights_by_hand():
     mask = torch.ones(17, 1, dtype=torch.bool)
     mask[-1] = False
     raw = torch.tensor([16 / 48, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 0.25])  # absent classes as if seen once
-    torch.testing.assert_close(class_weight(expr, mask, 8), raw / raw.mean())
+    torch.testing.assert_close(class_weight(count_classes(expr, mask, ALL["expr"])), raw / raw.mean())
 
 
 def test_class_weights_are_capped_and_finite():
     expr = torch.zeros(100_000, 1, dtype=torch.int64)
     expr[0] = 1
-    weights = class_weight(expr, expr >= 0, 8)
+    weights = class_weight(count_classes(expr, expr >= 0, ALL["expr"]))
     assert float(weights[1] / weights[0]) == pytest.approx(10 / 0.125, rel=1e-3)
     assert float(weights.mean()) == pytest.approx(1)
-    assert class_weight(expr, expr < 0, 8).tolist() == [1.0] * 8
+    assert class_weight(count_classes(expr, expr < 0, ALL["expr"])).tolist() == [1.0] * 8
 
 
 def test_positive_weights_by_hand():
@@ -461,14 +470,16 @@ def test_positive_weights_by_hand():
     mask = torch.ones(20, 12, dtype=torch.bool)
     mask[:, 3] = False
     au[:, 3] = float("nan")
-    assert positive_weight(au, mask, 12).tolist() == pytest.approx([3.0, 0.1, 10.0, 1.0] + [10.0] * 8)
+    weights = positive_weight(count_positives(au, mask, ALL["au"]))
+    assert weights.tolist() == pytest.approx([3.0, 0.1, 10.0, 1.0] + [10.0] * 8)
 
 
 def test_only_classes_and_binary_columns_have_weights():
     targets = make_targets(40)
-    weights = label_weights(ABAW_TASKS, targets)
+    counts = count_labels(ABAW_TASKS, [targets])
+    weights = label_weights(ABAW_TASKS, counts)
     assert {name: len(weight) for name, weight in weights.items()} == {"expr": 8, "au": 12}
-    assert torch.equal(weights["au"], positive_weight(targets.values["au"], targets.masks["au"], 12))
+    assert torch.equal(weights["au"], positive_weight(counts["au"]))
 
 
 # Labels of a part of a group, of another range.
@@ -493,7 +504,9 @@ def test_losses_are_of_values_in_units_of_half_the_range(name):
     five = Task(group="va", kind="continuous", num_outputs=2, low=0.0, high=5.0)
     larger = with_labels(targets, "va", 2.5 + 2.5 * targets.values["va"])
     tasks = {"va": five}
-    loss = MultiTaskLoss(tasks, [LossConfig(continuous_loss=name)], None, label_frequencies(tasks, larger))
+    loss = MultiTaskLoss(
+        tasks, [LossConfig(continuous_loss=name)], None, label_frequencies(tasks, count_labels(tasks, [larger]))
+    )
     ours = measure(loss, {"va": 2.5 + 2.5 * outputs["va"]}, larger)[0]
     torch.testing.assert_close(ours, run(LossConfig(continuous_loss=name), outputs, targets, tasks=("va",))[0])
 

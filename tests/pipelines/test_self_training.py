@@ -56,17 +56,16 @@ def test_only_rows_that_train_and_have_no_label_are_labelled(small, sparse, monk
     assert len(teachers) == 2
     assert len({id(teacher.module) for teacher in teachers}) == 2
     train = dataset.split(small.split, NO_FOLD).train
-    for name, mask in dataset.labels.masks.items():
-        given, new = setup.labels, setup.labels.masks[name] & ~mask
-        np.testing.assert_array_equal(given.values[name][mask], dataset.labels.values[name][mask])
+    before, given = dataset.labels.take(slice(None)), setup.labels.take(slice(None))
+    for name, mask in before.masks.items():
+        new = given.masks[name] & ~mask
+        np.testing.assert_array_equal(given.values[name][mask], before.values[name][mask])
         assert (given.masks[name] >= mask).all(), "no label is lost"
         assert new[train].any()
         assert not new[~train].any()
         assert not new[[70, 71]].any(), "rows without an embedding"
-    assert (setup.labels.masks["expr"] | ~train[:, None])[dataset.resident.valid["va", "base"]].all(), "all, from 0"
-    assert np.array_equal(dataset.labels.masks["va"], labels_of(sparse.frames).masks["va"]), (
-        "the data set stays as it was"
-    )
+    assert (given.masks["expr"] | ~train[:, None])[dataset.resident.valid["va", "base"]].all(), "all, from 0"
+    assert np.array_equal(before.masks["va"], labels_of(sparse.frames).masks["va"]), "the data set stays as it was"
 
 
 def test_confidence_and_agreement_decide(small, sparse, monkeypatch) -> None:
@@ -75,16 +74,17 @@ def test_confidence_and_agreement_decide(small, sparse, monkeypatch) -> None:
     setup, teachers = taught(monkeypatch, small, dataset, strategy)
     said = [teaching._predict(setup, teacher).probabilities.parts for teacher in teachers]
     mean = {name: np.mean([each[name] for each in said], axis=0) for name in said[0]}
-    new = {name: setup.labels.masks[name][train] & ~dataset.labels.masks[name][train] for name in mean}
-    free = {name: ~dataset.labels.masks[name][train] for name in mean}
+    before, given = dataset.labels.take(train), setup.labels.take(train)
+    new = {name: given.masks[name] & ~before.masks[name] for name in mean}
+    free = {name: ~before.masks[name] for name in mean}
     np.testing.assert_array_equal(new["expr"][:, 0], free["expr"][:, 0] & (mean["expr"].max(1) >= 0.3))
     np.testing.assert_array_equal(new["au"], free["au"] & (np.abs(mean["au"] - 0.5) >= 0.1))
     assert new["va"].sum(axis=0) / free["va"].sum(axis=0) == pytest.approx(0.25, abs=0.01)
-    classes = setup.labels.values["expr"][train, 0][new["expr"][:, 0]]
+    classes = given.values["expr"][:, 0][new["expr"][:, 0]]
     np.testing.assert_array_equal(classes, mean["expr"].argmax(1)[new["expr"][:, 0]])
-    units = setup.labels.values["au"][train][new["au"]]
+    units = given.values["au"][new["au"]]
     np.testing.assert_array_equal(units, (mean["au"] >= 0.5)[new["au"]])
-    np.testing.assert_allclose(setup.labels.values["va"][train][new["va"]], mean["va"][new["va"]])
+    np.testing.assert_allclose(given.values["va"][new["va"]], mean["va"][new["va"]])
 
 
 def test_it_learns_from_what_it_was_taught(small, sparse) -> None:

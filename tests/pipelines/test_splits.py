@@ -16,6 +16,7 @@ from pipelines.splits import (
     _evened,
     assign_groups,
     assignment,
+    group_numbers,
     groups_of,
     resolve_split,
 )
@@ -252,3 +253,23 @@ def test_the_same_seed_gives_the_same_hash_and_another_another() -> None:
 def test_impossible_folds_are_refused(num_folds: int, fold: int) -> None:
     with pytest.raises(ValueError, match="fold"):
         resolve_split(frames_of(VIDEOS), SplitConfig(num_folds=num_folds), Fold(fold))
+
+
+def test_group_numbers_are_those_of_the_names() -> None:
+    """Also where a video's subject changes, is missing, or comes again in another video."""
+    rng = np.random.default_rng(0)
+    video = np.sort(rng.integers(0, 12, 200)).astype(str)
+    subject = pl.Series([None if each < 2 else f"s{each}" for each in rng.integers(0, 6, 200)], dtype=pl.String)
+    for columns in ({"video": video}, {"video": video, "subject": subject}):
+        frames = pl.DataFrame(columns)
+        names, expected = np.unique(groups_of(frames), return_inverse=True)
+        for table in (frames, frames.with_columns(pl.all().cast(pl.Categorical))):
+            found = group_numbers(table)
+            assert found[0].tolist() == names.tolist()
+            assert found[1].tolist() == expected.tolist()
+            rows = rng.random(200) < 0.2
+            some, numbers = group_numbers(table, rows)
+            assert some.tolist() == sorted(set(groups_of(frames.filter(rows))))
+            assert some[numbers[rows]].tolist() == groups_of(frames.filter(rows)).tolist()
+            assert set(numbers[~rows]) == {-1}
+    assert [len(each) for each in group_numbers(frames.clear())] == [0, 0]

@@ -78,9 +78,8 @@ def test_auxiliary_tasks_teach_the_trunk(small, made) -> None:
 def test_an_auxiliary_task_needs_no_label_to_choose_on(small, made) -> None:
     dataset = made.dataset()
     select = dataset.split(small.split, strategy_of(small).train.fold).select
-    masks = {name: mask.copy() for name, mask in dataset.labels.masks.items()}
-    masks["va"][select] = False
-    labels = dataclasses.replace(dataset.labels, masks=masks)
+    labels = dataset.labels.map(np.copy)
+    labels.arrays["va"][select] = np.nan
     unlabelled = dataclasses.replace(dataset, labels=labels, _kept=dict(dataset._kept))
     assert np.isfinite(trained(small, unlabelled, **AUXILIARY).metrics["select"]["P"])
     with pytest.raises(ValueError, match="task va: no labelled frame"):

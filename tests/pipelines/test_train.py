@@ -244,7 +244,7 @@ def test_hidden_labels_are_masked(made):
     rows[5] = True
     reader = dataset.reader(["va"], ["va"], HeadConfig(), ["base"])
     source = make_window_source(dataset, reader, rows, ("va", "expr", "au"), TrainConfig())
-    targets = dataset.targets.hide(source.hidden)
+    targets = dataset.targets.take(torch.arange(len(rows) + 1)).hide(source.hidden)
     for mask in targets.masks.values():
         assert len(mask) == len(rows) + 1
         assert not mask[np.append(~rows, True)].any()

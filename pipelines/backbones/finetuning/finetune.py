@@ -13,7 +13,7 @@ from extract.backbones.origin import file_digest
 from extract.backbones.passes import Precision
 from extract.backbones.rename import read_rules
 from extract.config import Preprocessing
-from heads.frequencies import label_frequencies, label_weights
+from heads.frequencies import count_labels, label_frequencies, label_weights
 from heads.losses import MultiTaskLoss
 from heads.tasks import Task
 from pipelines.backbones.data import Faces, memory_for_faces
@@ -160,8 +160,8 @@ def make_context(
     targets = as_tensors(dataset.labels)
     shown = draw_rows(dataset.pool, settings, np.random.default_rng([settings.seed, 0]), whole=True)
     tasks = chosen_tasks(config, request)
-    seen = targets.take(torch.from_numpy(shown))
-    loss = MultiTaskLoss(tasks, [config.loss], label_weights(tasks, seen), label_frequencies(tasks, seen))
+    counts = count_labels(tasks, [targets.take(torch.from_numpy(shown))])
+    loss = MultiTaskLoss(tasks, [config.loss], label_weights(tasks, counts), label_frequencies(tasks, counts))
     if resumed is not None:
         precision: Precision = resumed[1]["precision"]
     elif settings.precision == "auto":
