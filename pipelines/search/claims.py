@@ -3,6 +3,7 @@
 A stack that is to be trained is an Optuna trial, that of its first trial, its leader, with the digests of all in the
 attribute `stack`. WAITING: anyone's; RUNNING: in hand, with a heartbeat; COMPLETE, or FAIL with a reason: recorded;
 FAIL without one: lost, and its trials are given out again. All times are the database's; no clock of a worker counts.
+A grid may grow: a search whose grid did not have all trials of a stack leaves that to others.
 """
 
 import itertools
@@ -36,20 +37,23 @@ STACK, DIGEST, REASON, FOLDER, WORKER, SEARCH = "stack", "digest", "reason", "fo
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """What the database says of the trials of a study, by digest.
+    """What the database says of the trials of a grid, by digest.
 
-    `waiting` and `running` are stacks by the id of their Optuna trial; `ended` has the latest state of each recorded
-    trial, and the folder it was recorded from.
+    `waiting`, `mixed` and `running` are stacks by the id of their Optuna trial, where `mixed` wait too, but have trials
+    of a grid that has grown since; `ended` has the latest state of each recorded trial, and the folder it was recorded
+    from.
     """
 
     waiting: Mapping[int, tuple[str, ...]]
+    mixed: Mapping[int, tuple[str, ...]]
     running: Mapping[int, tuple[str, ...]]
     ended: Mapping[str, tuple[TrialState, str]]
 
     @property
     def open(self) -> set[str]:
         """The trials of stacks that wait or are in hand."""
-        return {digest for stacks in (self.waiting, self.running) for stack in stacks.values() for digest in stack}
+        stacks = itertools.chain(self.waiting.values(), self.mixed.values(), self.running.values())
+        return set(itertools.chain(*stacks))
 
 
 @dataclass
@@ -63,15 +67,15 @@ class _Held:
 
 class Claims:
     """The stacks of the study `name` in the database at `url`, as one process takes them; `folder` names the study's
-    folder, `search` is a digest of all that must be the same in all processes."""
+    folder, `trials` are the digests of the grid's, and `ways` say how they are run, the same in all processes."""
 
-    def __init__(self, url: str, name: str, folder: str, search: str) -> None:
+    def __init__(self, url: str, name: str, folder: str, trials: Iterable[str], ways: Mapping[str, object]) -> None:
         """Opens the database, and begins the study where it is not there.
 
         Raises:
             ValueError: the database cannot be had, or its study is of another search.
         """
-        self.url, self.folder = url, folder
+        self.url, self.folder, self._trials = url, folder, frozenset(trials)
         self._rdb = open_database(url, GRACE_S)
         self._held: dict[int, _Held] = {}
         self._ended: Mapping[str, tuple[TrialState, str]] = {}  # at the last look
@@ -81,24 +85,33 @@ class Claims:
         make = partial(optuna.create_study, storage=self._rdb, direction="maximize", load_if_exists=True)
         try:
             self.optuna = self.patiently(lambda: make(study_name=name))
-            self.patiently(lambda: self._check_search(search))
+            self.patiently(lambda: self._check_search(dict(ways)))
         except ValueError:
             self._rdb.engine.dispose()
             raise
         self._thread.start()
 
-    def _check_search(self, search: str) -> None:
+    def _check_search(self, ways: dict[str, object]) -> None:
+        """Raises `ValueError` where the study is of another grid than this, or than one from which this has grown."""
+        study, number = f"{where(self.url)}: its study {self.optuna.study_name!r}", self.optuna._study_id
         with self.turn():
-            found = self.optuna.user_attrs.get(SEARCH)
-            if found is None and not self.optuna.get_trials(deepcopy=False):
-                self.optuna.set_user_attr(SEARCH, search)
-                found = search
-        if found != search:
-            raise ValueError(
-                f"{where(self.url)}: its study {self.optuna.study_name!r} was begun with another grid, sampler or data "
-                f"(digest {found}, here {search}): in a database all searches of a study are of one; name another with "
-                "--study"
-            )
+            found = self._rdb.get_study_system_attrs(number).get(SEARCH)
+            if found is None and self.optuna.get_trials(deepcopy=False):
+                raise ValueError(f"{study} was not begun by `mtl search`; name another with --study")
+            known = frozenset(found["trials"] if found else ())
+            if found and found["ways"] != ways:
+                there = ", ".join(f"{key} = {value!r}" for key, value in found["ways"].items() if ways[key] != value)
+                raise ValueError(
+                    f"{study} was begun with {there}; write the same under [study], or name another study with --study"
+                )
+            if missing := len(known - self._trials):
+                raise ValueError(
+                    f"{study} has {missing} of {len(known)} trials that this grid has not on these data; in a database "
+                    "a grid may grow, and no more: keep the values and the data it had, or name another study with "
+                    "--study"
+                )
+            if known != self._trials:
+                self._rdb.set_study_system_attr(number, SEARCH, {"ways": ways, "trials": sorted(self._trials)})
 
     @contextmanager
     def turn(self) -> Iterator[Connection]:
@@ -111,23 +124,32 @@ class Claims:
             yield connection
 
     def entries(self) -> Claimed:
-        """As the database has them now."""
+        """As the database has them now, but for stacks and trials of which this grid has none."""
         stacks: dict[TrialState, dict[int, tuple[str, ...]]] = {state: {} for state in OPEN}
         ended: dict[str, tuple[TrialState, str]] = {}
         for trial in self.optuna.get_trials(deepcopy=False):
             attributes = trial.user_attrs
-            if trial.state in OPEN and STACK in attributes:
+            if trial.state in OPEN and not self._trials.isdisjoint(attributes.get(STACK, ())):
                 stacks[trial.state][trial._trial_id] = tuple(attributes[STACK])
             elif FOLDER in attributes and (trial.state == TrialState.COMPLETE or REASON in attributes):
                 ended[attributes[DIGEST]] = trial.state, attributes[FOLDER]
-        self._ended = ended
-        return Claimed(stacks[TrialState.WAITING], stacks[TrialState.RUNNING], ended)
+        self._ended = {digest: how for digest, how in ended.items() if digest in self._trials}
+        waiting, mixed = dict[int, tuple[str, ...]](), dict[int, tuple[str, ...]]()
+        for number, stack in stacks[TrialState.WAITING].items():
+            (waiting if self._trials.issuperset(stack) else mixed)[number] = stack
+        return Claimed(waiting, mixed, stacks[TrialState.RUNNING], self._ended)
 
     def give_out(self, leaders: Iterable[FrozenTrial], turn: Connection) -> None:
         """Adds stacks for whoever comes first, while it is this process's `turn`."""
         for leader in leaders:
             turn.execute(text("SELECT 1"))  # it still is, and for `TURN_S` from now
             self.optuna.add_trial(leader)
+
+    def withdraw(self, stacks: Iterable[int]) -> None:
+        """Ends stacks that wait, so that their trials are given out again; inside a turn."""
+        for number in stacks:
+            with suppress(UpdateFinishedTrialError):
+                self._rdb.set_trial_state_values(number, TrialState.FAIL)
 
     def reclaim(self) -> None:
         """Gives up stacks whose process gave no sign of life for `GRACE_S` seconds, as far as the database was there to

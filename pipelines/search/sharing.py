@@ -1,10 +1,8 @@
 """A study that several searches work on through PostgreSQL: its stacks are claimed, its trials recorded once."""
 
-import json
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from hashlib import blake2b
 
 from optuna.trial import TrialState
 
@@ -20,11 +18,9 @@ POLL_S = 5.0  # between two looks at what other processes do
 STEP_S = 0.2  # between two looks for Ctrl-C
 
 
-def search_digest(trials: Sequence[Trial], config: StudyConfig) -> str:
-    """16 hex digits of what all searches of a shared study have in common: the trials, and which of them run how."""
-    ways = [config.sampler, config.trials, config.sampler_seed, config.halving, config.halving_first]
-    text = json.dumps([sorted(trial.digest for trial in trials), ways])
-    return blake2b(text.encode(), digest_size=8).hexdigest()
+def ways_of(config: StudyConfig) -> dict[str, str | int]:
+    """What all searches of a shared study have in common beside their trials: by what they are chosen and ended."""
+    return {key: getattr(config, key) for key in ("sampler", "sampler_seed", "halving", "halving_first")}
 
 
 class SharedRecord:
@@ -132,6 +128,7 @@ class SharedStacks:
         if not self._found.waiting:
             with self._claims.turn() as turn:
                 self._claims.reclaim()
+                self._claims.withdraw(self._found.mixed)  # nobody may be left who knows all of their trials
                 self._look()
                 self._record.add_missing(self._found)
                 stacks = self._stacks(tried)
@@ -215,7 +212,8 @@ def sharing(
         ValueError: the database cannot be had, or its study is of another search.
     """
     config = grid.study
-    claims = Claims(config.storage, study.path.name, read_about(study.path)["id"], search_digest(trials, config))
+    digests, about = [trial.digest for trial in trials], read_about(study.path)
+    claims = Claims(config.storage, study.path.name, about["id"], digests, ways_of(config))
     try:
         record = SharedRecord(claims, study, trials, grid.fields)
         stacks = SharedStacks(

@@ -135,5 +135,36 @@ def command() -> None:
     """`mtl`, without the report, which takes longer than such trainings."""
     from pipelines import cli, studies
 
+    hurry()
     studies.write_study_report = lambda *_: None
     cli.main()
+
+
+def killed_in_training() -> None:
+    """`command`, killed in its first stack just after that was saved."""
+    from pipelines.training.stack_checkpoint import StackCheckpoint
+
+    calls = list[str]()
+
+    def save(self: StackCheckpoint, model: str, state: Any) -> None:
+        calls.append(model)
+        if len(calls) == 8:
+            self._write(model, state())
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    StackCheckpoint.save = save  # type: ignore[method-assign]
+    command()
+
+
+def killed_in_writing() -> None:
+    """`command`, killed when the first run of a stack is written."""
+    from pipelines.training import run
+
+    write = run.write_run
+
+    def write_one(*words: Any, **named: Any) -> None:
+        write(*words, **named)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    run.write_run = write_one
+    command()
