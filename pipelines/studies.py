@@ -214,7 +214,7 @@ def _run(
             )
             own = queue.own
         elif part == WHOLE:
-            record = Record(study, search.grid.fields, search.grid.study.storage)
+            record = Record(study, search.grid.fields)
         else:
             record = NoRecord()
         return run_trials(

@@ -69,7 +69,7 @@ class Claims:
     """The stacks of the study `name` in the database at `url`, as one process takes them; `folder` names the study's
     folder, `trials` are the digests of the grid's, and `ways` say how they are run, the same in all processes."""
 
-    def __init__(self, url: str, name: str, folder: str, trials: Iterable[str], ways: Mapping[str, object]) -> None:
+    def __init__(self, url: str, name: str, folder: str, trials: Iterable[str], ways: Mapping[str, str | int]) -> None:
         """Opens the database, and begins the study where it is not there.
 
         Raises:
@@ -85,13 +85,13 @@ class Claims:
         make = partial(optuna.create_study, storage=self._rdb, direction="maximize", load_if_exists=True)
         try:
             self.optuna = self.patiently(lambda: make(study_name=name))
-            self.patiently(lambda: self._check_search(dict(ways)))
+            self.patiently(lambda: self._check_search(ways))
         except ValueError:
             self._rdb.engine.dispose()
             raise
         self._thread.start()
 
-    def _check_search(self, ways: dict[str, object]) -> None:
+    def _check_search(self, ways: Mapping[str, str | int]) -> None:
         """Raises `ValueError` where the study is of another grid than this, or than one from which this has grown."""
         study, number = f"{where(self.url)}: its study {self.optuna.study_name!r}", self.optuna._study_id
         with self.turn():
@@ -111,7 +111,7 @@ class Claims:
                     "--study"
                 )
             if known != self._trials:
-                self._rdb.set_study_system_attr(number, SEARCH, {"ways": ways, "trials": sorted(self._trials)})
+                self._rdb.set_study_system_attr(number, SEARCH, {"ways": dict(ways), "trials": sorted(self._trials)})
 
     @contextmanager
     def turn(self) -> Iterator[Connection]:

@@ -20,7 +20,7 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
-from pipelines.search.storage_url import is_shared, where, with_driver
+from pipelines.search.storage_url import where, with_driver
 
 Answer = TypeVar("Answer")
 
@@ -43,9 +43,9 @@ SETTINGS = (
 NUM_TRIES = 5  # of making the tables, which several processes may begin at once
 
 
-def open_database(url: str, grace_s: int | None = None) -> RDBStorage:
-    """Optuna's storage at `url`, its tables made if they are not there; trials are missed `grace_s` seconds after their
-    last heartbeat.
+def open_database(url: str, grace_s: int) -> RDBStorage:
+    """Optuna's storage in PostgreSQL at `url`, its tables made if they are not there; trials are missed `grace_s`
+    seconds after their last heartbeat.
 
     Raises:
         ValueError: the database cannot be had; says why.
@@ -65,9 +65,8 @@ def open_database(url: str, grace_s: int | None = None) -> RDBStorage:
             time.sleep(random.uniform(0.1, 0.5))
         except Exception as error:  # the drivers, SQLAlchemy and Optuna each raise their own
             raise _refused(url, error) from None
-    if is_shared(url):
-        event.listen(storage.engine, "connect", _prepare)
-        storage.engine.dispose()  # connections from here on are prepared
+    event.listen(storage.engine, "connect", _prepare)
+    storage.engine.dispose()  # connections from here on are prepared
     return storage
 
 
@@ -125,8 +124,6 @@ def reason_of(error: BaseException) -> str:
 
 
 def _engine_options(url: str) -> dict[str, Any]:
-    if not is_shared(url):
-        return {}
     given = make_url(url).query
     options = {key: value for key, value in LIBPQ.items() if key not in given}
     return {"pool_pre_ping": True, "connect_args": options}

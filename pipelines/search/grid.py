@@ -32,7 +32,7 @@ from pipelines.folds import NO_FOLD, Fold
 from pipelines.needed_streams import no_backbone
 from pipelines.project import packaged_grids
 from pipelines.search.grid_values import condition_value_of, value_of
-from pipelines.search.storage_url import has_password, is_shared
+from pipelines.search.storage_url import has_password, is_postgresql
 from pipelines.strategy import Strategy, field_of, problem_of
 from pipelines.task_fields import flat_name, split_field
 from pipelines.typed import from_mapping
@@ -46,8 +46,8 @@ class StudyConfig:
 
     `sampler` "random" or "tpe" (Bergstra et al., NeurIPS 2011, by Optuna) tries `trials` of the grid's trials instead
     of all of them. `halving` above 1 ends, after `halving_first` steps and then at every `halving` times as many, the
-    training of all strategies of a stack but the best 1 in `halving`. `storage` is a database for Optuna's record
-    (`postgresql://USER@HOST/NAME`), instead of the journal in the study's folder.
+    training of all strategies of a stack but the best 1 in `halving`. `storage` is a PostgreSQL database by which
+    searches share the study (`postgresql://USER@HOST/NAME`); without one Optuna's record is a journal in its folder.
     """
 
     name: str = ""
@@ -64,7 +64,7 @@ class StudyConfig:
     @property
     def is_shared(self) -> bool:
         """Whether several searches may work on the study at once, which claim their trials in a database."""
-        return is_shared(self.storage)
+        return bool(self.storage)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,6 +272,11 @@ def _study(table: Mapping[str, Any], where: str) -> StudyConfig:
         raise ValueError(f"{where} halving: 1 would end nothing; 2 or 3 halves or thirds, 0 switches it off")
     if study.name:
         check_name(study.name, f"{where} name")
+    if study.storage and not is_postgresql(study.storage):
+        raise ValueError(
+            f"{where} storage: searches share a study in PostgreSQL alone, postgresql://USER@HOST/NAME; leave it out "
+            "for a journal in the study's folder"
+        )
     if has_password(study.storage):
         raise ValueError(
             f"{where} storage: a password would be copied with the grid; leave it out, and set PGPASSWORD or write "

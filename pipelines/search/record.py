@@ -8,34 +8,33 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import optuna
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from pipelines.search.database import open_database
+from heads.ranges import split_annotation
 from pipelines.search.study import FieldValue, Result, Study, Trial, choice_of
+from pipelines.strategy import flat_fields
+from pipelines.task_fields import split_field
 
 
 class Record:
     """The journal of the study `study`, held by one process (`open_study` sees to it)."""
 
-    def __init__(self, study: Study, fields: Sequence[str], storage_url: str = "") -> None:
-        """Writes to the journal in the study's folder, or to the database at `storage_url`.
-
-        Raises:
-            ValueError: the database cannot be had; says why.
-        """
+    def __init__(self, study: Study, fields: Sequence[str]) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        storage = open_database(storage_url) if storage_url else _journal(study.path / "study.journal")
         self.study = study
         self.optuna = optuna.create_study(
-            storage=storage, study_name=study.path.name, direction="maximize", load_if_exists=True
+            storage=_journal(study.path / "study.journal"),
+            study_name=study.path.name,
+            direction="maximize",
+            load_if_exists=True,
         )
-        self.entries = Entries(study.path, distributions_of(study.trials.values(), fields))
+        self.entries = Entries(study.path, fields, distributions_of(study.trials.values(), fields))
         self.known = {(one.user_attrs["digest"], one.state) for one in self.optuna.get_trials(deepcopy=False)}
 
     def catch_up(self) -> None:
@@ -60,10 +59,12 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """Makes Optuna trials of the trials of a study in the folder `path`."""
+    """Makes Optuna trials of the trials of a study in the folder `path`: of `fields`, those that have a distribution
+    are parameters, the others attributes."""
 
     path: Path
-    distributions: Mapping[str, CategoricalDistribution]
+    fields: Sequence[str]
+    distributions: Mapping[str, BaseDistribution]
 
     def finished(self, result: Result) -> FrozenTrial:
         """Value: the selection score. The held-out score stands beside it as an attribute, never as the value."""
@@ -87,18 +88,43 @@ class Entries:
     def _make(
         self, trial: Trial, state: TrialState, attributes: Mapping[str, Any], value: float | None = None
     ) -> FrozenTrial:
-        flat = {key: choice_of(item) for key, item in trial.strategy.values(self.distributions).items()}
+        values = {key: choice_of(item) for key, item in trial.strategy.values(self.fields).items()}
+        params = {key: value for key, value in values.items() if self._has(key, value)}
+        others = {key: value for key, value in values.items() if key not in params}
         streams = sorted({name for used in trial.streams.values() for name in used})
         return optuna.trial.create_trial(
             state=state,
             value=value,
-            params=flat,
-            distributions={key: self.distributions[key] for key in flat},
-            user_attrs={"digest": trial.digest, "streams_used": ",".join(streams), **attributes},
+            params=params,
+            distributions={key: self.distributions[key] for key in params},
+            user_attrs={**others, "digest": trial.digest, "streams_used": ",".join(streams), **attributes},
         )
 
+    def _has(self, name: str, value: FieldValue) -> bool:
+        """Whether `value` is one of the distribution of `name`: a task without a model has no number of its own."""
+        found = self.distributions.get(name)
+        return isinstance(found, CategoricalDistribution) or (found is not None and value is not None)
 
-def distributions_of(trials: Iterable[Trial], fields: Sequence[str]) -> dict[str, CategoricalDistribution]:
+
+def fixed_distributions(fields: Iterable[str]) -> dict[str, BaseDistribution]:
+    """Of those of `fields` whose values are known without a grid, numbers by their range and choices: a database takes
+    no other choices of a parameter than those it was begun with, and a grid may grow."""
+    found: dict[str, BaseDistribution] = {}
+    for name in fields:
+        task, key = split_field(name)
+        kind, limits = split_annotation(flat_fields()[key][1])
+        choices = get_args(kind) if get_origin(kind) is Literal else (False, True) if kind is bool else ()
+        if choices:
+            found[name] = CategoricalDistribution((*choices, None) if task else choices)
+        elif kind in (int, float):
+            (ends,) = limits
+            low = ends.gt if ends.ge is None else ends.ge
+            high = ends.lt if ends.le is None else ends.le
+            found[name] = IntDistribution(low, high) if kind is int else FloatDistribution(low, high)
+    return found
+
+
+def distributions_of(trials: Iterable[Trial], fields: Sequence[str]) -> dict[str, BaseDistribution]:
     """The values each of `fields` takes among `trials`."""
     values: dict[str, dict[FieldValue, None]] = {name: {} for name in fields}
     for trial in trials:

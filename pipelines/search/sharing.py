@@ -10,7 +10,7 @@ from pipelines.progress import Advance
 from pipelines.run_files import damage
 from pipelines.search.claims import Claimed, Claims
 from pipelines.search.grid import Grid, StudyConfig
-from pipelines.search.record import Entries, distributions_of
+from pipelines.search.record import Entries, fixed_distributions
 from pipelines.search.stack_queue import Chooser, Grouping, Stack, begun_first, pending
 from pipelines.search.study import Result, Study, Trial, read_about
 
@@ -28,7 +28,7 @@ class SharedRecord:
 
     def __init__(self, claims: Claims, study: Study, trials: Sequence[Trial], fields: Sequence[str]) -> None:
         self._claims, self._study, self._trials = claims, study, trials
-        self.entries = Entries(study.path, distributions_of(trials, fields))
+        self.entries = Entries(study.path, fields, fixed_distributions(fields))
 
     def catch_up(self) -> None:
         """Adds what the run folders and failed.json have and the database lacks, but of stacks that are to be trained

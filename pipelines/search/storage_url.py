@@ -3,8 +3,8 @@
 from urllib.parse import parse_qsl, urlsplit
 
 
-def is_shared(url: str) -> bool:
-    """Whether several searches may work on a study at `url` at once: PostgreSQL, whose rows can be locked."""
+def is_postgresql(url: str) -> bool:
+    """Whether `url` is of the one database by which searches can share a study, as its rows can be locked."""
     return url.partition(":")[0].partition("+")[0] in ("postgres", "postgresql")
 
 

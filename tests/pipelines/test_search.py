@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -14,11 +15,12 @@ from optuna.storages.journal import JournalFileBackend
 from cache import durable
 from helpers import stub_study as stub
 from helpers.processes import start
-from pipelines.folds import NO_FOLD
+from pipelines.folds import NO_FOLD, Fold
+from pipelines.search.database import open_database
 from pipelines.search.estimate import from_results, measure, work
 from pipelines.search.grid import expand
 from pipelines.search.loop import SearchSummary, one_at_a_time, run_trials
-from pipelines.search.record import Record
+from pipelines.search.record import Entries, Record, fixed_distributions
 from pipelines.search.stack_queue import pending
 from pipelines.search.study import Study, StudyInputs, make_trials, open_study, read_study
 from pipelines.strategy import Strategy, strategy_of
@@ -300,22 +302,21 @@ def test_methods_are_counted_by_their_models() -> None:
 METHODS = ("joint", "separate", "progressive")
 
 
-def test_the_record_can_be_a_database(tmp_path: Path) -> None:
-    """SQLite stands for PostgreSQL, which goes the same way."""
-    from pipelines.search.record import Record
-
-    grid = stub.make_grid(GRID)
-    trials = make_trials(expand(grid, strategy_of(CONFIG)), CONFIG, INPUTS)
-    url = f"sqlite:///{tmp_path / 'record.db'}"
-    with open_study(tmp_path / "s", grid, INPUTS, trials) as study:
-        engine = one_at_a_time(study, stub.make_trainer(FRAMES, CONFIG))
-        run_trials(study, trials, engine, Record(study, grid.fields, url))
-        again = Record(study, grid.fields, url)
-        assert len(again.known) == len(trials)
-        run_trials(study, trials, one_at_a_time(study, stub.make_trainer(FRAMES, CONFIG)), again)
-    found = optuna.load_study(study_name="s", storage=url)
-    assert len(found.get_trials(deepcopy=False)) == len(trials)
-    assert not (tmp_path / "s" / "study.journal").exists()
+def test_a_database_takes_the_trials_of_a_grid_that_has_grown(tmp_path: Path) -> None:
+    """Optuna refuses choices that a parameter had not; SQLite stands for PostgreSQL, which goes the same way."""
+    small = {"temporal": ["none"], "tasks": [["va"]], "lr": [1e-3], "fold": [1], "causal": [False]}
+    grown = {"temporal": ["gru"], "tasks": [["va", "au"]], "lr": [3.0], "fold": ["2.1"], "causal": [True]}
+    study, waiting = optuna.create_study(storage="sqlite://"), []
+    for product in (small, grown):
+        grid = stub.make_grid({"product": product | {"method": ["separate"], "task.va.window": [64]}})
+        inputs = replace(INPUTS, splits=dict.fromkeys((Fold(1, 0), Fold(2, 1)), next(iter(INPUTS.splits.values()))))
+        trials = make_trials(expand(grid, strategy_of(CONFIG)), CONFIG, inputs)
+        entries = Entries(tmp_path, grid.fields, fixed_distributions(grid.fields))
+        waiting += [entries.waiting(trials[0], [trials[0].digest])]
+        study.add_trial(waiting[-1])
+    for entry in waiting:
+        assert entry.params.keys() == {"temporal", "lr", "causal", "method", "task.va.window"}
+    assert [entry.user_attrs["fold"] for entry in waiting] == ["1", "2.1"]
 
 
 def test_postgresql_is_spoken_to_by_the_driver_that_the_extra_brings() -> None:
@@ -323,32 +324,29 @@ def test_postgresql_is_spoken_to_by_the_driver_that_the_extra_brings() -> None:
 
     assert with_driver("postgresql://me@host/studies") == "postgresql+psycopg://me@host/studies"
     assert with_driver("postgresql+psycopg2://me@host/studies") == "postgresql+psycopg2://me@host/studies"
-    assert with_driver("sqlite:///here.db") == "sqlite:///here.db"
 
 
 @pytest.mark.parametrize(
     ("url", "do"),
     [
         ("postgresql://me:secret@127.0.0.1:1/studies", "PGPASSWORD or ~/.pgpass"),
-        ("mysql://me:secret@host/studies", "pip install 'mtl-affect[postgres]'"),
-        ("secret", "write postgresql://USER@HOST/NAME"),
+        ("postgresql://secret:port/here", "write postgresql://USER@HOST/NAME"),
     ],
 )
-def test_a_database_that_is_not_there_is_one_line_without_the_password(tmp_path: Path, url: str, do: str) -> None:
-    if url.startswith("postgresql"):
-        pytest.importorskip("psycopg")
-    from pipelines.search.record import Record
-
-    grid = stub.make_grid(GRID)
-    trials = make_trials(expand(grid, strategy_of(CONFIG)), CONFIG, INPUTS)
-    with (
-        open_study(tmp_path / "s", grid, INPUTS, trials) as study,
-        pytest.raises(ValueError, match=r"^\[study\] storage") as refused,
-    ):
-        Record(study, grid.fields, url)
+def test_a_database_that_is_not_there_is_one_line_without_the_password(url: str, do: str) -> None:
+    pytest.importorskip("psycopg")
+    with pytest.raises(ValueError, match=r"^\[study\] storage") as refused:
+        open_database(url, 90)
     assert do in str(refused.value)
     assert "secret" not in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["sqlite:///secret.db", "mysql://me:secret@host/studies", "secret"])
+def test_searches_share_a_study_in_postgresql_alone(url: str) -> None:
+    with pytest.raises(ValueError, match="storage: searches share a study in PostgreSQL alone") as refused:
+        stub.make_grid({"product": {"seed": [0]}, "study": {"storage": url}})
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize(("file", "says"), [("trials.json", "finds the runs of its grid"), ("study.json", "--study")])

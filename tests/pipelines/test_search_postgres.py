@@ -20,7 +20,7 @@ from helpers.processes import Running, environment, start
 from pipelines.json_files import read_json
 from pipelines.search import claims
 from pipelines.search.claims import Claims
-from pipelines.search.record import Entries, distributions_of
+from pipelines.search.record import Entries, fixed_distributions
 from pipelines.search.stack_queue import ClaimLost
 from pipelines.search.study import make_trials
 from pipelines.strategy import strategy_of
@@ -180,11 +180,11 @@ def test_nobody_is_given_up_for_silence_that_the_database_could_not_hear(
     monkeypatch.setattr(claims, "GRACE_S", 2)
     url = server.url()
     trial = make_trials([strategy_of(shared_search.CONFIG)], shared_search.CONFIG, shared_search.INPUTS)[0]
-    entries = Entries(tmp_path, distributions_of([trial], ["seed"]))
+    entries = Entries(tmp_path, ["seed"], fixed_distributions(["seed"]))
 
     def in_hand(after: Callable[[Claims], object]) -> bool:
         """Whether a stack that was silent for longer than the grace is in hand still, as another process sees it."""
-        other = Claims(url, "s", "there", "search")
+        other = Claims(url, "s", "there", [trial.digest], {})
         after(other)
         with other.turn():
             other.reclaim()
@@ -192,7 +192,7 @@ def test_nobody_is_given_up_for_silence_that_the_database_could_not_hear(
         other.close()
         return found
 
-    silent = Claims(url, "s", "here", "search")
+    silent = Claims(url, "s", "here", [trial.digest], {})
     with silent.turn() as turn:
         silent.give_out([entries.waiting(trial, [trial.digest])], turn)
     assert silent.claim(silent.entries().waiting) == (trial.digest,)
@@ -263,14 +263,55 @@ def test_a_sampler_that_goes_by_results_tries_no_more_than_it_should(server: Ser
     assert_whole(server, url, tmp_path / "s", 11)
 
 
-def test_another_grid_is_refused(server: Server, tmp_path: Path) -> None:
-    url = server.url()
-    assert len(end(begin(tmp_path / "s", url, limit=3, stack=2))["trained"]) == 3
-    error = end(begin(tmp_path / "s", url, seeds=NUM + 1), 2)["error"]
-    assert "its study 's' was begun with another grid, sampler or data" in error
-    assert error.endswith("name another with --study")
-    assert len(end(begin(tmp_path / "s", url))["trained"]) == NUM - 3
-    assert_whole(server, url, tmp_path / "s")
+def test_a_grid_may_grow_and_no_more(server: Server, tmp_path: Path) -> None:
+    """By values of every kind: numbers, choices, and names that a schema gives."""
+    url, folder = server.url(), tmp_path / "s"
+    first = {"product": {"seed": [0, 1], "temporal": ["none"], "tasks": [["va"]]}}
+    grown = {"product": {"seed": [0, 1, 2], "temporal": ["none", "gru"], "tasks": [["va"], ["va", "au"]]}}
+    assert len(end(begin(folder, url, limit=1, **first))["trained"]) == 1
+    assert len(end(begin(folder, url, stack=2, **grown))["trained"]) == 11
+    assert_whole(server, url, folder, 12)
+    error = end(begin(folder, url, **first), 2)["error"]
+    assert "its study 's' has 10 of 12 trials that this grid has not on these data" in error
+    assert error.endswith("name another study with --study")
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_a_grid_may_grow_while_a_search_of_the_smaller_one_runs(server: Server, tmp_path: Path) -> None:
+    url, folder = server.url(), tmp_path / "s"
+    before = begin(folder, url, delay_s=0.5)
+    wait_for(lambda: begun(folder, before))
+    grown = begin(folder, url, seeds=2 * NUM, delay_s=0.2, stack=3)
+    found = [end(worker) for worker in (before, grown)]
+    assert Counter(seed for each in found for seed in each["trained"]) == Counter(range(2 * NUM))
+    assert set(found[0]["trained"]) < set(range(NUM))
+    assert [each["num_left"] for each in found] == [0, 0]
+    assert_whole(server, url, folder, 2 * NUM)
+
+
+def test_a_stack_of_a_grown_grid_is_no_claim_of_the_smaller_one(server: Server, tmp_path: Path) -> None:
+    url, strategy = server.url(), strategy_of(shared_search.CONFIG)
+    strategies = [strategy.changed({"seed": seed}) for seed in range(3)]
+    trials = make_trials(strategies, shared_search.CONFIG, shared_search.INPUTS)
+    entries, digests = Entries(tmp_path, ["seed"], fixed_distributions(["seed"])), [one.digest for one in trials]
+    ways = {"halving": 0}
+    small, grown = Claims(url, "s", "here", digests[:2], ways), Claims(url, "s", "there", digests, ways)
+    try:
+        with pytest.raises(ValueError, match="its study 's' was begun with halving = 0; write the same under"):
+            Claims(url, "s", "there", digests, {"halving": 2})
+        with grown.turn() as turn:
+            grown.give_out([entries.waiting(trials[1], digests[1:]), entries.waiting(trials[2], digests[2:])], turn)
+        found = small.entries()
+        assert (len(found.waiting), list(found.mixed.values())) == (0, [tuple(digests[1:])])
+        assert found.open == set(digests[1:]), "its trials are not given out a second time"
+        with small.turn():
+            small.withdraw(found.mixed)
+        assert not small.entries().open
+        assert grown.claim(grown.entries().waiting) == tuple(digests[2:])
+    finally:
+        small.close()
+        grown.close()
 
 
 GRIDS = {"alone": "alone", "s": "grid"}  # by study
