@@ -8,9 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import zarr
-from zarr.storage import LocalStore
-
 from cache import shards
 from cache.identity import StreamIdentity
 from cache.in_folder import FolderStreams
@@ -146,6 +143,9 @@ class Cache:
 
     def _make(self, name: str, identity: StreamIdentity, shard_rows: int, provenance: Mapping[str, Any]) -> None:
         def fill(folder: Path) -> None:
+            import zarr
+            from zarr.storage import LocalStore
+
             attributes = {"schema": SCHEMA, "identity": identity.to_json(), "provenance": dict(provenance)}
             zarr.create_group(LocalStore(folder), zarr_format=3, attributes=attributes)
             shards.create_arrays(folder, identity.num_frames, identity.width, shard_rows, identity.dtype)

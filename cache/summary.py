@@ -87,8 +87,9 @@ def _coverage(splits: pl.Series, marks: list[Mark]) -> dict[str, tuple[int, int]
     for mark in marks:
         usable[slice(*mark.rows)] = True
         usable[list(mark.failed)] = False
-    table = (
-        pl.DataFrame({"split": splits, "usable": usable}).group_by("split").agg(pl.col("usable").sum(), rows=pl.len())
-    )
-    found = {split: (num_usable, rows) for split, num_usable, rows in table.iter_rows()}
-    return {split: found[split] for split in SPLITS if split in found}
+    found = {}
+    for split in SPLITS:
+        rows = (splits == split).to_numpy()
+        if rows.any():
+            found[split] = int((rows & usable).sum()), int(rows.sum())
+    return found

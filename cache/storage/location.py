@@ -3,8 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from urllib.parse import unquote, urlsplit
 
 BUCKETS = {"s3": "bucket", "gs": "bucket", "az": "container"}
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -51,7 +50,7 @@ def parse_location(text: str, folder: Path = Path(), local: Path | None = None, 
     if scheme == "file":
         if parts.netloc not in ("", "localhost") or not parts.path.strip("/"):
             raise ValueError(f"{text}: write file:///FOLDER, with the whole path")
-        return Path(url2pathname(parts.path))
+        return Path(unquote(parts.path))
     if scheme not in BUCKETS:
         known = ", ".join(f"{each}://" for each in ("file", *BUCKETS))
         raise ValueError(f"{scheme}://: unknown kind of place for a cache; known: a folder, {known}")

@@ -3,7 +3,6 @@
 import inspect
 import os
 import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,6 +43,8 @@ def print_version(wanted: bool) -> None:
 
 
 def _version(package: str) -> str:
+    from importlib import metadata
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
