@@ -63,12 +63,13 @@ def measure(wanted: Iterable[str], console: Console) -> list["Row"]:
         quality,
         runtimes,
         searching,
+        stacked_pieces,
         stacking,
         training,
         video_faces,
     )
 
-    heads = (training, stacking, searching, quality, methods)
+    heads = (training, stacking, stacked_pieces, searching, quality, methods)
     parts = (extraction, runtimes, cache_reading, beyond_memory, finetuning, predicting, video_faces, *heads)
     functions = {each: function for part in parts for each, function in part.ROWS.items()}
     on_cuda = {each for part in parts for each in part.ON_CUDA}

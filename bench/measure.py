@@ -1,16 +1,22 @@
 """Costs of actions taken in turn, and ratios of them as rows of the table.
 
 The machine is shared and noisy, so a ratio is always of two costs of the same round, and a row shows the median over
-the rounds with the least and the greatest.
+the rounds with the least and the greatest. Inside `within` there is a time limit: rounds, or the work of a round, shrink
+to it. Outside there is none.
 """
 
+import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-ROUNDS = 5
+ROUNDS, FEWEST_ROUNDS = 5, 3
+ItemT = TypeVar("ItemT")
+_END: ContextVar[float] = ContextVar("end", default=math.inf)  # of `time.monotonic`
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +88,48 @@ def cost(action: Callable[[], object]) -> Cost:
 
 
 def interleave(actions: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, list[Cost]]:
-    """Costs of each action, one a round, after a round that is not counted; every other round runs backwards."""
-    for action in actions.values():
-        action()
+    """Costs of each action, one per round, after a round that is not counted; every other round runs backwards.
+
+    There are fewer than `rounds` where the time left does not hold another, but at least `FEWEST_ROUNDS`.
+    """
+    took_s = cost(lambda: [action() for action in actions.values()]).wall_s
     costs: dict[str, list[Cost]] = {name: [] for name in actions}
     for number in range(rounds):
+        if number >= FEWEST_ROUNDS and took_s > seconds_left():
+            break
         for name in list(actions) if number % 2 == 0 else list(reversed(actions)):
             costs[name].append(cost(actions[name]))
+        took_s = sum(each[-1].wall_s for each in costs.values())
     return costs
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Inside, no measurement begins another round after so many seconds, nor after those of a limit around it."""
+    token = _END.set(min(_END.get(), time.monotonic() + seconds))
+    try:
+        yield
+    finally:
+        _END.reset(token)
+
+
+def seconds_left() -> float:
+    """Of the innermost limit; infinite without one."""
+    return _END.get() - time.monotonic()
+
+
+def shares(items: Sequence[ItemT]) -> Iterator[ItemT]:
+    """The items, each with an equal share of the time that is left when its turn comes."""
+    for number, item in enumerate(items):
+        with within(seconds_left() / (len(items) - number)):
+            yield item
+
+
+def affordable(most: int, item_s: float, repeats: int, multiple_of: int = 1) -> int:
+    """How many items at `item_s` each can be gone through `repeats` times in the time left: a multiple of
+    `multiple_of` that is not above `most`, and at least one."""
+    fitting = int(min(most, max(seconds_left(), 0.0) / (item_s * repeats)))
+    return min(most, max(1, fitting // multiple_of) * multiple_of)
 
 
 def walls(costs: Sequence[Cost]) -> list[float]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -20,9 +20,10 @@ from bench.measure import ROUNDS, Row, Target, cpus, interleave, ratios, walls
 from bench.rivals import PlainHead, WindowDataset, live_backbone, plain_epoch, plain_loader, usual_model
 from heads.fusion import FUSIONS
 from heads.temporal import TEMPORALS
+from pipelines.class_embeddings import ClassEmbeddings
 from pipelines.config import Config
 from pipelines.fitting.runs import Spec
-from pipelines.strategy import Strategy, strategy_of, streams_of
+from pipelines.strategy import JOINT, Strategy, strategy_of, streams_of
 from pipelines.training.dataset import Dataset, WindowReader
 from pipelines.training.loss import make_loss
 from pipelines.training.methods import build_model
@@ -126,21 +127,30 @@ def by_encoder(device: torch.device) -> list[Row]:
     return rows
 
 
-def make_stack(config: Config, dataset: Dataset, strategies: Sequence[Strategy]) -> Stack:
-    """Joint heads as `pipelines.training.methods` makes them, before their first step."""
+def make_stack(
+    config: Config,
+    dataset: Dataset,
+    strategies: Sequence[Strategy],
+    kind: Literal["head", "progressive"] = "head",
+    class_embeddings: ClassEmbeddings | None = None,
+) -> Stack:
+    """Joint heads as `pipelines.training.methods` makes them, before their first step; "progressive" ones have a trunk
+    per task."""
     setups = [
         Setup(
             dataset=dataset,
             strategy=strategy,
             split=dataset.split(config.split, strategy.train.fold),
             streams=streams_of(strategy, config),
+            class_embeddings=class_embeddings,
         )
         for strategy in strategies
     ]
     first = setups[0]
     head = first.strategy.head
-    tasks, reader = head.tasks, dataset.reader(first.used, first.used, head, ["base"])
-    spec = Spec(name="joint", kind="head", tasks=tasks, parts={"joint": reader.widths})
+    tasks, reader = head.tasks, dataset.reader(first.used, first.used, head, first.strategy.train.views)
+    parts = tasks if kind == "progressive" else (JOINT,)
+    spec = Spec(name=JOINT, kind=kind, tasks=tasks, parts=dict.fromkeys(parts, reader.widths))
     sources = [make_window_source(dataset, reader, setup.split.train, tasks, setup.strategy.train) for setup in setups]
     plans = [dataset.plan(setup.split.select, setup.strategy.train, setup.used) for setup in setups]
     device = dataset.resident.device
