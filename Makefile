@@ -47,8 +47,9 @@ format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Ten minutes at most; QUICK=1 takes two and is coarse.
 bench: install
-	$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info

@@ -1,111 +1,103 @@
-"""`make bench`: prints a table of the ratios of PERFORMANCE.md and writes bench/latest.json.
+"""`make bench`: prints the ratios of measurements as they come, then all in a table, and writes bench/latest.json.
 
-python -m bench [--only A1,C1]
+python -m bench [--only A1,C1] [--quick] [--time-factor 3]
 """
 
 import argparse
 import json
 import os
-import platform
 import sys
 import time
-from collections.abc import Iterable
-from importlib.metadata import version
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from bench.measure import Row
+from bench import processes
+from bench.entries import IDS, Entry, chosen
+from bench.lines import Line
+from bench.measure import Row
 
-EXTRACTING, READING = ("A1", "A2", "A3", "A4", "A6", "A7", "A8"), ("C1", "C2", "C3", "C4", "C6", "R1", "R2")
-FINETUNING, QUALITY, VIDEO = ("F1", "R3"), ("Q1", "Q2", "M"), ("V1", "V2", "V3")
-TRAINING, SEARCHING = ("B1", "B2", "B3", "B4", "B5"), ("S1", "S2", "S3", "S4", "S6", "S8")
-IDS = (*EXTRACTING, *READING, *FINETUNING, *QUALITY, *VIDEO, *TRAINING, *SEARCHING)
-APART = ("R1", "R2", "R3", "F1", "B4", *QUALITY)  # only by --only: all others together take ten minutes
 LATEST = Path(__file__).parent / "latest.json"
-VERSIONS = ("torch", "timm", "zarr", "numpy", "h5py", "simplejpeg", "pillow")
+COARSE = "--quick: few rounds of little work, so these figures are coarse; quote those of `make bench`"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Ratios of what mtl does to its bounds.")
-    parser.add_argument(
-        "--only", default=",".join(each for each in IDS if each not in APART), help=f"some of {','.join(IDS)}"
-    )
-    wanted = [each.strip() for each in parser.parse_args().only.split(",") if each.strip()]
-    unknown = [each for each in wanted if each not in IDS]
-    if unknown or not wanted:
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _options(arguments)
+    only = [each.strip() for each in options.only.split(",") if each.strip()]
+    if unknown := [each for each in only if each not in IDS]:
         print(f"--only {','.join(unknown)}: no such measurement; there: {', '.join(IDS)}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as mtl does; only before torch is loaded
-    start, load = time.monotonic(), os.getloadavg()[0]
-    rows = measure(wanted, Console(stderr=True))
-    LATEST.write_text(json.dumps({_key(row): row.to_json() for row in rows}, indent=2, ensure_ascii=False) + "\n")
-    versions = ", ".join(f"{name} {version(name)}" for name in VERSIONS)
-    print_table(rows)
-    print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}")
-    print(f"load {load:.1f} at the start, {os.getloadavg()[0]:.1f} at the end; {time.monotonic() - start:.0f} s")
-
-
-def measure(wanted: Iterable[str], console: Console) -> list["Row"]:
-    """Rows of the ids `wanted`, on the CPU and then, those for which it matters, on a CUDA device if there is one."""
-    import torch
-
-    from bench import (
-        beyond_memory,
-        cache_reading,
-        extraction,
-        finetuning,
-        methods,
-        predicting,
-        quality,
-        runtimes,
-        searching,
-        stacked_pieces,
-        stacking,
-        training,
-        video_faces,
-    )
-
-    heads = (training, stacking, stacked_pieces, searching, quality, methods)
-    parts = (extraction, runtimes, cache_reading, beyond_memory, finetuning, predicting, video_faces, *heads)
-    functions = {each: function for part in parts for each, function in part.ROWS.items()}
-    on_cuda = {each for part in parts for each in part.ON_CUDA}
-    todo = [(functions[each], torch.device("cpu")) for each in IDS if each in wanted]
-    if torch.cuda.is_available():
-        todo += [(functions[each], torch.device("cuda")) for each in IDS if each in wanted and each in on_cuda]
-    else:
+    console, begin = Console(stderr=True, highlight=False), time.monotonic()
+    processes.start_server()
+    devices = processes.machines()
+    for about in devices.values():
+        console.print("; ".join(about.values()))
+    if "cuda" not in devices:
         console.print("no CUDA device: the GPU's rows are left out")
-    rows = []
-    for function, device in dict.fromkeys(todo):
-        with console.status(f"{function.__doc__} ({device})"):
-            found = [row for row in function(device) if row.id[:2].strip() in wanted]
-        for row in found:
-            console.print(f"{row.id} {row.value:.4g} ({min(row.values):.4g} to {max(row.values):.4g})", highlight=False)
-        rows += found
-    return rows
+    lines: list[Line] = []
+    try:
+        for line in measured(chosen(only), devices, quick=options.quick, factor=options.time_factor):
+            console.print(str(line))
+            lines.append(line)
+            write_json(lines, LATEST)
+    except KeyboardInterrupt:
+        print(f"interrupted; {len(lines)} lines are in {LATEST}", file=sys.stderr)
+        return 130
+    print_table(lines)
+    print("; ".join(about for each in devices.values() for about in each.values()))
+    loads = [line.load for line in lines]
+    print(f"{time.monotonic() - begin:.0f} s, load {min(loads):.1f} to {max(loads):.1f}")
+    if options.quick:
+        print(COARSE)
+    return 1 if any(line.has_failed for line in lines) else 0
 
 
-def print_table(rows: Iterable["Row"]) -> None:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Ratios of what mtl does to its bounds.")
+    parser.add_argument("--only", default="", metavar="IDS", help=f"some of {','.join(IDS)}")
+    parser.add_argument("--quick", action="store_true", help="about two minutes, coarse")
+    parser.add_argument("--time-factor", type=float, default=1.0, metavar="X", help="times the time limit of each row")
+    return parser.parse_args(arguments)
+
+
+def measured(
+    entries: Iterable[Entry], devices: Mapping[str, Mapping[str, str]], *, quick: bool, factor: float
+) -> Iterator[Line]:
+    """Each entry on each device, a line per row; and one where an entry was cut or failed."""
+    for device, about in devices.items():
+        for entry in entries:
+            limit_s = entry.seconds(quick=quick, factor=factor)
+            if quick and limit_s is None:
+                yield Line(ids=entry.ids, device=device, about=about, why="left out by --quick")
+                continue
+            for found in processes.rows_of(entry, device, limit_s):
+                row, why = (found, "") if isinstance(found, Row) else (None, found)
+                yield Line(ids=entry.ids, device=device, about=about, row=row, why=why)
+
+
+def write_json(lines: Iterable[Line], path: Path) -> None:
+    """All lines so far, by id, with the device where it is not the processor; whole at any moment."""
+    partial = path.with_suffix(".partial")
+    found: dict[str, Any] = {line.key: line.to_json() for line in lines}
+    partial.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    partial.replace(path)
+
+
+def print_table(lines: Iterable[Line]) -> None:
     table = Table(title="medians, with least and greatest")
     for name in ("id", "device", "ratio"):
         table.add_column(name)
-    for name in ("value", "min", "max", "target"):
+    for name in ("value", "min", "max", "rounds", "target"):
         table.add_column(name, justify="right")
     table.add_column("")
-    for row in rows:
-        numbers = (f"{number:.4g}" for number in (row.value, min(row.values), max(row.values)))
-        what = f"{row.what} ({row.note})" if row.note else row.what
-        table.add_row(row.id, row.device, what, *numbers, str(row.target or ""), row.verdict)
+    for line in lines:
+        table.add_row(*line.cells)
     Console(width=None if sys.stdout.isatty() else 150).print(table)
 
 
-def _key(row: "Row") -> str:
-    """The id; with the device where it is not the processor."""
-    return row.id if row.device == "cpu" else f"{row.id} {row.device}"
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

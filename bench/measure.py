@@ -1,8 +1,8 @@
 """Costs of actions taken in turn, and ratios of them as rows of the table.
 
 The machine is shared and noisy, so a ratio is always of two costs of the same round, and a row shows the median over
-the rounds with the least and the greatest. Inside `within` there is a time limit: rounds, or the work of a round, shrink
-to it. Outside there is none.
+the rounds with the least and the greatest. Inside `within` there is a time limit, to which the number of rounds or the
+work of each shrinks.
 """
 
 import math
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 ROUNDS, FEWEST_ROUNDS = 5, 3
 ItemT = TypeVar("ItemT")
+SHRUNK: list[int] = []  # rounds of the measurements that had no time for more, of this process
 _END: ContextVar[float] = ContextVar("end", default=math.inf)  # of `time.monotonic`
 
 
@@ -72,6 +73,7 @@ class Row:
             "value": self.value,
             "min": min(self.values),
             "max": max(self.values),
+            "rounds": len(self.values),
             "target": None if self.target is None else str(self.target),
             "verdict": self.verdict or None,
             "device": self.device,
@@ -96,6 +98,7 @@ def interleave(actions: Mapping[str, Callable[[], object]], rounds: int = ROUNDS
     costs: dict[str, list[Cost]] = {name: [] for name in actions}
     for number in range(rounds):
         if number >= FEWEST_ROUNDS and took_s > seconds_left():
+            SHRUNK.append(number)
             break
         for name in list(actions) if number % 2 == 0 else list(reversed(actions)):
             costs[name].append(cost(actions[name]))

@@ -104,8 +104,9 @@ def as_alone(device: torch.device) -> Iterator[Row]:
     if left := list(PIECES)[len(rows) :]:
         note += f"; no time for: {', '.join(left)}"
     what = f"greatest relative error of a head in a stack of {NUM_HEADS}, 50 steps"
-    yield Row(id="S6", what=what, values=[row.value for row in rows], middle=worst.value, target=ERROR, note=note)
-    if is_cpu(device):
+    values = [row.value for row in rows]
+    yield Row(id="S6", what=what, values=values, middle=worst.value, target=ERROR, device=device.type, note=note)
+    if is_cpu(device) and torch.get_num_threads() > 1:
         yield _between_threads(config, dataset)
 
 

@@ -1,0 +1,126 @@
+"""Measurements in processes of their own, that end when their time is over whatever they are doing.
+
+The processes are forked from a server that has imported what they need, so that none spends seconds on importing torch.
+"""
+
+import dataclasses
+import importlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from bench.entries import MODULES, Entry
+from bench.measure import SHRUNK, Row, shares, within
+
+SOFT = 0.85  # of the time limit: what rounds are fitted into
+WORDS_OF_ERROR = 200
+
+
+def start_server() -> None:
+    """Processes begun after this find the bench's modules imported; outside the bench they import them themselves."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload([f"bench.{name}" for name in MODULES])
+
+
+def process_of(function: Callable[..., object], *arguments: Any) -> BaseProcess:
+    """A process, started, that calls `function`; it ends at the latest with this one."""
+    process = multiprocessing.get_context("forkserver").Process(target=_run, args=(function, *arguments))
+    process.start()
+    return process
+
+
+def machines() -> dict[str, dict[str, str]]:
+    """What is known of each device that is there, the processor first."""
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = process_of(_send_machines, sender)
+    sender.close()
+    found: dict[str, dict[str, str]] = receiver.recv()
+    process.join()
+    return found
+
+
+def _send_machines(sender: Connection) -> None:
+    import torch
+
+    from bench.machine import about
+
+    devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    sender.send({device: about(torch.device(device)) for device in devices})
+
+
+def rows_of(
+    entry: Entry, device: str, limit_s: float | None, send: Callable[..., None] | None = None
+) -> Iterator[Row | str]:
+    """The rows as they come; then in words why some did not, where that is so.
+
+    `send` is what the process does, `send_rows` where none is given.
+    """
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = process_of(send or send_rows, entry.module, entry.ids, device, limit_s, sender)
+    sender.close()
+    end = None if limit_s is None else time.monotonic() + limit_s
+    try:
+        while receiver.poll(None if end is None else max(0.0, end - time.monotonic())):
+            try:
+                yield receiver.recv()
+            except EOFError:
+                process.join()
+                if process.exitcode:
+                    yield f"failed: the process ended with {process.exitcode}"
+                return
+        yield f"cut after {limit_s:.0f} s"
+    finally:
+        _end(process)
+        receiver.close()
+
+
+def send_rows(module: str, ids: Sequence[str], device: str, limit_s: float | None, sender: Connection) -> None:
+    """In the process: measures, and sends each row that is asked for."""
+    import torch
+
+    part = importlib.import_module(f"bench.{module}")
+    asked = [each for each in ids if device == "cpu" or each in part.ON_CUDA]
+    with within(float("inf") if limit_s is None else SOFT * limit_s):
+        for function in shares(list(dict.fromkeys(part.ROWS[each] for each in asked))):
+            try:
+                for row in function(torch.device(device)):
+                    if row.id[:2].strip() in ids:
+                        sender.send(_with_rounds(row))
+                SHRUNK.clear()
+            except Exception as error:
+                words = f"{type(error).__name__}: {error}".splitlines()[0]
+                sender.send(f"failed: {words[:WORDS_OF_ERROR]}")
+
+
+def _with_rounds(row: Row) -> Row:
+    if len(row.values) not in SHRUNK:
+        return row
+    note = f"no time for more than {len(row.values)} rounds"
+    return dataclasses.replace(row, note=f"{row.note}; {note}" if row.note else note)
+
+
+def _run(function: Callable[..., object], *arguments: Any) -> None:
+    os.setsid()  # with its own processes it is one group, which can be ended as one
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    function(*arguments)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.killpg(os.getpgid(0), signal.SIGKILL)
+
+
+def _end(process: BaseProcess) -> None:
+    if process.exitcode is None and process.pid is not None:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:  # it has not become a group of its own yet
+            process.kill()
+    process.join()

@@ -1,0 +1,141 @@
+"""`python -m bench`: time limits, rows as they come, what is written when a measurement does not end."""
+
+import ast
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import bench.__main__ as command
+from bench import measure, processes
+from bench.entries import ENTRIES, IDS, Entry, chosen
+from bench.lines import Line
+from bench.measure import Row, Target, affordable, interleave, seconds_left, shares, within
+from helpers.bench_rows import dies, one_and_then_too_long
+
+BENCH = Path(command.__file__).parent
+ABOUT = {"instructions": "AVX2, without bfloat16"}
+
+
+def test_all_entries_together_end_within_ten_minutes_and_by_quick_within_two() -> None:
+    assert sum(entry.limit_s or 0 for entry in ENTRIES) <= 570
+    assert sum(entry.quick_s or 0 for entry in ENTRIES) <= 115
+    assert all(entry.limit_s is not None for entry in ENTRIES if entry.quick_s is not None)
+    assert len(set(IDS)) == len(IDS)
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: ",".join(entry.ids))
+def test_a_module_measures_what_its_entry_names(entry: Entry) -> None:
+    rows, on_cuda = _names(f"{entry.module}.py", "ROWS"), _names(f"{entry.module}.py", "ON_CUDA")
+    assert set(entry.ids) <= rows
+    assert on_cuda <= rows
+
+
+def test_only_takes_rows_out_of_an_entry_and_those_without_a_limit() -> None:
+    picked = chosen(["A3", "Q1"])
+    assert [(each.ids, each.limit_s is None) for each in picked] == [(("A3",), False), (("Q1",), True)]
+    assert all(each.limit_s for each in chosen([]))
+
+
+def test_rounds_shrink_to_the_time_and_never_below_three() -> None:
+    calls = []
+    assert len(interleave({"a": lambda: calls.append(1)})["a"]) == 5
+    with within(-1.0):
+        assert len(interleave({"a": lambda: calls.append(1)})["a"]) == 3
+    assert len(calls) == 6 + 4
+    assert measure.SHRUNK.pop() == 3
+    with within(60.0):
+        assert len(interleave({"a": lambda: None}, rounds=9)["a"]) == 9
+
+
+def test_shares_divide_what_is_left_and_never_outlast_the_limit_around_them() -> None:
+    left = []
+    with within(90.0):
+        for item in shares("abc"):
+            left.append((item, round(seconds_left())))
+        assert round(seconds_left()) == 90
+    assert left == [("a", 30), ("b", 45), ("c", 90)]
+    assert seconds_left() == float("inf")
+
+
+def test_work_shrinks_to_the_time() -> None:
+    assert affordable(1000, 0.1, 4, 64) == 960
+    with within(40.01):
+        assert affordable(1000, 0.1, 4) == 100
+        assert affordable(1000, 0.1, 4, 64) == 64
+    with within(-5.0):
+        assert affordable(1000, 0.1, 4, 64) == 64
+
+
+def test_a_measurement_that_does_not_end_is_cut_with_its_processes_and_keeps_its_rows() -> None:
+    entry = Entry(ids=("A1",), module="none")
+    first, child, why = processes.rows_of(entry, "cpu", 3.0, one_and_then_too_long)
+    assert isinstance(first, Row)
+    assert isinstance(child, Row)
+    assert first.id == "A1"
+    assert why == "cut after 3 s"
+    assert _has_ended(int(child.value))
+
+
+def test_a_process_that_dies_is_a_line() -> None:
+    assert list(processes.rows_of(Entry(ids=("A1",), module="none"), "cpu", None, dies)) == [
+        "failed: the process ended with 3"
+    ]
+
+
+def test_lines_are_written_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Row(id="A1", what="ratio", values=[0.9, 1.0, 1.1], target=Target(0.93), note="float32")
+
+    def until_it_is_killed(*arguments: object, **options: object) -> Iterator[Line]:
+        yield Line(ids=("A1",), device="cpu", about=ABOUT, row=row)
+        yield Line(ids=("A2", "A3"), device="cpu", about=ABOUT, why="cut after 75 s")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "LATEST", tmp_path / "latest.json")
+    monkeypatch.setattr(command, "measured", until_it_is_killed)
+    monkeypatch.setattr(processes, "start_server", lambda: None)
+    monkeypatch.setattr(processes, "machines", lambda: {"cpu": ABOUT})
+    assert command.main([]) == 130
+    found = json.loads((tmp_path / "latest.json").read_text())
+    assert list(found) == ["A1", "A2,A3"]
+    assert (found["A1"]["value"], found["A1"]["rounds"], found["A1"]["verdict"]) == (1.0, 3, "met")
+    assert found["A1"]["measured_with"]["instructions"] == "AVX2, without bfloat16"
+    assert (found["A2,A3"]["value"], found["A2,A3"]["note"]) == (None, "cut after 75 s")
+    assert [each.name for each in tmp_path.iterdir()] == ["latest.json"]
+
+
+def test_the_table_names_what_was_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    command.print_table([Line(ids=("S4",), device="cpu", about=ABOUT, why="cut after 50 s")])
+    assert "cut after 50 s" in capsys.readouterr().out
+
+
+def test_an_unknown_id_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--only", "A1,A99"]) == 2
+    assert capsys.readouterr().err.startswith("--only A99: no such measurement; there: C1")
+
+
+def _names(file: str, variable: str) -> set[str]:
+    """The ids of a module's table, read and not imported, which would take seconds."""
+    tree = ast.parse((BENCH / file).read_text())
+    targets = [(each.target, each.value) for each in tree.body if isinstance(each, ast.AnnAssign)]
+    targets += [(each.targets[0], each.value) for each in tree.body if isinstance(each, ast.Assign)]
+    (value,) = (value for target, value in targets if isinstance(target, ast.Name) and target.id == variable)
+    assert isinstance(value, ast.Dict | ast.Tuple)
+    elements = value.keys if isinstance(value, ast.Dict) else value.elts
+    return {each.value for each in elements if isinstance(each, ast.Constant) and isinstance(each.value, str)}
+
+
+def _has_ended(pid: int) -> bool:
+    for _ in range(50):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        if state == "Z":
+            return True
+        time.sleep(0.1)
+    return False
