@@ -29,7 +29,7 @@ def test_killed_at_five_moments(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @NEEDS_FORK
-@pytest.mark.parametrize(("num_streams", "num_kills"), [(1, 15), (2, 35)])
+@pytest.mark.parametrize(("num_streams", "num_kills"), [(1, 15), pytest.param(2, 35, marks=pytest.mark.long)])
 def test_killed_at_many_moments(tmp_path: Path, num_streams: int, num_kills: int) -> None:
     found = found_by(killed_extraction.main, "kill", tmp_path, num_kills, 13, num_streams)
     assert found["kills"] >= num_kills
@@ -42,7 +42,7 @@ def test_killed_at_moments_of_an_extraction_into_an_object_store(tmp_path: Path,
     assert found_by(killed_extraction.main, "kill", tmp_path, 3, 19, 1, s3_url)["kills"] >= 3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @NEEDS_FORK
 @pytest.mark.parametrize(("num_streams", "num_kills"), [(1, 20), (2, 30)])
 def test_killed_at_many_moments_into_an_object_store(

@@ -340,7 +340,7 @@ def test_the_same_command_resumes_in_mid_video(folder: Path, seen: list[int], nu
     assert not list(Path("crops").glob(".work*"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_kill_at_any_change_of_the_disk_loses_nothing(folder: Path) -> None:
     video([drawn.drawn([(RED, LEFT), (BLUE, RIGHT)])] * 2)
     call("align", "clip.mp4", "--out", "whole")
