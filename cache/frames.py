@@ -8,7 +8,7 @@ the metadata of the Parquet file.
 import hashlib
 import json
 import mmap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -125,6 +125,22 @@ def write_frames(table: pl.DataFrame, path: Path, schema: Schema = ABAW) -> None
     the new one."""
     metadata = {SCHEMA_KEY: json.dumps(schema.to_mapping()), KEY: UNSEALED}
     write_durably(path, sealed(parquet_bytes(conform(table, str(path), schema), metadata)))
+
+
+def beside(table: Frames, keys: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+    """`keys` (video, frame) in their order, with `columns` of the frames table `table` and the number of the "row"
+    beside them; null where the table has no such frame."""
+    keys = keys.select("video", "frame")
+    if isinstance(table, FramesFile):
+        rows = table.rows_of(keys, columns)
+    else:
+        rows = table.select("video", "frame", *columns).with_row_index("row")
+    return keys.join(rows, on=("video", "frame"), how="left", maintain_order="left")
+
+
+def num_in_split(table: Frames, split: str) -> int:
+    """How many rows are in `split`."""
+    return sum(int((block == split).sum()) for block in _blocks(table, "split"))
 
 
 def frames_digest(table: Frames) -> str:

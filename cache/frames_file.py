@@ -14,6 +14,7 @@ import polars as pl
 from cache.parquet import parquet_schema, scan_parquet
 
 BLOCK_ROWS = 65536  # of a read; Polars makes row groups of 262,144
+KEYS = ("video", "frame")
 MAX_BLOCKS = 4  # of a column in memory
 
 
@@ -99,6 +100,11 @@ class FramesFile:
         scan = scan_parquet(self.path).select(columns)
         for start in range(0, self._num_rows, BLOCK_ROWS):
             yield scan.slice(start, BLOCK_ROWS).collect()
+
+    def rows_of(self, keys: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+        """The rows that are among `keys` (video, frame): these, `columns`, and the number of the "row"."""
+        scan = scan_parquet(self.path, row_index="row").select(*KEYS, *columns, "row")
+        return scan.join(keys.lazy(), on=KEYS, how="semi").collect(engine="streaming")
 
     def compact(self, splits: Sequence[str]) -> pl.DataFrame:
         """The table without its paths and labels, as training needs it: videos and subjects as categories, `splits` as

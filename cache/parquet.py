@@ -36,9 +36,9 @@ def read_parquet(source: Path | bytes, columns: Sequence[str] | None = None) -> 
         return pl.read_parquet(io.BytesIO(data), columns=None if columns is None else list(columns), glob=False)
 
 
-def scan_parquet(source: Path | list[Path]) -> pl.LazyFrame:
-    """The file or files at `source`, lazily."""
-    return pl.scan_parquet(source, glob=False)
+def scan_parquet(source: Path | list[Path], row_index: str | None = None) -> pl.LazyFrame:
+    """The file or files at `source`, lazily; with the numbers of the rows as the column `row_index`."""
+    return pl.scan_parquet(source, glob=False, row_index_name=row_index)
 
 
 def parquet_schema(source: Path | io.BytesIO) -> pl.Schema:

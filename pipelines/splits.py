@@ -5,18 +5,20 @@ Groups are subjects where known, else videos; a group never stands on two sides 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from cache.frames import Frames
 from cache.labels import ABAW, Schema
+from cache.names import SPLITS
 from heads.labels import Labels
 from pipelines.config import SplitConfig
 from pipelines.folds import NO_FOLD, Fold
-from pipelines.label_table import AnyLabels
+from pipelines.label_table import AnyLabels, label_table
 from pipelines.labels import labels_of
 from pipelines.words import OTHER_HALF
 
@@ -38,6 +40,19 @@ class Split:
     select: np.ndarray
     report: np.ndarray
     description: dict[str, Any]
+
+
+def splits_of(
+    frames: Frames, config: SplitConfig, folds: Iterable[Fold], schema: Schema = ABAW
+) -> tuple[pl.DataFrame, dict[Fold, Split]]:
+    """The splits of `folds`, and the table that they are of: where `frames` is read by ranges, one without paths and
+    labels."""
+    if isinstance(frames, pl.DataFrame):
+        table, labels = frames, label_table([frames], len(frames), schema)
+    else:
+        table, labels = frames.compact(SPLITS), label_table(frames.tables(schema.columns), len(frames), schema)
+    labels = labels.map(lambda array: array[:-1])
+    return table, {fold: resolve_split(table, config, fold, schema, labels) for fold in folds}
 
 
 def fold_problem(fold: Fold, config: SplitConfig) -> str | None:

@@ -10,7 +10,6 @@ from cache.locks import WHOLE, Part
 from pipelines.cluster.connection import ClusterChoices
 from pipelines.config import Config
 from pipelines.json_files import write_text
-from pipelines.labels import labels_of
 from pipelines.postprocess.run_folders import Truth
 from pipelines.progress import Advance
 from pipelines.report.command import write_study_report
@@ -30,7 +29,7 @@ from pipelines.search.search_plan import (
 )
 from pipelines.search.stack_queue import Grouping, one_by_one
 from pipelines.search.study import Study, open_study, read_study
-from pipelines.splits import assignment, resolve_split
+from pipelines.splits import assignment, splits_of
 from pipelines.strategy import Strategy
 from pipelines.trackers import track_run
 
@@ -136,14 +135,10 @@ def write_results(search: SearchPlan, study: Study) -> Leaderboard:
     board = with_intervals(make_leaderboard(study.results(), search.config.schema), search.frames, reader=reader)
     board = with_backbones(board, search.config, search.inputs, search.frames)
     write_leaderboard(board, study.path, _head(search))
-    labels = labels_of(search.frames, search.config.schema)
-    folds = {
-        fold: resolve_split(search.frames, search.config.split, fold, search.config.schema, labels)
-        for fold in search.inputs.splits
-    }
-    write_text(study.path / "splits.csv", assignment(search.frames, folds).write_csv())
+    config, inputs = search.config, search.inputs
+    splits = splits_of(search.frames, config.split, inputs.splits, config.schema)
+    write_text(study.path / "splits.csv", assignment(*splits).write_csv())
     if board.rows:
-        config, inputs = search.config, search.inputs
         truth = Truth(
             frames=search.frames,
             path=config.at(config.data.frames),

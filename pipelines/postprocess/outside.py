@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from cache.frames import Frames, beside
 from cache.identity import StreamIdentity
 from cache.labels import Group, Schema
 from extract.config import CLASSES
@@ -87,11 +88,10 @@ class OutsideScores:
     probabilities: Mapping[str, np.ndarray]
 
 
-def outside_rows(scores: OutsideScores, table: pl.DataFrame, frames: pl.DataFrame) -> dict[str, np.ndarray]:
+def outside_rows(scores: OutsideScores, table: pl.DataFrame, frames: Frames) -> dict[str, np.ndarray]:
     """By label group the probabilities [R, K] of the rows of `table` (video, frame), which are rows of `frames`."""
-    places = frames.select("video", "frame").with_row_index("place")
-    rows = table.select("video", "frame").join(places, on=["video", "frame"], how="left", maintain_order="left")
-    return {name: values[rows["place"].to_numpy()] for name, values in scores.probabilities.items()}
+    rows = beside(frames, table, [])["row"].to_numpy()
+    return {name: values[rows] for name, values in scores.probabilities.items()}
 
 
 def outside_groups(stream: str, identity: StreamIdentity, schema: Schema) -> tuple[tuple[str, ...], list[Group]]:

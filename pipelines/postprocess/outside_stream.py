@@ -1,9 +1,8 @@
 """Reads the scores of an outside classifier from the cache."""
 
 import numpy as np
-import polars as pl
 
-from cache.frames import frames_digest
+from cache.frames import Frames, frames_digest
 from cache.labels import Schema
 from cache.storage.location import Location
 from cache.store import Cache
@@ -11,7 +10,7 @@ from extract.view_names import BASE
 from pipelines.postprocess.outside import OutsideScores, class_probabilities, outside_groups
 
 
-def read_outside(location: Location, stream: str, frames: pl.DataFrame, schema: Schema) -> OutsideScores:
+def read_outside(location: Location, stream: str, frames: Frames, schema: Schema) -> OutsideScores:
     """The stream of an outside classifier in the cache at `location`.
 
     Raises:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from cache.frames import Frames, beside
 from cache.labels import ABAW, Schema, Task
 from heads.labels import Labels
 from pipelines.labels import labels_of
@@ -63,9 +64,7 @@ class Part:
         return task
 
 
-def make_part(
-    table: pl.DataFrame, frames: pl.DataFrame, schema: Schema = ABAW, outside: OutsideScores | None = None
-) -> Part:
+def make_part(table: pl.DataFrame, frames: Frames, schema: Schema = ABAW, outside: OutsideScores | None = None) -> Part:
     """`table` of predictions beside its rows of the frames table `frames`, and what an `outside` classifier says of
     them.
 
@@ -73,14 +72,14 @@ def make_part(
         ValueError: a predicted row is not in the frames table.
     """
     table = table.sort("video", "frame")
-    beside = table.select("video", "frame").join(frames, on=["video", "frame"], how="left", maintain_order="left")
-    if beside["path"].null_count():
-        video, frame = beside.filter(pl.col("path").is_null()).row(0)[:2]
+    rows = beside(frames, table, [name for name in frames.columns if name not in ("video", "frame")]).drop("row")
+    if rows["path"].null_count():
+        video, frame = rows.filter(pl.col("path").is_null()).row(0)[:2]
         raise ValueError(f"predictions: {video} frame {frame} is not in the frames table")
     predicted = probabilities_of(table, schema)
     if outside is not None:
         predicted = dataclasses.replace(predicted, outside=outside_rows(outside, table, frames))
-    return Part(table=table, frames=beside, predicted=predicted, labels=labels_of(beside, schema), outside=outside)
+    return Part(table=table, frames=rows, predicted=predicted, labels=labels_of(rows, schema), outside=outside)
 
 
 def folds_of(part: Part) -> tuple[np.ndarray, int]:

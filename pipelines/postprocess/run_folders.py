@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from cache.durable import write_durably
-from cache.frames import frames_digest, labels_digest, read_frames
+from cache.frames import Frames, frames_digest, labels_digest, open_frames
 from cache.labels import ABAW, Schema, schema_of
 from cache.parquet import parquet_bytes
 from cache.seals import digest_of, read_sealed_json, sealed_json
@@ -43,7 +43,7 @@ class Truth:
     """The frames table of mtl.toml with its digests: where labels, subjects and videos come from. `outside` is the
     classifier that post-processing may be fitted with."""
 
-    frames: pl.DataFrame
+    frames: Frames
     path: Path
     frames_digest: str
     labels_digest: str
@@ -60,7 +60,7 @@ def read_truth(config: Config) -> Truth:
     path = config.at(config.data.frames)
     if not path.is_file():
         raise ValueError(f"{path}: no frames table here; `mtl prepare` makes it")
-    frames, schema, stream = read_frames(path, config.schema), config.schema, config.predict.outside
+    frames, schema, stream = open_frames(path, config.schema), config.schema, config.predict.outside
     return Truth(
         frames=frames,
         path=path,

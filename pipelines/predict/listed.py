@@ -40,7 +40,7 @@ def match_list(names: NameList, frames: pl.DataFrame, table: Path) -> Listed:
         ValueError: none of them is there.
     """
     asked = with_keys(names.rows).with_row_index("row")
-    there = with_keys(frames.select("video", "frame"))
+    there = with_keys(frames.select(pl.col("video").cast(pl.String), pl.col("frame").cast(pl.Int64)))
     part = there.select(pl.col("key").is_in(asked["key"].unique().implode())).to_series().to_numpy()
     if names.kind == "videos":
         rows, absent = part, asked.head(0)

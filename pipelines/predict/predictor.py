@@ -204,7 +204,7 @@ def predict_frames(predictor: Predictor, dataset: Dataset, part: np.ndarray) -> 
         has_embedding = dataset.resident.all_valid(one.run.streams, one.run.strategy.train.view)
         valid &= has_embedding
         known &= np.isin(dataset.videos, dataset.videos[context & has_embedding])
-    frames = dataset.frames.select("video", "frame", "path").filter(part)
+    frames = dataset.named(part)
     _check_finite(predictor, frames, totals)
     parameters = predictor.parameters or Parameters(schema=predictor.schema)
     outside = outside_of(parameters, dataset, part, str(predictor.folder))

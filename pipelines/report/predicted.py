@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from cache.frames import beside
 from cache.labels import Task
 from pipelines.folds import NO_FOLD
 from pipelines.metrics.intervals import GroupSums, group_sums, groups_of_runs
@@ -31,8 +32,8 @@ class Predicted:
     """`part` of the rows that are shown: `of` is "report", or "select" where no held-out row has a label.
 
     `raw` and `smoothed` are the tables of all predicted rows, without and with post-processing; None where there is
-    none or none was kept, and `parameters` are the defaults. `frames` is the whole frames table, `whose` says whose
-    predictions they are, `split` which rows were what.
+    none or none was kept, and `parameters` are the defaults. `frames` are the rows of the frames table that `raw`
+    predicts, `whose` says whose predictions they are, `split` which rows were what.
     """
 
     part: Part
@@ -110,5 +111,5 @@ def read_predicted(folder: Path, raw: pl.DataFrame, split: Mapping[str, Any], tr
         parameters=parameters,
         whose=whose,
         split=split,
-        frames=truth.frames,
+        frames=beside(truth.frames, raw, [*truth.schema.columns, "path"]).drop("row"),
     )

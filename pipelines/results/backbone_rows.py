@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
+from cache.frames import Frames
 from pipelines.backbones.runs import fitting_runs
 from pipelines.config import Config
 from pipelines.folds import NO_FOLD
@@ -20,7 +21,7 @@ from pipelines.search.study import Result, StudyInputs, Trial
 from pipelines.strategy import Strategy
 
 
-def with_backbones(board: Leaderboard, config: Config, inputs: StudyInputs, frames: pl.DataFrame) -> Leaderboard:
+def with_backbones(board: Leaderboard, config: Config, inputs: StudyInputs, frames: Frames) -> Leaderboard:
     """`board` with a row for each backbone of mtl.toml that has a run on the study's frames, labels and split.
 
     A study of folds alone has none: backbones are trained on no fold.

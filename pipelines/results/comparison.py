@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
-from cache.frames import frames_digest, labels_digest, read_frames
+from cache.frames import Frames, frames_digest, labels_digest, open_frames
 from cache.labels import ABAW, Schema
 from pipelines.backbones.runs import is_backbone
 from pipelines.config import Config
@@ -69,7 +67,7 @@ def compare_named(names: Sequence[str], config: Config, tasks: str = "") -> Comp
     """
     if len(names) not in (2, 3):
         raise ValueError(f"mtl compare takes STUDY A B or RUN_A RUN_B, not {len(names)} names; see mtl compare --help")
-    frames, schema = read_frames(config.at(config.data.frames), config.schema), config.schema
+    frames, schema = open_frames(config.at(config.data.frames), config.schema), config.schema
     if len(names) == 3:
         study = _folder(names[0], config.at(config.output.studies), "study.json", "study")
         check_data(study / "study.json", read_about(study), frames, schema)
@@ -83,7 +81,7 @@ def compare_named(names: Sequence[str], config: Config, tasks: str = "") -> Comp
     return compare_sides(first, second, frames, schema)
 
 
-def compare_sides(first: Side, second: Side, frames: pl.DataFrame, schema: Schema = ABAW) -> Comparison:
+def compare_sides(first: Side, second: Side, frames: Frames, schema: Schema = ABAW) -> Comparison:
     """The paired test of two sides over the tasks that both were trained on and that have held-out labels."""
     reader = Reader(frames, schema)
     runs: list[Runs] = [reader.runs(side.results, "report") for side in (first, second)]
@@ -126,7 +124,7 @@ def _row(study: Path, name: str, ranking: Ranking, board: Leaderboard) -> Side:
     return Side(name, strategy_words(row.values, board.varied), row.tasks, row.results)
 
 
-def _of_runs(names: Sequence[str], config: Config, frames: pl.DataFrame) -> list[Side]:
+def _of_runs(names: Sequence[str], config: Config, frames: Frames) -> list[Side]:
     folders = [_folder(name, config.at(config.output.runs), "run.json", "run") for name in names]
     manifests = [read_manifest(folder) for folder in folders]
     for folder, manifest in zip(folders, manifests, strict=True):
@@ -160,7 +158,7 @@ def _folder(name: str, home: Path, mark: str, kind: str) -> Path:
     raise ValueError(f"{name}: no finished {kind} here or in {home} (no {mark}); the form is {hint}")
 
 
-def check_data(where: Path, about: Mapping[str, Any], frames: pl.DataFrame, schema: Schema) -> None:
+def check_data(where: Path, about: Mapping[str, Any], frames: Frames, schema: Schema) -> None:
     """Raises `ValueError` where the frames or labels are not those of the study or run."""
     for key, digest in (("frames", frames_digest(frames)), ("labels", labels_digest(frames, schema))):
         if about[key] != digest:

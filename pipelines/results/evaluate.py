@@ -98,7 +98,7 @@ def score_processed(
     parameters: Parameters, predictions: Predictions, dataset: Dataset, plain: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The metrics of `predictions` with `parameters` applied, under the keys of `plain`, those of the same rows."""
-    table = dataset.frames.select("video", "frame")[predictions.rows]
+    table = dataset.rows(predictions.rows).select("video", "frame")
     decided = parameters.decide(processed(parameters, table, predictions.probabilities))
     return dict.fromkeys(plain) | score_part(decided, dataset.labels.take(predictions.rows))
 

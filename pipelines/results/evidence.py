@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from cache.frames import Frames, beside
 from cache.labels import ABAW, Schema
 from heads.labels import Labels
 from pipelines.folds import Fold
@@ -28,7 +29,7 @@ MOST_ROWS = 200
 class Reader:
     """Sums of runs' predictions, each read once; and labels and groups of a fold's rows: all its runs have the same."""
 
-    frames: pl.DataFrame
+    frames: Frames
     schema: Schema = ABAW
     labels: dict[tuple[Fold, str], tuple[pl.DataFrame, Labels, np.ndarray]] = field(default_factory=dict)
     sums: dict[Path, dict[str, GroupSums]] = field(default_factory=dict)
@@ -59,13 +60,13 @@ class Reader:
         """Labels and groups of the rows `keys`."""
         if name not in self.labels or not self.labels[name][0].equals(keys):
             wanted = [*self.schema.columns, *(column for column in ("subject",) if column in self.frames.columns)]
-            table = keys.join(self.frames.select(*KEYS, *wanted), on=KEYS, how="left", maintain_order="left")
+            table = beside(self.frames, keys, wanted)
             self.labels[name] = keys, labels_of(table, self.schema), groups_of(table)
         return self.labels[name][1:]
 
 
 def with_intervals(
-    board: Leaderboard, frames: pl.DataFrame, top: int = MOST_ROWS, reader: Reader | None = None
+    board: Leaderboard, frames: Frames, top: int = MOST_ROWS, reader: Reader | None = None
 ) -> Leaderboard:
     """`board` with intervals, tests against the first, stability of the ranking and the nested estimate.
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cache.frames import read_frames
+import polars as pl
+
+from cache.frames import open_frames
 from cache.locks import alone
 from pipelines.cluster.connection import ClusterChoices, connected
 from pipelines.cluster.pool import Lost, Pool
@@ -51,14 +53,14 @@ class StackJob:
     """What a worker does for a search: it trains the stacks that it is given."""
 
     def __init__(self, search: SearchPlan) -> None:
-        self.search = replace(search, frames=search.frames.clear(), trials=())
+        self.search = replace(search, frames=pl.DataFrame(), trials=())
         self._trainer: Trainer | None = None
         self._tell: Callable[[Any], None] | None = None
         self._place: Place | None = None
 
     def prepare(self, place: Place) -> None:
         config = self.search.config
-        self.search = replace(self.search, frames=read_frames(config.at(config.data.frames), config.schema))
+        self.search = replace(self.search, frames=open_frames(config.at(config.data.frames), config.schema))
         self._trainer = make_trainer(self.search, place.device, self._evaluated)
         self._place = place
 

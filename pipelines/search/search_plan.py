@@ -8,15 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
-from cache.frames import frames_digest, labels_digest, read_frames
+from cache.frames import Frames, frames_digest, labels_digest, open_frames
 from cache.labels import Schema
 from cache.locks import WHOLE, Part, part_of
 from cache.store import Cache
 from cache.valid_names import problem_of_name
 from pipelines.config import Config, SplitConfig
-from pipelines.labels import labels_of
 from pipelines.needed_streams import open_cache
 from pipelines.progress import Advance
 from pipelines.search.grid import Grid, check, expand, read_grid
@@ -24,7 +21,7 @@ from pipelines.search.loop import Trainer
 from pipelines.search.samplers import next_trials
 from pipelines.search.stack_queue import Chooser, Grouping, pending
 from pipelines.search.study import Result, Study, StudyInputs, Trial, make_trials, stream_label
-from pipelines.splits import resolve_split
+from pipelines.splits import splits_of
 from pipelines.strategy import Strategy, strategy_of, streams_of, tasks_with_labels
 
 if TYPE_CHECKING:
@@ -41,7 +38,7 @@ class SearchPlan:
     config: Config
     grid: Grid
     folder: Path
-    frames: pl.DataFrame
+    frames: Frames
     inputs: StudyInputs
     trials: tuple[Trial, ...]
     keys: tuple[tuple[str, str], ...]
@@ -104,7 +101,7 @@ def make_plan(config: Config, grid: Grid, strategies: Sequence[Strategy], study:
             f"{grid.path}: [study] sampler = 'tpe' goes by P, and P of different tasks does not compare; give the grid "
             "one value of tasks or of targets, or use sampler = 'random'"
         )
-    frames = read_frames(config.at(config.data.frames), config.schema)
+    frames = open_frames(config.at(config.data.frames), config.schema)
     keys = {
         (name, view): None
         for one in strategies
@@ -229,11 +226,12 @@ def make_trainer(
 
 
 def _inputs(
-    config: Config, frames: pl.DataFrame, keys: Sequence[tuple[str, str]], strategies: Sequence[Strategy]
+    config: Config, frames: Frames, keys: Sequence[tuple[str, str]], strategies: Sequence[Strategy]
 ) -> StudyInputs:
     folds = sorted({strategy.train.fold for strategy in strategies})
-    labels = labels_of(frames, config.schema)
-    splits = {fold: resolve_split(frames, config.split, fold, config.schema, labels).description for fold in folds}
+    splits = {
+        fold: split.description for fold, split in splits_of(frames, config.split, folds, config.schema)[1].items()
+    }
     for strategy in strategies:
         _check_labels(splits[strategy.train.fold], strategy, config.schema)
     digest = frames_digest(frames)

@@ -37,7 +37,12 @@ def expand(names: NameList, counts: Path | None, frames: pl.DataFrame) -> NameLi
             "video,num_frames of the videos themselves"
         )
     number = read_counts(counts)
-    last = dict(with_keys(frames).group_by("key").agg(pl.col("frame").max()).iter_rows())
+    last = dict(
+        with_keys(frames.select(pl.col("video").cast(pl.String), "frame"))
+        .group_by("key")
+        .agg(pl.col("frame").max())
+        .iter_rows()
+    )
     keys = with_keys(names.rows)["key"].to_list()
     for row, (key, video) in enumerate(zip(keys, names.rows["video"], strict=True)):
         if key in keys[:row]:

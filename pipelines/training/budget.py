@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 
+from cache.frames import Frames, num_in_split
 from heads.config import DEPTHS
 from pipelines.config import TrainConfig
 from pipelines.strategy import Strategy
@@ -25,7 +25,7 @@ LEAST_STEPS = {name: 120 if name == "none" else 400 for name in DEPTHS}
 MOST_SINGLE = 0.5  # of the windows, with a single step each
 
 
-def batch_windows(config: TrainConfig, frames: pl.DataFrame) -> int:
+def batch_windows(config: TrainConfig, frames: Frames) -> int:
     """Windows B of a step: `config.batch_windows`, or where that is 0 a power of two from 4 to 32.
 
     A data set of W windows (its rows that train, over the stride) gets the one nearest to W / 20. Folds are no part of
@@ -33,7 +33,7 @@ def batch_windows(config: TrainConfig, frames: pl.DataFrame) -> int:
     """
     if config.batch_windows:
         return config.batch_windows
-    windows = (frames["split"] == "train").sum() / min(config.stride, config.window)
+    windows = num_in_split(frames, "train") / min(config.stride, config.window)
     nearest = 2 ** round(math.log2(max(windows / STEPS_A_PASS, 1)))
     return min(max(nearest, LEAST_BATCH), MOST_BATCH)
 
@@ -43,7 +43,7 @@ def evaluations(config: TrainConfig) -> list[int]:
     return [*range(config.eval_steps, config.steps, config.eval_steps), config.steps]
 
 
-def budget_of(strategy: Strategy, frames: pl.DataFrame) -> dict[str, Any]:
+def budget_of(strategy: Strategy, frames: Frames) -> dict[str, Any]:
     """What a model of `strategy` gets on `frames`: "steps" at most, of "batch_windows"; "eval_steps" between scores.
     Under "task" the same of the models of tasks that get something else."""
     train = strategy.train

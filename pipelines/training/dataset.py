@@ -14,7 +14,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from cache.frames import Frames, FramesFile, frames_digest, labels_digest, open_frames, read_frames
+from cache.frames import Frames, FramesFile, frames_digest, labels_digest, open_frames
 from cache.labels import ABAW, Schema
 from cache.names import SPLITS
 from heads.config import HeadConfig, age_of
@@ -133,6 +133,7 @@ class Dataset:
     times: np.ndarray
     targets: LabelTable
     device_times: Tensor
+    file: FramesFile | None = None
     _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -229,6 +230,13 @@ class Dataset:
             pl.col(pl.Categorical, pl.Enum).cast(pl.String), pl.col("frame").cast(pl.Int64)
         )
 
+    def named(self, part: np.ndarray) -> pl.DataFrame:
+        """(video, frame, path) of the rows under the mask `part` [N]."""
+        if self.file is None:
+            return self.frames.select("video", "frame", "path").filter(part)
+        found, rows = self.rows(np.flatnonzero(part)), np.flatnonzero(part)
+        return found.select("video", "frame").with_columns(path=self.file["path"].gather(rows))
+
     def plan(self, part: np.ndarray, train: TrainConfig, used: Sequence[str]) -> PredictionPlan:
         """The windows to predict the rows of `part` from.
 
@@ -258,10 +266,14 @@ class Dataset:
 
 
 def make_dataset(
-    frames: pl.DataFrame, resident: Resident, schema: Schema = ABAW, padded: LabelTable | None = None
+    frames: pl.DataFrame,
+    resident: Resident,
+    schema: Schema = ABAW,
+    padded: LabelTable | None = None,
+    file: FramesFile | None = None,
 ) -> Dataset:
     """Frames and streams, row for row, ready to train on. On a CPU labels and targets are one memory; `padded` are the
-    labels, where `frames` does not have them."""
+    labels, and `file` has the paths, where `frames` does not have them."""
     padded = label_table([frames], len(frames), schema) if padded is None else padded
     times, device = frames["frame"].to_numpy(), resident.device
     return Dataset(
@@ -273,6 +285,7 @@ def make_dataset(
         times=times,
         targets=padded.map(lambda array: torch.from_numpy(array).to(device)),
         device_times=torch.from_numpy(np.append(times, times.dtype.type(0))).to(device),
+        file=file,
     )
 
 
@@ -280,12 +293,10 @@ def load_dataset(
     config: Config,
     wanted: Iterable[tuple[str, str]],
     device: torch.device,
-    frames: pl.DataFrame | None = None,
-    *,
-    trains: bool = False,
+    frames: Frames | None = None,
 ) -> Dataset:
     """The frames table of mtl.toml, or `frames` where it has been read, and the streams `wanted`, (name, view) each, of
-    its cache. What only `trains` needs no paths: a large table is read without them, videos and splits as categories.
+    its cache. A large table is read without paths, videos and splits as categories.
 
     Raises:
         ValueError: the table or a stream is not there or does not fit; says what to type.
@@ -293,15 +304,13 @@ def load_dataset(
     path = config.at(config.data.frames)
     if frames is None and not path.is_file():
         raise ValueError(f"{path}: no frames table here; `mtl prepare` makes it")
-    table: Frames | None = frames
-    if table is None:
-        table = open_frames(path, config.schema) if trains else read_frames(path, config.schema)
+    table = open_frames(path, config.schema) if frames is None else frames
     keys = list(wanted)
     resident = load_resident(open_cache(config, keys), table, keys, device, config.memory_gb)
     if not isinstance(table, FramesFile):
         return make_dataset(table, resident, config.schema)
     labels = label_table(table.tables(config.schema.columns), len(table), config.schema)
-    dataset = make_dataset(table.compact(SPLITS), resident, config.schema, labels)
+    dataset = make_dataset(table.compact(SPLITS), resident, config.schema, labels, table)
     identities = list(resident.identities.values())
     dataset._kept["frames"] = identities[0].frames if identities else frames_digest(table)
     dataset._kept["labels"] = labels_digest(table, config.schema)

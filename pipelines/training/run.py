@@ -203,7 +203,7 @@ def train_or_find(
         check_name(name, "--name")
     used = [stream for names in streams_of(strategy, config).values() for stream in names]
     wanted = [(stream, view) for stream in used for view in strategy.train.views]
-    dataset = load_dataset(config, wanted, resolve_device(device), trains=True)
+    dataset = load_dataset(config, wanted, resolve_device(device))
     digest = digest_on(dataset, config, strategy)
     path = (folder or config.at(config.output.runs)) / (name or run_name(strategy, digest, config.schema))
     found = path.exists() and not force  # then nothing is written, and the folder may be read-only

@@ -17,9 +17,16 @@ from cache.shards import EMBEDDING, shard_file
 from cache.store import Cache
 from helpers.made_project import Made
 from pipelines import device as devices
-from pipelines.config import Config, parse_config, read_config
+from pipelines.config import Config, SplitConfig, parse_config, read_config
 from pipelines.fitting.runs import config_toml
+from pipelines.folds import NO_FOLD, Fold
+from pipelines.postprocess.fit import fit
+from pipelines.postprocess.run_folders import part_of, read_predictions, read_truth
+from pipelines.predict.predict import FrameRequest, predict_to_file
+from pipelines.results.evaluate import evaluate_run
+from pipelines.results.evidence import Reader
 from pipelines.search.search_plan import make_plan, make_trainer, read_strategies
+from pipelines.splits import assignment, splits_of
 from pipelines.strategy import Strategy, strategy_of
 from pipelines.training import resident as residence
 from pipelines.training import window_sampler
@@ -114,16 +121,39 @@ def test_row_numbers_made_as_they_are_taken(folder: Path, monkeypatch: pytest.Mo
     assert found[0] == found[1]
 
 
-def test_a_run_from_a_table_read_by_ranges_is_the_same(made: Made, tmp_path: Path) -> None:
-    """Predictions, scores and records, but for times; its table has no paths, its names are categories."""
+def results_of(config: Config, run: Path, out: Path) -> list[object]:
+    """What is made of a finished run: predictions, scores, post-processing, splits, the reader's sums."""
+    predict_to_file(config, FrameRequest(model=run, split="test", out=out, post=False), "cpu")
+    truth = read_truth(config)
+    table = read_predictions(run)
+    parts = [part_of(table, part, truth) for part in ("select", "report")]
+    splits = splits_of(truth.frames, SplitConfig(num_folds=3), [NO_FOLD, Fold(1)])
+    labels, groups = Reader(truth.frames)._truth((NO_FOLD, "select"), parts[0].table.select("video", "frame"))
+    return [
+        out.read_bytes(),
+        evaluate_run(run, config, "val", CPU),
+        (truth.frames_digest, truth.labels_digest),
+        [(part.frames.write_csv(), fit(*parts).parameters.to_json()) for part in parts],
+        assignment(*splits).write_csv(),
+        [split.description for split in splits[1].values()],
+        [values.tolist() for values in labels.values.values()],
+        groups.tolist(),
+    ]
+
+
+def test_a_table_read_by_ranges_gives_the_same(made: Made, tmp_path: Path) -> None:
+    """A run's predictions, scores and records, but for times, and all that is made of it; the table in memory has no
+    paths, its names are categories."""
     made.write(tmp_path)
     config = read_config(tmp_path / "mtl.toml", ["train.memory_gb=1e-9"])
     strategy = strategy_of(config)
     whole = train_or_find(config, strategy, "cpu", name="whole")
+    results = results_of(config, whole.folder, tmp_path / "whole.parquet")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frames_module, "LARGE_ROWS", 1)
         by_ranges = train_or_find(config, strategy, "cpu", name="ranges")
-        dataset = load_dataset(config, [("va", "base")], CPU, trains=True)
+        dataset = load_dataset(config, [("va", "base")], CPU)
+        assert results_of(config, whole.folder, tmp_path / "ranges.parquet") == results
     assert "path" not in dataset.frames.columns
     assert dataset.frames["video"].dtype == pl.Categorical
     assert [by_ranges.metrics[key] for key in ("select", "report")] == [
