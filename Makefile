@@ -9,7 +9,10 @@ DEMO   ?= demo
 # Two processes, a file of tests at a time each, so that what a file shares is made once.
 TOGETHER = -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-long quick lint check format install bench clean
+# The installed Python, or one that has torch: the check names the other packages that it misses.
+GPU_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
+
+.PHONY: demo test test-long quick lint check format install bench gpu-check clean
 
 install: $(VENV)/.installed
 
@@ -50,6 +53,10 @@ format: install
 # Ten minutes at most; QUICK=1 takes two and is coarse.
 bench: install
 	$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
+
+# On a machine with a GPU, eight minutes; installs nothing (docs/gpu.md).
+gpu-check:
+	@$(GPU_PYTHON) -m bench.gpu_check $(GPU_CHECK)
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info

@@ -23,7 +23,7 @@ def made_faces(num_frames: int) -> pl.DataFrame:
         path = FACES / _path(index)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            _draw(index, path)
+            draw_face(index, path)
     rows = [(f"v{index // FILES_A_VIDEO:05d}", index % FILES_A_VIDEO + 1) for index in range(num_frames)]
     paths = [_path(index % NUM_FILES) for index in range(num_frames)]
     table = pl.DataFrame(rows, schema=["video", "frame"], orient="row").with_columns(pl.Series("path", paths))
@@ -34,11 +34,11 @@ def _path(index: int) -> str:
     return f"v{index // FILES_A_VIDEO:05d}/{index % FILES_A_VIDEO + 1:05d}.jpg"
 
 
-def _draw(index: int, path: Path) -> None:
+def draw_face(index: int, path: Path, size_px: int = SIZE_PX) -> None:
     """Whole or not at all: a run may be stopped while drawing."""
     rng = np.random.default_rng(index)
     blobs = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8))
-    smooth = np.asarray(blobs.resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC), np.float32)
+    smooth = np.asarray(blobs.resize((size_px, size_px), Image.Resampling.BICUBIC), np.float32)
     pixels = np.clip(smooth + rng.normal(0, NOISE, smooth.shape), 0, 255).astype(np.uint8)
     partial = path.with_suffix(".partial")
     Image.fromarray(pixels).save(partial, format="JPEG", quality=QUALITY)

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from extract.faces.source import FaceSource
-from helpers.made_sources import Sourced
+
+if TYPE_CHECKING:
+    from helpers.made_sources import Sourced  # it draws videos, and a machine for GPU tests may lack the encoder
 
 
 @pytest.fixture
@@ -16,7 +19,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def sourced(folder: Path) -> Iterator[Sourced]:
+def sourced(folder: Path) -> "Iterator[Sourced]":
     """A `FaceSource` of `folder`, closed at the end."""
     made: list[FaceSource] = []
 
