@@ -20,7 +20,7 @@ from bench.gpu_check.sizes import Sizes
 from bench.measure import Row, Target, interleave, ratios, walls
 from extract.backbones.norms import synchronised
 from extract.backbones.runtime import Runtime, embedder, release, steady
-from pipelines.cli import app
+from pipelines.cli import make_app
 
 ROOT = Path(__file__).parents[2]
 TOML = """
@@ -133,7 +133,7 @@ def commands(sizes: Sizes, device: torch.device) -> Iterator[Row]:
 def _mtl(*words: str) -> None:
     """A command in this process; what it prints goes with the part's output."""
     try:
-        app(list(words), standalone_mode=False)
+        make_app(words[0])(list(words), standalone_mode=False)
     except SystemExit as error:
         if error.code:
             raise RuntimeError(f"mtl {words[0]} ended with {error.code}") from error
