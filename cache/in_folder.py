@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cache.durable import TEMPORARY, remove_leftovers, sync, sync_tree, temporary_beside
+from cache.folder_writer import FolderPlace
 from cache.marks import EMBEDDING
 from cache.storage.folder import FolderStorage
-from cache.writer import ShardWriter
 
 
 class FolderStreams:
@@ -70,7 +70,7 @@ class FolderStreams:
             BeingWritten: a process is writing it.
         """
         folder = self._path / name / view
-        with ShardWriter(FolderStorage(folder), where).lock():
+        with FolderPlace(FolderStorage(folder), where).held():
             temporary = temporary_beside(self._path / f"{name}-{view}")
             os.rename(folder, temporary)
         sync(folder.parent)

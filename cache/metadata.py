@@ -11,7 +11,7 @@ from cache import shards
 from cache.identity import StreamIdentity
 from cache.storage.base import Storage
 
-SCHEMA = 1
+SCHEMA = 2
 BASE_VIEW = "base"
 
 
@@ -80,7 +80,6 @@ def read_metadata(cache: Storage, name: str, view: str) -> Metadata:
             raise ValueError("the embedding array has another shape than its identity")
         if layout.dtype != identity.dtype:
             raise ValueError("the embedding array has another dtype than its identity")
-        shards.check_small_arrays(files, layout)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{wording.where}: damaged metadata: {error}; type {wording.remake}") from None
     return Metadata(wording=wording, identity=identity, provenance=provenance, layout=layout)

@@ -77,7 +77,7 @@ class RowReader:
 
     def _read_slowly(self, shard: int, first: int, out: memoryview) -> None:
         num_rows = len(out) // self._row_bytes
-        found = shards.read_through_zarr(self.stream.files, shards.EMBEDDING, shard, first, first + num_rows)
+        found = shards.read_through_zarr(self.stream.files, shard, first, first + num_rows)
         out[:] = np.ascontiguousarray(found).reshape(-1).view(np.uint8).data
 
     def _file(self, shard: int) -> int | None:

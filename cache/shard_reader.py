@@ -43,7 +43,7 @@ class ShardReader:
         if not check or marks.checksum(out) == mark.checksum:
             return
         key = shards.shard_file(shards.EMBEDDING, shard)
-        if self._local is not None and self._local.drop(mark.files[key].blake2b):  # the copy was damaged
+        if self._local is not None and self._local.drop(mark.file.blake2b):  # the copy was damaged
             self.read(shard, out, mark)
             return
         raise ValueError(f"{self._files.name(key)}: the shard has changed since extraction; type {self._repair_hint}")
@@ -70,7 +70,7 @@ class ShardReader:
 
     def _fetched(self, shard: int, mark: marks.Mark, local: LocalCopy) -> Path:
         key = shards.shard_file(shards.EMBEDDING, shard)
-        path = local.path(mark.files[key].blake2b, mark.files[key].num_bytes, lambda: self._fetch(key, mark))
+        path = local.path(mark.file.blake2b, mark.file.num_bytes, lambda: self._fetch(key, mark))
         if path is None:
             raise ValueError(
                 f"{self._files.name(key)}: the shard has changed since extraction; type {self._repair_hint}"
@@ -78,22 +78,22 @@ class ShardReader:
         return path
 
     def _fetch(self, key: str, mark: marks.Mark) -> bytes:
-        """The bytes of one of the files in `mark`, of their recorded number."""
+        """The bytes of the embeddings' file, of the number that `mark` has."""
         try:
             data: bytes | None = self._files.get(key)
         except FileNotFoundError:
             data = None
-        fault = mark.files[key].size_fault(None if data is None else len(data))
+        fault = mark.file.size_fault(None if data is None else len(data))
         if data is None or fault:
             raise ValueError(f"{self._files.name(key)}: the shard {fault}; type {self._repair_hint}")
         return data
 
     def _read_slowly(self, shard: int, out: np.ndarray, mark: marks.Mark) -> None:
         key = shards.shard_file(shards.EMBEDDING, shard)
-        fault = mark.files[key].size_fault(self._files.size(key))
+        fault = mark.file.size_fault(self._files.size(key))
         if fault:  # zarr gives zeros for a file that is not there
             raise ValueError(f"{self._files.name(key)}: the shard {fault}; type {self._repair_hint}")
         try:
-            out[:] = shards.read_through_zarr(self._files, shards.EMBEDDING, shard, *mark.rows)
+            out[:] = shards.read_through_zarr(self._files, shard, *mark.rows)
         except ValueError as error:
             raise ValueError(f"{error}; type {self._repair_hint}") from None

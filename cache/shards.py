@@ -1,7 +1,9 @@
 """The Zarr v3 arrays of a stream: embedding [N, D] float16 or float32, face_digest [N, 8] uint8, state [N] uint8.
 
-All are cut into the same shards of `shard_rows` rows. An embedding shard is the raw rows, then an index; it is written
-by zarr, so every Zarr v3 reader reads it, and read here as a plain file where its layout is found to be exactly that.
+Embeddings are cut into shards of `shard_rows` rows. A shard is the raw rows, then an index; every Zarr v3 reader reads
+it, and it is read here as a plain file where its layout is found to be exactly that. The two small arrays have one
+shard for a whole group of embedding shards (`cache.manifests`).
+
 zarr is imported where it is called: its import takes 0.3 s of CPU time, and what lists or reads streams does without.
 Letters: N frames, D width, R rows of a shard.
 """
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cache.marks import EMBEDDING
+from cache.marks import EMBEDDING, KEPT_DIGEST_BYTES
 from cache.storage.base import Storage, StorageError
 from cache.storage.folder import FolderStorage
 
@@ -29,9 +31,8 @@ if TYPE_CHECKING:
 FACE_DIGEST, STATE = "face_digest", "state"
 ARRAYS = (EMBEDDING, FACE_DIGEST, STATE)
 CHUNKS = "c"
-# Half of `bytes_digest`: 64 bits miss a changed face once in 1.8e19, and all 16 bytes would be 1.04 % of a 768-wide
-# float16 row, where a whole stream may take 1 % more than its embeddings.
-KEPT_DIGEST_BYTES = 8
+# Embedding shards of a group: as many objects as one request lists or deletes.
+GROUP_SHARDS = 1000
 NOT_DONE, DONE, FAILED = 0, 1, 2
 # Rows of an inner chunk at most: what another Zarr reader loads for one row, and what the last shard is padded to.
 INNER_ROWS, SMALL_INNER_ROWS = 64, 512
@@ -41,20 +42,52 @@ DTYPES = ("float16", "float32")  # what embeddings may be stored in
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the embedding array lies on the disk; `inner_rows` is None where only zarr can tell."""
+    """How the arrays lie on the disk; `inner_rows`, of the embeddings, is None where only zarr can tell. `group_shards`
+    embedding shards are a group, the last one may have fewer."""
 
     num_rows: int
     width: int
     shard_rows: int
+    group_shards: int
     inner_rows: int | None
     dtype: str = DTYPES[0]
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.num_rows // self.shard_rows)
+
+    @property
+    def num_groups(self) -> int:
+        return -(-self.num_shards // self.group_shards)
+
+    @property
+    def group_rows(self) -> int:
+        """Rows of a group, and of a shard of the small arrays."""
+        return self.group_shards * self.shard_rows
+
+    def rows(self, shard: int) -> tuple[int, int]:
+        """[start, stop) of a shard's rows."""
+        assert 0 <= shard < self.num_shards, f"shard {shard} of {self.num_shards}"
+        return shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows)
+
+    def group_of(self, shard: int) -> int:
+        return shard // self.group_shards
+
+    def group(self, group: int) -> range:
+        """The shards of a group."""
+        return range(group * self.group_shards, min((group + 1) * self.group_shards, self.num_shards))
+
+    def rows_of_group(self, group: int) -> tuple[int, int]:
+        """[start, stop) of a group's rows."""
+        return group * self.group_rows, min((group + 1) * self.group_rows, self.num_rows)
 
 
 def create_arrays(folder: Path, num_rows: int, width: int, shard_rows: int, dtype: str = DTYPES[0]) -> None:
     """Makes the three arrays, without rows, in the group at `folder`."""
+    group_rows = max(1, min(GROUP_SHARDS, -(-num_rows // shard_rows))) * shard_rows
     _create(folder / EMBEDDING, (num_rows, width), dtype, shard_rows)
-    _create(folder / FACE_DIGEST, (num_rows, KEPT_DIGEST_BYTES), "uint8", shard_rows)
-    _create(folder / STATE, (num_rows,), "uint8", shard_rows)
+    _create(folder / FACE_DIGEST, (num_rows, KEPT_DIGEST_BYTES), "uint8", group_rows)
+    _create(folder / STATE, (num_rows,), "uint8", group_rows)
 
 
 def inner_rows_of(name: str, shard_rows: int) -> int:
@@ -94,72 +127,70 @@ def open_for_writing(folder: Path, name: str) -> "zarr.Array[Any]":
 
 
 def shard_file(name: str, shard: int) -> str:
-    """Path of a shard of the array `name` inside the stream's folder."""
+    """Path of a shard of the array `name` inside the stream's folder; of the small arrays a shard is a group."""
     return f"{name}/{CHUNKS}/{shard}" if name == STATE else f"{name}/{CHUNKS}/{shard}/0"
 
 
-def shard_files(shard: int) -> tuple[str, ...]:
-    """Paths of all that a shard consists of, its mark aside."""
-    return tuple(shard_file(name, shard) for name in ARRAYS)
-
-
 def read_layout(files: Storage) -> Layout:
-    """The layout of the embedding array, from its zarr.json.
+    """The layout of the arrays, from their zarr.json.
 
     Raises:
-        ValueError: the metadata cannot be read, or is not that of [N, D] of `DTYPES` in shards of whole rows.
+        ValueError: the metadata cannot be read, or are not those of [N, D] of `DTYPES` in shards of whole rows and of
+            small arrays that lie in groups of these.
     """
-    try:
-        metadata, (num_rows, width), (shard_rows, shard_width) = _read_array(files, EMBEDDING)
-        if metadata["data_type"] not in DTYPES or shard_width != width or shard_rows < 1:
-            raise ValueError(f"not [N, D] of {' or '.join(DTYPES)} in shards of whole rows")
-        inner_rows = _inner_rows(metadata, shard_rows, width)
-    except StorageError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{_metadata_of(files, EMBEDDING)}: the array's metadata cannot be read ({error})") from None
-    return Layout(num_rows, width, shard_rows, inner_rows, metadata["data_type"])
-
-
-def check_small_arrays(files: Storage, layout: Layout) -> None:
-    """Raises ValueError where face_digest or state does not lie in the shards of the embeddings."""
-    for name, inner_shape in ((FACE_DIGEST, [KEPT_DIGEST_BYTES]), (STATE, [])):
-        path = _metadata_of(files, name)
-        try:
-            metadata, shape, shard_shape = _read_array(files, name)
-            found = (metadata["data_type"], shape, shard_shape)
-        except StorageError:
-            raise
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}: the array's metadata cannot be read ({error})") from None
-        if found != ("uint8", [layout.num_rows, *inner_shape], [layout.shard_rows, *inner_shape]):
-            raise ValueError(f"{path}: the array has other shards than the embeddings")
+    metadata, (num_rows, width), (shard_rows, shard_width) = _read_array(files, EMBEDDING, 2)
+    if metadata["data_type"] not in DTYPES or shard_width != width or shard_rows < 1:
+        raise ValueError(
+            f"{_metadata_of(files, EMBEDDING)}: the array's metadata cannot be read (not [N, D] of "
+            f"{' or '.join(DTYPES)} in shards of whole rows)"
+        )
+    inner_rows = _inner_rows(metadata, (shard_rows, width))
+    _, _, (group_rows,) = state = _read_array(files, STATE, 1)
+    for name, found, inner_shape in (
+        (STATE, state, []),
+        (FACE_DIGEST, _read_array(files, FACE_DIGEST, 2), [KEPT_DIGEST_BYTES]),
+    ):
+        kind = found[0]["data_type"], *found[1:], _inner_rows(found[0], found[2])
+        wanted = "uint8", [num_rows, *inner_shape], [group_rows, *inner_shape], inner_rows_of(name, group_rows)
+        if kind != wanted or group_rows % shard_rows:
+            raise ValueError(f"{_metadata_of(files, name)}: the array has other shards than the embeddings")
+    return Layout(num_rows, width, shard_rows, group_rows // shard_rows, inner_rows, metadata["data_type"])
 
 
 def _metadata_of(files: Storage, name: str) -> str:
     return files.name(f"{name}/zarr.json")
 
 
-def _read_array(files: Storage, name: str) -> tuple[dict[str, Any], list[int], list[int]]:
-    """An array's metadata, its shape, and that of a shard."""
-    metadata = json.loads(files.get(f"{name}/zarr.json"))
-    return metadata, metadata["shape"], metadata["chunk_grid"]["configuration"]["chunk_shape"]
+def _read_array(files: Storage, name: str, num_axes: int) -> tuple[dict[str, Any], list[int], list[int]]:
+    """An array's metadata, its shape, and that of a shard. Raises ValueError where they cannot be read."""
+    try:
+        metadata = json.loads(files.get(f"{name}/zarr.json"))
+        shape, shard_shape = metadata["shape"], metadata["chunk_grid"]["configuration"]["chunk_shape"]
+        if len(shape) != num_axes or len(shard_shape) != num_axes or min(shard_shape) < 1:
+            raise ValueError(f"not {num_axes} axes")
+        metadata["data_type"], metadata["codecs"][0]["name"], metadata["chunk_key_encoding"]  # what is read of them
+    except StorageError:
+        raise
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise ValueError(f"{_metadata_of(files, name)}: the array's metadata cannot be read ({error})") from None
+    return metadata, shape, shard_shape
 
 
-def _inner_rows(metadata: dict[str, Any], shard_rows: int, width: int) -> int | None:
+def _inner_rows(metadata: dict[str, Any], shard_shape: Sequence[int]) -> int | None:
     """Rows of an inner chunk where a shard is raw little-endian rows and an index at its end, else None."""
     raw = [{"name": "bytes", "configuration": {"endian": "little"}}]
     codecs = metadata["codecs"]
     if len(codecs) != 1 or codecs[0].get("name") != "sharding_indexed" or sys.byteorder != "little":
         return None
     sharding = codecs[0]["configuration"]
-    rows, inner_width = sharding["chunk_shape"]
+    rows, *inner_shape = sharding["chunk_shape"]
+    is_raw = sharding["codecs"] == raw or (metadata["data_type"] == "uint8" and _names(sharding["codecs"]) == ["bytes"])
     linear = (
-        sharding["codecs"] == raw
+        is_raw
         and _names(sharding["index_codecs"]) == ["bytes", "crc32c"]
         and sharding["index_codecs"][0] == raw[0]
         and sharding.get("index_location", "end") == "end"
-        and (inner_width, shard_rows % rows) == (width, 0)
+        and (inner_shape, shard_shape[0] % rows) == (list(shard_shape[1:]), 0)
         and metadata["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
         and not metadata.get("storage_transformers")
     )
@@ -228,8 +259,8 @@ def copy_values(data: bytes, layout: Layout, out: np.ndarray) -> bool:
     return True
 
 
-def read_through_zarr(files: Storage, name: str, shard: int, start: int, stop: int) -> np.ndarray:
-    """Rows [start, stop), of the `shard`, of the array `name`.
+def read_through_zarr(files: Storage, shard: int, start: int, stop: int) -> np.ndarray:
+    """The embeddings of rows [start, stop), of the `shard`.
 
     Raises:
         ValueError: zarr cannot read them.
@@ -237,22 +268,22 @@ def read_through_zarr(files: Storage, name: str, shard: int, start: int, stop: i
     import zarr
 
     try:
-        return np.asarray(zarr.open_array(_zarr_store(files, name, shard), mode="r")[start:stop])
+        return np.asarray(zarr.open_array(_zarr_store(files, shard), mode="r")[start:stop])
     except StorageError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ValueError(f"{files.name(name)}: zarr cannot read rows {start} to {stop - 1} ({error})") from None
+        raise ValueError(f"{files.name(EMBEDDING)}: zarr cannot read rows {start} to {stop - 1} ({error})") from None
 
 
-def _zarr_store(files: Storage, name: str, shard: int) -> "LocalStore | MemoryStore":
-    """Where zarr finds a shard of an array: the folder, or what is there of it in memory."""
+def _zarr_store(files: Storage, shard: int) -> "LocalStore | MemoryStore":
+    """Where zarr finds a shard of the embeddings: the folder, or what is there of it in memory."""
     from zarr.core.buffer import default_buffer_prototype
     from zarr.storage import LocalStore, MemoryStore
 
     if isinstance(files, FolderStorage):
-        return LocalStore(files.path / name, read_only=True)
-    keys = ("zarr.json", shard_file(name, shard).partition("/")[2])
-    values = {key: default_buffer_prototype().buffer.from_bytes(files.get(f"{name}/{key}")) for key in keys}
+        return LocalStore(files.path / EMBEDDING, read_only=True)
+    keys = ("zarr.json", shard_file(EMBEDDING, shard).partition("/")[2])
+    values = {key: default_buffer_prototype().buffer.from_bytes(files.get(f"{EMBEDDING}/{key}")) for key in keys}
     return MemoryStore(values, read_only=True)
 
 

@@ -1,72 +1,67 @@
-"""Writing a shard of a stream in an object store: a PUT each for its arrays, then one for the mark.
+"""Writing to an object store: a PUT for the embeddings, then one for the mark.
 
-So a mark means that all the shard's rows are kept, and a writer killed at any moment leaves whole objects without a
-mark, which the next one writes again. Letters: R rows of a shard.
+A writer killed at any moment leaves whole objects. One without a mark the next writer writes again.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from cache import marks, shards
-from cache.locks import WHOLE, Part
+from cache.locks import WHOLE, BeingWritten, Part
 from cache.storage.claims import Claim, claimed
 from cache.storage.encoding import encode_shard
 from cache.storage.objects import ObjectStorage
 
+MOVING = f"{shards.EMBEDDING}/moving"  # below it the claim of whoever moves marks of a group that parts share
+MOVING_S, POLL_S = 120.0, 1.0
 
-class StoreWriter:
-    """As `cache.writer.ShardWriter`, of the stream in `files`."""
+
+class StorePlace:
+    """The stream in `files`, which `where` names in errors. A `cache.writer.Place`."""
 
     def __init__(self, files: ObjectStorage, where: str, layout: shards.Layout) -> None:
         self._files, self._where, self._layout = files, where, layout
         self._claim: Claim | None = None
 
     @contextlib.contextmanager
-    def lock(self, part: Part = WHOLE) -> Iterator[None]:
-        """Keeps other writers of `part` out. May be nested.
-
-        Raises:
-            BeingWritten: another process is writing; names it.
-        """
-        if self._claim is not None:
-            yield
-            return
+    def held(self, part: Part = WHOLE) -> Iterator[None]:
         with claimed(self._files, self._where, part) as self._claim:
             try:
                 yield
             finally:
                 self._claim = None
 
-    def write(
-        self, shard: int, rows: tuple[int, int], arrays: Mapping[str, np.ndarray], failed: dict[int, str]
-    ) -> None:
-        """Writes `arrays` (name -> [R, ...]) as rows [start, stop) and marks the shard; durable on return.
+    @contextlib.contextmanager
+    def moving(self) -> Iterator[Callable[[], None]]:
+        end_s = time.monotonic() + MOVING_S
+        with contextlib.ExitStack() as stack:
+            while True:
+                try:
+                    claim = stack.enter_context(claimed(self._files.below(MOVING), self._where))
+                    break
+                except BeingWritten:
+                    if time.monotonic() > end_s:
+                        raise
+                    time.sleep(POLL_S)
 
-        Raises:
-            BeingWritten: this process stood still for so long that another took over.
-            StorageError: the store; the shard is not marked, and other shards stay as they were.
-        """
-        with self.lock():
-            self._require()
-            marks.remove_marks(self._files, [shard])
-            files = {}
-            for name, values in arrays.items():
-                key, shard_rows = shards.shard_file(name, shard), self._layout.shard_rows
-                data = encode_shard(values, shard_rows, shards.inner_rows_of(name, shard_rows))
-                self._files.put(key, data)
-                files[key] = marks.FileRecord.of(data)
-            mark = marks.Mark(rows=rows, checksum=marks.checksum(arrays[shards.EMBEDDING]), files=files, failed=failed)
-            self._require()
-            marks.write_mark(self._files, shard, mark)
+            def check() -> None:
+                self.check()
+                claim.require()
 
-    def forget(self, shard: int) -> None:
-        """Removes a shard's mark, so that the next extraction redoes the shard."""
-        with self.lock():
-            self._require()
-            marks.remove_marks(self._files, [shard])
+            yield check
 
-    def _require(self) -> None:
+    def check(self) -> None:
         assert self._claim is not None
         self._claim.require()
+
+    def put_embeddings(self, shard: int, rows: tuple[int, int], values: np.ndarray) -> marks.FileRecord:
+        key, shard_rows = shards.shard_file(shards.EMBEDDING, shard), self._layout.shard_rows
+        data = encode_shard(values, shard_rows, shards.inner_rows_of(shards.EMBEDDING, shard_rows))
+        self._files.put(key, data)
+        return marks.FileRecord.of(data)
+
+    def undo(self, shard: int) -> None:
+        pass  # whole objects, of which the mark is the last

@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cache import marks, shards
+from cache.folder_writer import FolderPlace
 from cache.identity import FACE_DIGEST_BYTES
-from cache.locks import WHOLE, Part
+from cache.locks import WHOLE, Part, part_of
+from cache.manifests import Found, Marks
 from cache.metadata import BASE_VIEW as BASE_VIEW
 from cache.metadata import SCHEMA as SCHEMA
 from cache.metadata import read_metadata
@@ -22,8 +24,8 @@ from cache.storage.base import Storage
 from cache.storage.folder import FolderStorage
 from cache.storage.local_copy import LocalCopy
 from cache.storage.objects import ObjectStorage
-from cache.store_writer import StoreWriter
-from cache.writer import ShardWriter
+from cache.store_writer import StorePlace
+from cache.writer import Place, ShardWriter
 
 T = TypeVar("T")
 
@@ -46,7 +48,8 @@ class Stream:
         # shards and nothing else.
         self.where, self.extract_hint = found.wording.where, found.wording.extract
         self.remake_hint, self.repair_hint = found.wording.remake, found.wording.repair
-        self._writer = _writer_of(self.files, self.where, self.layout)
+        self._marks = Marks(self.files, self.layout)
+        self._writer = ShardWriter(self.files, self.layout, self._marks, _place_of(self.files, self.where, self.layout))
         self._reader = ShardReader(self.files, self.layout, local, self.where, self.repair_hint)
 
     @property
@@ -74,36 +77,47 @@ class Stream:
 
     @property
     def num_shards(self) -> int:
-        return -(-self.num_rows // self.shard_rows)
+        return self.layout.num_shards
 
     def rows(self, shard: int) -> tuple[int, int]:
         """[start, stop) of a shard's rows."""
-        assert 0 <= shard < self.num_shards, f"shard {shard} of {self.num_shards}"
-        return shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows)
+        return self.layout.rows(shard)
+
+    def look(self) -> Found:
+        """The marks there are now, read once: what several questions about one moment are asked of."""
+        return self._marks.look()
 
     def done_shards(self) -> list[int]:
         """Shards with a mark, in order."""
-        return sorted(marks.marked_shards(self.files) & set(range(self.num_shards)))
+        return self.look().done()
 
     def missing_shards(self) -> list[int]:
         """Shards without a mark, in order."""
         return sorted(set(range(self.num_shards)) - set(self.done_shards()))
 
+    def is_settled(self, part: Part = WHOLE) -> bool:
+        """Whether every shard of `part` has a mark, and none waits to be moved into a manifest."""
+        found, own = self.look(), part_of(part, self.num_shards)
+        groups = {self.layout.group_of(shard) for shard in own}
+        return not found.unmoved(self.layout, groups) and set(own).issubset(found.done())
+
     @property
     def is_complete(self) -> bool:
         return not self.missing_shards()
 
-    def mark(self, shard: int) -> marks.Mark:
-        """Raises ValueError where the shard's mark is missing or damaged; says what to type."""
+    def mark(self, shard: int, anew: bool = False) -> marks.Mark:
+        """A shard's mark; that of a manifest as it was when it was last read, or `anew`. Raises ValueError where it is
+        missing or damaged; says what to type."""
+        with self._repairable():
+            return self._marks.one(shard, anew)
+
+    @contextlib.contextmanager
+    def _repairable(self) -> Iterator[None]:
+        """Adds to a ValueError from inside what to type."""
         try:
-            return self._checked(shard, marks.read_mark(self.files, shard))
+            yield
         except ValueError as error:
             raise ValueError(f"{error}; type {self.repair_hint}") from None
-
-    def _checked(self, shard: int, mark: marks.Mark) -> marks.Mark:
-        if mark.rows != self.rows(shard) or set(mark.files) != set(shards.shard_files(shard)):
-            raise ValueError(f"{self.files.name(marks.mark_key(shard))}: the mark is of another shard")
-        return mark
 
     @contextlib.contextmanager
     def writer_lock(self, part: Part = WHOLE) -> Iterator[None]:
@@ -137,22 +151,22 @@ class Stream:
         assert embeddings.dtype == self.dtype, embeddings.dtype
         assert face_digests.shape == (stop - start, FACE_DIGEST_BYTES), face_digests.shape
         assert all(0 <= row < stop - start for row in failed), failed
-        embeddings, state = embeddings.copy(), np.full(stop - start, shards.DONE, np.uint8)
+        embeddings = embeddings.copy()
         embeddings[list(failed)] = 0
-        state[list(failed)] = shards.FAILED
         self._check_finite(start, embeddings)
-        arrays = {
-            shards.EMBEDDING: embeddings,
-            shards.FACE_DIGEST: face_digests[:, : shards.KEPT_DIGEST_BYTES],
-            shards.STATE: state,
-        }
+        digests = np.ascontiguousarray(face_digests[:, : marks.KEPT_DIGEST_BYTES])
         reasons = {start + row: reason for row, reason in failed.items()}
-        self._writer.write(shard, (start, stop), arrays, reasons)
+        self._writer.write(shard, (start, stop), embeddings, digests, reasons)
 
-    def forget(self, shard: int) -> None:
-        """Removes a shard's mark, so that the next extraction redoes the shard."""
+    def forget(self, shard_numbers: Sequence[int]) -> None:
+        """Removes the marks of shards, so that the next extraction redoes these."""
         self._check_writable()
-        self._writer.forget(shard)
+        self._writer.forget(shard_numbers)
+
+    def rewrite_groups(self, groups: Sequence[int]) -> None:
+        """Writes states and face digests of whole groups anew, where those of their rows are not damaged."""
+        self._check_writable()
+        self._writer.rewrite_groups(groups)
 
     def read(self, out: np.ndarray | None = None, check: bool = True) -> np.ndarray:
         """All embeddings [N, D], of the stream's `dtype`, into `out` where given; rows of failed faces are zero (see
@@ -163,13 +177,14 @@ class Stream:
         Raises:
             ValueError: the stream is incomplete, or a shard is missing, short or (with `check`) altered.
         """
-        self.require_complete()
+        seen = self.look()
+        self._require_complete(seen)
         if out is None:
             out = np.empty((self.num_rows, self.width), self.dtype)
         assert out.shape == (self.num_rows, self.width), out.shape
         assert out.dtype == self.dtype, out.dtype
         assert out.flags.c_contiguous
-        found = list(self._whole_shards())
+        found = list(self._whole_shards(seen))
 
         def read(shard: int) -> None:
             self._reader.read(shard, out[slice(*self.rows(shard))], found[shard], check)
@@ -182,9 +197,19 @@ class Stream:
 
     def read_shard(self, shard: int) -> np.ndarray:
         """[R, D] of one shard, checked; raises as `read`."""
+        mark = self.mark(shard)
+        try:
+            return self._read_whole(shard, mark)
+        except ValueError:
+            again = self.mark(shard, anew=True)
+            if again == mark:
+                raise
+        return self._read_whole(shard, again)  # written anew since its mark was read
+
+    def _read_whole(self, shard: int, mark: marks.Mark) -> np.ndarray:
         start, stop = self.rows(shard)
         out = np.empty((stop - start, self.width), self.dtype)
-        self._reader.read(shard, out, self._whole(shard))
+        self._reader.read(shard, out, self._require_whole(shard, mark, self.files.size))
         return out
 
     def embedding_file(self, shard: int) -> Path:
@@ -200,26 +225,26 @@ class Stream:
         with ThreadPoolExecutor(self._reader.num_threads, thread_name_prefix="readers") as pool:
             yield from pool.map(task, shard_numbers)
 
-    def _whole(self, shard: int) -> marks.Mark:
-        """The shard's mark. Raises ValueError where the embeddings' file is not there or not of its recorded size."""
-        return self._require_whole(shard, self.mark(shard), self.files.size)
-
-    def _whole_shards(self) -> Iterator[marks.Mark]:
-        """`_whole` of every shard, in order."""
+    def _whole_shards(self, seen: Found) -> Iterator[marks.Mark]:
+        """Marks of all shards, in order. Raises ValueError where the embeddings' file is not there or not of its
+        recorded size."""
         size = self.files.sizes([f"{shards.EMBEDDING}/{shards.CHUNKS}"])
-        for shard, mark in enumerate(self.read_marks(range(self.num_shards))):
+        for shard, mark in enumerate(self.read_marks(range(self.num_shards), seen)):
             yield self._require_whole(shard, mark, size)
 
     def _require_whole(self, shard: int, mark: marks.Mark, size: Callable[[str], int | None]) -> marks.Mark:
         key = shards.shard_file(shards.EMBEDDING, shard)
-        fault = mark.files[key].size_fault(size(key))
+        fault = mark.file.size_fault(size(key))
         if fault:
             raise ValueError(f"{self.files.name(key)}: the shard {fault}; type {self.repair_hint}")
         return mark
 
     def require_complete(self) -> None:
         """Raises ValueError where rows are missing: says how many, and what to type."""
-        missing = self.missing_shards()
+        self._require_complete(self.look())
+
+    def _require_complete(self, seen: Found) -> None:
+        missing = sorted(set(range(self.num_shards)).difference(seen.done()))
         if missing:
             rows = sum(stop - start for start, stop in map(self.rows, missing))
             raise ValueError(
@@ -240,36 +265,21 @@ class Stream:
 
     def done_marks(self) -> Iterator[marks.Mark]:
         """Marks of the shards done so far, in order. Raises ValueError where one is damaged; says what to type."""
-        return self.read_marks(self.done_shards())
+        seen = self.look()
+        return self.read_marks(seen.done(), seen)
 
-    def read_marks(self, shard_numbers: Sequence[int]) -> Iterator[marks.Mark]:
-        """`mark` of each of them, in order; of an object store, several are read at once."""
-        data = self.files.get_many([marks.mark_key(shard) for shard in shard_numbers])
-        for shard, found in zip(shard_numbers, data, strict=True):
-            try:
-                yield self._checked(shard, marks.parse_mark(self.files, shard, found))
-            except ValueError as error:
-                raise ValueError(f"{error}; type {self.repair_hint}") from None
+    def read_marks(self, shard_numbers: Sequence[int], seen: Found | None = None) -> Iterator[marks.Mark]:
+        """`mark` of each of them, in order, as `look` has `seen` them; of an object store, several are read at once."""
+        with self._repairable():
+            yield from self._marks.read(shard_numbers, seen)
 
-    def damaged_by_size(self, shard_numbers: Sequence[int]) -> list[int]:
-        """Those of some shards that are done whose mark is damaged, or whose files are missing or of another size than
-        it says."""
-        size = self.files.sizes(f"{name}/{shards.CHUNKS}" for name in shards.ARRAYS)
-        data = self.files.get_many([marks.mark_key(shard) for shard in shard_numbers])
-        found = []
-        for shard, mark in zip(shard_numbers, data, strict=True):
-            try:
-                files = self._checked(shard, marks.parse_mark(self.files, shard, mark)).files
-            except ValueError:
-                found.append(shard)
-                continue
-            if any(record.size_fault(size(key)) for key, record in files.items()):
-                found.append(shard)
-        return found
+    def try_marks(self, shard_numbers: Sequence[int], seen: Found) -> Iterator[marks.Mark | ValueError]:
+        """As `read_marks`, with the error of a mark that is damaged in its place."""
+        return self._marks.try_read(shard_numbers, seen)
 
     def face_digests(self) -> np.ndarray:
         """[N, 8] uint8: the first half of each face's `bytes_digest`; zeros where there was no file or no row yet."""
-        digests = np.zeros((self.num_rows, shards.KEPT_DIGEST_BYTES), np.uint8)
+        digests = np.zeros((self.num_rows, marks.KEPT_DIGEST_BYTES), np.uint8)
         for shard in self.done_shards():
             start, stop = self.rows(shard)
             digests[start:stop] = self.shard_face_digests(shard)
@@ -277,10 +287,8 @@ class Stream:
 
     def shard_face_digests(self, shard: int) -> np.ndarray:
         """[R, 8] uint8, as `face_digests`, of one shard that is done."""
-        key = shards.shard_file(shards.FACE_DIGEST, shard)
-        if self.files.size(key) is None:  # zarr would give zeros
-            raise ValueError(f"{self.files.name(key)}: the shard is missing; type {self.repair_hint}")
-        return shards.read_through_zarr(self.files, shards.FACE_DIGEST, shard, *self.rows(shard))
+        with self._repairable():
+            return self._marks.face_digests(shard)
 
     def _check_writable(self) -> None:
         if self.read_only:
@@ -303,8 +311,8 @@ def is_finite(embeddings: np.ndarray) -> np.ndarray:
     return found
 
 
-def _writer_of(files: Storage, where: str, layout: shards.Layout) -> ShardWriter | StoreWriter:
+def _place_of(files: Storage, where: str, layout: shards.Layout) -> Place:
     if isinstance(files, FolderStorage):
-        return ShardWriter(files, where)
+        return FolderPlace(files, where)
     assert isinstance(files, ObjectStorage), files
-    return StoreWriter(files, where, layout)
+    return StorePlace(files, where, layout)

@@ -8,24 +8,27 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cache import shards
+from cache.damage import group_faults
 from cache.frames import Frames, frames_digest
 from cache.frames_file import Column
 from cache.identity import SOUND
+from cache.marks import KEPT_DIGEST_BYTES, Mark
 from cache.store import Cache
 from cache.stream import Stream
 
-ProblemKind = Literal["metadata", "frames", "incomplete", "mark", "shard", "face"]
+ProblemKind = Literal["metadata", "frames", "incomplete", "mark", "shard", "group", "face"]
 Advance = Callable[[int], None]
 # The digests of faces as they are now, in the order of their paths; None where there is no face to be had.
 FaceDigests = Callable[[Sequence[str]], Iterable[bytes | None]]
-NO_FACE = bytes(shards.KEPT_DIGEST_BYTES)
+NO_FACE = bytes(KEPT_DIGEST_BYTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Damage:
     """One thing that is wrong: `what` in a line, `remedy` what to type.
 
-    `shard` is the damaged shard, None for the stream as a whole; `row` the row whose face has changed.
+    `shard` is the damaged shard, None for the stream as a whole; `row` the row whose face has changed; `group` that of
+    the shards whose states or face digests are to be written anew, which needs no extraction.
     """
 
     stream: str
@@ -35,6 +38,7 @@ class Damage:
     remedy: str
     shard: int | None = None
     row: int | None = None
+    group: int | None = None
 
 
 def verify_named(
@@ -87,7 +91,8 @@ def verify(
 
 
 def repair(stream: Stream, damages: Iterable[Damage]) -> list[int]:
-    """Removes the marks of the damaged shards of `stream`, so that the next extraction redoes just these.
+    """Removes the marks of the damaged shards of `stream`, so that the next extraction redoes just these, and writes
+    anew what marks tell.
 
     Returns:
         The shards whose marks it removed.
@@ -95,9 +100,11 @@ def repair(stream: Stream, damages: Iterable[Damage]) -> list[int]:
     mine = [each for each in damages if (each.stream, each.view) == (stream.name, stream.view)]
     done = set(stream.done_shards())
     damaged = sorted({each.shard for each in mine if each.shard is not None and each.shard in done})
-    with stream.writer_lock():
-        for shard in damaged:
-            stream.forget(shard)
+    groups = sorted({each.group for each in mine if each.group is not None})
+    if damaged or groups:
+        with stream.writer_lock():
+            stream.forget(damaged)
+            stream.rewrite_groups(groups)
     return damaged
 
 
@@ -110,34 +117,37 @@ def num_rows_to_check(cache: Cache, name: str, view: str, with_faces: bool) -> i
 
 
 def _check_shards(stream: Stream, advance: Advance) -> list[Damage]:
-    found = []
-    done = set(stream.done_shards())
+    found, seen = [], stream.look()
+    done = seen.done()
+    marks = dict(zip(done, stream.try_marks(done, seen), strict=True))
 
     def check(shard: int) -> list[Damage]:
-        if shard in done:
-            return _check_shard(stream, shard)
-        start, stop = stream.rows(shard)
-        what = f"rows {start} to {stop - 1} are not extracted yet"
-        return [_damage(stream, "incomplete", what, stream.extract_hint, shard)]
+        return _check_shard(stream, shard, marks.get(shard))
 
     for shard, damages in enumerate(stream.in_parallel(check, range(stream.num_shards))):
         found += damages
         start, stop = stream.rows(shard)
         advance(stop - start)
+    for group, manifest in sorted(seen.manifests.items()):
+        moved = set(stream.layout.group(group)) - seen.single
+        for lost, what in group_faults(stream, group, manifest, moved):
+            if lost is None:
+                found.append(_damage(stream, "group", what, stream.repair_hint, group=group))
+            else:
+                found.append(_damage(stream, "shard", what, stream.repair_hint, lost))
     return found
 
 
-def _check_shard(stream: Stream, shard: int) -> list[Damage]:
-    try:
-        mark = stream.mark(shard)
-    except ValueError as error:
-        return [_damage(stream, "mark", *_what_and_remedy(error), shard)]
-    faults = {name: record.fault(stream.files, name) for name, record in mark.files.items()}
-    return [
-        _damage(stream, "shard", f"{stream.files.name(name)} {fault}", stream.repair_hint, shard)
-        for name, fault in faults.items()
-        if fault
-    ]
+def _check_shard(stream: Stream, shard: int, mark: Mark | ValueError | None) -> list[Damage]:
+    if mark is None:
+        start, stop = stream.rows(shard)
+        what = f"rows {start} to {stop - 1} are not extracted yet"
+        return [_damage(stream, "incomplete", what, stream.extract_hint, shard)]
+    if isinstance(mark, ValueError):
+        return [_damage(stream, "mark", str(mark), stream.repair_hint, shard)]
+    key = shards.shard_file(shards.EMBEDDING, shard)
+    fault = mark.file.fault(stream.files, key)
+    return [_damage(stream, "shard", f"{stream.files.name(key)} {fault}", stream.repair_hint, shard)] if fault else []
 
 
 def _check_files(stream: Stream, paths: Column, what: str, digests: FaceDigests, advance: Advance) -> list[Damage]:
@@ -160,7 +170,7 @@ def _check_files(stream: Stream, paths: Column, what: str, digests: FaceDigests,
 
 def _as_kept(digest: bytes | None) -> bytes:
     """[8] as a stream keeps it; NO_FACE where there is none, which extraction stores too."""
-    return NO_FACE if digest is None else digest[: shards.KEPT_DIGEST_BYTES]
+    return NO_FACE if digest is None else digest[:KEPT_DIGEST_BYTES]
 
 
 def _file_fault(kept: bytes, now: bytes) -> str | None:
@@ -178,6 +188,21 @@ def _what_and_remedy(error: ValueError) -> tuple[str, str]:
 
 
 def _damage(
-    stream: Stream, kind: ProblemKind, what: str, remedy: str, shard: int | None = None, row: int | None = None
+    stream: Stream,
+    kind: ProblemKind,
+    what: str,
+    remedy: str,
+    shard: int | None = None,
+    row: int | None = None,
+    group: int | None = None,
 ) -> Damage:
-    return Damage(stream=stream.name, view=stream.view, kind=kind, what=what, remedy=remedy, shard=shard, row=row)
+    return Damage(
+        stream=stream.name,
+        view=stream.view,
+        kind=kind,
+        what=what,
+        remedy=remedy,
+        shard=shard,
+        row=row,
+        group=group,
+    )

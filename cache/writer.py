@@ -1,105 +1,148 @@
-"""Writing a shard: arrays through zarr, fsync of their files and folders, then the mark.
+"""Writing a shard: its embeddings, made durable, then the mark; the marks of a whole group move into its manifest.
 
-So a mark means that all the shard's rows are on the disk (zarr itself never syncs), and killing the writer at any
-moment costs the shard in hand and nothing else. Letters: R rows of a shard, D width.
+So a mark means that all the shard's rows are kept, and killing the writer at any moment costs the shard in hand and
+nothing else. Letters: R rows of a shard, D width.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 import numpy as np
 
-from cache import marks, shards
-from cache.durable import naming, remove_leftovers, sync
-from cache.locks import WHOLE, Part, writing
-from cache.storage.folder import FolderStorage
+from cache import marks
+from cache.locks import WHOLE, BeingWritten, Part, part_of
+from cache.manifests import Marks
+from cache.moving import gather_marks, remove_marks
+from cache.shards import Layout
+from cache.storage.base import Storage
+
+
+class Place(Protocol):
+    """What writing needs of a folder or an object store."""
+
+    def held(self, part: Part) -> AbstractContextManager[None]:
+        """Keeps other writers of `part` out. Raises BeingWritten where another process is writing; names it."""
+
+    def moving(self) -> AbstractContextManager[Callable[[], None]]:
+        """Keeps writers of other parts from moving marks, and waits for one that does; gives what `check` is then.
+        Raises BeingWritten where that takes too long."""
+
+    def check(self) -> None:
+        """Raises BeingWritten where this process stood still for so long that another took over."""
+
+    def put_embeddings(self, shard: int, rows: tuple[int, int], values: np.ndarray) -> marks.FileRecord:
+        """Writes a shard's embeddings [R, D], rows [start, stop) of the stream; durable on return."""
+
+    def undo(self, shard: int) -> None:
+        """Removes what a write that failed left; never raises OSError."""
 
 
 class ShardWriter:
-    """Writes shards of the stream in the folder of `files`, which `where` names in errors."""
+    """Writes shards of the stream in `files`, whose marks are `found`."""
 
-    def __init__(self, files: FolderStorage, where: str) -> None:
-        self.files, self.folder, self.where = files, files.path, where
-        self.marks_folder = files.path / marks.MARKS
-        self._depth = 0
-        self._arrays: dict[str, Any] = {}
-        self._half_written: set[int] = set()
+    def __init__(self, files: Storage, layout: Layout, found: Marks, place: Place) -> None:
+        self._files, self._layout, self._found, self._place = files, layout, found, place
+        self._own: range | None = None  # the shards of the part that is held
+        self._done: set[int] = set()  # of these, those with a mark
 
     @contextlib.contextmanager
     def lock(self, part: Part = WHOLE) -> Iterator[None]:
-        """Keeps other writers of `part` out; clears away what a killed one left half-written. May be nested.
+        """Keeps other writers of `part` out; ends what a killed one left unfinished. May be nested.
 
         Raises:
-            ValueError: another process is writing; names it.
+            BeingWritten: another process is writing; names it.
         """
-        if self._depth:
+        if self._own is not None:
             yield
             return
-        self.marks_folder.mkdir(parents=True, exist_ok=True)
-        with writing(self.marks_folder, self.where, part):
-            remove_leftovers(self.marks_folder)
-            self._half_written = self._half_written_states()
-            self._depth += 1
+        with self._place.held(part):
+            own = part_of(part, self._layout.num_shards)
+            groups = sorted({self._layout.group_of(shard) for shard in own})
+            found = self._found.look(groups)
+            self._own, self._done = own, set(found.done()).intersection(own)
             try:
+                for group in found.unmoved(self._layout, groups):
+                    self._move(group)
                 yield
             finally:
-                self._depth -= 1
+                self._own = None
 
     def write(
-        self, shard: int, rows: tuple[int, int], arrays: Mapping[str, np.ndarray], failed: dict[int, str]
+        self,
+        shard: int,
+        rows: tuple[int, int],
+        embeddings: np.ndarray,
+        face_digests: np.ndarray,
+        failed: dict[int, str],
     ) -> None:
-        """Writes `arrays` (name -> [R, ...]) as rows [start, stop) and marks the shard; durable on return.
+        """Writes `embeddings` [R, D] as rows [start, stop), and marks the shard with `face_digests` [R, 8]; durable on
+        return.
 
         Raises:
-            OSError: the disk; the shard is not marked, its files are removed, and other shards stay as they were.
+            BeingWritten: another process took over.
+            OSError: the disk or the store; the shard is not marked, and other shards stay as they were.
         """
         with self.lock():
-            marks.remove_marks(self.files, [shard])
+            self._place.check()
+            if shard in self._done:
+                self._unmark([shard])
             try:
-                with naming(self.folder):
-                    self._write_arrays(shard, rows, arrays)
-                files = {name: marks.FileRecord.read(self.files, name) for name in shards.shard_files(shard)}
-                checksum = marks.checksum(arrays[shards.EMBEDDING])
-                mark = marks.Mark(rows=rows, checksum=checksum, files=files, failed=failed)
-                marks.write_mark(self.files, shard, mark)
+                record = self._place.put_embeddings(shard, rows, embeddings)
+                mark = marks.Mark(
+                    rows=rows,
+                    checksum=marks.checksum(embeddings),
+                    file=record,
+                    faces=marks.faces_digest(face_digests),
+                    failed=failed,
+                )
+                self._place.check()
+                marks.write_mark(self._files, shard, mark, face_digests)
             except BaseException:
-                with contextlib.suppress(OSError):  # written already, where only its folder's sync failed
-                    marks.remove_marks(self.files, [shard])
-                with contextlib.suppress(OSError):
-                    self._half_written |= {shard}
-                    self._remove_files(shard)
+                self._place.undo(shard)
                 raise
+            self._done.add(shard)
+            self._move_if_last(self._layout.group_of(shard))
 
-    def forget(self, shard: int) -> None:
-        """Removes a shard's mark, so that the next extraction redoes the shard."""
+    def forget(self, shard_numbers: Sequence[int]) -> None:
+        """Removes the marks of shards, so that the next extraction redoes these."""
         with self.lock():
-            marks.remove_marks(self.files, [shard])
+            self._place.check()
+            self._unmark(shard_numbers)
 
-    def _write_arrays(self, shard: int, rows: tuple[int, int], arrays: Mapping[str, np.ndarray]) -> None:
-        self._remove_files(shard)  # zarr would merge a part-filled last shard into what it finds, whole or not
-        for name, values in arrays.items():
-            if name not in self._arrays:
-                self._arrays[name] = shards.open_for_writing(self.folder, name)
-            self._arrays[name][slice(*rows)] = values
-        files = [Path(name) for name in shards.shard_files(shard)]
-        folders = {parent for file in files for parent in file.parents if shards.CHUNKS in parent.parts}
-        for path in (*files, *sorted(folders, reverse=True)):
-            sync(self.folder / path)
+    def rewrite_groups(self, groups: Sequence[int]) -> None:
+        """Writes what lies beside the marks of whole groups anew, from these."""
+        with self.lock():
+            for group in groups:
+                self._move(group)
 
-    def _remove_files(self, shard: int) -> None:
-        """Removes a shard's files and zarr's temporaries beside them."""
-        for name in shards.shard_files(shard):
-            path = self.folder / name
-            if path.parent.name != shards.CHUNKS or shard in self._half_written:
-                for leftover in path.parent.glob(f"{path.name}.*.partial"):
-                    leftover.unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+    def _unmark(self, shard_numbers: Sequence[int]) -> None:
+        for group in sorted({self._layout.group_of(shard) for shard in shard_numbers}):
+            mine = [shard for shard in shard_numbers if self._layout.group_of(shard) == group]
+            with self._alone(group) as check:
+                remove_marks(self._files, self._layout, mine, check)
+            self._done.difference_update(mine)
+        self._found.forget()
 
-    def _half_written_states(self) -> set[int]:
-        """Shards with a temporary in the folder that all shards' states share. Listed once: a listing a shard took a
-        sixth of the time of writing 8,000 shards. Another part's writer may be at some of them."""
-        folder = (self.folder / shards.shard_file(shards.STATE, 0)).parent
-        names = [path.name.split(".")[0] for path in folder.glob("*.partial")]
-        return {int(name) for name in names if name.isdecimal()}
+    def _move_if_last(self, group: int) -> None:
+        """Moves the marks of a group when its last one was written, by this process or by that of another part."""
+        own, shards = self._own, self._layout.group(group)
+        assert own is not None
+        if not self._done.issuperset(shard for shard in shards if shard in own):
+            return
+        if self._is_inside(group) or self._found.look([group]).is_complete(self._layout, group):
+            self._move(group)
+
+    def _move(self, group: int) -> None:
+        with contextlib.suppress(BeingWritten), self._alone(group) as check:  # then the next writer moves them
+            gather_marks(self._files, self._layout, group, check)
+
+    def _alone(self, group: int) -> AbstractContextManager[Callable[[], None]]:
+        return nullcontext(self._place.check) if self._is_inside(group) else self._place.moving()
+
+    def _is_inside(self, group: int) -> bool:
+        """Whether no other part has a shard of the group."""
+        own, shards = self._own, self._layout.group(group)
+        assert own is not None
+        return shards.start in own and shards[-1] in own

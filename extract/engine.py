@@ -31,7 +31,7 @@ from extract.inputs import Inputs
 from extract.jobs import Job, Settings
 from extract.loading import Batch, FaceLoader, Slot
 from extract.report import Hooks, Report, failures_of
-from extract.upkeep import damaged_shards, repaired_shards
+from extract.upkeep import forget_bad
 from extract.writing import ShardBuffer, StreamKey
 
 NUM_SLOTS = 4  # one or two with the backbones, the others being filled
@@ -95,7 +95,8 @@ class Extraction:
         with contextlib.ExitStack() as stack:
             for stream in self.streams:
                 stack.enter_context(stream.writer_lock(part))
-            num_redone = sum(_forget_bad(stream, frames, self._faces, source, part) for stream in self.streams)
+            paths = frames["path"] if self._faces.is_dir() else None
+            num_redone = sum(forget_bad(stream, part, paths, source) for stream in self.streams)
             jobs = [planning.job_of(each, stream, settings) for each, stream in self._streams]
             todo = planning.todo_of(jobs, len(frames), part)
             found = planning.sample_of(todo.missing, frames, self._faces, source)
@@ -128,17 +129,6 @@ def default_batch_size(device: torch.device) -> int:
 def default_num_threads() -> int:
     """Decoding threads by default: the processor cores this process may use, at most 16."""
     return min(16, num_cores())
-
-
-def _forget_bad(stream: Stream, frames: Frames, faces: Path, source: FaceSource, part: Part) -> int:
-    """Unmarks, within `part`, shards that lost a file or hold a failed face put right; the number of the former."""
-    damaged = damaged_shards(stream, part)
-    for shard in damaged:
-        stream.forget(shard)
-    if faces.is_dir():
-        for shard in repaired_shards(stream, part, frames["path"], source):
-            stream.forget(shard)
-    return len(damaged)
 
 
 def _run_all(

@@ -48,14 +48,19 @@ class FolderStorage:
             return file.tell(), digest.hexdigest()
 
     def put(self, key: str, data: bytes) -> None:
-        write_durably(self.path / key, data)
+        path = self.path / key
+        if not path.parent.is_dir():
+            path.parent.mkdir(exist_ok=True)
+            sync(path.parent.parent)
+        write_durably(path, data)
 
     def delete(self, keys: Sequence[str]) -> None:
-        for key in keys:
-            path = self.path / key
-            if path.exists():
-                path.unlink()
-                sync(path.parent)
+        paths = [self.path / key for key in keys]
+        for path in paths:
+            path.unlink(missing_ok=True)
+        for folder in {path.parent for path in paths}:  # also of what was gone before: that may not be durable yet
+            if folder.is_dir():
+                sync(folder)
 
     def keys(self, prefix: str) -> Iterator[str]:
         for folder, _, names in os.walk(self.path / prefix):

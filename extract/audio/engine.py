@@ -18,12 +18,12 @@ from cache.frames import frames_digest
 from cache.identity import FACE_DIGEST_BYTES, NO_ROW
 from cache.locks import WHOLE, Part, part_of
 from cache.store import Cache
-from cache.stream import Stream, is_finite
+from cache.stream import is_finite
 from extract.audio.backbones import AudioBackbone, Features
 from extract.audio.sound import Sound, SoundFiles, read_sound
 from extract.faces.decoder import pyav
 from extract.report import NO_EMBEDDING, Hooks, Report, failures_of
-from extract.upkeep import damaged_shards, repaired_shards
+from extract.upkeep import forget_bad
 from extract.view_names import BASE
 
 NOT_FINITE = NO_EMBEDDING + "{name} is not a number, or too large for {dtype}; the model, not the sound"
@@ -73,7 +73,7 @@ def extract_sound(
     with contextlib.ExitStack() as stack:
         for stream in streams:
             stack.enter_context(stream.writer_lock(settings.part))
-        num_redone = sum(_forget_bad(stream, frames, tracks, settings.part) for stream in streams)
+        num_redone = sum(forget_bad(stream, settings.part, frames["video"], tracks.files) for stream in streams)
         missing = {stream.view: set(stream.missing_shards()) for stream in streams}
         mine = set(part_of(settings.part, streams[0].num_shards))
         todo = {shard: streams[0].rows(shard) for shard in sorted(set().union(*missing.values()))}
@@ -172,16 +172,6 @@ def _shard(
             rows[place] = found
     wrong = np.flatnonzero(~is_finite(rows).all(axis=1)).tolist()
     return rows, digests, failed | dict.fromkeys(wrong, NOT_FINITE.format(name=backbone.name, dtype=settings.dtype))
-
-
-def _forget_bad(stream: Stream, frames: pl.DataFrame, tracks: Tracks, part: Part) -> int:
-    """Unmarks shards that lost a file, or hold a failed row whose video changed; the number of the former."""
-    damaged = damaged_shards(stream, part)
-    for shard in damaged:
-        stream.forget(shard)
-    for shard in repaired_shards(stream, part, frames["video"], tracks.files):
-        stream.forget(shard)
-    return len(damaged)
 
 
 def _require_some(frames: pl.DataFrame, files: SoundFiles, folder: Path) -> None:

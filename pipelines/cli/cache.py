@@ -121,7 +121,11 @@ def verify(
     elif damages:
         print_damages(damages, make_console())
         if repair:
-            say(f"{repaired} shards unmarked; `mtl extract` redoes them")
+            rewritten = sum(each.kind == "group" for each in damages)
+            if repaired or not rewritten:
+                say(f"{repaired} shards unmarked; `mtl extract` redoes them")
+            if rewritten:
+                say(f"{rewritten} {'file' if rewritten == 1 else 'files'} written anew")
     else:
         say(f"{cache.where}: {len(keys)} streams, all whole")
     if damages:

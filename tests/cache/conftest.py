@@ -1,7 +1,7 @@
 """Fixtures around `made_stream`: an empty, a complete stream, and the faces it was made from."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import polars as pl
@@ -10,6 +10,12 @@ import pytest
 from cache.store import Cache
 from cache.stream import Stream
 from helpers import made_stream as made
+
+
+@pytest.fixture(autouse=True)
+def _small_groups() -> Iterator[None]:
+    with made.small_groups():
+        yield
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Verification: every kind of damage is found and named, repair unmarks just the damaged shards."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -29,6 +30,13 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
+def flip_early(path: Path) -> None:
+    """In the rows themselves, of whichever array."""
+    data = bytearray(path.read_bytes())
+    data[20] ^= 1
+    path.write_bytes(data)
+
+
 def digests_in(folder: Path) -> Callable[[Sequence[str]], Iterator[bytes | None]]:
     """What `verify` asks for the faces of `folder`, all of them plain files."""
 
@@ -49,24 +57,68 @@ def test_a_whole_stream_has_no_damage(stream: Stream, cache: Cache, frames: pl.D
     assert sum(counted) == num_rows_to_check(cache, "expr", "base", with_faces=True) == 2 * stream.num_rows
 
 
-@pytest.mark.parametrize("name", ["embedding", "face_digest", "state"])
+@pytest.mark.parametrize(
+    ("name", "shard", "wanted"),
+    [
+        ("embedding", 2, [("shard", 2, None)]),
+        ("face_digest", 1, [("shard", 3, None)]),
+        ("state", 1, [("group", None, None)]),
+    ],
+)
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
-        (flip, "has changed since extraction"),
+        (flip_early, "has changed since extraction"),
         (lambda path: path.unlink(), "is missing"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "bytes long, not"),
+        (lambda path: path.write_bytes(path.read_bytes()[:9]), "bytes long, not|has changed since extraction"),
         (lambda path: path.write_bytes(bytes(path.stat().st_size)), "has changed since extraction"),
     ],
 )
 def test_damaged_shards(
-    stream: Stream, frames: pl.DataFrame, faces: Path, name: str, harm: Callable[[Path], None], said: str
+    stream: Stream,
+    frames: pl.DataFrame,
+    faces: Path,
+    name: str,
+    shard: int,
+    wanted: list,
+    harm: Callable[[Path], None],
+    said: str,
 ) -> None:
-    harm(stream.folder / shards.shard_file(name, 2))
+    """The second group of the small arrays is that of the last shard alone."""
+    harm(stream.folder / shards.shard_file(name, shard))
     found = [each for each in verify(stream, frames, digests_in(faces), ignore) if each.kind != "face"]
-    assert kinds(found) == [("shard", 2, None)]
-    assert said in found[0].what
+    assert kinds(found) == wanted
+    assert re.search(said, found[0].what)
     assert found[0].remedy == REPAIR
+
+
+def test_one_bit_of_face_digests_costs_one_shard(stream: Stream, frames: pl.DataFrame, faces: Path) -> None:
+    path = stream.folder / shards.shard_file("face_digest", 0)
+    data = bytearray(path.read_bytes())
+    data[8 * 45] ^= 1
+    path.write_bytes(data)
+    found = verify(stream, frames, digests_in(faces), ignore)
+    assert kinds(found) == [("shard", 1, None)]
+    assert "face_digest/c/0/0 has changed since extraction (rows 40 to 79)" in found[0].what
+    assert repair(stream, found) == [1]
+    made.fill(stream)
+    assert verify(stream, frames, digests_in(faces), ignore) == []
+
+
+@pytest.mark.parametrize("name", ["face_digest/c/0/0", "state/c/0"])
+def test_every_bit_beside_a_manifest_counts(stream: Stream, name: str) -> None:
+    """Padding and index too; what marks can tell is written anew, and no shard is redone for it."""
+    before, path = made.files_of(stream.folder), stream.folder / name
+    data = path.read_bytes()
+    for position in range(0, len(data), 13):
+        changed = bytearray(data)
+        changed[position] ^= 1 << position % 8
+        path.write_bytes(changed)
+        found = verify(stream, None, None, ignore)
+        assert len(found) == 1
+    assert (found[0].kind, found[0].group) == ("group", 0)
+    assert repair(stream, found) == []
+    assert made.files_of(stream.folder) == before
 
 
 def test_every_bit_of_a_shard_counts(stream: Stream) -> None:
@@ -80,7 +132,7 @@ def test_every_bit_of_a_shard_counts(stream: Stream) -> None:
 
 
 def test_shards_not_done_and_damaged_marks(stream: Stream) -> None:
-    marks.remove_marks(stream.files, [0])
+    stream.forget([0])
     (stream.folder / marks.mark_key(3)).write_bytes(b"{")
     incomplete, mark = verify(stream, None, None, ignore)
     assert (incomplete.kind, incomplete.shard) == ("incomplete", 0)
@@ -159,7 +211,7 @@ def test_a_newer_format_is_not_to_be_removed(stream: Stream, cache: Cache) -> No
 def test_repair_redoes_just_the_damaged_shards(stream: Stream) -> None:
     before = made.files_of(stream.folder)
     flip(stream.folder / shards.shard_file("embedding", 1))
-    (stream.folder / shards.shard_file("state", 3)).unlink()
+    (stream.folder / shards.shard_file("embedding", 3)).unlink()
     kept = (stream.folder / shards.shard_file("embedding", 0)).stat().st_mtime_ns
     found = verify(stream, None, None, ignore)
     assert made.files_of(stream.folder) != before
@@ -172,7 +224,7 @@ def test_repair_redoes_just_the_damaged_shards(stream: Stream) -> None:
 
 
 def test_summary(stream: Stream, cache: Cache, frames: pl.DataFrame) -> None:
-    marks.remove_marks(stream.files, [0])
+    stream.forget([0])
     (whole,) = summarise(cache, frames)
     assert (whole.num_rows, whole.num_done, whole.num_failed, whole.width) == (150, 110, 2, made.WIDTH)
     assert whole.coverage == {"train": (59, 100), "val": (49, 50)}

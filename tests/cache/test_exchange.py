@@ -293,7 +293,7 @@ def test_the_same_file_finishes_what_was_begun_and_another_is_refused(
     np.save(tmp_path / "a.npy", vectors)
     _, stream = bring(tmp_path / "a.npy")
     with stream.writer_lock():
-        stream.forget(1)
+        stream.forget([1])
     with pytest.raises(ValueError, match="type `mtl cache import new FILE`"):
         stream.read()
     np.testing.assert_array_equal(bring(tmp_path / "a.npy")[1].read(), vectors)
@@ -372,7 +372,7 @@ def test_a_view_comes_in_and_goes_out(
     export_stream(flipped, frames, tmp_path / "out.npy")
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), -vectors)
     with flipped.writer_lock():
-        flipped.forget(1)
+        flipped.forget([1])
     with pytest.raises(ValueError, match="type `mtl cache import new FILE --view hflip`"):
         export_stream(flipped, frames, tmp_path / "again.npy")
     with pytest.raises(ValueError, match="rm new --view hflip`, then `mtl cache import new FILE --view hflip`"):

@@ -13,7 +13,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cache import marks, shards
+from cache import shards
+from cache.damage import Lost, lost_by_size
+from cache.locks import WHOLE
 from cache.ranges import RowReader
 from cache.storage import claims, objects
 from cache.storage.base import StorageError
@@ -30,7 +32,7 @@ from helpers.object_store import SECRET, Gateway, Plan, objects_of
 from helpers.processes import program
 
 NEEDS_FORK = pytest.mark.skipif(sys.platform == "win32", reason="no fork, no SIGKILL")
-NUM_REQUESTS = 53  # of an extraction of the made stream
+NUM_REQUESTS = 62  # of an extraction of the made stream
 
 
 @pytest.fixture
@@ -106,7 +108,7 @@ def test_killed_before_some_requests(s3_url: str, complete: Path) -> None:
 @NEEDS_FORK
 @pytest.mark.parametrize("first", range(5))
 def test_killed_before_every_request(s3_url: str, complete: Path, first: int) -> None:
-    """53 moments; from each, killed a second time before it may end."""
+    """62 moments; from each, killed a second time before it may end."""
     check_killed(s3_url, range(1 + first, NUM_REQUESTS + 1, 5), made.files_of(complete))
 
 
@@ -124,7 +126,7 @@ def test_the_number_of_requests(s3_url: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_shard_without_a_mark_does_not_count(stored: Stream, s3_url: str) -> None:
-    marks.remove_marks(stored.files, [2])
+    stored.forget([2])
     assert reopened(s3_url).missing_shards() == [2]
     with pytest.raises(ValueError, match="40 of 150 rows are not extracted yet"):
         stored.read()
@@ -133,25 +135,25 @@ def test_a_shard_without_a_mark_does_not_count(stored: Stream, s3_url: str) -> N
 # Damage
 
 
-@pytest.mark.parametrize("name", shards.ARRAYS)
-def test_damage_is_found_and_repaired(stored: Stream, s3_url: str, complete: Path, name: str) -> None:
-    key = shards.shard_file(name, 1)
+@pytest.mark.parametrize(("key", "shard"), [("embedding/c/1/0", 1), ("face_digest/c/0/0", 0), ("state/c/0", None)])
+def test_damage_is_found_and_repaired(stored: Stream, s3_url: str, complete: Path, key: str, shard: int | None) -> None:
     data = bytearray(stored.files.get(key))
     data[3] ^= 4
     stored.files.put(key, bytes(data))
     damages = verify(stored, None, None, ignored)
-    assert [(each.shard, each.kind) for each in damages] == [(1, "shard")]
+    assert [each.shard for each in damages] == [shard]
     assert f"{s3_url}/expr/base/{key} has changed since extraction" in damages[0].what
-    assert repair(stored, damages) == [1]
+    assert repair(stored, damages) == ([] if shard is None else [shard])
     made.extract_into(s3_url)
     assert verify(stored, None, None, ignored) == []
     assert objects_of(s3_url) == made.files_of(complete)
 
 
-def test_a_lost_and_a_short_object(stored: Stream) -> None:
+def test_lost_and_short_objects(stored: Stream) -> None:
     stored.files.delete([shards.shard_file("embedding", 0)])
-    stored.files.put(shards.shard_file("state", 2), b"short")
-    assert stored.damaged_by_size(stored.done_shards()) == [0, 2]
+    stored.files.put(shards.shard_file("state", 0), b"short")
+    stored.files.put(shards.shard_file("face_digest", 1), b"short")
+    assert lost_by_size(stored, WHOLE) == Lost(shards=[0, 3], groups=[0])
     with pytest.raises(
         ValueError, match=r"embedding/c/0/0: the shard is missing; type `mtl cache verify expr --repair`"
     ):
@@ -296,7 +298,7 @@ def test_what_is_fetched_is_compared_with_its_digest(copied: StoreLocation) -> N
 
 
 def test_the_shard_not_used_for_longest_goes_first(copied: StoreLocation) -> None:
-    sizes = Cache.open(copied).stream("expr").mark(0).files[shards.shard_file("embedding", 0)].num_bytes
+    sizes = Cache.open(copied).stream("expr").mark(0).file.num_bytes
     small = StoreLocation(url=copied.url, local=copied.local, local_gb=2.5 * sizes / 1e9)
     stream = Cache.open(small).stream("expr")
     paths = [stream.embedding_file(shard) for shard in (0, 1)]
@@ -466,11 +468,11 @@ def test_another_writer_is_refused(stored: Stream, s3_url: str) -> None:
         with pytest.raises(
             claims.BeingWritten, match=rf"stream 'expr' is being written by process {os.getpid()}; wait"
         ):
-            other.forget(1)
+            other.forget([1])
         assert time.monotonic() - start < 5
         with pytest.raises(claims.BeingWritten):
             Cache.open(s3_url).remove("expr")
-    other.forget(1)
+    other.forget([1])
 
 
 @pytest.mark.parametrize(
@@ -561,7 +563,7 @@ def test_a_writer_that_stood_still_writes_no_more(stored: Stream, s3_url: str, m
     start, stop = stored.rows(0)
     rows = made.embeddings_of(start, stop), made.digests_of(start, stop)
     with stored.writer_lock():
-        claim = stored._writer._claim
+        claim = stored._writer._place._claim
         stored.files.delete([claim.key])
         claim_of_a_stranger(stored, number=2)
         claim._written_s -= claims.EXPIRY_S
@@ -573,11 +575,11 @@ def test_a_writer_that_stood_still_writes_no_more(stored: Stream, s3_url: str, m
 def test_a_claim_of_the_same_number_is_not_taken_for_the_own(stored: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
     """Taken over, released and claimed by a third, while this process stood still."""
     with stored.writer_lock():
-        claim = stored._writer._claim
+        claim = stored._writer._place._claim
         claim_of_a_stranger(stored)
         claim._written_s -= claims.EXPIRY_S
         with pytest.raises(claims.BeingWritten, match="took over while this one stood still"):
-            stored.forget(0)
+            stored.forget([0])
     assert "embedding/claims/1-of-1.000001.json" in set(stored.files.keys("embedding"))
     assert 0 in stored.done_shards()
 

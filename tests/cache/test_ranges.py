@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache import marks, ranges, shards
+from cache import ranges, shards
 from cache.ranges import RowReader, check_shards
 from cache.store import Cache
 from helpers import made_stream as made
@@ -81,6 +81,6 @@ def test_the_check_finds_a_changed_a_missing_and_an_unfinished_shard(cache: Cach
     path.unlink()
     with pytest.raises(ValueError, match=r"embedding/c/2/0: the shard is missing"):
         check_shards(stream)
-    marks.remove_marks(stream.files, [2])
+    stream.forget([2])
     with pytest.raises(ValueError, match="are not extracted yet"):
         check_shards(stream)

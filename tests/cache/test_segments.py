@@ -130,7 +130,7 @@ def test_an_import_that_was_killed_is_finished(bring: Callable[..., tuple], cach
     _, stream, _ = bring(rows)
     whole = stream.read()
     with stream.writer_lock():
-        stream.forget(1)
+        stream.forget([1])
     _, stream, _ = bring(rows)
     np.testing.assert_array_equal(stream.read(), whole)
     with pytest.raises(ValueError, match="differs in: weights"):

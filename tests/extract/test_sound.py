@@ -161,7 +161,7 @@ def test_shards_parts_and_views_are_the_same_bytes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(whole, stream_of(tmp_path / "other"))
     np.testing.assert_array_equal(whole, stream_of(tmp_path / "one", "hflip"))
     cache = Cache.open(tmp_path / "one" / "cache.zarr")
-    cache.stream("sound").forget(2)
+    cache.stream("sound").forget([2])
     assert run(tmp_path / "one", frames).num_done == 16
     np.testing.assert_array_equal(whole, stream_of(tmp_path / "one"))
     run(tmp_path / "third", frames, videos=tmp_path / "one" / "videos", shard_rows=7)

@@ -28,7 +28,9 @@ import torch
 from torch import Tensor
 
 from cache.frames import read_frames, write_frames
+from cache.shards import EMBEDDING, shard_file
 from cache.storage.objects import ObjectStorage
+from cache.store import Cache
 from helpers import made_extraction as made
 from helpers.object_store import objects_of
 
@@ -145,20 +147,29 @@ class Harness:
         root = self.folder / cache / "cache.zarr"
         return [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
 
-    def marks(self, cache: str) -> dict[object, object]:
-        """Which file each mark is, and since when: another one where a shard was written again."""
+    def done(self, cache: str) -> dict[object, object]:
+        """Which file each finished shard has, and since when: another one where it was written again."""
+        return self.ask(lambda: self._done(cache)) if self.url else self._done(cache)
+
+    def _done(self, cache: str) -> dict[object, object]:
+        root = f"{self.url}/{cache}" if self.url else self.folder / cache / "cache.zarr"
+        try:
+            streams = [opened.stream(*key) for opened in [Cache.open(root, read_only=True)] for key in opened.streams()]
+        except ValueError:  # killed while it was made
+            return {}
+        keys = [(each, shard_file(EMBEDDING, shard)) for each in streams for shard in each.done_shards()]
         if self.url:
-            entries = self.ask(lambda: ObjectStorage(f"{self.url}/{cache}").entries(""))
-            return {each.key: each.modified_s for each in entries if "/marks/" in each.key}
-        found = (self.folder / cache).glob("cache.zarr/*/base/embedding/marks/*.json")
-        return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
+            since = {(each.name, entry.key): entry.modified_s for each in streams for entry in each.files.entries("")}
+            return {(each.name, key): since[each.name, key] for each, key in keys}
+        stats = {(each.name, key): (each.folder / key).stat() for each, key in keys}
+        return {key: (found.st_ino, found.st_mtime_ns) for key, found in stats.items()}
 
     def files(self, cache: str) -> dict[str, bytes]:
         """Every file of a cache but the locks: path -> bytes."""
         if self.url:
             return self.ask(lambda: objects_of(f"{self.url}/{cache}"))
         root = self.folder / cache / "cache.zarr"
-        paths = [path for path in sorted(root.rglob("*")) if path.is_file() and path.name != "writer.lock"]
+        paths = [path for path in sorted(root.rglob("*")) if path.is_file() and path.suffix != ".lock"]
         return {str(path.relative_to(root)): path.read_bytes() for path in paths}
 
 
@@ -184,7 +195,7 @@ def kill_until(harness: Harness, min_kills: int, generator: random.Random) -> di
     """Kills and resumes; raises AssertionError where a cache differs or a whole shard was done again."""
     duration = harness.run(lambda: harness.extract("whole"))
     wanted, a_run = harness.files("whole"), harness.forwards
-    num_marks = len(harness.marks("whole"))
+    num_shards = len(harness.done("whole"))
     batches_a_shard = harness.num_streams * -(-made.SHARD_ROWS // BATCH_SIZE)
     root = harness.folder / "killed" / "cache.zarr"
     phases: dict[str, int] = {}
@@ -208,13 +219,13 @@ def kill_until(harness: Harness, min_kills: int, generator: random.Random) -> di
             if is_enough():
                 since, delay_s = None, 60.0
             status = killed_after(delay_s, harness.start(lambda: harness.extract("killed")), since)
-            marks = harness.marks("killed")
-            assert kept.items() <= marks.items(), f"done again: {sorted(kept.items() - marks.items())}"
-            kept = marks
+            done = harness.done("killed")
+            assert kept.items() <= done.items(), f"done again: {sorted(kept.items() - done.items())}"
+            kept = done
             if not os.WIFSIGNALED(status):
                 assert status == 0, status
                 break
-            if len(marks) < num_marks:
+            if len(done) < num_shards:
                 kills, num_kills = kills + 1, num_kills + 1
                 where = harness.phase("killed")
                 phases[where] = phases.get(where, 0) + 1

@@ -1,17 +1,21 @@
-"""A small stream with known rows."""
+"""A small stream with known rows: four shards, of which the first three are a group and the last one another."""
 
+import contextlib
 import hashlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from cache import shards
 from cache.frames import conform, frames_digest
 from cache.identity import StreamIdentity, bytes_digest
+from cache.locks import WHOLE, Part, part_of
 from cache.store import Cache
 from cache.stream import Stream
 
-NUM_ROWS, WIDTH, SHARD_ROWS = 150, 12, 40
+NUM_ROWS, WIDTH, SHARD_ROWS, GROUP_SHARDS = 150, 12, 40, 3
 PROVENANCE = {"precision": "float32", "torch": "2.6"}
 FAILED = {41: "empty file", 149: "not an image"}
 
@@ -52,10 +56,11 @@ def digests_of(start: int, stop: int) -> np.ndarray:
     return np.stack([np.frombuffer(bytes_digest(face_bytes(row)), np.uint8) for row in range(start, stop)])
 
 
-def fill(stream: Stream, shards: list[int] | None = None) -> None:
-    """Writes `shards`, by default the missing ones, as an extraction would."""
-    with stream.writer_lock():
-        for shard in stream.missing_shards() if shards is None else shards:
+def fill(stream: Stream, numbers: Sequence[int] | None = None, part: Part = WHOLE) -> None:
+    """Writes shards, by default the missing ones of `part`, as an extraction would."""
+    with stream.writer_lock(part):
+        own = part_of(part, stream.num_shards)
+        for shard in [each for each in stream.missing_shards() if each in own] if numbers is None else numbers:
             start, stop = stream.rows(shard)
             failed = {row - start: why for row, why in FAILED.items() if start <= row < stop}
             stream.write_shard(shard, embeddings_of(start, stop), digests_of(start, stop), failed)
@@ -70,11 +75,22 @@ def expected_rows() -> np.ndarray:
 def files_of(folder: Path) -> dict[str, bytes]:
     """Every file's bytes, the lock aside."""
     found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in sorted(found.items()) if not name.endswith("writer.lock")}
+    return {name: path.read_bytes() for name, path in sorted(found.items()) if not name.endswith(".lock")}
 
 
-def extract_into(path: Path | str) -> Stream:
+@contextlib.contextmanager
+def small_groups() -> Iterator[None]:
+    """Streams that are made inside have groups of `GROUP_SHARDS`."""
+    before, shards.GROUP_SHARDS = shards.GROUP_SHARDS, GROUP_SHARDS
+    try:
+        yield
+    finally:
+        shards.GROUP_SHARDS = before
+
+
+def extract_into(path: Path | str, part: Part = WHOLE) -> Stream:
     """What `mtl extract` does: makes the stream or resumes it."""
-    stream = Cache.open(path, create=True).create("expr", make_identity(make_frames()), SHARD_ROWS, PROVENANCE)
-    fill(stream)
+    with small_groups():
+        stream = Cache.open(path, create=True).create("expr", make_identity(make_frames()), SHARD_ROWS, PROVENANCE)
+    fill(stream, part=part)
     return stream

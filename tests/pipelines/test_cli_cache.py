@@ -63,8 +63,8 @@ def flip(project: Path, shard: int) -> Path:
     return path
 
 
-def mark(project: Path, shard: int) -> Path:
-    return project / f"cache.zarr/expr/base/embedding/marks/{shard:08d}.json"
+def missing(project: Path) -> list[int]:
+    return Cache.open(project / "cache.zarr").stream("expr").missing_shards()
 
 
 def test_ls(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ def test_verify_finds_and_changes_nothing(project: Path) -> None:
     assert "shard: shard 1: " in result.stdout
     assert "face: face v/00020.jpg has changed since extraction" in result.stdout
     assert result.stdout.count("type `mtl cache verify expr --repair`, then `mtl extract --backbone expr`") == 1
-    assert all(mark(project, shard).exists() for shard in range(3))
+    assert missing(project) == []
     document = json.loads(mtl_cache(project, "verify", "--no-faces", "--json").stdout)
     assert [(each["kind"], each["shard"]) for each in document["damages"]] == [("shard", 1)]
 
@@ -139,10 +139,24 @@ def test_verify_repairs(project: Path) -> None:
     result = mtl_cache(project, "verify", "--repair")
     assert result.exit_code == 1
     assert "1 shards unmarked; `mtl extract` redoes them" in result.stdout
-    assert [mark(project, shard).exists() for shard in range(3)] == [True, False, True]
+    assert missing(project) == [1]
     again = mtl_cache(project, "verify", "--repair", "--json")
     assert again.exit_code == 1  # still incomplete
     assert json.loads(again.stdout)["repaired_shards"] == 0
+
+
+def test_verify_writes_states_anew(project: Path) -> None:
+    """Marks tell them, so no shard is redone."""
+    path = project / "cache.zarr/expr/base/state/c/0"
+    whole = path.read_bytes()
+    path.write_bytes(bytes(len(whole)))
+    result = mtl_cache(project, "verify", "--repair")
+    assert result.exit_code == 1
+    assert "group: " in result.stdout
+    assert "state/c/0 has changed since extraction" in " ".join(result.stdout.split())
+    assert result.stdout.endswith("1 file written anew\n")
+    assert path.read_bytes() == whole
+    assert mtl_cache(project, "verify").exit_code == 0
 
 
 def test_verify_without_faces_says_so(project: Path) -> None:

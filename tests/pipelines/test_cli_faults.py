@@ -89,7 +89,7 @@ def project(undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def files_of(root: Path) -> dict[str, bytes]:
     """Every file of a cache but the locks: path -> bytes."""
-    paths = [path for path in sorted(root.rglob("*")) if path.is_file() and path.name != "writer.lock"]
+    paths = [path for path in sorted(root.rglob("*")) if path.is_file() and path.suffix != ".lock"]
     return {str(path.relative_to(root)): path.read_bytes() for path in paths}
 
 
@@ -108,7 +108,7 @@ def written_since(root: Path, before: dict[str, tuple[int, int]]) -> set[str]:
 
 def files_on_disk(root: Path) -> dict[str, tuple[int, int]]:
     """Which file each is, and since when: another one where it was written again."""
-    paths = [path for path in root.rglob("*") if path.is_file() and path.name != "writer.lock"]
+    paths = [path for path in root.rglob("*") if path.is_file() and path.suffix != ".lock"]
     return {str(path.relative_to(root)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
 
 
@@ -137,12 +137,35 @@ HARMS: dict[str, Callable[[Path], None]] = {
     "emptied": lambda path: path.write_bytes(b""),
 }
 BASE = "expr/base"
-OF_A_SHARD = {
-    "embedding": f"{BASE}/embedding/c/1/0",
-    "face_digest": f"{BASE}/face_digest/c/1/0",
-    "state": f"{BASE}/state/c/1",
-    "mark": f"{BASE}/embedding/marks/00000001.json",
+EMBEDDING = f"{BASE}/embedding/c/1/0"
+# The shards that each harm costs; those of which marks tell all are redone without an extraction.
+ALL = [0, 1, 2, 3]
+COSTS: dict[str, dict[str, list[int]]] = {
+    EMBEDDING: {},
+    f"{BASE}/face_digest/c/0/0": {harm: [2] if harm == "one bit" else ALL for harm in HARMS},
+    f"{BASE}/state/c/0": {harm: [] for harm in HARMS},
+    f"{BASE}/embedding/marks/manifest-00000.jsonl": {
+        "truncated": [2, 3],
+        "one bit": [2],
+        "zeroed": ALL,
+        "deleted": ALL,
+        "emptied": ALL,
+    },
 }
+BESIDE = set(COSTS) - {EMBEDDING}
+
+
+def embeddings_in(names: set[str]) -> list[int]:
+    """The shards whose embeddings are among them."""
+    return sorted(int(name.split("/")[-2]) for name in names if name.startswith(f"{BASE}/embedding/c/"))
+
+
+def done_files(root: Path) -> set[str]:
+    """Of the embeddings of finished shards."""
+    done = Cache.open(root).stream("expr").done_shards()
+    return {f"{BASE}/embedding/c/{shard}/0" for shard in done}
+
+
 METADATA = [
     f"{BASE}/zarr.json",
     *(f"{BASE}/{name}/zarr.json" for name in ("embedding", "face_digest", "state")),
@@ -150,18 +173,20 @@ METADATA = [
 
 
 @pytest.mark.parametrize("harm", HARMS)
-@pytest.mark.parametrize("name", OF_A_SHARD)
-def test_a_damaged_shard_is_redone_alone(project: Path, undisturbed: Path, name: str, harm: str) -> None:
+@pytest.mark.parametrize("name", COSTS)
+def test_damaged_shards_are_redone_alone(project: Path, undisturbed: Path, name: str, harm: str) -> None:
     root = project / "cache.zarr"
-    HARMS[harm](root / OF_A_SHARD[name])
+    HARMS[harm](root / name)
     before = files_on_disk(root)
     code, out, _ = mtl("cache", "verify")
     assert code == 1
-    assert OF_A_SHARD[name] in out or "rows 8 to 15 are not extracted yet" in out
+    assert name in out or "rows 8 to 15 are not extracted yet" in out
     assert written_since(root, before) == set()
     assert type_what_it_says(out)[-1][0] == 0
     assert files_of(root) == files_of(undisturbed / "cache.zarr")
-    assert written_since(root, before) == set(OF_A_SHARD.values())
+    written = written_since(root, before)
+    assert embeddings_in(written) == COSTS[name].get(harm, [1])
+    assert {each for each in written if not each.startswith(f"{BASE}/embedding/c/")} == BESIDE
     assert mtl("cache", "verify")[0] == 0
 
 
@@ -193,11 +218,11 @@ def test_a_lost_group_costs_no_extraction(project: Path, undisturbed: Path, name
 def test_many_damages_at_once(project: Path, undisturbed: Path) -> None:
     root = project / "cache.zarr"
     flip(root / f"{BASE}/embedding/c/0/0")
-    (root / f"{BASE}/state/c/2").unlink()
-    truncate(root / f"{BASE}/embedding/marks/00000002.json")
+    (root / f"{BASE}/state/c/0").unlink()
+    truncate(root / f"{BASE}/embedding/marks/manifest-00000.jsonl")
     code, out, _ = mtl("cache", "verify", "--json")
     assert code == 1
-    assert {each["shard"] for each in json.loads(out)["damages"]} == {0, 2}
+    assert {each["shard"] for each in json.loads(out)["damages"]} == {0, 2, 3}
     type_what_it_says(mtl("cache", "verify")[1])
     assert files_of(root) == files_of(undisturbed / "cache.zarr")
 
@@ -230,7 +255,7 @@ def test_a_face_that_changed(project: Path, harm: str) -> None:
     assert f"face {path} {said}" in out
     codes = [code for code, _, _ in type_what_it_says(out)]
     assert codes == [1, int(harm != "changed")]  # a face that cannot be read is told of
-    assert {name.split("/")[-1] for name in written_since(root, before) if "marks" in name} == {"00000002.json"}
+    assert embeddings_in(written_since(root, before)) == [2]
     assert mtl("cache", "verify")[0] == 0
     assert mtl("extract", "--set", "cache.path=anew.zarr")[0] == codes[1]
     assert files_of(root) == files_of(project / "anew.zarr")
@@ -295,7 +320,7 @@ def writes(project: Path) -> Iterator[list[tuple[str, str]]]:
 def test_a_read_only_cache(project: Path, writes: list[tuple[str, str]]) -> None:
     """All that reads works, and tries to write nothing."""
     root = project / "cache.zarr"
-    flip(root / OF_A_SHARD["state"])
+    flip(root / f"{BASE}/state/c/0")
     assert writes  # the hook sees
     writes.clear()
     before = files_of(root)
@@ -321,7 +346,7 @@ def test_a_moved_cache(project: Path, tmp_path: Path, undisturbed: Path) -> None
     there = ("--set", f"cache.path='{moved}'")
     assert mtl("cache", "verify", *there)[0] == 0
     assert mtl("extract", *there)[1] == "30 faces were in 1 stream (expr) already\n"
-    flip(moved / OF_A_SHARD["embedding"])
+    flip(moved / EMBEDDING)
     assert mtl("cache", "verify", "--repair", *there)[0] == 1
     assert mtl("extract", *there)[0] == 0
     assert files_of(moved) == files_of(undisturbed / "cache.zarr")
@@ -394,7 +419,7 @@ def test_disk_full(project: Path, undisturbed: Path, monkeypatch: pytest.MonkeyP
     assert err.count("\n") == 1
     assert not [path for path in root.rglob("*") if ".tmp-" in path.name or ".partial" in path.name]
     before = files_on_disk(root)
-    done = {name for name in before if "marks/0" in name}
+    done = done_files(root) if (root / BASE).is_dir() else set()
     assert mtl("extract")[0] == 0
     assert not done & written_since(root, before)
     assert files_of(root) == files_of(undisturbed / "cache.zarr")
@@ -427,13 +452,13 @@ def test_signals(long_project: Path, number: int, wanted: int) -> None:
     assert err == "mtl: stopped; finished work is kept, the same command resumes from here\n"
     assert not [path for path in root.rglob("*") if ".tmp-" in path.name or ".partial" in path.name]
     before = files_on_disk(root)
-    marks = {name for name in before if "marks/0" in name}
-    assert 2 <= len(marks) < 20
+    done = done_files(root)
+    assert 2 <= len(done) < 20
     os.chdir(long_project)
     code, out, err = mtl("extract")
     assert (code, err) == (0, "")
-    assert f"{SHARD_ROWS * len(marks)} faces were in 1 stream (expr) already" in out
-    assert not marks & written_since(root, before)
+    assert f"{SHARD_ROWS * len(done)} faces were in 1 stream (expr) already" in out
+    assert not done & written_since(root, before)
     stream = Cache.open(root).stream("expr")
     assert np.array_equal(stream.read()[:NUM_FACES], stream.read()[NUM_FACES : 2 * NUM_FACES])
 

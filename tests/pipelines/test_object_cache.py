@@ -69,7 +69,7 @@ def test_from_faces_to_a_run(project: Path, s3_url: str) -> None:
     assert (project / "runs/there/metrics.json").read_bytes() == (project / "runs/here/metrics.json").read_bytes()
     kept = {path.name for path in (project / "local").rglob("*") if path.is_file()}
     stream = Cache.open(s3_url).stream("va")
-    assert {stream.mark(0).files["embedding/c/0/0"].blake2b} < kept
+    assert {stream.mark(0).file.blake2b} < kept
     assert SECRET not in "".join(path.read_text(errors="ignore") for path in project.rglob("*") if path.is_file())
 
 
@@ -116,9 +116,9 @@ def test_a_store_that_goes_away(project: Path, s3_url: str, monkeypatch: pytest.
     """Refused from some request on: one line, and the same command finishes afterwards."""
     with Gateway(os.environ["AWS_ENDPOINT_URL"]).serve() as gateway:
         monkeypatch.setenv("AWS_ENDPOINT_URL", gateway.endpoint)
-        gateway.plan = lambda request: 403 if request.path.endswith("/marks/00000001.json") else None
+        gateway.plan = lambda request: 403 if request.path.endswith("/marks/00000001.mark") else None
         line = refused(*EXTRACT, "--backbone", "va")
-        assert f"{s3_url}/va/base/embedding/marks/00000001.json: may not be" in line
+        assert f"{s3_url}/va/base/embedding/marks/00000001.mark: may not be" in line
         assert SECRET not in line
         gateway.plan = lambda request: None
         assert Cache.open(s3_url).stream("va").done_shards() == [0]
