@@ -246,6 +246,26 @@ def test_a_full_disk_at_any_sync(empty: Stream, monkeypatch: pytest.MonkeyPatch,
     assert np.array_equal(empty.read(), made.expected_rows())
 
 
+@pytest.mark.parametrize("after", range(6, 14))
+def test_a_full_disk_while_marks_move(empty: Stream, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """What was written counts; the next writer moves its mark."""
+    made.fill(empty, [0, 1])
+    monkeypatch.setattr(durable.os, "fsync", Full(os.fsync, after))
+    with pytest.raises(OSError, match="No space left"):
+        made.fill(empty, [2])
+    monkeypatch.undo()
+    assert empty.missing_shards() == [3]
+    assert np.array_equal(empty.read_shard(2), made.expected_rows()[80:120])
+    assert empty.is_settled((1, 2)) == (after == 13)  # the small files are gone then
+    with empty.writer_lock():
+        pass
+    assert not list(empty.files.keys("embedding/marks/0"))
+    assert [key for key in empty.files.keys("") if key.endswith(".mark") or ".tmp-" in key] == []
+    made.fill(empty)
+    assert empty.is_settled()
+    assert np.array_equal(empty.read(), made.expected_rows())
+
+
 def test_a_full_disk_while_zarr_writes(empty: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
     made.fill(empty, [0])
     before = made.files_of(empty.folder)
