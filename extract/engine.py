@@ -25,6 +25,7 @@ from extract import jobs as planning
 from extract.backbones.build import Backbone
 from extract.backbones.resize import MAX_PIXELS, Resizer, batch_resizer
 from extract.backbones.runtime import Embedder, Ticket, embedder, release, steady
+from extract.backbones.trials import Allowance
 from extract.config import Preprocessing
 from extract.faces.source import FaceSource
 from extract.inputs import Inputs
@@ -79,7 +80,8 @@ class Extraction:
         if any((name, view) not in there for name in names for view in settings.views):
             planning.require_folder(faces)
         self._frames, self._faces, self._settings = frames, faces, settings
-        opened = [planning.open_streams(cache, each, frames, settings) for each in backbones]
+        allowance = Allowance(len({(each.architecture, each.preprocessing.size_px) for each in backbones}))
+        opened = [planning.open_streams(cache, each, frames, settings, allowance) for each in backbones]
         self._streams = [(each, stream) for each, (found, _) in zip(backbones, opened, strict=True) for stream in found]
         self._notes = (*cache.notes, *(note for _, about in opened for note in about))  # for the first part that is run
         self._source = FaceSource(faces, follow_orientation=settings.follow_orientation)

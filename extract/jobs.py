@@ -24,6 +24,7 @@ from extract.backbones.build import Backbone
 from extract.backbones.calibration import choose_runtime
 from extract.backbones.origin import origin_of
 from extract.backbones.runtime import Runtime
+from extract.backbones.trials import Allowance
 from extract.config import FOLLOWED, ORIENTATION, Preprocessing
 from extract.faces.source import FaceSource
 from extract.view_names import AUGMENTATION, BASE, preprocessing_of, recipe
@@ -33,7 +34,7 @@ VERSIONS = ("torch", "timm", "simplejpeg", "pillow", "zarr")
 ONNX_VERSIONS = (*VERSIONS, "onnxruntime")
 Transform = Literal["device", "timm"]
 Precisions = Literal["auto", "float32", "bfloat16"]
-Modes = Literal["auto", "eager", "compiled", "graph"]
+Modes = Literal["auto", "eager", "compiled", "graph", "onnx"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,10 +104,10 @@ def identity_of(
 
 
 def open_streams(
-    cache: Cache, backbone: Backbone, frames: Frames, settings: Settings
+    cache: Cache, backbone: Backbone, frames: Frames, settings: Settings, allowance: Allowance | None = None
 ) -> tuple[list[Stream], list[str]]:
     """The backbone's streams, one an output and view; those that are not there are made, with the runtime settled for
-    good.
+    good. `allowance` is the time that trials may take, of all backbones of the run.
 
     Returns:
         The streams, and notes for the user: what a trial of runtimes measured. These are not kept in the stream, whose
@@ -124,7 +125,7 @@ def open_streams(
     made = identities.keys() - there
     for name, view in identities.keys() - made:  # refused before anything is made or measured
         cache.stream(name, view, expected=identities[name, view])
-    provenance, notes = _settled(backbone, len(frames), settings) if made else ({}, [])
+    provenance, notes = _settled(backbone, len(frames), settings, allowance) if made else ({}, [])
     streams = [
         cache.create(name, identity, settings.shard_rows, provenance | _origin(backbone, name, settings))
         if (name, view) in made
@@ -134,7 +135,9 @@ def open_streams(
     return streams, notes
 
 
-def _settled(backbone: Backbone, num_frames: int, settings: Settings) -> tuple[dict[str, Any], list[str]]:
+def _settled(
+    backbone: Backbone, num_frames: int, settings: Settings, allowance: Allowance | None
+) -> tuple[dict[str, Any], list[str]]:
     """The provenance of a new stream, its runtime chosen, and notes on the trial."""
     runtime, measured = choose_runtime(
         backbone,
@@ -143,16 +146,18 @@ def _settled(backbone: Backbone, num_frames: int, settings: Settings) -> tuple[d
         settings.device,
         settings.precision,
         settings.runtime,
+        allowance,
     )
     provenance = _provenance(backbone, runtime, settings)
     if not measured["faces_per_s"]:
         return provenance, []
     rates = ", ".join(f"{name} {rate:g} faces/s" for name, rate in measured["faces_per_s"].items())
-    return provenance, [f"{backbone.name}: {runtime}, after a trial ({rates})"]
+    how = f"after a trial of {measured['trial_s']:.1f} s" if measured["trial_s"] else "by an earlier trial"
+    return provenance, [f"{backbone.name}: {runtime}, {how} ({rates})"]
 
 
 def _provenance(backbone: Backbone, runtime: Runtime, settings: Settings) -> dict[str, Any]:
-    device = settings.device
+    device, by_onnx = settings.device, runtime.mode == "onnx" or not backbone.is_torch
     return {
         "model": backbone.config.model,
         "weights": backbone.config.weights,
@@ -160,7 +165,7 @@ def _provenance(backbone: Backbone, runtime: Runtime, settings: Settings) -> dic
         "transform": "timm" if settings.exact else "device",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "batch_size": settings.batch_size,
-        "versions": {name: version(name) for name in (VERSIONS if backbone.is_torch else ONNX_VERSIONS)},
+        "versions": {name: version(name) for name in (ONNX_VERSIONS if by_onnx else VERSIONS)},
     }
 
 

@@ -27,8 +27,13 @@ def compiling() -> Iterator[None]:
 
 
 def kernel_folder() -> Path:
-    """Where compiled kernels stay between processes: `mtl/kernels` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtl" / "kernels"
+    """Where compiled kernels stay between processes."""
+    return user_folder() / "kernels"
+
+
+def user_folder() -> Path:
+    """`mtl` in the user's cache folder. Raises RuntimeError where there is no home folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtl"
 
 
 def _keep_kernels() -> None:

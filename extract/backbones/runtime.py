@@ -14,9 +14,10 @@ from torch import Tensor
 
 from extract.backbones import passes
 from extract.backbones.build import Backbone
+from extract.backbones.onnx_pass import onnx
 from extract.backbones.passes import DTYPES, ForwardPass, Precision
 
-Mode = Literal["eager", "compiled", "graph"]
+Mode = Literal["eager", "compiled", "graph", "onnx"]
 KeyT = TypeVar("KeyT", bound=Hashable)
 ResultT = TypeVar("ResultT")
 
@@ -105,7 +106,7 @@ class Embedder:
             torch.cuda.empty_cache()
 
 
-# What was compiled or recorded, from its calibration to the end of the extraction: doing it again takes a minute.
+# What was compiled, exported or recorded, from its calibration to the end of the extraction: again takes a minute.
 _KEPT: dict[tuple[Backbone, Runtime, torch.device, int], Embedder] = {}
 
 
@@ -170,4 +171,5 @@ MODES: dict[Mode, Callable[[Backbone, Precision, torch.device, int], ForwardPass
     "eager": passes.eager,
     "compiled": passes.compiled,
     "graph": passes.graph,
+    "onnx": onnx,
 }

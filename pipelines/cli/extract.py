@@ -49,7 +49,8 @@ def extract(
         Literal["auto", "float32", "bfloat16"], typer.Option(help="auto: bfloat16 where it pays.")
     ] = "auto",
     runtime: Annotated[
-        Literal["auto", "eager", "compiled", "graph"], typer.Option(help="auto: measured, compiled where it pays.")
+        Literal["auto", "eager", "compiled", "graph", "onnx"],
+        typer.Option(help="auto: by a short trial, kept for the next run."),
     ] = "auto",
     exact: Annotated[
         bool, typer.Option("--exact", help="Resize with timm's own transform, not on the device; slower.")

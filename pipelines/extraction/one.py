@@ -29,7 +29,7 @@ class Choices:
     batch_size: int = 0
     num_threads: int = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    runtime: Literal["auto", "eager", "compiled", "graph"] = "auto"
+    runtime: Literal["auto", "eager", "compiled", "graph", "onnx"] = "auto"
     exact: bool = False
     views: tuple[str, ...] = (BASE,)
     part: Part = WHOLE

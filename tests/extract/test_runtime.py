@@ -1,6 +1,5 @@
-"""The runtime of a backbone: its modes agree, memory that runs out costs speed alone, and trials choose what pays."""
+"""The runtime of a backbone: its modes agree, and memory that runs out costs speed alone."""
 
-import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -11,12 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch._inductor.runtime import cache_dir_utils
 
-from extract.backbones import calibration, compiling, passes, runtime
+from extract.backbones import compiling, passes, runtime
 from extract.backbones.build import Backbone
-from extract.backbones.calibration import CANDIDATE_MODES, choose_runtime
+from extract.backbones.calibration import CANDIDATE_MODES, CandidateMode, choose_runtime
 from extract.backbones.runtime import MODES, Runtime, embedder, release, steady
 from extract.backbones.transforms import normalise
-from extract.config import BackboneConfig
 from helpers import compiled_pass
 from helpers.compiled_pass import COMPILED, CPU, WIDTH, compiler_settings, plainly, some_faces, tiny
 from helpers.processes import start
@@ -49,24 +47,6 @@ def kernels(user: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield user / "mtl" / "kernels"
 
 
-@pytest.fixture
-def speeds(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """Faces/s that trials are made to measure, by "precision mode"; what is not there fails to compile."""
-    speeds: dict[str, float] = {}
-
-    class Timed:
-        def __init__(self, backbone: Backbone, runtime: Runtime, device: torch.device, batch_size: int) -> None:
-            if str(runtime) not in speeds:
-                raise ValueError(f"{backbone.name} cannot be compiled")
-            self.rate = speeds[str(runtime)]
-
-    monkeypatch.setattr(calibration, "embedder", Timed)
-    monkeypatch.setattr(calibration, "_seconds", lambda embed, faces: len(faces) / embed.rate)
-    monkeypatch.setattr(calibration, "why_not_compiled", lambda device: None)
-    monkeypatch.setattr(passes, "native_bfloat16", lambda: True)
-    return speeds
-
-
 # Runtime
 
 
@@ -79,7 +59,7 @@ def test_runtime_round_trip() -> None:
 
 @pytest.mark.parametrize("wrong", [{"mode": "fast"}, {"mode": None}, {"precision": "float8"}, {"precision": ["a"]}])
 def test_damaged_runtime(wrong: dict) -> None:
-    known = "eager, compiled, graph" if "mode" in wrong else "float32, bfloat16"
+    known = "eager, compiled, graph, onnx" if "mode" in wrong else "float32, bfloat16"
     with pytest.raises(ValueError, match=f"is unknown; known: {known}"):
         Runtime.from_json({"precision": "float32", "mode": "eager", **wrong})
 
@@ -211,7 +191,7 @@ def test_what_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch, capfd: pytest.
     with pytest.raises(ValueError, match=r"expr cannot be compiled \(.*no kernel for this\); run it with") as caught:
         choose_runtime(tiny(), MANY, 4, CPU, mode="compiled")
     assert "\n" not in str(caught.value)
-    monkeypatch.setitem(CANDIDATE_MODES, "cpu", (CANDIDATE_MODES["cpu"][0]._replace(build_s=0),))
+    monkeypatch.setitem(CANDIDATE_MODES, "cpu", (CandidateMode("compiled", build_s=0, kept=1.15),))
     chosen, report = choose_runtime(tiny(), MANY, 4, CPU, precision="float32")
     assert (chosen, any("no kernel for this" in why for why in report["why"])) == (EAGER, True)
     assert capfd.readouterr() == ("", "")
@@ -293,95 +273,3 @@ def test_made_ready_again_for_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (embed.limit, made) == (16, [64, 32, 16])
     assert len(embed(some_faces(20))) == 20
     assert (embed.limit, made) == (4, [64, 32, 16, 8, 4])
-
-
-# Calibration
-
-
-def test_few_faces_without_a_trial() -> None:
-    """No forward pass at all."""
-    chosen, report = choose_runtime(tiny(most=0), 1999, 4, CPU)
-    assert (chosen, report["faces_per_s"]) == (EAGER, {})
-    assert json.loads(json.dumps(report)) == report
-
-
-def test_what_is_asked_for_is_not_tried() -> None:
-    chosen, report = choose_runtime(tiny(most=0), MANY, 4, CPU, precision="bfloat16", mode="eager")
-    assert (chosen, report["faces_per_s"]) == (Runtime(precision="bfloat16"), {})
-
-
-def test_a_model_that_torch_does_not_run() -> None:
-    backbone = dataclasses.replace(tiny(most=0), config=BackboneConfig(model="onnx:own.onnx"))
-    assert choose_runtime(backbone, MANY, 4, CPU)[0] == EAGER
-    for option, wrong in (("precision", {"precision": "bfloat16"}), ("runtime", {"mode": "compiled"})):
-        with pytest.raises(ValueError, match=f"expr is onnx:own.onnx, which runs as it is; leave out --{option}"):
-            choose_runtime(backbone, MANY, 4, CPU, **wrong)
-
-
-@pytest.mark.parametrize(("gain", "precision"), [(2.0, "bfloat16"), (1.1, "float32"), (0.2, "float32")])
-def test_precision_by_a_trial(speeds: dict[str, float], gain: float, precision: str) -> None:
-    speeds |= {"float32 eager": 1000.0, "bfloat16 eager": 1000 * gain}
-    chosen, report = choose_runtime(tiny(), 2000, 4, CPU)
-    assert chosen == Runtime(precision=precision)
-    assert report["faces_per_s"] == speeds
-
-
-def test_no_trial_of_bfloat16_without_its_instructions(
-    speeds: dict[str, float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(passes, "native_bfloat16", lambda: False)
-    speeds |= {"float32 eager": 1000.0}
-    chosen, report = choose_runtime(tiny(), 2000, 4, CPU)
-    assert (chosen, report["faces_per_s"]) == (EAGER, speeds)
-    assert report["why"][0] == "this processor has no instructions for bfloat16"
-
-
-@pytest.mark.parametrize(
-    ("num_faces", "rate", "mode", "why"),
-    [
-        (10_000, 2000.0, "eager", "compiled not tried: eager takes about 10 s"),
-        (449_000, 2000.0, "eager", "compiled not tried: eager takes about 449 s"),
-        (451_000, 2000.0, "compiled", "float32 compiled is 2.00 x as fast as float32 eager"),
-        (MANY, 1100.0, "eager", "float32 compiled is 1.10 x as fast"),
-        (MANY, None, "eager", "expr cannot be compiled"),
-    ],
-)
-def test_compiled_where_it_pays(
-    speeds: dict[str, float], num_faces: int, rate: float | None, mode: str, why: str
-) -> None:
-    speeds |= {"float32 eager": 1000.0, "bfloat16 eager": 500.0}
-    if rate is not None:
-        speeds["float32 compiled"] = rate
-    chosen, report = choose_runtime(tiny(), num_faces, 4, CPU)
-    assert chosen == Runtime(mode=mode)
-    assert report["why"][-1].startswith(why)
-
-
-def test_the_trial_has_batches_like_the_extraction(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second's worth of faces, at most a batch and at least eight."""
-    sizes: list[int] = []
-    for seconds_a_face, batch_size, expected in ((1e-4, 64, 64), (1 / 32, 64, 32), (1.0, 64, 8), (1.0, 4, 4)):
-
-        def seconds(embed: object, faces: Tensor, each_s: float = seconds_a_face) -> float:
-            sizes.append(len(faces))
-            return each_s * len(faces)
-
-        monkeypatch.setattr(calibration, "_seconds", seconds)
-        choose_runtime(tiny(), 2000, batch_size, CPU, mode="eager")
-        assert sizes[-1] == expected
-
-
-def test_a_trial_of_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real clocks, a made-up compiler: the one kept is the extraction's, the one not kept is let go, others stay."""
-    monkeypatch.setitem(MODES, "compiled", MODES["eager"])
-    monkeypatch.setattr(calibration, "why_not_compiled", lambda device: None)
-    for kept, mode in ((0.0, "compiled"), (1000.0, "eager")):
-        monkeypatch.setitem(CANDIDATE_MODES, "cpu", (CANDIDATE_MODES["cpu"][0]._replace(kept=kept, build_s=0),))
-        backbone, other = tiny(), tiny()
-        embedder(other, COMPILED, CPU, 4)
-        embedder(other, Runtime(precision="bfloat16", mode="compiled"), CPU, 4)
-        chosen, report = choose_runtime(backbone, MANY, 4, CPU)
-        assert chosen.mode == mode
-        assert len(report["faces_per_s"]) == 3
-        assert [key[0] for key in runtime._KEPT] == [other, other] + [backbone] * (mode == "compiled")
-        release(CPU)
