@@ -1,13 +1,12 @@
-"""A1, A4, A6, A7, A8 and R1: extraction from JPEG files to durable Zarr against the parts it cannot do without.
+"""A1, A4, A8 and R1: extraction from JPEG files to durable Zarr against the parts it cannot do without.
 
 The backbones have random weights, which changes no timing. Letters: B faces, S side of the input in pixels.
 """
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,11 @@ import polars as pl
 import torch
 
 from bench.made_faces import FACES, SIZE_PX, WORK, made_faces
-from bench.measure import ROUNDS, Row, Target, cpus, interleave, ratios, walls
+from bench.measure import Row, Target, affordable, cost, cpus, interleave, ratios, walls
 from bench.rivals import usual_loop, usual_model
 from cache.store import Cache
 from extract.backbones.build import Backbone, load_backbone
+from extract.backbones.passes import fast_precision
 from extract.backbones.runtime import Runtime, embedder, release, steady
 from extract.config import BackboneConfig
 from extract.engine import NUM_SLOTS, Hooks, default_batch_size, default_num_threads, extract
@@ -32,14 +32,14 @@ from extract.report import Report
 MODELS = {"cpu": "efficientnet_b0", "cuda": "vit_base_patch16_224"}
 NUM_FACES = {"cpu": 1536, "cuda": 65_536}
 LIGHT_MODEL, NUM_TOGETHER = "mobilenetv3_small_050", 3  # A8
-SHARD_ROWS = 64  # a 24th of the faces, as mtl.toml's 4,096 are of 98,000: what a kill may lose
-KILLED_AT = (0.31, 0.43, 0.52, 0.64, 0.77)
-RUNTIME = Runtime(precision="bfloat16", mode="eager")
+SHARD_ROWS = {"cpu": 64, "cuda": 4096}
+FEWEST_FACES, PROBED = 192, 128
 
 
 def end_to_end(device: torch.device) -> list[Row]:
     """A1: faces/s of an extraction against those of its backbone and its decoding, each by itself."""
-    frames, chosen = made_faces(NUM_FACES[device.type]), backbone(device)
+    chosen = backbone(device)
+    frames = faces_for(2 * each_face_s([chosen], device), repeats=5, device=device)
     costs = interleave(
         {
             "backbone": lambda: _bare_backbone(chosen, len(frames), device),
@@ -53,8 +53,8 @@ def end_to_end(device: torch.device) -> list[Row]:
         together, target = max, Target(0.97 if all(a > b for a, b in bare) else 0.92)
     bound = [together(pair) for pair in bare]
     busy = [sum(pair) for pair in zip(cpus(costs["backbone"]), cpus(costs["decode"]), strict=True)]
-    what, model = "extraction, faces/s ÷ bound", f"{chosen.config.model}, {RUNTIME}"
-    rows = [Row(id="A1", what=what, values=ratios(bound, total), target=target, device=device.type, note=model)]
+    what, note = "extraction, faces/s ÷ bound", f"{chosen.config.model}, {runtime_of(device)}, {len(frames):,} faces"
+    rows = [Row(id="A1", what=what, values=ratios(bound, total), target=target, device=device.type, note=note)]
     if device.type == "cpu":
         used = ratios(busy, cpus(costs["extract"]))
         rows.append(Row(id="A1c", what="the same in CPU time, which other work disturbs less", values=used))
@@ -81,36 +81,10 @@ def loading(device: torch.device) -> list[Row]:
     ]
 
 
-def resuming(device: torch.device) -> list[Row]:
-    """A6, A7: going on after a kill at a fraction of the faces, and the same command again, against a full run."""
-    frames, chosen = made_faces(NUM_FACES[device.type]), backbone(device)
-    run(frames, fresh("full"), [chosen], device)
-    strict, durable, again = [], [], []
-    for fraction in (KILLED_AT * ROUNDS)[:ROUNDS]:
-        full = run(frames, fresh("full"), [chosen], device).seconds
-        again.append(run(frames, WORK / "full.zarr", [chosen], device).seconds / full)
-        killed = fresh("killed")
-        death = int(fraction * len(frames))
-        _kill_at(killed, death, len(frames), device)
-        rest = run(frames, killed, [chosen], device)
-        assert rest.num_skipped, "the child got no shard done"
-        _require_same(WORK / "full.zarr", killed)
-        done = -(-death // default_batch_size(device)) * default_batch_size(device) / len(frames)
-        strict.append(rest.seconds / full / (1 - done))
-        durable.append(rest.seconds / full / (rest.num_done / len(frames)))
-    resumed, repeated = Target(1.03, at_most=True), Target(0.01, at_most=True)
-    name, note = device.type, "bytes identical; of a full run's seconds"
-    return [
-        Row(id="A6", what="resume ÷ the faces not done", values=strict, target=resumed, device=name, note=note),
-        Row(id="A6d", what="resume ÷ the faces not in a whole shard", values=durable, device=name),
-        Row(id="A7", what="same command again ÷ full run", values=again, target=repeated, device=name),
-    ]
-
-
 def together(device: torch.device) -> list[Row]:
     """A8: light backbones in one pass over the faces against a pass each."""
-    frames = made_faces(NUM_FACES[device.type])
     light = [backbone(device, LIGHT_MODEL, f"light{seed}", seed) for seed in range(NUM_TOGETHER)]
+    frames = faces_for(2 * each_face_s(light, device), repeats=5, device=device)
 
     def apart() -> None:
         path = fresh("apart")
@@ -119,7 +93,10 @@ def together(device: torch.device) -> list[Row]:
 
     costs = interleave({"one": lambda: run(frames, fresh("one_pass"), light, device), "apart": apart})
     target = Target(0.9 if device.type == "cpu" else 0.8, at_most=True)
-    share, note = ratios(walls(costs["one"]), walls(costs["apart"])), f"{LIGHT_MODEL} at {SIZE_PX} px"
+    share, note = (
+        ratios(walls(costs["one"]), walls(costs["apart"])),
+        f"{LIGHT_MODEL} at {SIZE_PX} px, {runtime_of(device)}",
+    )
     what = f"{NUM_TOGETHER} backbones in one pass ÷ {NUM_TOGETHER} passes"
     return [Row(id="A8", what=what, values=share, target=target, device=device.type, note=note)]
 
@@ -131,15 +108,15 @@ def against_usual_loop(device: torch.device) -> list[Row]:
     costs = interleave(
         {
             "usual": lambda: usual_loop(model, transform, FACES, frames, WORK / "usual.npy", device),
-            "bfloat16": lambda: run(frames, fresh("rival"), [chosen], device),
+            "chosen": lambda: run(frames, fresh("rival"), [chosen], device),
             "float32": lambda: run(frames, fresh("rival"), [chosen], device, precision="float32"),
         }
     )
     usual, what = walls(costs["usual"]), "Dataset + DataLoader + timm loop ÷ extraction"
-    mixed, plain = ratios(usual, walls(costs["bfloat16"])), ratios(usual, walls(costs["float32"]))
+    mixed, plain = ratios(usual, walls(costs["chosen"])), ratios(usual, walls(costs["float32"]))
     note = f"{chosen.config.model}; loop in float32"
     return [
-        Row(id="R1", what=what, values=mixed, device=device.type, note=f"{note}, mtl in bfloat16"),
+        Row(id="R1", what=what, values=mixed, device=device.type, note=f"{note}, mtl in {runtime_of(device)}"),
         Row(id="R1f", what=what, values=plain, device=device.type, note=f"{note}, mtl too"),
     ]
 
@@ -164,12 +141,34 @@ def run(
         "device": device,
         "batch_size": default_batch_size(device),
         "num_threads": default_num_threads(),
-        "shard_rows": SHARD_ROWS if device.type == "cpu" else 4096,
-        "precision": RUNTIME.precision,
-        "runtime": RUNTIME.mode,
+        "shard_rows": SHARD_ROWS[device.type],
+        "precision": runtime_of(device).precision,
+        "runtime": runtime_of(device).mode,
     }
     opened = Cache.open(cache, create=True)
     return extract(frames, FACES, opened, backbones, Settings(**(settings | options)), Hooks(advance=advance))
+
+
+def runtime_of(device: torch.device) -> Runtime:
+    """Eager, in the lowest precision that the device has instructions for."""
+    return Runtime(precision=fast_precision(device), mode="eager")
+
+
+def each_face_s(backbones: Sequence[Backbone], device: torch.device) -> float:
+    """Seconds per face of decoding and then of each of the backbones, roughly."""
+    num_faces = max(PROBED, default_batch_size(device))
+    frames = made_faces(num_faces)
+    decode_s = cost(lambda: _bare_decode(frames, default_num_threads())).wall_s
+    probed = [partial(_bare_backbone, each, num_faces, device) for each in backbones]
+    for each in probed:
+        each()  # the first forward pass of a process takes longer
+    return (decode_s + sum(cost(each).wall_s for each in probed)) / num_faces
+
+
+def faces_for(face_s: float, repeats: int, device: torch.device) -> pl.DataFrame:
+    """The frames table of as many made faces, at `face_s` seconds each, as can be gone through `repeats` times."""
+    most, size = NUM_FACES[device.type], FEWEST_FACES if device.type == "cpu" else default_batch_size(device)
+    return made_faces(affordable(most, face_s, repeats, size))
 
 
 def fresh(name: str) -> Path:
@@ -184,7 +183,7 @@ def _bare_backbone(chosen: Backbone, num_faces: int, device: torch.device) -> No
     size = default_batch_size(device)
     faces = torch.zeros(size, SIZE_PX, SIZE_PX, 3, dtype=torch.uint8, device=device).random_(0, 256)
     with steady(device):
-        embed = embedder(chosen, RUNTIME, device, size)
+        embed = embedder(chosen, runtime_of(device), device, size)
         for _ in range(num_faces // size):
             last = embed(faces)
         last.cpu()
@@ -240,33 +239,10 @@ def _load_all(frames: pl.DataFrame, chosen: Backbone) -> None:
         source.close()
 
 
-def _kill_at(cache: Path, death: int, num_faces: int, device: torch.device) -> None:
-    """An extraction into `cache` by a child that is killed once `death` faces are done."""
-    command = [sys.executable, "-m", "bench.killed", str(cache), str(death), str(num_faces), device.type]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode != -9:
-        raise RuntimeError(f"the child was to be killed but ended with {done.returncode}: {done.stderr}")
-
-
-def _require_same(left: Path, right: Path) -> None:
-    """Every file, locks aside, byte for byte."""
-
-    def files(root: Path) -> dict[str, bytes]:
-        paths = [path for path in root.rglob("*") if path.is_file() and path.suffix != ".lock"]
-        return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
-
-    one, other = files(left), files(right)
-    if one != other:
-        odd = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
-        raise RuntimeError(f"resumed bytes differ from an undisturbed run's: {', '.join(odd[:5])}")
-
-
 ROWS: Mapping[str, Callable[[torch.device], list[Row]]] = {
     "A1": end_to_end,
     "A4": loading,
-    "A6": resuming,
-    "A7": resuming,
     "A8": together,
     "R1": against_usual_loop,
 }
-ON_CUDA = ("A1", "A6", "A7", "A8", "R1")
+ON_CUDA = ("A1", "A8", "R1")

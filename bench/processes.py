@@ -5,12 +5,13 @@ The processes are forked from a server that has imported what they need, so that
 
 import dataclasses
 import importlib
+import math
 import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -19,6 +20,7 @@ from bench.entries import MODULES, Entry
 from bench.measure import SHRUNK, Row, shares, within
 
 SOFT = 0.85  # of the time limit: what rounds are fitted into
+DATA_S, READY = 300.0, "ready"  # the data are made once, outside the time limit
 WORDS_OF_ERROR = 200
 
 
@@ -58,43 +60,52 @@ def rows_of(
 ) -> Iterator[Row | str]:
     """The rows as they come; then in words why some did not, where that is so.
 
-    `send` is what the process does, `send_rows` where none is given.
+    `send` is what the process does, `send_rows` where none is given; its first word is that its data are there.
     """
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    process = process_of(send or send_rows, entry.module, entry.ids, device, limit_s, sender)
+    process = process_of(send or send_rows, entry, device, limit_s, sender)
     sender.close()
-    end = None if limit_s is None else time.monotonic() + limit_s
     try:
+        end = time.monotonic() + DATA_S
         while receiver.poll(None if end is None else max(0.0, end - time.monotonic())):
             try:
-                yield receiver.recv()
+                found = receiver.recv()
             except EOFError:
                 process.join()
                 if process.exitcode:
                     yield f"failed: the process ended with {process.exitcode}"
                 return
-        yield f"cut after {limit_s:.0f} s"
+            if found == READY:
+                end = None if limit_s is None else time.monotonic() + limit_s
+            else:
+                yield found
+        yield f"cut after {limit_s or DATA_S:.0f} s"
     finally:
         _end(process)
         receiver.close()
 
 
-def send_rows(module: str, ids: Sequence[str], device: str, limit_s: float | None, sender: Connection) -> None:
+def send_rows(entry: Entry, device: str, limit_s: float | None, sender: Connection) -> None:
     """In the process: measures, and sends each row that is asked for."""
     import torch
 
-    part = importlib.import_module(f"bench.{module}")
-    asked = [each for each in ids if device == "cpu" or each in part.ON_CUDA]
-    with within(float("inf") if limit_s is None else SOFT * limit_s):
+    from bench.made_data import MAKERS
+
+    part = importlib.import_module(f"bench.{entry.module}")
+    asked = [each for each in entry.ids if device == "cpu" or each in part.ON_CUDA]
+    for name in entry.data:
+        MAKERS[name]()
+    sender.send(READY)
+    with within(math.inf if limit_s is None else SOFT * limit_s):
         for function in shares(list(dict.fromkeys(part.ROWS[each] for each in asked))):
             try:
                 for row in function(torch.device(device)):
-                    if row.id[:2].strip() in ids:
+                    if row.id[:2].strip() in entry.ids:
                         sender.send(_with_rounds(row))
-                SHRUNK.clear()
             except Exception as error:
                 words = f"{type(error).__name__}: {error}".splitlines()[0]
                 sender.send(f"failed: {words[:WORDS_OF_ERROR]}")
+            SHRUNK.clear()
 
 
 def _with_rounds(row: Row) -> Row:

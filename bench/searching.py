@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ import pipelines.training.fit
 import pipelines.training.run
 import pipelines.training.train
 from bench.made_faces import WORK
-from bench.measure import Row, Target
+from bench.measure import Row, Target, affordable
 from bench.rivals import optuna_search
 from bench.training import DATA, plain_windows, timed
 from pipelines.cli.pages.search import SearchPage
@@ -34,7 +35,8 @@ from pipelines.training.train import Trained, TrainRequest, train_strategies
 
 ROOT = Path(__file__).resolve().parents[1]
 MADE = ROOT / "tests/fixtures/made"
-NUM_TRIALS, NUM_RIVALS, NUM_OPTUNA = 200, 4, 6
+NUM_SEEDS, TRIALS_PER_SEED, NUM_RIVALS, NUM_OPTUNA = 5, 40, 3, 3
+SHARE = 0.15  # of the runs of train-head one by one: what a search of as many trials takes, roughly
 STEPS_GRID = """
 [set]
 steps = 60
@@ -57,7 +59,7 @@ fusion = ["sum", "attention"]
 temporal = ["gru", "tcn"]
 dropout = [0.1, 0.3]
 lr = [3e-4, 1e-3, 2e-3, 3e-3, 5e-3]
-seed = [0, 1, 2, 3, 4]
+seed = {seeds}
 """
 # What a search does beside its steps.
 BESIDES = (
@@ -90,23 +92,22 @@ def against_steps(device: torch.device) -> list[Row]:
 
 
 def against_processes(device: torch.device) -> list[Row]:
-    """S4: `mtl search` of 200 trials against `mtl train-head`, a process a strategy, and against Optuna with the plain
-    loop."""
-    grid = _grid("trials", TRIALS_GRID)
+    """S4: `mtl search` of 200 trials, fewer where time is short, against `mtl train-head`, a process per strategy, and
+    against Optuna with the plain loop."""
+    grid, runs = _trials_grid(NUM_SEEDS), _fresh("runs")
     config, _, strategies = read_strategies(read_config(MADE / "mtl.toml"), grid)
-    assert len(strategies) == NUM_TRIALS, len(strategies)
+    alone = [_train_head(one, runs, device) for one in strategies[:: len(strategies) // NUM_RIVALS][:NUM_RIVALS]]
+    each_s = statistics.mean(alone)
+    num_seeds = affordable(NUM_SEEDS, SHARE * TRIALS_PER_SEED * each_s, 2)
+    _trials_grid(num_seeds)
+    num_trials = num_seeds * TRIALS_PER_SEED
     study = _fresh("trials")
     search_s = _process("search", "--grid", str(grid), "--study", str(study), "--device", device.type)
-    assert len(list(study.glob("runs/*/run.json"))) == NUM_TRIALS
-    chosen = strategies[:: NUM_TRIALS // NUM_RIVALS][:NUM_RIVALS]
-    runs = _fresh("runs")
-    alone = [_train_head(strategy, runs, device) for strategy in chosen]
-    values = [search_s / (NUM_TRIALS * one) for one in alone]
-    note = (
-        f"search {search_s:.0f} s; train-head {sum(alone) / len(alone):.1f} s, {NUM_RIVALS} of the strategies, scaled"
-    )
+    assert len(list(study.glob("runs/*/run.json"))) == num_trials
+    values = [search_s / (num_trials * one) for one in alone]
+    note = f"search {search_s:.0f} s; train-head {each_s:.1f} s, {len(alone)} of the strategies, scaled"
     target = Target(0.25 if device.type == "cpu" else 1 / 40, at_most=True)
-    what = f"{NUM_TRIALS}-trial search ÷ {NUM_TRIALS} runs of mtl train-head"
+    what = f"{num_trials}-trial search ÷ {num_trials} runs of mtl train-head"
     rows = [Row(id="S4", what=what, values=values, target=target, device=device.type, note=note)]
     dataset = load_dataset(config, [(name, "base") for name in config.backbones], device)
     train = strategies[0].train
@@ -118,8 +119,12 @@ def against_processes(device: torch.device) -> list[Row]:
     optuna_search(*parts, num_trials=NUM_OPTUNA, journal=_fresh("optuna"), device=device, **options)
     one = (time.perf_counter() - begin) / NUM_OPTUNA
     note = f"the same sizes, fusion attention; {NUM_OPTUNA} trials in one process, {one:.2f} s each, scaled"
-    what = f"{NUM_TRIALS}-trial search ÷ Optuna with the plain loop"
-    return [*rows, Row(id="S4o", what=what, values=[search_s / (NUM_TRIALS * one)], device=device.type, note=note)]
+    what = f"{num_trials}-trial search ÷ Optuna with the plain loop"
+    return [*rows, Row(id="S4o", what=what, values=[search_s / (num_trials * one)], device=device.type, note=note)]
+
+
+def _trials_grid(num_seeds: int) -> Path:
+    return _grid("trials", TRIALS_GRID.format(seeds=list(range(num_seeds))))
 
 
 def _grid(name: str, text: str) -> Path:
@@ -146,7 +151,10 @@ def _search_here(grid: Path, study: Path, device: torch.device) -> None:
 
 def _train_head(strategy: Strategy, runs: Path, device: torch.device) -> float:
     """Seconds of `mtl train-head`, from starting Python to its end."""
-    names = {"head": ("fusion", "temporal", "dropout", "width", "depth"), "train": ("lr", "seed", "epochs", "stride")}
+    names = {
+        "head": ("fusion", "temporal", "dropout", "width", "depth"),
+        "train": ("lr", "seed", "steps", "eval_steps", "stride"),
+    }
     chosen = [
         f"{part}.{name}={getattr(getattr(strategy, part), name)}" for part, all_ in names.items() for name in all_
     ]

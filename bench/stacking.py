@@ -10,28 +10,33 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from bench.measure import Row, Target, cpus, interleave, ratios, walls
+from bench.measure import Row, Target, cpus, interleave, ratios, seconds_left, shares, walls
 from bench.training import data_of, eager, is_cpu, make_stack, one_pass, own_orders, passes
+from extract.backbones.passes import fast_precision
 from heads.temporal import TEMPORALS
 
 STACKS = {"cpu": 8, "cuda": 64}
 
 
 def stacked(device: torch.device) -> list[Row]:
-    """S1: heads/s of a stack, in float32 and bfloat16, against those of one float32 head through the same code."""
+    """S1: heads/s of a stack, in float32 and, where the device has instructions for it, bfloat16, against those of one
+    float32 head through the same code."""
     config, dataset = data_of(device, 1)
+    precisions = dict.fromkeys(("float32", fast_precision(device)))
     size, found = STACKS[device.type], []
     clocks = {"CPU time": cpus, "wall": walls} if is_cpu(device) else {"wall": walls}
     gains: dict[tuple[str, str], list[Row]] = {}
-    for temporal in TEMPORALS:
+    for temporal in shares(list(TEMPORALS)):
+        if gains and seconds_left() < 0:
+            break
         alone = eager(make_stack(config, dataset, own_orders(config, 1, {"temporal": temporal})))
         actions = {"alone": functools.partial(passes, alone, 3)}  # too soon over to be timed by a single step
-        for precision in ("float32", "bfloat16"):
+        for precision in precisions:
             values = {"temporal": temporal, "precision": precision}
             stack = make_stack(config, dataset, own_orders(config, size, values))
             actions[precision] = functools.partial(one_pass, stack)
         costs = interleave(actions)
-        for precision, (name, clock) in itertools.product(("float32", "bfloat16"), clocks.items()):
+        for precision, (name, clock) in itertools.product(precisions, clocks.items()):
             row = Row(
                 id=f"S1 {temporal} {precision}",
                 what=f"heads/s of a stack ÷ of one float32 head, {name}",
@@ -53,7 +58,7 @@ def in_a_graph(device: torch.device) -> list[Row]:
         return []
     config, dataset = data_of(device, 1)
     rows = []
-    for temporal in TEMPORALS:
+    for temporal in shares(list(TEMPORALS)):
         alone, stack = (
             make_stack(config, dataset, own_orders(config, size, {"temporal": temporal}))
             for size in (1, STACKS["cuda"])
@@ -76,7 +81,7 @@ def in_a_graph(device: torch.device) -> list[Row]:
 
 def _least_and_mean(rows: Sequence[Row], name: str, target: Target) -> list[Row]:
     """The least gain, and round by round the geometric mean of all, which has the target of a gain above 1."""
-    least, many = min(rows, key=lambda row: row.value), f"{len(rows)} encoders"
+    least, many = min(rows, key=lambda row: row.value), f"{len(rows)} of {len(TEMPORALS)} encoders"
     means = [statistics.geometric_mean(each) for each in zip(*(row.values for row in rows), strict=True)]
     what, kind, note = least.what, least.device, f"of {many}: {least.note}"
     return [

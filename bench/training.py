@@ -16,7 +16,7 @@ import torch
 
 from bench.made_faces import FACES, SIZE_PX, made_faces
 from bench.made_streams import made_dataset, num_frames
-from bench.measure import ROUNDS, Row, Target, cpus, interleave, ratios, walls
+from bench.measure import FEWEST_ROUNDS, ROUNDS, Row, Target, cpus, interleave, ratios, seconds_left, shares, walls
 from bench.rivals import PlainHead, WindowDataset, live_backbone, plain_epoch, plain_loader, usual_model
 from heads.fusion import FUSIONS
 from heads.temporal import TEMPORALS
@@ -36,7 +36,7 @@ BATCH = 32
 TWO = (False, True)
 WIDTHS = {"one": 768, "two": 768, "three": 768}
 DATA = ((WindowSampler, "batch"), (Stack, "_rows"), (WindowReader, "__call__"), (TrainStep, "targets"))
-LIVE = (("B3", "efficientnet_b0", 112, 1280, 192), ("B3v", "vit_base_patch16_224", 224, 768, 16))
+LIVE = (("B3", "efficientnet_b0", 112, 1280, 96), ("B3v", "vit_base_patch16_224", 224, 768, 8))
 
 
 def waiting(device: torch.device) -> list[Row]:
@@ -44,17 +44,19 @@ def waiting(device: torch.device) -> list[Row]:
     config, dataset = data_of(device, 3)
     cases = (("B1", "gru", 1), ("B1t", "tcn", 1), ("B1s", "tcn", 8))
     target, rows = Target(0.03 if device.type == "cpu" else 0.02, at_most=True), []
-    for name, temporal, num_heads in cases:
+    for name, temporal, num_heads in shares(cases):
         stack = eager(make_stack(config, dataset, own_orders(config, num_heads, {"temporal": temporal})))
         one_pass(stack)
-        shares = []
-        for _ in range(ROUNDS):
+        waited = []
+        for number in range(ROUNDS):
+            if number >= FEWEST_ROUNDS and seconds_left() < 0:
+                break
             with timed(*DATA, (Stack, "run_until"), device=device) as spent:
                 one_pass(stack)
-            shares.append(1 - spent["run_until"] / sum(spent.values()))
+            waited.append(1 - spent["run_until"] / sum(spent.values()))
         what = "waiting for data ÷ training step"
         note = f"{temporal}, {heads_words(num_heads)}"
-        rows.append(Row(id=name, what=what, values=shares, target=target, device=device.type, note=note))
+        rows.append(Row(id=name, what=what, values=waited, target=target, device=device.type, note=note))
     return rows
 
 
@@ -63,7 +65,7 @@ def against_plain(device: torch.device) -> list[Row]:
     config, dataset = data_of(device, 6)
     windows = plain_windows(dataset, strategy_of(config))
     target, rows = Target(0.6 if is_cpu(device) else 1 / 3, at_most=True), []
-    for name, temporal in (("B2", "gru"), ("B2t", "tcn")):
+    for name, temporal in shares((("B2", "gru"), ("B2t", "tcn"))):
         stack = make_stack(config, dataset, own_orders(config, 1, {"temporal": temporal}))
         model = PlainHead(list(WIDTHS.values()), temporal).to(device)
         optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
@@ -85,11 +87,12 @@ def against_plain(device: torch.device) -> list[Row]:
 def against_live(device: torch.device) -> list[Row]:
     """B3: an epoch from the cache against one that runs the frozen backbone, each face once."""
     rows = []
-    for name, model_name, size_px, width, num_faces in LIVE:
+    for name, model_name, size_px, width, num_faces in shares(LIVE):
         config, dataset = data_of(device, 8, (width,))
         count = int((dataset.frames["split"] == "train").sum())
         stack = make_stack(config, dataset, own_orders(config, 1, {"temporal": "gru"}))
         model, transform = usual_model(model_name, size_px, device)
+        num_faces *= 1 if is_cpu(device) else 16
         paths = made_faces(num_faces)["path"].to_list()
         costs = interleave(
             {

@@ -22,7 +22,8 @@ from extract.video.faces import found_faces
 from extract.video.finder import FaceFinder
 from extract.video.frames import open_video
 
-VIDEO, NUM_FRAMES, WIDTH, HEIGHT = WORK / "video.mp4", 150, 640, 360
+NUM_FRAMES, WIDTH, HEIGHT = 75, 640, 360
+VIDEO = WORK / f"video-{NUM_FRAMES}.mp4"
 DETECTOR = os.environ.get("MTL_BENCH_DETECTOR", "retinaface")
 
 
