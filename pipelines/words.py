@@ -1,12 +1,12 @@
 """How fields, values, tasks and splits are called in tables and reports: words for readers, not names from the code."""
 
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cache.labels import Task
-from heads.config import ATTENTIVE, CONVOLUTIONAL
-from pipelines.task_fields import flat_name, split_field
+from pipelines.concerns import concerns
+from pipelines.task_fields import split_field
 
 FIELD_WORDS = {
     "tasks": "tasks",
@@ -52,30 +52,6 @@ VALUE_WORDS = {
     "ldam": "LDAM",
     "bce": "cross-entropy",
     "cross_entropy": "cross-entropy",
-}
-# Fields that matter only with certain values of others: shown as "–" elsewhere.
-TAUGHT = (("method", ("self-training",)),)
-LATENT = (("latent", range(1, 10**9)),)
-CONCERNS: dict[str, tuple[tuple[str, Container[Any]], ...]] = {
-    "num_heads": (("temporal", ATTENTIVE), ("fusion", ("attention", "cross-attention"))),
-    "kernel": (("temporal", CONVOLUTIONAL),),
-    "mean_frames": (("inputs", ("deviation", "both")),),
-    "frozen_steps": (("method", ("progressive",)),),
-    "teachers": TAUGHT,
-    "class_confidence": TAUGHT,
-    "binary_confidence": TAUGHT,
-    "agreed_share": TAUGHT,
-    "latent_va": LATENT,
-    "latent_kl": LATENT,
-    "latent_warmup_steps": LATENT,
-    "latent_smoothness": LATENT,
-    "balanced_sigma": (("continuous_loss", ("balanced_mse",)),),
-    "ldam_margin": (("class_loss", ("ldam",)),),
-    "logit_tau": (("class_loss", ("logit_adjusted",)),),
-    "focal_gamma": (("class_loss", ("focal",)),),
-    "asymmetric_gamma_positive": (("binary_loss", ("asymmetric",)),),
-    "asymmetric_gamma_negative": (("binary_loss", ("asymmetric",)),),
-    "asymmetric_clip": (("binary_loss", ("asymmetric",)),),
 }
 # Values that mean another one.
 AUTOMATIC: dict[str, tuple[int, str]] = {
@@ -123,16 +99,6 @@ def value_words(field: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return VALUE_WORDS.get(value, str(value))
-
-
-def concerns(field: str, values: Mapping[str, Any]) -> bool:
-    """Whether `field` makes a difference to the strategy with these `values`; a task's own field that they do not have
-    does not."""
-    task, key = split_field(field)
-    if values.get(field) is None:
-        return False
-    given = {name: values.get(flat_name(task, name), values[name]) for name, _ in CONCERNS.get(key, ())}
-    return key not in CONCERNS or any(given[other] in wanted for other, wanted in CONCERNS[key])
 
 
 def value_in(field: str, values: Mapping[str, Any]) -> str:

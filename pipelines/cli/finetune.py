@@ -71,6 +71,7 @@ def finetune(
     from pipelines.backbones.finetuning.finetune import finetune as train
     from pipelines.backbones.finetuning.request import make_request
     from pipelines.backbones.runs import run_name
+    from pipelines.concerns import warn_of, without_effect_in
     from pipelines.config import read_config
     from pipelines.trackers import LiveTracker, check_tracker, config_of
     from pipelines.typed import to_mapping
@@ -90,6 +91,7 @@ def finetune(
     )
     frames = read_frames(settings.at(settings.data.frames), settings.schema)
     check_tracker(track)
+    warn_of(without_effect_in("finetune", settings.finetune), f"{config}: [finetune]")
     if dry_run:
         _print_dry_run(settings, frames, request, as_json=json_output)
         return

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 from cache.labels import Schema
 from pipelines.charts import wrapped
+from pipelines.concerns import concerns
 from pipelines.report import study_plots
 from pipelines.report.pages import Figure, Part, Section
 from pipelines.report.tables import Column, Table, Value
 from pipelines.results.effects import Effect, Effects, mean, varied_in
 from pipelines.results.leaderboard import Leaderboard, Row
 from pipelines.results.verdict import unit_of
-from pipelines.words import SCORE_WORDS, concerns, field_words, task_label, task_words, units_words, value_in
+from pipelines.words import SCORE_WORDS, field_words, task_label, task_words, units_words, value_in
 
 TOP_ROWS = 10
 

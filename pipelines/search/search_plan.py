@@ -13,7 +13,9 @@ from cache.labels import Schema
 from cache.locks import WHOLE, Part, part_of
 from cache.store import Cache
 from cache.valid_names import problem_of_name
+from pipelines.concerns import warn_of, without_effect_in, without_effect_in_all
 from pipelines.config import Config, SplitConfig
+from pipelines.folds import NO_FOLD
 from pipelines.needed_streams import open_cache
 from pipelines.progress import Advance
 from pipelines.search.grid import Grid, check, expand, read_grid
@@ -78,7 +80,16 @@ def read_strategies(config: Config, grid_path: Path) -> tuple[Config, Grid, tupl
     _check_inner(config.split)
     strategies = expand(grid, strategy_of(config), config.split.inner_folds)
     check(strategies, config, str(grid.path))
+    _warn(grid, config, strategies)
     return config, grid, strategies
+
+
+def _warn(grid: Grid, config: Config, strategies: Sequence[Strategy]) -> None:
+    """Warns of what the grid says and none of its strategies heeds."""
+    found = [*without_effect_in_all(strategies, grid.fields), *without_effect_in("study", grid.study)]
+    if config.split.inner_folds > 1 and all(one.train.fold == NO_FOLD for one in strategies):
+        found.append(f"[split] inner_folds = {config.split.inner_folds} (fold = 'none')")
+    warn_of(found, str(grid.path))
 
 
 def _check_inner(split: SplitConfig) -> None:

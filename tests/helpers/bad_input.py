@@ -20,7 +20,6 @@ fusion = "sum"
 temporal = "none"
 width = 8
 depth = 1
-num_heads = 2
 [train]
 window = 8
 stride = 8

@@ -63,7 +63,6 @@ TOML = """
 [head]
 width = 16
 depth = 1
-num_heads = 2
 [train]
 window = 16
 stride = 8

@@ -13,6 +13,7 @@ from cache.labels import ABAW
 from cache.names import ACTION_UNITS, VA_COLUMNS
 from helpers import stub_study as stub
 from pipelines.charts import Chart, Drawn, Panel, draw
+from pipelines.concerns import concerns
 from pipelines.folds import NO_FOLD, Fold
 from pipelines.html import Cell, Markup, safe, table, tag
 from pipelines.postprocess.run_folders import Truth
@@ -30,7 +31,7 @@ from pipelines.search.loop import one_at_a_time, run_trials
 from pipelines.search.record import Record
 from pipelines.search.study import Study, make_trials, open_study
 from pipelines.strategy import strategy_of
-from pipelines.words import concerns, duration_words, strategy_words
+from pipelines.words import duration_words, strategy_words
 
 NASTY = "<script>alert(1)</script>&"
 GRID = {

@@ -37,7 +37,6 @@ lr = 2e-3
 precision = "float32"
 [head]
 width = 16
-num_heads = 2
 [train]
 steps = 40
 eval_steps = 20
