@@ -68,7 +68,8 @@ CONCERNS: dict[str, Conditions] = {
 IN_SECTIONS: dict[str, dict[str, Conditions]] = {
     "cache": {"local_gb": (("local", AllBut(None)),)},
     "finetune": {
-        "trainable_blocks": (("freeze", ("partial",)),),
+        # Low-rank additions are asked for by another command than what mtl.toml is for, with its own freeze.
+        "trainable_blocks": (("freeze", ("partial",)), ("lora_rank", AllBut(0))),
         "probe_epochs": (("freeze", AllBut("backbone")),),
         "lora_alpha": (("lora_rank", AllBut(0)),),
         "rename": (("init", AllBut("pretrained", "random")),),

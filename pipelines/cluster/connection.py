@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,11 +44,23 @@ class Cluster:
 
     @property
     def place(self) -> Place:
-        return Place(device="cuda" if self.gpus else "cpu", gpu_share=self.gpus or 1.0, num_cores=self.cpus)
+        return Place(
+            device="cuda" if self.gpus else "cpu",
+            gpu_share=self.gpus or 1.0,
+            num_cores=self.cpus,
+            workers=self.workers(),
+        )
+
+    def workers(self) -> dict[str, int]:
+        """How many workers each machine has room for now, by its name; several nodes of a test may be one."""
+        found = Counter[str]()
+        for name, node in _named_nodes():
+            found[name] += _room(node, self.gpus, self.cpus)
+        return dict(found)
 
     def capacity(self) -> int:
         """Workers that its nodes have room for now."""
-        return sum(_room(node, self.gpus, self.cpus) for node in _nodes())
+        return sum(self.workers().values())
 
     def require_room(self) -> None:
         """Raises ValueError where there is none for a single worker."""
@@ -152,7 +165,12 @@ def _cluster(address: str, choices: ClusterChoices, device: str) -> Cluster:
 
 def _nodes() -> list[Mapping[str, float]]:
     """What each living node has, by kind."""
-    return [node["Resources"] for node in _ray().nodes() if node["Alive"]]
+    return [node for _, node in _named_nodes()]
+
+
+def _named_nodes() -> list[tuple[str, Mapping[str, float]]]:
+    """The name of the machine of each living node, and what the node has."""
+    return [(node["NodeManagerHostname"], node["Resources"]) for node in _ray().nodes() if node["Alive"]]
 
 
 def _room(node: Mapping[str, float], gpus: float, cpus: int) -> int:

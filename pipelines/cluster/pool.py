@@ -74,7 +74,7 @@ class Pool:
         import ray
 
         self._ray, self._cluster, self._requirements, self._listener = ray, cluster, requirements, listener
-        self._job, self._place = pickle.dumps(job), cluster.place
+        self._job = pickle.dumps(job)
         self._members: list[Member] = []
         self._num_lost, self._looked_s, self._alive_s = 0, 0.0, time.monotonic()
         self._has_told = False
@@ -206,7 +206,7 @@ class Pool:
         if member.kind == "check":
             if outcome:
                 raise ValueError(outcome)
-            member.kind, member.call = "prepare", member.actor.prepare.remote(self._job, self._place)
+            member.kind, member.call = "prepare", member.actor.prepare.remote(self._job, self._cluster.place)
         elif member.kind == "prepare":
             if isinstance(outcome, Failed):
                 raise outcome.error

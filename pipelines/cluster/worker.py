@@ -7,8 +7,8 @@ import os
 import pickle
 import platform
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from cache.locks import BeingWritten
@@ -17,11 +17,18 @@ from pipelines.cluster.requirements import Requirements
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a job runs: a device of torch's, its share of that, and how many processor cores are its own."""
+    """Where a job runs: a device of torch's, its share of that, how many processor cores are its own, and how many
+    workers each machine has room for, by its name."""
 
     device: str
     gpu_share: float
     num_cores: int
+    workers: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def memory_share(self) -> float:
+        """The part of what is free on the device that is this worker's."""
+        return min(1.0, self.gpu_share) if self.device == "cuda" else 1 / max(1, self.workers.get(platform.node(), 1))
 
 
 class Job(Protocol):

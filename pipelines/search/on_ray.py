@@ -20,6 +20,7 @@ from pipelines.cluster.connection import ClusterChoices, connected
 from pipelines.cluster.pool import Lost, Pool
 from pipelines.cluster.requirements import requirements
 from pipelines.cluster.worker import Place
+from pipelines.config import Config
 from pipelines.progress import Advance
 from pipelines.search.loop import Engine, Errors, Trainer, train_stack
 from pipelines.search.search_plan import SearchPlan, make_trainer
@@ -60,7 +61,8 @@ class StackJob:
 
     def prepare(self, place: Place) -> None:
         config = self.search.config
-        self.search = replace(self.search, frames=open_frames(config.at(config.data.frames), config.schema))
+        frames = open_frames(config.at(config.data.frames), config.schema)
+        self.search = replace(self.search, frames=frames, config=_with_memory(config, place))
         self._trainer = make_trainer(self.search, place.device, self._evaluated)
         self._place = place
 
@@ -150,6 +152,15 @@ def _lost_errors(study: Study, stack: Stack, lost: Lost) -> Errors:
     """For the trials of a stack that no worker survived, but for those whose runs were written."""
     reason = f"its workers were lost again and again ({lost.reason}; perhaps for memory)"
     return [None if study.is_finished(trial) else RuntimeError(reason) for trial in stack]
+
+
+def _with_memory(config: Config, place: Place) -> Config:
+    """`config`, where it does not say what streams may take with this worker's part of what is free."""
+    from pipelines.device import resolve_device
+    from pipelines.training.resident import GB, free_for_streams
+
+    found = config.memory_gb or place.memory_share * free_for_streams(resolve_device(place.device)) / GB
+    return replace(config, memory_gb=found)
 
 
 def _portable(error: Exception | None) -> Exception | None:

@@ -72,7 +72,7 @@ def load_resident(
             which, and what to type.
     """
     digest = frames_digest(frames)
-    left = memory_gb * GB if memory_gb else SHARE_OF_FREE * free_bytes(device)
+    left = memory_gb * GB if memory_gb else free_for_streams(device)
     streams: dict[StreamKey, Rows] = {}
     valid, identities = {}, {}
     for name, view in dict.fromkeys(wanted):
@@ -92,6 +92,11 @@ def load_resident(
         valid[name, view] = stream.valid()
         identities[name, view] = stream.identity
     return Resident(streams=streams, valid=valid, identities=identities, device=device)
+
+
+def free_for_streams(device: torch.device) -> float:
+    """Bytes that streams may take where nothing says how much."""
+    return SHARE_OF_FREE * free_bytes(device)
 
 
 def _read(stream: Stream, device: torch.device) -> Tensor:

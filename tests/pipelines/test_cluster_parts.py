@@ -3,6 +3,7 @@
 import http.server
 import os
 import pickle
+import platform
 import re
 import socket
 import subprocess
@@ -28,7 +29,7 @@ from pipelines.cluster.worker import Done, Failed, Place, Stopped, Worker
 from pipelines.extraction.on_ray import _Progress, _report, num_rows
 from pipelines.extraction.one import ExtractionBar
 from pipelines.search.grid import expand
-from pipelines.search.on_ray import _lost_errors, _portable
+from pipelines.search.on_ray import _lost_errors, _portable, _with_memory
 from pipelines.search.study import Study, make_trials
 from pipelines.strategy import strategy_of
 
@@ -244,17 +245,32 @@ def test_workers_on_a_node(node: dict[str, float], gpus: float, cpus: int, room:
 def test_what_a_worker_takes(
     monkeypatch: pytest.MonkeyPatch, device: str, choices: ClusterChoices, gpus: float, cpus: int
 ) -> None:
-    monkeypatch.setattr(connection, "_nodes", lambda: [{"CPU": 16}, {"CPU": 8, "GPU": 2}, {"CPU": 32, "GPU": 4}])
+    nodes = [("a", {"CPU": 16}), ("b", {"CPU": 8, "GPU": 2}), ("c", {"CPU": 32, "GPU": 4})]
+    monkeypatch.setattr(connection, "_named_nodes", lambda: nodes)
     cluster = _cluster("here", choices, device)
     assert (cluster.gpus, cluster.cpus) == (gpus, cpus)
 
 
 def test_no_gpu_and_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_nodes", lambda: [{"CPU": 1}, {"CPU": 2}])
+    monkeypatch.setattr(connection, "_named_nodes", lambda: [("a", {"CPU": 1}), ("b", {"CPU": 2})])
     with pytest.raises(ValueError, match="--device cuda: the Ray cluster at here has no GPU; use --device cpu"):
         _cluster("here", ClusterChoices(), "cuda")
     with pytest.raises(ValueError, match=r"a worker of 64 CPUs and 0 GPUs \(2 nodes have 3 CPUs and 0 GPUs together\)"):
         _cluster("here", ClusterChoices(cpus_per_worker=64), "auto").require_room()
+
+
+def test_workers_of_one_machine_divide_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is free is that of the machine, or of the GPU: each worker would take most of it."""
+    here = platform.node()
+    nodes = [(here, {"CPU": 3}), ("elsewhere", {"CPU": 16}), (here, {"CPU": 5, "GPU": 1})]
+    monkeypatch.setattr(connection, "_named_nodes", lambda: nodes)
+    monkeypatch.setattr("pipelines.training.resident.free_bytes", lambda device: 8 * 10**9)
+    on_cpus, on_gpus = _cluster("here", ClusterChoices(), "cpu"), _cluster("here", ClusterChoices(), "cuda")
+    assert on_cpus.place.workers == {here: 8, "elsewhere": 16}
+    assert _with_memory(stub_study.make_config(), on_cpus.place).memory_gb == pytest.approx(0.6)
+    given = replace(stub_study.make_config(), memory_gb=3.0)
+    assert _with_memory(given, on_cpus.place).memory_gb == 3.0
+    assert [replace(on_gpus.place, gpu_share=share).memory_share for share in (0.25, 1.0, 2.0)] == [0.25, 1.0, 1.0]
 
 
 def test_rows_in_any_of_several_ranges() -> None:

@@ -102,7 +102,7 @@ def test_training_warns_and_goes_on(project) -> None:
 @pytest.mark.parametrize(
     ("section", "values", "says"),
     [
-        ("finetune", {"trainable_blocks": 4}, ["trainable_blocks = 4 (freeze = 'none')"]),
+        ("finetune", {"trainable_blocks": 4}, ["trainable_blocks = 4 (freeze = 'none', lora_rank = 0)"]),
         ("finetune", {"trainable_blocks": 4, "freeze": "partial"}, []),
         (
             "finetune",
