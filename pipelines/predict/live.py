@@ -24,17 +24,24 @@ FORGET_S = 2.0  # after which a face that is gone is forgotten
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LiveFinal:
+    """The columns of the final predictions of a step, `time_s` seconds into the video."""
+
+    time_s: float
+    columns: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LiveFace:
     """A face of the newest frame: its number, box and score; `prompt` are the columns of predictions for this frame,
-    `final` those for the step `final_s` seconds into the video, None before `delay` steps were seen. Of a face that is
-    gone, `prompt`, box and score are of the frame in which it was last seen."""
+    `finals` those of the steps that became final since the update before, in order: over all updates each step once.
+    Of a face that is gone, `prompt`, box and score are of the frame in which it was last seen."""
 
     face: int
     box: tuple[float, float, float, float]
     score: float
     prompt: Mapping[str, float]
-    final: Mapping[str, float] | None
-    final_s: float | None
+    finals: tuple[LiveFinal, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +57,7 @@ class LiveUpdate:
 
 @dataclass(slots=True)
 class _History:
-    """The newest steps of a face, with the embeddings by stream."""
+    """The newest steps of a face, with the embeddings by stream; those since the last update come beside them."""
 
     steps: deque[int]
     embeddings: deque[dict[str, np.ndarray]]
@@ -102,7 +109,7 @@ class LivePredictor:
 
     def updates(self, frames: Iterable[LiveFrame]) -> Iterator[LiveUpdate]:
         """An update for every frame after which the heads were run: the first, and then every `EVERY_S`; and one for
-        each step of a face whose final prediction was not out when the face was gone, or the frames ended."""
+        each face that has final predictions to come when it is gone, or the frames end."""
         for each in frames:
             yield from self._forgotten(each.frame.time_s - FORGET_S)
             found = self._seen(each)
@@ -110,7 +117,7 @@ class LivePredictor:
             if each.came_s - self._ran_s < EVERY_S:
                 continue
             self._ran_s = each.came_s
-            faces = tuple(map(self._predicted, found))
+            faces = tuple(self._predicted(face, self.delay) for face in found)
             latency_s = time.monotonic() - each.came_s
             self.latencies_s.append(latency_s)
             yield LiveUpdate(frame=each.frame.number, time_s=each.frame.time_s, latency_s=latency_s, faces=faces)
@@ -137,30 +144,36 @@ class LivePredictor:
         return list(ids)
 
     def _keep(self, face: int, time_s: float, embedding: dict[str, np.ndarray]) -> None:
-        size = self.window + self.delay
-        kept = self._faces.setdefault(face, _History(deque(maxlen=size), deque(maxlen=size)))
+        kept = self._faces.setdefault(face, _History(deque(), deque()))
         kept.seen_s, step = time_s, max(0, round(time_s * self.fps))
         if not kept.steps or step > kept.steps[-1]:  # of several frames in one step the first is the step
             kept.steps.append(step)
             kept.embeddings.append(embedding)
 
     def _forgotten(self, before_s: float) -> Iterator[LiveUpdate]:
-        """Forgets the faces last seen before then; an update for each step whose final prediction was held back."""
+        """Forgets the faces last seen before then; an update for each that has steps which are not final yet."""
         for face in [face for face, kept in self._faces.items() if kept.seen_s <= before_s]:
             kept = self._faces[face]
-            columns, newest = self._columns(kept), len(kept.steps) - 1
-            for row, step in enumerate(kept.steps):
-                if step > kept.final:
-                    one = self._live_face(face, columns, newest, row)
-                    yield LiveUpdate(frame=kept.frame, time_s=kept.seen_s, latency_s=None, faces=(one,))
+            if kept.final < kept.steps[-1]:
+                one = self._predicted(face, delay=0)
+                yield LiveUpdate(frame=kept.frame, time_s=kept.seen_s, latency_s=None, faces=(one,))
             del self._faces[face]
 
-    def _predicted(self, face: int) -> LiveFace:
+    def _predicted(self, face: int, delay: int) -> LiveFace:
+        """Of its newest step, and of those that are final `delay` steps later."""
         kept = self._faces[face]
-        last = int(np.searchsorted(kept.steps, kept.steps[-1] - self.delay, side="right")) - 1
-        if last >= 0:
-            kept.final = kept.steps[last]
-        return self._live_face(face, self._columns(kept), len(kept.steps) - 1, last)
+        columns, newest = self._columns(kept), kept.steps[-1]
+        finals = tuple(
+            LiveFinal(time_s=float(step / self.fps), columns=_at(columns, row))
+            for row, step in enumerate(kept.steps)
+            if kept.final < step <= newest - delay
+        )
+        kept.final = max(kept.final, newest - delay)
+        prompt = _at(columns, len(kept.steps) - 1)
+        while len(kept.steps) > self.window + self.delay:
+            kept.steps.popleft()
+            kept.embeddings.popleft()
+        return LiveFace(face=face, box=kept.box, score=kept.score, prompt=prompt, finals=finals)
 
     def _columns(self, kept: _History) -> Mapping[str, np.ndarray]:
         """The predictions of its steps."""
@@ -168,18 +181,6 @@ class LivePredictor:
         embeddings = {name: np.stack([each[name] for each in kept.embeddings]) for name in kept.embeddings[0]}
         found = self.model.predict(np.zeros(len(steps), np.int64), steps, embeddings, np.ones(len(steps), dtype=bool))
         return found.columns
-
-    def _live_face(self, face: int, columns: Mapping[str, np.ndarray], prompt: int, final: int) -> LiveFace:
-        """Of the rows `prompt` and `final` of its predictions; no final one below 0."""
-        kept = self._faces[face]
-        return LiveFace(
-            face=face,
-            box=kept.box,
-            score=kept.score,
-            prompt=_at(columns, prompt),
-            final=_at(columns, final) if final >= 0 else None,
-            final_s=float(kept.steps[final] / self.fps) if final >= 0 else None,
-        )
 
 
 def open_live(source: str) -> LiveFrames:

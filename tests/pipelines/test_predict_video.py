@@ -30,6 +30,7 @@ from helpers.processes import start
 from pipelines.config import read_config
 from pipelines.postprocess.apply import Parameters
 from pipelines.postprocess.smoothing import Smoothing
+from pipelines.predict import live
 from pipelines.predict.alignments import alignment_notes
 from pipelines.predict.face_model import TrainedFaceModel
 from pipelines.predict.live import LivePredictor
@@ -358,13 +359,14 @@ def test_a_playing_video_is_predicted_live(project: Path, tmp_path: Path) -> Non
         (face,) = update["faces"]
         assert face["box"][0] == 20 + update["frame"] % 10
         assert face["prompt"]["valence"] == pytest.approx(whole["valence"][update["frame"] - 1], abs=1e-2)
-        assert (face["final"] is None) == (update["time_s"] < 0.19) or face["final_s"] <= update["time_s"] - 0.19
-    last = updates[-1]["faces"][0]
-    assert last["final"]["valence"] == pytest.approx(whole["valence"][round(last["final_s"] * 30)], abs=1e-2)
-    finals_s = [update["faces"][0]["final_s"] for update in held_back]
-    assert finals_s == sorted(set(finals_s))
-    assert last["final_s"] < finals_s[0]
-    assert finals_s[-1] == pytest.approx(held_back[-1]["time_s"], abs=1e-2)
+        assert all(final["time_s"] <= update["time_s"] - 0.19 for final in face["finals"])
+    finals = [final for update in (*updates, *held_back) for final in update["faces"][0]["finals"]]
+    times_s = [final["time_s"] for final in finals]
+    assert times_s == sorted(set(times_s))
+    assert len(times_s) == summary["num_frames"], "one of every frame that was seen"
+    for final in finals:
+        assert final["columns"]["valence"] == pytest.approx(whole["valence"][round(final["time_s"] * 30)], abs=1e-2)
+    assert times_s[-1] == pytest.approx(held_back[-1]["time_s"], abs=1e-2)
     lines = call("live", "gru", tmp_path / "clip.mkv").splitlines()
     assert "face 1: valence " in lines[0]
     assert "a prediction is final after 0.5 s" in lines[-1]
@@ -377,15 +379,20 @@ def test_a_clip_shorter_than_the_delay_ends_with_a_final_prediction_per_frame(pr
         json.loads, call("live", "gru", tmp_path / "clip.mkv", "--delay", 60, "--json").splitlines()
     )
     _, whole = predicted("gru", tmp_path / "clip.mkv")
-    assert all(face["final"] is None for each in updates if each["latency_s"] is not None for face in each["faces"])
-    finals = [face for each in updates if each["latency_s"] is None for face in each["faces"]]
+    assert not any(face["finals"] for each in updates if each["latency_s"] is not None for face in each["faces"])
+    finals = [final for each in updates for face in each["faces"] for final in face["finals"]]
     assert len(finals) == summary["num_frames"]
     if not summary["num_dropped"]:  # else the head saw other steps
-        values = [face["final"]["valence"] for face in finals]
+        values = [final["columns"]["valence"] for final in finals]
         assert values == pytest.approx(whole["valence"].to_list()[: len(values)], abs=1e-2)
 
 
-def test_what_was_held_back_of_a_face_that_is_gone_comes_when_it_is_forgotten() -> None:
+@pytest.mark.parametrize(
+    ("delay", "every_s"), [(16, 0.1), (3, 0.1), (3, 0.6), (0, 0.5)], ids=["held back", "each", "several", "causal"]
+)
+def test_every_step_of_a_face_has_one_final_prediction_in_order(
+    monkeypatch: pytest.MonkeyPatch, delay: int, every_s: float
+) -> None:
     """One face in 10 frames, then 3 s without any; the predictions are the numbers of the steps."""
     pixels = np.zeros((8, 8, 3), np.uint8)
     here = SimpleNamespace(boxes=np.array([[0, 0, 4, 4]]), scores=np.array([0.9]), points=np.zeros((1, 5, 2)))
@@ -399,14 +406,23 @@ def test_what_was_held_back_of_a_face_that_is_gone_comes_when_it_is_forgotten() 
         embed=lambda crops, videos: {"s": np.zeros((len(crops), 2))},
         predict=lambda tracks, steps, embeddings, valid: SimpleNamespace(columns={"valence": steps.astype(float)}),
     )
-    predictor = LivePredictor(model=model, finder=finder, fps=10.0, window=4, delay=16)
+    monkeypatch.setattr(live, "EVERY_S", every_s - 0.01)
+    predictor = LivePredictor(model=model, finder=finder, fps=10.0, window=2, delay=delay)
     frames = [LiveFrame(VideoFrame(number, (number - 1) / 10, pixels), number / 10) for number in range(1, 41)]
     updates = list(predictor.updates(frames))
+    finals = [final.columns["valence"] for update in updates for face in update.faces for final in face.finals]
+    assert finals == list(map(float, range(10)))
+    seen = [update for update in updates if update.latency_s is not None and update.faces]
+    for update in seen:
+        assert all(final.time_s <= update.time_s - delay / 10 + 1e-9 for final in update.faces[0].finals)
+        newest = [final for each in updates[: updates.index(update) + 1] for final in each.faces[0].finals]
+        assert len(newest) == max(0, round(update.time_s * 10) - delay + 1), "as soon as they are final"
     held_back = [update for update in updates if update.latency_s is None]
-    assert [update.faces[0].final for update in held_back] == [{"valence": float(step)} for step in range(10)]
-    assert [update.faces[0].prompt for update in held_back] == [{"valence": 9.0}] * 10
-    assert {(update.frame, update.time_s) for update in held_back} == {(10, 0.9)}
-    assert updates.index(held_back[-1]) < len(updates) - 1  # before the frames end
+    assert len(held_back) == (len(finals) > sum(len(update.faces[0].finals) for update in seen))
+    for update in held_back:
+        assert (update.frame, update.time_s) == (10, 0.9)
+        assert update.faces[0].prompt == {"valence": 9.0}
+        assert updates.index(update) < len(updates) - 1  # before the frames end
     assert updates[-1].faces == ()
 
 

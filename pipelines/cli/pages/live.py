@@ -30,6 +30,7 @@ def show_lines(updates: Iterable["LiveUpdate"], predictor: "LivePredictor", sche
     console = make_console()
     if console.is_terminal and not console.is_dumb_terminal:
         faces: dict[int, LiveFace] = {}
+        finals: dict[int, Mapping[str, float]] = {}  # the newest of each face
         with Live(console=console, auto_refresh=False) as screen:
             for update in updates:
                 found = {face.face: face for face in update.faces}
@@ -39,7 +40,8 @@ def show_lines(updates: Iterable["LiveUpdate"], predictor: "LivePredictor", sche
                     faces = faces | found
                 else:
                     continue
-                screen.update(_table(update, faces.values(), predictor, schema), refresh=True)
+                finals |= {face.face: face.finals[-1].columns for face in update.faces if face.finals}
+                screen.update(_table(update, faces.values(), finals, predictor, schema), refresh=True)
         return
     last_s = -LINE_S
     for update in updates:
@@ -88,7 +90,13 @@ def prediction_words(columns: Mapping[str, float] | None, schema: Schema) -> str
     return "  ".join(words)
 
 
-def _table(update: "LiveUpdate", faces: Iterable["LiveFace"], predictor: "LivePredictor", schema: Schema) -> Table:
+def _table(
+    update: "LiveUpdate",
+    faces: Iterable["LiveFace"],
+    finals: Mapping[int, Mapping[str, float]],
+    predictor: "LivePredictor",
+    schema: Schema,
+) -> Table:
     latency = "" if update.latency_s is None else f", latency {1000 * update.latency_s:.0f} ms"
     table = Table(title=f"{update.time_s:.1f} s{latency}", min_width=60)
     table.add_column("face")
@@ -96,7 +104,7 @@ def _table(update: "LiveUpdate", faces: Iterable["LiveFace"], predictor: "LivePr
     if predictor.delay:
         table.add_column(f"{predictor.delay_s:.1f} s ago, final")
     for face in faces:
-        known = [face.prompt, face.final] if predictor.delay else [face.prompt]
+        known = [face.prompt, finals.get(face.face)] if predictor.delay else [face.prompt]
         # As text, since rich takes brackets in the names of labels for styles.
         table.add_row(str(face.face), *(Text(prediction_words(each, schema)) for each in known))
     return table
