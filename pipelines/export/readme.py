@@ -6,8 +6,8 @@ from typing import Any
 TEXT = """\
 # {name}
 
-A bundle of `mtl export`: {kind} `{name}` as ONNX files, with all that is needed to run it. It needs Python, NumPy and
-onnxruntime (`pip install numpy onnxruntime`), not mtl and not torch. Nothing leaves the machine.
+A bundle of `mtl export`: the {kind} `{name}` as ONNX files, with all that is needed to run it. It needs Python, NumPy
+and onnxruntime (`pip install numpy onnxruntime`), not mtl and not torch. Nothing leaves the machine.
 
 {usage}
 It predicts, per frame: {columns}.
@@ -57,5 +57,4 @@ def readme_text(record: Mapping[str, Any]) -> str:
     usage = (FACES if record["face_px"] else EMBEDDINGS).format(
         px=record["face_px"], alignment=alignment, fps=record["fps"], streams=streams
     )
-    kind = "the run" if record["kind"] == "run" else "the ensemble"
-    return TEXT.format(name=record["name"], kind=kind, usage=usage, columns=columns)
+    return TEXT.format(name=record["name"], kind=record["kind"], usage=usage, columns=columns)

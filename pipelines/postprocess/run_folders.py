@@ -67,7 +67,7 @@ def read_truth(config: Config) -> Truth:
         frames_digest=frames_digest(frames),
         labels_digest=labels_digest(frames, schema),
         schema=schema,
-        outside=read_outside(config.cache_location(), stream, frames, schema) if stream else None,
+        outside=read_outside(config, stream, frames) if stream else None,
     )
 
 

@@ -16,6 +16,7 @@ from cache.identity import StreamIdentity
 from cache.ranges import RowReader, check_shards
 from cache.store import Cache
 from cache.stream import Stream
+from extract.view_names import stream_title
 from pipelines.device import free_bytes
 from pipelines.training.inputs import Rows
 from pipelines.training.stored import StoredRows
@@ -55,9 +56,8 @@ class Resident:
 
     def _known(self, name: str, view: str) -> StreamKey:
         if (name, view) not in self.streams:
-            raise ValueError(
-                f"stream {name} (view {view}) was not loaded; type `mtl extract --backbone {name} --views {view}`"
-            )
+            known = ", ".join(stream_title(*key) for key in self.streams)
+            raise ValueError(f"stream {stream_title(name, view)} is not among those that were loaded: {known}")
         return name, view
 
 

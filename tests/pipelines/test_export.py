@@ -21,6 +21,7 @@ from pipelines.config import Config, read_config
 from pipelines.export import checking, write
 from pipelines.export.checking import LARGEST, made_rows, torch_predictions
 from pipelines.export.heads import head_graph
+from pipelines.export.readme import readme_text
 from pipelines.export.write import ExportRequest, write_bundle
 from pipelines.json_files import read_json
 from pipelines.postprocess.apply import Parameters
@@ -258,6 +259,9 @@ def test_an_imported_stream_has_no_backbone(
     assert done["face_px"] is None
     assert Bundle(out).face_px is None
     assert "takes embeddings, va [N, 24]" in (out / "README.md").read_text().replace("\n", " ")
+    record = json.loads((out / "bundle.json").read_text())
+    for kind in ("run", "ensemble", "refit"):
+        assert f"the {kind} `{record['name']}` as ONNX files" in readme_text({**record, "kind": kind})
 
 
 def test_streams_of_faces_alone_say_whether_these_were_turned(project: Path) -> None:

@@ -216,7 +216,8 @@ def test_another_classifier_under_its_name_is_refused() -> None:
         ),
         ("dogs", "stream dogs: none of its classes (beagle, poodle) is one of the labels (Neutral, Anger"),
         ("twins", "stream twins: several of its classes are called 'Neutral', whatever the case; rename all but one"),
-        ("jugde", "jugde"),
+        ("jugde", "cache.zarr: no stream jugde (there: "),
+        ("jugde", "mtl.toml has no [backbones.jugde]; add it, or `mtl cache import jugde FILE`"),
     ],
 )
 def test_streams_that_cannot_be_a_classifier_are_one_line(stream: str, error: str) -> None:
