@@ -209,8 +209,9 @@ class _Choice:
         return None if self._trial.knows(candidate) else "not tried: no time is left"
 
     def _too_slow(self, entry: CandidateMode, candidate: Runtime, best: Runtime) -> str | None:
-        gain, is_rounded = self._gain(best, candidate), best.precision != "float32" == candidate.precision
-        wanted = 1 / PRECISION_GAIN if is_rounded else entry.kept
+        gain, wanted = self._gain(best, candidate), entry.kept
+        if candidate.precision != best.precision:
+            wanted = 1 / PRECISION_GAIN if candidate.precision == "float32" else max(wanted, PRECISION_GAIN)
         return None if gain >= wanted else f"is {gain:.2f} x as fast as {best}, and {wanted:.2f} is wanted"
 
     def _gain(self, best: Runtime, candidate: Runtime) -> float:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from extract.backbones.build import Backbone
-from extract.backbones.onnx_export import INSTALL, traced_onnx
-from extract.backbones.onnx_session import open_session, reason
+from extract.backbones.onnx_export import traced_onnx
+from extract.backbones.onnx_session import INSTALL, open_session, reason
 from extract.backbones.passes import ForwardPass, Precision, eager
 from extract.backbones.transforms import normalise
 

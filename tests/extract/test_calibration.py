@@ -31,7 +31,7 @@ from helpers.compiled_pass import COMPILED, CPU, plainly, some_faces, tiny
 
 MANY = 10**9
 EAGER = Runtime(mode="eager")
-ONNX = Runtime(mode="onnx")
+ONNX, HALF = Runtime(mode="onnx"), Runtime(precision="bfloat16")
 
 
 @pytest.fixture(autouse=True)
@@ -132,14 +132,18 @@ def test_no_trial_of_bfloat16_without_its_instructions(machine: Machine, monkeyp
             "is 1.08 x as fast as float32 onnx, and",
         ),
         (MANY, {"float32_compiled": 2000}, COMPILED, "float32 compiled is 2.00 x as fast as float32 eager"),
+        (800_000, {"bfloat16_eager": 2000, "float32_onnx": 1600}, ONNX, "bfloat16 compiled not tried"),
+        (800_000, {"bfloat16_eager": 2000, "float32_onnx": 1500}, HALF, "bfloat16 compiled not tried"),
+        (MANY, {"bfloat16_eager": 2000, "float32_onnx": 1900, "bfloat16_compiled": 2400}, ONNX, "and 1.30 is wanted"),
         (MANY, {}, EAGER, "float32 compiled cannot be had: expr cannot be compiled"),
     ],
 )
 def test_modes_that_pay(machine: Machine, num_faces: int, rates: dict[str, float], wanted: Runtime, why: str) -> None:
-    machine.set(float32_eager=1000, bfloat16_eager=500, **rates)
+    machine.set(**{"float32_eager": 1000, "bfloat16_eager": 500, **rates})
     chosen, report = choose_runtime(tiny(), num_faces, 4, CPU)
     assert chosen == wanted
     assert why in report["why"][-1]
+    assert choose_runtime(tiny(), num_faces, 4, CPU)[0] == wanted
 
 
 def test_a_precision_asked_for_leaves_out_modes_of_another(machine: Machine) -> None:
