@@ -19,7 +19,10 @@ def about(device: torch.device) -> dict[str, str]:
         "cores": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "versions": f"Python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in VERSIONS),
     }
-    return found if device.type == "cpu" else found | {"gpu": torch.cuda.get_device_name(device)}
+    if device.type == "cpu":
+        return found
+    gpu = torch.cuda.get_device_properties(device)
+    return found | {"gpu": f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, capability {gpu.major}.{gpu.minor}"}
 
 
 def instructions() -> str:

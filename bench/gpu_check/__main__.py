@@ -1,20 +1,17 @@
 """`make gpu-check`: all that only a GPU can show, a line per measurement, a table, and JSON.
 
 python -m bench.gpu_check [--only NAME,..] [--minutes 8] [--out FILE] [--wheels DIR] [--device cpu --quick]
+python -m bench.gpu_check --shrink DIR
 """
 
 import argparse
-import multiprocessing
 import os
-import platform
 import sys
 import time
-from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bench.gpu_check.packages import add_wheels, missing, what_to_bring
+from bench.gpu_check.packages import add_wheels, missing, shrink, what_to_bring
 
 if TYPE_CHECKING:
     from bench.gpu_check.running import Part
@@ -44,17 +41,19 @@ def main(arguments: list[str] | None = None) -> int:
     """The exit code: 0, or 1 where a part failed, was cut, or found something wrong."""
     asked = parse(arguments)
     try:
+        if asked.shrink is not None:
+            before, after = shrink(asked.shrink)
+            print(f"{asked.shrink}: {before / 2**20:.1f} MiB of wheels, {after / 2**20:.1f} MiB now")
+            return 0
         if asked.wheels is not None:
             add_wheels(asked.wheels)
         if names := missing():
             raise ValueError(what_to_bring(names))
-        # As mtl does; only before torch is loaded.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        machine = _machine(asked.device)
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as mtl does; only before torch is loaded
+        return _run(asked)
     except ValueError as error:
-        print(f"gpu-check: {str(error).removeprefix('gpu-check: ')}", file=sys.stderr)
+        print(f"gpu-check: {error}", file=sys.stderr)
         return 2
-    return _run(asked, machine)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -64,6 +63,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=None, help=f"at most so long in all; {MINUTES:g}")
     parser.add_argument("--out", type=Path, default=OUT, help="the JSON file")
     parser.add_argument("--wheels", type=Path, help="a folder of wheels of packages that are missing here")
+    parser.add_argument("--shrink", type=Path, metavar="DIR", help="pack the wheels of a folder tighter, and end")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: with --quick, to try the check")
     parser.add_argument("--quick", action="store_true", help="toy sizes")
     asked = parser.parse_args(arguments)
@@ -82,92 +82,46 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def parts(asked: argparse.Namespace) -> "list[Part]":
-    """Those asked for, in the order of PARTS. Imports all that they need."""
-    import torch
-
+    """Those asked for, in the order of PARTS."""
     from bench.gpu_check.running import Part
-    from bench.gpu_check.sizes import FULL, QUICK
 
-    sizes, device = QUICK if asked.quick else FULL, torch.device(asked.device)
-    if device.type == "cuda":
-        device = torch.device("cuda", 0)
-    found = []
-    for name, (where, limit_s, is_check) in PARTS.items():
-        if name in asked.only:
-            module, _, function = where.partition(".")
-            run = partial(getattr(import_module(f"bench.gpu_check.{module}"), function), sizes, device)
-            on_gpu = device.type == "cuda"
-            limit_s *= 1 if on_gpu else 3  # a CPU may have other work
-            found.append(Part(name=name, run=run, limit_s=limit_s, is_check=is_check, has_targets=on_gpu))
+    found, on_gpu = [], asked.device == "cuda"
+    for name in (name for name in PARTS if name in asked.only):
+        where, limit_s, is_check = PARTS[name]
+        module, _, function = where.partition(".")
+        limit_s *= 1 if on_gpu else 3  # a CPU may have other work
+        where = f"bench.gpu_check.{module}"
+        found.append(
+            Part(name=name, module=where, function=function, limit_s=limit_s, is_check=is_check, has_targets=on_gpu)
+        )
     return found
 
 
-def _run(asked: argparse.Namespace, machine: dict[str, Any]) -> int:
+def _run(asked: argparse.Namespace) -> int:
+    """Raises `ValueError` where there is no such device."""
     from rich.console import Console
 
     from bench.gpu_check.lines import PartResult, end_line, print_table, row_line, write_json
-    from bench.gpu_check.running import run_part
+    from bench.gpu_check.running import run_part, start_server
+    from bench.processes import machines
 
-    begin, results = time.monotonic(), list[PartResult]()
-    for part in parts(asked):
+    begin, results, todo = time.monotonic(), list[PartResult](), parts(asked)
+    start_server(todo)
+    devices = machines()
+    if asked.device not in devices:
+        raise ValueError("PyTorch finds no CUDA GPU here; --device cpu --quick tries the check without one")
+    about = {"device": asked.device, **devices[asked.device], "started": time.strftime("%Y-%m-%d %H:%M", time.gmtime())}
+    for part in todo:
         left_s = 60 * asked.minutes - (time.monotonic() - begin)
-        result = run_part(part, left_s, lambda row: print(row_line(row), flush=True))
-        print(end_line(result), flush=True)
+        load = os.getloadavg()[0]
+        result = run_part(part, asked.device, left_s, lambda row: print(row_line(row), flush=True), quick=asked.quick)
+        print(f"{end_line(result)}; load {load:.1f}", flush=True)
         results.append(result)
-        write_json(asked.out, machine | {"seconds": round(time.monotonic() - begin, 1)}, results)
-    print_table(machine, results, Console(width=None if sys.stdout.isatty() else 160))
+        write_json(asked.out, about | {"seconds": round(time.monotonic() - begin, 1)}, results)
+    print_table(about, results, Console(width=None if sys.stdout.isatty() else 160))
     bad = [result.name for result in results if not result.is_good]
     print(f"{time.monotonic() - begin:.0f} s; {asked.out}; " + (f"not good: {', '.join(bad)}" if bad else "all good"))
     return 1 if bad else 0
-
-
-def _machine(device: str) -> dict[str, Any]:
-    """What the figures were measured on; asks a process of its own for the GPU, so that this one can fork.
-
-    Raises:
-        ValueError: no such device here.
-    """
-    import torch
-
-    words: dict[str, Any] = {"device": "cpu", "name": platform.processor() or platform.machine()}
-    if device == "cuda":
-        context = multiprocessing.get_context("fork")
-        receiver, sender = context.Pipe(duplex=False)
-        child = context.Process(target=_ask_gpu, args=(sender,))
-        child.start()
-        sender.close()
-        try:
-            words = receiver.recv()
-        except EOFError:
-            words = {}
-        child.join()
-        if not words:
-            raise ValueError("PyTorch finds no CUDA GPU here; --device cpu --quick tries the check without one")
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda}
-    return {
-        **words,
-        **versions,
-        "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1),
-        "started": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
-    }
-
-
-def _ask_gpu(sender: Any) -> None:
-    import torch
-
-    if not torch.cuda.is_available():
-        return
-    found = torch.cuda.get_device_properties(0)
-    sender.send(
-        {
-            "device": "cuda",
-            "name": found.name,
-            "memory_gib": round(found.total_memory / 2**30, 1),
-            "capability": f"{found.major}.{found.minor}",
-            "processors": found.multi_processor_count,
-        }
-    )
 
 
 if __name__ == "__main__":

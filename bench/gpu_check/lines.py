@@ -56,7 +56,7 @@ def write_json(path: Path, machine: Mapping[str, Any], results: list[PartResult]
 
 
 def print_table(machine: Mapping[str, Any], results: list[PartResult], console: Console) -> None:
-    table = Table(title=f"{machine['device']}, torch {machine['torch']}: medians, with least and greatest")
+    table = Table(title=f"{machine.get('gpu', machine['device'])}: medians, with least and greatest")
     for name in ("part", "id", "ratio"):
         table.add_column(name)
     for name in ("value", "min", "max", "target"):

@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 import tempfile
+import zipfile
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
+LARGE_BYTES = 4 << 20  # smaller wheels have nothing to save
 # Those imported on the way, with what they need themselves.
 NEEDED = (
     "alembic",
@@ -69,7 +71,7 @@ def what_to_bring(names: list[str]) -> str:
     """The line that says which wheels are missing, and how they come here."""
     listed, major, minor = " ".join(with_versions(names)), *sys.version_info[:2]
     return (
-        f"gpu-check: not installed here: {', '.join(names)}; where pip works, type `pip download --no-deps "
+        f"not installed here: {', '.join(names)}; where pip works, type `pip download --no-deps "
         f"--only-binary=:all: --python-version {major}.{minor} --platform manylinux_2_28_x86_64 --platform "
         f"manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d wheels {listed}`, bring the folder and name it: "
         "--wheels wheels"
@@ -100,6 +102,21 @@ def add_wheels(folder: Path) -> Path:
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(target), *([before] if before else [])])
     return target
+
+
+def shrink(folder: Path) -> tuple[int, int]:
+    """Packs the large wheels of `folder` anew with LZMA, which pip reads too; bytes of all wheels before and after."""
+    wheels = sorted(folder.glob("*.whl"))
+    before = sum(wheel.stat().st_size for wheel in wheels)
+    for wheel in wheels:
+        partial = wheel.with_suffix(".partial")
+        if wheel.stat().st_size < LARGE_BYTES:
+            continue
+        with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(partial, "w", zipfile.ZIP_LZMA) as new:
+            for entry in old.infolist():
+                new.writestr(entry.filename, old.read(entry))
+        partial.replace(wheel)
+    return before, sum(wheel.stat().st_size for wheel in wheels)
 
 
 def _is_there(name: str) -> bool:

@@ -63,7 +63,7 @@ TINY, TINY_CONV = Model(name="test_vit2", size_px=32, matmul_share=0.52), Model(
 
 FULL = Sizes(
     rounds=5,
-    seconds=1.5,
+    seconds=2.0,
     models=(VIT_B, VIT_L, CONVNEXT_B, EFFICIENTNET),
     together=((VIT_B, CONVNEXT_B), (EFFICIENTNET,) * 3),
     batch_faces=256,

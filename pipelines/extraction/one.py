@@ -57,6 +57,8 @@ def loaded(
     from extract.jobs import Settings
 
     where = torch.device(device)
+    if where.index is not None:
+        torch.cuda.set_device(where)  # memory is pinned in the context of the current GPU, one more if that is another
     backbones = [
         dataclasses.replace(load_backbone(name, config.backbones[name], config.folder), dtype=config.cache.dtype)
         for name in names

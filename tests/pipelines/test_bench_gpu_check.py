@@ -2,55 +2,31 @@
 
 import io
 import json
-import os
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from importlib.metadata import requires
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 
-from bench.gpu_check import packages
+from bench import processes
+from bench.entries import Entry
+from bench.gpu_check import packages, running
 from bench.gpu_check.__main__ import PARTS, main, parse
 from bench.gpu_check.lines import PartResult, end_line, print_table, row_line, write_json
 from bench.gpu_check.running import Part, run_part
+from bench.gpu_check.sizes import QUICK, Sizes
 from bench.measure import Row, Target
 
 ROOT = Path(__file__).parents[2]
-WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-MACHINE = {"device": "cuda", "torch": "2.11"}
-
-
-def error_row(value: float) -> Row:
-    return Row(
-        id="GR gru", what="error", values=[value], target=Target(1e-6, at_most=True), device="cuda", note="M = 3"
-    )
-
-
-def good() -> Iterator[Row]:
-    yield error_row(0.0)
-    yield error_row(1.0)
-
-
-def broken() -> Iterator[Row]:
-    yield error_row(0.0)
-    raise RuntimeError("CUDA error: an illegal memory access\nand much more")
-
-
-def endless() -> Iterator[Row]:
-    yield error_row(0.0)
-    time.sleep(600)
-    yield error_row(0.0)
-
-
-def killed() -> Iterator[Row]:
-    yield error_row(0.0)
-    os._exit(9)
+MACHINE = {"device": "cuda", "gpu": "a card"}
 
 
 @pytest.mark.parametrize(
@@ -78,8 +54,9 @@ def test_all_parts_are_meant_by_default() -> None:
     assert "compiled" not in parse(["--device", "cpu", "--quick"]).only
 
 
-@WITHOUT_GPU
-def test_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(processes, "machines", lambda: {"cpu": {"cores": "2"}})
+    monkeypatch.setattr(running, "start_server", lambda parts: None)
     assert main([]) == 2
     said = capsys.readouterr().err
     assert said == "gpu-check: PyTorch finds no CUDA GPU here; --device cpu --quick tries the check without one\n"
@@ -107,6 +84,26 @@ def test_packages_that_are_missing_are_named(
     assert pinned[1] == "not-there"
 
 
+def test_wheels_packed_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {
+        "a/__init__.py": b"",
+        "a/library.so": bytes(range(256)) * 300,
+        "a-1.dist-info/RECORD": b"a/__init__.py,,\n",
+    }
+    wheel = tmp_path / "a-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as file:
+        for name, data in files.items():
+            file.writestr(name, data)
+    monkeypatch.setattr(packages, "LARGE_BYTES", 1024)
+    assert main(["--shrink", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}: 0.1 MiB of wheels, 0.0 MiB now\n"
+    assert [path.name for path in tmp_path.iterdir()] == [wheel.name]
+    with zipfile.ZipFile(wheel) as file:
+        assert {name: file.read(name) for name in file.namelist()} == files
+
+
 @pytest.mark.parametrize("name", ["zarr", "donfig", "numcodecs", "polars", "optuna", "alembic", "sqlalchemy"])
 def test_what_the_needed_packages_need_is_needed(name: str) -> None:
     """Their wheels are installed without dependencies."""
@@ -115,30 +112,81 @@ def test_what_the_needed_packages_need_is_needed(name: str) -> None:
     assert found <= set(packages.NEEDED)
 
 
+def error_row(value: float) -> Row:
+    return Row(
+        id="GR gru", what="error", values=[value], target=Target(1e-6, at_most=True), device="cuda", note="M = 3"
+    )
+
+
+def good(sizes: Sizes, device: torch.device) -> Iterator[Row]:
+    assert (sizes, device) == (QUICK, torch.device("cpu"))
+    yield error_row(0.0)
+    yield error_row(1.0)
+
+
+def broken(sizes: Sizes, device: torch.device) -> Iterator[Row]:
+    yield error_row(0.0)
+    print("what it had printed")
+    raise RuntimeError("CUDA error: an illegal memory access\nand much more")
+
+
+def part(function: str, **values: Any) -> Part:
+    return Part(function=function, **{"name": "graphs", "module": __name__, "limit_s": 60, "is_check": True, **values})
+
+
+class Received(list):
+    send = list.append
+
+
+def in_this_process(entry: Entry, device: str, limit_s: float, send: Callable[..., None]) -> Iterator[Row | str]:
+    """`bench.processes.rows_of`, which has its own tests, without a process."""
+    received = Received()
+    send(entry.module, entry.ids, device, limit_s, received)
+    yield from received
+
+
 @pytest.mark.parametrize(
-    ("run", "limit_s", "state", "count", "reason"),
+    ("function", "state", "count", "reason"),
     [
-        (good, 60, "done", 2, ""),
-        (broken, 60, "failed", 1, "RuntimeError: CUDA error: an illegal memory access"),
-        (endless, 0.5, "cut", 1, "after its 0 s"),
-        (killed, 60, "failed", 1, "its process ended with exit code 9"),
-        (good, 0, "left out", 0, "no time was left"),
+        ("good", "done", 2, ""),
+        ("broken", "failed", 1, "RuntimeError: CUDA error: an illegal memory access"),
+        ("not_there", "failed", 0, f"AttributeError: module {__name__!r} has no attribute 'not_there'"),
     ],
 )
-def test_a_part_ends_alone(run, limit_s: float, state: str, count: int, reason: str) -> None:
-    told = []
-    result = run_part(Part(name="graphs", run=run, limit_s=limit_s, is_check=True), 3600, told.append)
+def test_a_part_ends_alone(
+    function: str,
+    state: str,
+    count: int,
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(running, "rows_of", in_this_process)
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or SimpleNamespace(good=good, broken=broken))
+    told: list[dict[str, Any]] = []
+    result = run_part(part(function), "cpu", 3600, told.append, quick=True)
     assert (result.state, len(result.rows), result.reason) == (state, count, reason)
     assert told == result.rows
     assert not result.is_good, "the second row of the good one misses its target"
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert ("what it had printed" in said.err, "Traceback" in said.err) == (function == "broken", state == "failed")
 
 
-def test_parts_that_check_nothing_may_miss_their_targets() -> None:
-    part = Part(name="stacks", run=good, limit_s=60)
-    assert run_part(part, 60, lambda row: None).is_good
-    told = []
-    run_part(Part(name="stacks", run=good, limit_s=60, has_targets=False), 60, told.append)
-    assert [row["verdict"] for row in told] == [None, None]
+def test_a_part_that_is_cut_or_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "rows_of", lambda *_: iter([error_row(0.0), "cut after 5 s"]))
+    result = run_part(part("good"), "cpu", 60, lambda row: None)
+    assert (result.state, len(result.rows), result.reason) == ("cut", 1, "cut after 5 s")
+    result = run_part(part("good"), "cpu", 0, lambda row: None)
+    assert (result.state, result.rows, result.reason) == ("left out", [], "no time was left")
+
+
+def test_parts_that_check_nothing_may_miss_their_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "rows_of", lambda *_: iter([error_row(0.0), error_row(1.0)]))
+    told: list[dict[str, Any]] = []
+    assert run_part(part("good", is_check=False), "cpu", 60, told.append).is_good
+    run_part(part("good", is_check=False, has_targets=False), "cpu", 60, told.append)
+    assert [row["verdict"] for row in told] == ["met", "missed", None, None]
 
 
 def test_lines_table_and_file(tmp_path: Path) -> None:
