@@ -1,11 +1,13 @@
 """Seconds, cost per frame and memory of the steps of the work at growing numbers of frames.
 
-python -m bench.scale 10000,100000,1000000 [--steps prepare,table,extract,verify,epoch] [--folder DIR] [--memory-gb GB]
+python -m bench.scale 10000,100000,1000000 [--steps prepare,table,extract] [--folder DIR] [--memory-gb GB] [--json FILE]
 
 Every step is a process of its own. Faces are stubs: reading and decoding one is a copy of a small picture in memory,
 the backbone a slice of its pixels, so what is left is what mtl itself adds. `table` writes the frames table in parts,
 `prepare` by `mtl prepare` from a CSV and empty files of faces; `epoch` trains a head for one pass over the windows,
-from streams that stay in the cache, and writes its run. Letters: N frames, D width.
+from streams that stay in the cache, and writes its run; `post` fits its post-processing, `report` writes its page,
+`predict` predicts the test split. These last three are of the selected and held-out rows, a twenty-fifth of all.
+`python -m bench.scale_picture FILE` draws the rows of --json. Letters: N frames, D width.
 """
 
 import argparse
@@ -26,7 +28,7 @@ WIDTH, SHARD_ROWS, VIDEO_FRAMES, HELD_OUT = 8, 4096, 1000, 50
 PART_ROWS = 1 << 20
 WINDOW, STRIDE, BATCH_WINDOWS = 64, 64, 256
 FACE_PX = 8
-STEPS = ("prepare", "table", "extract", "verify", "epoch")
+STEPS = ("prepare", "table", "extract", "verify", "epoch", "post", "report", "predict")
 CONFIG = """
 [labels]
 name = "made"
@@ -62,6 +64,7 @@ def main() -> None:
     parser.add_argument("--memory-gb", type=float, default=1e-6, help="[train] memory_gb; the default holds no stream")
     parser.add_argument("--limit-gb", type=float, default=0.0, help="RLIMIT_DATA of every step")
     parser.add_argument("--keep", action="store_true", help="leave the files of each size")
+    parser.add_argument("--json", type=Path, help="file for the rows; those of an earlier run in it stay")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     given = parser.parse_args()
     sizes = [int(float(text)) for text in given.sizes.split(",")]
@@ -87,7 +90,10 @@ def main() -> None:
             if done.returncode:
                 print(f"{size:>12,} {step:>8} failed", flush=True)
                 break
-            _print_row(size, step, json.loads(done.stdout.splitlines()[-1]))
+            found = json.loads(done.stdout.splitlines()[-1])
+            _print_row(size, step, found)
+            if given.json is not None:
+                _keep_row(given.json, size, step, found)
         if not given.keep:
             shutil.rmtree(folder)
 
@@ -96,6 +102,12 @@ def _print_row(size: int, step: str, found: dict[str, Any]) -> None:
     a_frame = found["cpu_s"] / size * 1e6
     numbers = f"{found['wall_s']:>9.1f} {found['cpu_s']:>9.1f} {a_frame:>13.2f} {found['peak_mb']:>8,.0f}"
     print(f"{size:>12,} {step:>8} {numbers}  {found['note']}", flush=True)
+
+
+def _keep_row(file: Path, size: int, step: str, found: dict[str, Any]) -> None:
+    rows = json.loads(file.read_text()) if file.is_file() else []
+    rows = [row for row in rows if (row["frames"], row["step"]) != (size, step)]
+    file.write_text(json.dumps([*rows, {"frames": size, "step": step, **found}], indent=1) + "\n")
 
 
 def _num_windows(size: int) -> int:
@@ -303,12 +315,57 @@ def _epoch(folder: Path, size: int) -> Callable[[], str]:
     return run
 
 
+def _post(folder: Path, size: int) -> Callable[[], str]:
+    from pipelines.config import read_config
+    from pipelines.postprocess.run_folders import postprocess_run, read_truth
+
+    config = read_config(folder / "mtl.toml")
+
+    def run() -> str:
+        postprocess_run(folder / "runs/epoch", read_truth(config), force=True)
+        return "of the selected and held-out rows"
+
+    return run
+
+
+def _report(folder: Path, size: int) -> Callable[[], str]:
+    from pipelines.config import read_config
+    from pipelines.report.command import make_report
+
+    config = read_config(folder / "mtl.toml")
+
+    def run() -> str:
+        page = make_report(config, folder / "runs/epoch", None, force=True)["page"]
+        return f"a page of {Path(page).stat().st_size / 1e6:,.1f} MB"
+
+    return run
+
+
+def _predict(folder: Path, size: int) -> Callable[[], str]:
+    import torch
+
+    from pipelines.config import read_config
+    from pipelines.predict.predict import FrameRequest, predict_to_file
+
+    torch.set_num_threads(1)
+    config = read_config(folder / "mtl.toml")
+
+    def run() -> str:
+        request = FrameRequest(model=folder / "runs/epoch", out=folder / "test.parquet", force=True)
+        return f"{predict_to_file(config, request, 'cpu')['num_frames']:,} frames of test"
+
+    return run
+
+
 RUNS: dict[str, Callable[[Path, int], Callable[[], str]]] = {
     "prepare": _prepare,
     "table": _table,
     "extract": _extract,
     "verify": _verify,
     "epoch": _epoch,
+    "post": _post,
+    "report": _report,
+    "predict": _predict,
 }
 
 if __name__ == "__main__":
