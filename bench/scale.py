@@ -22,20 +22,25 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cache.labels import Schema
 
 WIDTH, SHARD_ROWS, VIDEO_FRAMES, HELD_OUT = 8, 4096, 1000, 50
 PART_ROWS = 1 << 20
 WINDOW, STRIDE, BATCH_WINDOWS = 64, 64, 256
 FACE_PX = 8
 STEPS = ("prepare", "table", "extract", "verify", "epoch", "post", "report", "predict")
-CONFIG = """
+LABELS = """
 [labels]
 name = "made"
 [[labels.groups]]
 name = "va"
 kind = "continuous"
 columns = ["valence", "arousal"]
+"""
+CONFIG = """
 [cache]
 shard_rows = {shard_rows}
 [head]
@@ -64,6 +69,7 @@ def main() -> None:
     parser.add_argument("--memory-gb", type=float, default=1e-6, help="[train] memory_gb; the default holds no stream")
     parser.add_argument("--limit-gb", type=float, default=0.0, help="RLIMIT_DATA of every step")
     parser.add_argument("--keep", action="store_true", help="leave the files of each size")
+    parser.add_argument("--abaw", action="store_true", help="all 15 label columns of ABAW in place of two")
     parser.add_argument("--json", type=Path, help="file for the rows; those of an earlier run in it stay")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -75,7 +81,7 @@ def main() -> None:
     for size in sizes:
         folder = given.folder / str(size)
         folder.mkdir(parents=True, exist_ok=True)
-        text = CONFIG.format(
+        text = ("" if given.abaw else LABELS) + CONFIG.format(
             shard_rows=SHARD_ROWS,
             window=WINDOW,
             stride=STRIDE,
@@ -132,7 +138,7 @@ def _peak_mb() -> float:
     return int(line.split()[1]) * 1024 / 1e6
 
 
-def _tables(size: int) -> Iterator[Any]:
+def _tables(size: int, schema: "Schema") -> Iterator[Any]:
     """The frames table in parts, sorted; every `HELD_OUT`-th video is in val, the one behind it in test."""
     import numpy as np
     import polars as pl
@@ -141,7 +147,13 @@ def _tables(size: int) -> Iterator[Any]:
         row = np.arange(start, min(start + PART_ROWS, size))
         video, rng = row // VIDEO_FRAMES, np.random.default_rng(start)
         columns = {"frame": row % VIDEO_FRAMES, "kind": video % HELD_OUT, "number": video}
-        labels = {name: rng.uniform(-1, 1, len(row)).astype(np.float32) for name in ("valence", "arousal")}
+        labels = {
+            name: rng.uniform(-1, 1, len(row)).astype(np.float32)
+            if group.kind == "continuous"
+            else rng.integers(0, max(len(group.classes), 2), len(row), np.int8)
+            for group in schema
+            for name in group.columns
+        }
         split = pl.when(kind=0).then(pl.lit("val")).when(kind=1).then(pl.lit("test")).otherwise(pl.lit("train"))
         table = pl.DataFrame(columns | labels).with_columns(
             video="v" + pl.col("number").cast(pl.String).str.zfill(6), split=split
@@ -160,7 +172,7 @@ def _table(folder: Path, size: int) -> Callable[[], str]:
 
     def run() -> str:
         parts = []
-        for number, part in enumerate(_tables(size)):
+        for number, part in enumerate(_tables(size, schema)):
             parts.append(folder / f"part-{number:04d}.parquet")
             conform(part, "made", schema).write_parquet(parts[-1])
         path = folder / "frames.parquet"
@@ -181,9 +193,11 @@ def _prepare(folder: Path, size: int) -> Callable[[], str]:
     import polars as pl
 
     from pipelines.cli import program
+    from pipelines.config import read_config
 
-    table = pl.concat(_tables(size))
-    table.select(image="path", split="split", valence="valence", arousal="arousal").write_csv(folder / "labels.csv")
+    schema = read_config(folder / "mtl.toml").schema
+    table = pl.concat(_tables(size, schema))
+    table.select(pl.col("path").alias("image"), "split", *schema.columns).write_csv(folder / "labels.csv")
     faces = folder / "cropped_aligned"
     for path in table["path"]:
         file = faces / path

@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 
 NO_ROW = -1
+BLOCK = 1 << 22  # rows at once
 
 
 def video_codes(frames: pl.DataFrame) -> np.ndarray:
@@ -11,6 +12,15 @@ def video_codes(frames: pl.DataFrame) -> np.ndarray:
     runs = frames["video"].rle().struct.unnest()
     codes = runs["value"].cast(pl.String).rank("dense").cast(pl.Int32).to_numpy()
     return np.repeat(codes, runs["len"].to_numpy())
+
+
+def in_videos_of(videos: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """[N] bool: all rows of the videos that a row under the mask `rows` [N] is of; `videos` as by `video_codes`."""
+    seen = np.zeros(int(videos.max(initial=0)) + 1, bool)
+    for start in range(0, len(videos), BLOCK):
+        part = slice(start, start + BLOCK)
+        seen[videos[part][rows[part]]] = True
+    return seen[videos]
 
 
 def nearest_rows(videos: np.ndarray, times: np.ndarray, good: np.ndarray, asked: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from pipelines.config import Config
 from pipelines.ensemble.ensemble_folder import RECORD as ENSEMBLE
 from pipelines.ensemble.ensemble_folder import read_ensemble
 from pipelines.metrics.predictions import Decisions, Probabilities, joined
+from pipelines.nearest import in_videos_of
 from pipelines.postprocess.apply import Parameters, processed
 from pipelines.postprocess.over_views import in_views
 from pipelines.postprocess.run_folders import RECORD as POSTPROCESS
@@ -203,7 +204,7 @@ def predict_frames(predictor: Predictor, dataset: Dataset, part: np.ndarray) -> 
             totals[task] = totals.get(task, 0.0) + weight * predictions.values(task).astype(np.float64)
         has_embedding = dataset.resident.all_valid(one.run.streams, one.run.strategy.train.view)
         valid &= has_embedding
-        known &= np.isin(dataset.videos, dataset.videos[context & has_embedding])
+        known &= in_videos_of(dataset.videos, context & has_embedding)
     frames = dataset.named(part)
     _check_finite(predictor, frames, totals)
     parameters = predictor.parameters or Parameters(schema=predictor.schema)

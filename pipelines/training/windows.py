@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from pipelines.nearest import in_videos_of
+
 PADDING = -1
 BLOCK = 1 << 22  # rows whose neighbours are compared at once
 
@@ -43,7 +45,8 @@ class Windows:
 
     def any(self, mask: np.ndarray) -> np.ndarray:
         """[W] bool: windows with a row that is True in `mask` [N]."""
-        counts = np.concatenate([[0], np.cumsum(mask[self.kept], dtype=np.int32 if len(mask) < 2**31 else np.int64)])
+        counts = np.zeros(len(self.kept) + 1, np.int32 if len(mask) < 2**31 else np.int64)
+        np.cumsum(mask[self.kept], out=counts[1:])
         return np.asarray(counts[self.start + self.length] > counts[self.start])
 
     def rows(self, chosen: slice = slice(None)) -> np.ndarray:
@@ -106,9 +109,12 @@ def place_windows(segments: Segments, window: int, stride: int, offset: int = 0)
 
 def make_segments(videos: np.ndarray, times: np.ndarray, keep: np.ndarray, max_gap: int) -> Segments:
     """The stretches of kept rows within one video without a gap longer than `max_gap`; arguments as `make_windows`."""
-    kept = np.flatnonzero(keep)
-    if len(keep) < 2**31:
-        kept = kept.astype(np.int32)
+    kept: np.ndarray = np.empty(np.count_nonzero(keep), np.int32 if len(keep) < 2**31 else np.int64)
+    filled = 0
+    for begin in range(0, len(keep), BLOCK):
+        rows = np.flatnonzero(keep[begin : begin + BLOCK])
+        kept[filled : filled + len(rows)] = rows + begin
+        filled += len(rows)
     cuts = [np.zeros(min(len(kept), 1), np.int64)]
     for begin in range(0, len(kept) - 1, BLOCK):
         rows = kept[begin : begin + BLOCK + 1]
@@ -124,8 +130,8 @@ def context_rows(frames: pl.DataFrame, videos: np.ndarray, part: np.ndarray) -> 
     Those carry no part of any score, so they may be seen as context. Rows of other splits may not: where a split cuts
     through a video, the steps beyond the cut are missing, never borrowed.
     """
-    same_video = np.isin(videos, np.unique(videos[part]))
-    return part | ((frames["split"] == "none").to_numpy() & same_video)
+    others = (frames["split"] == "none").to_numpy()
+    return part | (others & in_videos_of(videos, part)) if others.any() else part.copy()
 
 
 def overlaps(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
