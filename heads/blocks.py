@@ -6,6 +6,7 @@ With `config.causal` a step sees no later one. Letters: M stacked heads, B windo
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -151,15 +152,48 @@ class Reach:
 
     def neighbours(self, x: Tensor) -> Tensor:
         """[M, B, T, D] -> [M, B, T, kernel * D], zeros beyond the window."""
+        if torch.compiler.is_exporting():
+            return self.side_by_side(x)
+        taps: Tensor = _Taps.apply(x, self)
+        return taps
+
+    @property
+    def before(self) -> int:
+        """Steps from the first tap to the step itself."""
         span = (self.kernel - 1) * self.dilation
-        before = span if self.causal else span // 2
-        padded = functional.pad(x, (0, 0, before, span - before))
+        return span if self.causal else span // 2
+
+    def side_by_side(self, x: Tensor) -> Tensor:
+        """The taps of each step, read from a padded copy of `x`."""
+        span = (self.kernel - 1) * self.dilation
+        padded = functional.pad(x, (0, 0, self.before, span - self.before))
         return torch.cat([padded.narrow(2, tap * self.dilation, x.shape[2]) for tap in range(self.kernel)], dim=-1)
 
     def scale(self, steps: Steps, x: Tensor) -> Tensor:
         """[M, B, T, 1]: kernel / valid neighbours, in the type of `x`."""
         present = self.neighbours(steps.valid.unsqueeze(-1).to(x.dtype)).sum(dim=-1, keepdim=True)
         return self.kernel / present.clamp(min=1)
+
+
+class _Taps(torch.autograd.Function):
+    """`Reach.side_by_side`, whose gradient is added up in one place: autograd's own makes a padded copy per tap."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, reach: Reach) -> Tensor:
+        ctx.reach = reach
+        return reach.side_by_side(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        reach, num_steps = ctx.reach, grads[0].shape[2]
+        by_tap = grads[0].unflatten(-1, (reach.kernel, -1)).unbind(3)
+        total = torch.zeros_like(by_tap[0], memory_format=torch.contiguous_format)
+        for tap in range(reach.kernel - 1, -1, -1):  # as autograd adds them
+            shift = tap * reach.dilation - reach.before
+            length = num_steps - abs(shift)
+            if length > 0:
+                total.narrow(2, max(shift, 0), length).add_(by_tap[tap].narrow(2, max(-shift, 0), length))
+        return total, None
 
 
 class AttentionBlock(nn.Module):

@@ -24,6 +24,13 @@ from heads.steps import rotate, steps_of
 DOOR_EPS = 1e-12
 
 
+class NormalStreams(dict[str, Tensor]):
+    """Streams on which `normalised` has nothing left to do. `joined` are all of them side by side in the order of their
+    names, [M, B, T, sum of Di], where they lie so in memory."""
+
+    joined: Tensor | None = None
+
+
 class Ages(nn.Module):
     """What the ages of streams say: {place among `names`: [M, B, T, D]}, 0 where the stream has no row."""
 
@@ -71,7 +78,7 @@ class ConcatFusion(nn.Module):
         self.dropout = WindowDropout(rng)
 
     def forward(self, streams: Mapping[str, Tensor], valid: Tensor, times: Tensor) -> Tensor:
-        x = self.projection(torch.cat(normalised(streams, self.names, valid), dim=-1))
+        x = self.projection(side_by_side(streams, self.names, valid))
         for age in self.ages(streams, valid).values():
             x = x + age
         return mask_steps(self.dropout(x), valid)
@@ -226,10 +233,19 @@ def normalised(streams: Mapping[str, Tensor], names: Sequence[str], valid: Tenso
     for name in names:
         if name not in streams:
             raise ValueError(f"stream {name!r} is missing: this head reads {', '.join(names)}")
+    if isinstance(streams, NormalStreams):
+        return [streams[name].contiguous() for name in names]
     ages = {name: streams.get(age_of(name)) for name in names}
     present = {name: valid if age is None else has_rows(age, valid) for name, age in ages.items()}
     inputs = [mask_steps(streams[name], present[name]).float() for name in names]
     return [functional.layer_norm(x, x.shape[-1:], eps=DOOR_EPS) for x in inputs]
+
+
+def side_by_side(streams: Mapping[str, Tensor], names: Sequence[str], valid: Tensor) -> Tensor:
+    """`normalised` streams as one [M, B, T, sum of Di]."""
+    if isinstance(streams, NormalStreams) and streams.joined is not None and names == embedding_streams(streams):
+        return streams.joined
+    return torch.cat(normalised(streams, names, valid), dim=-1)
 
 
 def build_fusion(name: str, stream_widths: Mapping[str, int], config: HeadConfig, rng: DropoutRng) -> nn.Module:

@@ -25,6 +25,7 @@ from pipelines.nearest import NO_ROW, nearest_rows, video_codes
 from pipelines.needed_streams import open_cache
 from pipelines.splits import Split, group_numbers, resolve_split
 from pipelines.training.inputs import (
+    RowMoments,
     Rows,
     StreamInput,
     running_means,
@@ -197,8 +198,9 @@ class Dataset:
         return {name: embeddings, age_of(name): StreamInput(stream=stream[:, -1:])}
 
     def _input(self, name: str, head: HeadConfig, view: str, stream: Rows, valid: np.ndarray) -> StreamInput:
+        moments = self._kept.setdefault(("moments", name, view, head.inputs, head.mean_frames), RowMoments())
         if head.inputs == "embedding":
-            return StreamInput(stream=stream)
+            return StreamInput(stream=stream, moments=moments)
         key = ("means", name, view, head.mean_frames)
         if key not in self._kept:
             if not head.mean_frames:
@@ -210,7 +212,7 @@ class Dataset:
                 )
             else:
                 self._kept[key] = running_means(stream, valid, self.videos, self.times, head.mean_frames)
-        return StreamInput(stream=stream, choice=head.inputs, means=self._kept[key])
+        return StreamInput(stream=stream, choice=head.inputs, means=self._kept[key], moments=moments)
 
     def windows(self, keep: np.ndarray, train: TrainConfig, offset: int = 0) -> np.ndarray:
         """[W, T] int64 over the rows `keep` and their unlabelled neighbours; padding is -1."""

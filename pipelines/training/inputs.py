@@ -14,11 +14,15 @@ from torch import Tensor
 
 from cache.identity import NO_ROW
 from heads.config import AGE
+from heads.fusion import DOOR_EPS
 from pipelines.training.stored import StoredRows
 
 Rows = Tensor | StoredRows  # a stream [N, D], in memory or in the cache
 InputChoice = Literal["embedding", "deviation", "both"]
 BLOCK = 65536  # rows at once: a float32 copy of a whole stream would take twice its memory
+MOMENTS_BLOCK = 4096  # of which two float32 copies are made
+MOMENTS_BYTES = 8  # per row
+LEAST_SHARE = 8  # times the moments that a row must take: narrow streams would grow by as much as they have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,13 +33,38 @@ class Means:
     which: Tensor
 
 
+class RowMoments:
+    """Mean and 1 / standard deviation [N, 1] of each row of what a head is given, made when they are first asked for.
+
+    A head normalises the same rows in every epoch: with their moments that is one pass over a batch, to the same bits.
+    """
+
+    def __init__(self) -> None:
+        self._made: tuple[Tensor, Tensor] | None = None
+
+    def of(self, source: "StreamInput") -> tuple[Tensor, Tensor]:
+        """Those of `source`."""
+        if self._made is None:
+            found = []
+            for rows in torch.arange(len(source.stream)).split(MOMENTS_BLOCK):
+                inputs = source.rows(rows)
+                found.append(torch.native_layer_norm(inputs, inputs.shape[-1:], None, None, DOOR_EPS)[1:])
+            mean, scale = (torch.cat(part) for part in zip(*found, strict=True))
+            self._made = mean, scale
+        return self._made
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamInput:
-    """One stream as a head reads it: its embeddings [N, D], and the `means` of its rows where `choice` needs them."""
+    """One stream as a head reads it: its embeddings [N, D], and the `means` of its rows where `choice` needs them.
+
+    `moments` belong to these rows; None where they are not to be kept.
+    """
 
     stream: Rows
     choice: InputChoice = "embedding"
     means: Means | None = None
+    moments: RowMoments | None = None
     _memory: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -72,6 +101,28 @@ class StreamInput:
             inputs[:, : size[1]] = stored
         torch.sub(stored, means, out=inputs[:, -size[1] :])
         return inputs
+
+    @property
+    def can_normalise(self) -> bool:
+        """Whether `normal_rows` may be called: of streams in the memory of a CPU that are wide enough."""
+        return (
+            self.moments is not None
+            and isinstance(self.stream, Tensor)
+            and self.stream.device.type == "cpu"
+            and (self.stream.shape[1] * self.stream.dtype.itemsize >= LEAST_SHARE * MOMENTS_BYTES)
+        )
+
+    def normal_rows(self, rows: Tensor, out: Tensor) -> Tensor:
+        """`rows` as `heads.fusion.normalised` makes them of valid ones, written to `out` [R, width]."""
+        assert self.moments is not None
+        assert isinstance(self.stream, Tensor)
+        mean, scale = (each.index_select(0, rows) for each in self.moments.of(self))
+        if self.means is None:
+            size = len(rows), self.stream.shape[1]
+            inputs = torch.index_select(self.stream, 0, rows, out=self._of("stored", *size, self.stream.dtype))
+        else:
+            inputs = self.rows(rows)
+        return out.copy_(inputs).sub_(mean).mul_(scale)  # in place: a temporary is fresh memory
 
     @property
     def is_stored(self) -> bool:

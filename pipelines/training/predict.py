@@ -15,6 +15,7 @@ from heads.tasks import Task
 from pipelines.labels import tasks_of
 from pipelines.metrics.predictions import Predictions, joined
 from pipelines.training.dataset import PredictionPlan, WindowReader
+from pipelines.training.normal_inputs import Inputs, reader_for
 
 # Of all heads together: what stays in the processor's cache (a stack of 12 took 1.25 s with 4,096 steps per head, 0.7 s
 # with 512 or fewer), and what fills a card.
@@ -39,7 +40,7 @@ def predict_heads(
     num_steps = plan.rows.shape[1] * len(next(model.parameters(), torch.zeros(1)))
     step = max(1, STEPS_AT_ONCE[plan.rows.device.type] // max(num_steps, 1))
     known = {name: task for name, task in tasks_of(reader.schema).items() if name in tasks}
-    flat = [_outputs(model(*inputs), known) for inputs in _inputs(reader, plan.rows.split(step))]
+    flat = [_outputs(model(*inputs), known) for inputs in _inputs(model, reader, plan.rows.split(step))]
     values = torch.cat(flat, dim=1)
     values = torch.cat([values, torch.zeros_like(values[:, :1])], dim=1)  # a free place predicts 0
     total = torch.zeros(len(values), len(plan.places), values.shape[2], device=values.device)
@@ -57,10 +58,11 @@ def predict_heads(
     ]
 
 
-def _inputs(reader: WindowReader, batches: Sequence[Tensor]) -> Iterator[tuple[dict[str, Tensor], Tensor, Tensor]]:
-    """What `reader` gives of each batch of windows; where streams stay in the cache, the next one is read meanwhile."""
+def _inputs(model: nn.Module, reader: WindowReader, batches: Sequence[Tensor]) -> Iterator[Inputs]:
+    """What `model` reads of each batch of windows; where streams stay in the cache, the next one is read meanwhile."""
+    read = reader_for(model, reader)
     for rows, following in zip(batches, [*batches[1:], None], strict=True):
-        inputs = reader(rows.unsqueeze(0))
+        inputs = read(rows.unsqueeze(0))
         if following is not None:
             reader.prefetch(following.unsqueeze(0))
         yield inputs

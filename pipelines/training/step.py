@@ -17,6 +17,7 @@ from heads.labels import Labels
 from heads.model import Head, ProgressiveHead, dropout_rngs
 from heads.penalties import HeadLoss
 from pipelines.label_table import below_each_other
+from pipelines.training.normal_inputs import reader_for
 from pipelines.training.optimise import StackedAdamW, limits_of
 from pipelines.training.window_sampler import WindowSource
 
@@ -35,6 +36,7 @@ class TrainStep:
     ) -> None:
         self.model, self.loss, self.optimiser = model, loss, optimiser
         self.tasks, self.reader, self.device = sources[0].tasks, sources[0].reader, sources[0].hidden.device
+        self._inputs = reader_for(model, self.reader)
         by_key = {source.key: source for source in sources}
         places = {key: place for place, key in enumerate(by_key)}
         self._hidden = torch.stack([source.hidden for source in by_key.values()])
@@ -86,7 +88,7 @@ class TrainStep:
             else nullcontext()
         ):
             model = cast(Head | ProgressiveHead, self.model)
-            features = model.features(*self.reader(rows))
+            features = model.features(*self._inputs(rows))
             outputs = model.decode(features)
         total, parts = self.loss(outputs, self.targets(rows), features, self.subjects(rows))
         self.optimiser.zero_grad()

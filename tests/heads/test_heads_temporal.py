@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from heads.blocks import ConvolutionBlock
+from heads.blocks import ConvolutionBlock, Reach
 from heads.config import CONVOLUTIONAL
 from heads.layers import DropoutRng
 from heads.steps import Steps, log_gaps, rotate, steps_of
@@ -245,3 +245,14 @@ def test_rotation_depends_on_the_distance_alone():
     assert product(3, 10) == pytest.approx(product(103, 110), abs=1e-4)
     assert product(0, 1) != pytest.approx(product(0, 2), abs=1e-2)
     assert product(0, 300) != pytest.approx(product(0, 500), abs=1e-2)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("kernel", "dilation"), [(3, 1), (5, 2), (5, 8)])
+def test_the_gradient_of_taps_is_autograds(kernel: int, dilation: int, causal: bool) -> None:
+    """Bit for bit; the widest reach beyond the window."""
+    reach, generator = Reach(kernel, dilation, causal), torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 9, 4, generator=generator).requires_grad_()
+    outer = torch.randn(2, 3, 9, 4 * kernel, generator=generator)
+    (found,), (expected,) = (torch.autograd.grad(taps(x), x, outer) for taps in (reach.neighbours, reach.side_by_side))
+    assert torch.equal(found, expected)

@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from heads.config import HeadConfig
+from heads.config import HeadConfig, age_of
+from heads.fusion import normalised, side_by_side
+from heads.linear import LinearHead
+from heads.model import build_head
+from heads.tasks import ABAW_TASKS
 from pipelines.strategy import strategy_of
-from pipelines.training.inputs import StreamInput, running_means, video_means
+from pipelines.training.dataset import WindowReader
+from pipelines.training.inputs import RowMoments, StreamInput, running_means, video_means
+from pipelines.training.normal_inputs import NormalReader, reader_for
 from pipelines.training.run import load_run, predict_run, write_run
 from pipelines.training.train import train_strategy
 
@@ -66,6 +72,56 @@ def test_inputs_of_a_source_are_what_they_are_called() -> None:
         source.rows(torch.arange(50))  # what came before leaves no trace
         torch.testing.assert_close(source.rows(rows), inputs)
         torch.testing.assert_close(source._fresh(rows), inputs)
+
+
+def reader_of(choice: str = "both", width: int = 40, num_views: int = 2) -> WindowReader:
+    """Of the streams a and b, the second with ages, invalid rows NaN, in several views."""
+    rng, views = np.random.default_rng(0), []
+    for _ in range(num_views):
+        inputs = {}
+        for name in ("b", "a"):
+            stream = torch.from_numpy(rng.normal(3, 2, (30, width)).astype(np.float16))
+            videos, valid = np.repeat([0, 1], 15), rng.random(30) < 0.8
+            stream[~torch.from_numpy(valid)] = torch.nan
+            means = None if choice == "embedding" else video_means(stream, valid, videos)
+            inputs[name] = StreamInput(stream=stream, choice=choice, means=means, moments=RowMoments())
+        inputs[age_of("b")] = StreamInput(stream=torch.from_numpy(rng.integers(-1, 4, (30, 1)).astype(np.float16)))
+        known = np.append(np.logical_and.reduce([~inputs[name].stream[:, 0].isnan() for name in "ab"]), False)
+        views.append((inputs, torch.from_numpy(known)))
+    (inputs, valid), *others = views
+    return WindowReader(inputs=inputs, valid=valid, times=torch.arange(31), others=tuple(others))
+
+
+@pytest.mark.parametrize("choice", ["embedding", "deviation", "both"])
+@pytest.mark.parametrize("fusion", ["concat", "attention"])
+def test_inputs_are_normalised_once_to_the_same_bits(choice: str, fusion: str) -> None:
+    reader = reader_of(choice)
+    head = build_head(HeadConfig(fusion=fusion, width=8, temporal="none"), reader.widths)
+    read = reader_for(head, reader)
+    assert isinstance(read, NormalReader)
+    for seed in (1, 2):  # what came before leaves no trace
+        rows = torch.randint(62, (1, 4 - seed, 9), generator=torch.Generator().manual_seed(seed))
+        plain, valid, times = reader(rows)
+        plain = {name: each.clone() for name, each in plain.items()}
+        found, *rest = read(rows)
+        assert [torch.equal(*pair) for pair in zip((valid, times), rest, strict=True)] == [True, True]
+        names = ("a", "b")
+        for one, other in zip(normalised(plain, names, valid), normalised(found, names, valid), strict=True):
+            assert one.any()
+            assert torch.equal(one, other)
+        assert (found.joined is not None) == (fusion == "concat")
+        assert torch.equal(side_by_side(plain, names, valid), side_by_side(found, names, valid))
+        assert torch.equal(side_by_side(plain, ("b",), valid), side_by_side(found, ("b",), valid))
+        assert torch.equal(plain[age_of("b")], found[age_of("b")])
+        assert torch.equal(head(plain, valid, times)["va"], head(found, valid, times)["va"])
+
+
+def test_inputs_that_are_not_to_be_normalised_are_read_as_they_are() -> None:
+    """A backbone's own outputs read embeddings as they are; of narrow streams the moments would be much memory."""
+    reader = reader_of("embedding", num_views=1)
+    assert reader_for(LinearHead(("va",), "a", 40, ABAW_TASKS), reader) is reader
+    narrow = reader_of("embedding", width=31, num_views=1)
+    assert reader_for(build_head(HeadConfig(width=8), narrow.widths), narrow) is narrow
 
 
 def test_deviations_take_out_what_is_a_videos_own(small, made) -> None:
