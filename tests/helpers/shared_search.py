@@ -131,13 +131,27 @@ def main() -> None:
     print(json.dumps(found | others))
 
 
-def command() -> None:
+def command(wait_s: float = 60.0) -> None:
     """`mtl`, without the report, which takes longer than such trainings."""
     from pipelines import cli, studies
 
-    hurry()
+    hurry(wait_s)
     studies.write_study_report = lambda *_: None
     cli.main()
+
+
+def command_soon_without() -> None:
+    """`command`, which trains one trial at a time, waits after each, and a second for a database that is gone."""
+    from pipelines.training import packing, run
+
+    write = run.write_run
+
+    def write_slowly(*words: Any, **named: Any) -> None:
+        write(*words, **named)
+        time.sleep(1.0)
+
+    packing.MOST["cpu"], run.write_run = 1, write_slowly
+    command(wait_s=1.0)
 
 
 def killed_in_training() -> None:

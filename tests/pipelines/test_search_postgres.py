@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from helpers import shared_search
-from helpers.cli import refused
+from helpers.cli import refused, typed
 from helpers.postgres import Server, running
 from helpers.processes import Running, environment, start
 from pipelines.json_files import read_json
@@ -354,6 +354,33 @@ def test_commands_that_share_end_with_the_leaderboard_of_one(server: Server, pro
     assert not (project / "s" / "study.journal").exists()
     error = refused("search", "--grid", "grid.toml", "--study", "s", "--shard", "1/2")
     assert "shares the trials among all searches; leave out --shard" in error
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_a_command_whose_database_stays_away_is_one_line_and_goes_on_later(server: Server, project: Path) -> None:
+    """Gone before it begins, and while it trains."""
+    (project / "grid.toml").write_text(GRID.replace("URL", server.url()))
+    words, lost = ("search", "--grid", "grid.toml", "--study", "s", "--quiet"), "[study] storage postgresql:..."
+    server.stop()
+    try:
+        code, _, err = typed(*words)
+        assert (code, err.count("\n"), finished(project / "s")) == (2, 1, 0)
+        assert err.startswith(f"mtl: error: {lost}: ")
+        server.start()
+        process = start(shared_search.command_soon_without, *words, cwd=project)
+        wait_for(lambda: finished(project / "s"))
+        server.stop()
+        code, out, err = process.end()
+    finally:
+        server.stop()
+        server.start()
+    assert (code, out.count("ranked"), err.count("\n")) == (2, 0, 1), (out, err)
+    assert err.startswith(f"mtl: error: {lost}: gone for 1 s: ")
+    kept = finished(project / "s")
+    code, out, err = start(shared_search.command, *words, cwd=project).end()
+    assert (code, 0 < kept < 4) == (0, True), (out, err)
+    assert f"4 trials: {kept} finished before, {4 - kept} to run" in out
 
 
 def test_a_password_does_not_belong_in_a_grid(project: Path) -> None:
