@@ -125,7 +125,7 @@ def run_search(
             cluster=cluster,
         )
         with study.turn():
-            board = write_results(search, study) if part == WHOLE else None
+            board = write_results(search, study.as_planned_now()) if part == WHOLE else None
     return Searched(search=search, board=board, outcome=outcome, part=part)
 
 

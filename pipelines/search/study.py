@@ -10,7 +10,7 @@ import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,10 @@ class Study:
     path: Path
     trials: Mapping[str, Trial]
     left_out: set[str] = field(default_factory=set)
+
+    def as_planned_now(self) -> "Study":
+        """With the trials that another search of a grown grid has planned since."""
+        return replace(self, trials=read_study(self.path).trials)
 
     def run_folder(self, trial: Trial) -> Path:
         return self.path / "runs" / trial.digest

@@ -342,6 +342,19 @@ def test_a_database_that_is_not_there_is_one_line_without_the_password(url: str,
     assert "\n" not in str(refused.value)
 
 
+def test_a_search_that_ends_last_knows_what_a_grown_grid_has_planned(tmp_path: Path) -> None:
+    grids = [stub.make_grid({"product": {"seed": list(range(num))}}) for num in (1, 2)]
+    small, grown = (make_trials(expand(grid, strategy_of(CONFIG)), CONFIG, INPUTS) for grid in grids)
+    with (
+        open_study(tmp_path / "s", grids[0], INPUTS, small, is_shared=True) as first,
+        open_study(tmp_path / "s", grids[1], INPUTS, grown, is_shared=True) as second,
+    ):
+        trainer = stub.make_trainer(FRAMES, CONFIG)
+        run_trials(second, grown, one_at_a_time(second, trainer), Record(second, grids[1].fields))
+        assert len(first.results()) == 1
+        assert [one.trial.digest for one in first.as_planned_now().results()] == [trial.digest for trial in grown]
+
+
 @pytest.mark.parametrize("url", ["sqlite:///secret.db", "mysql://me:secret@host/studies", "secret"])
 def test_searches_share_a_study_in_postgresql_alone(url: str) -> None:
     with pytest.raises(ValueError, match="storage: searches share a study in PostgreSQL alone") as refused:
