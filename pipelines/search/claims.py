@@ -39,9 +39,9 @@ STACK, DIGEST, REASON, FOLDER, WORKER, SEARCH = "stack", "digest", "reason", "fo
 class Claimed:
     """What the database says of the trials of a grid, by digest.
 
-    `waiting`, `mixed` and `running` are stacks by the id of their Optuna trial, where `mixed` wait too, but have trials
-    of a grid that has grown since; `ended` has the latest state of each recorded trial, and the folder it was recorded
-    from.
+    `waiting`, `mixed` and `running` are stacks by the id of their Optuna trial, where `mixed` wait too, but have other
+    trials besides, of a grid that has grown since; `ended` has the latest state of each recorded trial, and the folder
+    it was recorded from.
     """
 
     waiting: Mapping[int, tuple[str, ...]]
@@ -124,20 +124,20 @@ class Claims:
             yield connection
 
     def entries(self) -> Claimed:
-        """As the database has them now, but for stacks and trials of which this grid has none."""
-        stacks: dict[TrialState, dict[int, tuple[str, ...]]] = {state: {} for state in OPEN}
+        """As the database has them now, but for trials that this grid has not."""
+        waiting, mixed, running = (dict[int, tuple[str, ...]]() for _ in range(3))
         ended: dict[str, tuple[TrialState, str]] = {}
         for trial in self.optuna.get_trials(deepcopy=False):
             attributes = trial.user_attrs
-            if trial.state in OPEN and not self._trials.isdisjoint(attributes.get(STACK, ())):
-                stacks[trial.state][trial._trial_id] = tuple(attributes[STACK])
+            if trial.state in OPEN:
+                stack = attributes.get(STACK, ())
+                if own := tuple(digest for digest in stack if digest in self._trials):
+                    whose = mixed if len(own) < len(stack) else waiting
+                    (running if trial.state == TrialState.RUNNING else whose)[trial._trial_id] = own
             elif FOLDER in attributes and (trial.state == TrialState.COMPLETE or REASON in attributes):
                 ended[attributes[DIGEST]] = trial.state, attributes[FOLDER]
         self._ended = {digest: how for digest, how in ended.items() if digest in self._trials}
-        waiting, mixed = dict[int, tuple[str, ...]](), dict[int, tuple[str, ...]]()
-        for number, stack in stacks[TrialState.WAITING].items():
-            (waiting if self._trials.issuperset(stack) else mixed)[number] = stack
-        return Claimed(waiting, mixed, stacks[TrialState.RUNNING], self._ended)
+        return Claimed(waiting, mixed, running, self._ended)
 
     def give_out(self, leaders: Iterable[FrozenTrial], turn: Connection) -> None:
         """Adds stacks for whoever comes first, while it is this process's `turn`."""
