@@ -16,7 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 MILLION, HOUR = 1e6, 3600.0
-PUTS_PER_SHARD = 4  # three arrays and the mark
+GROUP_SHARDS, MOVERS = 1000, 16  # shards of a manifest; marks that are read at once when they move into it
+FILES_PER_GROUP = 3  # manifest, face digests, states
+PUTS_PER_SHARD = 2 + FILES_PER_GROUP / GROUP_SHARDS  # embeddings, mark, and what the mark moves into
+OBJECTS_PER_SHARD = 1 + FILES_PER_GROUP / GROUP_SHARDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +76,7 @@ class Plan:
             "cores": (1 / self.decode_per_s + self.overhead_s) / self.cores_per_gpu,
             "network": self.face_bytes / self.bytes_per_s + self.shard_bytes / self.bytes_per_s * per_shard,
             "latency of reads": read * per_shard,
-            "latency of writes": PUTS_PER_SHARD * self.put_s * per_shard,
+            "latency of writes": (PUTS_PER_SHARD * self.put_s + self.get_s / MOVERS) * per_shard,
         }
 
     @property
@@ -173,19 +176,19 @@ def _served(free: dict[str, float], waits: dict[str, float], plan: Plan, name: s
 def costs(plan: Plan, result: Result) -> dict[str, float]:
     """Objects, requests, bytes and dollars; the faces' own archives are put once."""
     archives = plan.faces if not plan.archive_faces else -(-plan.faces // plan.archive_faces)
-    puts, gets = plan.shards * PUTS_PER_SHARD, plan.shards * plan.gets_per_shard
+    puts, gets = plan.shards * PUTS_PER_SHARD, plan.shards * (plan.gets_per_shard + 1)  # one of its mark
     face_bytes, stream_bytes = plan.faces * plan.face_bytes, plan.shards * plan.shard_bytes
     dollars = {
         "dollars for the devices": result.gpu_hours * plan.gpu_dollars,
         "dollars to put the faces": archives * plan.put_dollars / MILLION,
-        "dollars to put the shards": puts * plan.put_dollars / MILLION,
-        "dollars to get the faces": gets * plan.get_dollars / MILLION,
+        "dollars to put the shards": (puts * plan.put_dollars + plan.shards * plan.get_dollars) / MILLION,
+        "dollars to get the faces": plan.shards * plan.gets_per_shard * plan.get_dollars / MILLION,
         "dollars a month for the faces": face_bytes / 1e9 * plan.gb_month_dollars,
         "dollars a month for the stream": stream_bytes / 1e9 * plan.gb_month_dollars,
     }
     return {
         "objects of faces": archives,
-        "objects of the stream": plan.shards * PUTS_PER_SHARD,
+        "objects of the stream": plan.shards * OBJECTS_PER_SHARD,
         "PUTs": puts + archives,
         "GETs": gets,
         "TB of faces": face_bytes / 1e12,
