@@ -26,7 +26,7 @@ NAME = "made"
 def whole_stream(device: torch.device) -> list[Row]:
     """C1: `Stream.read` into an array that is there, against copying as many bytes from memory."""
     stream = made_stream()
-    source, out = stream.read(), np.zeros((NUM_ROWS, WIDTH), np.float16)
+    source, out = stream.read(), torch.zeros(NUM_ROWS, WIDTH, dtype=torch.float16).numpy()  # as training reads
     costs = interleave(
         {
             "copy": lambda: np.copyto(out, source),

@@ -5,6 +5,7 @@ Letters: R rows of a shard, D width.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +15,17 @@ from cache.storage.base import Storage
 from cache.storage.folder import FolderStorage
 from cache.storage.local_copy import LocalCopy
 
+ALIGNMENT = 64  # bytes: the kernel copies to memory that is not so aligned, as most of numpy's is, at half the speed
 MAX_READERS = 4  # more threads than that wait for memory
 MAX_FETCHES = 8  # shards of an object store under way at once: each is held whole
+
+
+def aligned_empty(num_rows: int, width: int, dtype: "np.dtype[Any]") -> np.ndarray:
+    """[num_rows, width], not filled, that reading is quick into."""
+    num_bytes = num_rows * width * dtype.itemsize
+    memory = np.empty(num_bytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + num_bytes].view(dtype).reshape(num_rows, width)
 
 
 class ShardReader:

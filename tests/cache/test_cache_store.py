@@ -64,6 +64,11 @@ def test_reading_into_a_given_array(stream: Stream) -> None:
     assert np.array_equal(out, made.expected_rows())
 
 
+def test_memory_is_aligned(stream: Stream) -> None:
+    """The kernel fills it in half the time then."""
+    assert stream.read().ctypes.data % 64 == stream.read_shard(3).ctypes.data % 64 == 0
+
+
 def test_any_zarr_reader_reads_the_same(stream: Stream, cache: Cache) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # zarr warns of files in a group that it cannot name

@@ -126,6 +126,49 @@ def test_a_store_that_goes_away(project: Path, s3_url: str, monkeypatch: pytest.
         assert Cache.open(s3_url).stream("va").is_complete
 
 
+WRITES = ("PUT", "POST", "DELETE")
+READING = [
+    ("cache", "ls"),
+    ("cache", "info", "va"),
+    ("cache", "verify"),
+    ("cache", "export", "va", "--to", "again.npy"),
+]
+WRITING = [
+    ("cache", "rm", "va", "--yes"),
+    ("cache", "verify", "--repair"),
+    ("cache", "import", "copy", "va.npy", "--keys", "va.parquet"),
+    (*EXTRACT, "--backbone", "au"),
+]
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_a_bucket_without_permission(project: Path, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of none, of none to list, and of none to write: one line each, and nothing is changed; what only reads, and an
+    extraction that finds all done, write nothing."""
+    call(*EXTRACT, "--backbone", "va")
+    call("cache", "export", "va", "--to", "va.npy")
+    before = objects_of(s3_url)
+    with Gateway(os.environ["AWS_ENDPOINT_URL"]).serve() as gateway:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", gateway.endpoint)
+        for plan, key in (
+            (lambda request: 403, "/zarr.json: may not be read (status 403"),
+            (lambda request: 403 if "list-type" in request.path else None, ": may not be listed (status 403"),
+        ):
+            gateway.plan = plan
+            for words in (READING[0], WRITING[0], WRITING[-1], ("train-head",)):
+                line = refused(*words)
+                assert f"{s3_url}{key}" in line, words
+                assert "AWS_SECRET_ACCESS_KEY in the environment, what they allow, and AWS_ENDPOINT_URL" in line
+                assert SECRET not in line
+        gateway.plan = lambda request: 403 if request.method in WRITES else None
+        for words in WRITING:
+            assert f"{s3_url}/zarr.json: may not be written (status 403 Made); check" in refused(*words), words
+        for words in (*READING, (*EXTRACT, "--backbone", "va")):
+            call(*words)
+        assert objects_of(s3_url) == before
+
+
 def test_a_gateway_without_conditions_is_noted(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Gateway(os.environ["AWS_ENDPOINT_URL"]).serve() as gateway:
         monkeypatch.setenv("AWS_ENDPOINT_URL", gateway.endpoint)
