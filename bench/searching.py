@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -91,7 +91,7 @@ def against_steps(device: torch.device) -> list[Row]:
     return [Row(id="S3", what=what, values=[wall / steps], target=target, device=device.type, note=note)]
 
 
-def against_processes(device: torch.device) -> list[Row]:
+def against_processes(device: torch.device) -> Iterator[Row]:
     """S4: `mtl search` of 200 trials, fewer where time is short, against `mtl train-head`, a process per strategy, and
     against Optuna with the plain loop."""
     grid, runs = _trials_grid(NUM_SEEDS), _fresh("runs")
@@ -108,7 +108,7 @@ def against_processes(device: torch.device) -> list[Row]:
     note = f"search {search_s:.0f} s; train-head {each_s:.1f} s, {len(alone)} of the strategies, scaled"
     target = Target(0.25 if device.type == "cpu" else 1 / 40, at_most=True)
     what = f"{num_trials}-trial search ÷ {num_trials} runs of mtl train-head"
-    rows = [Row(id="S4", what=what, values=values, target=target, device=device.type, note=note)]
+    yield Row(id="S4", what=what, values=values, target=target, device=device.type, note=note)
     dataset = load_dataset(config, [(name, "base") for name in config.backbones], device)
     train = strategies[0].train
     parts = [plain_windows(dataset, strategies[0], part) for part in ("train", "val")]
@@ -120,7 +120,7 @@ def against_processes(device: torch.device) -> list[Row]:
     one = (time.perf_counter() - begin) / NUM_OPTUNA
     note = f"the same sizes, fusion attention; {NUM_OPTUNA} trials in one process, {one:.2f} s each, scaled"
     what = f"{num_trials}-trial search ÷ Optuna with the plain loop"
-    return [*rows, Row(id="S4o", what=what, values=[search_s / (num_trials * one)], device=device.type, note=note)]
+    yield Row(id="S4o", what=what, values=[search_s / (num_trials * one)], device=device.type, note=note)
 
 
 def _trials_grid(num_seeds: int) -> Path:
@@ -198,7 +198,7 @@ def halving(device: torch.device) -> list[Row]:
     return [Row(id="S8", what=what, values=[counts[1] / counts[0]], target=target, device=device.type, note=note)]
 
 
-ROWS: Mapping[str, Callable[[torch.device], list[Row]]] = {
+ROWS: Mapping[str, Callable[[torch.device], Iterable[Row]]] = {
     "S3": against_steps,
     "S4": against_processes,
     "S8": halving,

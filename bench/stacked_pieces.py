@@ -4,7 +4,7 @@ A head's parameters and outputs are compared; what is in the made data set matte
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -184,5 +184,5 @@ def _tensors(stack: Stack, place: int) -> dict[str, Tensor]:
     return outputs | {name: x.double().cpu() for name, x in single_state(stack.model, place).items()}
 
 
-ROWS: Mapping[str, Callable[[torch.device], Sequence[Row] | Iterator[Row]]] = {"S6": as_alone}
+ROWS: Mapping[str, Callable[[torch.device], Iterable[Row]]] = {"S6": as_alone}
 ON_CUDA = ("S6",)
