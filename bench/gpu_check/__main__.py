@@ -23,6 +23,7 @@ MINUTES, QUICK_MINUTES = 8.0, 3.0
 PARTS: dict[str, tuple[str, float, bool]] = {
     "tests": ("others.marked_tests", 60, True),
     "graphs": ("graphs.graphs_as_eager", 120, True),
+    "agreement": ("agreement.as_on_cpu", 60, True),
     "memory": ("memory.against_estimate", 60, True),
     "stacks": ("heads.stacked", 120, False),
     "backbones": ("embedding.against_matmul", 60, False),
@@ -54,6 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"gpu-check: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"gpu-check: interrupted; what was found is in {asked.out}", file=sys.stderr)
+        return 130
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

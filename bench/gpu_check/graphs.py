@@ -168,6 +168,7 @@ def _error(
 
 
 def _relative(one: Tensor, other: Tensor) -> float:
+    one, other = one.detach(), other.detach()
     difference = (one - other).double().norm()
     found = float(difference / other.double().norm().clamp(min=1e-12))
     return found if found == found else float("inf")

@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.entries import Entry
 from bench.gpu_check.lines import PartResult
-from bench.processes import rows_of
+from bench.processes import READY, rows_of
 
 MOST_WORDS, MOST_OUTPUT = 300, 4000  # characters of an error, and of what a part printed before it
 
@@ -60,19 +60,18 @@ def run_part(
     return result
 
 
-def send_rows(
-    quick: bool, module: str, functions: tuple[str, ...], device: str, limit_s: float, sender: Connection
-) -> None:
+def send_rows(quick: bool, entry: Entry, device: str, limit_s: float, sender: Connection) -> None:
     """In the process: runs the part and sends its rows; what it prints is shown where it fails."""
     import torch
 
     from bench.gpu_check.sizes import FULL, QUICK
 
+    sender.send(READY)  # from here on its time counts
     said, where = io.StringIO(), torch.device("cuda", 0) if device == "cuda" else torch.device(device)
     try:
         with contextlib.redirect_stdout(said):
-            for function in functions:
-                run = getattr(importlib.import_module(module), function)
+            for function in entry.ids:
+                run = getattr(importlib.import_module(entry.module), function)
                 for row in run(QUICK if quick else FULL, where):
                     sender.send(row)
     except BaseException as error:  # whatever it is, it is a line of the table

@@ -1,6 +1,8 @@
 """`python -m bench.gpu_check` without a GPU: its options, its limits, what it says, and all of it at toy size."""
 
+import dataclasses
 import io
+import itertools
 import json
 import re
 import subprocess
@@ -18,12 +20,14 @@ from rich.console import Console
 
 from bench import processes
 from bench.entries import Entry
-from bench.gpu_check import packages, running
+from bench.gpu_check import agreement, graphs, packages, running
 from bench.gpu_check.__main__ import PARTS, main, parse
+from bench.gpu_check.data import made_videos
 from bench.gpu_check.lines import PartResult, end_line, print_table, row_line, write_json
 from bench.gpu_check.running import Part, run_part
 from bench.gpu_check.sizes import QUICK, Sizes
 from bench.measure import Row, Target
+from pipelines.training.optimise import StackedAdamW
 
 ROOT = Path(__file__).parents[2]
 MACHINE = {"device": "cuda", "gpu": "a card"}
@@ -32,7 +36,7 @@ MACHINE = {"device": "cuda", "gpu": "a card"}
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--only", "graph"], "--only graph: no such part; there: tests, graphs,"),
+        (["--only", "graph"], "--only graph: no such part; there: tests, graphs, agreement,"),
         (["--minutes", "0"], "--minutes 0: expected more than 0 and at most 1440"),
         (
             ["--device", "cpu"],
@@ -141,7 +145,8 @@ class Received(list):
 def in_this_process(entry: Entry, device: str, limit_s: float, send: Callable[..., None]) -> Iterator[Row | str]:
     """`bench.processes.rows_of`, which has its own tests, without a process."""
     received = Received()
-    send(entry.module, entry.ids, device, limit_s, received)
+    send(entry, device, limit_s, received)
+    assert received.pop(0) == processes.READY
     yield from received
 
 
@@ -187,6 +192,19 @@ def test_parts_that_check_nothing_may_miss_their_targets(monkeypatch: pytest.Mon
     assert run_part(part("good", is_check=False), "cpu", 60, told.append).is_good
     run_part(part("good", is_check=False, has_targets=False), "cpu", 60, told.append)
     assert [row["verdict"] for row in told] == ["met", "missed", None, None]
+
+
+def test_a_graph_or_a_device_that_differs_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison of graphs and of devices, with a head on the CPU that learns at another rate."""
+    sizes = dataclasses.replace(QUICK, videos=5, video_frames=20, streams=1)
+    config, dataset = made_videos(sizes, torch.device("cpu"))
+    assert graphs._error(config, dataset, "none", {"temporal": "none"}, 2)[0] == 0
+    assert agreement._head_error(*[(config, dataset)] * 2, "none", {"temporal": "none"}, 2) == 0
+    step = StackedAdamW.step_on_device
+    lots = itertools.cycle([1, 1.01])  # of each pair of stacks the second
+    monkeypatch.setattr(StackedAdamW, "step_on_device", lambda self, rates, on: step(self, rates * next(lots), on))
+    assert graphs._error(config, dataset, "none", {"temporal": "none"}, 3)[0] > 1e-5
+    assert agreement._head_error(*[(config, dataset)] * 2, "none", {"temporal": "none"}, 3) > 0
 
 
 def test_lines_table_and_file(tmp_path: Path) -> None:
