@@ -21,6 +21,7 @@ FEWEST, TRIAL_S = 8, 1.0
 # A runtime whose first pass takes so many times as long as the first in float32 is given up: bfloat16 took 17 times as
 # long on a processor without its instructions.
 HOPELESS = 4.0
+SHORT_S = 0.1  # of a pass so short, preparing the kernels for its size takes a good part: once more
 FIXED_BATCH = ("compiled", "graph")  # modes made for one number of faces
 
 clock = time.monotonic
@@ -69,6 +70,7 @@ class Trial:
         self._backbone, self._batch_size, self._device = backbone, batch_size, device
         self._allowance, self._measured = allowance, measured
         self._first_s = 0.0  # of the first pass of all
+        self._end_s = 0.0  # by the clock: where the comparison under way has used its time
 
     def knows(self, runtime: Runtime) -> bool:
         return str(runtime) in self._measured.faces_per_s
@@ -85,13 +87,17 @@ class Trial:
         with self._allowance.spending(), steady(self._device):
             embed = self._embedder(baseline)
             self._first_s = self._seconds(embed, self._least(baseline))
-            self._measured.faces_per_s[str(baseline)] = few / self._seconds(embed, few)
+            taken_s = self._seconds(embed, few)
+            if taken_s < SHORT_S:
+                taken_s = min(taken_s, self._seconds(embed, few))
+            self._measured.faces_per_s[str(baseline)] = few / taken_s
 
     def compare(self, best: Runtime, candidate: Runtime) -> None:
         """The speed of `candidate`, in turns with the best so far, for as long as there is time; it stays unknown where
         there is none."""
         if self.knows(candidate) or self._allowance.left_s <= 0:
             return
+        self._end_s = clock() + self._allowance.left_s / 2  # the rest is for other candidates
         with self._allowance.spending(), steady(self._device):
             gain = self._gain(best, candidate)
         # By the gain, and not by its own time: then the next run finds the same gain.
@@ -105,17 +111,21 @@ class Trial:
             return self._first_s * least / first_s
         few = max(self._few(best), self._few(candidate))
         pair_s = first_s / least + 1 / self.rate(best)
-        few = max(least, min(few, int(self._allowance.left_s / pair_s)))
+        few = max(least, min(few, int(self._left_s / pair_s)))
+        start_s = clock()
         best_s, candidate_s = self._round(pair, few)
-        num_faces = self._trial_faces(best, few, (best_s + candidate_s) / few)
+        num_faces = self._trial_faces(best, few, (clock() - start_s) / few)
         return best_s / candidate_s if num_faces == few else self._repeated(best, pair, num_faces)
 
     def _repeated(self, best: Runtime, pair: Sequence[Embedder], num_faces: int) -> float:
         """By the shortest passes of up to `ROUNDS` rounds after one that warms up."""
         self._round(pair, num_faces)
         rounds: list[list[float]] = []
-        while len(rounds) < ROUNDS and (not rounds or sum(rounds[-1]) < self._allowance.left_s):
+        round_s = 0.0
+        while len(rounds) < ROUNDS and (not rounds or round_s < self._left_s):
+            start_s = clock()
             rounds.append(self._round(pair, num_faces))
+            round_s = clock() - start_s
         best_s, candidate_s = (min(each) for each in zip(*rounds, strict=True))
         if len(self._measured.faces_per_s) == 1:  # until now measured on few faces
             self._measured.faces_per_s[str(best)] = num_faces / best_s
@@ -125,13 +135,17 @@ class Trial:
         """Faces of a first pass. A GPU is not filled by few, and what is made for a batch takes as long for fewer."""
         return self._batch_size if self._device.type == "cuda" or runtime.mode in FIXED_BATCH else 1
 
+    @property
+    def _left_s(self) -> float:
+        return self._end_s - clock()
+
     def _few(self, runtime: Runtime) -> int:
         return max(self._least(runtime), min(FEWEST, self._batch_size))
 
     def _trial_faces(self, best: Runtime, few: int, pair_s: float) -> int:
         """A whole batch, as many faces as take about `TRIAL_S`, or so many that there is time for two rounds; `pair_s`
         is the time of one face in both runtimes."""
-        affordable = int(self._allowance.left_s / (2 * pair_s))
+        affordable = int(self._left_s / (2 * pair_s))
         return max(few, min(self._batch_size, int(self.rate(best) * TRIAL_S), affordable))
 
     def _embedder(self, runtime: Runtime) -> Embedder:
