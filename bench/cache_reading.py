@@ -3,6 +3,7 @@
 Letters: N frames, D width, W windows, T steps.
 """
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -122,7 +123,7 @@ def against_dictionary(device: torch.device) -> list[Row]:
 
 
 def made_stream(folder: Path = WORK / "reading.zarr") -> Stream:
-    """The stream [N, D] of random numbers; written once."""
+    """The stream [N, D] of random numbers; written once, and anew where the cache's format has changed."""
     identity = StreamIdentity(
         backbone="made",
         weights="0" * 32,
@@ -134,7 +135,11 @@ def made_stream(folder: Path = WORK / "reading.zarr") -> Stream:
         num_frames=NUM_ROWS,
         width=WIDTH,
     )
-    stream = Cache.open(folder, create=True).create(NAME, identity, SHARD_ROWS, {"made": True})
+    try:
+        stream = Cache.open(folder, create=True).create(NAME, identity, SHARD_ROWS, {"made": True})
+    except ValueError:
+        shutil.rmtree(folder)
+        stream = Cache.open(folder, create=True).create(NAME, identity, SHARD_ROWS, {"made": True})
     with stream.writer_lock():
         for shard in stream.missing_shards():
             start, stop = stream.rows(shard)

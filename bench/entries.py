@@ -61,7 +61,6 @@ ENTRIES = (
     Entry(ids=("M",), module="methods"),
 )
 IDS = tuple(each for entry in ENTRIES for each in entry.ids)
-MODULES = tuple(dict.fromkeys(entry.module for entry in ENTRIES))
 
 
 def chosen(only: Sequence[str]) -> list[Entry]:

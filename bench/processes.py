@@ -1,6 +1,6 @@
 """Measurements in processes of their own, that end when their time is over whatever they are doing.
 
-The processes are forked from a server that has imported what they need, so that none spends seconds on importing torch.
+The processes are forked from a server that has imported torch, so that none spends seconds on it.
 """
 
 import dataclasses
@@ -16,17 +16,18 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from bench.entries import MODULES, Entry
+from bench.entries import Entry
 from bench.measure import SHRUNK, Row, shares, within
 
+PRELOADED = ("torch", "timm", "zarr", "sklearn", "optuna")  # not Polars, whose threads a fork would lose
 SOFT = 0.85  # of the time limit: what rounds are fitted into
 DATA_S, READY = 300.0, "ready"  # the data are made once, outside the time limit
 WORDS_OF_ERROR = 200
 
 
 def start_server() -> None:
-    """Processes begun after this find the bench's modules imported; outside the bench they import them themselves."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload([f"bench.{name}" for name in MODULES])
+    """Processes begun after this find torch imported; outside the bench they import it themselves."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(list(PRELOADED))
 
 
 def process_of(function: Callable[..., object], *arguments: Any) -> BaseProcess:
@@ -91,21 +92,21 @@ def send_rows(entry: Entry, device: str, limit_s: float | None, sender: Connecti
 
     from bench.made_data import MAKERS
 
-    part = importlib.import_module(f"bench.{entry.module}")
-    asked = [each for each in entry.ids if device == "cpu" or each in part.ON_CUDA]
-    for name in entry.data:
-        MAKERS[name]()
-    sender.send(READY)
-    with within(math.inf if limit_s is None else SOFT * limit_s):
-        for function in shares(list(dict.fromkeys(part.ROWS[each] for each in asked))):
-            try:
+    try:
+        part = importlib.import_module(f"bench.{entry.module}")
+        asked = [each for each in entry.ids if device == "cpu" or each in part.ON_CUDA]
+        for name in entry.data:
+            MAKERS[name]()
+        sender.send(READY)
+        with within(math.inf if limit_s is None else SOFT * limit_s):
+            for function in shares(list(dict.fromkeys(part.ROWS[each] for each in asked))):
                 for row in function(torch.device(device)):
                     if row.id[:2].strip() in entry.ids:
                         sender.send(_with_rounds(row))
-            except Exception as error:
-                words = f"{type(error).__name__}: {error}".splitlines()[0]
-                sender.send(f"failed: {words[:WORDS_OF_ERROR]}")
-            SHRUNK.clear()
+                SHRUNK.clear()
+    except Exception as error:
+        words = f"{type(error).__name__}: {error}".splitlines()[0]
+        sender.send(f"failed: {words[:WORDS_OF_ERROR]}")
 
 
 def _with_rounds(row: Row) -> Row:
