@@ -68,9 +68,20 @@ def conform(table: pl.DataFrame, where: str, schema: Schema = ABAW) -> pl.DataFr
     table = _cast(table, dtypes, where).with_columns(pl.col("split").fill_null("none"))
     _check_values(table, schema, where)
     order = [name for name in dtypes if name in table.columns]
-    table = table.select(order).sort("video", "frame", maintain_order=True)
-    _check_distinct(table, where)
+    table = table.select(order)
+    if not is_in_order(table):
+        table = table.sort("video", "frame", maintain_order=True)
+        _check_distinct(table, where)
     return table
+
+
+def is_in_order(table: pl.DataFrame) -> bool:
+    """Whether the rows are sorted by (video, frame), each there once, none missing. Asked first, as sorting copies the
+    table, and looking for doubled rows makes a set of them."""
+    video, frame = pl.col("video"), pl.col("frame")
+    follows = (video > video.shift(1)) | ((video == video.shift(1)) & (frame > frame.shift(1)))
+    known = video.is_not_null() & frame.is_not_null()
+    return bool(table.select(known.all() & follows.slice(1).fill_null(False).all()).item())
 
 
 def read_frames(path: Path, schema: Schema | None = None) -> pl.DataFrame:

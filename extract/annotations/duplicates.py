@@ -9,6 +9,7 @@ from typing import Literal
 
 import polars as pl
 
+from cache.frames import is_in_order
 from extract.annotations.checks import Finding, plural, report
 from extract.annotations.sheets import Sheet
 
@@ -29,6 +30,8 @@ def settle_duplicates(
     Raises:
         ValueError: rows disagree and `on_conflict` is "error"; names two of them.
     """
+    if is_in_order(values):
+        return values, []
     rows = values.with_row_index("row")
     twins = rows.filter(pl.struct(KEY).is_duplicated())
     if twins.is_empty():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from cache.frames import frames_digest, read_frames
+from cache.frames import frames_digest, open_frames
 from cache.labels import ABAW, Schema
 from extract.annotations.checks import Finding, plural, report
 from extract.annotations.dummies import check_dummies, refuse_dummies
@@ -155,10 +155,10 @@ def check_replaced(frames: pl.DataFrame, out: Path) -> tuple[Finding, ...]:
     if not out.is_file():
         return ()
     try:
-        old = read_frames(out)
+        old = open_frames(out)
     except ValueError:
         return ()
     changed = [str(out)] if frames_digest(old) != frames_digest(frames) else []
-    message = f"the table before had another frame list ({plural(old.height, 'row')})"
+    message = f"the table before had another frame list ({plural(len(old), 'row')})"
     remedy = "embeddings of the old list will be refused; type `mtl extract` again"
     return tuple(report("frame_list_changed", "info", changed, message, remedy))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from cache.frames import conform
+from cache.frames import conform, is_in_order
 from cache.labels import ABAW, Schema
 from cache.names import LABEL_COLUMNS
 from extract.annotations.checks import Finding, plural
@@ -38,7 +38,7 @@ def read_annotations(
         ValueError: the first bad row, as `file:line: what; remedy`.
     """
     sheet = read_sheet(path, HEADERLESS, schema=schema)
-    if "split" in sheet.cells.columns:
+    if "split" in sheet.columns:
         raise ValueError(f"{path}: the file has a column 'split' of its own; give it with --table")
     is_official = path.suffix.lower() == ".txt" and has_challenge_columns(schema)
     values = parse_sheet(sheet, empty_is_missing=not is_official)
@@ -126,6 +126,8 @@ def faces_of(listing: Listing) -> pl.DataFrame:
 
 def refuse_twins(folder: Path, faces: pl.DataFrame) -> None:
     """Raises a `ValueError` naming two of `faces` (path, video, frame) that are the same frame of one video."""
+    if is_in_order(faces):
+        return
     twins = faces.drop_nulls().filter(pl.struct(KEY).is_duplicated()).sort(*KEY, "path")
     if twins.is_empty():
         return
@@ -161,7 +163,7 @@ def read_subjects(path: Path) -> pl.DataFrame:
         ValueError: neither column, an empty cell, or a video named twice; says file and line.
     """
     sheet = read_sheet(path, ignored=r"(?!video$|subject$).*")
-    if missing := [name for name in ("video", "subject") if name not in sheet.cells.columns]:
+    if missing := [name for name in ("video", "subject") if name not in sheet.columns]:
         raise ValueError(f"{path}: has no column {missing[0]}; expected the header video,subject")
     table = parse_sheet(sheet, empty_is_missing=False)
     repeated = (~table["video"].is_first_distinct()).arg_true()

@@ -1,7 +1,8 @@
 """An annotation file as cells of text with their line numbers, and the cells as checked columns.
 
 Place: below `extract.annotations.readers` and `extract.annotations.tracks`, which know the layouts. Letters: R rows of
-one file. Everything runs column by column; only a row that is wrong is looked at by itself, for its message.
+one file. Everything runs column by column, some rows at a time, as their cells take several times the memory of their
+text; only a row that is wrong is looked at by itself, for its message.
 """
 
 import codecs
@@ -23,20 +24,25 @@ from extract.annotations.label_rules import changed_column, has_challenge_column
 
 PATH_NAMES = ("image", "path", "image_location")
 NOTHING = r"(?!)"
+TEXT = "\n"  # the column of whole lines; no file has a column of this name
 PARQUET_SUFFIXES = (".parquet", ".pq")
+BLOCK_ROWS = 1 << 17  # whose cells are made at once
+BLOCK_CHARS = 1 << 23  # that are cut into lines at once
 PLAIN_COLUMNS = ("image", "path", "video", "frame", "split", "subject")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sheet:
-    """One file's rows. `cells` [R rows] are stripped texts, null where empty; `lines` [R] count from 1.
+    """One file's rows [R], of which `texts` are the cells of each column: stripped texts, null where empty. `lines` [R]
+    count from 1.
 
     `unit` is "line" for text and "row" for Parquet; `classes` are the expressions that the file's numbers mean, where
     it has an order of its own.
     """
 
     path: Path
-    cells: pl.DataFrame
+    rows: pl.DataFrame
+    texts: Mapping[str, pl.Expr]
     lines: pl.Series
     schema: Schema
     unit: str = "line"
@@ -46,6 +52,14 @@ class Sheet:
     def rules(self) -> Mapping[str, ColumnRule]:
         """The rule of every column."""
         return rules_of(self.schema, self.classes)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(self.texts)
+
+    def cells(self, start: int, num_rows: int) -> pl.DataFrame:
+        """The texts of some rows."""
+        return _with_cells(self.rows.slice(start, num_rows)).select(**self.texts)
 
     def at(self, row: int) -> str:
         """Where row number `row` stands, as an error begins: `train.txt:7`."""
@@ -68,19 +82,19 @@ def read_sheet(
         raise ValueError(f"{path}: no such file; check the path")
     if path.suffix.lower() in PARQUET_SUFFIXES:
         return _parquet_sheet(path, ignored, schema)
-    lines = read_rows(path)
+    lines = _read_lines(path)
     if lines.is_empty():
         raise ValueError(f"{path}: the file is empty; expected one row per frame")
-    line, head = int(lines["line"][0]), lines["cells"][0].to_list()
+    line, head = int(lines["line"][0]), _with_cells(lines.head(1))["cells"][0].to_list()
     columns, classes, has_header = _columns_of(path, line, head, headerless, ignored, schema)
     body = lines.slice(1) if has_header else lines
     _check_widths(path, body, len(columns), "the header" if has_header else "the layout")
-    cells = body.select(
-        pl.col("cells").list.get(index, null_on_oob=True).str.strip_chars(" \t\r").replace("", None).alias(name)
+    texts = {
+        name: pl.col("cells").list.get(index, null_on_oob=True).str.strip_chars(" \t\r").replace("", None)
         for index, name in enumerate(columns)
         if name in rules_of(schema)
-    )
-    return Sheet(path=path, cells=cells, lines=body["line"], schema=schema, classes=classes)
+    }
+    return Sheet(path=path, rows=body, texts=texts, lines=body["line"], schema=schema, classes=classes)
 
 
 def read_rows(path: Path) -> pl.DataFrame:
@@ -89,8 +103,17 @@ def read_rows(path: Path) -> pl.DataFrame:
     Raises:
         ValueError: not UTF-8 text, or quotes that do not fit.
     """
+    return _with_cells(_read_lines(path)).select("line", "cells")
+
+
+def _read_lines(path: Path) -> pl.DataFrame:
+    """`read_rows`, but for the cells of a file without quotes: its lines as `TEXT`."""
     text = _read_text(path)
     return _csv_records(path, text) if '"' in text else _plain_lines(text)
+
+
+def _with_cells(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.with_columns(cells=pl.col(TEXT).str.split(",")) if TEXT in rows.columns else rows
 
 
 def parse_sheet(sheet: Sheet, *, empty_is_missing: bool) -> pl.DataFrame:
@@ -100,7 +123,7 @@ def parse_sheet(sheet: Sheet, *, empty_is_missing: bool) -> pl.DataFrame:
         ValueError: naming the first wrong row, what is wrong in it, what is expected, and how many more there are.
     """
     values, wrong = [], []
-    for column in sheet.cells.columns:
+    for column in sheet.columns:
         rule, text = sheet.rules[column], pl.col(column)
         value = rule.value(text)
         values.append(value.alias(column))
@@ -108,18 +131,23 @@ def parse_sheet(sheet: Sheet, *, empty_is_missing: bool) -> pl.DataFrame:
         bad = bad & text.is_not_null() if rule.may_be_empty and empty_is_missing else bad
         wrong.append(bad.alias(f"bad {column}"))
     # One lazy query: what values and flags share is worked out once, a quarter of the time.
-    table = sheet.cells.lazy().select(*values, *wrong).collect()
-    _raise_first(sheet, table.select(pl.col(f"bad {column}").alias(column) for column in sheet.cells.columns))
-    return table.select(sheet.cells.columns)
+    parts, bad_rows, bad_column = [], list[int](), ""
+    for start in range(0, max(len(sheet.lines), 1), BLOCK_ROWS):
+        table = sheet.cells(start, BLOCK_ROWS).lazy().select(*values, *wrong).collect()
+        parts.append(table.select(sheet.columns))
+        flags = table.select(pl.col(f"bad {column}").alias(column) for column in sheet.columns)
+        rows = flags.select(pl.any_horizontal(pl.all()).arg_true()).to_series().to_list()
+        if rows and not bad_rows:
+            bad_column = next(name for name in flags.columns if flags[name][rows[0]])
+        bad_rows += [start + row for row in rows]
+    if bad_rows:
+        _raise_first(sheet, bad_rows, bad_column)
+    return pl.concat(parts)
 
 
-def _raise_first(sheet: Sheet, wrong: pl.DataFrame) -> None:
-    """Raises for the first row of `wrong` [R rows, one flag per column] that has a True."""
-    rows = wrong.select(pl.any_horizontal(pl.all()).arg_true()).to_series().to_list()
-    if not rows:
-        return
-    column = next(name for name in wrong.columns if wrong[name][rows[0]])
-    rule, text = sheet.rules[column], sheet.cells[column][rows[0]]
+def _raise_first(sheet: Sheet, rows: Sequence[int], column: str) -> None:
+    """Raises for the first of the wrong `rows`, whose first wrong column is `column`."""
+    rule, text = sheet.rules[column], sheet.cells(rows[0], 1)[column][0]
     fault = "" if text is None else rule.explain(text)
     found = "is empty" if text is None else f"is {text!r}{rule.hint(text)}" + (f", {fault}" if fault else "")
     more = f" (and {len(rows) - 1} more bad rows, the next: {sheet.lines[rows[1]]})" if rows[1:] else ""
@@ -139,9 +167,15 @@ def _read_text(path: Path) -> str:
 
 
 def _plain_lines(text: str) -> pl.DataFrame:
-    """(line, cells) of every line of `text` that is not blank."""
-    lines = pl.DataFrame({"text": text.split("\n")}).with_row_index("line", offset=1)
-    return lines.filter(pl.col("text").str.contains(r"[^ \t\r]")).select("line", cells=pl.col("text").str.split(","))
+    """(line, `TEXT`) of every line of `text` that is not blank."""
+    parts, start, line = [], 0, 1
+    while start <= len(text):
+        end = text.find("\n", start + BLOCK_CHARS)
+        end = len(text) if end < 0 else end
+        part = pl.DataFrame({TEXT: text[start:end].split("\n")}).with_row_index("line", offset=line)
+        parts.append(part.filter(pl.col(TEXT).str.contains(r"[^ \t\r]")))
+        start, line = end + 1, line + len(part)
+    return pl.concat(parts)
 
 
 def _csv_records(path: Path, text: str) -> pl.DataFrame:
@@ -176,9 +210,9 @@ def _parquet_sheet(path: Path, ignored: str, schema: Schema) -> Sheet:
     if len(columns) != len(table.columns):
         raise ValueError(f"{path}: columns {', '.join(table.columns)}; in Parquet, name a column for each label")
     table.columns = columns
-    cells = table.select(_as_text(path, name, table.schema[name]) for name in columns if name in rules_of(schema))
-    rows = pl.Series("line", range(1, table.height + 1), dtype=pl.UInt32)
-    return Sheet(path=path, cells=cells, lines=rows, schema=schema, unit="row", classes=classes)
+    texts = {name: _as_text(path, name, table.schema[name]) for name in columns if name in rules_of(schema)}
+    lines = pl.int_range(1, table.height + 1, dtype=pl.UInt32, eager=True).alias("line")
+    return Sheet(path=path, rows=table, texts=texts, lines=lines, schema=schema, unit="row", classes=classes)
 
 
 def _as_text(path: Path, name: str, kind: pl.DataType) -> pl.Expr:
@@ -273,7 +307,11 @@ def _unknown_hint(name: str) -> str:
 def _check_widths(path: Path, body: pl.DataFrame, width: int, source: str) -> None:
     """Raises for rows that are too short, or too long by more than empty cells."""
     beyond = pl.col("cells").list.slice(width).list.join("").str.strip_chars() != ""
-    wrong = body.filter((pl.col("cells").list.len() < width) | beyond)
+    is_wrong = (pl.col("cells").list.len() < width) | beyond
+    wrong = pl.concat(
+        _with_cells(body.slice(start, BLOCK_ROWS)).filter(is_wrong)
+        for start in range(0, max(body.height, 1), BLOCK_ROWS)
+    )
     if wrong.is_empty():
         return
     cells = wrong["cells"][0].to_list()

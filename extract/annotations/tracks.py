@@ -116,8 +116,8 @@ def _read_video(files: list[TrackFile]) -> pl.DataFrame:
 def _read_track(file: TrackFile) -> pl.DataFrame:
     sheet = read_sheet(file.path)
     expected = ABAW.group(file.task).columns
-    if set(sheet.cells.columns) != set(expected):
-        found = ", ".join(sheet.cells.columns)
+    if set(sheet.columns) != set(expected):
+        found = ", ".join(sheet.columns)
         raise ValueError(f"{file.path}:1: columns {found}; expected a first line that names {', '.join(expected)}")
     expected_lines = pl.int_range(2, len(sheet.lines) + 2, eager=True)
     if (sheet.lines != expected_lines).any():

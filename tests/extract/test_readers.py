@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.names import ACTION_UNITS, EXPRESSIONS, LABEL_COLUMNS
-from extract.annotations import readers
+from extract.annotations import readers, sheets
 from extract.annotations.columns import frame_in
 from extract.annotations.matching import match_faces
 from extract.annotations.readers import (
@@ -537,3 +537,23 @@ def test_two_files_of_one_frame_are_named() -> None:
     frames = pl.DataFrame({"video": ["a"], "frame": [2], "path": ["a/00002.jpg"]})
     with pytest.raises(ValueError, match=r"a/00001\.jpg and a/1\.jpg are the same frame: video 'a', number 1"):
         match_faces(frames, Path("faces"), Listing(["a/00001.jpg", "a/1.jpg", "a/00002.jpg"], ()))
+
+
+@pytest.mark.parametrize("quoted", [False, True])
+def test_a_file_is_read_some_rows_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quoted: bool) -> None:
+    """With the same table and the same messages, line numbers included."""
+    rows = [f"{video}/{frame:05d}.jpg,0.{frame},-5,{frame % 8},{AUS}" for video in "ba" for frame in range(9, 0, -1)]
+    head = HEADER.replace("image", '"image"') if quoted else HEADER
+    good = write(tmp_path / "good.txt", head, "", *rows[:5], " ", *rows[5:])
+    wrong = [*rows[:7], rows[7].replace("0.2", "2"), *rows[8:], rows[0].replace("9", "x")]
+    spoilt = write(tmp_path / "bad.txt", head, *wrong)
+    short = write(tmp_path / "short.txt", head, *rows, "a/00001.jpg", "", "a/00002.jpg,1")
+
+    def found() -> list[object]:
+        return [read_annotations(good, "val").rows(), *(refuses(".", path) for path in (spoilt, short))]
+
+    whole = found()
+    for block in (1, 4):
+        monkeypatch.setattr(sheets, "BLOCK_ROWS", block)
+        monkeypatch.setattr(sheets, "BLOCK_CHARS", 10 * block)
+        assert found() == whole
