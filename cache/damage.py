@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from cache import shards
-from cache.groups import decode_digests, digests_key, encode_digests, encode_states, num_bytes, states_key
 from cache.locks import Part, part_of
-from cache.manifests import Manifest
+from cache.manifests.groups import decode_digests, digests_key, encode_digests, encode_states, num_bytes, states_key
+from cache.manifests.manifest import Manifest
 from cache.marks import KEPT_DIGEST_BYTES, faces_digest
 from cache.stream import Stream
 
@@ -27,7 +27,7 @@ class Lost:
 def lost_by_size(stream: Stream, part: Part) -> Lost:
     """Of the shards of `part` that are done: those whose mark is damaged, or whose files are missing or of another size
     than they should be."""
-    seen, own, layout = stream.look(), part_of(part, stream.num_shards), stream.layout
+    seen, own, layout = stream.look(part), part_of(part, stream.num_shards), stream.layout
     size = stream.files.sizes(f"{name}/{shards.CHUNKS}" for name in shards.ARRAYS)
     done = sorted(set(own).intersection(seen.done()))
     lost, groups = set(), []
@@ -35,7 +35,7 @@ def lost_by_size(stream: Stream, part: Part) -> Lost:
         key = shards.shard_file(shards.EMBEDDING, shard)
         if isinstance(mark, ValueError) or mark.file.size_fault(size(key)):
             lost.add(shard)
-    for group in sorted({layout.group_of(shard) for shard in own} & seen.manifests.keys()):
+    for group in sorted(seen.manifests):
         if size(digests_key(group)) != num_bytes(shards.FACE_DIGEST, layout, group):
             lost |= seen.manifests[group].marks.keys() & set(own) - seen.single
         if size(states_key(group)) != num_bytes(shards.STATE, layout, group):

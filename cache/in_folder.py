@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cache.durable import TEMPORARY, remove_leftovers, sync, sync_tree, temporary_beside
-from cache.folder_writer import FolderPlace
 from cache.marks import EMBEDDING
 from cache.storage.folder import FolderStorage
+from cache.writing.folder_place import FolderPlace
 
 
 class FolderStreams:

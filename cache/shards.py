@@ -73,6 +73,12 @@ class Layout:
     def group_of(self, shard: int) -> int:
         return shard // self.group_shards
 
+    def groups_of(self, shard_numbers: range) -> range:
+        """The groups that have some of neighbouring shards."""
+        if not shard_numbers:
+            return range(0)
+        return range(self.group_of(shard_numbers[0]), self.group_of(shard_numbers[-1]) + 1)
+
     def group(self, group: int) -> range:
         """The shards of a group."""
         return range(group * self.group_shards, min((group + 1) * self.group_shards, self.num_shards))

@@ -12,10 +12,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cache import marks, shards
-from cache.folder_writer import FolderPlace
 from cache.identity import FACE_DIGEST_BYTES
 from cache.locks import WHOLE, Part, part_of
-from cache.manifests import Found, Marks
+from cache.manifests.manifest import Found, Marks
 from cache.metadata import BASE_VIEW as BASE_VIEW
 from cache.metadata import SCHEMA as SCHEMA
 from cache.metadata import read_metadata
@@ -24,8 +23,9 @@ from cache.storage.base import Storage
 from cache.storage.folder import FolderStorage
 from cache.storage.local_copy import LocalCopy
 from cache.storage.objects import ObjectStorage
-from cache.store_writer import StorePlace
-from cache.writer import Place, ShardWriter
+from cache.writing.folder_place import FolderPlace
+from cache.writing.shard_writer import Place, ShardWriter
+from cache.writing.store_place import StorePlace
 
 T = TypeVar("T")
 
@@ -83,9 +83,10 @@ class Stream:
         """[start, stop) of a shard's rows."""
         return self.layout.rows(shard)
 
-    def look(self) -> Found:
-        """The marks there are now, read once: what several questions about one moment are asked of."""
-        return self._marks.look()
+    def look(self, part: Part = WHOLE) -> Found:
+        """The marks there are now, of manifests those of a `part`, read once: what several questions about one moment
+        are asked of."""
+        return self._marks.look(None if part == WHOLE else self.layout.groups_of(part_of(part, self.num_shards)))
 
     def done_shards(self) -> list[int]:
         """Shards with a mark, in order."""
@@ -97,9 +98,8 @@ class Stream:
 
     def is_settled(self, part: Part = WHOLE) -> bool:
         """Whether every shard of `part` has a mark, and none waits to be moved into a manifest."""
-        found, own = self.look(), part_of(part, self.num_shards)
-        groups = {self.layout.group_of(shard) for shard in own}
-        return not found.unmoved(self.layout, groups) and set(own).issubset(found.done())
+        found, own = self.look(part), part_of(part, self.num_shards)
+        return not found.unmoved(self.layout, self.layout.groups_of(own)) and set(own).issubset(found.done())
 
     @property
     def is_complete(self) -> bool:

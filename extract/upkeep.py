@@ -37,7 +37,7 @@ def forget_bad(stream: Stream, part: Part, paths: Column | None, source: Digests
 def repaired_shards(stream: Stream, part: Part, paths: Column, source: Digests) -> list[int]:
     """Shards of `part`, none damaged, with a failed row whose file, of those in `paths` [N], has changed since: it is
     like any other now."""
-    seen, own = stream.look(), set(part_of(part, stream.num_shards))
+    seen, own = stream.look(part), set(part_of(part, stream.num_shards))
     done = sorted(own.intersection(seen.done()))
     found = zip(done, stream.read_marks(done, seen), strict=True)
     return [shard for shard, mark in found if _is_repaired(stream, shard, mark, paths, source)]

@@ -50,7 +50,7 @@ class FolderStorage:
     def put(self, key: str, data: bytes) -> None:
         path = self.path / key
         if not path.parent.is_dir():
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             sync(path.parent.parent)
         write_durably(path, data)
 

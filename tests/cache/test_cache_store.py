@@ -15,11 +15,12 @@ import polars as pl
 import pytest
 import zarr
 
-from cache import durable, folder_writer, locks, marks, shards, store
+from cache import durable, locks, marks, shards, store
 from cache.identity import StreamIdentity
 from cache.storage.folder import FolderStorage
 from cache.store import Cache
 from cache.stream import SCHEMA, Stream
+from cache.writing import folder_place
 from helpers import killed_writer
 from helpers import made_stream as made
 from helpers.processes import program, python
@@ -173,7 +174,7 @@ def test_a_shard_can_be_written_again(stream: Stream, frames: pl.DataFrame) -> N
 def test_a_shard_is_unmarked_while_it_is_written_again(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[int]] = []
     with stream.writer_lock():
-        monkeypatch.setattr(folder_writer, "sync", lambda path: seen.append(stream.missing_shards()))
+        monkeypatch.setattr(folder_place, "sync", lambda path: seen.append(stream.missing_shards()))
         made.fill(stream, [1])
     assert seen
     assert all(missing == [1] for missing in seen)
@@ -183,7 +184,7 @@ def test_the_mark_comes_after_everything_is_on_the_disk(empty: Stream, monkeypat
     order: list[Path | str] = []
     write_mark = marks.write_mark
     with empty.writer_lock():
-        monkeypatch.setattr(folder_writer, "sync", lambda path: order.append(path.relative_to(empty.folder)))
+        monkeypatch.setattr(folder_place, "sync", lambda path: order.append(path.relative_to(empty.folder)))
         monkeypatch.setattr(marks, "write_mark", lambda *given: (order.append("mark"), write_mark(*given)))
         made.fill(empty, [1])
     assert [str(each) for each in order] == ["embedding/c/1/0", "embedding/c/1", "embedding/c", "mark"]

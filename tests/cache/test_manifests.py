@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache import marks, moving, shards
+from cache import marks, shards
 from cache.locks import BeingWritten
-from cache.manifests import Marks, encode_manifest, parse_manifest
+from cache.manifests import moving
+from cache.manifests.manifest import Marks, encode_manifest, parse_manifest
 from cache.storage import claims
 from cache.storage.folder import FolderStorage
 from cache.storage.objects import ObjectStorage
@@ -145,7 +146,7 @@ class Moving:
 def unmoved(empty: Stream, monkeypatch: pytest.MonkeyPatch) -> Stream:
     """Complete, all marks in files of their own."""
     with monkeypatch.context() as patch:
-        patch.setattr("cache.writer.gather_marks", lambda *given: False)
+        patch.setattr("cache.writing.shard_writer.gather_marks", lambda *given: False)
         made.fill(empty)
     assert len(names(empty)) == 4
     return empty
@@ -223,8 +224,8 @@ def test_a_part_redoes_a_shard_of_a_shared_manifest(place: Path | str, complete:
 
 def test_moving_is_one_writer_s_at_a_time(s3_url: str, complete: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other waits; where that takes too long, the marks stay where they are, and the next command moves them."""
-    monkeypatch.setattr("cache.store_writer.MOVING_S", 0.1)
-    monkeypatch.setattr("cache.store_writer.POLL_S", 0.05)
+    monkeypatch.setattr("cache.writing.store_place.MOVING_S", 0.1)
+    monkeypatch.setattr("cache.writing.store_place.POLL_S", 0.05)
     stream = made.extract_into(s3_url, (1, 2))
     with stream.writer_lock((1, 2)), stream._writer._place.moving():
         made.extract_into(s3_url, (2, 2))

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from zarr.storage import LocalStore
 
-from cache import folder_writer
+from cache.writing import folder_place
 from helpers.bad_input import EXTRACT, FINETUNE, PREPARE, Refused, contents, use
 from helpers.cli import typed
 from pipelines.fitting import checkpoint
@@ -44,7 +44,7 @@ def full_disk(request: pytest.FixtureRequest) -> Iterator[Callable[[], Any]]:
     """Makes the disk full where the second shard is written: half of its rows, all but their sync, or all but its
     mark are there by then."""
     patch = pytest.MonkeyPatch()
-    real_set, real_sync, real_fsync = LocalStore.set, folder_writer.sync, os.fsync
+    real_set, real_sync, real_fsync = LocalStore.set, folder_place.sync, os.fsync
 
     async def set_half(store: LocalStore, key: str, value: Any) -> None:
         if key == "c/1/0":
@@ -66,7 +66,7 @@ def full_disk(request: pytest.FixtureRequest) -> Iterator[Callable[[], Any]]:
         if request.param == "rows":
             patch.setattr(LocalStore, "set", set_half)
         elif request.param == "sync":
-            patch.setattr(folder_writer, "sync", sync)
+            patch.setattr(folder_place, "sync", sync)
         else:
             patch.setattr(os, "fsync", fsync)
         return patch.undo

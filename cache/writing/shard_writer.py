@@ -13,8 +13,8 @@ import numpy as np
 
 from cache import marks
 from cache.locks import WHOLE, BeingWritten, Part, part_of
-from cache.manifests import Marks
-from cache.moving import gather_marks, remove_marks
+from cache.manifests.manifest import Marks
+from cache.manifests.moving import gather_marks, remove_marks
 from cache.shards import Layout
 from cache.storage.base import Storage
 
@@ -59,7 +59,7 @@ class ShardWriter:
             return
         with self._place.held(part):
             own = part_of(part, self._layout.num_shards)
-            groups = sorted({self._layout.group_of(shard) for shard in own})
+            groups = self._layout.groups_of(own)
             found = self._found.look(groups)
             self._own, self._done = own, set(found.done()).intersection(own)
             try:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cache.groups import decode_digests, digests_key
+from cache.manifests.groups import decode_digests, digests_key
 from cache.marks import MARKS, Mark, faces_digest, mark_key, open_line, sealed_line, single_marks
 from cache.shards import Layout
 from cache.storage.base import Storage
@@ -116,20 +116,27 @@ class Marks:
         self._digests = -1, None
 
     def face_digests(self, shard: int) -> np.ndarray:
-        """[R, 8] uint8 of a shard that is done. Raises ValueError where they, or its mark, are damaged or not there."""
+        """[R, 8] uint8 of a shard that is done. Raises ValueError where they, or its mark, are damaged or not there.
+
+        What was read last is asked first: the group's file is that of all its shards.
+        """
         group, (start, stop) = self._layout.group_of(shard), self._layout.rows(shard)
-        found, key = self._single(shard), digests_key(group)
-        if found is not None:
-            return found[1]
-        mark = self._of_manifest(shard, self.manifests([group]))
+        _, manifest = self._kept.get(group, (b"", NONE))
+        mark, key = manifest.marks.get(shard), digests_key(group)
         for is_kept in (True, False):
-            if not is_kept or self._digests[0] != group:
-                self._digests = group, next(self._files.get_many([key]))
-            rows = decode_digests(self._digests[1], self._layout, group, start, stop)
-            if rows is not None and faces_digest(rows) == mark.faces:
-                return rows
+            if not is_kept:
+                found = self._single(shard)
+                if found is not None:
+                    return found[1]
+                mark = self._of_manifest(shard, self.manifests([group]))
+            if mark is not None:
+                if self._digests[0] != group or not is_kept:
+                    self._digests = group, next(self._files.get_many([key]))
+                rows = decode_digests(self._digests[1], self._layout, group, start, stop)
+                if rows is not None and faces_digest(rows) == mark.faces:
+                    return rows
         what = "is missing" if self._digests[1] is None else f"rows {start} to {stop - 1} have changed since extraction"
-        raise ValueError(f"{self._files.name(key)}: the shard {what}")
+        raise ValueError(f"{self._files.name(key)}: {what}")
 
     def _single(self, shard: int) -> tuple[Mark, np.ndarray] | None:
         """The shard's own mark with its face digests; None where there is none."""

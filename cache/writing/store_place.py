@@ -20,7 +20,7 @@ MOVING_S, POLL_S = 120.0, 1.0
 
 
 class StorePlace:
-    """The stream in `files`, which `where` names in errors. A `cache.writer.Place`."""
+    """The stream in `files`, which `where` names in errors. A `cache.writing.shard_writer.Place`."""
 
     def __init__(self, files: ObjectStorage, where: str, layout: shards.Layout) -> None:
         self._files, self._where, self._layout = files, where, layout

@@ -15,7 +15,7 @@ MOVING = "moving.lock"
 
 
 class FolderPlace:
-    """The folder of `files`, a stream that `where` names in errors. A `cache.writer.Place`."""
+    """The folder of `files`, a stream that `where` names in errors. A `cache.writing.shard_writer.Place`."""
 
     def __init__(self, files: FolderStorage, where: str) -> None:
         self._files, self._folder, self._where = files, files.path, where

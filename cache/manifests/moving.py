@@ -1,15 +1,15 @@
 """Moving marks into the manifest of their group, and taking shards out of it.
 
-`cache.manifests` has the order in which files are written, which a process killed at any moment leaves good. Whoever
-calls has the group to itself, or adds marks to it at most.
+`cache.manifests.manifest` has the order in which files are written, which a process killed at any moment leaves good.
+Whoever calls has the group to itself, or adds marks to it at most.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from cache.groups import decode_digests, digests_key, encode_digests, encode_states, states_key
-from cache.manifests import NONE, Manifest, encode_manifest, manifest_key, parse_manifest
+from cache.manifests.groups import decode_digests, digests_key, encode_digests, encode_states, states_key
+from cache.manifests.manifest import NONE, Manifest, encode_manifest, manifest_key, parse_manifest
 from cache.marks import KEPT_DIGEST_BYTES, Mark, faces_digest, mark_key, single_marks
 from cache.shards import Layout
 from cache.storage.base import Storage

@@ -1,0 +1,1 @@
+"""Marks of many shards in few files."""

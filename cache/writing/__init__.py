@@ -1,0 +1,1 @@
+"""Writing shards, to a folder or to an object store."""
