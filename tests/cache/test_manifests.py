@@ -283,7 +283,7 @@ def check_killed(action: str, place: Path | str, numbers: tuple[int, int, int], 
 @NEEDS_FORK
 @pytest.mark.parametrize("action", ["part", "repair"])
 def test_killed_while_marks_move(tmp_path: Path, complete: Path, action: str) -> None:
-    check_killed(action, tmp_path, (2, 6, 1000), made.files_of(complete))
+    check_killed(action, tmp_path, (3, 17, 1000), made.files_of(complete))
 
 
 @pytest.mark.long
