@@ -72,7 +72,7 @@ def measured(
         for entry in entries:
             limit_s = entry.seconds(quick=quick, factor=factor)
             if quick and limit_s is None:
-                yield Line(ids=entry.ids, device=device, about=about, why="left out by --quick")
+                yield Line(ids=entry.ids, device=device, about=about, why="left out: not by --quick")
                 continue
             for found in processes.rows_of(entry, device, limit_s):
                 row, why = (found, "") if isinstance(found, Row) else (None, found)

@@ -33,7 +33,7 @@ class Line:
     def cells(self) -> tuple[str, ...]:
         """Of the table: id, device, ratio, value, min, max, rounds, target, verdict."""
         if self.row is None:
-            return ",".join(self.ids), self.device, self.why, "", "", "", "", "", self.why.split()[0].rstrip(":")
+            return ",".join(self.ids), self.device, self.why, "", "", "", "", "", ""
         row = self.row
         numbers = (f"{number:.4g}" for number in (row.value, min(row.values), max(row.values)))
         what = f"{row.what} ({row.note})" if row.note else row.what

@@ -20,6 +20,10 @@ SHRUNK: list[int] = []  # rounds of the measurements that had no time for more, 
 _END: ContextVar[float] = ContextVar("end", default=math.inf)  # of `time.monotonic`
 
 
+class LeftOut(Exception):
+    """Raised by a measurement for which something is not there; says what."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What an action took: wall time, and processor time of all threads of this process (not of its children)."""

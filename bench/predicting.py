@@ -11,7 +11,6 @@ import dataclasses
 import io
 import os
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import polars as pl
 import torch
 
 from bench.made_faces import FACES, WORK, made_faces
-from bench.measure import Row, Target, cpus, interleave, ratios, walls
+from bench.measure import LeftOut, Row, Target, cpus, interleave, ratios, walls
 from bench.real_faces import mtl
 from cache.frames import conform, write_frames
 from cache.names import VA_COLUMNS
@@ -55,8 +54,7 @@ def predicting(device: torch.device) -> list[Row]:
     """V1, V2: frames/s of a prediction against 25, and against decoding, detection and backbone one after the other."""
     data = Path(os.environ.get("MTL_REAL_DATA", "")).resolve()
     if not (data / VIDEO).is_file() or not (data / YUNET).is_file():
-        print(f"V1, V2 left out: MTL_REAL_DATA names no folder with {VIDEO} and {YUNET}", file=sys.stderr)
-        return []
+        raise LeftOut(f"MTL_REAL_DATA names no folder with {VIDEO} and {YUNET}")
     model, finder = _prepared(data, device)
     video = data / VIDEO
     with open_video(video) as reader:

@@ -11,13 +11,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from bench.entries import Entry
-from bench.measure import SHRUNK, Row, shares, within
+from bench.measure import SHRUNK, LeftOut, Row, shares, within
 
 PRELOADED = ("torch", "timm", "zarr", "sklearn", "optuna")  # not Polars, whose threads a fork would lose
 SOFT = 0.85  # of the time limit: what rounds are fitted into
@@ -100,16 +100,36 @@ def send_rows(entry: Entry, device: str, limit_s: float | None, sender: Connecti
         sender.send(READY)
         with within(math.inf if limit_s is None else SOFT * limit_s):
             for function in shares(list(dict.fromkeys(part.ROWS[each] for each in asked))):
-                for row in function(torch.device(device)):
-                    if row.id[:2].strip() in entry.ids:
-                        sender.send(_with_rounds(row))
-                SHRUNK.clear()
+                send_rows_of(function, torch.device(device), entry.ids, sender)
     except Exception as error:
-        words = f"{type(error).__name__}: {error}".splitlines()[0]
-        sender.send(f"failed: {words[:WORDS_OF_ERROR]}")
+        sender.send(_in_words("failed", error))
+
+
+def send_rows_of(function: Callable[[Any], Iterable[Row]], device: Any, ids: Sequence[str], sender: Connection) -> None:
+    """Sends the rows of `ids` among those of `function`, or why there are none."""
+    SHRUNK.clear()
+    count = 0
+    try:
+        for row in function(device):
+            if row.id[:2].strip() in ids:
+                sender.send(_with_rounds(row))
+                count += 1
+    except LeftOut as error:
+        sender.send(f"left out: {error}")
+    except Exception as error:
+        sender.send(_in_words("failed", error))
+    else:
+        if not count:
+            sender.send(f"left out: there is nothing to measure on {device}")
+
+
+def _in_words(what: str, error: Exception) -> str:
+    line = f"{type(error).__name__}: {error}".splitlines()[0]
+    return f"{what}: {line[:WORDS_OF_ERROR]}"
 
 
 def _with_rounds(row: Row) -> Row:
+    """The row, which says so where it had no time for all rounds."""
     if len(row.values) not in SHRUNK:
         return row
     note = f"no time for more than {len(row.values)} rounds"

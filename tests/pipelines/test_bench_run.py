@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -83,6 +84,31 @@ def test_a_measurement_that_does_not_end_is_cut_with_its_processes_and_keeps_its
 def test_a_process_that_dies_is_a_line() -> None:
     assert list(processes.rows_of(Entry(ids=("A1",), module="none"), "cpu", None, dies)) == [
         "failed: the process ended with 3"
+    ]
+
+
+def test_a_measurement_sends_its_rows_and_why_others_are_missing() -> None:
+    def rounds_shrink(device: str) -> Iterator[Row]:
+        with within(-1.0):
+            interleave({"a": lambda: None})
+        yield Row(id="A1", what="ratio", values=[1.0, 1.0, 1.0], note="float32")
+        yield Row(id="A2", what="not asked for", values=[1.0])
+        raise RuntimeError("no memory\nand more")
+
+    def lacks(device: str) -> list[Row]:
+        raise measure.LeftOut("no video")
+
+    sent: list[Row | str] = []
+    sender = SimpleNamespace(send=sent.append)
+    for function in (rounds_shrink, lacks, lambda device: []):
+        processes.send_rows_of(function, "cpu", ["A1"], sender)  # type: ignore[arg-type]
+    row, *words = sent
+    assert isinstance(row, Row)
+    assert row.note == "float32; no time for more than 3 rounds"
+    assert words == [
+        "failed: RuntimeError: no memory",
+        "left out: no video",
+        "left out: there is nothing to measure on cpu",
     ]
 
 
