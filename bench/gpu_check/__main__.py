@@ -25,15 +25,15 @@ PARTS: dict[str, tuple[str, float, bool]] = {
     "graphs": ("graphs.graphs_as_eager", 120, True),
     "agreement": ("agreement.as_on_cpu", 60, True),
     "memory": ("memory.against_estimate", 60, True),
+    "nccl": ("others.one_process_group", 40, True),
     "stacks": ("heads.stacked", 120, False),
     "backbones": ("embedding.against_matmul", 60, False),
     "extraction": ("embedding.end_to_end", 130, False),
     "headline": ("headline.headline", 150, False),
+    "commands": ("others.commands", 90, True),
     "steps": ("heads.beside_steps", 60, False),
     "live": ("heads.against_live", 30, False),
     "together": ("embedding.together", 60, False),
-    "nccl": ("others.one_process_group", 40, True),
-    "commands": ("others.commands", 90, True),
     "compiled": ("others.compiled", 150, True),
 }
 

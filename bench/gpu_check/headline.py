@@ -1,7 +1,8 @@
 """The headline: every strategy of 6 fusions x 4 temporal encoders x 5 sets of tasks x 5 seeds x 5 folds, by a tenth.
 
-Stacks of one shape hold the seeds and folds of a fusion, an encoder and a set of tasks. Every tenth is trained for a
-share of its steps, through all that a search does with it but for writing runs, and the time is scaled to all.
+Stacks of one shape hold the seeds and folds of a fusion, an encoder and a set of tasks. Every tenth is trained for some
+of its evaluations, through all that a search does with it but for writing runs; the rest of its steps is taken to go on
+as between two evaluations.
 """
 
 import statistics
@@ -14,9 +15,10 @@ import torch
 
 import pipelines.training.step
 from bench.gpu_check.data import made_videos
-from bench.gpu_check.sizes import Sizes
+from bench.gpu_check.sizes import Grid, Sizes
 from bench.measure import Row, Target
 from pipelines.config import Config
+from pipelines.fitting.epochs import Evaluation
 from pipelines.strategy import Strategy, strategy_of
 from pipelines.training.dataset import Dataset
 from pipelines.training.packing import in_stacks
@@ -41,11 +43,11 @@ def headline(sizes: Sizes, device: torch.device) -> Iterator[Row]:
     config = replace(config, split=replace(config.split, num_folds=max(grid.folds, 3)))
     num_shapes = len(FUSIONS) * len(TEMPORALS) * len(TASKS)
     num_heads, per_stack = num_shapes * grid.seeds * grid.folds, grid.seeds * grid.folds
-    _train(config, dataset, [_strategy(config, sizes, 0, 0, 0).replace({"steps": 2, "eval_steps": 2}, "gpu-check")])
+    _seconds(config, dataset, [_strategy(config, sizes, 0, 0, 0)], grid)  # what only the first training does
     eager = []
     for place in range(len(TEMPORALS) if grid.num_stacks >= len(TEMPORALS) else 1):
         with _by_the_host():
-            eager.append(_train(config, dataset, [_strategy(config, sizes, place, 0, 0)]) / grid.share)
+            eager.append(_seconds(config, dataset, [_strategy(config, sizes, place, 0, 0)], grid))
     one = statistics.mean(eager)
     whole = []
     for place in range(grid.num_stacks):
@@ -53,19 +55,16 @@ def headline(sizes: Sizes, device: torch.device) -> Iterator[Row]:
             _strategy(config, sizes, place, seed, fold) for fold in range(grid.folds) for seed in range(grid.seeds)
         ]
         stacks = in_stacks([(each, None) for each in strategies], config, _widths(config, dataset), device)
-        seconds = sum(_train(config, dataset, [each for each, _ in stack]) for stack in stacks)
-        whole.append(seconds / grid.share)
+        whole.append(sum(_seconds(config, dataset, [each for each, _ in stack], grid) for stack in stacks))
         first = strategies[0].head
-        note = (
-            f"{first.fusion}, {first.temporal}, {'+'.join(first.tasks)}: {seconds:.1f} s for {grid.share:.0%} of the "
-            f"steps of {per_stack} heads in {len(stacks)} stacks"
-        )
+        words = f"{first.fusion}, {first.inputs}, {first.temporal}, {'+'.join(first.tasks)}"
+        note = f"{words}: {whole[-1]:.1f} s for {per_stack} heads in {len(stacks)} stacks"
         what, values = "a stack's whole training ÷ one eager head's", [whole[-1] / one]
         yield Row(id=f"HL {place}", what=what, values=values, device=device.type, note=note)
     total = statistics.mean(whole) * num_shapes
     note = (
         f"{total:.0f} s for {num_heads:,} heads of {grid.steps} steps on {len(dataset.frames):,} frames, by "
-        f"{len(whole)} of {num_shapes} shapes at {grid.share:.0%} of their steps; one eager head {one:.1f} s "
+        f"{len(whole)} of {num_shapes} shapes, {grid.evaluations} evaluations of each; one eager head {one:.1f} s "
         f"({min(eager):.1f} to {max(eager):.1f}, of {len(eager)} encoders)"
     )
     what, target = f"{num_heads:,} heads ÷ one single eager head, seconds", Target(60, at_most=True)
@@ -75,15 +74,14 @@ def headline(sizes: Sizes, device: torch.device) -> Iterator[Row]:
 def _strategy(config: Config, sizes: Sizes, place: int, seed: int, fold: int) -> Strategy:
     """Of the shape `place`: neighbours differ in everything, twelve have every pair of fusion and encoder at most
     once."""
-    grid = sizes.grid
-    steps = max(grid.eval_steps, round(grid.steps * grid.share))
+    steps = sizes.grid.eval_steps * sizes.grid.evaluations
     values = {
         **sizes.head,
         **FUSIONS[place % len(FUSIONS)],
         "temporal": TEMPORALS[place % len(TEMPORALS)],
         "tasks": TASKS[place % len(TASKS)],
         "steps": steps,
-        "eval_steps": grid.eval_steps,
+        "eval_steps": sizes.grid.eval_steps,
         "patience": steps,
         "seed": seed,
         "fold": str(fold),
@@ -91,13 +89,20 @@ def _strategy(config: Config, sizes: Sizes, place: int, seed: int, fold: int) ->
     return strategy_of(config).replace(values, "gpu-check")
 
 
-def _train(config: Config, dataset: Dataset, strategies: Sequence[Strategy]) -> float:
-    begin = time.perf_counter()
-    done = train_strategies(config, dataset, [TrainRequest(strategy=each) for each in strategies])
-    failed = [one for one in done if not isinstance(one, Trained)]
-    if failed:
+def _seconds(config: Config, dataset: Dataset, strategies: Sequence[Strategy], grid: Grid) -> float:
+    """Of all steps: those trained here, and the others as between two evaluations."""
+    times, begin = [], time.perf_counter()
+
+    def evaluated(evaluation: Evaluation) -> None:
+        times.append(time.perf_counter())
+
+    requests = [TrainRequest(strategy=each) for each in strategies]
+    requests[0] = replace(requests[0], on_evaluation=evaluated)
+    done = train_strategies(config, dataset, requests)
+    if failed := [one for one in done if not isinstance(one, Trained)]:
         raise failed[0]
-    return time.perf_counter() - begin
+    between = (times[-1] - times[0]) / (len(times) - 1)
+    return time.perf_counter() - begin + between * (grid.steps / grid.eval_steps - len(times))
 
 
 def _widths(config: Config, dataset: Dataset) -> dict[str, int]:

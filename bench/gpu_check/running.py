@@ -67,6 +67,8 @@ def send_rows(quick: bool, entry: Entry, device: str, limit_s: float, sender: Co
     from bench.gpu_check.sizes import FULL, QUICK
 
     sender.send(READY)  # from here on its time counts
+    # As in a program of its own: the workers of a DataLoader would else be begun by a server that imports torch anew.
+    multiprocessing.set_start_method("fork", force=True)
     said, where = io.StringIO(), torch.device("cuda", 0) if device == "cuda" else torch.device(device)
     try:
         with contextlib.redirect_stdout(said):

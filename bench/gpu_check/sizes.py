@@ -44,14 +44,14 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """The headline: heads of every fusion, temporal encoder and set of tasks, `seeds` x `folds` of each; `share` of the
-    steps of every tenth stack is trained."""
+    """The headline: heads of every fusion, temporal encoder and set of tasks, `seeds` x `folds` of each; of every tenth
+    stack so many evaluations are trained."""
 
     seeds: int
     folds: int
     steps: int
     eval_steps: int
-    share: float
+    evaluations: int
     num_stacks: int
 
 
@@ -63,7 +63,7 @@ TINY, TINY_CONV = Model(name="test_vit2", size_px=32, matmul_share=0.52), Model(
 
 FULL = Sizes(
     rounds=5,
-    seconds=2.0,
+    seconds=1.5,
     models=(VIT_B, VIT_L, CONVNEXT_B, EFFICIENTNET),
     together=((VIT_B, CONVNEXT_B), (EFFICIENTNET,) * 3),
     batch_faces=256,
@@ -77,7 +77,7 @@ FULL = Sizes(
     live=VIT_B,
     videos=500,
     video_frames=340,
-    grid=Grid(seeds=5, folds=5, steps=800, eval_steps=40, share=0.2, num_stacks=12),
+    grid=Grid(seeds=5, folds=5, steps=800, eval_steps=40, evaluations=4, num_stacks=12),
     graph_steps=6,
     memory_steps=3,
     demo_videos=12,
@@ -99,7 +99,7 @@ QUICK = Sizes(
     live=TINY,
     videos=10,
     video_frames=12,
-    grid=Grid(seeds=2, folds=2, steps=4, eval_steps=2, share=0.5, num_stacks=2),
+    grid=Grid(seeds=2, folds=2, steps=8, eval_steps=2, evaluations=2, num_stacks=2),
     graph_steps=2,
     memory_steps=2,
     demo_videos=6,

@@ -167,6 +167,7 @@ def test_a_part_ends_alone(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(running, "rows_of", in_this_process)
+    monkeypatch.setattr(running.multiprocessing, "set_start_method", lambda name, force: None)
     monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or SimpleNamespace(good=good, broken=broken))
     told: list[dict[str, Any]] = []
     result = run_part(part(function), "cpu", 3600, told.append, quick=True)
