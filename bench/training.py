@@ -1,7 +1,7 @@
 """B1 to B4: a training step against its data, a plain loop, a live backbone, and by encoder and fusion.
 
-Steps are those of `pipelines.training.fit`: default head (attention fusion, width 128), B 32, T 64, three streams of
-768, in float32. Letters: M stacked heads, B windows, T steps.
+Steps are those of `pipelines.training.fit`: default head (width 128), in B2 that of the rival's size, B 32, T 64, three
+streams of 768, in float32. Letters: M stacked heads, B windows, T steps.
 """
 
 import functools
@@ -25,6 +25,7 @@ from pipelines.config import Config
 from pipelines.fitting.runs import Spec
 from pipelines.strategy import JOINT, Strategy, strategy_of, streams_of
 from pipelines.training.dataset import Dataset, WindowReader
+from pipelines.training.inputs import StreamInput
 from pipelines.training.loss import make_loss
 from pipelines.training.methods import build_model
 from pipelines.training.setup import Setup
@@ -35,7 +36,11 @@ from pipelines.training.window_sampler import WindowSampler, make_window_source
 BATCH = 32
 TWO = (False, True)
 WIDTHS = {"one": 768, "two": 768, "three": 768}
-DATA = ((WindowSampler, "batch"), (Stack, "_rows"), (WindowReader, "__call__"), (TrainStep, "targets"))
+# Where inputs are normalised as they are gathered, gathering alone counts as data: normalising is the heads' work.
+READERS = ((WindowReader, "__call__"), (StreamInput, "_stored"))
+DATA = ((WindowSampler, "batch"), (Stack, "_rows"), *READERS, (TrainStep, "targets"))
+# The default head when the rival was written, of as many parameters (562,582 against 566,166 with a TCN).
+OF_THE_RIVAL = {"fusion": "attention", "kernel": 5, "depth": 2}
 LIVE = (("B3", "efficientnet_b0", 112, 1280, 96), ("B3v", "vit_base_patch16_224", 224, 768, 8))
 
 
@@ -66,7 +71,7 @@ def against_plain(device: torch.device) -> list[Row]:
     windows = plain_windows(dataset, strategy_of(config))
     target, rows = Target(0.6 if is_cpu(device) else 1 / 3, at_most=True), []
     for name, temporal in shares((("B2", "gru"), ("B2t", "tcn"))):
-        stack = make_stack(config, dataset, own_orders(config, 1, {"temporal": temporal}))
+        stack = make_stack(config, dataset, own_orders(config, 1, {"temporal": temporal, **OF_THE_RIVAL}))
         model = PlainHead(list(WIDTHS.values()), temporal).to(device)
         optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
         loaders = {workers: plain_loader(windows, config.train.batch_windows, workers) for workers in (0, 2)}
@@ -175,8 +180,10 @@ def own_orders(config: Config, num_heads: int, values: Mapping[str, Any]) -> lis
 
 
 @contextmanager
-def timed(*places: tuple[Any, str], device: torch.device) -> Iterator[dict[str, float]]:
-    """Seconds inside each of these methods or functions, by name, while the context lasts.
+def timed(
+    *places: tuple[Any, str], device: torch.device, clock: Callable[[], float] = time.perf_counter
+) -> Iterator[dict[str, float]]:
+    """Seconds of `clock` inside each of these methods or functions, by name, while the context lasts.
 
     Time inside another of them counts for that one alone. Waits for the device before and after each call.
     """
@@ -193,12 +200,12 @@ def timed(*places: tuple[Any, str], device: torch.device) -> Iterator[dict[str, 
         def call(*args: Any, **kwargs: Any) -> Any:
             wait()
             inner.append(0.0)
-            begin = time.perf_counter()
+            begin = clock()
             try:
                 return function(*args, **kwargs)
             finally:
                 wait()
-                whole = time.perf_counter() - begin
+                whole = clock() - begin
                 spent[name] += whole - inner.pop()
                 inner[-1] += whole
 
