@@ -138,6 +138,7 @@ def _with_rounds(row: Row) -> Row:
 
 def _run(function: Callable[..., object], *arguments: Any) -> None:
     os.setsid()  # with its own processes it is one group, which can be ended as one
+    multiprocessing.set_start_method("fork", force=True)  # of a DataLoader's workers, as in a program that a user runs
     threading.Thread(target=_end_with_parent, daemon=True).start()
     function(*arguments)
 
