@@ -1,29 +1,33 @@
 """E1 and R4: extraction in the runtime that mtl chooses against tuned loops of its users.
 
-Both sides begin with a module that has its weights, export it where they need to, and end with the embeddings on the
-disk. Ratios are of CPU time, that of the loaders' processes included, and of wall time.
+Both sides begin with a backbone that is ready to run, as exported or compiled as it has to be, and end with the
+embeddings on the disk. Ratios are of CPU time, that of the loaders' processes included, and of wall time.
 """
 
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from functools import partial
 from typing import NamedTuple
 
 import polars as pl
 import torch
 
-from bench.extraction import backbone, fresh, run
+from bench.extraction import MODELS, SHARD_ROWS, backbone, fresh
 from bench.made_faces import FACES, SIZE_PX, WORK, made_faces
 from bench.measure import Row, Target, interleave, ratios, seconds_left
 from bench.rival_extraction import BATCH, Model, of_compiler, of_onnxruntime, of_torch, tuned_loop
-from bench.rivals import usual_loop, usual_model
+from bench.rivals import usual_model
 from bench.trials import kept_nowhere_else
 from cache.cores import num_cores
+from cache.store import Cache
 from extract.backbones.build import Backbone
 from extract.backbones.calibration import choose_runtime
 from extract.backbones.passes import fast_precision
 from extract.backbones.runtime import Runtime, release
+from extract.engine import Extraction, default_batch_size, default_num_threads
+from extract.jobs import Settings
 
 NUM_FACES, TUNED_FACES, FEWEST_FACES = 1536, 256, 384
 MANY = 100_000  # faces for which the runtime is chosen: of a run of ten minutes
@@ -39,16 +43,14 @@ class Used(NamedTuple):
 
 
 class Meter:
-    """Runs actions by name and keeps what each run used."""
+    """Takes actions by name, and keeps what each of them used each time."""
 
-    def __init__(self) -> None:
-        self.used: dict[str, list[Used]] = {}
+    def __init__(self, actions: Mapping[str, Callable[[], Used]]) -> None:
+        self.used: dict[str, list[Used]] = {name: [] for name in actions}
+        interleave({name: partial(self._metered, name, action) for name, action in actions.items()})
 
-    def action(self, name: str, action: Callable[[], object]) -> Callable[[], None]:
-        def metered() -> None:
-            self.used.setdefault(name, []).append(_used(action))
-
-        return metered
+    def _metered(self, name: str, action: Callable[[], Used]) -> None:
+        self.used[name].append(action())
 
     def ratios(self, above: str, below: str, clock: str) -> list[float]:
         """Round by round, but for the first, which warms up."""
@@ -58,41 +60,35 @@ class Meter:
 
 def against_tuned_loops(device: torch.device) -> Iterator[Row]:
     """E1: the best of the loops that a user would write ÷ extraction."""
-    chosen, (module, transform) = backbone(device), usual_model(backbone(device).config.model, SIZE_PX, device)
-    runtime = _chosen(device)
-    precision = fast_precision(device)
-    models: dict[str, Callable[[], Model]] = {
-        "ONNX Runtime": partial(of_onnxruntime, module, SIZE_PX, torch.get_num_threads()),
-        f"timm in {precision}": partial(of_torch, module, precision),
+    chosen, (module, _) = backbone(device), usual_model(MODELS[device.type], SIZE_PX, device)
+    runtime, precision = _chosen(device), fast_precision(device)
+    models: dict[str, Model] = {
+        "ONNX Runtime": of_onnxruntime(module, SIZE_PX, torch.get_num_threads()),
+        f"timm in {precision}": of_torch(module, precision),
     }
-    workers = _tuned_workers(models["ONNX Runtime"])
     paths = made_faces(NUM_FACES)["path"].to_list()
-    each_s = sum(_used(partial(_loop, make, paths[:TUNED_FACES], workers)).wall_s for make in models.values())
-    count = _affordable(2 * each_s / TUNED_FACES)
-    frames, meter = made_faces(count), Meter()
-    actions = {name: partial(_loop, make, paths[:count], workers) for name, make in models.items()}
-    actions["Pillow and timm"] = partial(usual_loop, module, transform, FACES, frames, WORK / "usual.npy", device)
-    actions[MTL] = partial(_extraction, frames, chosen, device, runtime)
-    interleave({name: meter.action(name, action) for name, action in actions.items()})
-    best = min(actions.keys() - {MTL}, key=lambda name: min(used.cpu_s for used in meter.used[name]))
+    workers = _tuned_workers(models["ONNX Runtime"], paths[:TUNED_FACES])
+    face_s = sum(_loop(model, paths[:TUNED_FACES], workers).wall_s for model in models.values()) / TUNED_FACES
+    count = _affordable(face_s * (len(models) + 1) / len(models))
+    loops = {name: partial(_loop, model, paths[:count], workers) for name, model in models.items()}
+    meter = Meter({**loops, MTL: partial(_extraction, made_faces(count), chosen, device, runtime)})
+    best = min(loops, key=lambda name: min(used.cpu_s for used in meter.used[name]))
     note = f"{chosen.config.model} at {SIZE_PX} px, mtl in {runtime}, {count:,} faces, {workers} workers"
     what, values = f"best loop ({best}) ÷ extraction, CPU time", meter.ratios(best, MTL, "cpu_s")
     yield Row(id="E1", what=what, values=values, target=TARGET, note=note)
     yield Row(id="E1w", what="the same, wall time", values=meter.ratios(best, MTL, "wall_s"))
-    for row, name in zip(("E1o", "E1t", "E1u"), actions, strict=False):
+    for row, name in zip(("E1o", "E1t"), loops, strict=True):
         yield Row(id=row, what=f"loop with {name} ÷ extraction, CPU time", values=meter.ratios(name, MTL, "cpu_s"))
 
 
 def against_compiled(device: torch.device) -> Iterator[Row]:
     """R4: a loop with torch.compile, which is compiled beforehand, ÷ extraction."""
-    chosen, (module, _) = backbone(device), usual_model(backbone(device).config.model, SIZE_PX, device)
-    runtime, precision, frames, meter = _chosen(device), fast_precision(device), made_faces(NUM_FACES), Meter()
+    chosen, (module, _) = backbone(device), usual_model(MODELS[device.type], SIZE_PX, device)
+    runtime, precision, frames = _chosen(device), fast_precision(device), made_faces(NUM_FACES)
     compiled, paths = of_compiler(module, precision), frames["path"].to_list()
-    actions = {
-        "compiled": partial(_loop, lambda: compiled, paths, num_cores()),
-        MTL: partial(_extraction, frames, chosen, device, runtime),
-    }
-    interleave({name: meter.action(name, action) for name, action in actions.items()})
+    workers = _tuned_workers(compiled, paths[:TUNED_FACES])
+    loop, extraction = partial(_loop, compiled, paths, workers), partial(_extraction, frames, chosen, device, runtime)
+    meter = Meter({"compiled": loop, MTL: extraction})
     note = f"{chosen.config.model} at {SIZE_PX} px, {precision}, mtl in {runtime}, {NUM_FACES:,} faces"
     what, values = "loop with torch.compile ÷ extraction, CPU time", meter.ratios("compiled", MTL, "cpu_s")
     yield Row(id="R4", what=what, values=values, note=note)
@@ -107,19 +103,29 @@ def _chosen(device: torch.device) -> Runtime:
     return runtime
 
 
-def _tuned_workers(make: Callable[[], Model]) -> int:
+def _tuned_workers(model: Model, paths: list[str]) -> int:
     """The number of the loader's processes that is fastest on this machine."""
-    paths = made_faces(TUNED_FACES)["path"].to_list()
-    costs = {count: _used(partial(_loop, make, paths, count)).wall_s for count in {0, 1, num_cores()}}
-    return min(costs, key=lambda count: costs[count])
+    _loop(model, paths, 0)
+    return min((0, 1, num_cores()), key=lambda count: _loop(model, paths, count).wall_s)
 
 
-def _loop(make: Callable[[], Model], paths: list[str], num_workers: int) -> None:
-    tuned_loop(make(), FACES, paths, WORK / "tuned.npy", num_workers)
+def _loop(model: Model, paths: list[str], num_workers: int) -> Used:
+    return _used(partial(tuned_loop, model, FACES, paths, WORK / "tuned.npy", num_workers))
 
 
-def _extraction(frames: pl.DataFrame, chosen: Backbone, device: torch.device, runtime: Runtime) -> None:
-    run(frames, fresh("rival"), [chosen], device, precision=runtime.precision, runtime=runtime.mode)
+def _extraction(frames: pl.DataFrame, chosen: Backbone, device: torch.device, runtime: Runtime) -> Used:
+    """From when the streams are made and the backbone is ready."""
+    settings = Settings(
+        device=device,
+        batch_size=default_batch_size(device),
+        num_threads=default_num_threads(),
+        shard_rows=SHARD_ROWS[device.type],
+        precision=runtime.precision,
+        runtime=runtime.mode,
+    )
+    cache = Cache.open(fresh("rival"), create=True)
+    with closing(Extraction(frames, FACES, cache, [chosen], settings)) as extraction:
+        return _used(extraction.run)
 
 
 def _affordable(face_s: float) -> int:

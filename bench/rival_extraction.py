@@ -1,5 +1,5 @@
 """The rivals of extraction, tuned: a DataLoader of decoded uint8 faces, and torch, ONNX Runtime or torch.compile on
-whole batches; from the weights to one .npy file.
+whole batches, into one .npy file.
 
 Letters: B faces, S side of the input in pixels.
 """

@@ -11,7 +11,7 @@ from extract.backbones.compiling import why_not_compiled
 from extract.backbones.onnx_pass import why_not_onnx
 from extract.backbones.passes import Precision, fast_precision
 from extract.backbones.runtime import Mode, Runtime, embedder, forget, steady
-from extract.backbones.trials import Allowance, Trial, clock
+from extract.backbones.trials import SHORT_S, Allowance, Trial, clock
 
 # Below this many faces a trial costs more than it saves.
 CALIBRATION_FACES = 2000
@@ -134,10 +134,10 @@ class _Choice:
             return fast
         full, half = Runtime(precision="float32"), Runtime(precision="bfloat16")
         self._measure(full)
-        self._trial.compare(full, half)
-        if not self._trial.knows(half):
+        if self._allowance.left_s <= 0 and not self._trial.knows(half):
             self._why.append("no time for a trial of bfloat16")
             return "float32"
+        self._trial.compare(full, half)
         gain = self._gain(full, half)
         self._why.append(f"bfloat16 is {gain:.1f} x as fast as float32")
         return "bfloat16" if gain >= PRECISION_GAIN else "float32"
@@ -189,7 +189,7 @@ class _Choice:
             if max(self._run_s(best) - self._run_s(candidate), self._allowance.left_s) < ready_s:
                 return f"not used: it takes {ready_s:.0f} s to make ready, which so few faces do not earn back"
             return self._tried(candidate, None)
-        if ready_s > self._allowance.left_s:
+        if ready_s + SHORT_S > self._allowance.left_s:
             return f"not tried: it takes {ready_s:.0f} s to make ready, and trials have {self._allowance.left_s:.1f} s"
         if reason := WHY_NOT[entry.mode](self._device):
             return f"not tried: {reason}"
@@ -206,7 +206,7 @@ class _Choice:
             self._trial.compare(best, candidate)
         except (ValueError, OSError) as error:
             return f"cannot be had: {error}"
-        return None if self._trial.knows(candidate) else "not tried: no time is left"
+        return None
 
     def _too_slow(self, entry: CandidateMode, candidate: Runtime, best: Runtime) -> str | None:
         gain, wanted = self._gain(best, candidate), entry.kept
@@ -228,7 +228,7 @@ class _Choice:
 # The numbers for CUDA are guesses on the careful side: a batch that fills the device leaves a graph little to save.
 CANDIDATE_MODES: dict[str, tuple[CandidateMode, ...]] = {
     "cpu": (
-        CandidateMode("onnx", build_s=0.7, kept=1.1, precision="float32", s_per_parameter=3e-8),
+        CandidateMode("onnx", build_s=0.5, kept=1.1, precision="float32", s_per_parameter=3e-8),
         CandidateMode("compiled", build_s=90, kept=1.15),
     ),
     "cuda": (CandidateMode("graph", build_s=5, kept=1.08), CandidateMode("compiled", build_s=120, kept=1.15)),

@@ -93,9 +93,8 @@ class Trial:
             self._measured.faces_per_s[str(baseline)] = few / taken_s
 
     def compare(self, best: Runtime, candidate: Runtime) -> None:
-        """The speed of `candidate`, in turns with the best so far, for as long as there is time; it stays unknown where
-        there is none."""
-        if self.knows(candidate) or self._allowance.left_s <= 0:
+        """The speed of `candidate`, in turns with the best so far, for as long as there is time, once at least."""
+        if self.knows(candidate):
             return
         self._end_s = clock() + self._allowance.left_s / 2  # the rest is for other candidates
         with self._allowance.spending(), steady(self._device):
@@ -111,7 +110,7 @@ class Trial:
             return self._first_s * least / first_s
         few = max(self._few(best), self._few(candidate))
         pair_s = first_s / least + 1 / self.rate(best)
-        few = max(least, min(few, int(self._left_s / pair_s)))
+        few = max(least, min(few, int(max(self._left_s, SHORT_S) / pair_s)))
         start_s = clock()
         best_s, candidate_s = self._round(pair, few)
         num_faces = self._trial_faces(best, few, (clock() - start_s) / few)
