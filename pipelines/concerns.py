@@ -66,7 +66,6 @@ CONCERNS: dict[str, Conditions] = {
 }
 # Of sections of mtl.toml and of grids that are no part of a strategy.
 IN_SECTIONS: dict[str, dict[str, Conditions]] = {
-    "cache": {"local_gb": (("local", AllBut(None)),)},
     "finetune": {
         # Low-rank additions are asked for by another command than what mtl.toml is for, with its own freeze.
         "trainable_blocks": (("freeze", ("partial",)), ("lora_rank", AllBut(0))),

@@ -19,7 +19,7 @@ from extract.config import BackboneConfig, CropShare, section_problem
 from extract.view_names import recipe
 from heads.config import HeadConfig, LossConfig
 from heads.ranges import hints_of
-from pipelines.concerns import warn_of, without_effect_in
+from pipelines.concerns import warn_of
 from pipelines.folds import NO_FOLD, Fold
 from pipelines.task_fields import TASK_FIELDS, refusal
 from pipelines.typed import convert, from_mapping
@@ -450,10 +450,9 @@ def _check_cache(config: Config, where: str) -> None:
         location = config.cache_location()
     except ValueError as error:
         raise ValueError(f"{where}: [cache] path: {error}") from None
-    moot = without_effect_in("cache", config.cache)
     if isinstance(location, Path) and config.cache.local is not None:
-        moot = [f"local = {str(config.cache.local)!r} (path = {config.cache.path!r} is a folder)"]
-    warn_of(moot, f"{where}: [cache]")
+        moot = f"local = {str(config.cache.local)!r} (path = {config.cache.path!r} is a folder)"
+        warn_of([moot], f"{where}: [cache]")
 
 
 def _check_tasks(config: Config, where: str) -> None:
