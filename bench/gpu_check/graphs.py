@@ -19,7 +19,6 @@ from bench.gpu_check.data import made_videos
 from bench.gpu_check.sizes import Sizes
 from bench.measure import Row, Target
 from heads.fusion import FUSIONS
-from heads.labels import Labels
 from heads.losses import BINARY_LOSSES, CLASS_LOSSES, CONTINUOUS_LOSSES
 from heads.model import ProgressiveHead
 from heads.temporal import TEMPORALS
@@ -27,6 +26,7 @@ from pipelines.class_embeddings import ClassEmbeddings
 from pipelines.config import Config
 from pipelines.fitting.runs import Spec
 from pipelines.folds import NO_FOLD
+from pipelines.label_table import LabelTable
 from pipelines.strategy import Strategy, strategy_of, streams_of
 from pipelines.training.dataset import Dataset, padded_targets
 from pipelines.training.loss import make_loss
@@ -183,6 +183,6 @@ def _setup(config: Config, dataset: Dataset, strategy: Strategy) -> Setup:
     return Setup(dataset=dataset, strategy=strategy, split=split, streams=streams, class_embeddings=classes)
 
 
-def _turned(labels: Labels) -> Labels:
+def _turned(labels: LabelTable) -> LabelTable:
     """Other labels, for the same rows."""
     return labels.map(lambda values: values[::-1].copy())

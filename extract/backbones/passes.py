@@ -99,10 +99,12 @@ def graph(backbone: Backbone, precision: Precision, device: torch.device, num_fa
     if device.type != "cuda":
         raise ValueError(f"a CUDA graph needs a CUDA device, and this is {device.type}; run with --runtime eager")
     blank = _blank(backbone, device, num_faces)
+    current = torch.cuda.current_stream(device)
     try:
         with CAPTURE, torch.cuda.device(device):
             recording, x, embeddings = _recorded(backbone, precision, device, blank)
     except Exception as error:  # whatever the module does that cannot be recorded
+        torch.cuda.set_stream(current)  # where a capture cannot be ended, torch goes on with its stream
         if is_out_of_memory(error):
             raise
         raise ValueError(

@@ -162,23 +162,24 @@ class Graphs:
         Raises:
             torch.OutOfMemoryError: without a graph the step would not fit either.
         """
-        device = rows.device
+        device, current = rows.device, torch.cuda.current_stream(rows.device)
         inputs = rows.clone(), torch.zeros_like(active), rates.clone()  # nobody is active: nothing moves
         try:
             beside = torch.cuda.Stream(device)
-            beside.wait_stream(torch.cuda.current_stream(device))
+            beside.wait_stream(current)
             with torch.cuda.stream(beside):
                 for _ in range(WARM_UP):
                     run(*inputs)
-            torch.cuda.current_stream(device).wait_stream(beside)
+            current.wait_stream(beside)
             graph = torch.cuda.CUDAGraph()
             # On a stream of this device: torch's own for captures is on the device of the first one. thread_local:
             # other threads may use the GPU meanwhile, which "global" takes for an error of this capture.
             with torch.cuda.graph(graph, stream=beside, capture_error_mode="thread_local"):
                 losses = run(*inputs)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            torch.cuda.set_stream(current)  # where a capture cannot be ended, torch goes on with its stream
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             warnings.warn(f"training continues without a CUDA graph, and slower: {reason}", stacklevel=2)
             return None

@@ -216,14 +216,17 @@ def test_graphs_keep_no_step_alive(small: Config, made, monkeypatch: pytest.Monk
 
 
 def test_memory_that_runs_out_in_a_capture_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The search then halves the stack; anything else costs the graph alone."""
+    """The search then halves the stack; anything else costs the graph alone. The stream of before is back."""
     inputs = torch.zeros(1, 2, 3, dtype=torch.int64), torch.ones(1, dtype=torch.bool), torch.ones(1)
     reason: Exception = torch.OutOfMemoryError("no memory")
+    streams = []
 
     def refuse(*_: object) -> None:
         raise reason
 
     monkeypatch.setattr(torch.cuda, "Stream", refuse)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "before")
+    monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
     with pytest.raises(torch.OutOfMemoryError, match="no memory"):
         Graphs()(lambda *_: inputs[2], (True,), *inputs)
     reason = RuntimeError("not permitted when stream is capturing\nand more")
@@ -231,6 +234,7 @@ def test_memory_that_runs_out_in_a_capture_is_said(monkeypatch: pytest.MonkeyPat
         UserWarning, match="continues without a CUDA graph, and slower: not permitted when .* capturing$"
     ):
         assert Graphs()(lambda *_: inputs[2], (True,), *inputs) is inputs[2]
+    assert streams == ["before"] * 2
 
 
 def test_what_torch_keeps_of_a_gpu_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
