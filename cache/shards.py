@@ -36,6 +36,9 @@ GROUP_SHARDS = 1000
 NOT_DONE, DONE, FAILED = 0, 1, 2
 # Rows of an inner chunk at most: what another Zarr reader loads for one row, and what the last shard is padded to.
 INNER_ROWS, SMALL_INNER_ROWS = 64, 512
+# Read at once: from reads of megabytes that find nothing in memory, Linux keeps pages of 4 KiB, and reading these costs
+# twice as much, now and ever after; from a run of small ones larger and larger pages.
+READ_BYTES = 128 << 10
 INDEX_ENTRY_BYTES, INDEX_CHECKSUM_BYTES = 16, 4
 DTYPES = ("float16", "float32")  # what embeddings may be stored in
 
@@ -242,8 +245,8 @@ def is_in_line(file: FileIO, layout: Layout, num_rows: int) -> bool:
 def _read_into(file: FileIO, values: np.ndarray) -> bool:
     """Fills `values` (contiguous) from where the file stands; False where the file ends before."""
     flat, done = values.reshape(-1).view(np.uint8), 0
-    while done < len(flat):  # Linux reads 2 GiB at most at a time
-        count = file.readinto(flat.data[done:])
+    while done < len(flat):
+        count = file.readinto(flat.data[done : done + READ_BYTES])
         if not count:
             return False
         done += count

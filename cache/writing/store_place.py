@@ -11,7 +11,7 @@ import numpy as np
 
 from cache import marks, shards
 from cache.locks import WHOLE, BeingWritten, Part
-from cache.storage.claims import Claim, claimed
+from cache.storage.claims import CLAIMS, Claim, claimed
 from cache.storage.encoding import encode_shard
 from cache.storage.objects import ObjectStorage
 
@@ -30,6 +30,9 @@ class StorePlace:
     def held(self, part: Part = WHOLE) -> Iterator[None]:
         with claimed(self._files, self._where, part) as self._claim:
             try:
+                if any(self._files.below(MOVING).keys(CLAIMS)):  # of a writer that was killed, or moves marks now
+                    with contextlib.suppress(BeingWritten), self.moving():
+                        pass
                 yield
             finally:
                 self._claim = None

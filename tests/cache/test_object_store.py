@@ -32,7 +32,7 @@ from helpers.object_store import SECRET, Gateway, Plan, objects_of
 from helpers.processes import program
 
 NEEDS_FORK = pytest.mark.skipif(sys.platform == "win32", reason="no fork, no SIGKILL")
-NUM_REQUESTS = 62  # of an extraction of the made stream
+NUM_REQUESTS = 63  # of an extraction of the made stream
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_killed_before_some_requests(s3_url: str, complete: Path) -> None:
 @NEEDS_FORK
 @pytest.mark.parametrize("first", range(5))
 def test_killed_before_every_request(s3_url: str, complete: Path, first: int) -> None:
-    """62 moments; from each, killed a second time before it may end."""
+    """63 moments; from each, killed a second time before it may end."""
     check_killed(s3_url, range(1 + first, NUM_REQUESTS + 1, 5), made.files_of(complete))
 
 
