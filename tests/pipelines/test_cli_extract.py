@@ -1,5 +1,6 @@
 """`mtl extract` from the outside: what it fills, prints and returns; and the names of devices."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -20,8 +21,10 @@ from extract.backbones.build import build_trainable, save_backbone
 from helpers import watched
 from helpers.cli import Ended, typed
 from helpers.processes import python, server, start
+from pipelines.config import Config
 from pipelines.device import resolve_device
 from pipelines.extraction import run, several
+from pipelines.extraction.one import Choices, loaded
 
 NUM_FACES = 30
 TOML = """
@@ -249,6 +252,16 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("gpu", "cuda:", "cuda:x", "", "cpu:0"):
         with pytest.raises(ValueError, match="expected auto, cpu, cuda or cuda:N"):
             resolve_device(name)
+
+
+def test_the_device_of_an_extraction_is_the_current_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Memory is pinned in the context of the current GPU, and a process for the second needs none on the first."""
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    config = dataclasses.replace(Config(), folder=tmp_path)
+    for name in ("cpu", "cuda:1", "cuda"):
+        assert loaded(config, [], Choices(), name)[2].device == torch.device(name)
+    assert chosen == [torch.device("cuda", 1)]
 
 
 def files_of(project: Path) -> dict[str, bytes]:
