@@ -191,8 +191,11 @@ class _Choice:
             return self._tried(candidate, None)
         if ready_s + SHORT_S > self._allowance.left_s:
             return f"not tried: it takes {ready_s:.0f} s to make ready, and trials have {self._allowance.left_s:.1f} s"
-        if reason := WHY_NOT[entry.mode](self._device):
-            return f"not tried: {reason}"
+        # It imports, once a process: outside of what making ready takes, which decides for the next backbone too.
+        with self._allowance.spending():
+            missing = WHY_NOT[entry.mode](self._device)
+        if missing:
+            return f"not tried: {missing}"
         return self._tried(candidate, best) or self._too_slow(entry, candidate, best)
 
     def _tried(self, candidate: Runtime, best: Runtime | None) -> str | None:

@@ -3,7 +3,7 @@
 Letters: B faces, D width, S side of the input in pixels.
 """
 
-from importlib.util import find_spec
+from importlib import import_module
 
 import torch
 from torch import Tensor
@@ -72,6 +72,10 @@ def _require_same(backbone: Backbone, embed: ForwardPass, device: torch.device) 
 
 
 def why_not_onnx() -> str | None:
-    """The package that is missing for it, and None where none is."""
-    missing = [name for name in PACKAGES if find_spec(name) is None]
-    return f"{missing[0]} is not installed ({INSTALL})" if missing else None
+    """Imports what it needs, which takes half a second; the package that is missing, and None where none is."""
+    for name in PACKAGES:
+        try:
+            import_module(name)
+        except ImportError:
+            return f"{name} is not installed ({INSTALL})"
+    return None

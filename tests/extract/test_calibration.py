@@ -190,6 +190,21 @@ def test_backbones_share_the_second(machine: Machine) -> None:
     assert 0.5 < allowance.spent_s <= 1.1
 
 
+def test_imports_of_a_mode_count_once(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backbones of one model have one runtime: what the first of them imported is no cost of the second."""
+
+    def imports(device: torch.device) -> None:
+        machine.now_s += 0.4
+
+    monkeypatch.setitem(calibration.WHY_NOT, "onnx", imports)
+    machine.set(float32_eager=5000, bfloat16_eager=5000, float32_onnx=9000)
+    machine.ready_s["onnx"] = 0.1
+    allowance = Allowance(1)
+    chosen = [choose_runtime(tiny(), 10_167, 64, CPU, allowance=allowance)[0] for _ in range(3)]
+    assert chosen == [ONNX] * 3
+    assert 0.5 < allowance.spent_s <= 1.05
+
+
 def test_whole_batches_where_there_is_time(machine: Machine) -> None:
     """A second's worth of faces, at most a batch and at least eight."""
     for speed, batch_size, expected in ((10_000, 64, 64), (32, 64, 32), (1, 64, 8), (1, 4, 4)):
@@ -371,8 +386,12 @@ def test_no_onnx(chosen: Runtime, device: torch.device, module: nn.Module | None
     assert "\n" not in str(caught.value)
 
 
+def _missing(name: str) -> None:
+    raise ImportError(name)
+
+
 def test_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_pass, "find_spec", lambda name: None)
+    monkeypatch.setattr(onnx_pass, "import_module", _missing)
     monkeypatch.setitem(calibration.WHY_NOT, "compiled", lambda device: "not here")
     with pytest.raises(ValueError, match=r"the runtime onnx cannot be had: onnx is not installed \(pip install"):
         choose_runtime(tiny(), 10, 4, CPU, mode="onnx")
