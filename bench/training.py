@@ -7,7 +7,7 @@ streams of 768, in float32. Letters: M stacked heads, B windows, T steps.
 import functools
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
@@ -44,11 +44,11 @@ OF_THE_RIVAL = {"fusion": "attention", "kernel": 5, "depth": 2}
 LIVE = (("B3", "efficientnet_b0", 112, 1280, 96), ("B3v", "vit_base_patch16_224", 224, 768, 8))
 
 
-def waiting(device: torch.device) -> list[Row]:
+def waiting(device: torch.device) -> Iterator[Row]:
     """B1: rows, gather and labels of the batches against the whole of an epoch's steps."""
     config, dataset = data_of(device, 3)
     cases = (("B1", "gru", 1), ("B1t", "tcn", 1), ("B1s", "tcn", 8))
-    target, rows = Target(0.03 if device.type == "cpu" else 0.02, at_most=True), []
+    target = Target(0.03 if device.type == "cpu" else 0.02, at_most=True)
     for name, temporal, num_heads in shares(cases):
         stack = eager(make_stack(config, dataset, own_orders(config, num_heads, {"temporal": temporal})))
         one_pass(stack)
@@ -61,15 +61,14 @@ def waiting(device: torch.device) -> list[Row]:
             waited.append(1 - spent["run_until"] / sum(spent.values()))
         what = "waiting for data ÷ training step"
         note = f"{temporal}, {heads_words(num_heads)}"
-        rows.append(Row(id=name, what=what, values=waited, target=target, device=device.type, note=note))
-    return rows
+        yield Row(id=name, what=what, values=waited, target=target, device=device.type, note=note)
 
 
-def against_plain(device: torch.device) -> list[Row]:
+def against_plain(device: torch.device) -> Iterator[Row]:
     """B2: a training step against that of Dataset + DataLoader + nn.Module + torch.optim.AdamW, of equal sizes."""
     config, dataset = data_of(device, 6)
     windows = plain_windows(dataset, strategy_of(config))
-    target, rows = Target(0.6 if is_cpu(device) else 1 / 3, at_most=True), []
+    target = Target(0.6 if is_cpu(device) else 1 / 3, at_most=True)
     for name, temporal in shares((("B2", "gru"), ("B2t", "tcn"))):
         stack = make_stack(config, dataset, own_orders(config, 1, {"temporal": temporal, **OF_THE_RIVAL}))
         model = PlainHead(list(WIDTHS.values()), temporal).to(device)
@@ -82,16 +81,14 @@ def against_plain(device: torch.device) -> list[Row]:
         values = ratios(walls(costs["ours"]), walls(costs[fastest]))
         note = f"{temporal}; plain loop with {fastest} workers, the faster of 0 and 2"
         what = "training step ÷ plain eager PyTorch's"
-        rows.append(Row(id=name, what=what, values=values, target=target, device=device.type, note=note))
+        yield Row(id=name, what=what, values=values, target=target, device=device.type, note=note)
         if is_cpu(device):
             used = ratios(cpus(costs["ours"]), cpus(costs["0"]))
-            rows.append(Row(id=f"{name}c", what="the same in CPU time", values=used, note=f"{temporal}, no workers"))
-    return rows
+            yield Row(id=f"{name}c", what="the same in CPU time", values=used, note=f"{temporal}, no workers")
 
 
-def against_live(device: torch.device) -> list[Row]:
+def against_live(device: torch.device) -> Iterator[Row]:
     """B3: an epoch from the cache against one that runs the frozen backbone, each face once."""
-    rows = []
     for name, model_name, size_px, width, num_faces in shares(LIVE):
         config, dataset = data_of(device, 8, (width,))
         count = int((dataset.frames["split"] == "train").sum())
@@ -111,8 +108,7 @@ def against_live(device: torch.device) -> list[Row]:
         note = f"{model_name} at {size_px} px, timed on {num_faces} faces, scaled to {count:,}; faces of {SIZE_PX} px"
         what = "epoch from the cache ÷ epoch with the frozen backbone live"
         values = ratios(cached, live)
-        rows.append(Row(id=name, what=what, values=values, target=target, device=device.type, note=note))
-    return rows
+        yield Row(id=name, what=what, values=values, target=target, device=device.type, note=note)
 
 
 def by_encoder(device: torch.device) -> list[Row]:
@@ -258,7 +254,7 @@ def is_cpu(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-ROWS: Mapping[str, Callable[[torch.device], list[Row]]] = {
+ROWS: Mapping[str, Callable[[torch.device], Iterable[Row]]] = {
     "B1": waiting,
     "B2": against_plain,
     "B3": against_live,
