@@ -53,7 +53,6 @@ TOML = """
 [head]
 width = 8
 depth = 1
-num_heads = 2
 [train]
 window = 16
 batch_windows = 4
