@@ -69,7 +69,7 @@ class Trial:
     ) -> None:
         self._backbone, self._batch_size, self._device = backbone, batch_size, device
         self._allowance, self._measured = allowance, measured
-        self._first_s = 0.0  # of the first pass of all
+        self._first_face_s = 0.0  # of the first pass of all
         self._end_s = 0.0  # by the clock: where the comparison under way has used its time
 
     def knows(self, runtime: Runtime) -> bool:
@@ -86,7 +86,7 @@ class Trial:
         few = self._few(baseline)
         with self._allowance.spending(), steady(self._device):
             embed = self._embedder(baseline)
-            self._first_s = self._seconds(embed, self._least(baseline))
+            self._first_face_s = self._seconds(embed, self._least(baseline)) / self._least(baseline)
             taken_s = self._seconds(embed, few)
             if taken_s < SHORT_S:
                 taken_s = min(taken_s, self._seconds(embed, few))
@@ -105,11 +105,11 @@ class Trial:
     def _gain(self, best: Runtime, candidate: Runtime) -> float:
         pair = [self._embedder(each) for each in (best, candidate)]
         least = max(self._least(best), self._least(candidate))
-        first_s = self._seconds(pair[1], least)
-        if self._first_s and first_s > HOPELESS * self._first_s * least:
-            return self._first_s * least / first_s
+        face_s = self._seconds(pair[1], least) / least
+        if self._first_face_s and face_s > HOPELESS * self._first_face_s:
+            return self._first_face_s / face_s
         few = max(self._few(best), self._few(candidate))
-        pair_s = first_s / least + 1 / self.rate(best)
+        pair_s = face_s + 1 / self.rate(best)
         few = max(least, min(few, int(max(self._left_s, SHORT_S) / pair_s)))
         start_s = clock()
         best_s, candidate_s = self._round(pair, few)
