@@ -26,7 +26,7 @@ KILLED_AT = (0.31, 0.52, 0.77, 0.43, 0.64)
 def resuming(device: torch.device) -> list[Row]:
     """A6, A7: going on after a kill at a fraction of the faces, and the same command again, against a full run."""
     chosen = backbone(device)
-    frames = faces_for(2 * each_face_s([chosen], device), repeats=5, device=device)
+    frames = faces_for(2 * each_face_s([chosen], device), repeats=7, device=device)
     shard_rows = max(1, len(frames) // NUM_SHARDS)
     size = min(default_batch_size(device), shard_rows)
     extract = functools.partial(run, frames, backbones=[chosen], device=device, shard_rows=shard_rows)
