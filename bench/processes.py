@@ -21,6 +21,7 @@ from bench.measure import SHRUNK, LeftOut, Row, shares, within
 
 PRELOADED = ("torch", "timm", "zarr", "sklearn", "optuna")  # not Polars, whose threads a fork would lose
 SOFT = 0.85  # of the time limit: what rounds are fitted into
+EXIT_S = 10.0  # for a process that has sent all its rows
 DATA_S, READY = 300.0, "ready"  # the data are made once, outside the time limit
 WORDS_OF_ERROR = 200
 
@@ -64,7 +65,7 @@ def rows_of(
     `send` is what the process does, `send_rows` where none is given; its first word is that its data are there.
     """
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    process = process_of(send or send_rows, entry, device, limit_s, sender)
+    process = process_of(_send_all, send or send_rows, entry, device, limit_s, sender)
     sender.close()
     try:
         end = time.monotonic() + DATA_S
@@ -72,7 +73,7 @@ def rows_of(
             try:
                 found = receiver.recv()
             except EOFError:
-                process.join()
+                process.join(EXIT_S)
                 if process.exitcode:
                     yield f"failed: the process ended with {process.exitcode}"
                 return
@@ -84,6 +85,11 @@ def rows_of(
     finally:
         _end(process)
         receiver.close()
+
+
+def _send_all(send: Callable[..., None], entry: Entry, device: str, limit_s: float | None, sender: Connection) -> None:
+    send(entry, device, limit_s, sender)
+    sender.close()  # all has been said, though the process may take a while to end
 
 
 def send_rows(entry: Entry, device: str, limit_s: float | None, sender: Connection) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import threading
 import time
 from multiprocessing.connection import Connection
 
@@ -21,3 +22,9 @@ def one_and_then_too_long(entry: Entry, device: str, limit_s: float, sender: Con
 
 def dies(entry: Entry, device: str, limit_s: float, sender: Connection) -> None:
     os._exit(3)
+
+
+def sends_all_and_lingers(entry: Entry, device: str, limit_s: float, sender: Connection) -> None:
+    sender.send(READY)
+    sender.send(Row(id=entry.ids[0], what="its only row", values=[1.0]))
+    threading.Thread(target=time.sleep, args=(2.0,)).start()

@@ -15,7 +15,7 @@ from bench import measure, processes
 from bench.entries import ENTRIES, IDS, Entry, chosen
 from bench.lines import Line
 from bench.measure import Row, Target, affordable, interleave, seconds_left, shares, within
-from helpers.bench_rows import dies, one_and_then_too_long
+from helpers.bench_rows import dies, one_and_then_too_long, sends_all_and_lingers
 
 BENCH = Path(command.__file__).parent
 ABOUT = {"instructions": "AVX2, without bfloat16"}
@@ -79,6 +79,11 @@ def test_a_measurement_that_does_not_end_is_cut_with_its_processes_and_keeps_its
     assert first.id == "A1"
     assert why == "cut after 3 s"
     assert _has_ended(int(child.value))
+
+
+def test_a_process_that_ends_late_is_not_cut() -> None:
+    rows = list(processes.rows_of(Entry(ids=("A1",), module="none"), "cpu", 1.5, sends_all_and_lingers))
+    assert [each.id if isinstance(each, Row) else each for each in rows] == ["A1"]
 
 
 def test_a_process_that_dies_is_a_line() -> None:
