@@ -39,7 +39,8 @@ def draw(rows: list[dict[str, float]]) -> Figure:
         axis.spines[["top", "right"]].set_visible(False)
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.xaxis.set_major_formatter(FuncFormatter(_counted))
-    right.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value in (0.5, 2, 3, 5) else ""))
+    right.set_ylim(bottom=0.1)
+    right.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value in (0.2, 0.5, 2, 3) else ""))
     left.legend(fontsize=8, frameon=False)
     return figure
 
@@ -50,4 +51,4 @@ def _counted(value: float, _: int) -> str:
 
 if __name__ == "__main__":
     file, *out = map(Path, sys.argv[1:])
-    draw(json.loads(file.read_text())).savefig(*out or ["docs/scale.svg"])
+    draw(json.loads(file.read_text())).savefig(*out or ["docs/scale.png"])

@@ -34,6 +34,7 @@ from pipelines.splits import assign_groups, groups_of
 NUM_FOLDS = 5
 FOLD_SEED = 0
 NUM_DRAWN = 1000
+MOST_MEMBERS = 1 << 24  # of a matrix of rows in folds: 128 MB; a million rows of 1,000 videos would take 8 GB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +134,11 @@ def gain_error(task: Task, before: np.ndarray, after: np.ndarray, part: Part) ->
 
 
 def fold_sums(sums: np.ndarray, fold: np.ndarray, num_folds: int) -> np.ndarray:
-    """[F, K, M] from `sums` [R, K, M] and the fold [R] of each row."""
+    """[F, K, M] from `sums` [R, K, M] and the fold [R] of each row; a fold may be a video or subject of very many."""
+    if num_folds * len(fold) > MOST_MEMBERS:
+        columns = sums.reshape(len(sums), -1).T
+        found = [np.bincount(fold, weights=column, minlength=num_folds) for column in columns]
+        return np.stack(found, axis=1).reshape(num_folds, *sums.shape[1:])
     member = (fold == np.arange(num_folds)[:, None]).astype(np.float64)
     return (member @ sums.reshape(len(sums), -1)).reshape(num_folds, *sums.shape[1:])
 

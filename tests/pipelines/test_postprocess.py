@@ -17,6 +17,7 @@ from helpers.made_labels import abaw_labels
 from pipelines.labels import labels_of
 from pipelines.metrics.challenge import f1, score
 from pipelines.metrics.sums import row_sums, task_score
+from pipelines.postprocess import parts as parts_module
 from pipelines.postprocess.affine import LEAST_SCALE, best_affine, match, matched_sums
 from pipelines.postprocess.apply import Parameters, apply, components, default_cuts, probabilities_of
 from pipelines.postprocess.fit import OPTIONS, fit
@@ -497,3 +498,13 @@ def test_a_prior_is_one_number_for_all_classes() -> None:
     assert np.corrcoef(prior.choice.cuts, rates)[0, 1] < -0.95
     assert prior.out_of_fold > steps[()].out_of_fold + 0.1
     assert prior.report > steps[()].report + 0.1
+
+
+def test_sums_of_folds_without_a_matrix_of_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    sums, fold = rng.integers(0, 9, (200, 3, 2)).astype(np.float64), rng.integers(0, 6, 200)
+    expected = parts_module.fold_sums(sums, fold, 7)
+    assert expected.shape == (7, 3, 2)
+    assert expected.sum() == sums.sum()
+    monkeypatch.setattr(parts_module, "MOST_MEMBERS", 0)
+    assert np.array_equal(parts_module.fold_sums(sums, fold, 7), expected)
