@@ -290,9 +290,12 @@ def test_killed_while_marks_move(tmp_path: Path, complete: Path, action: str) ->
 @pytest.mark.slow
 @NEEDS_FORK
 @pytest.mark.parametrize("action", ["part", "repair"])
-def test_killed_before_every_change_while_marks_move(place: Path | str, complete: Path, action: str) -> None:
+@pytest.mark.parametrize("first", range(1, 11))
+def test_killed_before_every_change_while_marks_move(
+    place: Path | str, complete: Path, first: int, action: str
+) -> None:
     there = place.parent if isinstance(place, Path) else place
-    check_killed(action, there, (1, 1, 1000), made.files_of(complete))
+    check_killed(action, there, (first, 10, 1000), made.files_of(complete))
 
 
 # What it costs

@@ -335,6 +335,6 @@ def test_nothing_to_do_loads_and_writes_nothing(project: Path) -> None:
     fresh = "from helpers.watched import main; main()"
     done = python("-c", fresh, "extract", "--allow-failed", cwd=project)
     assert done.stdout.splitlines() == ["30 faces were in 2 streams (expr, va) already", "[]"]
-    (project / "cache.zarr/va/base/state/c/1").unlink()
+    (project / "cache.zarr/va/base/embedding/c/1/0").unlink()
     code, _, _ = start(watched.main, "extract", "--allow-failed", cwd=project).end()
     assert code in (watched.OPENED, watched.CHANGED)  # it was making the shard again

@@ -52,7 +52,8 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def test_from_faces_to_a_run(project: Path, s3_url: str) -> None:
     """The same bytes, the same lines, the same scores as with a folder; `mtl verify`, `rm` and the rest on the way."""
-    in_folder = ("--set", "cache.path=folder.zarr")
+    in_folder = ("--config", "folder.toml")
+    (project / "folder.toml").write_text(toml("folder.zarr").replace('local = "local"\n', ""))
     assert typed(*EXTRACT, *in_folder)[0] == 0
     for part in ("2/2", "1/2"):
         assert typed(*EXTRACT, "--shard", part)[0] == 0
@@ -206,17 +207,18 @@ def test_places_of_a_cache(tmp_path: Path) -> None:
     def place(text: str) -> object:
         return read_config(tmp_path / "mtl.toml", [f"cache.path={text}"]).cache_location()
 
-    (tmp_path / "mtl.toml").write_text('[cache]\nlocal = "local"\nlocal_gb = 2\n')
+    (tmp_path / "mtl.toml").write_text("")
     assert place("cache.zarr") == tmp_path / "cache.zarr"
     assert place("/data/cache.zarr") == Path("/data/cache.zarr")
     assert place("file:///data/my%20cache.zarr") == Path("/data/my cache.zarr")
     assert str(place("gs://bucket/a/b/")) == "gs://bucket/a/b"
+    (tmp_path / "mtl.toml").write_text('[cache]\nlocal = "local"\nlocal_gb = 2\n')
     found = read_config(tmp_path / "mtl.toml", ["cache.path=az://c/p"]).cache_location()
     assert (str(found), found.local, found.local_gb) == ("az://c/p", tmp_path / "local", 2.0)
 
 
 def test_a_cache_at_a_file_url(project: Path) -> None:
-    there = ("--set", f"cache.path={(project / 'there.zarr').as_uri()}")
-    call(*EXTRACT, "--backbone", "au", *there)
+    (project / "mtl.toml").write_text(toml((project / "there.zarr").as_uri()).replace('local = "local"\n', ""))
+    call(*EXTRACT, "--backbone", "au")
     assert Cache.open(project / "there.zarr").stream("au").is_complete
-    assert f"{project / 'there.zarr'}: 1 streams, all whole" in call("cache", "verify", *there)
+    assert f"{project / 'there.zarr'}: 1 streams, all whole" in call("cache", "verify")
