@@ -20,7 +20,7 @@ import pipelines.training.train
 from bench.made_faces import WORK
 from bench.measure import Row, Target, affordable
 from bench.rivals import optuna_search
-from bench.training import DATA, plain_windows, timed
+from bench.training import DATA, make_stack, own_orders, plain_windows, timed
 from pipelines.cli.pages.search import SearchPage
 from pipelines.config import read_config
 from pipelines.search.search_plan import read_strategies
@@ -44,9 +44,10 @@ eval_steps = 20
 stride = 32
 [product]
 temporal = ["none", "gru", "tcn", "transformer"]
-lr = [1e-3, 3e-3]
-seed = [0, 1, 2]
+seed = {seeds}
 """
+STEPS_SEEDS, PROBE_STEPS = 6, 10
+SEED_COST = 34  # of the four trials of a seed, in times the probe; leaderboard and report cost less than one more
 TRIALS_GRID = """
 [set]
 steps = 60
@@ -74,8 +75,10 @@ BESIDES = (
 
 
 def against_steps(device: torch.device) -> list[Row]:
-    """S3: a search of 24 trials against its steps: forward, backward and optimiser, without the data's part."""
-    grid = _grid("steps", STEPS_GRID)
+    """S3: a search of 24 trials, fewer where time is short, against its steps: forward, backward and optimiser, without
+    the data's part."""
+    num_seeds = max(affordable(STEPS_SEEDS + 1, SEED_COST * _probe_s(device), 1) - 1, 1)
+    grid = _grid("steps", STEPS_GRID.format(seeds=list(range(num_seeds))))
     study = _fresh("steps")
     clock = time.process_time if device.type == "cpu" else time.perf_counter  # other work on the cores counts not
     with timed(*DATA, *BESIDES, (Stack, "run_until"), device=device, clock=clock) as spent:
@@ -88,7 +91,9 @@ def against_steps(device: torch.device) -> list[Row]:
     parts["other"] = 1 - steps / whole - sum(parts.values())
     words = ", ".join(f"{name} {share:.1%}" for name, share in sorted(parts.items(), key=lambda item: -item[1]))
     took = f"{whole:.0f} s of CPU time" if device.type == "cpu" else f"{wall:.0f} s"
-    note = f"24 trials of 60 steps in {took}, {wall:.0f} s wall, Python being started; of the whole: {words}"
+    note = (
+        f"{4 * num_seeds} trials of 60 steps in {took}, {wall:.0f} s wall, Python being started; of the whole: {words}"
+    )
     target, what = Target(1.05, at_most=True), "search ÷ sum of its steps"
     once = "the same without leaderboard and report, which come once"
     return [
@@ -127,6 +132,17 @@ def against_processes(device: torch.device) -> Iterator[Row]:
     note = f"the same sizes, fusion attention; {NUM_OPTUNA} trials in one process, {one:.2f} s each, scaled"
     what = f"{num_trials}-trial search ÷ Optuna with the plain loop"
     yield Row(id="S4o", what=what, values=[search_s / (num_trials * one)], device=device.type, note=note)
+
+
+def _probe_s(device: torch.device) -> float:
+    """Seconds of `PROBE_STEPS` steps of one TCN."""
+    config = read_config(MADE / "mtl.toml")
+    dataset = load_dataset(config, [(name, "base") for name in config.backbones], device)
+    stack = make_stack(config, dataset, own_orders(config, 1, {"temporal": "tcn", "stride": 32}))
+    stack.run_until(1)
+    begin = time.perf_counter()
+    stack.run_until(1 + PROBE_STEPS)
+    return time.perf_counter() - begin
 
 
 def _trials_grid(num_seeds: int) -> Path:
