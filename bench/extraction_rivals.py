@@ -29,8 +29,8 @@ from extract.backbones.runtime import Runtime, release
 from extract.engine import Extraction, default_batch_size, default_num_threads
 from extract.jobs import Settings
 
-NUM_FACES, TUNED_FACES, FEWEST_FACES = 1536, 256, 384
-MANY = 100_000  # faces for which the runtime is chosen: of a run of ten minutes
+NUM_FACES, TUNED_FACES, FEWEST_FACES = 1536, 128, 256
+MANY = 20_000  # faces for which the runtime is chosen: of a run of a minute or two
 ROUNDS_AT_MOST = 7  # one that is not counted, five, and what choosing and tuning take
 TARGET, MTL = Target(1.3), "mtl"
 
