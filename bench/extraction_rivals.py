@@ -125,7 +125,7 @@ def _extraction(frames: pl.DataFrame, chosen: Backbone, device: torch.device, ru
     )
     cache = Cache.open(fresh("rival"), create=True)
     with closing(Extraction(frames, FACES, cache, [chosen], settings)) as extraction:
-        return _used(extraction.run)
+        return _used(partial(extraction.run, settings.part))
 
 
 def _affordable(face_s: float) -> int:

@@ -45,6 +45,7 @@ COMMANDS = (
     "export",
 )
 GROUPS = ("backbones", "cache")
+RUNS_OTHERS = ("demo",)
 
 
 @lru_cache
@@ -123,7 +124,8 @@ def main() -> None:
     soften_encodings()
     with _sigterm_as_ctrl_c() as received:
         try:
-            make_app(next((word for word in sys.argv[1:2] if word in (*COMMANDS, *GROUPS)), None))()
+            first = sys.argv[1] if len(sys.argv) > 1 else None
+            make_app(first if first in {*COMMANDS, *GROUPS} - {*RUNS_OTHERS} else None)()
         except SystemExit as end:
             if not isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):
                 if received and end.code == 128 + signal.SIGINT:  # the command has printed its own line

@@ -1,5 +1,6 @@
 """Progress where long work has parts: the stacks of a search, the choices of an ensemble, the commands of the demo."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,8 +9,8 @@ from typing import Any
 import pytest
 
 from helpers.cli import invoke
+from pipelines import cli, terminal
 from pipelines import progress as progress_module
-from pipelines import terminal
 from pipelines.cli import demo as demo_module
 from pipelines.cli.pages.ensemble import print_ensemble
 from pipelines.cli.pages.search import SearchPage
@@ -116,6 +117,17 @@ def test_the_demo_hands_quiet_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     options = ["--quiet"] if quiet else []
     invoke("demo", str(tmp_path / "demo"), *options)
     assert called == [["score", "--help", *options], ["postprocess", "--help", *options]]
+
+
+def test_the_demo_runs_other_commands_of_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command imports itself alone; this one needs them all."""
+    monkeypatch.setattr(demo_module, "commands", lambda seed: [["recipes"]])
+    monkeypatch.setattr(sys, "argv", ["mtl", "demo", str(tmp_path / "demo")])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        cli.main()
+    assert "liu-2024" in capsys.readouterr().out
 
 
 def test_a_search_says_what_it_reads_from_the_cache(capsys: pytest.CaptureFixture[str]) -> None:
