@@ -82,12 +82,14 @@ IN_SECTIONS: dict[str, dict[str, Conditions]] = {
 
 def concerns(field: str, values: Mapping[str, Any]) -> bool:
     """Whether `field` makes a difference to the strategy with these `values`; a task's own field that they do not have
-    does not."""
+    does not. That of all models does where it does to any."""
     task, key = split_field(field)
     if values.get(field) is None:
         return False
-    given = {name: values.get(flat_name(task, name), values[name]) for name, _ in CONCERNS.get(key, ())}
-    return _hold(CONCERNS.get(key, ()), given)
+    conditions = CONCERNS.get(key, ())
+    models = [task] if task else ["", *{split_field(name)[0] for name, value in values.items() if value is not None}]
+    given = ({name: values.get(flat_name(model, name), values[name]) for name, _ in conditions} for model in models)
+    return any(_hold(conditions, one) for one in given)
 
 
 def without_effect(strategy: Strategy) -> dict[str, str]:

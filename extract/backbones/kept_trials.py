@@ -62,7 +62,7 @@ def load(key: Key) -> Measured:
         if values.pop("key") == key:
             return _checked(Measured(**values))
     # RuntimeError: there is no home folder; the others: not what `store` writes.
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (OSError, RuntimeError, ArithmeticError, ValueError, TypeError, KeyError, AttributeError):
         pass
     return Measured()
 

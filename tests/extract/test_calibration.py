@@ -287,6 +287,7 @@ BAD = {
     "rate is nothing": {"faces_per_s": {"float32 eager": 0}},
     "rate is NaN": {"faces_per_s": {"float32 eager": float("nan")}},
     "ready is negative": {"ready_s": {"float32 compiled": -1}},
+    "rate is beyond floats": {"faces_per_s": {"float32 eager": 10**400}},
 }
 
 

@@ -6,11 +6,11 @@ from numpy.testing import assert_equal
 from helpers import stub_study as stub
 from helpers.cli import typed
 from pipelines import config as config_module
-from pipelines.concerns import CONCERNS, IN_SECTIONS, warn_of, without_effect, without_effect_in
+from pipelines.concerns import CONCERNS, IN_SECTIONS, concerns, warn_of, without_effect, without_effect_in
 from pipelines.config import parse_config
 from pipelines.search.grid import StudyConfig, expand
 from pipelines.search.search_plan import read_strategies
-from pipelines.strategy import Strategy, flat_fields, strategy_of
+from pipelines.strategy import Strategy, field_names, flat_fields, strategy_of
 from pipelines.training.train import train_strategy
 
 # With the defaults none of them has an effect.
@@ -71,6 +71,15 @@ def test_what_has_no_effect_is_said_with_why() -> None:
     ]
     own = Strategy().changed({"method": "separate", "kernel": 5, "task.va.temporal": "tcn"})
     assert not without_effect(own), "the model of one task heeds it"
+
+
+def test_what_one_task_s_model_heeds_is_told() -> None:
+    """Of all models alike, where two strategies differ in nothing else."""
+    own = Strategy().changed({"method": "separate", "task.va.temporal": "tcn"})
+    joint = Strategy().changed({"temporal": "gru"})
+    for strategy, heeds in ((own, True), (joint, False)):
+        assert concerns("kernel", strategy.values(field_names([own, joint]))) == heeds
+        assert (strategy.digest != strategy.changed({"kernel": 7}).digest) == heeds
 
 
 def test_strategies_that_differ_in_what_has_no_effect_are_one() -> None:
