@@ -26,6 +26,7 @@ from extract.backbones.transforms import normalise
 from extract.config import BackboneConfig
 from extract.engine import extract
 from extract.jobs import Settings
+from helpers.processes import environment, python
 
 SIZE_PX, WIDTH = 8, 4
 SCALE = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
@@ -264,6 +265,13 @@ def test_without_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ValueError, match=r'need onnxruntime .*; type pip install "mtl-affect\[onnx\]"'):
         load(tmp_path)
+
+
+def test_onnxruntime_leaves_nothing_about_the_user(tmp_path: Path) -> None:
+    code = "from extract.backbones import onnx_session; onnx_session.onnxruntime('here')"
+    env = {key: value for key, value in environment(XDG_CACHE_HOME=str(tmp_path)).items() if not key.startswith("ORT_")}
+    python("-c", code, env=env)
+    assert not list(tmp_path.iterdir())
 
 
 def test_it_cannot_be_trained() -> None:
