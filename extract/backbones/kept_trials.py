@@ -26,6 +26,7 @@ from extract.backbones.passes import native_bfloat16
 FORMAT = 1
 MAX_BYTES = 64 * KIB  # one has about 1 KiB
 VERSIONS = ("torch", "timm", "onnxruntime", "onnx", "onnxscript")
+LEAST_RATE = 1e-6  # faces per second: no trial ends that found less, and a run's time would be beyond floats
 PROCESSOR_FILE = Path("/proc/cpuinfo")
 
 Key = dict[str, Any]
@@ -83,7 +84,7 @@ def _path(key: Key) -> Path:
 def _checked(measured: Measured) -> Measured:
     """Raises ValueError or TypeError where a value is not what `store` writes."""
     rates, seconds = measured.faces_per_s.values(), measured.ready_s.values()
-    if not all(math.isfinite(value) and value > 0 for value in rates):
+    if not all(math.isfinite(value) and value >= LEAST_RATE for value in rates):
         raise ValueError("faces per second")
     if not all(math.isfinite(value) and value >= 0 for value in seconds):
         raise ValueError("seconds")

@@ -288,6 +288,7 @@ BAD = {
     "rate is NaN": {"faces_per_s": {"float32 eager": float("nan")}},
     "ready is negative": {"ready_s": {"float32 compiled": -1}},
     "rate is beyond floats": {"faces_per_s": {"float32 eager": 10**400}},
+    "rate is tiny": {"faces_per_s": {"float32 eager": 1e-320}},
 }
 
 
