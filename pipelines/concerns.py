@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, Protocol
 
 from heads.config import ATTENTIVE, CONVOLUTIONAL
@@ -115,7 +115,7 @@ def without_effect_in(section: str, config: Any) -> list[str]:
     return found
 
 
-def without_effect_in_all(strategies: Sequence[Strategy], fields: Iterable[str]) -> list[str]:
+def without_effect_in_all(strategies: Iterable[Strategy], fields: Iterable[str]) -> list[str]:
     """Those of `fields` that make no difference to any of `strategies` in which they are not as by default, in the
     words of the first."""
     words: dict[str, str] = {}

@@ -163,15 +163,20 @@ def expand(grid: Grid, base: Strategy, inner_folds: int = 1) -> tuple[Strategy, 
     of `inner_folds` inner parts of that fold.
     """
     found: dict[Strategy, Strategy] = {}
+    for strategy in every(grid, base, inner_folds):
+        found.setdefault(strategy.essential, strategy)
+    return tuple(found.values())
+
+
+def every(grid: Grid, base: Strategy, inner_folds: int = 1) -> Iterator[Strategy]:
+    """As `expand`, with those that train the same as one before."""
     for row in grid.rows or ({},):
         one = {key: (value,) for key, value in grid.constants.items()}
         choices = one | dict(grid.product) | {key: (value,) for key, value in row.items()}
         for combination in itertools.product(*choices.values()):
             values = dict(zip(choices, combination, strict=True))
             for complete in _apply_conditions(values, grid.conditions, base):
-                for strategy in _inner(_changed(base, complete), inner_folds):
-                    found.setdefault(strategy.essential, strategy)
-    return tuple(found.values())
+                yield from _inner(_changed(base, complete), inner_folds)
 
 
 def _changed(base: Strategy, values: Mapping[str, Any]) -> Strategy:

@@ -18,7 +18,7 @@ from pipelines.config import Config, SplitConfig
 from pipelines.folds import NO_FOLD
 from pipelines.needed_streams import open_cache
 from pipelines.progress import Advance
-from pipelines.search.grid import Grid, check, expand, read_grid
+from pipelines.search.grid import Grid, check, every, expand, read_grid
 from pipelines.search.loop import Trainer
 from pipelines.search.samplers import next_trials
 from pipelines.search.stack_queue import Chooser, Grouping, pending
@@ -86,7 +86,8 @@ def read_strategies(config: Config, grid_path: Path) -> tuple[Config, Grid, tupl
 
 def _warn(grid: Grid, config: Config, strategies: Sequence[Strategy]) -> None:
     """Warns of what the grid says and none of its strategies heeds."""
-    found = [*without_effect_in_all(strategies, grid.fields), *without_effect_in("study", grid.study)]
+    whole = every(grid, strategy_of(config))  # of those that train the same, `strategies` has but the first
+    found = [*without_effect_in_all(whole, grid.fields), *without_effect_in("study", grid.study)]
     if config.split.inner_folds > 1 and all(one.train.fold == NO_FOLD for one in strategies):
         found.append(f"[split] inner_folds = {config.split.inner_folds} (fold = 'none')")
     warn_of(found, str(grid.path))

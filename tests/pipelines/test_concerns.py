@@ -103,6 +103,14 @@ def test_a_search_warns_of_what_none_of_its_strategies_heeds(project) -> None:
     assert str(one.message) == f"{project}/grid.toml: without effect: latent_kl = 0.2 (latent = 0)"
 
 
+def test_a_search_warns_where_the_first_of_a_list_is_the_default(project) -> None:
+    """Though of the strategies that are one, that with the default is kept."""
+    (project / "grid.toml").write_text('[product]\ntemporal = ["gru"]\nkernel = [3, 5]\n')
+    with pytest.warns(UserWarning, match=r"without effect: kernel = 5 \(temporal = 'gru'\)$"):
+        strategies = read_strategies(config_module.read_config(project / "mtl.toml"), project / "grid.toml")[2]
+    assert len(strategies) == 1
+
+
 def test_training_warns_and_goes_on(project) -> None:
     with pytest.warns(UserWarning, match=r"^mtl train-head: without effect: latent_va = 'beside' \(latent = 0\)$"):
         assert typed("train-head", "--set", "head.latent_va=beside", "--quiet")[0] == 0
