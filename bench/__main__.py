@@ -26,9 +26,13 @@ COARSE = "--quick: few rounds of little work, so these figures are coarse; quote
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    only = [each.strip() for each in options.only.split(",") if each.strip()]
-    if unknown := [each for each in only if each not in IDS]:
+    only = [each.strip() for each in (options.only or "").split(",") if each.strip()]
+    unknown = [each for each in only if each not in IDS]
+    if unknown or (options.only is not None and not only):
         print(f"--only {','.join(unknown)}: no such measurement; there: {', '.join(IDS)}", file=sys.stderr)
+        return 2
+    if not 0 < options.time_factor <= 1000:
+        print(f"--time-factor {options.time_factor:g}: a number above 0, at most 1000", file=sys.stderr)
         return 2
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as mtl does; only before torch is loaded
     console, begin = Console(stderr=True, highlight=False), time.monotonic()
@@ -58,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Ratios of what mtl does to its bounds.")
-    parser.add_argument("--only", default="", metavar="IDS", help=f"some of {','.join(IDS)}")
+    parser.add_argument("--only", metavar="IDS", help=f"some of {','.join(IDS)}")
     parser.add_argument("--quick", action="store_true", help="about two minutes, coarse")
     parser.add_argument("--time-factor", type=float, default=1.0, metavar="X", help="times the time limit of each row")
     return parser.parse_args(arguments)

@@ -31,6 +31,7 @@ WIDTH, SHARD_ROWS, VIDEO_FRAMES, HELD_OUT = 8, 4096, 1000, 50
 PART_ROWS = 1 << 20
 WINDOW, STRIDE, BATCH_WINDOWS = 64, 64, 256
 FACE_PX = 8
+LEAST_FRAMES = 1000
 STEPS = ("prepare", "table", "extract", "verify", "epoch", "post", "report", "predict")
 LABELS = """
 [labels]
@@ -61,7 +62,7 @@ weights = "random"
 """
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.scale", description="Cost per frame at growing sizes.")
     parser.add_argument("sizes", help="numbers of frames, such as 10000,100000")
     parser.add_argument("--steps", default=",".join(STEPS))
@@ -73,10 +74,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the rows; those of an earlier run in it stay")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    sizes = [int(float(text)) for text in given.sizes.split(",")]
+    try:
+        sizes = [int(float(text)) for text in given.sizes.split(",")]
+    except ValueError:
+        parser.error(f"sizes: {given.sizes!r} are not numbers of frames, such as 10000,100000")
+    if min(sizes) < LEAST_FRAMES:
+        parser.error(f"sizes: {min(sizes)} is below {LEAST_FRAMES} frames")
+    if unknown := [each for each in given.steps.split(",") if each not in STEPS]:
+        parser.error(f"--steps {','.join(unknown)}: no such step; there: {', '.join(STEPS)}")
     if given.step:
         _measured(given.step, given.folder, sizes[0], given.limit_gb)
-        return
+        return 0
+    has_failed = False
     print(f"{'frames':>12} {'step':>8} {'wall s':>9} {'CPU s':>9} {'CPU µs/frame':>13} {'peak MB':>8}", flush=True)
     for size in sizes:
         folder = given.folder / str(size)
@@ -95,6 +104,7 @@ def main() -> None:
             done = subprocess.run([sys.executable, "-m", "bench.scale", str(size), *options], stdout=subprocess.PIPE)
             if done.returncode:
                 print(f"{size:>12,} {step:>8} failed", flush=True)
+                has_failed = True
                 break
             found = json.loads(done.stdout.splitlines()[-1])
             _print_row(size, step, found)
@@ -102,6 +112,7 @@ def main() -> None:
                 _keep_row(given.json, size, step, found)
         if not given.keep:
             shutil.rmtree(folder)
+    return 1 if has_failed else 0
 
 
 def _print_row(size: int, step: str, found: dict[str, Any]) -> None:
@@ -383,4 +394,4 @@ RUNS: dict[str, Callable[[Path, int], Callable[[], str]]] = {
 }
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -91,7 +91,7 @@ def verify(
         bool | None, typer.Option(help="Compare faces and videos too; default: where the faces folder is there.")
     ] = None,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Unmark damaged shards, so that `mtl extract` redoes just these.")
+        bool, typer.Option("--repair", help="Give up damaged shards, so that `mtl extract` makes just these again.")
     ] = False,
     config: ConfigOption = CONFIG,
     overrides: SetOption = None,
@@ -113,19 +113,23 @@ def verify(
     settings, cache = _open(config, overrides, read_only=not repair)
     keys = _chosen(cache, name, view)
     damages = _verify(settings, cache, keys, faces)
-    repaired = _repair(cache, keys, damages) if repair else 0
+    repaired = _repair(cache, keys, damages) if repair else {}
     if as_json:
         streams = [{"name": each, "view": found} for each, found in keys]
-        document = {"streams": streams, "damages": [asdict(each) for each in damages], "repaired_shards": repaired}
+        document = {
+            "streams": streams,
+            "damages": [asdict(each) for each in damages],
+            "repaired_shards": sum(repaired.values()),
+        }
         say_json(document)
     elif damages:
-        print_damages(damages, make_console())
-        if repair:
-            rewritten = sum(each.kind == "group" for each in damages)
-            if repaired or not rewritten:
-                say(f"{repaired} shards unmarked; `mtl extract` redoes them")
-            if rewritten:
-                say(f"{rewritten} {'file' if rewritten == 1 else 'files'} written anew")
+        print_damages(damages, make_console(), repaired=repair)
+        for stream, number in repaired.items():
+            what = "1 shard is" if number == 1 else f"{number:,} shards are"
+            say(f"{stream.where}: {what} to be made again; type {stream.extract_hint}")
+        rewritten = sum(each.kind == "group" for each in damages) if repair else 0
+        if rewritten:
+            say(f"{rewritten} {'file' if rewritten == 1 else 'files'} written anew")
     else:
         say(f"{cache.where}: {len(keys)} streams, all whole")
     if damages:
@@ -229,10 +233,12 @@ def _digests_of_sound(settings: "Config") -> "FaceDigests | None":
     return lambda videos: map(files.digest, videos)
 
 
-def _repair(cache: "Cache", keys: list[tuple[str, str]], damages: "list[Damage]") -> int:
-    """Unmarks the damaged shards; their number. A stream whose metadata is damaged is left as it is."""
+def _repair(cache: "Cache", keys: list[tuple[str, str]], damages: "list[Damage]") -> "dict[Stream, int]":
+    """Gives up the damaged shards; the streams that had some, and how many. One whose metadata is damaged is left as it
+    is."""
     from cache.verify import repair
 
     whole = {(each.stream, each.view) for each in damages if each.kind == "metadata"}
     streams: list[Stream] = [cache.stream(*key) for key in keys if key not in whole]
-    return sum(len(repair(stream, damages)) for stream in streams)
+    numbers = {stream: len(repair(stream, damages)) for stream in streams}
+    return {stream: number for stream, number in numbers.items() if number}

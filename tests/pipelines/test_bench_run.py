@@ -148,6 +148,13 @@ def test_an_unknown_id_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err.startswith("--only A99: no such measurement; there: C1")
 
 
+@pytest.mark.parametrize(
+    "options", [["--only", ""], ["--only", ",,"], ["--time-factor", "0"], ["--time-factor", "nan"]]
+)
+def test_options_that_mean_nothing_are_refused(options: list[str]) -> None:
+    assert command.main(options) == 2
+
+
 def _names(file: str, variable: str) -> set[str]:
     """The ids of a module's table, read and not imported, which would take seconds."""
     tree = ast.parse((BENCH / file).read_text())

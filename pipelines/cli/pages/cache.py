@@ -52,8 +52,8 @@ def print_stream(stream: Mapping[str, Any], console: Console) -> None:
     _print_some([f"row {row}: {reason}" for row, reason in failed.items()], "failed faces", console)
 
 
-def print_damages(damages: Iterable[Damage], console: Console) -> None:
-    """Grouped by stream and remedy, so that the remedy is read once."""
+def print_damages(damages: Iterable[Damage], console: Console, *, repaired: bool) -> None:
+    """Grouped by stream and remedy, so that the remedy is read once; left out where it was a repair, which is done."""
     groups: dict[tuple[str, str, str], list[str]] = {}
     for each in damages:
         place = f"shard {each.shard}: " if each.shard is not None and each.row is None else ""
@@ -61,7 +61,8 @@ def print_damages(damages: Iterable[Damage], console: Console) -> None:
     for (stream, view, remedy), lines in groups.items():
         console.print(Text.assemble((stream, "bold"), f" (view {view}): {len(lines)} found"))
         _print_some(lines, "", console)
-        console.print(f"  type {remedy}", soft_wrap=True)
+        if not (repaired and " --repair`" in remedy):
+            console.print(f"  type {remedy}", soft_wrap=True)
 
 
 def bytes_text(num_bytes: float) -> str:
