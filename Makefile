@@ -31,7 +31,7 @@ demo: install
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TOGETHER) -q -m "not long"
 
-# Three minutes more: clusters, servers and kills at every point.
+# Five to ten minutes more: clusters, servers and kills at every point.
 test-long: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TOGETHER) -q -m long
 

@@ -26,7 +26,7 @@ def demo(
 ) -> None:
     """Make faces, train three small backbones, cache their embeddings, search strategies, write a report.
 
-    Takes five to six minutes on two cores. Run again after an interruption, it resumes.
+    Takes four to five minutes on two cores. Run again after an interruption, it resumes.
 
     \b
     Examples:
