@@ -37,7 +37,7 @@ class RateColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         rate = task.finished_speed or task.speed
-        return Text("" if rate is None else f"{rate:,.1f} {self.unit}/s", style="progress.data.speed")
+        return Text("" if rate is None else rate_words(rate, self.unit), style="progress.data.speed")
 
 
 class Bar:
@@ -102,7 +102,7 @@ class Lines:
         ends = f"{duration_words(left / rate)} left" if left and rate else "" if left else duration_words(seconds)
         parts = [f"{self._done:,}{of} {self._unit}{share}"]
         if self._done > self._before:  # else nothing has been timed yet
-            parts += [f"{rate:,.1f} {self._unit}/s", ends]
+            parts += [rate_words(rate, self._unit), ends]
         return f"{self._title}: " + ", ".join(filter(None, [*parts, self._note]))
 
 
@@ -156,6 +156,11 @@ def progress(description: str, total: int | None, unit: str, done: int = 0) -> I
     """Yields what is to be called with each count; `done` is what an earlier run had finished already."""
     with progress_group(unit) as group:
         yield group.add(description, total, unit, done)
+
+
+def rate_words(rate: float, unit: str) -> str:
+    """ "812.0 faces/s"; below one per second "4.5 trials/min"."""
+    return f"{rate:,.1f} {unit}/s" if rate >= 1 else f"{60 * rate:,.1f} {unit}/min"
 
 
 def total_of(counts: Iterable[int | None]) -> int | None:

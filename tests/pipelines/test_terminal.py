@@ -119,6 +119,7 @@ def test_a_line_has_rate_and_time_left() -> None:
     assert lines.line(10.0) == "x: 40 of 100 rows (40 %), 2.0 rows/s, 30 s left, best P 1.234"
     lines._done = 100
     assert lines.line(40.0) == "x: 100 of 100 rows (100 %), 2.0 rows/s, 40 s, best P 1.234"
+    assert lines.line(400.0) == "x: 100 of 100 rows (100 %), 12.0 rows/min, 6 min 40 s, best P 1.234"
 
 
 @pytest.fixture
