@@ -19,6 +19,7 @@ from bench import processes
 from bench.entries import IDS, Entry, chosen
 from bench.lines import Line
 from bench.measure import Row
+from cache.durable import write_whole
 
 LATEST = Path(__file__).parent / "latest.json"
 COARSE = "--quick: few rounds of little work, so these figures are coarse; quote those of `make bench`"
@@ -85,10 +86,8 @@ def measured(
 
 def write_json(lines: Iterable[Line], path: Path) -> None:
     """All lines so far, by id, with the device where it is not the processor; whole at any moment."""
-    partial = path.with_suffix(".partial")
     found: dict[str, Any] = {line.key: line.to_json() for line in lines}
-    partial.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
-    partial.replace(path)
+    write_whole(path, (json.dumps(found, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def print_table(lines: Iterable[Line]) -> None:

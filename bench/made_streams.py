@@ -43,21 +43,22 @@ def made_dataset(num_train: int, widths: dict[str, int], device: torch.device) -
     resident = Resident(
         streams={key: torch.randn(len(frames), widths[key[0]]).half().to(device) for key in keys},
         valid=dict.fromkeys(keys, np.ones(len(frames), bool)),
-        identities={key: _identity(key[0], frames, widths[key[0]]) for key in keys},
+        identities={key: made_identity(*key, frames_digest(frames), len(frames), widths[key[0]]) for key in keys},
         device=device,
     )
     return Config(backbones={name: BackboneConfig(model="made") for name in widths}), make_dataset(frames, resident)
 
 
-def _identity(name: str, frames: pl.DataFrame, width: int) -> StreamIdentity:
+def made_identity(name: str, view: str, frames: str, num_frames: int, width: int) -> StreamIdentity:
+    """Of a made stream [N, D] of the frames with the digest `frames`."""
     return StreamIdentity(
         backbone=name,
         weights="0" * 32,
         preprocessing={"size_px": 112},
         pooling="avg",
         dtype="float16",
-        view="base",
-        frames=frames_digest(frames),
-        num_frames=len(frames),
+        view=view,
+        frames=frames,
+        num_frames=num_frames,
         width=width,
     )

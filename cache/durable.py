@@ -27,6 +27,17 @@ def write_durably(path: Path, data: bytes) -> None:
     sync(path.parent)
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """As `write_durably` for what can be made again: nobody sees a part, but it is not synced."""
+    temporary = temporary_beside(path)
+    try:
+        with naming(path):
+            temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_synced(temporary: Path, data: bytes, path: Path) -> None:
     """The new file `temporary`, on the disk when this returns; an OSError names `path`, which it is to become."""
     with naming(path), open(temporary, "xb") as file:

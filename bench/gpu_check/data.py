@@ -12,9 +12,9 @@ import torch
 
 from bench.gpu_check.sizes import Sizes
 from bench.made_faces import draw_face
+from bench.made_streams import made_identity
 from cache.cores import num_cores
 from cache.frames import conform
-from cache.identity import StreamIdentity
 from cache.names import ACTION_UNITS
 from extract.config import BackboneConfig
 from pipelines.config import Config
@@ -37,7 +37,7 @@ def made_videos(sizes: Sizes, device: torch.device, views: tuple[str, ...] = ("b
     resident = Resident(
         streams=streams,
         valid={key: rng.random(len(frames)) >= MISSING for key in keys},
-        identities={key: _identity(*key, len(frames), sizes.stream_width) for key in keys},
+        identities={key: made_identity(*key, "0" * 32, len(frames), sizes.stream_width) for key in keys},
         device=device,
     )
     config = Config(backbones={name: BackboneConfig(model="made") for name in names})
@@ -64,20 +64,6 @@ def _frames(num_videos: int, num_frames: int, rng: np.random.Generator) -> pl.Da
     }
     table = pl.DataFrame(columns).with_columns(path=pl.format("{}/{}.jpg", "video", "frame"))
     return conform(table, "made videos")
-
-
-def _identity(name: str, view: str, num_frames: int, width: int) -> StreamIdentity:
-    return StreamIdentity(
-        backbone=name,
-        weights="0" * 32,
-        preprocessing={"size_px": 112},
-        pooling="avg",
-        dtype="float16",
-        view=view,
-        frames="0" * 32,
-        num_frames=num_frames,
-        width=width,
-    )
 
 
 @contextmanager

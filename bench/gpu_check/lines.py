@@ -1,7 +1,6 @@
 """What the check found: a line per row, the table of all, and the JSON file, which is rewritten as they come."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from cache.durable import write_whole
 
 STATES = {"done": "", "cut": "CUT", "failed": "FAILED", "left out": "left out"}
 
@@ -50,9 +51,7 @@ def write_json(path: Path, machine: Mapping[str, Any], results: list[PartResult]
     """Replaces the file at `path`, whole or not at all."""
     found = {"machine": dict(machine), "parts": {result.name: result.to_json() for result in results}}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, (json.dumps(found, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def print_table(machine: Mapping[str, Any], results: list[PartResult], console: Console) -> None:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cache.durable import TEMPORARY, naming, remove_leftovers, temporary_beside
+from cache.durable import TEMPORARY, remove_leftovers, write_whole
 from cache.storage.base import digest_of
 
 SLACK = 0.1
@@ -45,13 +45,7 @@ class LocalCopy:
         with self._lock, self._naming():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._make_room(len(data))
-            temporary = temporary_beside(path)
-            try:
-                with naming(path):
-                    temporary.write_bytes(data)
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            write_whole(path, data)
         return path
 
     @contextlib.contextmanager

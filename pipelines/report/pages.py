@@ -1,11 +1,10 @@
 """A report as data, and what is made of it: the page, figures and tables as files. Each figure is drawn once."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.durable import naming, temporary_beside
+from cache.durable import write_whole
 from cache.labels import Schema
 from extract.faces.pictures import png
 from pipelines.charts import Chart, Drawn, draw
@@ -117,14 +116,7 @@ def _replace_all(folder: Path, made: dict[str, bytes]) -> None:
             if path.is_file() and f"{name}/{path.name}" not in made and path.suffix in ENDINGS[name]:
                 path.unlink()
     for name, data in made.items():
-        path = folder / name
-        temporary = temporary_beside(path)
-        try:
-            with naming(path):
-                temporary.write_bytes(data)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(folder / name, data)
 
 
 ENDINGS = {FIGURES: (".svg", ".png"), TABLES: (".md", ".tex", ".csv")}

@@ -3,12 +3,12 @@
 import dataclasses
 import gc
 import weakref
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.gpu_check.graphs import Rehearsal
 from heads.fusion import FUSIONS
 from heads.losses import BINARY_LOSSES, CLASS_LOSSES, CONTINUOUS_LOSSES
 from heads.model import ProgressiveHead, dropout_rngs
@@ -26,7 +26,7 @@ from pipelines.training.methods import build_model
 from pipelines.training.optimise import StackedAdamW, limits_of
 from pipelines.training.setup import Setup
 from pipelines.training.stack import Stack, _order_of
-from pipelines.training.step import Captured, Graphs, Step, TrainStep
+from pipelines.training.step import Graphs, TrainStep
 from pipelines.training.window_sampler import WindowSampler, WindowSource, make_window_source
 
 SEEDS = (0, 1, 2)
@@ -168,21 +168,6 @@ def test_asking_for_a_value_there_is_found(small: Config, made, monkeypatch: pyt
     rows = torch.zeros(len(SEEDS), 4, 16, dtype=torch.int64, device="meta")
     with pytest.raises(RuntimeError):
         step.on_device(rows, torch.ones(3, dtype=torch.bool, device="meta"), torch.ones(3, device="meta"))
-
-
-class Rehearsal(Graphs):
-    """Graphs of a CPU: the step is carried out at each replay."""
-
-    def _capture(self, run: Step, rows: Tensor, active: Tensor, rates: Tensor) -> Captured:
-        inputs = rows.clone(), torch.zeros_like(active), rates.clone()
-        losses = run(*inputs)
-
-        class Replay:
-            def replay(self) -> None:
-                losses.copy_(run(*inputs))
-
-        graph: Any = Replay()
-        return Captured(graph, *inputs, losses)
 
 
 def test_graphs_are_replayed_with_what_is_given(small: Config, made) -> None:
