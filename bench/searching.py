@@ -29,7 +29,8 @@ from pipelines.studies import run_search
 from pipelines.terminal import make_console
 from pipelines.training.budget import batch_windows
 from pipelines.training.dataset import load_dataset
-from pipelines.training.fit import Halving, _Training
+from pipelines.training.fit import _Training
+from pipelines.training.halving import Halving
 from pipelines.training.stack import Stack
 from pipelines.training.train import Trained, TrainRequest, train_strategies
 

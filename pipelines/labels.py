@@ -3,13 +3,17 @@
 Nulls of the table become masks here; the value under a mask is 0 and means nothing.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import polars as pl
 
 from cache.labels import ABAW, Schema
 from cache.labels import Task as SchemaTask
 from heads.labels import Labels
-from heads.tasks import Task
+
+if TYPE_CHECKING:
+    from heads.tasks import Task
 
 DTYPES = {"continuous": np.float32, "classes": np.int64, "binary": np.float32}
 
@@ -57,8 +61,10 @@ def label_pattern(labels: Labels) -> np.ndarray:
     return np.asarray(pattern).reshape(-1)
 
 
-def tasks_of(schema: Schema) -> dict[str, Task]:
+def tasks_of(schema: Schema) -> dict[str, "Task"]:
     """Every task of `schema` as heads know it."""
+    from heads.tasks import Task
+
     return {
         task.name: Task(
             group=task.group.name,

@@ -31,6 +31,7 @@ from pipelines.search.stack_queue import Grouping, one_by_one
 from pipelines.search.study import Study, open_study, read_study
 from pipelines.splits import assignment, splits_of
 from pipelines.strategy import Strategy
+from pipelines.torch_import import import_torch
 from pipelines.trackers import track_run
 
 if TYPE_CHECKING:
@@ -250,6 +251,7 @@ def _check_device(search: SearchPlan, device: str, *, retry_failed: bool, part: 
     """Raises `ValueError` for a device that is not there, before the study's folder is made; with nothing to run, any
     device will do."""
     if to_run(search, read_study(search.folder), retry_failed=retry_failed, part=part):
+        import_torch()
         from pipelines.device import resolve_device
 
         resolve_device(device)

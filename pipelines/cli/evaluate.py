@@ -7,6 +7,7 @@ import typer
 
 from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption, ViewsOption, with_views
 from pipelines.terminal import say
+from pipelines.torch_import import import_torch
 
 
 def register(app: typer.Typer) -> None:
@@ -34,6 +35,7 @@ def evaluate(
       mtl evaluate concat-tcn-joint-s0-1a2b3c4d --split report --post
       mtl evaluate concat-tcn-joint-s0-1a2b3c4d --views base,hflip
     """
+    import_torch()
     from pipelines.cli.pages.metrics import print_beside, print_metrics
     from pipelines.config import read_config
     from pipelines.device import resolve_device

@@ -16,6 +16,7 @@ from pipelines.cli.options import (
     with_views,
 )
 from pipelines.terminal import say, say_json
+from pipelines.torch_import import import_torch
 
 
 def register(app: typer.Typer) -> None:
@@ -57,6 +58,7 @@ def export(
       mtl export tcn --onnx tcn-bundle
       mtl export studies/joint/ensembles/best --onnx best.zip
     """
+    import_torch()
     from pipelines.cli.pages.export import export_lines
     from pipelines.config import read_config
     from pipelines.export.write import ExportRequest

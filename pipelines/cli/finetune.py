@@ -17,6 +17,7 @@ from pipelines.cli.options import (
     with_orientation,
 )
 from pipelines.terminal import say, say_json
+from pipelines.torch_import import import_torch
 
 if TYPE_CHECKING:
     import polars as pl
@@ -67,6 +68,7 @@ def finetune(
       mtl finetune --task expr --model convnext_tiny --set finetune.ema=0.999
       mtl finetune --task va --model vit_large_patch14_dinov2 --dry-run
     """
+    import_torch()
     from cache.frames import read_frames
     from pipelines.backbones.finetuning.finetune import finetune as train
     from pipelines.backbones.finetuning.request import make_request

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, PostOption, SetOption
+from pipelines.torch_import import import_torch
 
 MAX_DELAY = 10_000  # steps
 
@@ -39,6 +40,7 @@ def live(
       mtl live tcn 0
       mtl live best interview.mp4 --json
     """
+    import_torch()
     from pipelines.cli.pages.live import show_json, show_lines, show_summary
     from pipelines.cli.predict import config_for
     from pipelines.device import resolve_device

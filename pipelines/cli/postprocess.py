@@ -17,6 +17,7 @@ from pipelines.cli.options import (
     with_views,
 )
 from pipelines.terminal import say, say_json
+from pipelines.torch_import import import_torch
 
 
 def register(app: typer.Typer) -> None:
@@ -57,6 +58,7 @@ def postprocess(
     for folder in [find_folder(run, settings.at(settings.output.runs)) for run in runs]:
         predicted = None
         if settings.predict.views:
+            import_torch()
             from pipelines.device import resolve_device
             from pipelines.postprocess.over_views import view_table
 

@@ -18,6 +18,7 @@ from pipelines.cli.options import (
     with_views,
 )
 from pipelines.terminal import say, say_json
+from pipelines.torch_import import import_torch
 
 if TYPE_CHECKING:
     from pipelines.config import Config
@@ -143,6 +144,7 @@ def _from_cache(
     device: str,
     cache: Path | None = None,
 ) -> dict[str, Any]:
+    import_torch()
     from pipelines.predict.predict import FrameRequest, predict_to_file
 
     request = FrameRequest(
@@ -171,6 +173,7 @@ def _from_source(
             raise ValueError(f"--overlay and --timeline need faces, and {given} is a cache of embeddings")
         out = files["out"]
         return _from_cache(config, model, "", None, out, box, post=post, force=force, device=device, cache=given)
+    import_torch()
     from pipelines.device import resolve_device
     from pipelines.faces import face_finder
     from pipelines.predict.alignments import as_trained

@@ -16,6 +16,7 @@ from pipelines.cli.options import (
     with_orientation,
 )
 from pipelines.terminal import say, say_json
+from pipelines.torch_import import import_torch
 
 if TYPE_CHECKING:
     from pipelines.backbones.pretraining.pretrain import Pretrained
@@ -61,6 +62,7 @@ def pretrain(
       mtl pretrain --model vit_base_patch16_224 --faces more_faces --dry-run
       mtl pretrain --model vit_small_patch16_224 --init pretrained
     """
+    import_torch()
     from pipelines.backbones.pretraining.pretrain import pretrain as train
     from pipelines.backbones.pretraining.pretrain_plan import make_plan, make_request
     from pipelines.config import read_config

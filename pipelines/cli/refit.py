@@ -8,6 +8,7 @@ import typer
 
 from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption
 from pipelines.terminal import say
+from pipelines.torch_import import import_torch
 
 if TYPE_CHECKING:
     from pipelines.config import Config
@@ -55,6 +56,7 @@ def refit_model(
     json_output: bool = False,
 ) -> None:
     """`mtl refit`; `mtl train-head --refit` ends with it."""
+    import_torch()
     from pipelines.cli.pages.refit import print_refit
     from pipelines.cli.pages.training import training_progress
     from pipelines.fitting.interrupts import Interrupts

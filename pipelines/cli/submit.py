@@ -16,6 +16,7 @@ from pipelines.cli.options import (
     SetOption,
 )
 from pipelines.terminal import say, say_json
+from pipelines.torch_import import import_torch
 
 
 def register(app: typer.Typer) -> None:
@@ -71,6 +72,7 @@ def submit(
       mtl submit tcn --track va --list va_list.txt --out va1.txt --fill nearest
       mtl submit best --track ce --list ce_list.txt --out ce1.txt --box 10
     """
+    import_torch()
     from pipelines.cli.pages.submission import submit_lines
     from pipelines.config import read_config
     from pipelines.submission.submit import SubmissionRequest

@@ -8,6 +8,7 @@ import typer
 
 from pipelines.cli.options import CONFIG, ConfigOption, DeviceOption, JsonOption, SetOption, TrackOption
 from pipelines.terminal import say
+from pipelines.torch_import import import_torch
 
 if TYPE_CHECKING:
     from pipelines.fitting.epochs import Evaluation
@@ -50,6 +51,7 @@ def train_head(
       mtl train-head --tasks expr,au --streams own --method progressive --seed 1
       mtl train-head --set loss.binary_loss=asymmetric --name asymmetric
     """
+    import_torch()
     from pipelines.cli.pages.training import print_result, training_progress
     from pipelines.cli.refit import refit_model
     from pipelines.concerns import warn_of, without_effect

@@ -9,7 +9,7 @@ from pipelines.config import Config
 from pipelines.ensemble.candidates import find_runs, read_library
 from pipelines.ensemble.ensemble_folder import place_of, read_ensemble, write_ensemble
 from pipelines.ensemble.members import make_ensemble, num_choices
-from pipelines.postprocess.over_views import predictions_reader
+from pipelines.postprocess.reader import predictions_reader
 from pipelines.postprocess.run_folders import read_truth
 from pipelines.progress import progress
 

@@ -14,6 +14,7 @@ from extract.view_names import BASE
 from pipelines.cluster.connection import ClusterChoices
 from pipelines.config import Config
 from pipelines.progress import Bar, Lines, progress, waiting
+from pipelines.torch_import import import_torch
 
 if TYPE_CHECKING:
     from extract.backbones.build import Backbone
@@ -50,6 +51,7 @@ def loaded(
     config: Config, names: Sequence[str], choices: Choices, device: str
 ) -> tuple[Cache, "list[Backbone]", "Settings"]:
     """The cache, the backbones and the settings of an extraction on `device`. Raises as `run_extraction`."""
+    import_torch()
     import torch
 
     from extract.backbones.build import load_backbone

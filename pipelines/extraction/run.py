@@ -23,6 +23,7 @@ from pipelines.config import Config
 from pipelines.extraction.one import Choices, ExtractionBar, extract_on
 from pipelines.extraction.several import extract_on_each
 from pipelines.extraction.sound import sound_extraction
+from pipelines.torch_import import import_torch
 
 NEED_NO_CHECK = ("auto", "cpu")
 LONGEST_TITLE = 16  # characters
@@ -98,6 +99,7 @@ def _on_ray(config: Config, names: Sequence[str], frames: Frames, choices: Choic
 
 
 def _resolved(devices: str) -> list[str]:
+    import_torch()
     from pipelines.device import resolve_devices
 
     return resolve_devices(devices)

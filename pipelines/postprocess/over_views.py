@@ -1,6 +1,6 @@
 """Predictions of a run as the mean over several views of its streams: test-time augmentation on cached embeddings."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +9,7 @@ import torch
 
 from pipelines.backbones.runs import is_backbone
 from pipelines.config import Config, read_config
-from pipelines.device import resolve_device
 from pipelines.metrics.predictions import Predictions, mean_predictions, prediction_table
-from pipelines.postprocess.run_folders import read_predictions
 from pipelines.run_files import read_manifest
 from pipelines.splits import Split, pooled_split
 from pipelines.training.dataset import Dataset, load_dataset
@@ -33,14 +31,6 @@ def split_of(run: Run, dataset: Dataset) -> Split:
     if "refit" in run.manifest:
         return pooled_split(dataset.frames, dataset.labels)
     return dataset.split(read_config(run.folder / "config.toml").split, run.strategy.train.fold)
-
-
-def predictions_reader(config: Config, device: str) -> Callable[[Path], pl.DataFrame]:
-    """What reads the predictions of a run: those it wrote, or the mean over `[predict] views`."""
-    if not config.predict.views:
-        return read_predictions
-    torch_device = resolve_device(device)
-    return lambda folder: view_table(folder, config, torch_device)
 
 
 def view_table(folder: Path, config: Config, device: torch.device) -> pl.DataFrame:

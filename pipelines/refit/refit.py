@@ -11,7 +11,7 @@ from pipelines.config import Config, read_config
 from pipelines.device import resolve_device
 from pipelines.fitting.epochs import Evaluation
 from pipelines.postprocess.fit import fit
-from pipelines.postprocess.over_views import predictions_reader
+from pipelines.postprocess.reader import predictions_reader
 from pipelines.postprocess.run_folders import read_postprocess, read_truth
 from pipelines.refit.folder import digests_of, write_refit
 from pipelines.refit.record import read_refit

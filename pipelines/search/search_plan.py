@@ -25,10 +25,11 @@ from pipelines.search.stack_queue import Chooser, Grouping, pending
 from pipelines.search.study import Result, Study, StudyInputs, Trial, make_trials, stream_label
 from pipelines.splits import splits_of
 from pipelines.strategy import Strategy, strategy_of, streams_of, tasks_with_labels
+from pipelines.torch_import import import_torch
+from pipelines.training.halving import Halving
 
 if TYPE_CHECKING:
     from pipelines.fitting.epochs import Evaluation
-    from pipelines.training.fit import Halving
 
 ITEM_BYTES = {"float16": 2, "float32": 4}
 
@@ -46,9 +47,7 @@ class SearchPlan:
     keys: tuple[tuple[str, str], ...]
 
     @property
-    def halving(self) -> "Halving | None":
-        from pipelines.training.fit import Halving
-
+    def halving(self) -> Halving | None:
         study = self.grid.study
         return Halving(study.halving, study.halving_first) if study.halving else None
 
@@ -187,6 +186,7 @@ def to_run(search: SearchPlan, study: Study, *, retry_failed: bool, part: Part =
 
 def make_grouping(search: SearchPlan, device: str) -> Grouping:
     """Puts trials into the stacks in which they train on `device`."""
+    import_torch()
     from pipelines.device import resolve_device
     from pipelines.training.packing import in_stacks
 
@@ -213,6 +213,7 @@ def make_trainer(
     Raises:
         ValueError: a stream is no longer the one that was planned with.
     """
+    import_torch()
     from pipelines.device import resolve_device
     from pipelines.training.dataset import load_dataset
     from pipelines.training.run import train_runs

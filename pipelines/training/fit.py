@@ -24,28 +24,13 @@ from pipelines.metrics.challenge import main_scores, score
 from pipelines.metrics.predictions import Predictions, is_finite
 from pipelines.training.budget import evaluations
 from pipelines.training.dataset import PredictionPlan
+from pipelines.training.halving import Halving
 from pipelines.training.optimise import lr_at
 from pipelines.training.stack import SaveCallback, Stack
 from pipelines.training.stack_checkpoint import StackCheckpoint
 from pipelines.training.window_sampler import WindowSource
 
 SHRINK = 0.75  # heads still training, as a share of the stack, below which the others are taken out of it
-
-
-@dataclass(frozen=True, slots=True)
-class Halving:
-    """Successive halving (Jamieson and Talwalkar, AISTATS 2016): after `first`, first x `factor`, .. steps, the best
-    1/`factor` of a stack's strategies continue; each at the first evaluation at or after such a step."""
-
-    factor: int
-    first: int
-
-    def is_rung(self, before: int, step: int, num_steps: int) -> bool:
-        """Whether a rung lies after `before`, the step of the last evaluation, and at or before `step`."""
-        rung = self.first
-        while rung <= before:
-            rung *= self.factor
-        return rung <= step < num_steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

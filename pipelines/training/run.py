@@ -49,7 +49,7 @@ from pipelines.run_files import (
 )
 from pipelines.strategy import Strategy, streams_of
 from pipelines.training.dataset import Dataset, load_dataset
-from pipelines.training.fit import Halving
+from pipelines.training.halving import Halving
 from pipelines.training.manifest import digest_on, manifest_of, run_name
 from pipelines.training.methods import build_model
 from pipelines.training.stack_checkpoint import StackCheckpoint, folder_of

@@ -9,7 +9,7 @@ from pipelines.label_table import LabelTable
 from pipelines.splits import Split
 from pipelines.strategy import Strategy
 from pipelines.training.dataset import Dataset
-from pipelines.training.fit import Halving
+from pipelines.training.halving import Halving
 from pipelines.training.stack_checkpoint import StackCheckpoint
 
 

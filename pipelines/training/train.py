@@ -19,7 +19,7 @@ from pipelines.metrics.predictions import Predictions, merge
 from pipelines.splits import Split
 from pipelines.strategy import SELF_TRAINING, Strategy, class_embeddings_of, problem_of, streams_of, tasks_with_labels
 from pipelines.training.dataset import Dataset
-from pipelines.training.fit import Halving
+from pipelines.training.halving import Halving
 from pipelines.training.methods import METHODS, TrainedModel
 from pipelines.training.predict import predict
 from pipelines.training.setup import Setup

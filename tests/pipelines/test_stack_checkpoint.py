@@ -20,7 +20,7 @@ from pipelines.search.study import open_study
 from pipelines.strategy import Strategy, strategy_of
 from pipelines.training import run as run_module
 from pipelines.training.dataset import Dataset
-from pipelines.training.fit import Halving
+from pipelines.training.halving import Halving
 from pipelines.training.run import train_run
 from pipelines.training.stack_checkpoint import FOLDER, StackCheckpoint
 from pipelines.training.train import Trained, TrainRequest, train_strategies

@@ -14,7 +14,7 @@ from pipelines.json_files import read_json
 from pipelines.strategy import Strategy, strategy_of
 from pipelines.training import packing
 from pipelines.training import stack as stack_module
-from pipelines.training.fit import Halving
+from pipelines.training.halving import Halving
 from pipelines.training.optimise import lr_at
 from pipelines.training.packing import head_bytes, in_stacks, stack_key
 from pipelines.training.train import Trained, TrainRequest, train_strategies, train_strategy
