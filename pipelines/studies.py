@@ -173,7 +173,7 @@ def _run(
         listener.on_damaged(reason, retrained=trial.digest in of_grid)
         if trial.digest in of_grid and not search.grid.study.is_shared:  # there whoever trains it clears it
             study.clear(trial)
-    todo = to_run(search, study, retry_failed=retry_failed, part=part)[:limit]
+    todo = to_run(search, study, retry_failed=retry_failed, part=part, limit=limit)
     before = sum(study.is_finished(trial) for trial in trials)
     listener.on_start(len(trials), before, len(todo))
     halted = search.halving is None

@@ -60,7 +60,7 @@ def preview_search(
         return Preview(facts=found | unknown)
     study = read_study(search.folder)
     damaged = tuple(reason for _, reason in study.damaged())
-    left = to_run(search, study, retry_failed=retry_failed)[:limit]
+    left = to_run(search, study, retry_failed=retry_failed, limit=limit)
     found |= {
         "study": str(search.folder),
         "num_finished": sum(study.is_finished(trial) for trial in search.trials),

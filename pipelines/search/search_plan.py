@@ -21,7 +21,7 @@ from pipelines.progress import Advance
 from pipelines.search.grid import Grid, check, every, expand, read_grid
 from pipelines.search.loop import Trainer
 from pipelines.search.samplers import next_trials
-from pipelines.search.stack_queue import Chooser, Grouping, pending
+from pipelines.search.stack_queue import Chooser, Grouping, begun_and_others, pending
 from pipelines.search.study import Result, Study, StudyInputs, Trial, make_trials, stream_label
 from pipelines.splits import splits_of
 from pipelines.strategy import Strategy, strategy_of, streams_of, tasks_with_labels
@@ -176,12 +176,19 @@ def _of_part(search: SearchPlan, part: Part) -> frozenset[str]:
     return frozenset(digests[index] for index in part_of(part, len(digests)))
 
 
-def to_run(search: SearchPlan, study: Study, *, retry_failed: bool, part: Part = WHOLE) -> list[Trial]:
-    """The trials that a search would run now; with TPE, which chooses as it goes, as many as it would run."""
+def to_run(
+    search: SearchPlan, study: Study, *, retry_failed: bool, part: Part = WHOLE, limit: int | None = None
+) -> list[Trial]:
+    """The trials that a search of at most `limit` would run now; with TPE, which chooses as it goes, as many as it
+    would run."""
     left = pending(study, search.trials, retry_failed=retry_failed, halted=search.halving is None)
     if search.grid.study.sampler == "tpe" and part == WHOLE:
-        return left[: max(0, search.num_wanted - (len(search.trials) - len(left)))]
-    return make_chooser(search, study, part)(left)
+        chosen = left[: max(0, search.num_wanted - (len(search.trials) - len(left)))]
+    else:
+        chosen = make_chooser(search, study, part)(left)
+    begun, others = begun_and_others(study, chosen, chosen, limit)
+    still = {trial.digest for trial in chosen}
+    return [*(trial for stack in begun for trial in stack if trial.digest in still), *others]
 
 
 def make_grouping(search: SearchPlan, device: str) -> Grouping:

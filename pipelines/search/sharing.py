@@ -96,7 +96,9 @@ class SharedStacks:
         """One stack, claimed."""
         while most is None or most > 0:
             digests = self._claims.patiently(lambda: self._claim(tried), lambda pause: self._pause(pause, may_wait))
-            stack = [self._study.trials[digest] for digest in digests][:most]
+            stack = [self._study.trials[digest] for digest in digests]
+            if digests not in self._study.begun():  # one that was begun is trained whole
+                stack = stack[:most]
             self.own.update(digests)
             if stack and not self._is_done(stack):
                 return [stack]

@@ -77,10 +77,11 @@ class OwnStacks:
         self._retry_failed, self._halted = retry_failed, halted
 
     def take(self, tried: Collection[str], most: int | None, may_wait: Callable[[], bool]) -> list[Stack]:
-        """All that `choose` names."""
+        """All that `choose` names, after the stacks in which an earlier search was stopped."""
         left = pending(self._study, self._trials, retry_failed=self._retry_failed, halted=self._halted)
-        batch = self._choose([trial for trial in left if trial.digest not in tried])[:most]
-        return begun_first(self._study, batch, self._grouping) if batch else []
+        left = [trial for trial in left if trial.digest not in tried]
+        begun, others = begun_and_others(self._study, left, self._choose(left), most)
+        return [*begun, *(self._grouping(others) if others else [])]
 
     def check(self) -> None:
         """Nobody takes them away."""
@@ -99,13 +100,26 @@ class OwnStacks:
 
 
 def begun_first(study: Study, batch: Sequence[Trial], grouping: Grouping) -> list[Stack]:
-    """The stacks of `batch`; those in which an earlier search was stopped are first, and made of the same trials, those
-    whose runs it had written already among them."""
-    rest, first = {trial.digest: trial for trial in batch}, list[Stack]()
-    for digests in study.begun():
+    """The stacks of `batch`, those in which an earlier search was stopped first."""
+    begun, others = begun_and_others(study, batch, batch, None)
+    return [*begun, *(grouping(others) if others else [])]
+
+
+def begun_and_others(
+    study: Study, left: Sequence[Trial], chosen: Sequence[Trial], most: int | None
+) -> tuple[list[Stack], list[Trial]]:
+    """The stacks of trials that are `left` in which an earlier search was stopped, chosen or not, made of the same
+    trials, those whose runs it had written already among them; and as many of the `chosen` trials besides as there is
+    room for among `most`. A stack that was begun is trained whole, though it may have more than `most`.
+    """
+    room = len(chosen) if most is None else min(most, len(chosen))
+    rest, begun = {trial.digest: trial for trial in left}, list[Stack]()
+    for digests in study.begun() if room > 0 else ():
         stack = [study.trials[digest] for digest in digests if digest in study.trials]
         fits = all(trial.digest in rest or study.is_finished(trial) for trial in stack)
-        if len(stack) == len(digests) and fits and rest.keys() & set(digests):
-            first.append(stack)
+        if room > 0 and len(stack) == len(digests) and fits and rest.keys() & set(digests):
+            begun.append(stack)
+            room -= len(rest.keys() & set(digests))
             rest = {digest: trial for digest, trial in rest.items() if digest not in digests}
-    return [*first, *(grouping(list(rest.values())) if rest else [])]
+    others = [trial for trial in chosen if trial.digest in rest]
+    return begun, others[: max(room, 0)]

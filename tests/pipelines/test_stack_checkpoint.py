@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -149,8 +150,8 @@ seed = [0, 1]
 """
 
 
-def search(folder: Path, stop: Callable[[], None]) -> tuple[str, list[str]]:
-    """Why a search ended, and the names of the runs that are there."""
+def search(folder: Path, stop: Callable[[], None], limit: int | None = None) -> tuple[str, list[str]]:
+    """Why a search of at most `limit` trials ended, and the names of the runs that are there."""
     config, grid, strategies = read_strategies(read_config(folder / "mtl.toml"), folder / "grid.toml")
     plan = make_plan(config, grid, strategies, folder / "study")
     trainer = make_trainer(plan, "cpu")
@@ -164,11 +165,13 @@ def search(folder: Path, stop: Callable[[], None]) -> tuple[str, list[str]]:
 
     with open_study(plan.folder, grid, plan.inputs, plan.trials) as study:
         engine, grouping = one_at_a_time(study, stopping), make_grouping(plan, "cpu")
-        outcome = run_trials(study, plan.trials, engine, Record(study, grid.fields), grouping=grouping)
+        record = Record(study, grid.fields)
+        outcome = run_trials(study, plan.trials, engine, record, grouping=grouping, limit=limit)
     return outcome.stopped, sorted(path.parent.name for path in (folder / "study" / "runs").glob("*/run.json"))
 
 
 def test_a_search_resumes_the_stack_it_was_stopped_in(made, tmp_path: Path) -> None:
+    """Also where the grid has grown meanwhile and fewer trials are asked for than the stack has."""
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
         made.write(tmp_path / name)
@@ -177,16 +180,20 @@ def test_a_search_resumes_the_stack_it_was_stopped_in(made, tmp_path: Path) -> N
     assert search(tmp_path / "whole", count)[0] == ""
     why, runs = search(tmp_path / "stopped", Stop(count.calls // 2))
     assert (why, runs) == ("Ctrl-C", [])
-    rest = Stop(0)
-    why, runs = search(tmp_path / "stopped", rest)
-    assert (why, len(runs)) == ("", 6)
-    assert rest.calls == count.calls - count.calls // 2
+    shutil.copytree(tmp_path / "stopped", tmp_path / "grown")
+    (tmp_path / "grown" / "grid.toml").write_text(GRID.replace("lr = [", "lr = [5e-4, "))
+    for name, limit in (("stopped", None), ("grown", 2)):
+        rest = Stop(0)
+        why, runs = search(tmp_path / name, rest, limit)
+        assert (why, len(runs)) == ("", 6), name
+        assert rest.calls == count.calls - count.calls // 2, name
     for run in runs:
         tables = [
             pl.read_parquet(tmp_path / name / "study" / "runs" / run / "predictions.parquet")
-            for name in ("whole", "stopped")
+            for name in ("whole", "stopped", "grown")
         ]
-        assert tables[0].equals(tables[1])
+        assert tables[0].equals(tables[1]), run
+        assert tables[0].equals(tables[2]), run
 
 
 def test_what_is_kept_of_a_stack_goes_when_its_runs_are_there(
