@@ -4,9 +4,10 @@ python -m bench.scale 10000,100000,1000000 [--steps prepare,table,extract] [--fo
 
 Every step is a process of its own. Faces are stubs: reading and decoding one is a copy of a small picture in memory,
 the backbone a slice of its pixels, so what is left is what mtl itself adds. `table` writes the frames table in parts,
-`prepare` by `mtl prepare` from a CSV and empty files of faces; `epoch` trains a head for one pass over the windows,
-from streams that stay in the cache, and writes its run; `post` fits its post-processing, `report` writes its page,
-`predict` predicts the test split. These last three are of the selected and held-out rows, a twenty-fifth of all.
+`prepare` by `mtl prepare` from a CSV and empty files of faces, most of them hard links; `epoch` trains a head for one
+pass over the windows, from streams that stay in the cache, and writes its run; `post` fits its post-processing,
+`report` writes its page, `predict` predicts the test split. These last three are of the selected and held-out rows, a
+twenty-fifth of all.
 `python -m bench.scale_picture FILE` draws the rows of --json. Letters: N frames, D width.
 """
 
@@ -20,7 +21,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ PART_ROWS = 1 << 20
 WINDOW, STRIDE, BATCH_WINDOWS = 64, 64, 256
 FACE_PX = 8
 LEAST_FRAMES = 1000
+LINKED_VIDEOS = 1000
 STEPS = ("prepare", "table", "extract", "verify", "epoch", "post", "report", "predict")
 LABELS = """
 [labels]
@@ -207,14 +209,11 @@ def _prepare(folder: Path, size: int) -> Callable[[], str]:
     from pipelines.config import read_config
 
     schema = read_config(folder / "mtl.toml").schema
-    table = pl.concat(_tables(size, schema))
-    table.select(pl.col("path").alias("image"), "split", *schema.columns).write_csv(folder / "labels.csv")
-    faces = folder / "cropped_aligned"
-    for path in table["path"]:
-        file = faces / path
-        if file.name == "00000.jpg":
-            file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
+    with open(folder / "labels.csv", "wb") as file:
+        for number, part in enumerate(_tables(size, schema)):
+            rows = part.select(pl.col("path").alias("image"), "split", *schema.columns)
+            rows.write_csv(file, include_header=number == 0)
+            _make_faces(folder / "cropped_aligned", part["path"])
     os.chdir(folder)
 
     def run() -> str:
@@ -225,6 +224,19 @@ def _prepare(folder: Path, size: int) -> Callable[[], str]:
         return "mtl prepare --no-check-faces"
 
     return run
+
+
+def _make_faces(folder: Path, paths: Iterable[str]) -> None:
+    """Empty files; a thousand videos share the files of one, as file systems have fewer files than names."""
+    for path in paths:
+        file, (video, name) = folder / path, path.split("/")
+        number = int(video[1:])
+        if name == "00000.jpg":
+            file.parent.mkdir(parents=True, exist_ok=True)
+        if number % LINKED_VIDEOS == 0:
+            file.touch()
+        else:
+            os.link(folder / f"v{number - number % LINKED_VIDEOS:06d}/{name}", file)
 
 
 def _stub_faces() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from cache.frames import is_in_order
 from cache.labels import ABAW, KINDS, Group, Schema
 from cache.names import SPLITS
 from extract.annotations.checks import CHECKS, Finding, check_gaps
@@ -132,9 +133,10 @@ def examine(
 
 def count_splits(frames: pl.DataFrame, schema: Schema) -> dict[str, SplitCounts]:
     """The counts of every split that has rows, in the order train, val, test, none."""
-    with_gaps = frames.sort("video", "frame").with_columns(gap=pl.col("frame").diff().over("video"))
-    parts = with_gaps.partition_by("split", as_dict=True)
-    return {split: _count(parts[(split,)], schema) for split in SPLITS if (split,) in parts}
+    ordered = frames if is_in_order(frames) else frames.sort("video", "frame")
+    with_gaps = ordered.with_columns(gap=pl.col("frame").diff().over("video"))
+    parts = ((split, with_gaps.filter(split=split)) for split in SPLITS)  # one after the other, as each is a copy
+    return {split: _count(part, schema) for split, part in parts if len(part)}
 
 
 def _count(part: pl.DataFrame, schema: Schema) -> SplitCounts:

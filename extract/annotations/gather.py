@@ -18,7 +18,16 @@ from extract.annotations.label_rules import has_challenge_columns
 from extract.annotations.listed import is_bare_list, listed_rows
 from extract.annotations.lists import read_list
 from extract.annotations.matching import match_faces
-from extract.annotations.readers import add_context, merge, read_annotations, read_subjects, read_table, scan_faces
+from extract.annotations.readers import (
+    Faces,
+    add_context,
+    faces_of,
+    merge,
+    read_annotations,
+    read_subjects,
+    read_table,
+    scan_faces,
+)
 from extract.annotations.tracks import list_tracks, read_per_track, settle
 from extract.faces.listing import Listing, list_faces
 
@@ -64,23 +73,23 @@ def gather(sources: Sources) -> tuple[pl.DataFrame, tuple[Finding, ...]]:
     lists = [read_list(path) for path in (sources.test_list, *bare) if path is not None]
     # Frames of videos have to be counted where the rows do not say which there are.
     opened = bool(lists) or tracks is not None or sources.context or not named
-    listing = list_faces(sources.faces, open_videos=opened)
-    found += _not_listed(listing)
+    faces, about = _list(sources.faces, open_videos=opened)
+    found += about
     for name, table in named.items():
-        named[name], about = _matched(table, sources.faces, listing)
+        named[name], about = _matched(table, sources.faces, faces)
         found += about
     if sources.tracks is not None and tracks is not None:
-        named[str(sources.tracks)], about = _with_faces(tracks, sources.tracks, sources.faces, listing)
+        named[str(sources.tracks)], about = _with_faces(tracks, sources.tracks, sources.faces, faces)
         found += about + _left_out(sources.tracks)
     for names in lists:
-        rows, about = listed_rows(names, sources.faces, listing, schema)
-        named[f"{names.path} (test list)"], more = _with_faces(rows, names.path, sources.faces, listing)
+        rows, about = listed_rows(names, sources.faces, faces, schema)
+        named[f"{names.path} (test list)"], more = _with_faces(rows, names.path, sources.faces, faces)
         found += about + more
     if not named:
-        named = {str(sources.faces): scan_faces(sources.faces, listing, schema)}
+        named = {str(sources.faces): scan_faces(sources.faces, faces, schema)}
     frames = merge(list(named.values()), names=list(named), schema=schema)
     if sources.context:
-        frames = add_context(frames, scan_faces(sources.faces, listing, schema), schema)
+        frames = add_context(frames, scan_faces(sources.faces, faces, schema), schema)
     if sources.subjects is not None:
         subjects = read_subjects(sources.subjects)
         found += _strangers(frames, subjects)
@@ -108,8 +117,14 @@ def _read_files(sources: Sources, bare: Sequence[Path]) -> tuple[dict[str, pl.Da
     return named, found
 
 
-def _matched(frames: pl.DataFrame, faces: Path, listing: Listing) -> tuple[pl.DataFrame, list[Finding]]:
-    matched = match_faces(frames, faces, listing)
+def _list(folder: Path, *, open_videos: bool) -> tuple[Faces, list[Finding]]:
+    """The faces of `folder`; the texts of the listing itself, which take more than the table, are gone behind it."""
+    listing = list_faces(folder, open_videos=open_videos)
+    return faces_of(listing), _not_listed(listing)
+
+
+def _matched(frames: pl.DataFrame, folder: Path, faces: Faces) -> tuple[pl.DataFrame, list[Finding]]:
+    matched = match_faces(frames, folder, faces)
     return matched.frames, matched.findings
 
 
@@ -123,12 +138,12 @@ def _not_listed(listing: Listing) -> list[Finding]:
     ]
 
 
-def _with_faces(frames: pl.DataFrame, root: Path, faces: Path, listing: Listing) -> tuple[pl.DataFrame, list[Finding]]:
+def _with_faces(frames: pl.DataFrame, root: Path, folder: Path, faces: Faces) -> tuple[pl.DataFrame, list[Finding]]:
     """The rows that have a face: per-track files and test lists name every frame, also where no face was found."""
-    matched = match_faces(frames, faces, listing)
+    matched = match_faces(frames, folder, faces)
     if not matched.has_face.any():
         raise ValueError(
-            f"{faces}: none of the {frames.height:,} frames of {root} has a face here; check the faces folder"
+            f"{folder}: none of the {frames.height:,} frames of {root} has a face here; check the faces folder"
         )
     absent = matched.frames.filter(~matched.has_face)["path"].to_list()
     message = f"{plural(len(absent), 'frame')} of {root} without a face left out"

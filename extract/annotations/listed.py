@@ -12,9 +12,8 @@ from cache.labels import ABAW, Schema
 from extract.annotations.checks import Finding, plural, report
 from extract.annotations.columns import spelt
 from extract.annotations.lists import NameList
-from extract.annotations.readers import KEY, faces_of
+from extract.annotations.readers import KEY, Faces
 from extract.annotations.sheets import PARQUET_SUFFIXES, read_rows
-from extract.faces.listing import Listing
 
 
 def is_bare_list(path: Path) -> bool:
@@ -28,7 +27,7 @@ def is_bare_list(path: Path) -> bool:
 
 
 def listed_rows(
-    names: NameList, faces: Path, listing: Listing, schema: Schema = ABAW
+    names: NameList, folder: Path, faces: Faces, schema: Schema = ABAW
 ) -> tuple[pl.DataFrame, list[Finding]]:
     """The frames that `names` asks for as rows of split test, each once, and what is odd about the list.
 
@@ -38,7 +37,7 @@ def listed_rows(
     found: list[Finding] = []
     rows = names.rows.select("path", *KEY)
     if names.kind == "videos":
-        rows, found = _of_videos(names, faces, listing)
+        rows, found = _of_videos(names, folder, faces)
     distinct = rows.unique(KEY, keep="first", maintain_order=True)
     again = [
         f"{video} frame {frame}" for video, frame in rows.filter(~pl.struct(KEY).is_first_distinct()).select(KEY).rows()
@@ -49,13 +48,13 @@ def listed_rows(
     return conform(distinct.with_columns(split=pl.lit("test")), str(names.path), schema), found
 
 
-def _of_videos(names: NameList, faces: Path, listing: Listing) -> tuple[pl.DataFrame, list[Finding]]:
+def _of_videos(names: NameList, folder: Path, faces: Faces) -> tuple[pl.DataFrame, list[Finding]]:
     """Every face of the videos that a list names."""
     videos = names.rows.select(spelt(pl.col("video"))).unique(maintain_order=True)
-    rows = faces_of(listing).drop_nulls().join(videos, on="video", how="semi")
+    rows = faces.table.drop_nulls().join(videos, on="video", how="semi")
     if rows.is_empty():
         raise ValueError(
-            f"{faces}: none of the {videos.height:,} videos of {names.path} has a face here; check the faces folder"
+            f"{folder}: none of the {videos.height:,} videos of {names.path} has a face here; check the faces folder"
         )
     absent = videos.join(rows, on="video", how="anti")["video"].to_list()
     message = f"{plural(len(absent), 'video')} of {names.path} without a face"

@@ -4,6 +4,7 @@
 above `extract.annotations.readers` and `extract.faces.listing`, below `extract.annotations.gather`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,7 @@ import polars as pl
 
 from extract.annotations.checks import Finding, plural, report
 from extract.annotations.columns import RULES, spelt
-from extract.annotations.readers import KEY, face_path, faces_of, refuse_twins
-from extract.faces.listing import Listing
+from extract.annotations.readers import KEY, Faces, face_path, refuse_twins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class Matched:
     findings: list[Finding]
 
 
-def match_faces(frames: pl.DataFrame, folder: Path, listing: Listing) -> Matched:
+def match_faces(frames: pl.DataFrame, folder: Path, faces: Faces) -> Matched:
     """The rows of `frames`, in their order, with the paths of the faces of `folder` that are theirs.
 
     A row whose own path is a face's keeps it. A row without a face keeps its path too, so that a message can name it.
@@ -32,30 +32,46 @@ def match_faces(frames: pl.DataFrame, folder: Path, listing: Listing) -> Matched
     Raises:
         ValueError: two files of `folder` are the same frame of a video that `frames` has.
     """
-    faces = faces_of(listing)
-    faces = faces.join(frames.select("video").unique(), on="video", how="semi")
-    refuse_twins(folder, faces)
-    own = pl.Series(listing.paths, dtype=pl.String)
-    found = frames.select("path", *KEY).join(
-        faces.drop_nulls("frame").rename({"path": "face"}), on=KEY, how="left", maintain_order="left"
-    )
-    found = found.join(_unopened(listing), on="video", how="left", maintain_order="left")
-    face = found.select(
-        pl.when(pl.col("path").is_in(own.implode()))
-        .then(pl.col("path"))
-        .otherwise(pl.coalesce("face", face_path(pl.col("container"), pl.col("frame"))))
-    ).to_series()
-    renamed = found.select("path", face=face).filter(pl.col("face") != pl.col("path"))
+    annotated = _of_videos(faces.table, frames["video"])
+    refuse_twins(folder, annotated)
+    # Most tables name every face as it is, and a join of all rows takes 300 bytes per row.
+    is_own = _are_in(frames["path"], faces.table["path"])
+    others = (~is_own).arg_true()
+    found = _found_by_number(frames.select("path", *KEY)[others], annotated, faces.unopened)
+    named = found.select(pl.coalesce("face", "path")).to_series()
     return Matched(
-        frames=frames.with_columns(path=pl.coalesce(face, frames["path"])),
-        has_face=face.is_not_null(),
-        findings=[*_renamed(renamed), *_without_number(faces)],
+        frames=frames.with_columns(path=frames["path"].scatter(others, named)),
+        has_face=is_own.scatter(others, found["face"].is_not_null()).alias("face"),
+        findings=[*_renamed(found.filter(pl.col("face") != pl.col("path"))), *_without_number(annotated)],
     )
 
 
-def _unopened(listing: Listing) -> pl.DataFrame:
+def _of_videos(faces: pl.DataFrame, videos: pl.Series) -> pl.DataFrame:
+    """The rows of `faces` with one of `videos`; no copy where that is all."""
+    videos = videos.unique()
+    is_all = faces["video"].unique().is_in(videos.implode()).fill_null(False).all()
+    return faces if is_all else faces.join(videos.to_frame(), on="video", how="semi")
+
+
+def _are_in(values: pl.Series, ordered: pl.Series) -> pl.Series:
+    """Which of `values` are in the sorted `ordered`, without a set of them."""
+    if ordered.is_empty():
+        return pl.repeat(False, len(values), eager=True)
+    places = ordered.search_sorted(values).clip(0, len(ordered) - 1)
+    return ordered.gather(places) == values
+
+
+def _found_by_number(rows: pl.DataFrame, faces: pl.DataFrame, unopened: Sequence[str]) -> pl.DataFrame:
+    """(path, face) of `rows` (path, video, frame), in their order: the path of the face, null where there is none."""
+    numbered = _of_videos(faces, rows["video"]).drop_nulls("frame").rename({"path": "face"})
+    found = rows.join(numbered, on=KEY, how="left", maintain_order="left")
+    found = found.join(_unopened(unopened), on="video", how="left", maintain_order="left")
+    return found.select("path", face=pl.coalesce("face", face_path(pl.col("container"), pl.col("frame"))))
+
+
+def _unopened(videos: Sequence[str]) -> pl.DataFrame:
     """(video, container): video files whose frames were not counted, so that any frame may be there."""
-    table = pl.DataFrame({"container": listing.unopened}, schema={"container": pl.String})
+    table = pl.DataFrame({"container": videos}, schema={"container": pl.String})
     return table.with_columns(video=spelt(pl.col("container"))).unique("video")
 
 

@@ -6,6 +6,7 @@ labels; a missing label is null.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -24,6 +25,16 @@ from extract.faces.listing import Listing, list_faces
 HEADERLESS = (("path", *LABEL_COLUMNS), ("path",))
 KEY = ["video", "frame"]
 RUN_COLUMNS = r"part|valid|p_.+"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Faces:
+    """The faces of a folder: `table` (path, video, frame) sorted by path, where `video` is null at the folder's top and
+    `frame` where no number is clear; `faults` and `unopened` as in `Listing`."""
+
+    table: pl.DataFrame
+    faults: tuple[str, ...]
+    unopened: tuple[str, ...]
 
 
 def read_annotations(
@@ -97,16 +108,16 @@ def face_path(video: pl.Expr, frame: pl.Expr) -> pl.Expr:
     return pl.concat_str(video, pl.lit("/"), frame.cast(pl.String).str.zfill(5), pl.lit(".jpg"))
 
 
-def scan_faces(folder: Path, listing: Listing | None = None, schema: Schema = ABAW) -> pl.DataFrame:
-    """All faces below `folder` as rows without labels, split "none"; `listing` where they are listed already.
+def scan_faces(folder: Path, faces: Faces | None = None, schema: Schema = ABAW) -> pl.DataFrame:
+    """All faces below `folder` as rows without labels, split "none"; `faces` where they are listed already.
 
     Raises:
         ValueError: no such folder, no face in it, a face without a frame number, or two faces of one frame.
     """
-    listing = listing or list_faces(folder)
-    table = faces_of(listing)
-    if table.is_empty() and listing.faults:
-        raise ValueError(f"{folder}/{listing.faults[0]}")
+    faces = faces or faces_of(list_faces(folder))
+    table = faces.table
+    if table.is_empty() and faces.faults:
+        raise ValueError(f"{folder}/{faces.faults[0]}")
     if table.is_empty():
         raise ValueError(f"{folder}: no faces in this folder; expected files such as video/00001.jpg")
     rule = RULES["path"]
@@ -118,10 +129,11 @@ def scan_faces(folder: Path, listing: Listing | None = None, schema: Schema = AB
     return conform(table.with_columns(split=pl.lit("none")), str(folder), schema)
 
 
-def faces_of(listing: Listing) -> pl.DataFrame:
-    """(path, video, frame) of every face; `video` is null at the folder's top, `frame` where no number is clear."""
+def faces_of(listing: Listing) -> Faces:
+    """Every face of `listing` with its video and frame."""
     table = pl.DataFrame({"path": listing.paths}, schema={"path": pl.String})
-    return table.with_columns(video=video_in(pl.col("path")), frame=frame_in(pl.col("path")))
+    table = table.with_columns(video=video_in(pl.col("path")), frame=frame_in(pl.col("path")))
+    return Faces(table=table, faults=listing.faults, unopened=listing.unopened)
 
 
 def refuse_twins(folder: Path, faces: pl.DataFrame) -> None:

@@ -142,7 +142,7 @@ def parse_sheet(sheet: Sheet, *, empty_is_missing: bool) -> pl.DataFrame:
         bad_rows += [start + row for row in rows]
     if bad_rows:
         _raise_first(sheet, bad_rows, bad_column)
-    return pl.concat(parts)
+    return pl.concat(parts, rechunk=True)
 
 
 def _raise_first(sheet: Sheet, rows: Sequence[int], column: str) -> None:

@@ -503,11 +503,15 @@ def test_rows_that_are_alike_are_one(
     assert [(finding.code, finding.count) for finding in found] == [("duplicate_rows", len(repeated))]
 
 
+def faces(*paths: str) -> readers.Faces:
+    return readers.faces_of(Listing(list(paths), ()))
+
+
 def test_videos_are_one_in_every_spelling_of_unicode(tmp_path: Path) -> None:
     composed, decomposed = "caf\u00e9", "cafe\u0301"
     frames = read_annotations(write(tmp_path / "t.txt", f"{composed}/1.jpg", f"{decomposed}/2.jpg"), "test")
     assert frames["video"].unique().to_list() == [composed]
-    matched = match_faces(frames, tmp_path, Listing([f"{decomposed}/00001.JPG", f"{decomposed}/0002.png"], ()))
+    matched = match_faces(frames, tmp_path, faces(f"{decomposed}/00001.JPG", f"{decomposed}/0002.png"))
     assert matched.frames["path"].to_list() == [f"{decomposed}/00001.JPG", f"{decomposed}/0002.png"]
     assert matched.has_face.all()
 
@@ -529,14 +533,14 @@ def test_faces_are_found_by_video_and_number(files: dict[tuple[str, int], tuple[
     schema = {"video": pl.String, "frame": pl.Int64}
     frames = pl.DataFrame(keys, schema=schema, orient="row")
     frames = frames.with_columns(path=readers.face_path(pl.col("video"), pl.col("frame")))
-    matched = match_faces(frames, Path("faces"), Listing(sorted(paths.values()), ()))
+    matched = match_faces(frames, Path("faces"), faces(*sorted(paths.values())))
     assert matched.frames["path"].to_list() == [paths[key] for key in keys]
 
 
 def test_two_files_of_one_frame_are_named() -> None:
     frames = pl.DataFrame({"video": ["a"], "frame": [2], "path": ["a/00002.jpg"]})
     with pytest.raises(ValueError, match=r"a/00001\.jpg and a/1\.jpg are the same frame: video 'a', number 1"):
-        match_faces(frames, Path("faces"), Listing(["a/00001.jpg", "a/1.jpg", "a/00002.jpg"], ()))
+        match_faces(frames, Path("faces"), faces("a/00001.jpg", "a/00002.jpg", "a/1.jpg"))
 
 
 @pytest.mark.parametrize("quoted", [False, True])
