@@ -23,6 +23,7 @@ from cache.store import Cache
 from cache.stream import Stream
 from extract import jobs as planning
 from extract.backbones.build import Backbone
+from extract.backbones.passes import Unavailable
 from extract.backbones.resize import MAX_PIXELS, Resizer, batch_resizer
 from extract.backbones.runtime import Embedder, Ticket, embedder, release, steady
 from extract.backbones.trials import Allowance
@@ -33,6 +34,7 @@ from extract.jobs import Job, Settings
 from extract.loading import Batch, FaceLoader, Slot
 from extract.report import Hooks, Report, failures_of
 from extract.upkeep import forget_bad
+from extract.view_names import stream_title
 from extract.writing import ShardBuffer, StreamKey
 
 NUM_SLOTS = 4  # one or two with the backbones, the others being filled
@@ -112,6 +114,7 @@ class Extraction:
             num_skipped=len(frames) - todo.num_missing - todo.num_elsewhere,
             failed=[],
             seconds=time.monotonic() - start,
+            filled=tuple(stream_title(*job.key) for job in jobs if job.missing),
             num_elsewhere=todo.num_elsewhere,
             num_redone=num_redone,
             num_turned=source.orientations.num_turned,
@@ -208,9 +211,18 @@ class Pass:
         for job in self._jobs:
             key = (job.backbone.name, job.runtime)
             if key not in made:
-                made[key] = embedder(job.backbone, job.runtime, self._device, self._batch_size)
+                made[key] = self._embedder(job)
             found[job.key] = made[key]
         return found
+
+    def _embedder(self, job: Job) -> Embedder:
+        try:
+            return embedder(job.backbone, job.runtime, self._device, self._batch_size)
+        except Unavailable as error:  # that of a new stream was made ready when it was chosen
+            raise ValueError(
+                f"{error.reason}; {job.stream.where} was begun with runtime {job.runtime.mode}: resume where that can "
+                f"be had, or type {job.stream.remake_hint}"
+            ) from None
 
     def _batches(self) -> Iterator[Batch]:
         for shard in sorted(frozenset().union(*(job.missing for job in self._jobs))):

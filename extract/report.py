@@ -23,7 +23,8 @@ class Failure(NamedTuple):
 class Report:
     """What an extraction did.
 
-    `num_done` faces went through it; `num_skipped` every stream had already; `num_elsewhere` are left to other parts.
+    `num_done` faces went through it, into the streams `filled` (their titles); `num_skipped` every stream had already;
+    `num_elsewhere` are left to other parts.
     `num_redone` shards had lost files and were made again; `num_turned` faces were turned as their orientation says;
     `notes` are lines for the user (a smaller batch, say).
     Where it is `of_sound`, what is counted are frames.
@@ -33,6 +34,7 @@ class Report:
     num_skipped: int
     failed: list[Failure]
     seconds: float
+    filled: tuple[str, ...] = ()
     num_elsewhere: int = 0
     num_redone: int = 0
     num_turned: int = 0

@@ -17,6 +17,7 @@ import argparse
 import csv
 import hashlib
 import json
+import os
 import sys
 import zipfile
 import zlib
@@ -585,6 +586,8 @@ def _digest(data: bytes) -> str:
 
 
 def _session(data: bytes, name: str, num_threads: int) -> Any:
+    # To import it would write a number for this machine into the user's cache folder, and gather what it does.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError:

@@ -24,7 +24,7 @@ from extract.audio.sound import Sound, SoundFiles, read_sound
 from extract.faces.decoder import pyav
 from extract.report import NO_EMBEDDING, Hooks, Report, failures_of
 from extract.upkeep import forget_bad
-from extract.view_names import BASE
+from extract.view_names import BASE, stream_title
 
 NOT_FINITE = NO_EMBEDDING + "{name} is not a number, or too large for {dtype}; the model, not the sound"
 SHOWN = 3  # videos named in a note
@@ -93,6 +93,7 @@ def extract_sound(
         num_skipped=len(frames) - num_todo - num_elsewhere,
         failed=failures_of(streams, frames),
         seconds=time.monotonic() - start,
+        filled=tuple(stream_title(backbone.name, view) for view in settings.views if missing[view] & mine),
         num_elsewhere=num_elsewhere,
         num_redone=num_redone,
         notes=(*cache.notes, *tracks.notes()),

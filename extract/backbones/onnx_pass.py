@@ -11,7 +11,7 @@ from torch import Tensor
 from extract.backbones.build import Backbone
 from extract.backbones.onnx_export import traced_onnx
 from extract.backbones.onnx_session import INSTALL, open_session, reason
-from extract.backbones.passes import ForwardPass, Precision, eager
+from extract.backbones.passes import ForwardPass, Precision, Unavailable, eager
 from extract.backbones.transforms import normalise
 
 INPUT, OUTPUT = "ready", "embedding"
@@ -28,11 +28,11 @@ def onnx(backbone: Backbone, precision: Precision, device: torch.device, num_fac
         ValueError: not the CPU, another precision, a package is missing, or the module cannot be exported.
     """
     if device.type != "cpu":
-        raise ValueError(f"the runtime onnx needs the CPU, and this is {device.type}; run with --device cpu")
+        raise Unavailable(f"the runtime onnx needs the CPU, and this is {device.type}", "; run with --device cpu")
     if precision != "float32":
         raise ValueError(f"the runtime onnx has float32 only; leave out --precision {precision}")
     if missing := why_not_onnx():
-        raise ValueError(f"the runtime onnx cannot be had: {missing}")
+        raise Unavailable(f"the runtime onnx cannot be had: {missing}", "")
     size_px = backbone.preprocessing.size_px
     module = backbone.module.to(device)
     data = traced_onnx(module, torch.zeros(2, 3, size_px, size_px), INPUT, OUTPUT, backbone.name)
@@ -59,16 +59,11 @@ def _require_same(backbone: Backbone, embed: ForwardPass, device: torch.device) 
     try:
         found = embed(faces).float()
     except RuntimeError as error:
-        raise ValueError(
-            f"{backbone.name} cannot be run by onnxruntime ({error}); run it with --runtime eager"
-        ) from None
+        raise Unavailable(f"{backbone.name} cannot be run by onnxruntime ({error})") from None
     expected = eager(backbone, "float32", device, CHECKED_FACES)(faces).float()
     difference = (found - expected).abs().max() if found.shape == expected.shape else torch.tensor(torch.inf)
     if not difference <= TOLERANCE * expected.abs().max() + TOLERANCE * 1e-3:
-        raise ValueError(
-            f"{backbone.name}: onnxruntime gives other embeddings than torch, by {difference:.2g}; run it with "
-            "--runtime eager"
-        )
+        raise Unavailable(f"{backbone.name}: onnxruntime gives other embeddings than torch, by {difference:.2g}")
 
 
 def why_not_onnx() -> str | None:

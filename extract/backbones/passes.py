@@ -25,6 +25,14 @@ WARM_UPS = 3  # forward passes before a CUDA graph is captured: libraries alloca
 CAPTURE = threading.Lock()  # torch allows one capture at a time in a process
 
 
+class Unavailable(ValueError):
+    """A runtime that cannot be had here: the `reason`, and advice for whoever may still choose another."""
+
+    def __init__(self, reason: str, advice: str = "; run it with --runtime eager") -> None:
+        super().__init__(reason + advice)
+        self.reason = reason
+
+
 def native_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 itself, and may (`ONEDNN_MAX_CPU_ISA`); elsewhere it is imitated, at down to
     a twentieth of the speed."""
@@ -61,10 +69,10 @@ def compiled(backbone: Backbone, precision: Precision, device: torch.device, num
     against 0.9937 for MobileNetV2 but 0.9940 against 0.9923 for EfficientNet-Lite0; eager bfloat16: 0.9935 and 0.9940.
 
     Raises:
-        ValueError: it cannot be compiled.
+        Unavailable: it cannot be compiled.
     """
     if missing := why_not_compiled(device):
-        raise ValueError(f"{backbone.name} cannot be compiled: {missing}, or run it with --runtime eager")
+        raise Unavailable(f"{backbone.name} cannot be compiled: {missing}", ", or run it with --runtime eager")
     forward = _forward(backbone, precision, device)
     # torch keeps what it compiled, and counts how often, by code object. With one of its own a backbone cannot use up
     # the limit of another, and its kernels and folded weights go when it goes.
@@ -84,9 +92,7 @@ def compiled(backbone: Backbone, precision: Precision, device: torch.device, num
     except Exception as error:  # the compiler, its kernels and the module's own code each raise their own
         if is_out_of_memory(error):
             raise
-        raise ValueError(
-            f"{backbone.name} cannot be compiled ({_reason(error)}); run it with --runtime eager"
-        ) from error
+        raise Unavailable(f"{backbone.name} cannot be compiled ({_reason(error)})") from error
     return _filled_up(embed, buffer)
 
 
@@ -94,10 +100,10 @@ def graph(backbone: Backbone, precision: Precision, device: torch.device, num_fa
     """The module's kernels recorded once for `num_faces` and replayed: the host launches one graph a pass.
 
     Raises:
-        ValueError: not a CUDA device, or the module cannot be recorded.
+        Unavailable: not a CUDA device, or the module cannot be recorded.
     """
     if device.type != "cuda":
-        raise ValueError(f"a CUDA graph needs a CUDA device, and this is {device.type}; run with --runtime eager")
+        raise Unavailable(f"a CUDA graph needs a CUDA device, and this is {device.type}")
     blank = _blank(backbone, device, num_faces)
     current = torch.cuda.current_stream(device)
     try:
@@ -107,9 +113,7 @@ def graph(backbone: Backbone, precision: Precision, device: torch.device, num_fa
         torch.cuda.set_stream(current)  # where a capture cannot be ended, torch goes on with its stream
         if is_out_of_memory(error):
             raise
-        raise ValueError(
-            f"{backbone.name} cannot be recorded ({_reason(error)}); run it with --runtime eager"
-        ) from error
+        raise Unavailable(f"{backbone.name} cannot be recorded ({_reason(error)})") from error
 
     def embed(faces: Tensor) -> Tensor:
         x[: len(faces)].copy_(normalise(faces, backbone.preprocessing, torch.float32))

@@ -114,7 +114,7 @@ def embedder(backbone: Backbone, runtime: Runtime, device: torch.device, batch_s
     """Moves the backbone to the device and makes it ready, which compiles or records it where the runtime says so.
 
     Raises:
-        ValueError: it cannot be compiled or recorded.
+        Unavailable: it cannot be compiled, recorded or exported.
         OSError: the device's memory does not hold it.
     """
     if runtime.mode == "eager":

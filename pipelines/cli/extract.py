@@ -1,6 +1,7 @@
 """`mtl extract`: runs backbones over the faces, once, into the cache."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -126,6 +127,7 @@ def to_json(done: list[tuple[list[str], "Report"]]) -> dict[str, Any]:
     num_done, seconds = sum(each.num_done for each in reports), sum(each.seconds for each in reports)
     return {
         "streams": [title for titles, _ in done for title in titles],
+        "filled": [title for each in reports for title in each.filled],
         "num_done": num_done,
         "num_skipped": sum(each.num_skipped for each in reports),
         "num_elsewhere": sum(each.num_elsewhere for each in reports),
@@ -139,11 +141,11 @@ def to_json(done: list[tuple[list[str], "Report"]]) -> dict[str, Any]:
 
 def show(names: list[str], report: "Report") -> None:
     """Prints what was done and, to standard error, which faces failed and what helps."""
-    streams = f"{len(names)} stream{'s' if len(names) > 1 else ''} ({', '.join(names)})"
+    streams, filled = _counted(names), _counted(report.filled)
     unit = "frames" if report.of_sound else "faces"
     if report.num_done:
         rate = report.num_done / report.seconds
-        say(f"{report.num_done:,} {unit} into {streams} in {report.seconds:,.1f} s, {rate:,.0f} {unit}/s")
+        say(f"{report.num_done:,} {unit} into {filled} in {report.seconds:,.1f} s, {rate:,.0f} {unit}/s")
     for note in report.lines:
         say(note)
     if report.num_redone:
@@ -168,6 +170,10 @@ def show(names: list[str], report: "Report") -> None:
         "them as missing steps, and --allow-failed makes the exit code 0.",
         err=True,
     )
+
+
+def _counted(names: Sequence[str]) -> str:
+    return f"{len(names)} stream{'s' if len(names) > 1 else ''} ({', '.join(names)})"
 
 
 def _of_face(failure: "Failure") -> str:

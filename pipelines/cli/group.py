@@ -13,6 +13,7 @@ from pipelines.terminal import flush_progress, say, set_quiet
 
 # Commands whose options name data: elsewhere the last of an option counts, as in other programs.
 ONCE = ("prepare",)
+PYDANTICS_WORDS = "Value error, "  # Typer checks what an option is given by pydantic
 
 
 class MtlGroup(TyperGroup):
@@ -31,6 +32,9 @@ class MtlGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix(PYDANTICS_WORDS)
+            raise
         finally:
             flush_progress()
 

@@ -16,6 +16,7 @@ from cache.store import Cache
 from cache.stream import Stream
 from extract.backbones.origin import FETCHED, ONNX
 from extract.report import Hooks, Report
+from extract.view_names import stream_title
 from pipelines.cluster.connection import connected
 from pipelines.cluster.pool import Lost, Pool
 from pipelines.cluster.requirements import requirements
@@ -98,6 +99,7 @@ def extract_on_ray(
         report,
         num_done=progress.num_done,
         num_skipped=num_skipped,
+        filled=tuple(dict.fromkeys((*progress.filled, *report.filled))),
         seconds=time.monotonic() - start,
         of_sound=of_sound,
     )
@@ -134,12 +136,18 @@ class _Progress:
         self._missing: dict[Part, int] = {}
         self._told: dict[Part, int] = {}
         self.num_done = 0
+        self.filled: list[str] = []
 
     def begin(self, streams: Sequence[Stream], parts: Sequence[Part]) -> None:
         missing = [(stream, frozenset(stream.missing_shards())) for stream in streams]
         for part in parts:
             own = ((stream, sorted(shards.intersection(_own(stream, part)))) for stream, shards in missing)
             self._missing[part] = num_rows(stream.rows(shard) for stream, found in own for shard in found)
+        self.filled = [
+            stream_title(stream.name, stream.view)
+            for stream, shards in missing
+            if any(shards.intersection(_own(stream, part)) for part in parts)
+        ]
         self._bar.begin(sum(self._missing.values()))
 
     def on_told(self, part: Part, event: int) -> None:

@@ -153,6 +153,7 @@ def together(
         num_skipped=len(frames) - num_done - num_elsewhere,
         failed=failures_of(streams, frames),
         seconds=0.0,
+        filled=tuple(dict.fromkeys(title for each in reports for title in each.filled)),
         num_elsewhere=num_elsewhere,
         num_redone=sum(each.num_redone for each in reports),
         num_turned=sum(each.num_turned for each in reports),

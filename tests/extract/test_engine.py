@@ -24,6 +24,7 @@ from cache.store import Cache
 from cache.stream import Stream
 from extract import jobs
 from extract.backbones.build import load_backbone
+from extract.backbones.runtime import Runtime
 from extract.config import BackboneConfig, Preprocessing
 from extract.faces import source
 from extract.faces.source import FaceSource
@@ -468,6 +469,21 @@ def test_precision_is_settled_once(tmp_path: Path, frames: pl.DataFrame) -> None
     made.run(frames, tmp_path, made.tiny("half"), precision="bfloat16")
     np.testing.assert_array_equal(stream_of(tmp_path).read(), stream_of(tmp_path, "half").read())
     assert made.run(frames, tmp_path, made.tiny(dying=True), precision="float32").num_done == 0
+
+
+def test_a_runtime_that_cannot_be_had_where_a_stream_is_resumed(
+    tmp_path: Path, frames: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--runtime eager` would be refused, so it is not advised."""
+    with pytest.raises(KeyboardInterrupt):
+        made.run(frames, tmp_path, made.tiny(), advance=stopped_after(30))
+    monkeypatch.setattr(jobs, "_kept_runtime", lambda stream: Runtime(mode="graph"))
+    with pytest.raises(
+        ValueError, match="begun with runtime graph: resume where that can be had, or type `mtl"
+    ) as caught:
+        made.run(frames, tmp_path, made.tiny())
+    assert str(caught.value).startswith("a CUDA graph needs a CUDA device, and this is cpu; ")
+    assert "eager" not in str(caught.value)
 
 
 def test_provenance(tmp_path: Path, frames: pl.DataFrame) -> None:

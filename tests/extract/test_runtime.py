@@ -198,7 +198,9 @@ def test_what_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch, capfd: pytest.
 
 
 def test_no_graph_on_a_cpu() -> None:
-    with pytest.raises(ValueError, match="a CUDA graph needs a CUDA device, and this is cpu; run with --runtime eager"):
+    with pytest.raises(
+        ValueError, match="a CUDA graph needs a CUDA device, and this is cpu; run it with --runtime eager"
+    ):
         choose_runtime(tiny(), 10, 4, CPU, mode="graph")
 
 

@@ -122,6 +122,7 @@ def test_json(project: Path) -> None:
     failed = [{"video": "v0", "frame": 4, "path": "v0/00004.jpg", "reason": "empty file"}]
     assert document == {
         "streams": ["expr"],
+        "filled": ["expr"],
         "num_done": 30,
         "num_skipped": 0,
         "num_elsewhere": 0,
@@ -189,6 +190,12 @@ def test_other_weights(project: Path) -> None:
 )
 def test_one_line_errors(project: Path, arguments: list[str], says: str) -> None:
     assert says in one_error(mtl(*arguments))
+
+
+def test_a_choice_that_there_is_not(project: Path) -> None:
+    code, out, err = mtl("--runtime", "fast")
+    assert (code, out) == (2, "")
+    assert "Invalid value for '--runtime': 'fast' is not one of 'auto'" in " ".join(err.replace("│", "").split())
 
 
 def test_no_backbones(project: Path) -> None:
@@ -280,6 +287,8 @@ def test_views(project: Path) -> None:
     cache = Cache.open(project / "cache.zarr")
     assert [view for _, view in cache.streams()] == ["aug1", "aug2", "base", "hflip"]
     assert mtl("--backbone", "expr", "--views", "aug1")[1] == "30 faces were in 1 stream (expr/aug1) already\n"
+    added = mtl("--backbone", "expr", "--views", "base,crop0.9,hflip")[1]
+    assert added.startswith("30 faces into 1 stream (expr/crop0.9) in ")
 
 
 def test_the_bar_is_called_after_few_streams_and_counts_many(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The runner's NumPy is mtl's own: windows, overlaps, nearest rows, means, smoothing, decisions; and its files."""
 
 import io
+import os
 import subprocess
 import sys
 import zipfile
@@ -199,6 +200,13 @@ def test_the_runner_needs_numpy_and_onnxruntime_alone() -> None:
     folder = str(Path(runner.__file__).parent)
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_onnxruntime_is_told_to_gather_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    with pytest.raises(ValueError, match=r"a\.onnx: onnxruntime .* cannot load it"):
+        runner._session(b"", "a.onnx", 1)
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
 
 
 def test_columns_are_named_as_in_tables_of_predictions() -> None:
