@@ -11,7 +11,7 @@ import numpy as np
 from cache import shards
 from cache.locks import Part, part_of
 from cache.manifests.groups import decode_digests, digests_key, encode_digests, encode_states, num_bytes, states_key
-from cache.manifests.manifest import Manifest
+from cache.manifests.manifest import Manifest, encode_manifest, manifest_key
 from cache.marks import KEPT_DIGEST_BYTES, faces_digest
 from cache.stream import Stream
 
@@ -47,7 +47,8 @@ def group_faults(stream: Stream, group: int, manifest: Manifest, moved: set[int]
     """What is wrong with face digests and states of a group, by every byte: for each of the shards that have `moved`
     into the `manifest` and whose digests are damaged, it and the fault; else None and what its marks can tell anew."""
     layout, key = stream.layout, digests_key(group)
-    (first, end), (data, states) = layout.rows_of_group(group), stream.files.get_many([key, states_key(group)])
+    first, end = layout.rows_of_group(group)
+    data, states, lines = stream.files.get_many([key, states_key(group), manifest_key(group)])
     rows = np.zeros((end - first, KEPT_DIGEST_BYTES), np.uint8)
     is_whole = True
     for shard in sorted(moved & manifest.marks.keys()):
@@ -63,6 +64,9 @@ def group_faults(stream: Stream, group: int, manifest: Manifest, moved: set[int]
         return  # both files are as they were when the group was whole, or not there yet
     if is_whole and data != encode_digests(rows, layout):
         yield None, f"{stream.files.name(key)} {_fault(data, 'has changed since extraction')}"
+    if lines != encode_manifest(manifest.marks, layout, group):
+        what = "has lines that are not the shards' in their order"
+        yield None, f"{stream.files.name(manifest_key(group))} {_fault(lines, what)}"
     if states != encode_states(manifest.marks, layout, group):
         yield None, f"{stream.files.name(states_key(group))} {_fault(states, 'has changed since extraction')}"
 

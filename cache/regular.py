@@ -88,11 +88,6 @@ def read_text(path: Path | str, max_bytes: int, encoding: str = "utf-8") -> str:
     return read_bytes(path, max_bytes).decode(encoding)
 
 
-def is_regular(path: Path | str) -> bool:
-    """Whether `path` is, or leads to, a regular file."""
-    return os.path.isfile(path)
-
-
 def size_words(num_bytes: int) -> str:
     """`num_bytes` for one line, such as "20.0 GiB"."""
     for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):

@@ -34,6 +34,16 @@ class NoCacheError(ValueError):
         self.where = where
 
 
+class LostGroupError(ValueError):
+    """The metadata of a group at `where` is missing or damaged, and the streams below it are there."""
+
+    remedy = "`mtl extract`"
+
+    def __init__(self, where: str) -> None:
+        self.what = f"{where}: is missing or damaged, the streams below it are there"
+        super().__init__(f"{self.what}; type {self.remedy}")
+
+
 class Cache:
     """The cache at `location`; use `Cache.open`. `notes` are lines for the user on what the place cannot do."""
 
@@ -55,7 +65,8 @@ class Cache:
 
         Raises:
             NoCacheError: there is none.
-            ValueError: something else is there, or a group's file is lost.
+            LostGroupError: a group's file is lost.
+            ValueError: something else is there.
             StorageError: the object store cannot be reached, or does not allow it.
         """
         cache = cls(parse_location(location) if isinstance(location, str) else location, read_only)
@@ -70,8 +81,7 @@ class Cache:
             streams.found(_dump(GROUP))
         for key, group in self._lost_groups():
             if not create:
-                file = self.files.name(key)
-                raise ValueError(f"{file}: is missing or damaged, the streams below it are there; type `mtl extract`")
+                raise LostGroupError(self.files.name(key))
             self.files.put(key, _dump(group))
         if (_read_group(self.files, "zarr.json") or {}).get("kind") != KIND:
             raise ValueError(f"{where}: this is not an embedding cache; name another path in mtl.toml under [cache]")

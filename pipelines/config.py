@@ -3,6 +3,7 @@
 Every field of `[head]`, `[loss]` and `[train]` has a name of its own across the three, so a grid can name it alone.
 """
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -382,14 +383,22 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """mtl.toml with `section.key=value` overrides applied.
 
     Raises:
-        ValueError: the file is missing or not TOML, or a section, key or value is not known; says which and where.
+        ValueError: the file is missing or not TOML, or a section, key or value is not known; says which and where,
+            in the file or in `--set`.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file; `mtl init` writes one")
     document = _read_toml(path)
+    changed = copy.deepcopy(document)
     for override in overrides:
-        apply_override(document, override)
-    return parse_config(document, path.parent, str(path))
+        apply_override(changed, override)
+    try:
+        return parse_config(changed, path.parent, str(path))
+    except ValueError:
+        if overrides:
+            parse_config(document, path.parent, str(path))
+            parse_config(changed, path.parent, "--set")  # the file by itself is right
+        raise
 
 
 def parse_config(document: Mapping[str, Any], folder: Path, where: str) -> Config:

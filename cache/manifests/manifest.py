@@ -185,18 +185,19 @@ def encode_manifest(marks: Mapping[int, Mark], layout: Layout, group: int) -> by
 
 
 def parse_manifest(data: bytes, layout: Layout, group: int) -> Manifest:
-    """What the bytes of a group's manifest say; what none of their lines tells of a shard is damaged."""
+    """What the bytes of a group's manifest say; a shard of which no line tells, or several tell different things, is
+    damaged. Verification finds other lines."""
     shard_of = {layout.rows(shard): shard for shard in layout.group(group)}
-    marks: dict[int, Mark] = {}
-    absent = set()
+    told: dict[int, Mark | None] = {}
+    torn: set[int] = set()
     for line in data.split(b"\n"):
         try:
             document = open_line(line)
             shard = shard_of[tuple(document["rows"])]
-            if len(document) > 1:
-                marks[shard] = Mark.from_document(document)
-            else:
-                absent.add(shard)
+            mark = Mark.from_document(document) if len(document) > 1 else None
         except (ValueError, KeyError, TypeError):
             continue
-    return Manifest(marks, frozenset(layout.group(group)) - marks.keys() - absent)
+        if told.setdefault(shard, mark) != mark:
+            torn.add(shard)
+    marks = {shard: mark for shard, mark in told.items() if mark is not None and shard not in torn}
+    return Manifest(marks, frozenset(layout.group(group)) - told.keys() | torn)

@@ -62,7 +62,7 @@ def noun_of(group: Group) -> str:
 def check_empty_splits(frames: pl.DataFrame, schema: Schema) -> list[Finding]:
     present = set(frames["split"])
     if not present & set(SCORED):
-        remedy = "fine for prediction; to train, give annotations with --train and --val"
+        remedy = "fine for prediction; to train, give annotations with --train and --val, or a column split"
         labelled = any(frames.select(schema.columns).count().row(0))
         severity: Severity = "warning" if labelled else "info"
         return report("no_split", severity, ["none"], "no row is in train, val or test", remedy)

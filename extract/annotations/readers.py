@@ -14,7 +14,7 @@ import polars as pl
 from cache.frames import conform, is_in_order
 from cache.labels import ABAW, Schema
 from cache.names import LABEL_COLUMNS
-from extract.annotations.checks import Finding, plural
+from extract.annotations.checks import Finding, plural, report
 from extract.annotations.columns import RULES, frame_in, video_in
 from extract.annotations.duplicates import OnConflict, settle_duplicates
 from extract.annotations.label_rules import has_challenge_columns
@@ -67,7 +67,16 @@ def read_table(
         ValueError: the first bad row, as `file:line: what; remedy`.
     """
     sheet = read_sheet(path, HEADERLESS, schema=schema)
-    return _frames(sheet, parse_sheet(sheet, empty_is_missing=True), "none", on_conflict)
+    frames, found = _frames(sheet, parse_sheet(sheet, empty_is_missing=True), "none", on_conflict)
+    return frames, [*found, *([] if "split" in sheet.columns else _in_no_split(frames, path, schema))]
+
+
+def _in_no_split(frames: pl.DataFrame, path: Path, schema: Schema) -> list[Finding]:
+    """Says that labels of a table without a column `split` serve nothing."""
+    num = frames.filter(pl.any_horizontal(pl.col(schema.columns).is_not_null())).height
+    message = f"{plural(num, 'labelled row')} of {path} in no split, so nothing trains on them or is scored by them"
+    remedy = "add a column split (train, val or test), or give a file per split: --train, --val, --test"
+    return report("labels_in_no_split", "warning", [str(path)] if num else [], message, remedy, num)
 
 
 def read_labels(path: Path, on_conflict: OnConflict = "error", schema: Schema = ABAW) -> pl.DataFrame:

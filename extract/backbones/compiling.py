@@ -32,8 +32,12 @@ def kernel_folder() -> Path:
 
 
 def user_folder() -> Path:
-    """`mtl` in the user's cache folder. Raises RuntimeError where there is no home folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtl"
+    """`mtl` in the user's cache folder. Raises RuntimeError where there is no home folder.
+
+    The specification of XDG_CACHE_HOME says that a relative path in it is ignored.
+    """
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (given if given.is_absolute() else Path.home() / ".cache") / "mtl"
 
 
 def _keep_kernels() -> None:

@@ -16,7 +16,7 @@ from pipelines.terminal import make_console, say, say_json, visible
 if TYPE_CHECKING:
     import polars as pl
 
-    from cache.store import Cache
+    from cache.store import Cache, LostGroupError
     from cache.stream import Stream
     from cache.verify import Damage, FaceDigests
     from pipelines.config import Config
@@ -108,9 +108,14 @@ def verify(
       mtl cache verify expr --repair
     """
 
+    from cache.store import LostGroupError
     from pipelines.cli.pages.cache import print_damages
 
-    settings, cache = _open(config, overrides, read_only=not repair)
+    try:
+        settings, cache = _open(config, overrides, read_only=not repair)
+    except LostGroupError as lost:  # of no stream, and none can be opened
+        _say_lost(lost, as_json)
+        raise typer.Exit(1) from None
     keys = _chosen(cache, name, view)
     damages = _verify(settings, cache, keys, faces)
     repaired = _repair(cache, keys, damages) if repair else {}
@@ -220,6 +225,16 @@ def _verify(settings: "Config", cache: "Cache", keys: list[tuple[str, str]], fac
             with progress(f"Verifying {stream_title(name, view)}", total, "rows") as advance:
                 found += verify_named(cache, name, view, frames, digests, advance, sounds)
     return found
+
+
+def _say_lost(error: "LostGroupError", as_json: bool) -> None:
+    from cache.verify import Damage
+
+    damage = Damage(stream="", view="", kind="metadata", what=error.what, remedy=error.remedy)
+    if as_json:
+        say_json({"streams": [], "damages": [asdict(damage)], "repaired_shards": 0})
+    else:
+        say(str(error))
 
 
 def _digests_of_sound(settings: "Config") -> "FaceDigests | None":

@@ -36,15 +36,16 @@ def prepare(
     context: Annotated[bool, typer.Option(help="Add faces that no annotation names, as temporal context.")] = False,
     on_conflict: OnConflictOption = "error",
     check_faces: Annotated[bool, typer.Option(help="Decode every face, or only look whether it is there.")] = True,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on errors or warnings.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on warnings too.")] = False,
     config: ConfigOption = CONFIG,
     as_json: JsonOption = False,
 ) -> None:
     """Read annotations, check them and the faces, write the frames table.
 
     Without any annotation the faces alone become rows, for prediction. The
-    table is written even when there are findings; a bad row in an annotation
-    stops with exit code 2 and writes nothing. Rows that name a frame again and
+    table is written even when there are findings, and errors among them make
+    the exit code 1; a bad row in an annotation stops with exit code 2 and
+    writes nothing. Rows that name a frame again and
     say the same are one row. Faces are found by video and frame number,
     whatever the file is called; frames of --tracks and --test-list without a
     face are left out.
@@ -103,7 +104,7 @@ def prepare(
     else:
         print_findings(findings, make_console())
         say(f"\n{out}: {counted(frames.height, 'row')} written")
-    if strict and findings.num_of("error") + findings.num_of("warning"):
+    if findings.num_of("error") or (strict and findings.num_of("warning")):
         raise typer.Exit(1)
 
 

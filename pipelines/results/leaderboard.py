@@ -10,8 +10,6 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
-import polars as pl
-
 from cache.labels import ABAW, Schema
 from pipelines.folds import NO_FOLD
 from pipelines.metrics.challenge import main_key
@@ -19,7 +17,6 @@ from pipelines.metrics.intervals import Interval
 from pipelines.metrics.nested import Nested
 from pipelines.metrics.paired import Versus
 from pipelines.metrics.stability import Stability
-from pipelines.run_files import read_manifest, read_predictions
 from pipelines.search.study import Result
 from pipelines.strategy import REPEATS, field_names
 
@@ -174,13 +171,6 @@ def rank_among(row: Row, board: Leaderboard) -> tuple[int, int] | None:
     if ranking is None or "P" not in row.select:
         return None
     return 1 + sum(other.select["P"].mean > row.select["P"].mean for other in ranking.rows), len(ranking.rows) + 1
-
-
-def read_part(result: Result, frames: pl.DataFrame, part: str) -> pl.DataFrame:
-    """A run's predictions of the rows of `part`, each with its labels beside it as columns `true:NAME`."""
-    table = read_predictions(result.folder, read_manifest(result.folder)).filter(pl.col("part") == part)
-    labels = frames.select(pl.col("video", "frame"), pl.exclude("video", "frame", "path", "split").name.prefix("true:"))
-    return table.join(labels, on=["video", "frame"], how="left").sort("video", "frame")
 
 
 def _by_strategy(results: Iterable[Result]) -> list[list[Result]]:

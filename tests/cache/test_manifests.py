@@ -19,7 +19,7 @@ from cache.storage.folder import FolderStorage
 from cache.storage.objects import ObjectStorage
 from cache.store import Cache
 from cache.stream import Stream
-from cache.verify import verify
+from cache.verify import repair, verify
 from helpers import killed_moves
 from helpers import made_stream as made
 from helpers.object_store import objects_of
@@ -101,6 +101,29 @@ def test_a_damaged_line_costs_its_shard(stream: Stream) -> None:
     stream.forget([1])
     made.fill(stream)
     assert made.files_of(stream.folder) == before
+
+
+@pytest.mark.parametrize("change", ["surplus", "doubled", "reversed"])
+def test_lines_that_are_not_the_shards_in_their_order_are_found(stream: Stream, change: str) -> None:
+    before, path = made.files_of(stream.folder), stream.folder / "embedding/marks/manifest-00000.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    other = (stream.folder / "embedding/marks/manifest-00001.jsonl").read_bytes()
+    path.write_bytes(
+        b"".join({"surplus": [*lines, other], "doubled": [lines[0], *lines], "reversed": lines[::-1]}[change])
+    )
+    stream = Cache.open(stream.folder.parents[1]).stream(stream.name)
+    found = verify(stream, None, None, lambda count: None)
+    assert [(each.kind, each.group, each.shard) for each in found] == [("group", 0, None)]
+    assert "manifest-00000.jsonl has lines that are not the shards' in their order" in found[0].what
+    assert repair(stream, found) == []
+    assert made.files_of(stream.folder) == before
+
+
+def test_lines_that_contradict_each_other_cost_their_shard(stream: Stream) -> None:
+    data = stream.files.get("embedding/marks/manifest-00000.jsonl")
+    absent = encode_manifest({}, stream.layout, 0).splitlines(keepends=True)
+    found = parse_manifest(data + absent[1], stream.layout, 0)
+    assert (set(found.marks), found.damaged) == ({0, 2}, {1})
 
 
 def test_a_group_with_a_damaged_mark_waits(empty: Stream) -> None:

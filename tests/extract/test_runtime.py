@@ -47,6 +47,14 @@ def kernels(user: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield user / "mtl" / "kernels"
 
 
+@pytest.mark.parametrize("given", ["", "caches"])
+def test_a_relative_cache_folder_is_ignored(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compiling.user_folder() == tmp_path / "user" / "mtl"
+    monkeypatch.setenv("XDG_CACHE_HOME", given)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert compiling.user_folder() == tmp_path / ".cache" / "mtl"
+
+
 # Runtime
 
 

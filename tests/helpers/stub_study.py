@@ -19,9 +19,9 @@ from pipelines.folds import NO_FOLD, Fold
 from pipelines.labels import labels_of
 from pipelines.metrics.challenge import score
 from pipelines.metrics.predictions import Decisions
-from pipelines.run_files import FORMAT, write_manifest
+from pipelines.run_files import FORMAT, read_manifest, read_predictions, write_manifest
 from pipelines.search.grid import expand, parse_grid
-from pipelines.search.study import StudyInputs, make_trials, open_study
+from pipelines.search.study import Result, StudyInputs, make_trials, open_study
 from pipelines.splits import resolve_split
 from pipelines.strategy import Strategy, strategy_of
 
@@ -31,6 +31,13 @@ QUALITY = {"none": 0.9, "gru": 0.6, "lstm": 0.6, "ssm": 0.5, "tcn": 0.5, "transf
 def make_config(**changes: Any) -> Config:
     backbones = {name: BackboneConfig(model="test_vit2", tasks=(name,)) for name in TASKS}
     return Config(backbones=backbones, **changes)
+
+
+def read_part(one: Result, frames: pl.DataFrame, part: str) -> pl.DataFrame:
+    """A run's predictions of the rows of `part`, each with its labels beside it as columns `true:NAME`."""
+    table = read_predictions(one.folder, read_manifest(one.folder)).filter(pl.col("part") == part)
+    labels = frames.select(pl.col("video", "frame"), pl.exclude("video", "frame", "path", "split").name.prefix("true:"))
+    return table.join(labels, on=["video", "frame"], how="left").sort("video", "frame")
 
 
 def make_frames(num_videos: int = 12, num_frames: int = 60, seed: int = 0, prefix: str = "video ") -> pl.DataFrame:

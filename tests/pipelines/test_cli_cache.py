@@ -252,6 +252,18 @@ def test_the_cache_is_shown_without_what_takes_long_to_import(project: Path) -> 
     assert len(found["info"]) < MOST
 
 
+@pytest.mark.parametrize("file", ["zarr.json", "expr/zarr.json", "expr/base/zarr.json"])
+def test_damaged_metadata_are_damage(project: Path, file: str) -> None:
+    (project / "cache.zarr" / file).write_text("{")
+    result = mtl_cache(project, "verify")
+    assert result.exit_code == 1
+    assert "zarr.json" in result.stdout
+    assert "damaged" in result.stdout
+    assert "mtl extract" in result.stdout
+    (damage,) = json.loads(mtl_cache(project, "verify", "--json").stdout)["damages"]
+    assert (damage["kind"], "zarr.json" in damage["what"]) == ("metadata", True)
+
+
 @pytest.mark.parametrize("command", ["ls", "info", "verify", "rm"])
 def test_help_has_examples(command: str) -> None:
     assert f"mtl cache {command}" in CliRunner().invoke(app, [command, "--help"]).stdout

@@ -182,15 +182,28 @@ def test_json_alone_on_standard_output(project: Path) -> None:
     assert document["faces"]["num_read"] == 3
 
 
-def test_strict_makes_findings_fail(project: Path) -> None:
-    (project / "crops" / "a" / "00003.jpg").write_bytes(b"")
+def test_errors_make_the_exit_code_1_and_strict_warnings_too(project: Path) -> None:
     arguments = ("--train", "train.txt", "--val", "val.txt")
+    assert (mtl(*arguments)[0], mtl(*arguments, "--strict")[0]) == (0, 1)
+    (project / "crops" / "a" / "00003.jpg").write_bytes(b"")
     code, out, _ = mtl(*arguments)
-    assert code == 0
+    assert code == 1
     assert "1 face of 3 cannot be decoded: a/00003.jpg: empty file" in out
-    assert mtl(*arguments, "--strict")[0] == 1
     assert read_frames(project / "made" / "frames.parquet").height == 3
-    assert "cannot be decoded" not in mtl(*arguments, "--no-check-faces")[1]
+    code, out, _ = mtl(*arguments, "--no-check-faces")
+    assert (code, "cannot be decoded" in out) == (0, False)
+    (project / "crops" / "a" / "00003.jpg").unlink()
+    assert mtl(*arguments, "--no-check-faces")[0] == 1
+
+
+def test_labels_without_a_split_are_named(project: Path) -> None:
+    (project / "labels.csv").write_text("image,AU1\na/00001.jpg,1\na/00002.jpg,\na/00003.jpg,0\n")
+    code, out, _ = mtl("--table", "labels.csv", "--val", "val.txt", columns=200)
+    assert code == 0
+    assert "2 labelled rows of labels.csv in no split" in out
+    assert "add a column split (train, val or test)" in " ".join(out.split())
+    (project / "labels.csv").write_text("image,AU1,split\na/00001.jpg,1,\na/00002.jpg,,train\n")
+    assert "in no split" not in mtl("--table", "labels.csv", "--val", "val.txt", columns=200)[1]
 
 
 def test_context_adds_the_other_faces(project: Path) -> None:
@@ -245,8 +258,8 @@ def test_packed_faces_that_cannot_be_had(project: Path) -> None:
     (project / "crops/b.zip").write_bytes(b"")
     code, out, err = mtl("--train", "train.txt", "--val", "val.txt", "--json")
     faces = json.loads(out)["faces"]
-    assert (code, err, faces["num_missing"], faces["num_unreadable"]) == (0, "", 0, 2)
-    code, out, _ = mtl("--out", "x.parquet", "--strict")
+    assert (code, err, faces["num_missing"], faces["num_unreadable"]) == (1, "", 0, 2)
+    code, out, _ = mtl("--out", "x.parquet")
     assert code == 1
     assert "2 packed videos not read whole: a.tar: the archive is cut off or damaged" in " ".join(out.split())
     (project / "crops/a.tar").unlink()

@@ -77,6 +77,19 @@ def test_a_bad_override_is_named(override: str, tmp_path: Path) -> None:
         parse('[head]\nfusion = "sum"', override, folder=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("text", "blamed"),
+    [
+        ("", r"--set: \[train\] steps: expected"),
+        ("[split]\nfolds = 1", r"mtl.toml: \[split\]: unknown key 'folds'"),  # whatever --set says
+        ("[train]\nsteps = 0", r"mtl.toml: \[train\] steps"),
+    ],
+)
+def test_the_file_or_the_override_is_blamed(text: str, blamed: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=blamed):
+        parse(text, "train.steps=many", "train.lr=0.1", folder=tmp_path)
+
+
 def test_a_missing_file_says_what_to_type(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="mtl init"):
         read_config(tmp_path / "mtl.toml")

@@ -21,7 +21,7 @@ from pipelines.metrics.nested import nested
 from pipelines.metrics.sums import scores
 from pipelines.results.effects import field_effects, task_effects
 from pipelines.results.evidence import with_intervals
-from pipelines.results.leaderboard import Spread, make_leaderboard, read_part
+from pipelines.results.leaderboard import Spread, make_leaderboard
 from pipelines.results.leaderboard_files import to_json, write_leaderboard
 from pipelines.results.verdict import nested_words, num_not_significant, verdict_words
 from pipelines.search.study import Result, Trial
@@ -47,7 +47,7 @@ def shown(board, width: int = 120) -> str:
 
 
 def true_labels(table: pl.DataFrame) -> pl.DataFrame:
-    """The label columns of `read_part` under their own names."""
+    """The label columns of `stub.read_part` under their own names."""
     names = [name for name in table.columns if name.startswith("true:")]
     return table.select(pl.col(name).alias(name.removeprefix("true:")) for name in names)
 
@@ -173,7 +173,7 @@ def finished(folder: Path, num_videos: int = 12, num_frames: int = 60, **values)
 @pytest.mark.parametrize("tasks", [["va", "expr", "au"], ["va"], ["expr", "au"]])
 def test_sums_over_videos_give_the_metrics_of_the_run(tmp_path: Path, tasks: list[str]) -> None:
     frames, run = finished(tmp_path, tasks=tasks)
-    table = read_part(run, frames, "report")
+    table = stub.read_part(run, frames, "report")
     sums = group_sums(table, labels_of(true_labels(table)))
     whole = scores({name: part.sum(0) for name, part in sums.parts.items()}, tasks, sums.schema)["P"]
     assert float(whole) == pytest.approx(run.metrics["report"]["P"], abs=1e-9)
@@ -186,7 +186,7 @@ def test_the_interval_resamples_videos_not_frames(tmp_path: Path) -> None:
     between = board.rows[0].interval
     assert between is not None
     assert between.sample == Sample(4, "video", 4)
-    table = read_part(run, frames, "report")
+    table = stub.read_part(run, frames, "report")
     # The same frames, each called a video of its own: far more evidence than there is.
     frame_wise = table.with_columns(video=pl.concat_str("video", pl.lit("/"), "frame"))
     sums = group_sums(frame_wise, labels_of(true_labels(frame_wise)))
@@ -222,7 +222,7 @@ def test_the_interval_is_that_of_each_video_alone_when_there_are_two() -> None:
 
 def test_one_video_gives_no_interval_and_the_same_seed_the_same_one(tmp_path: Path) -> None:
     frames, run = finished(tmp_path)
-    table = read_part(run, frames, "report")
+    table = stub.read_part(run, frames, "report")
     sums = group_sums(table, labels_of(true_labels(table)))
     assert interval({NO_FOLD: {0: sums}}, ("va",)) == interval({NO_FOLD: {0: sums}}, ("va",))
     one = table.filter(pl.col("video") == table["video"][0])
@@ -313,7 +313,7 @@ def test_subjects_are_resampled_where_they_are_known(tmp_path: Path) -> None:
     assert by_subject.stability.sample == Sample(6, "subject", 12)
     runs = {NO_FOLD: {}}
     for one in by_subject.results:
-        table = read_part(one, known, "report")
+        table = stub.read_part(one, known, "report")
         merged = table.with_columns(video=pl.col("true:subject"))
         runs[NO_FOLD][one.trial.strategy.train.seed] = group_sums(merged, labels_of(true_labels(table)))
     expected = interval(runs, ("va", "expr", "au"))

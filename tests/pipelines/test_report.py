@@ -149,12 +149,8 @@ def test_the_run_shown_is_chosen_without_a_look_at_held_out_rows(made: SimpleNam
 
 
 def test_good_middle_and_bad_videos_are_shown(made: SimpleNamespace) -> None:
-    from pipelines.results.leaderboard import read_part
-
-    remarks = [
-        remark
-        for _, remark in shown_videos(read_part(best_run(made.board.rows[0]), made.frames, "report"), ABAW.tasks["va"])
-    ]
+    table = stub.read_part(best_run(made.board.rows[0]), made.frames, "report")
+    remarks = [remark for _, remark in shown_videos(table, ABAW.tasks["va"])]
     assert remarks == ["smallest error", "median", "largest error"]
 
 
