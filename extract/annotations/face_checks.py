@@ -37,7 +37,12 @@ class FaceCheck:
 
 
 def check_faces(
-    paths: Sequence[str], folder: Path, advance: Advance, *, open_faces: bool = True, num_threads: int | None = None
+    paths: Sequence[str] | pl.Series,
+    folder: Path,
+    advance: Advance,
+    *,
+    open_faces: bool = True,
+    num_threads: int | None = None,
 ) -> FaceCheck:
     """Looks for each of `paths` [N] in `folder`; with `open_faces` each is read, digested and decoded as well.
 
@@ -47,6 +52,7 @@ def check_faces(
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such faces folder; name it with --faces or in mtl.toml under [data] faces")
     look = _open_faces if open_faces else _find_faces
+    column = pl.Series(paths, dtype=pl.String)  # a list of as many texts takes twice the memory
     missing: list[int] = []
     unreadable: list[tuple[int, str]] = []
     sizes: Counter[tuple[int, int]] = Counter()
@@ -54,8 +60,8 @@ def check_faces(
     source = FaceSource(folder)
     pool = ThreadPoolExecutor(num_threads or min(16, num_cores()))
     try:
-        tasks = _tasks(source.groups(paths))
-        found = pool.map(lambda rows: look([paths[row] for row in rows], source), tasks)
+        tasks = _tasks(source.groups(column))
+        found = pool.map(lambda rows: look(column[rows].to_list(), source), tasks)
         for rows, chunk in zip(tasks, found, strict=True):
             missing += [rows[index] for index in chunk.missing]
             unreadable += [(rows[index], reason) for index, reason in chunk.unreadable]

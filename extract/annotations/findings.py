@@ -110,7 +110,7 @@ def examine(
         found += check_gaps(frames, max_gap)
     counts = None
     if faces is not None:
-        files = check_faces(frames["path"].to_list(), faces, advance, open_faces=open_faces)
+        files = check_faces(frames["path"], faces, advance, open_faces=open_faces)
         found += check_face_files(frames, files)
         counts = FaceCounts(
             num_rows=frames.height,
@@ -134,7 +134,7 @@ def examine(
 def count_splits(frames: pl.DataFrame, schema: Schema) -> dict[str, SplitCounts]:
     """The counts of every split that has rows, in the order train, val, test, none."""
     ordered = frames if is_in_order(frames) else frames.sort("video", "frame")
-    with_gaps = ordered.with_columns(gap=pl.col("frame").diff().over("video"))
+    with_gaps = ordered.drop("path").with_columns(gap=pl.col("frame").diff().over("video"))
     parts = ((split, with_gaps.filter(split=split)) for split in SPLITS)  # one after the other, as each is a copy
     return {split: _count(part, schema) for split, part in parts if len(part)}
 

@@ -12,7 +12,7 @@ Place: above `extract.faces.decoding` and `extract.faces.containers`; below all 
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,7 @@ class FaceSource:
         self._containers = OpenContainers(num_open, self.orientations)
         self._found: dict[str, str | None] = {}
 
-    def groups(self, paths: Sequence[str]) -> list[tuple[str | None, range]]:
+    def groups(self, paths: Iterable[str]) -> list[tuple[str | None, range]]:
         """`paths` as consecutive rows with a key.
 
         Rows of key None may be read in any order by any thread. Groups of one key are a video file's: these are read

@@ -549,6 +549,7 @@ def test_a_file_is_read_some_rows_at_a_time(tmp_path: Path, monkeypatch: pytest.
     rows = [f"{video}/{frame:05d}.jpg,0.{frame},-5,{frame % 8},{AUS}" for video in "ba" for frame in range(9, 0, -1)]
     head = HEADER.replace("image", '"image"') if quoted else HEADER
     good = write(tmp_path / "good.txt", head, "", *rows[:5], " ", *rows[5:])
+    table = write(tmp_path / "table.csv", "image,split,AU1", *[f"a/{frame}.jpg,val,1" for frame in range(1, 10)])
     wrong = [*rows[:7], rows[7].replace("0.2", "2"), *rows[8:], rows[0].replace("9", "x")]
     spoilt = write(tmp_path / "bad.txt", head, *wrong)
     short = write(tmp_path / "short.txt", head, *rows, "a/00001.jpg", "", "a/00002.jpg,1")
@@ -561,3 +562,4 @@ def test_a_file_is_read_some_rows_at_a_time(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setattr(sheets, "BLOCK_ROWS", block)
         monkeypatch.setattr(sheets, "BLOCK_CHARS", 10 * block)
         assert found() == whole
+        assert set(readers.read_table(table)[0].n_chunks("all")) == {1}  # a large Parquet file depends on it
