@@ -17,6 +17,7 @@ from extract.faces.containers import KINDS, find_container, is_face, is_video, n
 from extract.faces.decoding import is_machines
 
 NUM_THREADS = 8  # at most
+ENDINGS = tuple(KINDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +123,9 @@ def _odd(folder: Path, path: str) -> str | None:
 
 def _video_of(name: str) -> str:
     """The video whose faces a file of this name holds, "" where it is no archive or video."""
-    suffix = max((suffix for suffix in KINDS if name.endswith(suffix)), key=len, default=name)
-    return name.removesuffix(suffix)
+    if not name.endswith(ENDINGS):
+        return ""
+    return name.removesuffix(max((suffix for suffix in KINDS if name.endswith(suffix)), key=len))
 
 
 def _names(path: str) -> tuple[list[str], str | None]:
