@@ -4,7 +4,7 @@ whole batches, into one .npy file.
 Letters: B faces, S side of the input in pixels.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,18 +34,14 @@ class DecodedFaces(Dataset):
         return decode_jpeg(read_file(str(self.folder / self.paths[index])))
 
 
-def tuned_loop(model: Model, folder: Path, paths: list[str], out: Path, num_workers: int) -> None:
+def tuned_loop(model: Model, folder: Path, paths: list[str], out: Path, num_workers: int, batch: int = BATCH) -> None:
     """Faces are scaled a batch at a time; the last batch may be smaller."""
     embeddings = []
     with torch.inference_mode():
-        for faces in _batches(folder, paths, num_workers):
+        for faces in DataLoader(DecodedFaces(folder, paths), batch_size=batch, num_workers=num_workers):
             x = faces.float().div_(255).sub_(0.5).div_(0.5)
             embeddings.append(model(x.contiguous(memory_format=torch.channels_last)).float().numpy())
     np.save(out, np.concatenate(embeddings))
-
-
-def _batches(folder: Path, paths: list[str], num_workers: int) -> Iterator[Tensor]:
-    return iter(DataLoader(DecodedFaces(folder, paths), batch_size=BATCH, num_workers=num_workers))
 
 
 def of_torch(module: nn.Module, precision: Precision) -> Model:

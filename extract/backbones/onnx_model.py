@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from extract.backbones import onnx_session
 from extract.backbones.onnx_session import read_onnx, reason
+from extract.backbones.pieces import ONNX_PIXELS, piece_of
 from extract.config import ONNX_MODEL, BackboneConfig, Preprocessing
 
 ARCHITECTURE = POOLING = "onnx"
@@ -56,13 +57,14 @@ class OnnxModel(nn.Module):
         if session is None:
             session = self._sessions[x.device] = open_session(self.data, x.device, self.file_name)
         ready = _arranged(x, self.port)
-        size = self.port.batch or len(ready)
-        parts = [self._run(session, part, size) for part in ready.split(size)]
+        free = piece_of(x.shape[-1], ONNX_PIXELS) if x.device.type == "cpu" else len(ready)
+        parts = [self._run(session, part) for part in ready.split(self.port.batch or free)]
         return torch.cat(parts).to(x.device, torch.float32)
 
-    def _run(self, session: Any, part: Tensor, size: int) -> Tensor:
-        """At most `size` faces -> as many embeddings [., D]; the rest of a fixed batch is filled with zeros."""
-        full = functional.pad(part, (0, 0) * 3 + (0, size - len(part))) if len(part) < size else part
+    def _run(self, session: Any, part: Tensor) -> Tensor:
+        """As many embeddings [., D] as faces; the rest of a fixed batch is filled with zeros."""
+        num_lacking = max(0, (self.port.batch or 0) - len(part))
+        full = functional.pad(part, (0, 0) * 3 + (0, num_lacking)) if num_lacking else part
         try:
             (found,) = session.run([self.output], {self.port.name: full.numpy()})
         except Exception as error:  # as in `open_session`

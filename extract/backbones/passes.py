@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from extract.backbones.build import Backbone
 from extract.backbones.compiling import compiling, why_not_compiled
+from extract.backbones.pieces import EAGER_PIXELS, by_pieces, piece_of
 from extract.backbones.transforms import normalise
 
 Precision = Literal["float32", "bfloat16"]
@@ -51,14 +52,16 @@ def fast_precision(device: torch.device) -> Precision:
 
 
 def eager(backbone: Backbone, precision: Precision, device: torch.device, num_faces: int) -> ForwardPass:
-    """The module as it is, under autocast where the precision is not float32."""
+    """The module as it is, under autocast where the precision is not float32; on a CPU few faces at a time."""
     forward = _forward(backbone, precision, device)
 
     def embed(faces: Tensor) -> Tensor:
         with torch.inference_mode():
             return forward(faces)
 
-    return embed
+    if device.type == "cuda" or not backbone.is_torch:  # models of ONNX see to it themselves
+        return embed
+    return by_pieces(embed, piece_of(backbone.preprocessing.size_px, EAGER_PIXELS))
 
 
 def compiled(backbone: Backbone, precision: Precision, device: torch.device, num_faces: int) -> ForwardPass:

@@ -13,6 +13,7 @@ from torch._inductor.runtime import cache_dir_utils
 from extract.backbones import compiling, passes, runtime
 from extract.backbones.build import Backbone
 from extract.backbones.calibration import CANDIDATE_MODES, CandidateMode, choose_runtime
+from extract.backbones.pieces import piece_of
 from extract.backbones.runtime import MODES, Runtime, embedder, release, steady
 from extract.backbones.transforms import normalise
 from helpers import compiled_pass
@@ -108,6 +109,26 @@ def test_eager_is_the_plain_pass(precision: str) -> None:
     assert found.unique(dim=0).shape == (7, WIDTH)
     assert torch.equal(found, expected)
     assert torch.equal(embedder(backbone, Runtime(precision=precision), CPU, 7)(faces[:2]), expected[:2])
+
+
+def test_a_pass_on_a_cpu_takes_few_faces_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which changes no embedding."""
+    backbone, faces, seen = tiny(), some_faces(7), []
+    whole = embedder(backbone, Runtime(), CPU, 7)(faces)
+    handle = backbone.module.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    monkeypatch.setattr(passes, "EAGER_PIXELS", 3 * backbone.preprocessing.size_px**2)
+    found = embedder(backbone, Runtime(), CPU, 7)(faces)
+    handle.remove()
+    assert (seen, torch.equal(found, whole)) == ([2, 2, 2, 1], True)
+
+
+@pytest.mark.parametrize(
+    ("size_px", "num_threads", "wanted"),
+    [(112, 1, 8), (112, 2, 8), (224, 2, 2), (64, 2, 16), (112, 8, 32), (448, 2, 1)],
+)
+def test_how_many_faces(monkeypatch: pytest.MonkeyPatch, size_px: int, num_threads: int, wanted: int) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
+    assert piece_of(size_px, 8 * 112**2) == wanted
 
 
 @pytest.mark.slow
