@@ -64,20 +64,21 @@ ShouldStop = Callable[[Evaluation], bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitResult(Generic[ScoredT]):
-    """The best score, its predictions of the select rows, its weights, and the history of all scores.
+    """The best score, its weights, the predictions that were kept with them, and the history of all scores.
     `halted` is the step after which successive halving ended the training; 0 where it came to its own end.
     """
 
     best: ScoredT
-    predictions: Predictions
+    predictions: Predictions | None
     history: tuple[ScoredT, ...]
     state: Mapping[str, Tensor]
     halted: int = 0
 
 
 class BestEpoch(Generic[ScoredT]):
-    """The best state of one model so far: its score (a head's `Evaluation`, a backbone's `Epoch`), its weights, its
-    predictions; and all that was scored. With `takes_last` the best is the last one, whatever its score."""
+    """The best state of one model so far: its score (a head's `Evaluation`, a backbone's `Epoch`), its weights, and the
+    predictions that earned it where they are to be kept; and all that was scored. With `takes_last` the best is the
+    last one, whatever its score."""
 
     def __init__(self, kind: type[ScoredT], schema: Schema = ABAW, *, takes_last: bool = False) -> None:
         self._kind, self._schema, self._takes_last = kind, schema, takes_last
@@ -93,7 +94,9 @@ class BestEpoch(Generic[ScoredT]):
         """How often it was scored after the best."""
         return next((count for count, scored in enumerate(reversed(self.history)) if scored.best), len(self.history))
 
-    def record(self, scored: ScoredT, predictions: Predictions, weights: Callable[[], Mapping[str, Tensor]]) -> ScoredT:
+    def record(
+        self, scored: ScoredT, weights: Callable[[], Mapping[str, Tensor]], predictions: Predictions | None = None
+    ) -> ScoredT:
         """Adds a score and returns it, `best` set if it is the best; only then are copies of the `weights` taken, at
         once, before another step can change them."""
         if self._takes_last or self.best is None or scored.p > self.best.p:
@@ -104,10 +107,10 @@ class BestEpoch(Generic[ScoredT]):
 
     def tensors(self) -> dict[str, Tensor]:
         """With `about` all it holds: the tensors themselves, not copies."""
-        if self._predictions is None:
-            return {}
-        arrays = {"rows": self._predictions.rows, **self._predictions.probabilities.parts}
-        predicted = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+        predicted: dict[str, Tensor] = {}
+        if self._predictions is not None:
+            arrays = {"rows": self._predictions.rows, **self._predictions.probabilities.parts}
+            predicted = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         return joined({"weights": self._weights, "predicted": predicted})
 
     def about(self) -> dict[str, Any]:
@@ -140,7 +143,6 @@ class BestEpoch(Generic[ScoredT]):
         if self._failure is not None:
             return self._failure
         assert self.best is not None
-        assert self._predictions is not None
         return FitResult(
             best=self.best,
             predictions=self._predictions,

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from pipelines.config import Config
 from pipelines.fitting.epochs import Evaluation
-from pipelines.metrics.predictions import merge
 from pipelines.splits import pooled_split
 from pipelines.strategy import Strategy, streams_of
 from pipelines.training.dataset import Dataset
@@ -17,7 +16,7 @@ from pipelines.training.methods import METHODS, TrainedModel
 from pipelines.training.packing import in_stacks
 from pipelines.training.setup import Setup
 from pipelines.training.stack_checkpoint import FOLDER, StackCheckpoint
-from pipelines.training.train import Trained, TrainRequest, make_setup
+from pipelines.training.train import Trained, TrainRequest, make_setup, predict_models
 
 
 def train_refit(
@@ -87,7 +86,8 @@ def _train(
 def _trained(setup: Setup, models: list[TrainedModel] | ValueError, seconds: float) -> Trained:
     if isinstance(models, ValueError):
         raise models
-    nothing = merge([model.predictions for model in models])
+    modules = [(model.spec, model.module) for model in models]
+    nothing = predict_models(modules, setup.dataset, setup.strategy, setup.used, setup.split.select)
     return Trained(
         strategy=setup.strategy,
         models=tuple(models),

@@ -22,8 +22,8 @@ def learning_parts(folder: Path) -> tuple[Part, ...]:
     words = {name.partition(".")[2]: task_label(name.partition(".")[2]) for name in history.columns if "." in name}
     chart = time_plots.learning_curves(history, words)
     caption = (
-        "Learning curves. Losses are of training rows, with augmentation and dropout; scores are of selection rows, "
-        "which picked the weights: the dot is the evaluation whose weights were kept. Held-out rows are scored once, "
-        "with these weights."
+        "Learning curves. Losses are of training rows, with augmentation and dropout; scores are of selection rows "
+        "in windows side by side, which picked the weights: the dot is the evaluation whose weights were kept. With "
+        "these weights selection rows are scored again and held-out rows once, in windows that overlap."
     )
     return (Figure(chart, caption),)

@@ -4,6 +4,7 @@ N frames, B windows, T steps, D width, R rows, C windows per row. Row number N s
 label, not valid.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -239,14 +240,18 @@ class Dataset:
         found, rows = self.rows(np.flatnonzero(part)), np.flatnonzero(part)
         return found.select("video", "frame").with_columns(path=self.file["path"].gather(rows))
 
-    def plan(self, part: np.ndarray, train: TrainConfig, used: Sequence[str]) -> PredictionPlan:
-        """The windows to predict the rows of `part` from.
+    def plan(
+        self, part: np.ndarray, train: TrainConfig, used: Sequence[str], *, overlapping: bool = True
+    ) -> PredictionPlan:
+        """The windows to predict the rows of `part` from, `train.stride` apart; without `overlapping` side by side, but
+        for the last one of a segment.
 
         A row without an embedding takes the prediction of the row nearest in time in its video, so that a score is
         always one over all labelled rows; where its video has none, everything predicted of it is 0.
         """
+        train = train if overlapping else dataclasses.replace(train, stride=train.window)
         valid = self.resident.all_valid(used, train.view)
-        key = ("plan", mask_key(part), mask_key(valid), train.window, train.stride, train.max_gap)
+        key = ("plan", mask_key(part), mask_key(valid), train.window, min(train.stride, train.window), train.max_gap)
         if key not in self._kept:
             rows = self.windows(part, train)
             covered, places = overlaps(rows)

@@ -175,7 +175,7 @@ class _Training:
                 best=False,
                 duration_s=seconds / len(self.members),
             )
-            evaluation = best.record(evaluation, predictions[place], partial(single_state, self.stack.model, place))
+            evaluation = best.record(evaluation, partial(single_state, self.stack.model, place))
             if member.on_evaluation is not None:
                 member.on_evaluation(evaluation)
             asked = member.should_stop is not None and member.should_stop(evaluation)

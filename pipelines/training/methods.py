@@ -17,7 +17,6 @@ from heads.model import Head, ProgressiveHead, build_head, build_progressive, lo
 from pipelines.fitting.epochs import BestEpoch, Evaluation, FitResult
 from pipelines.fitting.runs import Spec
 from pipelines.labels import tasks_of
-from pipelines.metrics.predictions import Predictions
 from pipelines.strategy import JOINT, Strategy
 from pipelines.training.fit import StackMember, fit
 from pipelines.training.loss import make_loss
@@ -27,12 +26,11 @@ from pipelines.training.window_sampler import WindowSource, make_window_source
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedModel:
-    """A model of one head with the weights of its best evaluation, and its predictions of the select rows then."""
+    """A model of one head with the weights of its best evaluation."""
 
     spec: Spec
     module: nn.Module
     step: int
-    predictions: Predictions
     history: tuple[Evaluation, ...]
     halted: int = 0
 
@@ -54,8 +52,8 @@ def train_separate(setups: Sequence[Setup]) -> list[ModelsOrError]:
 def train_progressive(setups: Sequence[Setup]) -> list[ModelsOrError]:
     """Separate models first; then one model of all their trunks, which starts as exactly those and may exchange.
 
-    The trunks are frozen for `frozen_steps`. The start is scored too, so on the select rows the result is never worse
-    than the separate models.
+    The trunks are frozen for `frozen_steps`. The start is scored too, so by the scores that choose weights the result
+    is never worse than the separate models.
     """
     separate = train_separate(setups)
     remaining = [place for place, outcome in enumerate(separate) if not isinstance(outcome, ValueError)]
@@ -161,7 +159,7 @@ def _members(setups: Sequence[Setup], spec: Spec) -> list[StackMember]:
         members.append(
             StackMember(
                 source=dataclasses.replace(sources[setup.rows_and_labels], config=config),
-                plan=dataset.plan(setup.split.select, config, setup.used),
+                plan=dataset.plan(setup.split.select, config, setup.used, overlapping=False),
                 name=spec.name,
                 best=BestEpoch(Evaluation, dataset.schema, takes_last=setup.num_steps is not None),
                 arm=setup.strategy.arm,
@@ -180,7 +178,6 @@ def _trained(spec: Spec, strategy: Strategy, fitted: FitResult[Evaluation], devi
         spec=spec,
         module=module.eval(),
         step=fitted.best.step,
-        predictions=fitted.predictions,
         history=fitted.history,
         halted=fitted.halted,
     )

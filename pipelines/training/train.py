@@ -34,7 +34,8 @@ class Trained:
     """A trained strategy. `predictions` and `metrics` have the parts "select" and "report".
 
     `metrics["report"]` comes from the one time the report rows were scored, with the best weights; where a task has no
-    label there, its numbers and P are None.
+    label there, its numbers and P are None. Both parts are predicted in windows that overlap; the evaluations that
+    chose the weights were in windows side by side, so their P differs a little from `metrics["select"]`.
     """
 
     strategy: Strategy
@@ -161,11 +162,10 @@ def _scored(setup: Setup, models: list[TrainedModel], seconds: float) -> Trained
     """The strategy's predictions and scores; `seconds` is its share of the training."""
     begin = time.perf_counter()
     dataset, strategy = setup.dataset, setup.strategy
+    modules = [(model.spec, model.module) for model in models]
     predictions = {
-        "select": merge([model.predictions for model in models]),
-        "report": predict_models(
-            [(model.spec, model.module) for model in models], dataset, strategy, setup.used, setup.split.report
-        ),
+        part: predict_models(modules, dataset, strategy, setup.used, getattr(setup.split, part))
+        for part in ("select", "report")
     }
     scores = {
         part: score_predictions(predicted, dataset.labels, strategy.head.predicted)

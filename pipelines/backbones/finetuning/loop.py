@@ -117,7 +117,7 @@ def _train_epochs(
             duration_s=time.perf_counter() - begin,
         )
         with averaged(state):
-            scored = state.best.record(scored, predictions, state.copies)
+            scored = state.best.record(scored, state.copies, predictions)
         guard.keep(state)
         if on_epoch is not None and context.world.is_first:
             on_epoch(scored)

@@ -96,6 +96,7 @@ def finish(
     model, preprocessing, world = context.model.cpu(), context.faces.preprocessing, context.world
     if config.finetune.lora_rank:
         merge_lora(model.trainable.backbone)
+    assert fitted.predictions is not None, "the loop keeps them"
     metrics, licence = evaluate(context, fitted.predictions), request.licence or dataset.licence
     unreadable = {row: reason for met in world.gather_objects(context.faces.unreadable) for row, reason in met.items()}
     sets = tuple({"set": each.name, "faces": str(each.folder), **each.about()} for each in dataset.sets)
