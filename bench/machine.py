@@ -8,6 +8,7 @@ import torch
 
 from extract.backbones.passes import fast_precision
 
+LIMITS = {"oneDNN": "ONEDNN_MAX_CPU_ISA", "MKL": "MKL_ENABLE_INSTRUCTIONS"}
 VERSIONS = ("torch", "timm", "zarr", "numpy", "h5py", "simplejpeg", "pillow")
 
 
@@ -26,8 +27,9 @@ def about(device: torch.device) -> dict[str, str]:
 
 
 def instructions() -> str:
-    """The vector instructions that torch and oneDNN use, which the environment may have narrowed."""
+    """The vector instructions that torch uses, and what the environment narrows; ONNX Runtime heeds none of it."""
     vectors = torch.backends.cpu.get_cpu_capability()
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
     bfloat16 = "with" if fast_precision(torch.device("cpu")) == "bfloat16" else "without"
-    return f"{vectors}, {bfloat16} bfloat16" + (f", oneDNN limited to {limit}" if limit else "")
+    limits = [f"{name} limited to {os.environ[each]}" for name, each in LIMITS.items() if os.environ.get(each)]
+    others = [f"{name} not" for name, each in LIMITS.items() if limits and not os.environ.get(each)]
+    return ", ".join([vectors, f"{bfloat16} bfloat16", *limits, *others])

@@ -17,9 +17,10 @@ NAMES = {
     "epoch": "one epoch",
     "post": "post-processing",
     "report": "report",
+    "predict": "prediction",
 }
-COLOURS = ("#4269d0", "#d1462f", "#3ca951", "#9467bd", "#efb118", "#38b2c4")
-MARKERS = "os^Dvp"
+COLOURS = ("#4269d0", "#d1462f", "#3ca951", "#9467bd", "#efb118", "#38b2c4", "#7a7a7a")
+MARKERS = "os^Dvp>"
 
 
 def draw(rows: list[dict[str, float]]) -> Figure:

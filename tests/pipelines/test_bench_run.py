@@ -14,6 +14,7 @@ import bench.__main__ as command
 from bench import measure, processes
 from bench.entries import ENTRIES, IDS, Entry, chosen
 from bench.lines import Line
+from bench.machine import instructions
 from bench.measure import Row, Target, affordable, interleave, seconds_left, shares, within
 from helpers.bench_rows import dies, one_and_then_too_long, sends_all_and_lingers
 
@@ -177,3 +178,11 @@ def _has_ended(pid: int) -> bool:
             return True
         time.sleep(0.1)
     return False
+
+
+def test_what_the_environment_narrows_stands_beside_the_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    monkeypatch.delenv("MKL_ENABLE_INSTRUCTIONS", raising=False)
+    assert instructions().endswith("bfloat16, oneDNN limited to AVX2, MKL not")
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
+    assert instructions().endswith("bfloat16")
