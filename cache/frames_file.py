@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from cache.parquet import parquet_schema, scan_parquet
+from cache.parquet import panics_as_errors, scan_parquet
 
 BLOCK_ROWS = 65536  # of a read; Polars makes row groups of 262,144
 KEYS = ("video", "frame")
@@ -19,10 +19,10 @@ MAX_BLOCKS = 4  # of a column in memory
 
 
 class FramesColumn:
-    """One column [N] of the table at `path`; what a `pl.Series` answers, as far as it is asked here."""
+    """One column [N] of a table; what a `pl.Series` answers, as far as it is asked here."""
 
-    def __init__(self, path: Path, name: str, num_rows: int) -> None:
-        self._path, self._name, self._num_rows = path, name, num_rows
+    def __init__(self, scan: pl.LazyFrame, num_rows: int) -> None:
+        self._scan, self._num_rows = scan, num_rows
         self._blocks: OrderedDict[int, pl.Series] = OrderedDict()
 
     def __len__(self) -> int:
@@ -70,15 +70,18 @@ class FramesColumn:
         return self._blocks[number]
 
     def _read(self, start: int, num_rows: int) -> pl.Series:
-        return scan_parquet(self._path).select(self._name).slice(start, num_rows).collect().to_series()
+        return self._scan.slice(start, num_rows).collect().to_series()
 
 
 class FramesFile:
     """The frames table at `path`, sorted and checked when it was written, with `num_rows` rows."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.columns = path, parquet_schema(path).names()
-        self._num_rows = int(scan_parquet(path).select(pl.len()).collect().item())
+        self.path, self._scan = path, scan_parquet(path)
+        with panics_as_errors():
+            # The scan keeps what it read of the file's end: 0.7 MB at 50 million rows, 2.4 ms per block if read again.
+            self.columns = self._scan.collect_schema().names()
+        self._num_rows = int(self._scan.select(pl.len()).collect().item())
         self._known: dict[str, FramesColumn] = {}
 
     def __len__(self) -> int:
@@ -90,14 +93,14 @@ class FramesFile:
             if key not in self.columns:
                 raise KeyError(key)
             if key not in self._known:
-                self._known[key] = FramesColumn(self.path, key, self._num_rows)
+                self._known[key] = FramesColumn(self._scan.select(key), self._num_rows)
             return self._known[key]
         rows = np.asarray(key, np.int64)
         return pl.DataFrame([self[name].gather(rows).alias(name) for name in self.columns])
 
     def tables(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         """Some columns of all of it, `BLOCK_ROWS` rows at a time."""
-        scan = scan_parquet(self.path).select(columns)
+        scan = self._scan.select(columns)
         for start in range(0, self._num_rows, BLOCK_ROWS):
             yield scan.slice(start, BLOCK_ROWS).collect()
 
@@ -109,7 +112,7 @@ class FramesFile:
     def compact(self, splits: Sequence[str]) -> pl.DataFrame:
         """The table without its paths and labels, as training needs it: videos and subjects as categories, `splits` as
         an enumeration, frame numbers in 32 bits where they fit. A column at a time, as each is copied once."""
-        scan = scan_parquet(self.path)
+        scan = self._scan
         last = scan.select(pl.col("frame").max()).collect(engine="streaming").item()
         frame = pl.Int32() if (last or 0) < 2**31 else pl.Int64()
         types = {"video": pl.Categorical(), "frame": frame, "split": pl.Enum(splits), "subject": pl.Categorical()}

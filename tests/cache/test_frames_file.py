@@ -134,3 +134,13 @@ def test_verification_against_the_file(both: tuple[pl.DataFrame, FramesFile], tm
     assert asked == whole["path"].to_list()
     assert found == verify(stream, whole, digests, lambda count: None)
     assert len(found) == NUM_ROWS
+
+
+def test_the_end_of_the_file_is_read_once(both: tuple[pl.DataFrame, FramesFile]) -> None:
+    """It grows with the table, so reading it for every block would cost the square of the number of frames."""
+    table, opened = both
+    with open(opened.path, "r+b") as file:
+        file.seek(-8, 2)  # the length of the metadata and Parquet's mark
+        file.write(bytes(8))
+    assert pl.concat(opened["path"].blocks(10)).equals(table["path"])
+    assert pl.concat(opened.tables(["frame"])).equals(table.select("frame"))
