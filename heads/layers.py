@@ -65,6 +65,7 @@ class DropoutRng:
         assert len(seeds) == len(rates), (seeds, rates)
         self.num_heads = len(seeds)
         self.num_layers = 0
+        self.first_window = 0  # of what is given to the model, where that is a part of a batch
         self.is_off = not any(rates)
         self._seeds = torch.tensor([seed & LOW for seed in seeds])
         self._rates = torch.tensor(list(rates), dtype=torch.float64)
@@ -96,7 +97,8 @@ class DropoutRng:
 
     def mask(self, layer_id: int, num_windows: int, width: int) -> Tensor:
         """[M, B, 1, D]: 0 with the head's rate, else 1 / (1 - rate)."""
-        index = torch.arange(num_windows * width, device=self._seeds.device)
+        first = self.first_window * width
+        index = torch.arange(first, first + num_windows * width, device=self._seeds.device)
         bits = _hash(index + self._key(layer_id).unsqueeze(1))
         kept = (bits.double() >= self._rates.unsqueeze(1) * 2**32) / (1 - self._rates).unsqueeze(1)
         return kept.float().view(self.num_heads, num_windows, 1, width)
@@ -104,7 +106,8 @@ class DropoutRng:
     def normal(self, layer_id: int, num_windows: int, num_steps: int, width: int) -> Tensor:
         """[M, B, T, D] standard normal noise; that of a step does not depend on how many steps follow it."""
         device = self._seeds.device
-        windows = _hash(torch.arange(num_windows, device=device) + self._key(layer_id).unsqueeze(1))
+        places = torch.arange(self.first_window, self.first_window + num_windows, device=device)
+        windows = _hash(places + self._key(layer_id).unsqueeze(1))
         index = _hash(torch.arange(num_steps * width, device=device))
         share = (_hash(index + windows.unsqueeze(2)).double() + 0.5) / 2**32
         noise = 2**0.5 * torch.erfinv(2 * share - 1)

@@ -88,6 +88,11 @@ class HeadLoss(nn.Module):
             totals = totals + self.class_embeddings_weight * self.alignment(features, labels)
         return totals, losses
 
+    @property
+    def reads_trunks(self) -> bool:
+        """Whether the trunks among the features matter."""
+        return self.adversary is not None or self.alignment is not None
+
     def select(self, heads: Sequence[int]) -> "HeadLoss":
         """The losses of some of the heads, in this order; parameters are copies."""
         index = torch.tensor(list(heads))

@@ -22,7 +22,7 @@ InputChoice = Literal["embedding", "deviation", "both"]
 BLOCK = 65536  # rows at once: a float32 copy of a whole stream would take twice its memory
 MOMENTS_BLOCK = 4096  # of which two float32 copies are made
 MOMENTS_BYTES = 8  # per row
-NORMAL_BLOCK = 64
+NORMAL_BLOCK = 512  # what is gathered of them stays in the caches, and few calls are made
 LEAST_SHARE = 8  # times the moments that a row must take: narrow streams would grow by as much as they have
 
 

@@ -19,6 +19,7 @@ from heads.penalties import HeadLoss
 from pipelines.label_table import below_each_other
 from pipelines.training.normal_inputs import reader_for
 from pipelines.training.optimise import StackedAdamW, limits_of
+from pipelines.training.pieces import in_pieces
 from pipelines.training.window_sampler import WindowSource
 
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]  # of rows, active heads and rates
@@ -88,8 +89,7 @@ class TrainStep:
             else nullcontext()
         ):
             model = cast(Head | ProgressiveHead, self.model)
-            features = model.features(*self._inputs(rows))
-            outputs = model.decode(features)
+            outputs, features = in_pieces(model, self._inputs(rows), with_trunks=self.loss.reads_trunks)
         total, parts = self.loss(outputs, self.targets(rows), features, self.subjects(rows))
         self.optimiser.zero_grad()
         total.sum().backward()

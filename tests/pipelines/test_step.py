@@ -19,6 +19,7 @@ from pipelines.fitting.runs import Spec
 from pipelines.folds import NO_FOLD
 from pipelines.strategy import strategy_of, streams_of
 from pipelines.training import dataset as dataset_module
+from pipelines.training import pieces
 from pipelines.training.dataset import Dataset
 from pipelines.training.inputs import StreamInput
 from pipelines.training.loss import make_loss
@@ -57,6 +58,35 @@ def first_rows(stack: Stack) -> Tensor:
     samplers = {_order_of(source): WindowSampler(source) for source in stack.sources}
     batches = {key: sampler.batch() for key, sampler in samplers.items()}
     return stack._rows([batches[_order_of(source)] for source in stack.sources])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"temporal": "tcn", "subject_adversarial": 0.5},
+        {"temporal": "gru", "latent": 4, "fusion": "cross-attention"},
+        {"method": "progressive", "temporal": "none"},
+    ],
+    ids=["trunks are read", "a latent", "progressive"],
+)
+def test_a_batch_in_pieces_trains_as_a_whole_one(
+    small: Config, made, values: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pieces of one window of 8, dropout and noise drawn: but for the order of sums the same gradients."""
+    found = []
+    for most in (10**6, 1):
+        monkeypatch.setattr(pieces, "STEPS_AT_ONCE", most)
+        stack = stack_of(small, made.dataset(), {**values, "dropout": 0.3, "batch_windows": 8, "grad_clip": 0.0})
+        stack.model.train()
+        losses = stack.step.backward(first_rows(stack), torch.tensor([True] * len(SEEDS)))
+        found.append((losses, [p.grad for p in stack.optimiser.parameters]))
+        assert all(rng.first_window == 0 for rng in dropout_rngs(stack.model))
+    (losses, grads), (other_losses, others) = found
+    torch.testing.assert_close(other_losses, losses, rtol=1e-5, atol=1e-6)
+    for grad, other in zip(grads, others, strict=True):
+        assert (grad is None) == (other is None)
+        if grad is not None:
+            torch.testing.assert_close(other, grad, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("active", [(True, True, True), (True, False, True)])
