@@ -128,6 +128,20 @@ def test_the_table_fits_the_terminal_and_shows_only_what_varies(width: int) -> N
     assert "width" not in text
 
 
+def test_words_are_whole_in_80_columns() -> None:
+    """A demo's search, written to a file."""
+    results = [
+        result(1.0, 1.0, temporal=temporal, inputs=inputs, method=method, width=width)
+        for temporal in ("transformer", "none")
+        for inputs in ("embedding", "deviation")
+        for method in ("joint", "progressive")
+        for width in (64, 128)
+    ]
+    text = shown(make_leaderboard(results), 80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(word in text for word in ("transformer", "embedding", "deviation", "progressive"))
+
+
 @pytest.mark.parametrize(("width", "there"), [(200, True), (100, False)])
 def test_in_a_narrow_terminal_a_field_that_follows_from_another_goes_first(width: int, there: bool) -> None:
     results = [

@@ -5,7 +5,6 @@ from rich.console import Console
 from pipelines.terminal import make_console
 
 WIDTH = 80
-PIPE_WIDTH = 120
 
 
 def page_console() -> Console:
@@ -16,6 +15,6 @@ def page_console() -> Console:
 
 
 def wide_console(*, stderr: bool = False) -> Console:
-    """As wide as the terminal; written to a file or a pipe, wide enough for the leaderboard."""
+    """As wide as the terminal, however narrow; in a pipe 80, for which tables leave out columns."""
     console = make_console(stderr=stderr)
-    return console if console.is_terminal else make_console(stderr=stderr, width=PIPE_WIDTH)
+    return console if console.is_terminal else make_console(stderr=stderr, width=WIDTH)

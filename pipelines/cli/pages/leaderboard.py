@@ -42,12 +42,14 @@ def leaderboard_tables(
 def _fitting(ranking: Ranking, varied: Sequence[str], top: int, most: int, width: int) -> Table:
     """The table with as many of the `OPTIONAL` columns as fit into `width`.
 
-    Where not all do, the fields that follow from another one go first: they distinguish no two strategies.
+    Where not all do, the fields that follow from another one go first: they distinguish no two strategies; where none
+    does, the columns stand closer.
     """
     console = make_console(width=1000)
     independent = _independent(ranking, varied)
     shown = [(varied, OPTIONAL), *((independent, OPTIONAL[:count]) for count in range(len(OPTIONAL), -1, -1))]
     tables = [_table(ranking, names, top, most, optional) for names, optional in shown]
+    tables.append(_table(ranking, independent, top, most, (), gap=0))
     return next((table for table in tables if console.measure(table).maximum <= width), tables[-1])
 
 
@@ -62,8 +64,8 @@ def _independent(ranking: Ranking, varied: Sequence[str]) -> list[str]:
     return kept
 
 
-def _table(ranking: Ranking, varied: Sequence[str], top: int, most: int, shown: Sequence[str]) -> Table:
-    table = Table(title=_title(ranking), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+def _table(ranking: Ranking, varied: Sequence[str], top: int, most: int, shown: Sequence[str], gap: int = 1) -> Table:
+    table = Table(title=_title(ranking), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0))
     table.add_column("#", justify="right")
     for name in varied:
         table.add_column(field_words(name, short=True), overflow="fold")
