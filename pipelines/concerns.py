@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from typing import Any, Protocol
 
 from heads.config import ATTENTIVE, CONVOLUTIONAL
@@ -105,6 +105,21 @@ def without_effect(strategy: Strategy) -> dict[str, str]:
     return found
 
 
+def own_without_effect(strategy: Strategy) -> dict[str, str]:
+    """As `without_effect`, of what `strategy` has for single tasks, by flat name: values of their own that their models
+    do not heed, and weights of tasks that it does not train."""
+    found, tasks = {}, list(strategy.head.tasks)
+    for task, own in strategy.task.items():  # that such a model is trained is checked elsewhere
+        for key in (key for key in own if key in CONCERNS and task in strategy.models):
+            given = {other: strategy.model(task).value(other) for other, _ in CONCERNS[key]}
+            if not _hold(CONCERNS[key], given):
+                found[flat_name(task, key)] = _words(flat_name(task, key), own[key], given)
+    for task, weight in strategy.loss.task_weights.items():
+        if task not in tasks and weight != 1:
+            found[f"task_weights.{task}"] = _words(f"task_weights.{task}", weight, {"tasks": tasks})
+    return found
+
+
 def without_effect_in(section: str, config: Any) -> list[str]:
     """As `without_effect`, of the dataclass `config` of a section that is no part of a strategy."""
     table, found = IN_SECTIONS[section], []
@@ -115,17 +130,20 @@ def without_effect_in(section: str, config: Any) -> list[str]:
     return found
 
 
-def without_effect_in_all(strategies: Iterable[Strategy], fields: Iterable[str]) -> list[str]:
+def without_effect_in_all(strategies: Iterable[Strategy], fields: Collection[str]) -> list[str]:
     """Those of `fields` that make no difference to any of `strategies` in which they are not as by default, in the
     words of the first."""
     words: dict[str, str] = {}
     with_effect = set[str]()
     for strategy in strategies:
-        found = without_effect(strategy)
+        found = without_effect(strategy) | own_without_effect(strategy)
         for part in (strategy.head, strategy.loss, strategy.train):
             with_effect |= _changed(part, CONCERNS).keys() - found.keys()
+        with_effect |= {flat_name(task, key) for task, own in strategy.task.items() for key in own} - found.keys()
+        with_effect |= {f"task_weights.{task}" for task in strategy.head.tasks}
         words = found | words
-    return [words[name] for name in fields if name in words and name not in with_effect]
+    asked = [*fields, *(name for name in words if name.startswith("task_weights.") and "task_weights" in fields)]
+    return [words[name] for name in asked if name in words and name not in with_effect]
 
 
 def warn_of(found: Iterable[str], where: str) -> None:

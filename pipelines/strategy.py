@@ -16,7 +16,7 @@ from cache.labels import nearest
 from heads.config import HeadConfig, LossConfig, classes_problem, head_problem, loss_problem
 from heads.ranges import hints_of, range_problem
 from pipelines.class_embeddings import ClassEmbeddings, read_class_embeddings
-from pipelines.concerns import without_effect
+from pipelines.concerns import own_without_effect, without_effect
 from pipelines.config import Config, TrainConfig
 from pipelines.needed_streams import no_backbone
 from pipelines.splits import fold_problem
@@ -65,13 +65,17 @@ class Strategy:
     @property
     def essential(self) -> "Strategy":
         """The strategy without weights of tasks that it does not train, without targets where they are all its tasks,
-        without values of a task's own that are those of all, and with the defaults of settings that have no effect:
-        what has the same essential trains the same."""
+        without values of a task's own that are those of all or have no effect, and with the defaults of settings that
+        have none: what has the same essential trains the same."""
         if moot := without_effect(self):
             return self.changed({name: getattr(PARTS[flat_fields()[name][0]](), name) for name in moot}).essential
         weights = {task: weight for task, weight in self.loss.task_weights.items() if task in self.head.tasks}
         targets = self.head.predicted if self.head.auxiliary else ()
-        task = {name: {key: own[key] for key in own if own[key] != self.value(key)} for name, own in self.task.items()}
+        moot = own_without_effect(self)
+        task = {
+            name: {key: own[key] for key in own if own[key] != self.value(key) and flat_name(name, key) not in moot}
+            for name, own in self.task.items()
+        }
         task = {name: own for name, own in task.items() if own}
         if len(weights) == len(self.loss.task_weights) and (targets, task) == (self.head.targets, self.task):
             return self

@@ -44,6 +44,9 @@ class StudyListener(Protocol):
     def on_damaged(self, reason: str, *, retrained: bool) -> None:
         """A finished trial cannot be used; `retrained` says that this search trains it again."""
 
+    def on_alike(self, num_alike: int, num_combinations: int) -> None:
+        """So many combinations of the grid differ from one before only in settings without effect."""
+
     def on_start(self, num_trials: int, num_finished: int, num_to_run: int) -> None:
         """The study is open; so many of its trials were finished before."""
 
@@ -175,6 +178,8 @@ def _run(
             study.clear(trial)
     todo = to_run(search, study, retry_failed=retry_failed, part=part, limit=limit)
     before = sum(study.is_finished(trial) for trial in trials)
+    if (num_alike := search.num_combinations - len(search.trials)) > 0:
+        listener.on_alike(num_alike, search.num_combinations)
     listener.on_start(len(trials), before, len(todo))
     halted = search.halving is None
     with ExitStack() as stack:

@@ -194,6 +194,15 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
+def alike_words(num_alike: int, num_combinations: int) -> str:
+    """ "4 of 24 combinations differ only in settings without effect and are no trials of their own"."""
+    verbs = ("differs", "is no trial of its own") if num_alike == 1 else ("differ", "are no trials of their own")
+    return (
+        f"{num_alike:,} of {num_combinations:,} combinations {verbs[0]} from another only in settings without effect "
+        f"and {verbs[1]}"
+    )
+
+
 def units_words(unit: str) -> str:
     """What is resampled, in the plural: "videos", "subjects", or both where some subjects are not known."""
     return "subjects or videos" if "," in unit else f"{unit}s"

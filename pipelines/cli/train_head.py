@@ -54,7 +54,7 @@ def train_head(
     import_torch()
     from pipelines.cli.pages.training import print_result, training_progress
     from pipelines.cli.refit import refit_model
-    from pipelines.concerns import warn_of, without_effect
+    from pipelines.concerns import own_without_effect, warn_of, without_effect
     from pipelines.config import read_config
     from pipelines.fitting.interrupts import Interrupts
     from pipelines.folds import NO_FOLD
@@ -78,7 +78,7 @@ def train_head(
     if tasks:
         chosen["tasks"] = list(settings.schema.ordered(chosen["tasks"], "mtl train-head tasks"))
     strategy = strategy_of(settings).replace(chosen, "mtl train-head")
-    warn_of(without_effect(strategy).values(), "mtl train-head")
+    warn_of((without_effect(strategy) | own_without_effect(strategy)).values(), "mtl train-head")
     if refit and strategy.train.fold != NO_FOLD:
         raise ValueError("--refit trains on train and val together, and a fold holds part of them out; leave out one")
     check_tracker(track)

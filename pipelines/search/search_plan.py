@@ -52,6 +52,11 @@ class SearchPlan:
         return Halving(study.halving, study.halving_first) if study.halving else None
 
     @property
+    def num_combinations(self) -> int:
+        """How many the grid has: those that differ only in settings without effect are one trial."""
+        return sum(1 for _ in every(self.grid, strategy_of(self.config), self.config.split.inner_folds))
+
+    @property
     def num_wanted(self) -> int:
         """How many of the trials are to be tried in all."""
         return min(self.grid.study.trials or len(self.trials), len(self.trials))

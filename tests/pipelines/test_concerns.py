@@ -6,12 +6,21 @@ from numpy.testing import assert_equal
 from helpers import stub_study as stub
 from helpers.cli import typed
 from pipelines import config as config_module
-from pipelines.concerns import CONCERNS, IN_SECTIONS, concerns, warn_of, without_effect, without_effect_in
+from pipelines.concerns import (
+    CONCERNS,
+    IN_SECTIONS,
+    concerns,
+    own_without_effect,
+    warn_of,
+    without_effect,
+    without_effect_in,
+)
 from pipelines.config import parse_config
 from pipelines.search.grid import StudyConfig, expand
-from pipelines.search.search_plan import read_strategies
+from pipelines.search.search_plan import make_plan, read_strategies
 from pipelines.strategy import Strategy, field_names, flat_fields, strategy_of
 from pipelines.training.train import train_strategy
+from pipelines.words import alike_words
 
 # With the defaults none of them has an effect.
 VALUES = {
@@ -73,6 +82,17 @@ def test_what_has_no_effect_is_said_with_why() -> None:
     assert not without_effect(own), "the model of one task heeds it"
 
 
+def test_what_a_task_has_for_itself_without_effect_is_said() -> None:
+    own = {"method": "separate", "tasks": ("va",), "task.va.kernel": 5, "task.va.window": 16, "num_heads": 4}
+    strategy = Strategy().changed({**own, "task_weights": {"va": 2.0, "au": 0.5, "expr": 1.0}})
+    assert list(own_without_effect(strategy).values()) == [
+        "task.va.kernel = 5 (temporal = 'ssm')",
+        "task_weights.au = 0.5 (tasks = ['va'])",
+    ]
+    assert strategy.digest == Strategy().changed({**own, "task.va.kernel": 7, "task_weights": {"va": 2.0}}).digest
+    assert not own_without_effect(strategy.changed({"task.va.temporal": "tcn", "tasks": ("va", "au")}))
+
+
 def test_what_one_task_s_model_heeds_is_told() -> None:
     """Of all models alike, where two strategies differ in nothing else."""
     own = Strategy().changed({"method": "separate", "task.va.temporal": "tcn"})
@@ -94,13 +114,18 @@ def test_strategies_that_differ_in_what_has_no_effect_are_one() -> None:
 def test_a_search_warns_of_what_none_of_its_strategies_heeds(project) -> None:
     """Once; not of values that others make moot."""
     (project / "grid.toml").write_text(
-        '[product]\ntemporal = ["gru", "tcn"]\nkernel = [3, 5]\n[set]\nlatent_kl = 0.2\n'
+        '[product]\ntemporal = ["gru", "tcn"]\nkernel = [3, 5]\ntasks = [["va"], ["va", "expr"]]\n'
+        "[set]\nlatent_kl = 0.2\ntask_weights = {va = 2.0, expr = 0.5, au = 3.0}\n"
     )
     config = config_module.read_config(project / "mtl.toml")
     with pytest.warns(UserWarning, match="without effect") as told:
-        read_strategies(config, project / "grid.toml")
+        search = make_plan(*read_strategies(config, project / "grid.toml"))
     (one,) = told
-    assert str(one.message) == f"{project}/grid.toml: without effect: latent_kl = 0.2 (latent = 0)"
+    found = "latent_kl = 0.2 (latent = 0); task_weights.au = 3.0 (tasks = ['va'])"
+    assert str(one.message) == f"{project}/grid.toml: without effect: {found}"
+    assert (search.num_combinations, len(search.trials)) == (8, 6)
+    found = "2 of 8 combinations differ from another only in settings without effect and are no trials of their own"
+    assert alike_words(2, 8) == found
 
 
 def test_a_search_warns_where_the_first_of_a_list_is_the_default(project) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from pipelines.training.budget import budget_words
-from pipelines.words import counted, duration_words, value_words
+from pipelines.words import alike_words, counted, duration_words, value_words
 
 SHOWN_KINDS = 8
 
@@ -15,6 +15,8 @@ def print_preview(found: Mapping[str, Any], console: Console) -> None:
     """The facts of a `Preview`."""
     counts = "" if found["num_left"] is None else f", {found['num_finished']} finished, {found['num_left']} to run"
     console.print(f"{found['grid']}: {counted(found['num_trials'], 'trial')}{counts}", soft_wrap=True)
+    if num_alike := found["num_combinations"] - found["num_trials"]:
+        console.print(alike_words(num_alike, found["num_combinations"]), soft_wrap=True)
     if found["num_folds"]:
         inner = counted(found["num_inner"], "inner part")
         console.print(f"{counted(found['num_folds'], 'outer fold')}, each with {inner} to select on")

@@ -14,7 +14,7 @@ from pipelines.refit.record import refit_notes
 from pipelines.run_files import AGAIN
 from pipelines.studies import Searched
 from pipelines.terminal import say
-from pipelines.words import counted, stored_words, strategy_words
+from pipelines.words import alike_words, counted, stored_words, strategy_words
 
 if TYPE_CHECKING:
     from pipelines.fitting.epochs import Evaluation
@@ -36,6 +36,9 @@ class SearchPage:
         what = reason.partition(f"; {AGAIN}")[0]
         then = "it is trained again" if retrained else "left out: the search that it is of trains it again"
         self._console.print(Text(f"{what}; {then}"), soft_wrap=True)
+
+    def on_alike(self, num_alike: int, num_combinations: int) -> None:
+        self._console.print(alike_words(num_alike, num_combinations), soft_wrap=True)
 
     def on_start(self, num_trials: int, num_finished: int, num_to_run: int) -> None:
         self._console.print(f"{counted(num_trials, 'trial')}: {num_finished} finished before, {num_to_run} to run")
