@@ -56,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("; ".join(about for each in devices.values() for about in each.values()))
     loads = [line.load for line in lines]
     print(f"{time.monotonic() - begin:.0f} s, load {min(loads):.1f} to {max(loads):.1f}")
+    if num_cut := sum(line.was_cut for line in lines):
+        print(f"{num_cut} cut: on a machine that is busy or slow, --time-factor 3 gives each three times as long")
     if options.quick:
         print(COARSE)
     return 1 if any(line.has_failed for line in lines) else 0
@@ -79,9 +81,13 @@ def measured(
             if quick and limit_s is None:
                 yield Line(ids=entry.ids, device=device, about=about, why="left out: not by --quick")
                 continue
+            has_rows = False
             for found in processes.rows_of(entry, device, limit_s):
                 row, why = (found, "") if isinstance(found, Row) else (None, found)
-                yield Line(ids=entry.ids, device=device, about=about, row=row, why=why)
+                yield Line(
+                    ids=entry.ids, device=device, about=about, row=row, why=why, is_rest=has_rows and row is None
+                )
+                has_rows |= row is not None
 
 
 def write_json(lines: Iterable[Line], path: Path) -> None:

@@ -10,19 +10,21 @@ from bench.measure import Row
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """`row`, or `why` the rows `ids` are missing; `about` the device, and the machine's load when it was measured."""
+    """`row`, or `why` the rows `ids` are missing: all, or by `is_rest` those that had not come. `about` the device, and
+    the machine's load when it was measured."""
 
     ids: tuple[str, ...]
     device: str
     about: Mapping[str, str]
     row: Row | None = None
     why: str = ""
+    is_rest: bool = False
     load: float = field(default_factory=lambda: os.getloadavg()[0])
 
     @property
     def key(self) -> str:
         """The id; with the device where it is not the processor."""
-        name = self.row.id if self.row else ",".join(self.ids)
+        name = self.row.id if self.row else ",".join(self.ids) + (", the rest" if self.is_rest else "")
         return name if self.device == "cpu" else f"{name} {self.device}"
 
     @property
@@ -30,10 +32,14 @@ class Line:
         return self.why.startswith("failed")
 
     @property
+    def was_cut(self) -> bool:
+        return self.why.startswith("cut")
+
+    @property
     def cells(self) -> tuple[str, ...]:
         """Of the table: id, device, ratio, value, min, max, rounds, target, verdict."""
         if self.row is None:
-            return ",".join(self.ids), self.device, self.why, "", "", "", "", "", ""
+            return self.key.removesuffix(f" {self.device}"), self.device, self.why, "", "", "", "", "", ""
         row = self.row
         numbers = (f"{number:.4g}" for number in (row.value, min(row.values), max(row.values)))
         what = f"{row.what} ({row.note})" if row.note else row.what

@@ -139,6 +139,20 @@ def test_lines_are_written_as_they_come(tmp_path: Path, monkeypatch: pytest.Monk
     assert [each.name for each in tmp_path.iterdir()] == ["latest.json"]
 
 
+def test_a_row_that_came_stands_beside_what_was_cut_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = Row(id="B1", what="ratio", values=[1.0])
+    monkeypatch.setattr(command, "LATEST", tmp_path / "latest.json")
+    monkeypatch.setattr(processes, "start_server", lambda: None)
+    monkeypatch.setattr(processes, "machines", lambda: {"cpu": ABOUT})
+    monkeypatch.setattr(processes, "rows_of", lambda entry, device, limit_s: iter([row, "cut after 8 s"]))
+    assert command.main(["--only", "B1"]) == 0
+    found = json.loads((tmp_path / "latest.json").read_text())
+    assert {name: each["value"] for name, each in found.items()} == {"B1": 1.0, "B1, the rest": None}
+    assert "1 cut: " in capsys.readouterr().out
+
+
 def test_the_table_names_what_was_cut(capsys: pytest.CaptureFixture[str]) -> None:
     command.print_table([Line(ids=("S4",), device="cpu", about=ABOUT, why="cut after 50 s")])
     assert "cut after 50 s" in capsys.readouterr().out
