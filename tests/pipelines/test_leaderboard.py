@@ -142,7 +142,7 @@ def test_words_are_whole_in_80_columns() -> None:
     assert all(word in text for word in ("transformer", "embedding", "deviation", "progressive"))
 
 
-@pytest.mark.parametrize(("width", "there"), [(200, True), (100, False)])
+@pytest.mark.parametrize(("width", "there"), [(200, True), (85, False)])
 def test_in_a_narrow_terminal_a_field_that_follows_from_another_goes_first(width: int, there: bool) -> None:
     results = [
         result(1.0 + 0.01 * depth, 1.0, temporal=temporal, depth=depth, inputs=inputs)

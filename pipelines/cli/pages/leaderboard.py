@@ -42,15 +42,21 @@ def leaderboard_tables(
 def _fitting(ranking: Ranking, varied: Sequence[str], top: int, most: int, width: int) -> Table:
     """The table with as many of the `OPTIONAL` columns as fit into `width`.
 
-    Where not all do, the fields that follow from another one go first: they distinguish no two strategies; where none
-    does, the columns stand closer.
+    Where not all do, columns stand closer; then the fields that follow from another one go: they distinguish no two
+    strategies.
     """
     console = make_console(width=1000)
     independent = _independent(ranking, varied)
-    shown = [(varied, OPTIONAL), *((independent, OPTIONAL[:count]) for count in range(len(OPTIONAL), -1, -1))]
-    tables = [_table(ranking, names, top, most, optional) for names, optional in shown]
-    tables.append(_table(ranking, independent, top, most, (), gap=0))
+    by_worth = sorted(OPTIONAL, key=lambda name: name != "runs") if _misses_runs(ranking, most) else OPTIONAL
+    subsets = [[name for name in OPTIONAL if name in by_worth[:count]] for count in range(len(OPTIONAL), -1, -1)]
+    shown = [(varied, OPTIONAL), *((independent, names) for names in subsets)]
+    tables = [_table(ranking, names, top, most, optional, gap) for names, optional in shown for gap in (1, 0)]
     return next((table for table in tables if console.measure(table).maximum <= width), tables[-1])
+
+
+def _misses_runs(ranking: Ranking, most: int) -> bool:
+    """Whether a strategy has fewer runs than others: some failed, or are left."""
+    return any(len(row.results) < most for row in ranking.rows)
 
 
 def _independent(ranking: Ranking, varied: Sequence[str]) -> list[str]:
@@ -64,7 +70,7 @@ def _independent(ranking: Ranking, varied: Sequence[str]) -> list[str]:
     return kept
 
 
-def _table(ranking: Ranking, varied: Sequence[str], top: int, most: int, shown: Sequence[str], gap: int = 1) -> Table:
+def _table(ranking: Ranking, varied: Sequence[str], top: int, most: int, shown: Sequence[str], gap: int) -> Table:
     table = Table(title=_title(ranking), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0))
     table.add_column("#", justify="right")
     for name in varied:
@@ -121,7 +127,7 @@ def _parts_words(keys: Mapping[str, str], scores: Mapping[str, Spread]) -> str:
     )
 
 
-# Columns left out in a narrow terminal, the last one first.
+# Columns left out in a narrow terminal, the last one first; the runs last of all where some are missing.
 OPTIONAL = ("optimism", "interval", "ranks", "runs", "parts")
 
 
