@@ -46,12 +46,13 @@ def list_faces(folder: Path, *, open_videos: bool = True) -> Listing:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such faces folder; name it with --faces or in mtl.toml under [data] faces")
-    paths: set[str] = set()
+    paths: list[str] = []
+    inside: set[str] = set()
     videos: set[str] = set()
     faults: list[str] = []
     repeated: list[str] = []
     for prefix, files in _walk(folder, repeated):
-        paths.update(prefix + name for name in files if is_face(name))
+        paths += [prefix + name for name in files if is_face(name)]
         packed_files = [name for name in files if _video_of(name)]
         videos.update(prefix + _video_of(name) for name in packed_files)
         faults += [fault for name in packed_files if (fault := _odd(folder, prefix + name))]
@@ -61,8 +62,10 @@ def list_faces(folder: Path, *, open_videos: bool = True) -> Listing:
     packed = [(video, path) for video, path in packed if open_videos or not is_video(path)]
     with ThreadPoolExecutor(min(NUM_THREADS, num_cores())) as pool:
         for (video, path), (names, fault) in zip(packed, pool.map(_names, (path for _, path in packed)), strict=True):
-            paths.update(f"{video}/{name}" for name in names if is_face(name))
+            inside.update(f"{video}/{name}" for name in names if is_face(name))
             faults += [f"{os.path.relpath(path, folder)}: {fault}"] if fault else []
+    if inside:
+        paths = [*inside.union(paths)]
     return Listing(sorted(paths), tuple(faults), tuple(repeated), unopened)
 
 
