@@ -49,10 +49,11 @@ class FramesColumn:
 
     def gather(self, rows: np.ndarray) -> pl.Series:
         """Of the rows with these numbers, in their order."""
-        numbers, order = rows // BLOCK_ROWS, np.argsort(rows // BLOCK_ROWS, kind="stable")
+        order = np.argsort(rows // BLOCK_ROWS, kind="stable")
+        numbers, starts = np.unique(rows[order] // BLOCK_ROWS, return_index=True)
         parts = [
-            self._block(int(number)).gather(rows[order[numbers[order] == number]] % BLOCK_ROWS)
-            for number in np.unique(numbers)
+            self._block(int(number)).gather(block % BLOCK_ROWS)
+            for number, block in zip(numbers, np.split(rows[order], starts[1:]), strict=False)
         ]
         return pl.concat(parts).gather(np.argsort(order)) if parts else self._block(0).clear()
 
