@@ -4,9 +4,12 @@ A head's parameters and outputs are compared; what is in the made data set matte
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from typing import Any, Literal
 
 import numpy as np
@@ -37,6 +40,7 @@ SMALL: Mapping[str, Any] = {
     "steps": NUM_STEPS,
 }
 ERROR = Target(1e-5, at_most=True)
+COMPARISON_S = 8.0  # for two heads alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,13 +87,8 @@ def as_alone(device: torch.device) -> Iterator[Row]:
 
     Pieces that there is no time for are named.
     """
-    config, dataset = made_pieces(device)
     rows: list[Row] = []
-    for number, (name, piece) in enumerate(PIECES.items()):
-        if rows and seconds_left() < 0:
-            break
-        with _one_thread():  # of so small tensors two make no haste
-            error, where = error_of(piece, number % NUM_HEADS, config, dataset)
+    for number, (name, (error, where)) in enumerate(zip(PIECES, _errors(device), strict=False)):
         row = Row(
             id=f"S6 {name}",
             what="relative error of a head in a stack, 50 steps",
@@ -107,8 +106,36 @@ def as_alone(device: torch.device) -> Iterator[Row]:
     what = f"greatest relative error of a head in a stack of {NUM_HEADS}, 50 steps"
     values = [row.value for row in rows]
     yield Row(id="S6", what=what, values=values, middle=worst.value, target=ERROR, device=device.type, note=note)
-    if is_cpu(device) and torch.get_num_threads() > 1:
-        yield _between_threads(config, dataset)
+    if is_cpu(device) and torch.get_num_threads() > 1 and seconds_left() > COMPARISON_S:
+        yield _between_threads(*made_pieces(device))
+
+
+def _errors(device: torch.device) -> Iterator[tuple[float, str]]:
+    """`error_of` each piece, in order, while there is time; on a CPU by a process per core, of one thread each."""
+    if not is_cpu(device):
+        config, dataset = made_pieces(device)
+        for number, piece in enumerate(PIECES.values()):
+            if number and seconds_left() < 0:
+                return
+            yield error_of(piece, number % NUM_HEADS, config, dataset)
+        return
+    # Each makes its own data: a fork would lose Polars' threads. Of so small tensors two threads make no haste.
+    with ProcessPoolExecutor(mp_context=get_context("fork"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        found = [pool.submit(_error_at, number) for number in range(len(PIECES))]
+        for number, each in enumerate(found):
+            if number and seconds_left() < 0:
+                pool.shutdown(cancel_futures=True)
+                return
+            yield each.result()
+
+
+def _error_at(number: int) -> tuple[float, str]:
+    return error_of(list(PIECES.values())[number], number % NUM_HEADS, *_made_here())
+
+
+@functools.cache
+def _made_here() -> tuple[Config, Dataset]:
+    return made_pieces(torch.device("cpu"))
 
 
 def error_of(piece: Piece, place: int, config: Config, dataset: Dataset) -> tuple[float, str]:

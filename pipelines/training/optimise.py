@@ -3,6 +3,7 @@
 M stacked heads. A head that has no batch at a step stands still, as it would alone.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -66,15 +67,10 @@ class StackedAdamW:
     @torch.no_grad()
     def step(self, rates: Sequence[float], active: Sequence[bool]) -> None:
         """Moves the active heads, each at its own rate."""
-        settings = set(zip(rates, self.weight_decays, strict=True))
         moving = [place for place, p in enumerate(self.parameters) if p.grad is not None]
         self._is_even = self._is_even and all(active)
-        if len(settings) == 1 and self._is_even:
-            self._move(moving, slice(None), rates[0], self.weight_decays[0])
-            return
-        for head, is_active in enumerate(active):
-            if is_active:
-                self._move(moving, head, rates[head], self.weight_decays[head])
+        for heads in self._alike(rates, active):
+            self._move(moving, heads, rates[heads.start], self.weight_decays[heads.start])
 
     @torch.no_grad()
     def step_on_device(self, rates: Tensor, active: Tensor) -> None:
@@ -99,7 +95,15 @@ class StackedAdamW:
             root = square.sqrt() / (1 - BETAS[1] ** taken).sqrt().view(shape)
             p.sub_(size.view(shape) * mean / (root + EPS))
 
-    def _move(self, places: Sequence[int], head: int | slice, rate: float, weight_decay: float) -> None:
+    def _alike(self, rates: Sequence[float], active: Sequence[bool]) -> list[slice]:
+        """The active heads in runs of one rate and decay, which one call moves; singly where their counts differ."""
+        if not self._is_even:
+            return [slice(head, head + 1) for head, is_active in enumerate(active) if is_active]
+        settings = list(zip(rates, self.weight_decays, strict=True))
+        runs = [list(run) for _, run in itertools.groupby(range(len(settings)), key=settings.__getitem__)]
+        return [slice(run[0], run[-1] + 1) for run in runs]
+
+    def _move(self, places: Sequence[int], heads: slice, rate: float, weight_decay: float) -> None:
         for decay, group in (
             (weight_decay, [i for i in places if self.parameters[i].ndim > 2]),
             (0.0, [i for i in places if self.parameters[i].ndim <= 2]),
@@ -107,13 +111,13 @@ class StackedAdamW:
             if not group:
                 continue
             for i in group:
-                self.steps[i][head] += 1
+                self.steps[i][heads] += 1
             fused_adamw(
-                [self.parameters[i][head] for i in group],
-                [_grad(self.parameters[i])[head] for i in group],
-                [self.means[i][head] for i in group],
-                [self.squares[i][head] for i in group],
-                [self.steps[i][head].reshape(-1)[0] for i in group],
+                [self.parameters[i][heads] for i in group],
+                [_grad(self.parameters[i])[heads] for i in group],
+                [self.means[i][heads] for i in group],
+                [self.squares[i][heads] for i in group],
+                [self.steps[i][heads].reshape(-1)[0] for i in group],
                 rate,
                 decay,
             )

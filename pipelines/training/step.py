@@ -38,6 +38,7 @@ class TrainStep:
         self.model, self.loss, self.optimiser = model, loss, optimiser
         self.tasks, self.reader, self.device = sources[0].tasks, sources[0].reader, sources[0].hidden.device
         self._inputs = reader_for(model, self.reader)
+        self._rngs = dropout_rngs(model)  # looked for once: a twentieth of the step of a small head
         by_key = {source.key: source for source in sources}
         places = {key: place for place, key in enumerate(by_key)}
         self._hidden = torch.stack([source.hidden for source in by_key.values()])
@@ -79,7 +80,7 @@ class TrainStep:
 
     def backward(self, rows: Tensor, active: Tensor) -> Tensor:
         """Losses [1 + K, M] and, clipped, the gradients of every head's parameters."""
-        for rng in dropout_rngs(self.model):
+        for rng in self._rngs:
             rng.advance(active)
         # The cache of cast weights would outlive a capture; without one each weight is cast once anyhow.
         keeps = self.graphs is None
