@@ -84,23 +84,22 @@ class WindowSampler:
     """
 
     def __init__(self, source: WindowSource) -> None:
-        self._source = source
+        self._source, self._size = source, source.batch_windows  # counts all rows: once, not per batch
         self._generator = torch.Generator().manual_seed(source.config.seed)
         self._draw()
 
     def batch(self) -> Tensor:
         """The next batch [B, T]."""
-        size = self._source.batch_windows
-        parts = [self._take(size)]
-        while (missing := size - sum(map(len, parts))) > 0:
+        parts = [self._take(self._size)]
+        while (missing := self._size - sum(map(len, parts))) > 0:
             self._draw()
             parts.append(self._take(missing))
         return parts[0] if len(parts) == 1 else torch.cat([part for part in parts if len(part)])
 
     def next_batch(self) -> Tensor | None:
         """What `batch` will give, where this pass fills it."""
-        after = self._windows[self._used : self._used + self._source.batch_windows]
-        return after if len(after) == self._source.batch_windows else None
+        after = self._windows[self._used : self._used + self._size]
+        return after if len(after) == self._size else None
 
     def state(self) -> tuple[Tensor, int]:
         """The generator as the current pass began, and how many of its windows are gone."""
