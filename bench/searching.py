@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import os
 import shutil
 import statistics
@@ -18,11 +19,11 @@ import pipelines.training.fit
 import pipelines.training.run
 import pipelines.training.train
 from bench.made_faces import WORK
-from bench.measure import Row, Target, affordable
+from bench.measure import Row, Target, affordable, seconds_left
 from bench.rivals import optuna_search
 from bench.training import DATA, make_stack, own_orders, plain_windows, timed
 from pipelines.cli.pages.search import SearchPage
-from pipelines.config import read_config
+from pipelines.config import Config, read_config
 from pipelines.search.search_plan import read_strategies
 from pipelines.strategy import Strategy, strategy_of
 from pipelines.studies import run_search
@@ -33,23 +34,32 @@ from pipelines.training.fit import _Training
 from pipelines.training.halving import Halving
 from pipelines.training.stack import Stack
 from pipelines.training.train import Trained, TrainRequest, train_strategies
+from pipelines.words import counted
 
 ROOT = Path(__file__).resolve().parents[1]
 MADE = ROOT / "tests/fixtures/made"
-NUM_SEEDS, TRIALS_PER_SEED, NUM_RIVALS, NUM_OPTUNA = 5, 40, 3, 3
-SHARE = 0.15  # of the runs of train-head one by one: what a search of as many trials takes, roughly
+# Default heads but for the encoder, scored as by default.
 STEPS_GRID = """
+[study]
+time_limit_s = {time_limit_s}
 [set]
-steps = 60
-eval_steps = 20
-stride = 32
+steps = {steps}
+stride = {stride}
 [product]
 temporal = ["none", "gru", "tcn", "transformer"]
-seed = {seeds}
 """
-STEPS_SEEDS, PROBE_STEPS = 6, 10
-SEED_COST = 34  # of the four trials of a seed, in times the probe; leaderboard and report cost less than one more
+STRIDE, PROBE_STEPS, EVALUATIONS = 32, 10, 20  # of a default training: scored every 40 of 800 steps
+TRIALS_WANTED = 24  # of the search of default length to which one of shorter trainings is scaled
+PERIOD_COST = 20  # of four trials from one score to the next, in times the probe
+REPORT_COST = 20  # of leaderboard and report
+BEYOND = 1.05  # times its steps and a pass over the selection rows per score, without which there is no search
+NUM_RIVALS, NUM_OPTUNA = 3, 3
+SHARE = 0.4  # of the time for the runs of train-head, one after the other
+LEAST_S = 2.0  # in which the first stack begins
+APART = 2.5  # times a run of train-head: starting `mtl search`, its last stack, its report, and Optuna
 TRIALS_GRID = """
+[study]
+time_limit_s = {time_limit_s}
 [set]
 steps = 60
 eval_steps = 20
@@ -61,7 +71,7 @@ fusion = ["sum", "attention"]
 temporal = ["gru", "tcn"]
 dropout = [0.1, 0.3]
 lr = [3e-4, 1e-3, 2e-3, 3e-3, 5e-3]
-seed = {seeds}
+seed = [0, 1, 2, 3, 4]
 """
 # What a search does beside its steps.
 BESIDES = (
@@ -76,11 +86,18 @@ BESIDES = (
 
 
 def against_steps(device: torch.device) -> list[Row]:
-    """S3: a search of 24 trials, fewer where time is short, against its steps: forward, backward and optimiser, without
-    the data's part."""
-    num_seeds = max(affordable(STEPS_SEEDS + 1, SEED_COST * _probe_s(device), 1) - 1, 1)
-    grid = _grid("steps", STEPS_GRID.format(seeds=list(range(num_seeds))))
-    study = _fresh("steps")
+    """S3: a search against its steps (forward, backward and optimiser, without the data's part), of trainings as long
+    as the time allows, scaled to default length; bounded by the passes over the selection rows."""
+    probe_s, first = _probe_s(device), REPORT_COST // PERIOD_COST
+    fitting = affordable(first + EVALUATIONS, PERIOD_COST * probe_s, 1) - first
+    config = read_config(MADE / "mtl.toml")
+    every, default = config.train.eval_steps, config.train.steps
+    num_steps = every * max(fitting, 1)
+    limit_s = _limit_s(REPORT_COST * probe_s)
+    grid, study = (
+        _grid("steps", STEPS_GRID.format(steps=num_steps, stride=STRIDE, time_limit_s=limit_s)),
+        _fresh("steps"),
+    )
     clock = time.process_time if device.type == "cpu" else time.perf_counter  # other work on the cores counts not
     with timed(*DATA, *BESIDES, (Stack, "run_until"), device=device, clock=clock) as spent:
         begin, began = clock(), time.perf_counter()
@@ -92,30 +109,56 @@ def against_steps(device: torch.device) -> list[Row]:
     parts["other"] = 1 - steps / whole - sum(parts.values())
     words = ", ".join(f"{name} {share:.1%}" for name, share in sorted(parts.items(), key=lambda item: -item[1]))
     took = f"{whole:.0f} s of CPU time" if device.type == "cpu" else f"{wall:.0f} s"
-    note = (
-        f"{4 * num_seeds} trials of 60 steps in {took}, {wall:.0f} s wall, Python being started; of the whole: {words}"
+    num_trials = len(list(study.glob("runs/*/run.json")))
+    measured = f"{counted(num_trials, 'trial')} of {num_steps} steps"
+    per_step = sum(spent[name] for name in ("predict", "evaluate", "shrink", *(name for _, name in DATA)))
+    once = results + spent["make_trainer"]
+    per_trial = whole - steps - per_step - once
+    scale = num_steps / default  # what comes once per trial or per search is so much less beside longer trainings
+    long = 1 + (per_step + scale * (per_trial + once * num_trials / TRIALS_WANTED)) / steps
+    bound = 1 + _pass_share(config, device)
+    target, what = Target(round(BEYOND * bound, 3), at_most=True), "search ÷ sum of its steps"
+    scaled = (
+        f"{TRIALS_WANTED} trials of {default} steps, scaled from {measured}, scored every {every}; bound {bound:.3f}"
     )
-    target, what = Target(1.05, at_most=True), "search ÷ sum of its steps"
-    once = "the same without leaderboard and report, which come once"
+    note = f"{measured} in {took}, {wall:.0f} s wall, Python being started; of the whole: {words}"
     return [
-        Row(id="S3", what=what, values=[whole / steps], target=target, device=device.type, note=note),
-        Row(id="S3t", what=once, values=[(whole - results) / steps], device=device.type),
+        Row(id="S3", what=what, values=[long], target=target, device=device.type, note=scaled),
+        Row(id="S3s", what=f"{what}, as measured", values=[whole / steps], device=device.type, note=note),
+        Row(
+            id="S3t",
+            what=f"{what}, as measured, without leaderboard and report, which come once",
+            values=[(whole - results) / steps],
+            device=device.type,
+        ),
     ]
 
 
+def _pass_share(config: Config, device: torch.device) -> float:
+    """Of the steps between two scores, what a pass over the selection rows is, in windows side by side, where forward
+    is a third of a step."""
+    names = list(config.backbones)
+    dataset = load_dataset(config, [(name, "base") for name in names], device)
+    train = strategy_of(config).replace({"stride": STRIDE}, "bench").train
+    plan = dataset.plan(dataset.split(config.split, train.fold).select, train, names, overlapping=False)
+    return plan.rows.numel() / (3 * train.eval_steps * batch_windows(train, dataset.frames) * train.window)
+
+
 def against_processes(device: torch.device) -> Iterator[Row]:
-    """S4: `mtl search` of 200 trials, fewer where time is short, against `mtl train-head`, a process per strategy, and
-    against Optuna with the plain loop."""
-    grid, runs = _trials_grid(NUM_SEEDS), _fresh("runs")
+    """S4: `mtl search` of as many of 200 trials as there is time for, against `mtl train-head`, a process per strategy,
+    and against Optuna with the plain loop."""
+    grid, runs = _trials_grid(0.0), _fresh("runs")
     config, _, strategies = read_strategies(read_config(MADE / "mtl.toml"), grid)
-    alone = [_train_head(one, runs, device) for one in strategies[:: len(strategies) // NUM_RIVALS][:NUM_RIVALS]]
+    whole_s, alone = seconds_left(), list[float]()
+    for strategy in strategies[:: len(strategies) // NUM_RIVALS][:NUM_RIVALS]:
+        if alone and whole_s - seconds_left() + alone[-1] > SHARE * whole_s:
+            break
+        alone.append(_train_head(strategy, runs, device))
     each_s = statistics.mean(alone)
-    num_seeds = affordable(NUM_SEEDS, SHARE * TRIALS_PER_SEED * each_s, 2)
-    _trials_grid(num_seeds)
-    num_trials = num_seeds * TRIALS_PER_SEED
+    limit_s = _limit_s(APART * each_s)
     study = _fresh("trials")
-    search_s = _process("search", "--grid", str(grid), "--study", str(study), "--device", device.type)
-    assert len(list(study.glob("runs/*/run.json"))) == num_trials
+    search_s = _process("search", "--grid", str(_trials_grid(limit_s)), "--study", str(study), "--device", device.type)
+    num_trials = len(list(study.glob("runs/*/run.json")))
     values = [search_s / (num_trials * one) for one in alone]
     note = f"search {search_s:.0f} s; train-head {each_s:.1f} s, {len(alone)} of the strategies, scaled"
     target = Target(0.25 if device.type == "cpu" else 1 / 40, at_most=True)
@@ -126,11 +169,19 @@ def against_processes(device: torch.device) -> Iterator[Row]:
     parts = [plain_windows(dataset, strategies[0], part) for part in ("train", "val")]
     batch = batch_windows(train, dataset.frames)
     epochs = max(1, round(train.steps * batch / len(parts[0])))
-    options = {"epochs": epochs, "batch": batch, "width": strategies[0].head.width}
+    num_optuna = affordable(NUM_OPTUNA, each_s, 1)
     begin = time.perf_counter()
-    optuna_search(*parts, num_trials=NUM_OPTUNA, journal=_fresh("optuna"), device=device, **options)
-    one = (time.perf_counter() - begin) / NUM_OPTUNA
-    note = f"the same sizes, fusion attention; {NUM_OPTUNA} trials in one process, {one:.2f} s each, scaled"
+    optuna_search(
+        *parts,
+        num_trials=num_optuna,
+        journal=_fresh("optuna"),
+        device=device,
+        epochs=epochs,
+        batch=batch,
+        width=strategies[0].head.width,
+    )
+    one = (time.perf_counter() - begin) / num_optuna
+    note = f"the same sizes, fusion attention; {num_optuna} trials in one process, {one:.2f} s each, scaled"
     what = f"{num_trials}-trial search ÷ Optuna with the plain loop"
     yield Row(id="S4o", what=what, values=[search_s / (num_trials * one)], device=device.type, note=note)
 
@@ -139,15 +190,20 @@ def _probe_s(device: torch.device) -> float:
     """Seconds of `PROBE_STEPS` steps of one TCN."""
     config = read_config(MADE / "mtl.toml")
     dataset = load_dataset(config, [(name, "base") for name in config.backbones], device)
-    stack = make_stack(config, dataset, own_orders(config, 1, {"temporal": "tcn", "stride": 32}))
+    stack = make_stack(config, dataset, own_orders(config, 1, {"temporal": "tcn", "stride": STRIDE}))
     stack.run_until(1)
     begin = time.perf_counter()
     stack.run_until(1 + PROBE_STEPS)
     return time.perf_counter() - begin
 
 
-def _trials_grid(num_seeds: int) -> Path:
-    return _grid("trials", TRIALS_GRID.format(seeds=list(range(num_seeds))))
+def _limit_s(besides_s: float) -> float:
+    """The time limit of a search, as a grid has it, where so many seconds of what is left are for other things."""
+    return 0.0 if math.isinf(seconds_left()) else max(seconds_left() - besides_s, LEAST_S)
+
+
+def _trials_grid(time_limit_s: float) -> Path:
+    return _grid("trials", TRIALS_GRID.format(time_limit_s=time_limit_s))
 
 
 def _grid(name: str, text: str) -> Path:
