@@ -209,10 +209,11 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor, steps: Steps) -> Tensor:
         heads = self.query_key_value(self.norm(x)).unflatten(-1, (3, self.num_heads, -1))
         heads = heads.permute(3, 0, 1, 4, 2, 5)  # [3, M, B, H, T, D / H]
-        query, key = rotate(heads[:2], steps.frames)
+        both, value = heads.split((2, 1))  # the gradient of an index would be written over zeros of all three
+        query, key = rotate(both, steps.frames)
         sees = attention_mask(steps.valid, causal=self.causal).unsqueeze(2).expand(len(x), -1, -1, -1, -1)
         # M goes into the batch: attention over five dimensions takes a slower path.
-        query, key, value, sees = (each.flatten(0, 1) for each in (query, key, heads[2], sees))
+        query, key, value, sees = (each.flatten(0, 1) for each in (query, key, value.squeeze(0), sees))
         seen = functional.scaled_dot_product_attention(query, key, value, attn_mask=sees)
         return self.output(seen.transpose(1, 2).flatten(2).unflatten(0, x.shape[:2]))
 
