@@ -20,6 +20,7 @@ from pipelines.postprocess.over_views import in_views, predict_views, split_of
 from pipelines.postprocess.parts import score_part
 from pipelines.postprocess.run_folders import read_post
 from pipelines.run_files import read_manifest
+from pipelines.splits import Split
 from pipelines.training.budget import context_of, context_warnings
 from pipelines.training.dataset import Dataset, load_dataset
 from pipelines.training.inputs import taken
@@ -118,12 +119,13 @@ def rows_of(run: Run, dataset: Dataset, split: str) -> np.ndarray:
         ValueError: an unknown split; one without frames; or a part of the run's own split, over other frames.
     """
     if split in PARTS:
-        if not same_rows(run, dataset):
+        own = own_split(run, dataset)
+        if own is None:
             raise ValueError(
                 f"{run.folder}: the frames or splits are not those this run was trained on, so its part {split!r} is "
                 "not known here; choose --split val or test"
             )
-        rows: np.ndarray = getattr(split_of(run, dataset), split)
+        rows: np.ndarray = getattr(own, split)
     elif split in SPLITS:
         rows = (dataset.frames["split"] == split).to_numpy()
     else:
@@ -135,16 +137,17 @@ def rows_of(run: Run, dataset: Dataset, split: str) -> np.ndarray:
 
 def num_seen(run: Run, dataset: Dataset, rows: np.ndarray) -> int | None:
     """How many labelled rows among `rows` trained the run or selected its weights; None where the frames are others."""
-    if not same_rows(run, dataset):
+    split = own_split(run, dataset)
+    if split is None:
         return None
-    split = split_of(run, dataset)
     labelled = dataset.labelled(run.tasks)
     return int((rows & labelled & (split.train | split.select)).sum())
 
 
-def same_rows(run: Run, dataset: Dataset) -> bool:
-    """True when the dataset's frames fall into training, selection and held-out rows as they did for the run."""
+def own_split(run: Run, dataset: Dataset) -> Split | None:
+    """The rows that trained the run, selected and were held out; None where the dataset's frames do not fall so."""
     try:
-        return bool(split_of(run, dataset).description["hash"] == run.manifest["split"]["hash"])
+        split = split_of(run, dataset)
     except ValueError:
-        return False
+        return None
+    return split if split.description["hash"] == run.manifest["split"]["hash"] else None
