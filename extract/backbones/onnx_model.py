@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from extract.backbones import onnx_session
 from extract.backbones.onnx_session import read_onnx, reason
-from extract.backbones.pieces import ONNX_PIXELS, piece_of
+from extract.backbones.pieces import BYTES_PER_PIXEL, ONNX_BYTES, piece_of
 from extract.config import ONNX_MODEL, BackboneConfig, Preprocessing
 
 ARCHITECTURE = POOLING = "onnx"
@@ -57,7 +57,7 @@ class OnnxModel(nn.Module):
         if session is None:
             session = self._sessions[x.device] = open_session(self.data, x.device, self.file_name)
         ready = _arranged(x, self.port)
-        free = piece_of(x.shape[-1], ONNX_PIXELS) if x.device.type == "cpu" else len(ready)
+        free = piece_of(BYTES_PER_PIXEL * x.shape[-1] ** 2, ONNX_BYTES) if x.device.type == "cpu" else len(ready)
         parts = [self._run(session, part) for part in ready.split(self.port.batch or free)]
         return torch.cat(parts).to(x.device, torch.float32)
 

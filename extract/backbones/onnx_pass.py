@@ -11,8 +11,8 @@ from torch import Tensor
 from extract.backbones.build import Backbone
 from extract.backbones.onnx_export import traced_onnx
 from extract.backbones.onnx_session import INSTALL, open_session, reason
-from extract.backbones.passes import ForwardPass, Precision, Unavailable, eager
-from extract.backbones.pieces import ONNX_PIXELS, by_pieces, piece_of
+from extract.backbones.passes import ForwardPass, Precision, Unavailable, eager, face_bytes
+from extract.backbones.pieces import ONNX_BYTES, by_pieces, piece_of
 from extract.backbones.transforms import normalise
 
 INPUT, OUTPUT = "ready", "embedding"
@@ -50,7 +50,7 @@ def onnx(backbone: Backbone, precision: Precision, device: torch.device, num_fac
         return torch.from_numpy(found).to(stored)
 
     _require_same(backbone, embed, device)
-    return by_pieces(embed, piece_of(size_px, ONNX_PIXELS))
+    return by_pieces(embed, piece_of(face_bytes(backbone, "float32"), ONNX_BYTES))
 
 
 def _require_same(backbone: Backbone, embed: ForwardPass, device: torch.device) -> None:

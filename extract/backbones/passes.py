@@ -9,13 +9,14 @@ import platform
 import threading
 from collections.abc import Callable
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from extract.backbones.build import Backbone
 from extract.backbones.compiling import compiling, why_not_compiled
-from extract.backbones.pieces import EAGER_PIXELS, by_pieces, piece_of
+from extract.backbones.pieces import EAGER_BYTES, by_pieces, largest_output, piece_of
 from extract.backbones.transforms import normalise
 
 Precision = Literal["float32", "bfloat16"]
@@ -23,6 +24,8 @@ ForwardPass = Callable[[Tensor], Tensor]
 
 DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 WARM_UPS = 3  # forward passes before a CUDA graph is captured: libraries allocate and choose kernels in the first
+# Largest activation of one face, by precision and size of the input: trials make the same pass several times.
+_FACE_BYTES: WeakKeyDictionary[nn.Module, dict[tuple[Precision, int], int]] = WeakKeyDictionary()
 CAPTURE = threading.Lock()  # torch allows one capture at a time in a process
 
 
@@ -59,9 +62,24 @@ def eager(backbone: Backbone, precision: Precision, device: torch.device, num_fa
         with torch.inference_mode():
             return forward(faces)
 
-    if device.type == "cuda" or not backbone.is_torch:  # models of ONNX see to it themselves
+    if device.type != "cpu" or not backbone.is_torch:  # models of ONNX see to it themselves
         return embed
-    return by_pieces(embed, piece_of(backbone.preprocessing.size_px, EAGER_PIXELS))
+    return by_pieces(embed, piece_of(_face_bytes(backbone, precision, embed), EAGER_BYTES))
+
+
+def face_bytes(backbone: Backbone, precision: Precision) -> int:
+    """Bytes of the largest activation of one face in an eager pass on the CPU, which has been made before."""
+    return _FACE_BYTES[backbone.module][precision, backbone.preprocessing.size_px]
+
+
+def _face_bytes(backbone: Backbone, precision: Precision, embed: ForwardPass) -> int:
+    """`face_bytes`, by a pass of one face where it is not known. Before the first batch, since where that ends must not
+    depend on where a run begins."""
+    known = _FACE_BYTES.setdefault(backbone.module, {})
+    key = precision, backbone.preprocessing.size_px
+    if key not in known:
+        known[key] = largest_output(backbone.module, lambda: embed(_blank(backbone, torch.device("cpu"), 1)))
+    return known[key]
 
 
 def compiled(backbone: Backbone, precision: Precision, device: torch.device, num_faces: int) -> ForwardPass:

@@ -2,12 +2,15 @@
 
 import errno
 import io
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from extract.faces import decoding
 from extract.faces.decoding import decode, face_digest, read_face_bytes
 
 
@@ -104,6 +107,18 @@ def test_read(tmp_path: Path) -> None:
     (tmp_path / "video ü").mkdir()
     (tmp_path / "video ü" / "00001.jpg").write_bytes(b"abc")
     assert read_face_bytes(tmp_path, "video ü/00001.jpg") == b"abc"
+
+
+@pytest.mark.parametrize("told", [0, 3, 9, 20])
+def test_a_file_of_another_size_than_it_said_is_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: int
+) -> None:
+    """As one that is written to meanwhile."""
+    (tmp_path / "face").write_bytes(b"nine byte")
+    status = list(os.stat(tmp_path / "face"))
+    status[stat.ST_SIZE] = told
+    monkeypatch.setattr(decoding.os, "fstat", lambda descriptor: os.stat_result(status))
+    assert read_face_bytes(tmp_path, "face") == b"nine byte"
 
 
 @pytest.mark.parametrize("path", ["../secret.jpg", "v/../../secret.jpg", "/etc/passwd", "v\\..\\x", "v/\0.jpg", ".."])

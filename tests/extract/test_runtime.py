@@ -13,7 +13,7 @@ from torch._inductor.runtime import cache_dir_utils
 from extract.backbones import compiling, passes, runtime
 from extract.backbones.build import Backbone
 from extract.backbones.calibration import CANDIDATE_MODES, CandidateMode, choose_runtime
-from extract.backbones.pieces import piece_of
+from extract.backbones.pieces import largest_output, piece_of
 from extract.backbones.runtime import MODES, Runtime, embedder, release, steady
 from extract.backbones.transforms import normalise
 from helpers import compiled_pass
@@ -115,20 +115,22 @@ def test_a_pass_on_a_cpu_takes_few_faces_at_a_time(monkeypatch: pytest.MonkeyPat
     """Which changes no embedding."""
     backbone, faces, seen = tiny(), some_faces(7), []
     whole = embedder(backbone, Runtime(), CPU, 7)(faces)
-    handle = backbone.module.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
-    monkeypatch.setattr(passes, "EAGER_PIXELS", 3 * backbone.preprocessing.size_px**2)
-    found = embedder(backbone, Runtime(), CPU, 7)(faces)
-    handle.remove()
-    assert (seen, torch.equal(found, whole)) == ([2, 2, 2, 1], True)
+    largest = passes.face_bytes(backbone, "float32")
+    assert 0 < largest == largest_output(backbone.module, lambda: passes._forward(backbone, "float32", CPU)(faces[:1]))
+    monkeypatch.setattr(passes, "EAGER_BYTES", 3 * largest)
+    embed = embedder(backbone, Runtime(), CPU, 7)
+    backbone.module.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    assert torch.equal(embed(faces), whole)
+    assert seen == [2, 2, 2, 1]
 
 
 @pytest.mark.parametrize(
-    ("size_px", "num_threads", "wanted"),
-    [(112, 1, 8), (112, 2, 8), (224, 2, 2), (64, 2, 16), (112, 8, 32), (448, 2, 1)],
+    ("face_bytes", "num_threads", "wanted"),
+    [(1_200_000, 1, 8), (1_200_000, 2, 8), (1_200_000, 8, 32), (4_800_000, 2, 2), (100_000_000, 2, 1), (0, 1, 2**23)],
 )
-def test_how_many_faces(monkeypatch: pytest.MonkeyPatch, size_px: int, num_threads: int, wanted: int) -> None:
+def test_how_many_faces(monkeypatch: pytest.MonkeyPatch, face_bytes: int, num_threads: int, wanted: int) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
-    assert piece_of(size_px, 8 * 112**2) == wanted
+    assert piece_of(face_bytes, 10_000_000) == wanted
 
 
 @pytest.mark.slow
@@ -272,11 +274,10 @@ def test_memory_that_runs_out(cuda: bool, count: int) -> None:
 
 
 def test_no_memory_for_one_face() -> None:
-    embed = embedder(tiny(most=0), EAGER, CPU, 8)
     with pytest.raises(
         OSError, match=r"expr: the memory of cpu does not hold one face of 16 px; .*--batch-size"
     ) as caught:
-        embed(some_faces(8))
+        embedder(tiny(most=0), EAGER, CPU, 8)
     assert "\n" not in str(caught.value)
 
 

@@ -116,7 +116,9 @@ def test_two_streams_of_one_pass(tmp_path: Path) -> None:
     frames = made.make_faces(tmp_path / "faces")
     backbone = made.tiny(num_scores=4)
     made.run(frames, tmp_path, backbone, views=("base", "hflip"))
-    assert backbone.module.backbone.num_forwards == 2 * 18  # 4 shards of 4 batches, one of 2; each view once
+    assert (
+        backbone.module.backbone.num_forwards == 1 + 2 * 18
+    )  # one face; 4 shards of 4 batches, one of 2; each view once
     cache = Cache.open(tmp_path / "cache.zarr")
     keys = [("expr", "base"), ("expr", "hflip"), ("expr-scores", "base"), ("expr-scores", "hflip")]
     assert cache.streams() == keys
@@ -130,7 +132,7 @@ def test_two_streams_of_one_pass(tmp_path: Path) -> None:
     cache.remove("expr-scores", "hflip")
     made.run(frames, tmp_path, backbone, views=("base", "hflip"))
     np.testing.assert_array_equal(cache.stream("expr-scores", "hflip").read(), scores["hflip"])
-    assert backbone.module.backbone.num_forwards == 18
+    assert backbone.module.backbone.num_forwards == 1 + 18
     assert made.run(frames, tmp_path, made.tiny(num_scores=4, dying=True)).num_done == 0
     embedder = CropEmbedder(dict.fromkeys(keys, backbone), torch.device("cpu"), 5)
     before = backbone.module.backbone.num_forwards
