@@ -32,7 +32,7 @@ class Linear(nn.Module):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x` [M or 1, ..., I], `weight` [M, K, I], `bias` [M, K] -> [M, ..., K]."""
     if len(weight) == 1:
-        return functional.linear(x, weight[0], None if bias is None else bias[0])
+        return functional.linear(x, weight.squeeze(0), None if bias is None else bias.squeeze(0))
     rows = x.flatten(1, -2).expand(len(weight), -1, -1)
     columns = weight.transpose(1, 2)
     y = torch.bmm(rows, columns) if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, columns)
@@ -50,7 +50,7 @@ class Norm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         width = x.shape[-1:]
         if len(self.weight) == 1:
-            return functional.layer_norm(x, width, self.weight[0], self.bias[0])
+            return functional.layer_norm(x, width, self.weight.squeeze(0), self.bias.squeeze(0))
         return torch.addcmul(by_head(self.bias, x), functional.layer_norm(x, width), by_head(self.weight, x))
 
 

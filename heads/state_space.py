@@ -88,7 +88,8 @@ def states_before(terms: Tensor) -> Tensor:
     the real and imaginary parts of a and b in h(next) = a h + b."""
     if torch.compiler.is_exporting():
         return _exported_scan(terms)
-    states: Tensor = _Scan.apply(torch.complex(terms[0], terms[1]), torch.complex(terms[2], terms[3]))
+    cosine, sine, *into = terms.unbind()  # the gradient of an index would be written over zeros of all four
+    states: Tensor = _Scan.apply(torch.complex(cosine, sine), torch.complex(*into))
     return torch.view_as_real(states).movedim(-1, 0)
 
 
