@@ -155,7 +155,8 @@ def test_the_card_of_an_ensemble_and_of_its_bundle(project: Path) -> None:
 def test_attributes_may_stand_in_the_file_of_subjects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mtl.toml").write_text("")
-    Path("cropped_aligned").mkdir()
+    Path("cropped_aligned/1").mkdir(parents=True)
+    Path("cropped_aligned/1/00001.jpg").touch()
     Path("train.txt").write_text("image,valence,arousal\n1/00001.jpg,0.5,0.5\n")
     Path("subjects.csv").write_text("video,gender,subject\n1,,ann\n")
     call("prepare", "--train", "train.txt", "--subjects", "subjects.csv", "--no-check-faces")

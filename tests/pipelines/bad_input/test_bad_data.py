@@ -134,7 +134,7 @@ def test_faces_that_cannot_be_read_and_faces_of_other_kinds(project: Path) -> No
     assert difference[[9, 11]].max() < difference[[0, 3, 5, 7]].min()  # read as pictures, not as nothing
     assert typed("train-head")[0] == 0
     code, out, err = typed(*PREPARE, "--check-faces")
-    assert code == 0
+    assert code == 1
     assert "1 face of 79 not on disk" in out
     assert "3 faces of 79 cannot be decoded" in out
 
