@@ -29,7 +29,7 @@ from extract.backbones.runtime import Runtime, embedder, release, steady
 from extract.engine import Extraction, default_batch_size, default_num_threads
 from extract.jobs import Settings
 
-NUM_FACES, TUNED_FACES, FEWEST_FACES = 1536, 128, 256
+NUM_FACES, TUNED_FACES, FEWEST_FACES = 1536, 128, 192
 BATCHES = (BATCH, 16, 8)  # of the loops: what is quickest depends on the caches
 MANY = 20_000  # faces for which the runtime is chosen: of a run of a minute or two
 ROUNDS_AT_MOST = 7  # one that is not counted, five, and what choosing and tuning take

@@ -16,7 +16,7 @@ from extract.backbones.runtime import Embedder, Runtime, embedder, steady
 SHARE, LEAST_S = 0.02, 1.0
 ROUNDS = 3
 # Eager passes are compared on whole batches, or on so many faces as take a second: EfficientNet-B0 at 112 px is 1.2
-# times as fast in bfloat16 by eights, 2.4 times by sixty-fours.
+# times as fast in bfloat16 by eights, 1.5 times by sixty-fours.
 FEWEST, TRIAL_S = 8, 1.0
 # A runtime whose first pass takes so many times as long as the first in float32 is given up: bfloat16 took 17 times as
 # long on a processor without its instructions.
