@@ -73,6 +73,7 @@ def videos_of(
     table = _tracks(table.with_row_index("row_number"))
     if labels is not None:
         table = _with_labels(table, labels, schema)
+    table, smoothed = _as_numbers(table, schema), None if smoothed is None else _as_numbers(smoothed, schema)
     keys = [name for name in ("part", "video", "face") if name in table.columns]
     videos = []
     for _, rows in table.sort([*keys, "frame"]).group_by(keys, maintain_order=True):
@@ -124,9 +125,17 @@ def _with_labels(table: pl.DataFrame, labels: pl.DataFrame, schema: Schema) -> p
     return table.join(known, on=KEY, how="left", maintain_order="left")
 
 
+def _as_numbers(table: pl.DataFrame, schema: Schema) -> pl.DataFrame:
+    """`table`, its labels, predictions and times as float64, NaN for null: of all videos at once."""
+    names = [name for group in schema for name in (*group.columns, *group.output_columns)]
+    names += [*(f"label:{name}" for name in schema.columns), "time_s"]
+    found = [name for name in dict.fromkeys(names) if name in table.columns]
+    return table.with_columns(pl.col(found).cast(pl.Float64).fill_null(np.nan))
+
+
 def _video(rows: pl.DataFrame, smoothed: pl.DataFrame | None, schema: Schema, faces: str | None) -> TimelineVideo:
     face = rows["face"][0] if "face" in rows.columns else None
-    labels = {one: _numbers(rows, f"label:{one}") for one in schema.columns if f"label:{one}" in rows.columns}
+    labels = {one: rows[f"label:{one}"].to_numpy() for one in schema.columns if f"label:{one}" in rows.columns}
     valid = rows["valid"].fill_null(False).to_numpy() if "valid" in rows.columns else None
     addresses = None
     if faces is not None and "path" in rows.columns:
@@ -138,7 +147,7 @@ def _video(rows: pl.DataFrame, smoothed: pl.DataFrame | None, schema: Schema, fa
         smoothed=None if smoothed is None else _predicted(smoothed, schema),
         labels=labels,
         valid=valid,
-        time_s=_numbers(rows, "time_s") if "time_s" in rows.columns else None,
+        time_s=rows["time_s"].to_numpy() if "time_s" in rows.columns else None,
         faces=addresses,
         part=rows["part"][0] if "part" in rows.columns else "",
     )
@@ -146,9 +155,4 @@ def _video(rows: pl.DataFrame, smoothed: pl.DataFrame | None, schema: Schema, fa
 
 def _predicted(rows: pl.DataFrame, schema: Schema) -> dict[str, np.ndarray]:
     names = [name for group in schema for name in dict.fromkeys((*group.columns, *group.output_columns))]
-    return {name: _numbers(rows, name) for name in names if name in rows.columns}
-
-
-def _numbers(rows: pl.DataFrame, name: str) -> np.ndarray:
-    """[n] float64, NaN for null."""
-    return rows[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
+    return {name: rows[name].to_numpy() for name in names if name in rows.columns}
