@@ -164,6 +164,8 @@ def against_processes(device: torch.device) -> Iterator[Row]:
     target = Target(0.25 if device.type == "cpu" else 1 / 40, at_most=True)
     what = f"{num_trials}-trial search ÷ {num_trials} runs of mtl train-head"
     yield Row(id="S4", what=what, values=values, target=target, device=device.type, note=note)
+    if seconds_left() <= 0:  # on a slow or busy machine there is no time for Optuna
+        return
     dataset = load_dataset(config, [(name, "base") for name in config.backbones], device)
     train = strategies[0].train
     parts = [plain_windows(dataset, strategies[0], part) for part in ("train", "val")]
