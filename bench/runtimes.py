@@ -44,12 +44,12 @@ class Case(NamedTuple):
 
 
 AGAINST_EAGER = (
-    Case("A3", "vit_base_patch16_224", 224, 16, 0.78),
+    Case("A3", "vit_base_patch16_224", 224, 8, 0.78),
     Case("A3e", "efficientnet_b0", 112, 64, 0.63, 50_000),
 )
 NUM_PRODUCTS: Mapping[str, int] = {"float32": 2, "bfloat16": 4}  # a third of a second of each
 AGAINST_MATMUL = {
-    "cpu": (Case("A2", "vit_base_patch16_224", 224, 16, 0.72),),
+    "cpu": (Case("A2", "vit_base_patch16_224", 224, 8, 0.72),),
     "cuda": (
         Case("A2", "vit_large_patch16_224", 224, 256, 0.60),
         Case("A2b", "vit_base_patch16_224", 224, 256, 0.52),
