@@ -46,15 +46,14 @@ class _Gru(torch.autograd.Function):
         state, offset = gates.new_zeros(num_heads, num_windows, size), bias.unsqueeze(1)
         states = gates.new_empty(num_steps, num_heads, num_windows, size)
         open_gates = gates.new_empty(num_steps, num_heads, num_windows, 2 * size)
-        news, lent = torch.empty_like(states), torch.empty_like(states)
+        news, given = torch.empty_like(states), torch.empty_like(inputs)
         for step in range(num_steps):
-            given = torch.baddbmm(offset, state, columns)
-            both = torch.sigmoid(inputs[step, ..., : 2 * size] + given[..., : 2 * size])
+            lent = torch.baddbmm(offset, state, columns, out=given[step])
+            both = torch.add(inputs[step, ..., : 2 * size], lent[..., : 2 * size], out=open_gates[step]).sigmoid_()
             reset, keep = both[..., :size], both[..., size:]
-            new = torch.tanh(torch.addcmul(inputs[step, ..., 2 * size :], reset, given[..., 2 * size :]))
-            state = torch.lerp(new, state, keep)
-            states[step], open_gates[step], news[step], lent[step] = state, both, new, given[..., 2 * size :]
-        ctx.save_for_backward(weight, states, open_gates, news, lent)
+            new = torch.addcmul(inputs[step, ..., 2 * size :], reset, lent[..., 2 * size :], out=news[step]).tanh_()
+            state = torch.lerp(new, state, keep, out=states[step])
+        ctx.save_for_backward(weight, states, open_gates, news, given[..., 2 * size :])
         return states.permute(1, 2, 0, 3)
 
     @staticmethod
@@ -70,10 +69,11 @@ class _Gru(torch.autograd.Function):
         by_lent = by_new * reset
         moves = torch.cat([by_reset, by_keep, by_lent], dim=-1)
         inner, grads_at = torch.empty_like(moves), torch.empty_like(states)
+        by_gate, of_gates = moves.unflatten(-1, (3, size)), inner.unflatten(-1, (3, size))
         grad = torch.zeros_like(states[0])
         for step in range(len(states) - 1, -1, -1):
             grad = torch.add(grad, outer[step], out=grads_at[step])
-            inner[step] = (moves[step].unflatten(-1, (3, size)) * grad.unsqueeze(-2)).flatten(-2)
+            torch.mul(by_gate[step], grad.unsqueeze(-2), out=of_gates[step])
             grad = torch.baddbmm(grad * keep[step], inner[step], weight)
         into_gates = torch.cat([inner[..., : 2 * size], by_new * grads_at], dim=-1)
         return into_gates.permute(1, 2, 0, 3), *_of_weights(inner, before)
@@ -91,13 +91,13 @@ class _Lstm(torch.autograd.Function):
         states = gates.new_empty(num_steps, num_heads, num_windows, size)
         cells, active = torch.empty_like(states), torch.empty_like(inputs)
         for step in range(num_steps):
-            inner = torch.baddbmm(inputs[step], state, columns)
-            act = torch.sigmoid(inner)
-            act[..., 2 * size : 3 * size] = torch.tanh(inner[..., 2 * size : 3 * size])
+            act = torch.baddbmm(inputs[step], state, columns, out=active[step])
             into, forget, new, out = act.chunk(4, dim=-1)
-            cell = torch.addcmul(forget * cell, into, new)
-            state = out * torch.tanh(cell)
-            states[step], cells[step], active[step] = state, cell, act
+            shown = torch.tanh(new)
+            act.sigmoid_()
+            new.copy_(shown)
+            cell = torch.addcmul(forget * cell, into, new, out=cells[step])
+            state = torch.mul(out, torch.tanh(cell), out=states[step])
         ctx.save_for_backward(weight, states, cells, active)
         return states.permute(1, 2, 0, 3)
 
@@ -113,12 +113,13 @@ class _Lstm(torch.autograd.Function):
             [new * into * (1 - into), _before(cells) * forget * (1 - forget), into * (1 - new.square())], dim=-1
         )
         inner = torch.empty_like(active)
+        by_gate, of_gates = moves.unflatten(-1, (3, size)), inner.unflatten(-1, (4, size))
         grad, of_cell = torch.zeros_like(states[0]), torch.zeros_like(states[0])
         for step in range(len(states) - 1, -1, -1):
             grad = grad + outer[step]
             of_cell = torch.addcmul(of_cell, grad, by_cell[step])
-            inner[step, ..., : 3 * size] = (moves[step].unflatten(-1, (3, size)) * of_cell.unsqueeze(-2)).flatten(-2)
-            inner[step, ..., 3 * size :] = grad * by_out[step]
+            torch.mul(by_gate[step], of_cell.unsqueeze(-2), out=of_gates[step, ..., :3, :])
+            torch.mul(grad, by_out[step], out=of_gates[step, ..., 3, :])
             of_cell = of_cell * forget[step]
             grad = torch.bmm(inner[step], weight)
         return inner.permute(1, 2, 0, 3), *_of_weights(inner, _before(states))
