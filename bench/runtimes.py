@@ -9,7 +9,7 @@ Letters: B faces, S side of the input in pixels.
 import functools
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.measure import Row, Target, cpus, interleave, ratios, seconds_left, walls
+from bench.measure import Row, Target, cpus, interleave, ratios, seconds_left, shares, walls
 from bench.rivals import usual_model
 from bench.trials import kept_nowhere_else
 from extract.backbones.build import Backbone, load_backbone
@@ -83,14 +83,14 @@ def against_matmul(device: torch.device) -> list[Row]:
     return rows
 
 
-def against_eager(device: torch.device) -> list[Row]:
+def against_eager(device: torch.device) -> Iterator[Row]:
     """A3: faces/s of the chosen runtime ÷ those of the plain loop in float32, in CPU time and in wall time.
 
     The bound is what a lower precision gains in a matrix product; where the chosen runtime has float32, the plain
     loop's time ÷ that of the model's operations as matrix products alone.
     """
-    rows, precisions = [], tuple(dict.fromkeys(("float32", fast_precision(device))))
-    for case in AGAINST_EAGER:
+    precisions = dict.fromkeys(("float32", fast_precision(device)))
+    for case in shares(AGAINST_EAGER):
         embed, runtime = _chosen(case, device)
         faces, plain = _faces(case, device), _plain(case, device)
         costs = interleave(
@@ -105,9 +105,8 @@ def against_eager(device: torch.device) -> list[Row]:
         product_s = {each: [s / NUM_PRODUCTS[each] for s in cpus(costs[each])] for each in precisions}
         bound, words = _bound(case, runtime, cpus(costs["plain"]), product_s)
         note, target = f"{runtime}; {words}", Target(float(f"{case.target * bound:.3g}"))
-        rows.append(Row(id=case.id, what=f"{what}, CPU time", values=used, target=target, note=note))
-        rows.append(Row(id=f"{case.id}w", what=f"{what}, wall time", values=wall, note=note))
-    return rows
+        yield Row(id=case.id, what=f"{what}, CPU time", values=used, target=target, note=note)
+        yield Row(id=f"{case.id}w", what=f"{what}, wall time", values=wall, note=note)
 
 
 @functools.cache
@@ -193,5 +192,5 @@ def _flop(case: Case) -> int:
     return counter.get_total_flops()
 
 
-ROWS: Mapping[str, Callable[[torch.device], list[Row]]] = {"A2": against_matmul, "A3": against_eager}
+ROWS: Mapping[str, Callable[[torch.device], Iterable[Row]]] = {"A2": against_matmul, "A3": against_eager}
 ON_CUDA = ("A2",)
