@@ -4,7 +4,7 @@ It answers what extraction and verification ask of a table: its length, its colu
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ MAX_BLOCKS = 4  # of a column in memory
 class FramesColumn:
     """One column [N] of a table; what a `pl.Series` answers, as far as it is asked here."""
 
-    def __init__(self, scan: pl.LazyFrame, num_rows: int) -> None:
-        self._scan, self._num_rows = scan, num_rows
+    def __init__(self, scan: pl.LazyFrame, num_rows: int, collect: "Collect") -> None:
+        self._scan, self._num_rows, self._collect = scan, num_rows, collect
         self._blocks: OrderedDict[int, pl.Series] = OrderedDict()
 
     def __len__(self) -> int:
@@ -71,18 +71,22 @@ class FramesColumn:
         return self._blocks[number]
 
     def _read(self, start: int, num_rows: int) -> pl.Series:
-        return self._scan.slice(start, num_rows).collect().to_series()
+        return self._collect(self._scan.slice(start, num_rows)).to_series()
 
 
 class FramesFile:
-    """The frames table at `path`, sorted and checked when it was written, with `num_rows` rows."""
+    """The frames table at `path`, sorted and checked when it was written, with `num_rows` rows.
+
+    Whatever reads of it raises `ValueError` where another file has taken its place since it was opened.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self._scan = path, scan_parquet(path)
+        self._opened = _identity(path)
         with panics_as_errors():
             # The scan keeps what it read of the file's end: 0.7 MB at 50 million rows, 2.4 ms per block if read again.
             self.columns = self._scan.collect_schema().names()
-        self._num_rows = int(self._scan.select(pl.len()).collect().item())
+        self._num_rows = int(self._collect(self._scan.select(pl.len())).item())
         self._known: dict[str, FramesColumn] = {}
 
     def __len__(self) -> int:
@@ -94,7 +98,7 @@ class FramesFile:
             if key not in self.columns:
                 raise KeyError(key)
             if key not in self._known:
-                self._known[key] = FramesColumn(self._scan.select(key), self._num_rows)
+                self._known[key] = FramesColumn(self._scan.select(key), self._num_rows, self._collect)
             return self._known[key]
         rows = np.asarray(key, np.int64)
         return pl.DataFrame([self[name].gather(rows).alias(name) for name in self.columns])
@@ -103,24 +107,41 @@ class FramesFile:
         """Some columns of all of it, `BLOCK_ROWS` rows at a time."""
         scan = self._scan.select(columns)
         for start in range(0, self._num_rows, BLOCK_ROWS):
-            yield scan.slice(start, BLOCK_ROWS).collect()
+            yield self._collect(scan.slice(start, BLOCK_ROWS))
 
     def rows_of(self, keys: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
         """The rows that are among `keys` (video, frame): these, `columns`, and the number of the "row"."""
         scan = scan_parquet(self.path, row_index="row").select(*KEYS, *columns, "row")
-        return scan.join(keys.lazy(), on=KEYS, how="semi").collect(engine="streaming")
+        return self._collect(scan.join(keys.lazy(), on=KEYS, how="semi"), streaming=True)
 
     def compact(self, splits: Sequence[str]) -> pl.DataFrame:
         """The table without its paths and labels, as training needs it: videos and subjects as categories, `splits` as
         an enumeration, frame numbers in 32 bits where they fit. A column at a time, as each is copied once."""
         scan = self._scan
-        last = scan.select(pl.col("frame").max()).collect(engine="streaming").item()
+        last = self._collect(scan.select(pl.col("frame").max()), streaming=True).item()
         frame = pl.Int32() if (last or 0) < 2**31 else pl.Int64()
         types = {"video": pl.Categorical(), "frame": frame, "split": pl.Enum(splits), "subject": pl.Categorical()}
         known = {name: dtype for name, dtype in types.items() if name in self.columns}
-        columns = [scan.select(pl.col(name).cast(dtype)).collect(engine="streaming") for name, dtype in known.items()]
+        columns = [
+            self._collect(scan.select(pl.col(name).cast(dtype)), streaming=True) for name, dtype in known.items()
+        ]
         return pl.DataFrame([column.to_series().rechunk() for column in columns])
 
+    def _collect(self, scan: pl.LazyFrame, *, streaming: bool = False) -> pl.DataFrame:
+        try:
+            with panics_as_errors():
+                return scan.collect(engine="streaming" if streaming else "auto")
+        finally:  # of another file the scan reads wrong rows, or fails in any way
+            if _identity(self.path) != self._opened:
+                raise ValueError(f"{self.path}: replaced while it was read; type the command again")
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    about = path.stat()
+    return about.st_ino, about.st_size, about.st_mtime_ns
+
+
+Collect = Callable[[pl.LazyFrame], pl.DataFrame]
 
 Frames = pl.DataFrame | FramesFile
 Column = pl.Series | FramesColumn

@@ -45,7 +45,7 @@ class StudyListener(Protocol):
         """A finished trial cannot be used; `retrained` says that this search trains it again."""
 
     def on_alike(self, num_alike: int, num_combinations: int) -> None:
-        """So many combinations of the grid differ from one before only in settings without effect."""
+        """So many combinations of the grid train the same as one before."""
 
     def on_start(self, num_trials: int, num_finished: int, num_to_run: int) -> None:
         """The study is open; so many of its trials were finished before."""

@@ -195,12 +195,9 @@ def counted(number: int, thing: str) -> str:
 
 
 def alike_words(num_alike: int, num_combinations: int) -> str:
-    """ "4 of 24 combinations differ only in settings without effect and are no trials of their own"."""
-    verbs = ("differs", "is no trial of its own") if num_alike == 1 else ("differ", "are no trials of their own")
-    return (
-        f"{num_alike:,} of {num_combinations:,} combinations {verbs[0]} from another only in settings without effect "
-        f"and {verbs[1]}"
-    )
+    """ "4 of 24 combinations train the same as another and are no trials of their own"."""
+    verbs = ("trains", "is no trial of its own") if num_alike == 1 else ("train", "are no trials of their own")
+    return f"{num_alike:,} of {num_combinations:,} combinations {verbs[0]} the same as another and {verbs[1]}"
 
 
 def units_words(unit: str) -> str:

@@ -53,7 +53,7 @@ class SearchPlan:
 
     @property
     def num_combinations(self) -> int:
-        """How many the grid has: those that differ only in settings without effect are one trial."""
+        """How many the grid has: those that train the same are one trial."""
         return sum(1 for _ in every(self.grid, strategy_of(self.config), self.config.split.inner_folds))
 
     @property

@@ -1,5 +1,6 @@
 """A frames table read by ranges answers as the table in memory does."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -139,8 +140,20 @@ def test_verification_against_the_file(both: tuple[pl.DataFrame, FramesFile], tm
 def test_the_end_of_the_file_is_read_once(both: tuple[pl.DataFrame, FramesFile]) -> None:
     """It grows with the table, so reading it for every block would cost the square of the number of frames."""
     table, opened = both
+    before = opened.path.stat()
     with open(opened.path, "r+b") as file:
         file.seek(-8, 2)  # the length of the metadata and Parquet's mark
         file.write(bytes(8))
+    os.utime(opened.path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert pl.concat(opened["path"].blocks(10)).equals(table["path"])
     assert pl.concat(opened.tables(["frame"])).equals(table.select("frame"))
+
+
+@pytest.mark.parametrize("num_rows", [30, NUM_ROWS, 90])
+def test_a_table_that_is_replaced_is_read_no_further(both: tuple[pl.DataFrame, FramesFile], num_rows: int) -> None:
+    _, opened = both
+    assert opened["frame"][0] == 0
+    write_frames(table(num_rows), opened.path)
+    for read in (lambda: opened["frame"][20], lambda: opened.compact(SPLITS), lambda: list(opened.tables(["path"]))):
+        with pytest.raises(ValueError, match="replaced while it was read; type the command again"):
+            read()

@@ -124,7 +124,7 @@ def test_a_search_warns_of_what_none_of_its_strategies_heeds(project) -> None:
     found = "latent_kl = 0.2 (latent = 0); task_weights.au = 3.0 (tasks = ['va'])"
     assert str(one.message) == f"{project}/grid.toml: without effect: {found}"
     assert (search.num_combinations, len(search.trials)) == (8, 6)
-    found = "2 of 8 combinations differ from another only in settings without effect and are no trials of their own"
+    found = "2 of 8 combinations train the same as another and are no trials of their own"
     assert alike_words(2, 8) == found
 
 
