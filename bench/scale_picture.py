@@ -51,5 +51,8 @@ def _counted(value: float, _: int) -> str:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (2, 3) or not Path(sys.argv[1]).is_file():
+        print("python -m bench.scale_picture FILE [OUT]: FILE is what bench.scale --json FILE wrote", file=sys.stderr)
+        sys.exit(2)
     file, *out = map(Path, sys.argv[1:])
     draw(json.loads(file.read_text())).savefig(*out or ["docs/scale.png"])

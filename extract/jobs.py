@@ -153,7 +153,9 @@ def _settled(
         return provenance, []
     rates = ", ".join(f"{name} {rate:g} faces/s" for name, rate in measured["faces_per_s"].items())
     how = f"after a trial of {measured['trial_s']:.1f} s" if measured["trial_s"] else "by an earlier trial"
-    return provenance, [f"{backbone.name}: {runtime}, {how} ({rates})"]
+    if settings.runtime != "auto":
+        how = f"its precision {how}"
+    return provenance, [f"{backbone.name}: {runtime}, {how} (forward passes alone: {rates})"]
 
 
 def _provenance(backbone: Backbone, runtime: Runtime, settings: Settings) -> dict[str, Any]:

@@ -105,8 +105,14 @@ def add_wheels(folder: Path) -> Path:
 
 
 def shrink(folder: Path) -> tuple[int, int]:
-    """Packs the large wheels of `folder` anew with LZMA, which pip reads too; bytes of all wheels before and after."""
+    """Packs the large wheels of `folder` anew with LZMA, which pip reads too; bytes of all wheels before and after.
+
+    Raises:
+        ValueError: there is none.
+    """
     wheels = sorted(folder.glob("*.whl"))
+    if not wheels:
+        raise ValueError(f"{folder}: no wheels here; name the folder that has them")
     before = sum(wheel.stat().st_size for wheel in wheels)
     for wheel in wheels:
         partial = wheel.with_suffix(".partial")

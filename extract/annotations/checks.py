@@ -65,7 +65,8 @@ def check_empty_splits(frames: pl.DataFrame, schema: Schema) -> list[Finding]:
         remedy = "fine for prediction; to train, give annotations with --train and --val, or a column split"
         labelled = any(frames.select(schema.columns).count().row(0))
         severity: Severity = "warning" if labelled else "info"
-        return report("no_split", severity, ["none"], "no row is in train, val or test", remedy)
+        message = "no row is in train, val or test"
+        return [Finding(code="no_split", severity=severity, count=1, message=message, remedy=remedy)]
     found = []
     for split in ("train", "val"):
         if split not in present:

@@ -60,7 +60,7 @@ def read_list(path: Path) -> NameList:
             names one), as `file:line: what; remedy`.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; check the path")
+        raise ValueError(f"{path}: {'is no file' if path.exists() else 'no such file'}; check the path")
     lines = read_rows(path).with_columns(
         name=pl.col("cells").list.first().str.strip_chars(" \t\r"),
         rest=pl.col("cells").list.slice(1).list.eval(pl.element().str.strip_chars(" \t\r") != "").list.any(),

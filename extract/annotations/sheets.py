@@ -79,7 +79,7 @@ def read_sheet(
         ValueError: no such file, not text, unknown or doubled column, a row of another number of columns.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; check the path")
+        raise ValueError(f"{path}: {'is no file' if path.exists() else 'no such file'}; check the path")
     if path.suffix.lower() in PARQUET_SUFFIXES:
         return _parquet_sheet(path, ignored, schema)
     lines = _read_lines(path)

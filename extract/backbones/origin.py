@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from cache.labels import nearest
 from cache.regular import open_regular
 from extract.backbones.catalogue import origin_of_file
 from extract.config import BackboneConfig, Output
@@ -66,7 +67,9 @@ def check_file(config: BackboneConfig, folder: Path, where: str) -> None:
     if not (folder / config.weights).exists():
         origin = origin_of_file(config.weights)
         todo = f"get {origin}" if origin else "train it with `mtl finetune`, put it back, or name it under weights"
-        raise ValueError(f"{where}: {folder / config.weights}: no such weights file; {todo}")
+        raise ValueError(
+            f"{where}: {folder / config.weights}: no such weights file{nearest(config.weights, FETCHED)}; {todo}"
+        )
     if config.file_digest and file_digest(folder / config.weights) != config.file_digest:
         raise ValueError(
             f"{where}: {folder / config.weights} is not the file that was trained for it, by its digest; run "

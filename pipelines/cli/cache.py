@@ -12,6 +12,7 @@ from pipelines.cli import cache_exchange
 from pipelines.cli.group import MtlGroup
 from pipelines.cli.options import CONFIG, ConfigOption, JsonOption, SetOption
 from pipelines.terminal import make_console, say, say_json, visible
+from pipelines.words import counted
 
 if TYPE_CHECKING:
     import polars as pl
@@ -136,7 +137,7 @@ def verify(
         if rewritten:
             say(f"{rewritten} {'file' if rewritten == 1 else 'files'} written anew")
     else:
-        say(f"{cache.where}: {len(keys)} streams, all whole")
+        say(f"{cache.where}: {counted(len(keys), 'stream')}, all whole")
     if damages:
         raise typer.Exit(1)
 

@@ -72,6 +72,7 @@ def prepare(
 
     settings = _settings(config, faces, out)
     faces, out = faces or settings.at(settings.data.faces), out or settings.at(settings.data.frames)
+    _check_out(out)
     given = {"train": train, "val": val, "test": test}
     annotations = {split: path for split, path in given.items() if path is not None}
     frames, about = gather(
@@ -106,6 +107,13 @@ def prepare(
         say(f"\n{out}: {counted(frames.height, 'row')} written")
     if findings.num_of("error") or (strict and findings.num_of("warning")):
         raise typer.Exit(1)
+
+
+def _check_out(out: Path) -> None:
+    """Before anything is read: where the table is to lie, whose folder is made."""
+    if out.suffix.lower() != ".parquet" or out.is_dir():
+        raise ValueError(f"{out}: the frames table is a .parquet file; give --out such a name")
+    out.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _settings(config: Path, faces: Path | None, out: Path | None) -> "Config":

@@ -117,8 +117,8 @@ def find_grid(path: Path) -> Path:
     name = path.name if path.suffix == ".toml" else f"{path.name}.toml"
     if name in shipped and str(path.parent) in (".", "grids"):
         return shipped[name]
-    known = ", ".join(shipped)
-    raise ValueError(f"{path}: no such file{nearest(name, shipped)}; grids that come with the program: {known}")
+    what = "is no file" if path.exists() else f"no such file{nearest(name, shipped)}"
+    raise ValueError(f"{path}: {what}; grids that come with the program: {', '.join(shipped)}")
 
 
 def read_grid(path: Path, schema: Schema = ABAW) -> Grid:
@@ -210,7 +210,7 @@ def check(strategies: Sequence[Strategy], config: Config, where: str) -> None:
         if problem := problem_of(strategy, config):
             problems[problem] = problems.get(problem, 0) + 1
     if problems:
-        listed = "; ".join(f"{text} ({count} strategies)" for text, count in list(problems.items())[:3])
+        listed = "; ".join(f"{text} ({count} of them)" for text, count in list(problems.items())[:3])
         more = f"; and {len(problems) - 3} more kinds" if len(problems) > 3 else ""
         total = f"{sum(problems.values())} of {len(strategies)} strategies cannot be trained"
         raise ValueError(f"{where}: {total}: {listed}{more}. Change the values, or limit them with [when.FIELD.VALUE]")

@@ -101,7 +101,7 @@ def test_info(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_verify_whole(project: Path) -> None:
     result = mtl_cache(project, "verify")
     assert result.exit_code == 0
-    assert "1 streams, all whole" in result.stdout
+    assert "1 stream, all whole" in result.stdout
 
 
 def test_verify_finds_and_changes_nothing(project: Path) -> None:
@@ -123,7 +123,7 @@ def test_verify_looks_into_archives(project: Path, kind: str) -> None:
     shutil.make_archive(str(project / "faces/v"), kind, project / "faces/v")
     (project / "faces/v").rename(project / "moved")
     result = mtl_cache(project, "verify")
-    assert (result.exit_code, "1 streams, all whole" in result.stdout) == (0, True)
+    assert (result.exit_code, "1 stream, all whole" in result.stdout) == (0, True)
     (project / "moved/00020.jpg").write_bytes(b"new")
     (project / "moved/00021.jpg").unlink()
     shutil.make_archive(str(project / "faces/v"), kind, project / "moved")

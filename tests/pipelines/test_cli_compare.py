@@ -59,7 +59,7 @@ def test_two_places_of_a_study_are_compared_in_80_columns(project: Path) -> None
     assert code == 0
     assert max(map(len, out.splitlines())) <= 80
     assert "A: 1 (temporal TCN)" in out
-    assert "A is significantly better (10 held-out videos, 2 pairs of runs)" in out
+    assert "A is significantly better, taken alone (10 held-out videos, 2 pairs of runs)" in out
     assert all(words in out for words in ("95 % interval", "VA (mean CCC)", "EXPR (macro F1)", "AU (mean F1)"))
 
 

@@ -40,6 +40,6 @@ def conclusion(found: Comparison) -> str:
     much = f"{held_out}, {counted(paired.num_pairs, 'pair')} of runs"
     if paired.differences["P"].p < LIMIT:
         better = "A" if paired.differences["P"].value > 0 else "B"
-        return f"{better} is significantly better ({much})."
+        return f"{better} is significantly better, taken alone ({much})."
     few = f" With fewer than {FEWEST} {units} no difference can be significant." if sample.num_groups < FEWEST else ""
     return f"No significant difference ({much}).{few}"

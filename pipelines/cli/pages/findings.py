@@ -153,7 +153,7 @@ def _print_list(findings: Findings, console: Console) -> None:
 
 
 def _words(finding: Finding) -> Text:
-    more = ", ..." if finding.count > len(finding.examples) else ""
+    more = ", ..." if len(finding.examples) > 1 and finding.count > len(finding.examples) else ""
     examples = f": {', '.join(finding.examples)}{more}" if finding.examples else ""
     return Text.assemble(finding.message + examples, (f"\n-> {finding.remedy}", "dim"))
 
