@@ -105,13 +105,15 @@ def together(device: torch.device) -> list[Row]:
     bare = zip(clock(costs["backbones"]), clock(costs["decode"]), strict=True)
     least = [(each + decode) / (each + NUM_TOGETHER * decode) for each, decode in bare]
     share = ratios(clock(costs["one"]), clock(costs["apart"]))
-    target = Target(0.9 if device.type == "cpu" else 0.8, at_most=True)
-    note = f"{LIGHT_MODEL} at {SIZE_PX} px, {runtime_of(device)}; bound {statistics.median(least):.3f}"
+    bound = statistics.median(least)
+    # Where backbones take so long that decoding thrice is little, there is less to gain.
+    target = Target(max(0.9, round(1.03 * bound, 3)) if device.type == "cpu" else 0.8, at_most=True)
+    note = f"{LIGHT_MODEL} at {SIZE_PX} px, {runtime_of(device)}; bound {bound:.3f}"
     what = f"{NUM_TOGETHER} backbones in one pass ÷ {NUM_TOGETHER} passes"
     rows = [Row(id="A8", what=what, values=share, target=target, device=device.type, note=note)]
     if device.type == "cpu":  # elsewhere the two overlap
-        what, bound = "the same ÷ its bound, backbones + decode ÷ passes of both", Target(1.03, at_most=True)
-        rows.append(Row(id="A8b", what=what, values=ratios(share, least), target=bound))
+        what, target = "the same ÷ its bound, backbones + decode ÷ passes of both", Target(1.03, at_most=True)
+        rows.append(Row(id="A8b", what=what, values=ratios(share, least), target=target))
     return rows
 
 
