@@ -118,7 +118,7 @@ def test_a_bad_list_is_one_line(tmp_path: Path, lines: list[str], match: str) ->
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     refuses(tmp_path / "none.txt", "no such file")
-    refuses(tmp_path, "no such file")
+    refuses(tmp_path, "is no file")
     pl.DataFrame({"path": ["a/00001.jpg"]}).write_parquet(tmp_path / "list.txt")
     refuses(tmp_path / "list.txt", "not UTF-8 text")
 

@@ -221,4 +221,4 @@ def test_a_cache_at_a_file_url(project: Path) -> None:
     (project / "mtl.toml").write_text(toml((project / "there.zarr").as_uri()).replace('local = "local"\n', ""))
     call(*EXTRACT, "--backbone", "au")
     assert Cache.open(project / "there.zarr").stream("au").is_complete
-    assert f"{project / 'there.zarr'}: 1 streams, all whole" in call("cache", "verify")
+    assert f"{project / 'there.zarr'}: 1 stream, all whole" in call("cache", "verify")
