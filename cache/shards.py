@@ -36,8 +36,8 @@ GROUP_SHARDS = 1000
 NOT_DONE, DONE, FAILED = 0, 1, 2
 # Rows of an inner chunk at most: what another Zarr reader loads for one row, and what the last shard is padded to.
 INNER_ROWS, SMALL_INNER_ROWS = 64, 512
-# Read at once, the fewer calls the better; but from reads of megabytes that find nothing in memory, Linux keeps pages of
-# 4 KiB, and reading these costs twice as much, now and ever after; from a run of smaller ones larger and larger pages.
+# Read at once, and the fewer calls the better; but from reads of megabytes that find nothing in memory, Linux keeps
+# pages of 4 KiB, and reading these costs twice as much, now and ever after; from smaller ones larger and larger pages.
 READ_BYTES = 512 << 10
 INDEX_ENTRY_BYTES, INDEX_CHECKSUM_BYTES = 16, 4
 DTYPES = ("float16", "float32")  # what embeddings may be stored in
