@@ -178,8 +178,9 @@ def _run(
             study.clear(trial)
     todo = to_run(search, study, retry_failed=retry_failed, part=part, limit=limit)
     before = sum(study.is_finished(trial) for trial in trials)
-    if (num_alike := search.num_combinations - len(search.trials)) > 0:
-        listener.on_alike(num_alike, search.num_combinations)
+    num_combinations = search.num_combinations
+    if (num_alike := num_combinations - len(search.trials)) > 0:
+        listener.on_alike(num_alike, num_combinations)
     listener.on_start(len(trials), before, len(todo))
     halted = search.halving is None
     with ExitStack() as stack:

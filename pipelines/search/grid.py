@@ -168,6 +168,11 @@ def expand(grid: Grid, base: Strategy, inner_folds: int = 1) -> tuple[Strategy, 
     return tuple(found.values())
 
 
+def num_combinations(grid: Grid, base: Strategy, inner_folds: int = 1) -> int:
+    """How many combinations there are, those counted that train the same as one before."""
+    return sum(1 for _ in every(grid, base, inner_folds))
+
+
 def every(grid: Grid, base: Strategy, inner_folds: int = 1) -> Iterator[Strategy]:
     """As `expand`, with those that train the same as one before."""
     for row in grid.rows or ({},):

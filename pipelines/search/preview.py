@@ -8,7 +8,7 @@ from typing import Any
 from pipelines.config import Config
 from pipelines.folds import NO_FOLD
 from pipelines.search.estimate import Estimate, encoders, from_results, measure
-from pipelines.search.grid import every
+from pipelines.search.grid import num_combinations
 from pipelines.search.search_plan import (
     SearchPlan,
     make_grouping,
@@ -52,7 +52,7 @@ def preview_search(
     found: dict[str, Any] = {
         "grid": str(grid.path),
         "num_trials": len(strategies),
-        "num_combinations": sum(1 for _ in every(grid, strategy_of(config), config.split.inner_folds)),
+        "num_combinations": num_combinations(grid, strategy_of(config), config.split.inner_folds),
         "num_folds": len({fold.outer for fold in folds}),
         "num_inner": len({fold.inner for fold in folds}),
     }

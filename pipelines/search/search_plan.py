@@ -18,7 +18,7 @@ from pipelines.config import Config, SplitConfig
 from pipelines.folds import NO_FOLD
 from pipelines.needed_streams import open_cache
 from pipelines.progress import Advance
-from pipelines.search.grid import Grid, check, every, expand, read_grid
+from pipelines.search.grid import Grid, check, every, expand, num_combinations, read_grid
 from pipelines.search.loop import Trainer
 from pipelines.search.samplers import next_trials
 from pipelines.search.stack_queue import Chooser, Grouping, begun_and_others, pending
@@ -54,7 +54,7 @@ class SearchPlan:
     @property
     def num_combinations(self) -> int:
         """How many the grid has: those that train the same are one trial."""
-        return sum(1 for _ in every(self.grid, strategy_of(self.config), self.config.split.inner_folds))
+        return num_combinations(self.grid, strategy_of(self.config), self.config.split.inner_folds)
 
     @property
     def num_wanted(self) -> int:
