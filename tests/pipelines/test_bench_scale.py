@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.scale import STEPS
+from bench.scale_steps import RUNS
 
 
 @pytest.mark.long
@@ -17,5 +17,5 @@ def test_every_step_has_a_row(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()[1:]]
-    assert [row[1] for row in rows] == list(STEPS), done.stdout + done.stderr
+    assert [row[1] for row in rows] == list(RUNS), done.stdout + done.stderr
     assert all(float(row[4]) > 0 and row[2] != "failed" for row in rows)
