@@ -40,6 +40,11 @@ class Damage:
     row: int | None = None
     group: int | None = None
 
+    @property
+    def is_repairable(self) -> bool:
+        """Whether `repair` gives it up or mends it: not what is not extracted yet, nor a stream as a whole."""
+        return self.kind != "incomplete" and (self.shard is not None or self.group is not None)
+
 
 def verify_named(
     cache: Cache,

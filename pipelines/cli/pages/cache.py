@@ -57,11 +57,12 @@ def print_damages(damages: Iterable[Damage], console: Console, *, repaired: bool
     groups: dict[tuple[str, str, str], list[str]] = {}
     for each in damages:
         place = f"shard {each.shard}: " if each.shard is not None and each.row is None else ""
-        groups.setdefault((each.stream, each.view, each.remedy), []).append(f"{each.kind}: {place}{each.what}")
+        remedy = "" if repaired and each.is_repairable else each.remedy
+        groups.setdefault((each.stream, each.view, remedy), []).append(f"{each.kind}: {place}{each.what}")
     for (stream, view, remedy), lines in groups.items():
         console.print(Text.assemble((stream, "bold"), f" (view {view}): {len(lines)} found"))
         _print_some(lines, "", console)
-        if not (repaired and " --repair`" in remedy):
+        if remedy:
             console.print(f"  type {remedy}", soft_wrap=True)
 
 
