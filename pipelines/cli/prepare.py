@@ -112,7 +112,9 @@ def prepare(
 def _check_out(out: Path) -> None:
     """Before anything is read: where the table is to lie, whose folder is made."""
     if out.suffix.lower() != ".parquet" or out.is_dir():
-        raise ValueError(f"{out}: the frames table is a .parquet file; give --out such a name")
+        raise ValueError(
+            f"{out}: the frames table is a .parquet file; give --out, or frames under [data] in mtl.toml, such a name"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
 
 
