@@ -208,9 +208,9 @@ def test_a_killed_writer_leaves_the_bytes_of_an_undisturbed_one(tmp_path: Path) 
 
 @pytest.mark.slow
 @NEEDS_FORK
-@pytest.mark.parametrize("first", range(6))
+@pytest.mark.parametrize("first", range(5))
 def test_killed_before_each_change_in_turn(tmp_path: Path, first: int) -> None:
-    check_killed(tmp_path, range(1 + first, 140, 6), min_kills=9)
+    check_killed(tmp_path, range(1 + first, 140, 5), min_kills=10)
 
 
 def test_a_shard_without_a_mark_does_not_count(stream: Stream, reopen: Reopen) -> None:

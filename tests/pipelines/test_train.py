@@ -27,6 +27,9 @@ from pipelines.training.predict import predict
 from pipelines.training.train import ALL_METHODS, train_strategy
 from pipelines.training.window_sampler import make_window_source
 
+# With these the windows of a run's predictions are those in which it was scored while it trained.
+SIDE_BY_SIDE = {"window": 16, "stride": 16}
+
 
 def trained(small, dataset, **values):
     return train_strategy(small, dataset, strategy_of(small).replace(values, "test"))
@@ -99,23 +102,27 @@ def test_a_temporal_head_finds_what_a_frame_wise_one_cannot(temporal_ccc, tempor
 
 
 def test_separate_models_read_their_own_streams_and_choose_their_own_weights(small, made):
-    result = trained(small, made.dataset(), method="separate", streams="own", steps=24, patience=24)
+    values = {**SIDE_BY_SIDE, "streams": "own", "steps": 24, "patience": 24}
+    result = trained(small, made.dataset(), method="separate", **values)
     assert [model.spec.name for model in result.models] == ["va", "expr", "au"]
     assert [model.spec.streams for model in result.models] == [("va",), ("expr",), ("au",)]
     for model in result.models:
         assert [note.step for note in model.history] == [6, 12, 18, 24]
         best = max(model.history, key=lambda note: note.p)
         assert model.step == best.step
+    parts = sum(max(note.p for note in model.history) for model in result.models)
+    assert result.metrics["select"]["P"] == pytest.approx(parts, abs=1e-12)
 
 
 def test_progressive_starts_at_exactly_the_separate_score_and_never_ends_below(small, made):
     dataset = made.dataset()
-    separate = trained(small, dataset, method="separate", streams="own", steps=18)
-    result = trained(small, dataset, method="progressive", streams="own", steps=18, frozen_steps=6)
+    values = {**SIDE_BY_SIDE, "streams": "own", "steps": 18}
+    separate = trained(small, dataset, method="separate", **values)
+    result = trained(small, dataset, method="progressive", **values, frozen_steps=6)
     joint = [note for note in result.history if note.model == "joint"]
     assert joint[0].step == 0
-    assert joint[0].p == pytest.approx(sum(max(note.p for note in one.history) for one in separate.models), abs=1e-12)
-    assert max(note.p for note in joint) >= joint[0].p
+    assert joint[0].p == separate.metrics["select"]["P"]
+    assert result.metrics["select"]["P"] >= separate.metrics["select"]["P"]
     assert [model.spec.name for model in result.models] == ["joint"]
 
 
