@@ -325,6 +325,7 @@ def test_damaged_files(tmp_path: Path, name: str, cut: int) -> None:
     ("name", "content", "says"),
     [
         ("none.pt", None, "no such weights file"),
+        ("pretained", None, r"no such weights file \(did you mean 'pretrained'\?\)"),
         ("weights.onnx", b"x", "weights are read from"),
         ("weights.pt", {"epoch": 3}, "no tensors by name"),
         ("weights.pt", [torch.ones(1)], "no tensors by name"),

@@ -313,6 +313,24 @@ def test_a_bad_row_is_one_line_and_writes_nothing(project: Path, bad: str, messa
     assert not (project / "made" / "frames.parquet").exists()
 
 
+@pytest.mark.parametrize("out", ["made", "frames.csv", "made/frames"])
+def test_where_the_table_cannot_lie_is_said_before_anything_is_read(project: Path, out: str) -> None:
+    code, shown, err = mtl("--train", "no such file", "--out", out)
+    said = f"{out}: the frames table is a .parquet file; give --out, or frames under [data] in mtl.toml, such a name"
+    assert (code, shown, " ".join(err.split())) == (2, "", f"mtl: error: {said}")
+
+
+def test_the_folder_of_the_table_is_made(project: Path) -> None:
+    assert mtl("--train", "train.txt", "--out", "new/folder/frames.parquet")[0] == 0
+    assert len(read_frames(project / "new/folder/frames.parquet")) == 2
+
+
+@pytest.mark.parametrize("given", ["crops", "/dev/null"])
+def test_what_is_no_file_is_not_said_to_be_missing(project: Path, given: str) -> None:
+    code, _, err = mtl("--train", given)
+    assert (code, err) == (2, f"mtl: error: {given}: is no file; check the path\n")
+
+
 def test_a_missing_faces_folder_is_one_line(project: Path) -> None:
     code, out, err = mtl("--train", "train.txt", "--faces", "nowhere")
     assert (code, out) == (2, "")
